@@ -1,0 +1,1 @@
+//! The actors, and the front door requests enter by.

@@ -1,0 +1,1 @@
+//! One shard: executes step plans in order on its own thread.

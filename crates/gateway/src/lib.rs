@@ -1,0 +1,1 @@
+//! The OpenAI API: template, tokenize, validate, stream.

@@ -1,0 +1,1 @@
+//! KV block pool and prefix cache: pure bookkeeping, no tensors.

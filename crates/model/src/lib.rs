@@ -1,0 +1,1 @@
+//! One decoder, all families: configuration, weights, forward pass.

@@ -1,0 +1,1 @@
+//! Tensor operations of the decoder: one function per op, CPU kernels chosen at run time.

@@ -1,0 +1,1 @@
+//! Continuous batching as a pure state machine.

@@ -1,0 +1,21 @@
+//! The words every layer of Playhouse shares. No logic beyond validation and arithmetic on sizes.
+//!
+//! - **T-1** a [`GenerateRequest`] that passed [`SamplingParams::check`] is safe for every layer
+//!   below: each number is finite and in range, each token id exists in the vocabulary.
+//! - **T-2** a [`StepPlan`] is complete: an engine needs it, the plans before it and nothing else.
+//!
+//! Not here: how anything is decided (see `scheduler`), computed (see `model`) or spelled on the
+//! wire (see `gateway`).
+#![forbid(unsafe_code)]
+
+mod decoder;
+mod ids;
+mod request;
+mod sampling;
+mod step;
+
+pub use decoder::{Activation, Attention, DecoderSpec, FeedForward, LayerSpec, Rope, RopeScaling};
+pub use ids::{BLOCK_TOKENS, BlockId, Epoch, RequestId, Slot, StepId, TokenId};
+pub use request::{Emission, FinishReason, GenerateRequest};
+pub use sampling::{InvalidParam, SamplingParams, TOP_LOGPROBS_MAX};
+pub use step::{Admitted, Logits, Run, RunOutcome, Sampled, StepOutcome, StepPlan, TokenLogprobs};

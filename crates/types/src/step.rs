@@ -1,0 +1,109 @@
+//! The contract between scheduler and engine: a plan down, an outcome up.
+//!
+//! An engine keeps one seat per [`Slot`]: the sampling parameters, the tokens so far and the block
+//! table. A plan changes seats in this order: `released`, then `admitted`, then `runs`.
+
+use std::sync::Arc;
+
+use crate::{BlockId, Epoch, SamplingParams, Slot, StepId, TokenId};
+
+/// One forward pass over a ragged batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepPlan {
+    /// The incarnation that planned it.
+    pub epoch: Epoch,
+    /// Its number; outcomes come back in the same order.
+    pub step: StepId,
+    /// Seats to empty first.
+    pub released: Vec<Slot>,
+    /// Seats to fill.
+    pub admitted: Vec<Admitted>,
+    /// What to compute; at most one run per slot. May be empty when seats only change.
+    pub runs: Vec<Run>,
+}
+
+/// A sequence taking a seat, new or resumed after preemption.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admitted {
+    /// The seat.
+    pub slot: Slot,
+    /// All tokens known: the prompt, then whatever was emitted before a preemption.
+    pub tokens: Arc<[TokenId]>,
+    /// How many of `tokens` are prompt.
+    pub prompt_tokens: u32,
+    /// How to choose tokens.
+    pub sampling: Arc<SamplingParams>,
+    /// Blocks that already hold the first tokens (prefix-cache hits), whole blocks only.
+    pub blocks: Vec<BlockId>,
+}
+
+/// Consecutive tokens of one sequence to feed through the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The seat.
+    pub slot: Slot,
+    /// Position of the first token fed. All positions before it are in the KV cache.
+    pub start: u32,
+    /// How many tokens to feed. The engine knows them: admitted, or sampled since.
+    pub tokens: u32,
+    /// Blocks appended to the block table before running.
+    pub new_blocks: Vec<BlockId>,
+    /// Which positions need logits.
+    pub logits: Logits,
+}
+
+/// Which rows of a run go through the language-model head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logits {
+    /// A prefill chunk before the last: none.
+    None,
+    /// The last row: sample the next token from it.
+    Last,
+    /// Every row that predicts a prompt token, to report its log-probability; and the last row is
+    /// sampled from when it is the last known token.
+    All,
+}
+
+/// What came of a [`StepPlan`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepOutcome {
+    /// As in the plan.
+    pub epoch: Epoch,
+    /// As in the plan.
+    pub step: StepId,
+    /// One entry per run, in plan order. A step that fails has no outcome: its engine exits.
+    pub runs: Vec<RunOutcome>,
+}
+
+/// What came of a [`Run`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunOutcome {
+    /// The seat.
+    pub slot: Slot,
+    /// The token sampled from the last row, when the run asked for it.
+    pub sampled: Option<Sampled>,
+    /// For [`Logits::All`]: entry `i` is the prompt token at position `start + i + 1`, for every
+    /// such position below the prompt's length.
+    pub prompt_logprobs: Vec<TokenLogprobs>,
+}
+
+/// A token chosen by the engine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampled {
+    /// The token.
+    pub token: TokenId,
+    /// Present when [`SamplingParams::logprobs`] is.
+    pub logprobs: Option<TokenLogprobs>,
+}
+
+/// Log-probabilities (natural logarithm, of the model's own distribution: before penalties, bias
+/// and temperature) at one position.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprobs {
+    /// The token that stands at the position.
+    pub token: TokenId,
+    /// Its log-probability.
+    pub logprob: f32,
+    /// The most likely tokens, best first, ties by lower id; as many as were asked for.
+    pub top: Vec<(TokenId, f32)>,
+}
