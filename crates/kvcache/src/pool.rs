@@ -32,7 +32,7 @@ pub struct BlockPool {
 /// The blocks at the start of a sequence that are in the cache already.
 ///
 /// Valid until the pool changes: [`BlockPool::admit`] it at once or look it up again.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prefix {
     /// In order of position; each holds [`BLOCK_TOKENS`] tokens.
     pub blocks: Vec<BlockId>,
