@@ -1,1 +1,48 @@
 //! Continuous batching as a pure state machine.
+//!
+//! A [`Scheduler`] owns the queue, the seats and the KV blocks of one replica. Three calls drive it,
+//! in the manner of raft-rs' `step`/`ready`/`advance`: [`enqueue`](Scheduler::enqueue) a request,
+//! [`plan_step`](Scheduler::plan_step) what the engine shall compute, [`apply`](Scheduler::apply)
+//! what came of it. It has no thread, no clock and no randomness: the same calls give the same
+//! plans. Several steps may be in flight; a request in flight is not planned again until its
+//! outcome is applied, and outcomes come back in the order of the plans.
+//!
+//! - **S-1** no block leaks or is held twice: each is in the tables of those that hold it and
+//!   nowhere else; with no request left, none is held.
+//! - **S-2** progress: while a request is unfinished and nothing is in flight, `plan_step` returns a
+//!   plan with at least one run.
+//! - **S-3** first in, first out: a request takes a seat only when all that arrived before it have
+//!   one or are finished, and the last to arrive is the first to lose its seat.
+//! - **S-4** preemption, restart, chunking and prefix hits change when tokens come, never which:
+//!   no token is lost or repeated, and each prompt log-probability is emitted once.
+//! - **S-5** a cancelled request emits nothing more. Its blocks are free at once, or, when a step
+//!   with it is in flight, when the outcome of that step is applied.
+//! - **S-6** a plan feeds at most `max_num_batched_tokens` tokens, seats at most `max_num_seqs`
+//!   requests and has at most one run per slot.
+//! - **S-7** a prefill does not starve decodes: it leaves one token of the budget for every request
+//!   behind it which could run.
+//! - **S-8** a block in the prefix cache was computed: it is published when the step that filled it
+//!   has been applied. A block that a step in flight writes to is not handed out.
+//! - **S-9** a request that kills the engine fails alone. What was in flight when an engine died
+//!   runs alone until it is past the point of death; who dies a second time before that fails.
+//!
+//! Policy, after vLLM V1 (`v1/core/sched/scheduler.py`): there are no prefill and decode phases.
+//! Each step has one budget of tokens, spent on running requests in order of arrival, then on the
+//! head of the queue. Prompts are fed in chunks, in the same ragged batch as decodes. When blocks
+//! run out, the request that arrived last gives up all of its own and returns to the front of the
+//! queue to be computed again. The queue waits for its head, so that a large request is not
+//! overtaken for ever.
+//!
+//! Not here: who is let in and how long they may wait (see `cluster`), stop strings and text (see
+//! `gateway`), anything about layers, devices or ranks (see `engine`).
+#![forbid(unsafe_code)]
+
+mod limits;
+mod queue;
+mod scheduler;
+mod sequence;
+mod stats;
+
+pub use limits::{Limits, NeverFits};
+pub use scheduler::Scheduler;
+pub use stats::{Stats, TIMINGS_MAX, Timings};

@@ -1,0 +1,257 @@
+//! Who holds which block, and which blocks can be found by content.
+
+use std::collections::HashMap;
+
+use playhouse_types::{BLOCK_TOKENS, BlockId};
+
+use crate::free_list::FreeList;
+use crate::hash::BuildDigestHasher;
+use crate::{BlockHash, HashChain};
+
+#[cfg(test)]
+mod tests;
+
+/// All KV blocks of a replica.
+///
+/// Calls come in pairs of a question and an act: [`can_take`](Self::can_take) before
+/// [`take`](Self::take), [`lookup`](Self::lookup) and [`can_admit`](Self::can_admit) before
+/// [`admit`](Self::admit). An act whose question was not asked panics rather than half succeeds.
+#[derive(Debug)]
+pub struct BlockPool {
+    blocks: Vec<Block>,
+    /// Exactly the blocks with no holder: first those without a hash, then those with one.
+    unheld: FreeList,
+    /// Exactly the blocks with a hash.
+    index: HashMap<BlockHash, BlockId, BuildDigestHasher>,
+    /// Blocks with a hash and no holder.
+    cached: usize,
+    queried_tokens: u64,
+    hit_tokens: u64,
+}
+
+/// The blocks at the start of a sequence that are in the cache already.
+///
+/// Valid until the pool changes: [`BlockPool::admit`] it at once or look it up again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prefix {
+    /// In order of position; each holds [`BLOCK_TOKENS`] tokens.
+    pub blocks: Vec<BlockId>,
+    /// Tokens that were looked up; 0 when the lookup was not allowed to find any.
+    queried_tokens: usize,
+}
+
+/// Counts of a pool. The first three are gauges in blocks, the others counters in tokens which
+/// outlive [`BlockPool::clear`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// All blocks.
+    pub total: usize,
+    /// Blocks some sequence holds.
+    pub held: usize,
+    /// Blocks nobody holds which a lookup can find.
+    pub cached: usize,
+    /// Tokens of admitted sequences that were looked up in the index.
+    pub queried_tokens: u64,
+    /// Of those, tokens found.
+    pub hit_tokens: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Block {
+    holders: u32,
+    /// Set while the index leads here.
+    hash: Option<BlockHash>,
+}
+
+// === impl BlockPool ===
+
+impl BlockPool {
+    /// A pool of `blocks` free blocks.
+    ///
+    /// # Panics
+    /// If `blocks` is 0 or `u32::MAX`.
+    #[must_use]
+    pub fn new(blocks: u32) -> Self {
+        assert!(blocks > 0, "a pool needs at least one block");
+        let capacity = blocks as usize;
+        Self {
+            blocks: vec![Block::default(); capacity],
+            unheld: FreeList::full(blocks),
+            // Room for every block at once: growing later would stall a step.
+            index: HashMap::with_capacity_and_hasher(capacity, BuildDigestHasher::default()),
+            cached: 0,
+            queried_tokens: 0,
+            hit_tokens: 0,
+        }
+    }
+
+    /// The longest cached prefix of a sequence: whole blocks, at most `tokens_max` tokens and
+    /// always fewer than the chain has, so that something remains to compute (**KV-4**).
+    ///
+    /// Costs one index probe per hit, plus one.
+    #[must_use]
+    pub fn lookup(&self, chain: &HashChain, tokens_max: usize) -> Prefix {
+        let tokens_max = tokens_max.min(chain.tokens().saturating_sub(1));
+        let hashes = &chain.hashes()[..tokens_max / BLOCK_TOKENS];
+        let blocks = hashes.iter().map_while(|hash| self.index.get(hash).copied()).collect();
+        let queried_tokens = if hashes.is_empty() { 0 } else { chain.tokens() };
+        Prefix { blocks, queried_tokens }
+    }
+
+    /// Whether a prefix can be held and `new` more blocks taken at the same time.
+    #[must_use]
+    pub fn can_admit(&self, prefix: &Prefix, new: usize) -> bool {
+        let revived = prefix.blocks.iter().filter(|&&block| self.block(block).holders == 0);
+        revived.count() + new <= self.unheld.len()
+    }
+
+    /// Holds the blocks of a prefix for one more sequence, then takes `new` blocks and returns
+    /// those.
+    ///
+    /// # Panics
+    /// If there is no room (see [`can_admit`](Self::can_admit)), or the prefix is stale.
+    pub fn admit(&mut self, prefix: &Prefix, new: usize) -> Vec<BlockId> {
+        for &block in &prefix.blocks {
+            self.hold(block);
+        }
+        self.queried_tokens += prefix.queried_tokens as u64;
+        self.hit_tokens += (prefix.blocks.len() * BLOCK_TOKENS) as u64;
+        self.take(new)
+    }
+
+    /// Whether `new` blocks can be taken.
+    #[must_use]
+    pub fn can_take(&self, new: usize) -> bool {
+        new <= self.unheld.len()
+    }
+
+    /// Takes blocks for one sequence; their content is forgotten (**KV-2**).
+    ///
+    /// # Panics
+    /// If there are too few (see [`can_take`](Self::can_take)).
+    pub fn take(&mut self, new: usize) -> Vec<BlockId> {
+        assert!(self.can_take(new), "{new} blocks wanted, {} are not held", self.unheld.len());
+        (0..new).map(|_| self.take_one()).collect()
+    }
+
+    /// Makes a held, full and computed block findable. Without effect when the index has a block
+    /// of that name already (**KV-5**).
+    ///
+    /// # Panics
+    /// If nobody holds the block, or it was published before under another name.
+    pub fn publish(&mut self, id: BlockId, hash: BlockHash) {
+        let block = &mut self.blocks[id.0 as usize];
+        assert!(block.holders > 0, "{id} is published but nobody holds it");
+        if let std::collections::hash_map::Entry::Vacant(entry) = self.index.entry(hash) {
+            assert!(block.hash.is_none(), "{id} is published under two names");
+            entry.insert(id);
+            block.hash = Some(hash);
+        }
+    }
+
+    /// Gives up one sequence's hold on its blocks, listed in order of position.
+    ///
+    /// They become reusable from the tail: a prefix is useful without its tail, never the
+    /// reverse. Blocks nobody can find are reused before any cached one.
+    ///
+    /// # Panics
+    /// If a block is not held.
+    pub fn release(&mut self, blocks: &[BlockId]) {
+        for &id in blocks.iter().rev() {
+            let block = &mut self.blocks[id.0 as usize];
+            assert!(block.holders > 0, "{id} is released but nobody holds it");
+            block.holders -= 1;
+            match (block.holders, block.hash) {
+                (0, None) => self.unheld.push_front(id),
+                (0, Some(_)) => {
+                    self.unheld.push_back(id);
+                    self.cached += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Forgets every holder and every content: the device memory behind the blocks is gone.
+    pub fn clear(&mut self) {
+        let Self { queried_tokens, hit_tokens, .. } = *self;
+        let blocks = u32::try_from(self.blocks.len()).expect("built from a u32");
+        *self = Self { queried_tokens, hit_tokens, ..Self::new(blocks) };
+    }
+
+    /// Counts, in O(1).
+    #[must_use]
+    pub fn stats(&self) -> PoolStats {
+        PoolStats {
+            total: self.blocks.len(),
+            held: self.blocks.len() - self.unheld.len(),
+            cached: self.cached,
+            queried_tokens: self.queried_tokens,
+            hit_tokens: self.hit_tokens,
+        }
+    }
+
+    /// Panics unless KV-1, KV-2 and KV-3 hold, given the block table of every holder. O(blocks);
+    /// for tests and for moments when a replica has nothing else to do.
+    ///
+    /// # Panics
+    /// With the block and both values when the books do not balance.
+    pub fn check<'a>(&self, tables: impl IntoIterator<Item = &'a [BlockId]>) {
+        let mut holders = vec![0; self.blocks.len()];
+        for &id in tables.into_iter().flatten() {
+            holders[id.0 as usize] += 1;
+        }
+        for (at, (block, &expected)) in self.blocks.iter().zip(&holders).enumerate() {
+            assert_eq!(block.holders, expected, "KV-3: holders of block {at}, in pool and tables");
+        }
+        let unheld: Vec<BlockId> = self.unheld.iter().collect();
+        let without_holder = holders.iter().filter(|&&holders| holders == 0).count();
+        assert_eq!(unheld.len(), without_holder, "KV-1: blocks in the list, blocks not held");
+        assert_eq!(unheld.len(), self.unheld.len(), "KV-1: blocks in the list, its length");
+        for &id in &unheld {
+            assert_eq!(holders[id.0 as usize], 0, "KV-1: holders of {id}, which is in the list");
+        }
+        assert!(
+            unheld.is_sorted_by_key(|&id| self.block(id).hash.is_some()),
+            "KV-2: a cached block stands before a free one: {unheld:?}"
+        );
+        let cached = unheld.iter().filter(|&&id| self.block(id).hash.is_some()).count();
+        assert_eq!(self.cached, cached, "KV-1: cached blocks, as counted and as listed");
+        let named = self.blocks.iter().filter(|block| block.hash.is_some()).count();
+        assert_eq!(named, self.index.len(), "KV-5: blocks with a name, names in the index");
+        for (hash, &id) in &self.index {
+            assert_eq!(self.block(id).hash, Some(*hash), "KV-5: the name of {id}");
+        }
+    }
+
+    fn block(&self, id: BlockId) -> &Block {
+        &self.blocks[id.0 as usize]
+    }
+
+    fn hold(&mut self, id: BlockId) {
+        let block = &mut self.blocks[id.0 as usize];
+        assert!(block.hash.is_some(), "{id} was evicted after it was looked up");
+        if block.holders == 0 {
+            self.unheld.remove(id);
+            self.cached -= 1;
+        }
+        block.holders += 1;
+    }
+
+    fn take_one(&mut self) -> BlockId {
+        let id = self.unheld.pop_front().expect("the caller counted the blocks");
+        let block = &mut self.blocks[id.0 as usize];
+        block.holders = 1;
+        if let Some(hash) = block.hash.take() {
+            self.index.remove(&hash);
+            self.cached -= 1;
+        }
+        id
+    }
+}
+
+/// Blocks that `tokens` tokens occupy.
+#[must_use]
+pub fn blocks_for(tokens: usize) -> usize {
+    tokens.div_ceil(BLOCK_TOKENS)
+}

@@ -1,0 +1,270 @@
+//! The state, and the calls that change it outside of a step.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use playhouse_kvcache::BlockPool;
+use playhouse_types::{
+    BlockId, Emission, Epoch, FinishReason, GenerateRequest, RequestId, Slot, StepId,
+};
+
+use crate::queue::Queue;
+use crate::sequence::{Sequence, as_u32};
+use crate::{Limits, NeverFits, Stats, TIMINGS_MAX, Timings};
+
+mod plan;
+mod settle;
+
+/// The schedule of one replica. See the crate's documentation for what it guarantees.
+///
+/// - Requests come and go by [`enqueue`](Self::enqueue) and [`cancel`](Self::cancel).
+/// - Steps are [`plan_step`](Self::plan_step), then [`apply`](Self::apply) in the same order.
+/// - [`restart`](Self::restart) when the engine was lost, with everything it had in memory.
+///
+/// `now` is the time since any fixed origin; it only feeds [`Timings`]. Request ids are the
+/// caller's and must be unique among unfinished requests.
+#[derive(Debug)]
+pub struct Scheduler {
+    limits: Limits,
+    epoch: Epoch,
+    next_step: u64,
+    pool: BlockPool,
+    waiting: Queue,
+    /// Requests with a seat, by slot.
+    seats: Vec<Option<Sequence>>,
+    /// Slots of the requests with a seat, in order of arrival. All of them arrived before
+    /// everything in `waiting`.
+    running: Vec<Slot>,
+    /// Empty seats, the next to be given last.
+    empty: Vec<Slot>,
+    /// Seats given up since the last plan; the next one tells the engine.
+    released: Vec<Slot>,
+    /// Steps whose outcome has not come, oldest first.
+    flights: VecDeque<Flight>,
+    /// The latest `now`.
+    clock: Duration,
+    preemptions: u64,
+    steps: u64,
+    prompt_tokens: u64,
+    generated_tokens: u64,
+    timings: Vec<Timings>,
+}
+
+/// What a step in flight was asked to compute, in plan order.
+#[derive(Debug)]
+struct Flight {
+    step: StepId,
+    runs: Vec<Planned>,
+}
+
+#[derive(Debug)]
+enum Planned {
+    /// So many tokens of the sequence in this seat.
+    Seated { slot: Slot, tokens: usize },
+    /// The sequence was cancelled since. The step still writes to its blocks.
+    Cancelled { slot: Slot, blocks: Vec<BlockId> },
+}
+
+// === impl Scheduler ===
+
+impl Scheduler {
+    /// A scheduler with nothing to do.
+    ///
+    /// # Panics
+    /// If a limit is 0.
+    #[must_use]
+    pub fn new(limits: Limits, epoch: Epoch) -> Self {
+        limits.check();
+        Self {
+            limits,
+            epoch,
+            next_step: 0,
+            pool: BlockPool::new(limits.kv_blocks),
+            waiting: Queue::default(),
+            seats: (0..limits.max_num_seqs).map(|_| None).collect(),
+            running: Vec::with_capacity(limits.max_num_seqs),
+            empty: all_slots(limits.max_num_seqs),
+            released: Vec::new(),
+            flights: VecDeque::new(),
+            clock: Duration::ZERO,
+            preemptions: 0,
+            steps: 0,
+            prompt_tokens: 0,
+            generated_tokens: 0,
+            timings: Vec::new(),
+        }
+    }
+
+    /// Appends a request to the queue. Hashes its prompt, so that planning does not have to.
+    ///
+    /// # Errors
+    /// When the prompt and one more token exceed [`Limits::context`].
+    ///
+    /// # Panics
+    /// If the prompt is empty.
+    pub fn enqueue(&mut self, request: GenerateRequest, now: Duration) -> Result<(), NeverFits> {
+        assert!(!request.prompt.is_empty(), "the prompt of {} is empty", request.id);
+        self.clock = self.clock.max(now);
+        let (tokens, limit) = (request.prompt.len() + 1, self.limits.context());
+        if tokens > limit {
+            return Err(NeverFits { id: request.id, tokens, limit });
+        }
+        self.waiting.push_back(Sequence::new(request, &self.limits, now));
+        Ok(())
+    }
+
+    /// Ends a request that its caller no longer wants (**S-5**). The engine hears of the empty seat
+    /// with the next plan. Returns its last emission, or `None` when there is no such request (any
+    /// more): cancelling twice, or after the end, does nothing.
+    pub fn cancel(&mut self, id: RequestId) -> Option<Emission> {
+        if let Some(sequence) = self.waiting.remove(id) {
+            return Some(self.end(&sequence, FinishReason::Cancelled));
+        }
+        let at = self.running.iter().position(|&slot| self.seated(slot).request.id == id)?;
+        let slot = self.running.remove(at);
+        let mut sequence = self.vacate(slot);
+        let in_flight = sequence.in_flight;
+        let blocks = sequence.unseat();
+        if in_flight {
+            *self.planned_mut(slot) = Planned::Cancelled { slot, blocks };
+        } else {
+            self.pool.release(&blocks);
+        }
+        Some(self.end(&sequence, FinishReason::Cancelled))
+    }
+
+    /// Starts over after the engine died, with all KV blocks and seats it had. The outcomes of
+    /// steps in flight will not come, and are ignored if they do.
+    ///
+    /// Requests that had a seat return to the front of the queue, in order, with what they emitted,
+    /// and will be computed again. Those that were in flight are suspects (**S-9**); the returned
+    /// emissions end those that were suspects already.
+    ///
+    /// # Panics
+    /// If `epoch` is not later than the present one.
+    pub fn restart(&mut self, epoch: Epoch) -> Vec<Emission> {
+        assert!(epoch > self.epoch, "{epoch} does not follow {}", self.epoch);
+        let mut guilty = Vec::new();
+        for planned in std::mem::take(&mut self.flights).into_iter().flat_map(|step| step.runs) {
+            let Planned::Seated { slot, tokens } = planned else { continue };
+            let sequence = self.seated_mut(slot);
+            let until = sequence.computed + tokens;
+            if sequence.suspect_until.replace(until).is_some() {
+                guilty.push(slot);
+            }
+        }
+        let mut failed = Vec::new();
+        for slot in std::mem::take(&mut self.running).into_iter().rev() {
+            let mut sequence = self.vacate(slot);
+            sequence.unseat();
+            if guilty.contains(&slot) {
+                let why = "the engine died twice while computing this request on its own";
+                failed.push(self.end(&sequence, FinishReason::Failed(why.to_owned())));
+            } else {
+                self.waiting.push_front(sequence);
+            }
+        }
+        self.epoch = epoch;
+        self.next_step = 0;
+        self.pool.clear();
+        self.empty = all_slots(self.limits.max_num_seqs);
+        self.released.clear();
+        failed
+    }
+
+    /// Steps planned and not applied. A caller keeps the pipeline full by planning while this is
+    /// below its depth.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Gauges and counters.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            running: self.running.len(),
+            waiting: self.waiting.len(),
+            waiting_tokens: self.waiting.tokens(),
+            in_flight: self.flights.len(),
+            kv: self.pool.stats(),
+            preemptions: self.preemptions,
+            steps: self.steps,
+            prompt_tokens: self.prompt_tokens,
+            generated_tokens: self.generated_tokens,
+        }
+    }
+
+    /// Takes the timings of the requests that ended since the last call. Who does not call it loses
+    /// all beyond the first [`TIMINGS_MAX`].
+    pub fn take_timings(&mut self) -> Vec<Timings> {
+        std::mem::take(&mut self.timings)
+    }
+
+    /// Panics unless the books balance (**S-1**, **S-6**). O(blocks); for tests. A debug build
+    /// calls it whenever there is nothing to do.
+    ///
+    /// # Panics
+    /// With both values, where two that have to agree do not.
+    pub fn check(&self) {
+        let orphans = self.flights.iter().flat_map(|flight| &flight.runs);
+        let orphans = orphans.filter_map(|planned| match planned {
+            Planned::Cancelled { blocks, .. } => Some(&blocks[..]),
+            Planned::Seated { .. } => None,
+        });
+        let tables = self.seats.iter().flatten().map(|sequence| &sequence.blocks[..]);
+        self.pool.check(tables.chain(orphans));
+        let mut slots: Vec<Slot> = self.running.iter().chain(&self.empty).copied().collect();
+        slots.sort_unstable();
+        let mut expected = all_slots(self.limits.max_num_seqs);
+        expected.reverse();
+        assert_eq!(slots, expected, "every seat is either taken or empty");
+        for (at, seat) in self.seats.iter().enumerate() {
+            let taken = self.running.contains(&Slot(as_u32(at)));
+            assert_eq!(seat.is_some(), taken, "the sequence in seat {at}, and its place in order");
+        }
+    }
+
+    /// The sequence in a seat that is taken.
+    fn seated(&self, slot: Slot) -> &Sequence {
+        self.seats[slot.0 as usize].as_ref().expect("a running slot has a sequence")
+    }
+
+    fn seated_mut(&mut self, slot: Slot) -> &mut Sequence {
+        self.seats[slot.0 as usize].as_mut().expect("a running slot has a sequence")
+    }
+
+    /// Empties a seat. The caller sees to `running` and to the blocks.
+    fn vacate(&mut self, slot: Slot) -> Sequence {
+        let sequence = self.seats[slot.0 as usize].take().expect("a running slot has a sequence");
+        self.released.push(slot);
+        self.empty.push(slot);
+        sequence
+    }
+
+    /// The run in flight of a seated sequence. A seat can have earlier entries, of sequences that
+    /// were cancelled in it.
+    fn planned_mut(&mut self, seat: Slot) -> &mut Planned {
+        let mut runs = self.flights.iter_mut().flat_map(|flight| &mut flight.runs);
+        runs.find(|planned| matches!(planned, Planned::Seated { slot, .. } if *slot == seat))
+            .expect("a sequence in flight has a run in a step in flight")
+    }
+
+    /// Ends a request without a token.
+    fn end(&mut self, sequence: &Sequence, reason: FinishReason) -> Emission {
+        self.record(sequence);
+        Emission { finish: Some(reason), ..sequence.emission() }
+    }
+
+    /// Keeps the timings of a request that has ended.
+    fn record(&mut self, sequence: &Sequence) {
+        if self.timings.len() < TIMINGS_MAX {
+            self.timings.push(sequence.timings(self.clock));
+        }
+    }
+}
+
+/// Lowest last, so that it is given first.
+fn all_slots(max_num_seqs: usize) -> Vec<Slot> {
+    (0..as_u32(max_num_seqs)).rev().map(Slot).collect()
+}

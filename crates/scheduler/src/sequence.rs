@@ -1,0 +1,220 @@
+//! One request as the scheduler knows it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use playhouse_kvcache::{HashChain, blocks_for};
+use playhouse_types::{
+    BLOCK_TOKENS, BlockId, Emission, FinishReason, GenerateRequest, Logits, TokenId, TokenLogprobs,
+};
+
+use crate::{Limits, Timings};
+
+/// A request with everything that happened to it.
+///
+/// Its *known* tokens are the prompt and what was sampled since. `computed <= known`; the KV
+/// entries of the first `computed` are in `blocks`, whose room is for all that are known.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    pub(crate) request: GenerateRequest,
+    /// Every one of them has been emitted. Survives the loss of the seat.
+    pub(crate) generated: Vec<TokenId>,
+    /// Hashes of the full blocks of known tokens; `None` without prefix caching.
+    pub(crate) chain: Option<HashChain>,
+    /// Positions whose KV entries are in the cache.
+    pub(crate) computed: usize,
+    /// The block table; empty without a seat.
+    pub(crate) blocks: Vec<BlockId>,
+    /// Blocks, from the first, which were offered to the prefix index or came from it.
+    pub(crate) published: usize,
+    /// A step with this sequence has not been applied.
+    pub(crate) in_flight: bool,
+    /// Prompt log-probabilities emitted: those of positions `1..=reported`.
+    pub(crate) reported: usize,
+    /// An engine died while it computed this sequence up to here, which it has not passed since.
+    pub(crate) suspect_until: Option<usize>,
+    /// Tokens at which it finishes for length.
+    length_max: usize,
+    /// Tokens from the prefix cache at the first admission.
+    cached_tokens: Option<usize>,
+    pub(crate) preemptions: u32,
+    arrived: Duration,
+    seated: Option<Duration>,
+    first_token: Option<Duration>,
+}
+
+// === impl Sequence ===
+
+impl Sequence {
+    pub(crate) fn new(request: GenerateRequest, limits: &Limits, now: Duration) -> Self {
+        let chain = limits.prefix_caching.then(|| {
+            let mut chain = HashChain::new(request.cache_salt);
+            chain.extend(&request.prompt);
+            chain
+        });
+        let length_max = request.prompt.len() + request.sampling.max_tokens as usize;
+        Self {
+            length_max: length_max.min(limits.context()),
+            request,
+            generated: Vec::new(),
+            chain,
+            computed: 0,
+            blocks: Vec::new(),
+            published: 0,
+            in_flight: false,
+            reported: 0,
+            suspect_until: None,
+            cached_tokens: None,
+            preemptions: 0,
+            arrived: now,
+            seated: None,
+            first_token: None,
+        }
+    }
+
+    pub(crate) fn prompt_len(&self) -> usize {
+        self.request.prompt.len()
+    }
+
+    pub(crate) fn known(&self) -> usize {
+        self.prompt_len() + self.generated.len()
+    }
+
+    pub(crate) fn remaining(&self) -> usize {
+        self.known() - self.computed
+    }
+
+    /// All known tokens. Free of charge before the first token, a copy after a preemption.
+    pub(crate) fn tokens(&self) -> Arc<[TokenId]> {
+        if self.generated.is_empty() {
+            return Arc::clone(&self.request.prompt);
+        }
+        self.request.prompt.iter().chain(&self.generated).copied().collect()
+    }
+
+    /// The next token has no room in the block table.
+    pub(crate) fn needs_block(&self) -> bool {
+        blocks_for(self.known()) > self.blocks.len()
+    }
+
+    /// It will want another block if it runs to its full length. The last token is sampled but
+    /// never fed, so it needs no room.
+    pub(crate) fn may_grow(&self) -> bool {
+        blocks_for(self.length_max - 1) > self.blocks.len()
+    }
+
+    /// Prompt log-probabilities are wanted and some have not been emitted.
+    fn owes_prompt_logprobs(&self) -> bool {
+        self.request.sampling.prompt_logprobs.is_some() && self.reported + 1 < self.prompt_len()
+    }
+
+    /// Most tokens which a prefix hit may skip: a position whose log-probabilities are owed has to
+    /// be computed.
+    pub(crate) fn skippable(&self) -> usize {
+        if self.owes_prompt_logprobs() { self.reported } else { usize::MAX }
+    }
+
+    /// Which logits the next `tokens` tokens need.
+    pub(crate) fn logits(&self, tokens: usize) -> Logits {
+        let end = self.computed + tokens;
+        if self.reports(end) {
+            Logits::All
+        } else if end == self.known() {
+            Logits::Last
+        } else {
+            Logits::None
+        }
+    }
+
+    /// A run that ends before position `end` brings prompt log-probabilities which are owed.
+    fn reports(&self, end: usize) -> bool {
+        self.owes_prompt_logprobs() && end > self.reported
+    }
+
+    /// It has been given a seat, and the first `cached` tokens are in the cache.
+    pub(crate) fn seat(&mut self, blocks: Vec<BlockId>, cached: usize, now: Duration) {
+        self.blocks = blocks;
+        self.computed = cached;
+        self.published = cached / BLOCK_TOKENS;
+        self.cached_tokens.get_or_insert(cached);
+        self.seated.get_or_insert(now);
+    }
+
+    /// It has lost its seat. The caller sees to the blocks.
+    pub(crate) fn unseat(&mut self) -> Vec<BlockId> {
+        self.computed = 0;
+        self.published = 0;
+        self.in_flight = false;
+        std::mem::take(&mut self.blocks)
+    }
+
+    /// The next `tokens` tokens have been computed. Returns the position of the first of them.
+    pub(crate) fn advance(&mut self, tokens: usize) -> usize {
+        let start = self.computed;
+        self.computed += tokens;
+        self.in_flight = false;
+        self.suspect_until = self.suspect_until.filter(|&until| self.computed < until);
+        start
+    }
+
+    /// Takes the log-probabilities of the prompt tokens after `start` and returns those that have
+    /// not been emitted yet: a recomputed chunk brings the old ones again.
+    pub(crate) fn report(
+        &mut self,
+        start: usize,
+        mut entries: Vec<TokenLogprobs>,
+    ) -> Vec<TokenLogprobs> {
+        let end = self.computed.min(self.prompt_len() - 1);
+        let asked = if self.reports(self.computed) { end - start } else { 0 };
+        assert_eq!(entries.len(), asked, "prompt log-probabilities after position {start}");
+        entries.drain(..self.reported.saturating_sub(start).min(entries.len()));
+        self.reported += entries.len();
+        entries
+    }
+
+    /// Adds a sampled token, and says whether it is the last one. Stop tokens come before lengths,
+    /// as in vLLM.
+    pub(crate) fn push(&mut self, token: TokenId, now: Duration) -> Option<FinishReason> {
+        self.generated.push(token);
+        self.first_token.get_or_insert(now);
+        if let Some(chain) = &mut self.chain {
+            chain.extend(&[token]);
+        }
+        let sampling = &self.request.sampling;
+        let may_stop = self.generated.len() >= sampling.min_tokens as usize;
+        if may_stop && sampling.stop_tokens.contains(&token) {
+            return Some(FinishReason::Stop(token));
+        }
+        (self.known() >= self.length_max).then_some(FinishReason::Length)
+    }
+
+    /// An emission with nothing in it yet.
+    pub(crate) fn emission(&self) -> Emission {
+        Emission {
+            id: self.request.id,
+            cached_tokens: as_u32(self.cached_tokens.unwrap_or(0)),
+            prompt_logprobs: Vec::new(),
+            token: None,
+            finish: None,
+        }
+    }
+
+    pub(crate) fn timings(&self, end: Duration) -> Timings {
+        let since = |start: Duration, end: Duration| end.saturating_sub(start);
+        Timings {
+            id: self.request.id,
+            queue: since(self.arrived, self.seated.unwrap_or(end)),
+            prefill: self.seated.zip(self.first_token).map(|(seat, first)| since(seat, first)),
+            decode: self.first_token.map(|first| since(first, end)),
+            prompt_tokens: self.prompt_len(),
+            cached_tokens: self.cached_tokens.unwrap_or(0),
+            generated_tokens: self.generated.len(),
+            preemptions: self.preemptions,
+        }
+    }
+}
+
+/// A position or a count of tokens of one sequence, as plans spell it.
+pub(crate) fn as_u32(tokens: usize) -> u32 {
+    u32::try_from(tokens).expect("a context has fewer than 2^32 tokens")
+}
