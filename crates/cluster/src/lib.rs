@@ -1,1 +1,36 @@
-//! The actors, and the front door requests enter by.
+//! The actors of a cluster, and the front door requests enter by. The only crate that knows ractor
+//! (**A7**): a handler decodes, calls a pure function and acts; it holds no algorithm and never
+//! blocks.
+//!
+//! ```text
+//! Deployment        keeps what should run running; knows the state of its replica
+//!  └ Replica        one model copy: scheduler, epoch, one-for-all restart
+//!     └ Stage       a range of layers
+//!        └ Shard    one rank: owns an engine thread
+//! ```
+//!
+//! - **C-1** an accepted request ends exactly once: with its last token, a cancellation or a
+//!   failure. It outlives its engine: after a restart it continues behind its emitted tokens.
+//! - **C-2** a request is accepted only with a permit, and every permit returns; so every mailbox
+//!   and every token buffer is bounded (**A9**), and overload is refused at once (**G6**).
+//! - **C-3** plans go from the replica straight to the engine's port, and outcomes straight back:
+//!   Deployment, Stage and Shard never see a plan or a token (**A10**).
+//! - **C-4** dropping a [`Generation`] frees its blocks within one step (**G5**).
+//! - **C-5** one dead engine restarts the whole replica under a higher epoch, within a budget; past
+//!   it the replica is failed, says why, and the process lives (**G10**).
+#![forbid(unsafe_code)]
+
+mod deployment;
+mod front_door;
+mod generation;
+mod replica;
+mod restart;
+mod shard;
+mod stage;
+mod state;
+
+pub use deployment::{Cluster, DeploymentConfig, StartError};
+pub use front_door::{AdmissionLimits, FrontDoor, Rejected};
+pub use generation::Generation;
+pub use shard::{EngineFactory, EngineSink};
+pub use state::ReplicaState;

@@ -1,0 +1,196 @@
+//! Where requests enter: a plain struct on the hot path, not an actor.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use playhouse_scheduler::Limits;
+use playhouse_types::{GenerateRequest, RequestId, SamplingParams, TokenId};
+use ractor::ActorRef;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
+
+use crate::generation::{self, Generation};
+use crate::replica::ReplicaMsg;
+use crate::state::ReplicaState;
+
+/// How long a refused caller should stay away. Long enough for a queue to move, short enough that
+/// capacity is not left idle.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How much may be in the house at once, running and waiting (**G6**).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdmissionLimits {
+    /// Requests.
+    pub requests: u32,
+    /// Prompt tokens of all those requests.
+    pub prompt_tokens: u32,
+}
+
+/// Accepts requests for a cluster or refuses them at once. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct FrontDoor {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    replica: ActorRef<ReplicaMsg>,
+    state: watch::Receiver<ReplicaState>,
+    draining: AtomicBool,
+    next_id: AtomicU64,
+    admission: AdmissionLimits,
+    requests: Arc<Semaphore>,
+    prompt_tokens: Arc<Semaphore>,
+    limits: Limits,
+}
+
+/// Why a request was not accepted. Nothing of it remains.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    /// The house is full; try again after the given time.
+    #[error("overloaded: {requests} requests are queued or running, try again later")]
+    Overloaded {
+        /// When to come back.
+        retry_after: Duration,
+        /// Requests in the house.
+        requests: u32,
+    },
+    /// The server is shutting down.
+    #[error("the server is shutting down")]
+    Draining,
+    /// The prompt is larger than the KV cache, whatever else runs.
+    #[error("the prompt has {tokens} tokens, the KV cache holds at most {limit}")]
+    NeverFits {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens that fit.
+        limit: usize,
+    },
+    /// No replica can take work, and none will without help.
+    #[error("no replica can serve: {reason}")]
+    Unavailable {
+        /// Why the replica failed.
+        reason: String,
+    },
+}
+
+// === impl FrontDoor ===
+
+impl FrontDoor {
+    pub(crate) fn new(
+        replica: ActorRef<ReplicaMsg>,
+        state: watch::Receiver<ReplicaState>,
+        limits: Limits,
+        admission: AdmissionLimits,
+    ) -> Self {
+        let semaphore = |permits: u32| Arc::new(Semaphore::new(permits as usize));
+        let shared = Shared {
+            replica,
+            state,
+            draining: AtomicBool::new(false),
+            next_id: AtomicU64::new(0),
+            admission,
+            requests: semaphore(admission.requests),
+            prompt_tokens: semaphore(admission.prompt_tokens),
+            limits,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Accepts a request, or refuses it without waiting (**C-2**).
+    ///
+    /// `sampling` must have passed [`SamplingParams::check`], and `prompt` must be non-empty with
+    /// prompt and `max_tokens` together within [`FrontDoor::max_model_len`].
+    ///
+    /// # Errors
+    /// See [`Rejected`].
+    pub fn submit(
+        &self,
+        prompt: Arc<[TokenId]>,
+        sampling: Arc<SamplingParams>,
+        cache_salt: u64,
+    ) -> Result<Generation, Rejected> {
+        let shared = &*self.shared;
+        if self.is_draining() {
+            return Err(Rejected::Draining);
+        }
+        if let ReplicaState::Failed { reason } = &*shared.state.borrow() {
+            return Err(Rejected::Unavailable { reason: reason.clone() });
+        }
+        let limit = shared.limits.prompt_tokens_max();
+        if prompt.len() > limit {
+            return Err(Rejected::NeverFits { tokens: prompt.len(), limit });
+        }
+        let permits = self.permits(prompt.len())?;
+        let id = RequestId(shared.next_id.fetch_add(1, Ordering::Relaxed));
+        let (sink, generation) = generation::connect(id, shared.replica.clone(), permits);
+        let request = GenerateRequest { id, prompt, sampling, cache_salt };
+        // If the replica is gone the sink is dropped here, and the generation says so.
+        drop(shared.replica.cast(ReplicaMsg::Admit(request, sink)));
+        Ok(generation)
+    }
+
+    fn permits(&self, prompt_tokens: usize) -> Result<[OwnedSemaphorePermit; 2], Rejected> {
+        let shared = &*self.shared;
+        // One prompt may be longer than the whole bound; alone it is still let in.
+        let tokens = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
+        let tokens = tokens.min(shared.admission.prompt_tokens);
+        let request = Arc::clone(&shared.requests).try_acquire_owned();
+        let request = request.map_err(|error| self.refusal(&error))?;
+        let tokens = Arc::clone(&shared.prompt_tokens).try_acquire_many_owned(tokens);
+        let tokens = tokens.map_err(|error| self.refusal(&error))?;
+        Ok([request, tokens])
+    }
+
+    fn refusal(&self, error: &TryAcquireError) -> Rejected {
+        match error {
+            TryAcquireError::Closed => Rejected::Draining,
+            TryAcquireError::NoPermits => {
+                Rejected::Overloaded { retry_after: RETRY_AFTER, requests: self.in_flight() }
+            }
+        }
+    }
+
+    /// Requests in the house: accepted and not yet finished.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        let free = u32::try_from(self.shared.requests.available_permits()).unwrap_or(u32::MAX);
+        self.shared.admission.requests.saturating_sub(free)
+    }
+
+    /// Whether a replica takes work and we are not draining.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.is_draining() && *self.shared.state.borrow() == ReplicaState::Serving
+    }
+
+    /// Whether new requests are refused because the server is going down.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::Relaxed)
+    }
+
+    /// What the replica is doing.
+    #[must_use]
+    pub fn replica_state(&self) -> ReplicaState {
+        self.shared.state.borrow().clone()
+    }
+
+    /// Longest sequence, prompt and output together, in tokens.
+    #[must_use]
+    pub fn max_model_len(&self) -> usize {
+        self.shared.limits.max_model_len
+    }
+
+    /// Refuses new requests from now on.
+    pub fn start_drain(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until every accepted request has finished. Call [`FrontDoor::start_drain`] first.
+    pub async fn drained(&self) {
+        let all = self.shared.admission.requests;
+        let permits: Result<_, AcquireError> = self.shared.requests.acquire_many(all).await;
+        drop(permits.expect("the semaphore is never closed"));
+    }
+}

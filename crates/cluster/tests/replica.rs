@@ -1,0 +1,216 @@
+//! The guarantees C-1 to C-5 of the crate, on the real actors over scripted engines.
+
+#[path = "engines/scripted.rs"]
+mod scripted;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use playhouse_cluster::{
+    AdmissionLimits, Cluster, DeploymentConfig, EngineFactory, FrontDoor, Generation, Rejected,
+    ReplicaState, StartError,
+};
+use playhouse_scheduler::Limits;
+use playhouse_telemetry::Metrics;
+use playhouse_types::{FinishReason, SamplingParams, TokenId};
+use std::sync::Mutex;
+
+use scripted::{Fault, engines, no_fault};
+
+const LIMITS: Limits = Limits {
+    max_num_seqs: 4,
+    max_num_batched_tokens: 64,
+    max_model_len: 256,
+    kv_blocks: 64,
+    prefix_caching: true,
+};
+const ADMISSION: AdmissionLimits = AdmissionLimits { requests: 8, prompt_tokens: 1024 };
+
+/// The token at a position is the position.
+fn count(position: usize) -> TokenId {
+    TokenId::try_from(position).expect("a short sequence")
+}
+
+async fn start(engine: EngineFactory, metrics: &Arc<Metrics>) -> Cluster {
+    let metrics = Arc::clone(metrics);
+    let config = DeploymentConfig { engine, limits: LIMITS, admission: ADMISSION, metrics };
+    Cluster::start(config).await.expect("the cluster starts")
+}
+
+fn metrics() -> Arc<Metrics> {
+    Arc::new(Metrics::new("test"))
+}
+
+fn submit(door: &FrontDoor, prompt: u32, max_tokens: u32) -> Result<Generation, Rejected> {
+    let prompt: Vec<TokenId> = (0..prompt).collect();
+    door.submit(prompt.into(), Arc::new(SamplingParams::greedy(max_tokens)), 0)
+}
+
+async fn collect(generation: &mut Generation) -> (Vec<TokenId>, FinishReason) {
+    let mut tokens = Vec::new();
+    while let Some(emission) = generation.next().await {
+        tokens.extend(emission.token.map(|sampled| sampled.token));
+        if let Some(finish) = emission.finish {
+            assert!(generation.next().await.is_none(), "C-1: nothing after the end");
+            return (tokens, finish);
+        }
+    }
+    panic!("C-1: every generation ends with a reason");
+}
+
+/// A fault that lets each step pass only when the test says so, and says when one waits.
+fn gate() -> (Fault, Receiver<()>, SyncSender<()>) {
+    let (entered, at_gate) = sync_channel(64);
+    let (open, opened) = sync_channel::<()>(64);
+    let opened = Mutex::new(opened);
+    let fault: Fault = Arc::new(move |_| {
+        drop(entered.send(()));
+        drop(opened.lock().expect("one engine").recv());
+        Ok(())
+    });
+    (fault, at_gate, open)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_arrive_in_order_and_end_once() {
+    let cluster = start(engines(count, no_fault()), &metrics()).await;
+    let mut running: Vec<_> =
+        (1..8).map(|n| submit(cluster.front_door(), n * 20, 10 + n).expect("accepted")).collect();
+    for (n, generation) in (1..8).zip(&mut running) {
+        let (tokens, finish) = collect(generation).await;
+        assert_eq!(tokens, (n * 20..n * 20 + 10 + n).collect::<Vec<_>>());
+        assert_eq!(finish, FinishReason::Length);
+    }
+    assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_house_refuses_and_every_permit_returns() {
+    let (fault, at_gate, open) = gate();
+    let cluster = start(engines(count, fault), &metrics()).await;
+    let door = cluster.front_door();
+    let mut running: Vec<_> = (0..8).map(|_| submit(door, 8, 2).expect("accepted")).collect();
+    at_gate.recv().expect("a step waits");
+    let refused = submit(door, 8, 2).expect_err("C-2: the ninth is refused");
+    assert!(matches!(refused, Rejected::Overloaded { requests: 8, .. }), "{refused:?}");
+    drop(open);
+    for generation in &mut running {
+        assert_eq!(collect(generation).await.1, FinishReason::Length);
+    }
+    assert_eq!(door.in_flight(), 0, "C-2: every permit returns");
+    assert!(submit(door, 8, 2).is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prompt_tokens_are_bounded_too() {
+    let (fault, at_gate, open) = gate();
+    let cluster = start(engines(count, fault), &metrics()).await;
+    let door = cluster.front_door();
+    let running: Vec<_> = (0..4).map(|_| submit(door, 250, 2).expect("accepted")).collect();
+    at_gate.recv().expect("a step waits");
+    let refused = submit(door, 250, 2).expect_err("1,250 prompt tokens are too many");
+    assert!(matches!(refused, Rejected::Overloaded { .. }), "{refused:?}");
+    assert!(submit(door, 8, 2).is_ok(), "a short one still fits");
+    drop((open, running));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prompt_larger_than_the_cache_is_refused_with_both_numbers() {
+    let cluster = start(engines(count, no_fault()), &metrics()).await;
+    let refused = submit(cluster.front_door(), 64 * 16 + 1, 1).expect_err("it never fits");
+    let Rejected::NeverFits { tokens: 1025, limit } = refused else { panic!("{refused:?}") };
+    assert!(limit <= 1024);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropping_a_generation_frees_its_blocks_within_a_step() {
+    let (fault, at_gate, open) = gate();
+    let metrics = metrics();
+    let cluster = start(engines(count, fault), &metrics).await;
+    let door = cluster.front_door();
+    let left = submit(door, 100, 100).expect("accepted");
+    at_gate.recv().expect("its first step waits");
+    let mut other = submit(door, 8, 3).expect("accepted");
+    drop(left);
+    open.send(()).expect("the engine waits"); // ends the step that held the blocks
+    at_gate.recv().expect("the step of the other one waits");
+    drop(open);
+    assert_eq!(collect(&mut other).await.1, FinishReason::Length);
+    assert_eq!(door.in_flight(), 0);
+    assert_eq!(metrics.kv_blocks_held.get(), 0, "C-4: no block is held");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_engine_is_replaced_and_streams_go_on() {
+    let deaths = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&deaths);
+    let fault: Fault = Arc::new(move |plan| {
+        let dies = plan.step.0 == 5 && seen.fetch_add(1, Ordering::Relaxed) < 2;
+        if dies { Err("pulled the plug".to_owned()) } else { Ok(()) }
+    });
+    let metrics = metrics();
+    let cluster = start(engines(count, fault), &metrics).await;
+    let mut running: Vec<_> =
+        (0..3).map(|_| submit(cluster.front_door(), 30, 3).expect("accepted")).collect();
+    for generation in &mut running {
+        let (tokens, finish) = collect(generation).await;
+        assert_eq!((tokens, finish), ((30..33).collect(), FinishReason::Length));
+    }
+    // Long enough to be running at step 5 of the second epoch too.
+    let mut late = submit(cluster.front_door(), 30, 12).expect("accepted");
+    let (tokens, finish) = collect(&mut late).await;
+    assert_eq!((tokens, finish), ((30..42).collect(), FinishReason::Length), "C-1, C-5");
+    assert_eq!(metrics.replica_restarts.get(), deaths.load(Ordering::Relaxed) as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_loop_ends_in_failed_with_its_reason() {
+    let fault: Fault = Arc::new(|_| Err("always".to_owned()));
+    let cluster = start(engines(count, fault), &metrics()).await;
+    let door = cluster.front_door();
+    // Each poisonous request may kill the engine twice; the budget holds five restarts.
+    while door.replica_state() != (ReplicaState::Failed { reason: "always".to_owned() }) {
+        if let Ok(mut generation) = submit(door, 8, 2) {
+            let (_, finish) = collect(&mut generation).await;
+            assert!(matches!(finish, FinishReason::Failed(_)), "{finish:?}");
+        }
+    }
+    let refused = submit(door, 8, 2).expect_err("C-5: a failed replica takes nothing");
+    assert!(matches!(refused, Rejected::Unavailable { .. }), "{refused:?}");
+    assert!(!door.is_ready());
+    assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_cannot_start_is_a_start_error() {
+    let engine: EngineFactory = Arc::new(|_, _| Err(std::io::Error::other("no thread left")));
+    let config = DeploymentConfig {
+        engine,
+        limits: LIMITS,
+        admission: ADMISSION,
+        metrics: metrics(),
+    };
+    let error: StartError = Cluster::start(config).await.expect_err("it cannot start");
+    assert!(error.to_string().contains("no thread left"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn draining_finishes_what_was_accepted_and_refuses_the_rest() {
+    let (fault, at_gate, open) = gate();
+    let cluster = start(engines(count, fault), &metrics()).await;
+    let door = cluster.front_door().clone();
+    let mut accepted = submit(&door, 8, 5).expect("accepted");
+    at_gate.recv().expect("a step waits");
+    let stopping = tokio::spawn(cluster.stop(Duration::from_secs(10)));
+    while !door.is_draining() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(submit(&door, 8, 1).expect_err("draining"), Rejected::Draining);
+    drop(open);
+    let (tokens, finish) = collect(&mut accepted).await;
+    assert_eq!((tokens.len(), finish), (5, FinishReason::Length));
+    assert_eq!(stopping.await.expect("no panic"), 0);
+    assert_eq!(door.replica_state(), ReplicaState::Stopped);
+}

@@ -1,0 +1,102 @@
+//! The layers of ARCHITECTURE.md, read from `cargo metadata`: a crate uses crates above it in this
+//! table only, and some libraries belong to one crate.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Top to bottom. A crate may depend on any crate before it.
+const LAYERS: [&str; 11] = [
+    "playhouse-types",
+    "playhouse-telemetry",
+    "playhouse-kvcache",
+    "playhouse-scheduler",
+    "playhouse-ops",
+    "playhouse-collectives",
+    "playhouse-model",
+    "playhouse-engine",
+    "playhouse-cluster",
+    "playhouse-gateway",
+    "playhouse",
+];
+
+/// Edges that the order would allow but an invariant forbids: nothing of the left uses the right.
+const FORBIDDEN: [(&[&str], &[&str], &str); 7] = [
+    (
+        &["playhouse-types", "playhouse-kvcache", "playhouse-scheduler"],
+        &["tokio", "rand", "playhouse-telemetry"],
+        "A1: pure crates know no runtime, randomness or clock",
+    ),
+    (
+        &["playhouse-scheduler"],
+        &["candle-core", "playhouse-ops", "playhouse-model"],
+        "A2: the scheduler knows no device or model",
+    ),
+    (
+        &["playhouse-model"],
+        &["playhouse-scheduler", "playhouse-kvcache"],
+        "A3: the model knows no request",
+    ),
+    (
+        &["playhouse-engine"],
+        &["playhouse-scheduler", "playhouse-kvcache", "tokio"],
+        "A4: the engine decides nothing",
+    ),
+    (&["playhouse-gateway"], &["ractor", "playhouse-engine"], "A7: only cluster knows actors"),
+    (&["playhouse-cluster"], &["axum", "hyper"], "A8: only gateway knows HTTP"),
+    (&["playhouse"], &["ractor", "axum"], "A7, A8: the binary wires, it knows no actor or route"),
+];
+
+/// `(crate, names it depends on in [dependencies])` of every workspace member.
+fn dependencies() -> Vec<(String, Vec<String>)> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
+    let name = |value: &Value| value["name"].as_str().expect("a name").to_owned();
+    let normal = |package: &Value| {
+        let all = package["dependencies"].as_array().expect("a list").iter();
+        all.filter(|dependency| dependency["kind"].is_null()).map(name).collect()
+    };
+    let packages = metadata["packages"].as_array().expect("a list").iter();
+    packages.map(|package| (name(package), normal(package))).collect()
+}
+
+#[test]
+fn every_crate_is_in_the_table() {
+    let mut found: Vec<_> = dependencies().into_iter().map(|(name, _)| name).collect();
+    let mut expected = LAYERS.map(str::to_owned).to_vec();
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn dependencies_point_up_the_table_only() {
+    let layer = |name: &str| LAYERS.iter().position(|&layer| layer == name);
+    for (package, dependencies) in dependencies() {
+        let own = layer(&package).expect("in the table");
+        for dependency in &dependencies {
+            let Some(other) = layer(dependency) else { continue };
+            assert!(other < own, "{package} must not depend on {dependency}");
+        }
+    }
+}
+
+#[test]
+fn libraries_stay_where_the_invariants_put_them() {
+    for (package, dependencies) in dependencies() {
+        for (packages, libraries, invariant) in FORBIDDEN {
+            if !packages.contains(&package.as_str()) {
+                continue;
+            }
+            for library in libraries {
+                let uses = dependencies.iter().any(|dependency| dependency == library);
+                assert!(!uses, "{package} must not depend on {library}. {invariant}");
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! `playhouse serve` as an operator meets it: start, bad input at start, drain, leaving clients.
+
+#[path = "process/server.rs"]
+mod server;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use server::Server;
+
+const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/reference");
+
+/// Runs `playhouse serve ARGS` to its end: it must fail, fast, with one clear message.
+fn refused(args: &[&str]) -> String {
+    let start = SystemTime::now();
+    let output: Output = Command::new(env!("CARGO_BIN_EXE_playhouse"))
+        .arg("serve")
+        .args(args)
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .expect("the binary starts");
+    let took = start.elapsed().unwrap_or_default();
+    let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(took < Duration::from_secs(5), "took {took:?}");
+    assert!(stderr.starts_with("error: "), "{stderr}");
+    assert!(!stderr.contains("panicked") && !stderr.contains("backtrace"), "{stderr}");
+    stderr
+}
+
+/// A copy of a reference checkpoint that a test may damage.
+fn copy_of(case: &str, name: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    drop(fs::remove_dir_all(&folder));
+    fs::create_dir_all(&folder).expect("a folder for the copy");
+    for entry in fs::read_dir(Path::new(REFERENCE).join(case)).expect("the reference checkpoint") {
+        let entry = entry.expect("readable");
+        fs::copy(entry.path(), folder.join(entry.file_name())).expect("copied");
+    }
+    folder
+}
+
+fn with_config(name: &str, change: impl FnOnce(&mut Value)) -> String {
+    let folder = copy_of("llama-mha-f32", name);
+    let path = folder.join("config.json");
+    let text = fs::read_to_string(&path).expect("config.json");
+    let mut config = serde_json::from_str(&text).expect("JSON");
+    change(&mut config);
+    fs::write(&path, config.to_string()).expect("written");
+    refused(&[folder.to_str().expect("a plain path")])
+}
+
+fn assert_names(message: &str, words: &[&str]) {
+    for word in words {
+        assert!(message.contains(word), "no {word:?} in: {message}");
+    }
+}
+
+#[test]
+fn the_banner_says_what_is_served_and_where() {
+    let server = Server::start(&["--threads", "1"]);
+    for word in ["demo", "Qwen3ForCausalLM", "bf16", "1 thread", "tokens", "no API key"] {
+        assert!(server.banner.contains(word), "no {word:?} in:\n{}", server.banner);
+    }
+    assert!(server.banner.lines().count() <= 24, "more than one screen");
+    assert_eq!(server.get("/readyz").status, 200);
+    assert_eq!(server.get("/livez").status, 200);
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn a_port_in_use_is_named_with_a_hint() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("bound").port().to_string();
+    let message = refused(&["--port", &port]);
+    assert_names(&message, &[&port, "in use", "hint:"]);
+}
+
+#[test]
+fn damaged_checkpoints_are_refused_by_file_and_key() {
+    assert_names(&refused(&["/no/such/model"]), &["/no/such/model"]);
+    let message = with_config("unknown-architecture", |config| {
+        config["architectures"] = json!(["GPT2LMHeadModel"]);
+    });
+    assert_names(&message, &["config.json", "GPT2LMHeadModel", "LlamaForCausalLM"]);
+    let message = with_config("no-heads", |config| config["num_attention_heads"] = json!(0));
+    assert_names(&message, &["config.json", "num_attention_heads", "0"]);
+    let message = with_config("huge-hidden", |config| config["hidden_size"] = json!(1u64 << 60));
+    assert_names(&message, &["config.json", "hidden_size"]);
+    let message = with_config("wrong-width", |config| config["intermediate_size"] = json!(40));
+    assert_names(&message, &["model.safetensors", "40"]);
+
+    let folder = copy_of("llama-mha-f32", "truncated-weights");
+    let weights = folder.join("model.safetensors");
+    let bytes = fs::read(&weights).expect("weights");
+    fs::write(&weights, &bytes[..bytes.len() / 2]).expect("written");
+    assert_names(&refused(&[folder.to_str().expect("plain")]), &["model.safetensors"]);
+
+    let folder = copy_of("llama-mha-f32", "hostile-header");
+    let mut huge = u64::MAX.to_le_bytes().to_vec();
+    huge.extend_from_slice(b"{}");
+    fs::write(folder.join("model.safetensors"), huge).expect("written");
+    assert_names(&refused(&[folder.to_str().expect("plain")]), &["model.safetensors"]);
+
+    let folder = copy_of("llama-mha-f32", "broken-tokenizer");
+    fs::write(folder.join("tokenizer.json"), "{\"model\": {\"type\": \"BPE\"").expect("written");
+    assert_names(&refused(&[folder.to_str().expect("plain")]), &["tokenizer.json"]);
+
+    let folder = copy_of("llama-mha-f32", "deep-config");
+    fs::write(folder.join("config.json"), "[".repeat(100_000)).expect("written");
+    assert_names(&refused(&[folder.to_str().expect("plain")]), &["config.json"]);
+}
+
+#[test]
+fn flags_out_of_range_are_refused_with_the_numbers() {
+    let case = format!("{REFERENCE}/llama-mha-f32");
+    let message = refused(&[&case, "--kv-cache-memory", "1KiB"]);
+    assert_names(&message, &["--kv-cache-memory", "--max-model-len"]);
+    let message = refused(&[&case, "--max-model-len", "100000000"]);
+    assert_names(&message, &["100000000", "max_position_embeddings"]);
+}
+
+/// A completion of a reference prompt by token ids, over HTTP.
+fn greedy(server: &Server, prompt: &Value) -> Value {
+    let body = json!({
+        "prompt": prompt["tokens"], "max_tokens": 32, "temperature": 0, "ignore_eos": true,
+        "repetition_penalty": 1.0, "return_token_ids": true,
+    });
+    let response = server.post("/v1/completions", &body);
+    assert_eq!(response.status, 200, "{}", response.body);
+    response.json()["choices"][0]["token_ids"].clone()
+}
+
+#[test]
+fn every_reference_checkpoint_gives_its_reference_tokens_over_http() {
+    let mut cases = 0;
+    for entry in fs::read_dir(REFERENCE).expect("the reference checkpoints") {
+        let case = entry.expect("readable").path();
+        let Ok(text) = fs::read_to_string(case.join("reference.json")) else { continue };
+        let reference: Value = serde_json::from_str(&text).expect("JSON");
+        let server = Server::start(&[case.to_str().expect("plain"), "--threads", "1"]);
+        for prompt in reference["prompts"].as_array().expect("prompts") {
+            assert_eq!(greedy(&server, prompt), prompt["greedy"], "{}", case.display());
+        }
+        cases += 1;
+    }
+    assert!(cases >= 15, "only {cases} reference checkpoints found in {REFERENCE}");
+}
+
+/// Sends a streaming request that would run for long, and reads its first event.
+fn long_stream(server: &Server) -> BufReader<std::net::TcpStream> {
+    let body = json!({
+        "prompt": "hello", "max_tokens": 900, "ignore_eos": true, "stream": true, "temperature": 0,
+    })
+    .to_string();
+    let mut stream = server.connect();
+    let length = body.len();
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: playhouse\r\nconnection: close\r\n";
+    write!(stream, "{head}content-length: {length}\r\n\r\n{body}").expect("sent");
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    while !line.starts_with("data: ") {
+        line.clear();
+        assert_ne!(reader.read_line(&mut line).expect("a line"), 0, "no event came");
+    }
+    reader
+}
+
+#[test]
+fn a_client_that_leaves_mid_stream_frees_every_block() {
+    let server = Server::start(&[]);
+    let streams: Vec<_> = (0..4).map(|_| long_stream(&server)).collect();
+    assert!(server.metric("playhouse_kv_blocks_held") > 0.0);
+    drop(streams);
+    server.wait_until("no block is held", |server| {
+        server.metric("playhouse_kv_blocks_held") == 0.0
+            && server.metric("playhouse_requests_running") == 0.0
+    });
+}
+
+#[test]
+fn sigterm_drains_and_exits_with_zero() {
+    let server = Server::start(&[]);
+    let mut stream = long_stream(&server);
+    server.signal("TERM");
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).expect("the stream goes on to its end");
+    assert!(rest.contains("data: [DONE]"), "the stream was cut: {rest}");
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_second_sigterm_stops_at_once() {
+    let server = Server::start(&[]);
+    let streams: Vec<_> = (0..8).map(|_| long_stream(&server)).collect();
+    server.signal("TERM");
+    server.wait_until("new work is refused", |server| {
+        std::net::TcpStream::connect(server.url().trim_start_matches("http://")).is_err()
+            || server.get("/readyz").status == 503
+    });
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(143));
+    drop(streams);
+}
