@@ -1,0 +1,280 @@
+//! Typed handles of every metric, and their text form.
+
+use std::fmt::{self, Write};
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Metric, Registry};
+
+use crate::names::{self, Name};
+
+/// The content type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Every metric of one served model. Handles are shared with the registry: recording is a few atomic
+/// operations (a short lock for histograms), and nothing is recorded twice (**TEL-1**).
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+
+    /// Answered HTTP requests. Recorded by the gateway, as are the next eleven.
+    pub http_requests: Family<HttpLabels, Counter>,
+    /// Seconds from arrival to the first token.
+    pub time_to_first_token: Histogram,
+    /// Seconds between consecutive tokens of a generation, one observation per token but the first.
+    pub inter_token_latency: Histogram,
+    /// Seconds per token after the first, one observation per generation of two tokens or more.
+    pub time_per_output_token: Histogram,
+    /// Seconds from arrival to the end.
+    pub e2e_latency: Histogram,
+    /// Prompt tokens, counted when a generation's first emission arrives.
+    pub prompt_tokens: Counter,
+    /// Generated tokens, counted as they arrive.
+    pub generation_tokens: Counter,
+    /// Prompt tokens per finished generation.
+    pub request_prompt_tokens: Histogram,
+    /// Generated tokens per finished generation.
+    pub request_generation_tokens: Histogram,
+    /// `max_tokens` per finished generation.
+    pub request_max_tokens: Histogram,
+    /// Choices per prompt, one observation per HTTP request.
+    pub request_n: Histogram,
+    /// Ended generations by reason.
+    pub request_success: Family<FinishLabels, Counter>,
+
+    /// Sequences in the batch. Recorded by the cluster, as are all that follow.
+    pub requests_running: Gauge,
+    /// Sequences accepted and waiting.
+    pub requests_waiting: Gauge,
+    /// Used KV blocks over all KV blocks, 0 to 1.
+    pub kv_cache_usage: Gauge<f64, AtomicU64>,
+    /// Set to 1 for the one block geometry in use.
+    pub cache_config: Family<BlockLabels, Gauge>,
+    /// Prompt tokens looked up in the prefix cache.
+    pub prefix_cache_queries: Counter,
+    /// Prompt tokens found there.
+    pub prefix_cache_hits: Counter,
+    /// Preemptions (by recomputation).
+    pub preemptions: Counter,
+    /// Tokens per step.
+    pub iteration_tokens: Histogram,
+    /// Seconds from acceptance to the first step.
+    pub queue_time: Histogram,
+    /// Seconds from the first step to the first token.
+    pub prefill_time: Histogram,
+    /// Seconds from the first to the last token.
+    pub decode_time: Histogram,
+    /// Seconds from the first step to the last token.
+    pub inference_time: Histogram,
+}
+
+/// Labels of [`Metrics::http_requests`]; all of them from fixed sets (**TEL-2**).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HttpLabels {
+    /// The route's pattern, such as `/v1/models/{id}`.
+    pub handler: &'static str,
+    /// The method, in capitals.
+    pub method: &'static str,
+    /// The class of the status.
+    pub status: StatusClass,
+}
+
+/// The first digit of an HTTP status, written `2xx`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StatusClass(pub u16);
+
+/// Labels of [`Metrics::request_success`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FinishLabels {
+    /// Why the generation ended.
+    pub finished_reason: Finished,
+}
+
+/// Why a generation ended, in vLLM's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "variant names are the label values")]
+pub enum Finished {
+    /// A stop token or string.
+    stop,
+    /// `max_tokens` or the context length.
+    length,
+    /// The client went away.
+    abort,
+    /// The engine failed.
+    error,
+}
+
+/// Labels of [`Metrics::cache_config`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct BlockLabels {
+    /// Tokens per block.
+    pub block_size: u32,
+    /// Blocks in the pool. vLLM's name for it, on every device.
+    pub num_gpu_blocks: u32,
+}
+
+/// Registers a metric under each of its names.
+struct Spellings<'a>(&'a mut Registry);
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// All metrics at zero, labelled `model_name="…", engine="0"`.
+    #[must_use]
+    pub fn new(model_name: &str) -> Self {
+        let mut registry = Registry::default();
+        let labels = [("model_name", model_name.to_owned()), ("engine", "0".to_owned())]
+            .map(|(name, value)| (name.into(), value.into()));
+        let mut add = Spellings(registry.sub_registry_with_labels(labels.into_iter()));
+        let mut metrics = Self {
+            http_requests: add.metric(names::HTTP_REQUESTS, Family::default()),
+            time_to_first_token: add.histogram(names::TIME_TO_FIRST_TOKEN, SECONDS),
+            inter_token_latency: add.histogram(names::INTER_TOKEN_LATENCY, SECONDS),
+            time_per_output_token: add.histogram(names::TIME_PER_OUTPUT_TOKEN, SECONDS),
+            e2e_latency: add.histogram(names::E2E_LATENCY, SECONDS),
+            prompt_tokens: add.metric(names::PROMPT_TOKENS, Counter::default()),
+            generation_tokens: add.metric(names::GENERATION_TOKENS, Counter::default()),
+            request_prompt_tokens: add.histogram(names::REQUEST_PROMPT_TOKENS, TOKENS),
+            request_generation_tokens: add.histogram(names::REQUEST_GENERATION_TOKENS, TOKENS),
+            request_max_tokens: add.histogram(names::REQUEST_MAX_TOKENS, TOKENS),
+            request_n: add.histogram(names::REQUEST_N, &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]),
+            request_success: add.metric(names::REQUEST_SUCCESS, Family::default()),
+            requests_running: add.metric(names::REQUESTS_RUNNING, Gauge::default()),
+            requests_waiting: add.metric(names::REQUESTS_WAITING, Gauge::default()),
+            kv_cache_usage: add.metric(names::KV_CACHE_USAGE, Gauge::default()),
+            cache_config: add.metric(names::CACHE_CONFIG, Family::default()),
+            prefix_cache_queries: add.metric(names::PREFIX_CACHE_QUERIES, Counter::default()),
+            prefix_cache_hits: add.metric(names::PREFIX_CACHE_HITS, Counter::default()),
+            preemptions: add.metric(names::PREEMPTIONS, Counter::default()),
+            iteration_tokens: add.histogram(names::ITERATION_TOKENS, TOKENS),
+            queue_time: add.histogram(names::QUEUE_TIME, SECONDS),
+            prefill_time: add.histogram(names::PREFILL_TIME, SECONDS),
+            decode_time: add.histogram(names::DECODE_TIME, SECONDS),
+            inference_time: add.histogram(names::INFERENCE_TIME, SECONDS),
+            registry: Registry::default(),
+        };
+        // A rate over a series that appears with its first event misses that event.
+        for finished_reason in [Finished::stop, Finished::length, Finished::abort, Finished::error]
+        {
+            drop(metrics.request_success.get_or_create(&FinishLabels { finished_reason }));
+        }
+        metrics.registry = registry;
+        metrics
+    }
+
+    /// Everything, in the OpenMetrics text format ([`CONTENT_TYPE`]).
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut text = String::with_capacity(32 << 10);
+        encode(&mut text, &self.registry).expect("writing to a String cannot fail");
+        text
+    }
+}
+
+// === impl Spellings ===
+
+impl Spellings<'_> {
+    fn metric<M: Metric + Clone>(&mut self, name: Name, metric: M) -> M {
+        for spelling in [name.ours, name.vllm] {
+            self.0.register(spelling, name.help, metric.clone());
+        }
+        metric
+    }
+
+    fn histogram(&mut self, name: Name, bounds: &[f64]) -> Histogram {
+        self.metric(name, Histogram::new(bounds.iter().copied()))
+    }
+}
+
+// === impl StatusClass ===
+
+impl EncodeLabelValue for StatusClass {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> fmt::Result {
+        write!(encoder, "{}xx", self.0 / 100)
+    }
+}
+
+/// From a fast decode step to a long generation.
+const SECONDS: &[f64] = &[
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75,
+    1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
+];
+
+/// vLLM's 1-2-5 series, up to the longest contexts in use.
+const TOKENS: &[f64] = &[
+    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5,
+    5e5, 1e6,
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// The value of every series, by its name and labels.
+    fn series(text: &str) -> BTreeMap<&str, f64> {
+        text.lines()
+            .filter(|line| !line.starts_with('#'))
+            .map(|line| {
+                let (name, value) = line.rsplit_once(' ').expect("a line is a name and a value");
+                (name, value.parse().expect("a value is a number"))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn one_recording_appears_under_both_names() {
+        let metrics = Metrics::new("tiny");
+        metrics.prompt_tokens.inc_by(7);
+        metrics.time_to_first_token.observe(0.5);
+        metrics.kv_cache_usage.set(0.25);
+        metrics
+            .http_requests
+            .get_or_create(&HttpLabels {
+                handler: "/v1/models/{id}",
+                method: "GET",
+                status: StatusClass(404),
+            })
+            .inc();
+        let text = metrics.encode();
+        let series = series(&text);
+        let labels = r#"model_name="tiny",engine="0""#;
+        for prefix in ["playhouse_", "vllm:"] {
+            assert_eq!(series[&*format!("{prefix}prompt_tokens_total{{{labels}}}")], 7.0);
+            let sum = format!("{prefix}time_to_first_token_seconds_sum{{{labels}}}");
+            assert_eq!(series[&*sum], 0.5);
+        }
+        assert_eq!(series[&*format!("vllm:kv_cache_usage_perc{{{labels}}}")], 0.25);
+        let http = r#"http_requests_total{model_name="tiny",engine="0",handler="/v1/models/{id}",method="GET",status="4xx"}"#;
+        assert_eq!(series[http], 1.0);
+    }
+
+    #[test]
+    fn every_name_is_exported_once_with_its_type_and_the_text_ends_properly() {
+        let metrics = Metrics::new("tiny");
+        metrics.cache_config.get_or_create(&BlockLabels { block_size: 16, num_gpu_blocks: 9 }).set(1);
+        let labels = HttpLabels { handler: "/health", method: "GET", status: StatusClass(200) };
+        metrics.http_requests.get_or_create(&labels).inc();
+        let text = metrics.encode();
+        for name in names::ALL {
+            for spelling in [name.ours, name.vllm] {
+                let prefix = format!("# TYPE {spelling} ");
+                assert_eq!(text.matches(&prefix).count(), 1, "{spelling}");
+            }
+        }
+        assert!(text.contains(r#"block_size="16",num_gpu_blocks="9"} 1"#));
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn a_hostile_model_name_stays_inside_its_label() {
+        let text = Metrics::new("a\"} 1\n\\b").encode();
+        assert!(text.contains(r#"model_name="a\"} 1\n\\b""#));
+    }
+}

@@ -1,0 +1,81 @@
+//! Every metric name, its vLLM spelling and its help text: the only place where they are written.
+//!
+//! Counters are named without `_total`: the OpenMetrics text format adds it. The vLLM spellings are
+//! those of vLLM's V1 engine (`vllm/v1/metrics/loggers.py`); the Gateway API inference extension
+//! reads `num_requests_waiting`, `num_requests_running`, `kv_cache_usage_perc` and
+//! `cache_config_info` among them.
+
+/// One metric: what we call it, what vLLM calls it, and what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name {
+    /// Our spelling: `playhouse_`, then noun, then base unit.
+    pub ours: &'static str,
+    /// The spelling vLLM's dashboards use.
+    pub vllm: &'static str,
+    /// Help text, without a full stop at the end (the format adds one).
+    pub help: &'static str,
+}
+
+macro_rules! names {
+    ($($constant:ident: $ours:literal, $vllm:literal, $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub const $constant: Name = Name { ours: $ours, vllm: $vllm, help: $help };
+        )*
+        /// All of them, in the order they are exported.
+        pub const ALL: &[Name] = &[$($constant),*];
+    };
+}
+
+names! {
+    HTTP_REQUESTS: "playhouse_http_requests", "http_requests",
+        "HTTP requests answered, by route, method and class of status";
+    TIME_TO_FIRST_TOKEN: "playhouse_time_to_first_token_seconds", "vllm:time_to_first_token_seconds",
+        "From the arrival of a request to its first token";
+    INTER_TOKEN_LATENCY: "playhouse_inter_token_latency_seconds", "vllm:inter_token_latency_seconds",
+        "Between two tokens of a request";
+    TIME_PER_OUTPUT_TOKEN: "playhouse_request_time_per_output_token_seconds",
+        "vllm:request_time_per_output_token_seconds",
+        "Mean time between the tokens of a finished request";
+    E2E_LATENCY: "playhouse_e2e_request_latency_seconds", "vllm:e2e_request_latency_seconds",
+        "From the arrival of a request to its end";
+    PROMPT_TOKENS: "playhouse_prompt_tokens", "vllm:prompt_tokens",
+        "Prompt tokens of requests that began to answer";
+    GENERATION_TOKENS: "playhouse_generation_tokens", "vllm:generation_tokens",
+        "Tokens generated";
+    REQUEST_PROMPT_TOKENS: "playhouse_request_prompt_tokens", "vllm:request_prompt_tokens",
+        "Prompt tokens of a finished request";
+    REQUEST_GENERATION_TOKENS: "playhouse_request_generation_tokens",
+        "vllm:request_generation_tokens", "Tokens generated for a finished request";
+    REQUEST_MAX_TOKENS: "playhouse_request_params_max_tokens", "vllm:request_params_max_tokens",
+        "max_tokens of a finished request";
+    REQUEST_N: "playhouse_request_params_n", "vllm:request_params_n",
+        "Choices asked for by a request";
+    REQUEST_SUCCESS: "playhouse_request_success", "vllm:request_success",
+        "Requests that ended, by reason";
+    REQUESTS_RUNNING: "playhouse_requests_running", "vllm:num_requests_running",
+        "Requests that hold a seat in the batch";
+    REQUESTS_WAITING: "playhouse_requests_waiting", "vllm:num_requests_waiting",
+        "Requests accepted but not yet in the batch";
+    KV_CACHE_USAGE: "playhouse_kv_cache_usage_ratio", "vllm:kv_cache_usage_perc",
+        "Part of the KV blocks in use, from 0 to 1";
+    CACHE_CONFIG: "playhouse_cache_config_info", "vllm:cache_config_info",
+        "Always 1; the labels name the size and number of KV blocks";
+    PREFIX_CACHE_QUERIES: "playhouse_prefix_cache_queries", "vllm:prefix_cache_queries",
+        "Prompt tokens looked up in the prefix cache";
+    PREFIX_CACHE_HITS: "playhouse_prefix_cache_hits", "vllm:prefix_cache_hits",
+        "Prompt tokens found in the prefix cache";
+    PREEMPTIONS: "playhouse_preemptions", "vllm:num_preemptions",
+        "Times a running request lost its blocks and was queued again";
+    ITERATION_TOKENS: "playhouse_iteration_tokens", "vllm:iteration_tokens_total",
+        "Tokens fed through the model in one step";
+    QUEUE_TIME: "playhouse_request_queue_time_seconds", "vllm:request_queue_time_seconds",
+        "From acceptance to the first step that runs a request";
+    PREFILL_TIME: "playhouse_request_prefill_time_seconds", "vllm:request_prefill_time_seconds",
+        "From the first step of a request to its first token";
+    DECODE_TIME: "playhouse_request_decode_time_seconds", "vllm:request_decode_time_seconds",
+        "From the first token of a request to its last";
+    INFERENCE_TIME: "playhouse_request_inference_time_seconds",
+        "vllm:request_inference_time_seconds",
+        "From the first step of a request to its last token";
+}
