@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::error;
 
-use crate::front_door::{AdmissionLimits, FrontDoor};
+use crate::front_door::{AdmissionLimits, Bounds, FrontDoor};
 use crate::replica::{Replica, ReplicaArgs, ReplicaMsg};
 use crate::shard::EngineFactory;
 use crate::state::ReplicaState;
@@ -24,6 +24,12 @@ pub struct DeploymentConfig {
     pub limits: Limits,
     /// Bounds of the front door.
     pub admission: AdmissionLimits,
+    /// Token ids are below this.
+    pub vocab: u32,
+    /// Longest prompt whose keys and values do not depend on its length. A longer one shares
+    /// prefix-cache blocks only with prompts of the same length. `usize::MAX` unless the model has
+    /// dynamic rope, where the frequencies of a whole prompt follow from its length.
+    pub shared_prompt_max: usize,
     /// Where the replica reports.
     pub metrics: Arc<Metrics>,
 }
@@ -61,7 +67,9 @@ impl Cluster {
     /// # Errors
     /// [`StartError`], with nothing left running.
     pub async fn start(config: DeploymentConfig) -> Result<Self, StartError> {
-        let DeploymentConfig { engine, limits, admission, metrics } = config;
+        let DeploymentConfig { engine, limits, admission, vocab, shared_prompt_max, metrics } =
+            config;
+        let bounds = Bounds { limits, admission, vocab, shared_prompt_max };
         let (state, mut watched) = watch::channel(ReplicaState::Starting);
         let args = ReplicaArgs { limits, engine, metrics, state };
         let (deployment, actors) = Actor::spawn(None, Deployment, ()).await?;
@@ -83,7 +91,7 @@ impl Cluster {
             Ok(ReplicaState::Failed { reason }) => return Err(StartError::Engine(reason)),
             _ => return Err(StartError::Engine("the replica stopped".to_owned())),
         }
-        let front_door = FrontDoor::new(replica, watched, limits, admission);
+        let front_door = FrontDoor::new(replica, watched, bounds);
         Ok(Self { front_door, deployment, actors })
     }
 

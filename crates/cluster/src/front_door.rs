@@ -38,10 +38,18 @@ struct Shared {
     state: watch::Receiver<ReplicaState>,
     draining: AtomicBool,
     next_id: AtomicU64,
-    admission: AdmissionLimits,
     requests: Arc<Semaphore>,
     prompt_tokens: Arc<Semaphore>,
-    limits: Limits,
+    bounds: Bounds,
+}
+
+/// What requests are checked against; see [`DeploymentConfig`](crate::DeploymentConfig).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) limits: Limits,
+    pub(crate) admission: AdmissionLimits,
+    pub(crate) vocab: u32,
+    pub(crate) shared_prompt_max: usize,
 }
 
 /// Why a request was not accepted. Nothing of it remains.
@@ -58,12 +66,14 @@ pub enum Rejected {
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
-    /// The prompt is larger than the KV cache, whatever else runs.
-    #[error("the prompt has {tokens} tokens, the KV cache holds at most {limit}")]
+    /// The prompt is larger than the context or the KV cache, whatever else runs.
+    #[error(
+        "the request needs {tokens} tokens of context (its prompt and one more), there are {limit}"
+    )]
     NeverFits {
-        /// Tokens of the prompt.
+        /// Tokens of the prompt, and one to generate.
         tokens: usize,
-        /// Tokens that fit.
+        /// Tokens one sequence can have.
         limit: usize,
     },
     /// No replica can take work, and none will without help.
@@ -80,8 +90,7 @@ impl FrontDoor {
     pub(crate) fn new(
         replica: ActorRef<ReplicaMsg>,
         state: watch::Receiver<ReplicaState>,
-        limits: Limits,
-        admission: AdmissionLimits,
+        bounds: Bounds,
     ) -> Self {
         let semaphore = |permits: u32| Arc::new(Semaphore::new(permits as usize));
         let shared = Shared {
@@ -89,10 +98,9 @@ impl FrontDoor {
             state,
             draining: AtomicBool::new(false),
             next_id: AtomicU64::new(0),
-            admission,
-            requests: semaphore(admission.requests),
-            prompt_tokens: semaphore(admission.prompt_tokens),
-            limits,
+            requests: semaphore(bounds.admission.requests),
+            prompt_tokens: semaphore(bounds.admission.prompt_tokens),
+            bounds,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -117,13 +125,14 @@ impl FrontDoor {
         if let ReplicaState::Failed { reason } = &*shared.state.borrow() {
             return Err(Rejected::Unavailable { reason: reason.clone() });
         }
-        let limit = shared.limits.prompt_tokens_max();
-        if prompt.len() > limit {
-            return Err(Rejected::NeverFits { tokens: prompt.len(), limit });
+        let (tokens, limit) = (prompt.len() + 1, shared.bounds.limits.context());
+        if tokens > limit {
+            return Err(Rejected::NeverFits { tokens, limit });
         }
         let permits = self.permits(prompt.len())?;
         let id = RequestId(shared.next_id.fetch_add(1, Ordering::Relaxed));
         let (sink, generation) = generation::connect(id, shared.replica.clone(), permits);
+        let cache_salt = shared.salt(cache_salt, prompt.len());
         let request = GenerateRequest { id, prompt, sampling, cache_salt };
         // If the replica is gone the sink is dropped here, and the generation says so.
         drop(shared.replica.cast(ReplicaMsg::Admit(request, sink)));
@@ -134,7 +143,7 @@ impl FrontDoor {
         let shared = &*self.shared;
         // One prompt may be longer than the whole bound; alone it is still let in.
         let tokens = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
-        let tokens = tokens.min(shared.admission.prompt_tokens);
+        let tokens = tokens.min(shared.bounds.admission.prompt_tokens);
         let request = Arc::clone(&shared.requests).try_acquire_owned();
         let request = request.map_err(|error| self.refusal(&error))?;
         let tokens = Arc::clone(&shared.prompt_tokens).try_acquire_many_owned(tokens);
@@ -155,7 +164,7 @@ impl FrontDoor {
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         let free = u32::try_from(self.shared.requests.available_permits()).unwrap_or(u32::MAX);
-        self.shared.admission.requests.saturating_sub(free)
+        self.shared.bounds.admission.requests.saturating_sub(free)
     }
 
     /// Whether a replica takes work and we are not draining.
@@ -179,7 +188,13 @@ impl FrontDoor {
     /// Longest sequence, prompt and output together, in tokens.
     #[must_use]
     pub fn max_model_len(&self) -> usize {
-        self.shared.limits.max_model_len
+        self.shared.bounds.limits.max_model_len
+    }
+
+    /// Token ids are below this.
+    #[must_use]
+    pub fn vocab(&self) -> u32 {
+        self.shared.bounds.vocab
     }
 
     /// Refuses new requests from now on.
@@ -189,8 +204,22 @@ impl FrontDoor {
 
     /// Waits until every accepted request has finished. Call [`FrontDoor::start_drain`] first.
     pub async fn drained(&self) {
-        let all = self.shared.admission.requests;
+        let all = self.shared.bounds.admission.requests;
         let permits: Result<_, AcquireError> = self.shared.requests.acquire_many(all).await;
         drop(permits.expect("the semaphore is never closed"));
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Keeps prompts apart whose blocks differ although their tokens do not: see
+    /// [`DeploymentConfig::shared_prompt_max`](crate::DeploymentConfig::shared_prompt_max).
+    fn salt(&self, salt: u64, prompt_tokens: usize) -> u64 {
+        if prompt_tokens <= self.bounds.shared_prompt_max {
+            return salt;
+        }
+        // An odd factor permutes the 64-bit numbers, so lengths stay distinct (Knuth's constant).
+        salt ^ (prompt_tokens as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
     }
 }

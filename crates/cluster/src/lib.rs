@@ -24,6 +24,7 @@ mod deployment;
 mod front_door;
 mod generation;
 mod replica;
+mod report;
 mod restart;
 mod shard;
 mod stage;

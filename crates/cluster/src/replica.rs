@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::generation::Sink;
+use crate::report::Report;
 use crate::restart::RestartBudget;
 use crate::shard::{EngineFactory, ShardArgs};
 use crate::stage::{Stage, StageMsg};
@@ -56,6 +57,7 @@ pub(crate) struct State {
     port: Option<StepPort>,
     in_flight: usize,
     restarts: RestartBudget,
+    report: Report,
     origin: Instant,
 }
 
@@ -72,6 +74,7 @@ impl Actor for Replica {
         args: ReplicaArgs,
     ) -> Result<State, ActorProcessingErr> {
         let epoch = Epoch(1);
+        let report = Report::new(Arc::clone(&args.metrics), &args.limits);
         Ok(State {
             scheduler: Scheduler::new(args.limits, epoch),
             stage: start_stage(&me, &args, epoch).await?,
@@ -81,6 +84,7 @@ impl Actor for Replica {
             port: None,
             in_flight: 0,
             restarts: RestartBudget::default(),
+            report,
             origin: Instant::now(),
         })
     }
@@ -195,6 +199,7 @@ impl State {
         while self.in_flight < STEPS_IN_FLIGHT {
             let Some(port) = &self.port else { break };
             let Some(plan) = self.scheduler.plan_step(self.origin.elapsed()) else { break };
+            self.report.planned(&plan);
             // An engine that is gone has said so to its shard; the restart is on its way.
             if port.submit(plan).is_err() {
                 self.port = None;
@@ -202,7 +207,7 @@ impl State {
             }
             self.in_flight += 1;
         }
-        self.report();
+        self.report.update(&mut self.scheduler);
     }
 
     /// One for all: the requests stay, everything below them starts again in a higher epoch
@@ -223,7 +228,7 @@ impl State {
         warn!(epoch = %self.epoch, reason, ?backoff, "replica restarting");
         self.epoch = Epoch(self.epoch.0 + 1);
         self.args.state.send_replace(ReplicaState::Restarting { reason: reason.to_owned() });
-        self.args.metrics.replica_restarts.inc();
+        self.report.restarted();
         for emission in self.scheduler.restart(self.epoch) {
             self.deliver(emission);
         }

@@ -3,9 +3,9 @@
 #[path = "engines/scripted.rs"]
 mod scripted;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use playhouse_cluster::{
@@ -15,7 +15,6 @@ use playhouse_cluster::{
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
 use playhouse_types::{FinishReason, SamplingParams, TokenId};
-use std::sync::Mutex;
 
 use scripted::{Fault, engines, no_fault};
 
@@ -33,9 +32,19 @@ fn count(position: usize) -> TokenId {
     TokenId::try_from(position).expect("a short sequence")
 }
 
+fn config(engine: EngineFactory, metrics: Arc<Metrics>) -> DeploymentConfig {
+    DeploymentConfig {
+        engine,
+        limits: LIMITS,
+        admission: ADMISSION,
+        vocab: 1 << 16,
+        shared_prompt_max: usize::MAX,
+        metrics,
+    }
+}
+
 async fn start(engine: EngineFactory, metrics: &Arc<Metrics>) -> Cluster {
-    let metrics = Arc::clone(metrics);
-    let config = DeploymentConfig { engine, limits: LIMITS, admission: ADMISSION, metrics };
+    let config = config(engine, Arc::clone(metrics));
     Cluster::start(config).await.expect("the cluster starts")
 }
 
@@ -186,12 +195,7 @@ async fn a_crash_loop_ends_in_failed_with_its_reason() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_engine_that_cannot_start_is_a_start_error() {
     let engine: EngineFactory = Arc::new(|_, _| Err(std::io::Error::other("no thread left")));
-    let config = DeploymentConfig {
-        engine,
-        limits: LIMITS,
-        admission: ADMISSION,
-        metrics: metrics(),
-    };
+    let config = config(engine, metrics());
     let error: StartError = Cluster::start(config).await.expect_err("it cannot start");
     assert!(error.to_string().contains("no thread left"), "{error}");
 }

@@ -1,6 +1,7 @@
 //! Typed handles of every metric, and their text form.
 
 use std::fmt::{self, Write};
+use std::iter;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text::encode;
@@ -71,6 +72,12 @@ pub struct Metrics {
     pub decode_time: Histogram,
     /// Seconds from the first step to the last token.
     pub inference_time: Histogram,
+    /// KV blocks held by sequences.
+    pub kv_blocks_held: Gauge,
+    /// KV blocks there are.
+    pub kv_blocks: Gauge,
+    /// Restarts of the replica after an engine died.
+    pub replica_restarts: Counter,
 }
 
 /// Labels of [`Metrics::http_requests`]; all of them from fixed sets (**TEL-2**).
@@ -156,6 +163,9 @@ impl Metrics {
             prefill_time: add.histogram(names::PREFILL_TIME, SECONDS),
             decode_time: add.histogram(names::DECODE_TIME, SECONDS),
             inference_time: add.histogram(names::INFERENCE_TIME, SECONDS),
+            kv_blocks_held: add.metric(names::KV_BLOCKS_HELD, Gauge::default()),
+            kv_blocks: add.metric(names::KV_BLOCKS, Gauge::default()),
+            replica_restarts: add.metric(names::REPLICA_RESTARTS, Counter::default()),
             registry: Registry::default(),
         };
         // A rate over a series that appears with its first event misses that event.
@@ -180,7 +190,7 @@ impl Metrics {
 
 impl Spellings<'_> {
     fn metric<M: Metric + Clone>(&mut self, name: Name, metric: M) -> M {
-        for spelling in [name.ours, name.vllm] {
+        for spelling in iter::once(name.ours).chain(name.vllm) {
             self.0.register(spelling, name.help, metric.clone());
         }
         metric
@@ -263,7 +273,7 @@ mod tests {
         metrics.http_requests.get_or_create(&labels).inc();
         let text = metrics.encode();
         for name in names::ALL {
-            for spelling in [name.ours, name.vllm] {
+            for spelling in iter::once(name.ours).chain(name.vllm) {
                 let prefix = format!("# TYPE {spelling} ");
                 assert_eq!(text.matches(&prefix).count(), 1, "{spelling}");
             }

@@ -10,17 +10,21 @@
 pub struct Name {
     /// Our spelling: `playhouse_`, then noun, then base unit.
     pub ours: &'static str,
-    /// The spelling vLLM's dashboards use.
-    pub vllm: &'static str,
+    /// The spelling vLLM's dashboards use, where vLLM has such a metric.
+    pub vllm: Option<&'static str>,
     /// Help text, without a full stop at the end (the format adds one).
     pub help: &'static str,
 }
 
 macro_rules! names {
-    ($($constant:ident: $ours:literal, $vllm:literal, $help:literal;)*) => {
+    ($($constant:ident: $ours:literal, $($vllm:literal)?, $help:literal;)*) => {
         $(
             #[doc = $help]
-            pub const $constant: Name = Name { ours: $ours, vllm: $vllm, help: $help };
+            pub const $constant: Name = Name {
+                ours: $ours,
+                vllm: [$($vllm,)?].first().copied(),
+                help: $help,
+            };
         )*
         /// All of them, in the order they are exported.
         pub const ALL: &[Name] = &[$($constant),*];
@@ -78,4 +82,9 @@ names! {
     INFERENCE_TIME: "playhouse_request_inference_time_seconds",
         "vllm:request_inference_time_seconds",
         "From the first step of a request to its last token";
+    KV_BLOCKS_HELD: "playhouse_kv_blocks_held",,
+        "KV blocks held by running requests, beyond the prefix cache";
+    KV_BLOCKS: "playhouse_kv_blocks",, "KV blocks of the replica";
+    REPLICA_RESTARTS: "playhouse_replica_restarts",,
+        "Times a replica started again because an engine died";
 }
