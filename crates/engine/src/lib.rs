@@ -1,1 +1,127 @@
 //! One shard: executes step plans in order on its own thread.
+//!
+//! - **E-1** plans are executed in the order they were submitted; each gives one
+//!   [`EngineEvent::Step`], unless the engine exits.
+//! - **E-2** a step that fails or panics ends the engine, not the process:
+//!   [`EngineEvent::Exited`] says why, and it is the last event. Dropping the [`StepPort`] ends it
+//!   silently, after the plans that were already submitted.
+//! - **E-3** an outcome depends on the plans, not on how they are batched or chunked, nor on the
+//!   thread count (**G2**).
+//!
+//! An engine decides nothing (**A4**): it neither stops a sequence nor picks a block. A plan it
+//! cannot follow (of another epoch, with a position missing, a block table too short) is a broken
+//! invariant of the planner, and ends it.
+#![forbid(unsafe_code)]
+
+mod seat;
+mod worker;
+
+use std::any::Any;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use playhouse_model::Model;
+use playhouse_types::{Epoch, StepOutcome, StepPlan};
+
+use worker::Worker;
+
+/// Plans that wait beside the one being executed. A pipeline of one stage keeps two steps in
+/// flight; the rest is room for plans that only release seats.
+pub const STEPS_QUEUED_MAX: usize = 4;
+
+/// What an engine is given once.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineConfig {
+    /// The incarnation whose plans it obeys.
+    pub epoch: Epoch,
+    /// Blocks of the KV cache.
+    pub kv_blocks: usize,
+    /// Seats.
+    pub max_num_seqs: usize,
+}
+
+/// What an engine reports, from its own thread.
+#[derive(Clone, Debug, PartialEq)]
+pub enum EngineEvent {
+    /// A plan was executed.
+    Step(StepOutcome),
+    /// The engine failed. The last event.
+    Exited {
+        /// As configured.
+        epoch: Epoch,
+        /// Why, for a person.
+        reason: String,
+    },
+}
+
+/// Where plans go. Dropping it ends the engine.
+#[derive(Debug)]
+pub struct StepPort {
+    plans: SyncSender<StepPlan>,
+}
+
+/// Why a plan was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// [`STEPS_QUEUED_MAX`] plans wait: submit again after an outcome.
+    #[error("the engine has {STEPS_QUEUED_MAX} plans waiting; submit again after an outcome")]
+    Full,
+    /// The engine has exited; an [`EngineEvent::Exited`] says why.
+    #[error("the engine has exited")]
+    Gone,
+}
+
+// === impl StepPort ===
+
+impl StepPort {
+    /// Queues a plan. Never blocks.
+    ///
+    /// # Errors
+    /// When the queue is full or the engine is gone; the plan is lost then.
+    pub fn submit(&self, plan: StepPlan) -> Result<(), SubmitError> {
+        self.plans.try_send(plan).map_err(|error| match error {
+            TrySendError::Full(_) => SubmitError::Full,
+            TrySendError::Disconnected(_) => SubmitError::Gone,
+        })
+    }
+}
+
+/// Starts an engine on a thread of its own. `on_event` runs on that thread, between steps: it
+/// should hand the event on and return.
+///
+/// # Errors
+/// When the operating system refuses a thread.
+pub fn spawn(
+    model: Arc<Model>,
+    config: EngineConfig,
+    on_event: impl Fn(EngineEvent) + Send + 'static,
+) -> io::Result<(StepPort, JoinHandle<()>)> {
+    let (plans, queue) = sync_channel(STEPS_QUEUED_MAX);
+    let thread = thread::Builder::new().name("engine".to_owned()).spawn(move || {
+        let steps = || {
+            let mut worker = Worker::new(&model, &config)?;
+            for plan in &queue {
+                on_event(EngineEvent::Step(worker.execute(plan)?));
+            }
+            Ok::<_, worker::StepError>(())
+        };
+        let reason = match catch_unwind(AssertUnwindSafe(steps)) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => panic_text(panic.as_ref()),
+        };
+        // Who hears of the exit must find the port closed.
+        drop(queue);
+        on_event(EngineEvent::Exited { epoch: config.epoch, reason });
+    })?;
+    Ok((StepPort { plans }, thread))
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panicked: {}", text.unwrap_or("no message"))
+}

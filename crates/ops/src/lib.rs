@@ -1,1 +1,39 @@
 //! Tensor operations of the decoder: one function per op, CPU kernels chosen at run time.
+//!
+//! - **OP-1** a row's bits do not depend on the batch it is in, its place there, how a prompt was
+//!   chunked, or the number of threads. They depend on the row, the weights and the [`Isa`].
+//! - **OP-2** a non-finite value in a row changes no other row.
+//! - **OP-3** values are rounded where Hugging Face transformers (eager, CPU) rounds them; between
+//!   those points all arithmetic is `f32`.
+//!
+//! Tensors are row-major `bf16`, `f16` or `f32`, all operands of an op of one type. Weights are
+//! used as they lie in the file. Shapes are checked: a wrong operand is an error, not a panic.
+//!
+//! Not here: what the decoder is made of (see `model`), or who owns a KV block (see `kvcache`).
+
+mod attention;
+mod element;
+mod elementwise;
+mod embedding;
+mod isa;
+mod kv;
+mod linear;
+mod mapped;
+mod norm;
+mod ragged;
+mod rope;
+mod scratch;
+mod simd;
+mod threads;
+
+pub use attention::paged_attention;
+pub use elementwise::{add, silu_mul};
+pub use embedding::embedding;
+pub use isa::Isa;
+pub use kv::KvLayer;
+pub use linear::{linear, linear_f32};
+pub use mapped::{Mapped, map_file};
+pub use norm::rms_norm;
+pub use ragged::{Ragged, Sequence};
+pub use rope::{RopeRows, rope_and_store};
+pub use threads::Threads;

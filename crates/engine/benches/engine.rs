@@ -1,0 +1,179 @@
+//! Decode and prefill speed of the engine on a random model of the shape of Qwen2.5-0.5B, in bf16.
+//!
+//! `cargo bench -p playhouse-engine` prints a table. Threads: `BENCH_THREADS`, 2 by default.
+#![allow(clippy::print_stdout, reason = "a benchmark reports to a person")]
+
+use std::hint::black_box;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use playhouse_collectives::Communicator;
+use playhouse_engine::{EngineConfig, EngineEvent, StepPort, spawn};
+use playhouse_model::{Dtype, KvCache, Model, ModelConfig, Weights};
+use playhouse_ops::Threads;
+use playhouse_types::{
+    Admitted, BLOCK_TOKENS, BlockId, Epoch, Logits, Run, SamplingParams, Slot, StepId, StepOutcome,
+    StepPlan, TokenId,
+};
+
+const CONFIG: &str = r#"{
+    "architectures": ["Qwen2ForCausalLM"], "hidden_size": 896, "intermediate_size": 4864,
+    "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2,
+    "vocab_size": 151936, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0,
+    "tie_word_embeddings": true, "max_position_embeddings": 32768
+}"#;
+const EPOCH: Epoch = Epoch(0);
+const SEATS: u32 = 16;
+/// Tokens a seat may hold.
+const SEAT_TOKENS: usize = 640;
+const SEAT_BLOCKS: usize = SEAT_TOKENS / BLOCK_TOKENS;
+
+struct Bench {
+    port: StepPort,
+    events: Receiver<EngineEvent>,
+    steps: u64,
+}
+
+fn main() {
+    let threads = std::env::var("BENCH_THREADS").ok().and_then(|count| count.parse().ok());
+    let threads = Threads::new(threads.or(NonZeroUsize::new(2)).expect("2 is not 0"));
+    let spec = ModelConfig::parse(CONFIG.as_bytes()).expect("the config is valid").spec;
+    let weights = Weights::random(&spec, Dtype::Bf16, 1).expect("there is memory");
+    let (parameters, bandwidth) = (spec.parameters(), read_bandwidth(&threads));
+    println!(
+        "{} M parameters in bf16, {} threads, {:?}; memory is read at {:.1} GB/s",
+        parameters / 1_000_000,
+        threads.count(),
+        threads.isa(),
+        bandwidth / 1e9,
+    );
+    println!("KV cache: {} bytes per block", KvCache::bytes_per_block(&spec, weights.dtype()));
+
+    let model = Model::new(spec, weights, Communicator::solo(), threads);
+    let mut bench = Bench::new(model);
+    println!("{:<34} {:>9} {:>12} {:>16}", "", "tok/s", "ms per step", "limit (tok/s)");
+    let memory_limit = bandwidth / (2.0 * parameters as f64);
+    for batch in [1, 4, 16] {
+        let step = bench.decode(batch, 128);
+        let name = format!("decode, batch {batch}, context 128");
+        report(&name, batch as usize, step, Some(memory_limit * f64::from(batch)));
+    }
+    let step = bench.decode(1, 512);
+    report("decode, batch 1, context 512", 1, step, Some(memory_limit));
+    for tokens in [64, 512] {
+        let step = bench.prefill(tokens);
+        report(&format!("prefill, {tokens} tokens"), tokens, step, None);
+    }
+}
+
+fn report(name: &str, tokens: usize, step: Duration, limit: Option<f64>) {
+    let limit = limit.map_or_else(String::new, |limit| format!("{limit:.0} (memory)"));
+    let rate = tokens as f64 / step.as_secs_f64();
+    println!("{name:<34} {rate:>9.1} {:>12.2} {limit:>16}", 1e3 * step.as_secs_f64());
+}
+
+/// Bytes per second that all threads together read from memory.
+fn read_bandwidth(threads: &Threads) -> f64 {
+    const WORDS: usize = 1 << 26;
+    let words = vec![1_u64; WORDS];
+    let part = WORDS.div_ceil(threads.count());
+    let pass = || {
+        let start = Instant::now();
+        threads.run(threads.count(), |index| {
+            let sum = words.chunks(part).nth(index).map(|part| part.iter().fold(0, |a, b| a ^ b));
+            black_box(sum);
+        });
+        start.elapsed()
+    };
+    let fastest = (0..5).map(|_| pass()).min().expect("five passes");
+    (WORDS * size_of::<u64>()) as f64 / fastest.as_secs_f64()
+}
+
+// === impl Bench ===
+
+impl Bench {
+    fn new(model: Model) -> Self {
+        let kv_blocks = SEATS as usize * SEAT_BLOCKS;
+        let config = EngineConfig { epoch: EPOCH, kv_blocks, max_num_seqs: SEATS as usize };
+        let (sender, events) = channel();
+        let on_event = move |event| {
+            let _ = sender.send(event);
+        };
+        let (port, _) = spawn(Arc::new(model), config, on_event).expect("a thread starts");
+        Self { port, events, steps: 0 }
+    }
+
+    fn step(&mut self, released: Vec<Slot>, admitted: Vec<Admitted>, runs: Vec<Run>) -> StepOutcome {
+        let step = StepId(self.steps);
+        self.steps += 1;
+        self.port
+            .submit(StepPlan { epoch: EPOCH, step, released, admitted, runs })
+            .expect("one step at a time");
+        match self.events.recv().expect("the engine runs") {
+            EngineEvent::Step(outcome) => outcome,
+            EngineEvent::Exited { reason, .. } => panic!("{reason}"),
+        }
+    }
+
+    /// Fills `batch` seats with `context` tokens each; the time that took.
+    fn fill(&mut self, batch: u32, context: usize) -> Duration {
+        let tokens: Vec<TokenId> = (0..context as u32).map(|i| 7 + i * 37 % 150_000).collect();
+        let admitted = |slot| Admitted {
+            slot: Slot(slot),
+            tokens: tokens.clone().into(),
+            prompt_tokens: context as u32,
+            sampling: Arc::new(SamplingParams::greedy(u32::MAX)),
+            blocks: Vec::new(),
+        };
+        let run = |slot: u32| Run {
+            slot: Slot(slot),
+            start: 0,
+            tokens: context as u32,
+            new_blocks: (0..SEAT_BLOCKS as u32)
+                .map(|block| BlockId(slot * SEAT_BLOCKS as u32 + block))
+                .collect(),
+            logits: Logits::Last,
+        };
+        let start = Instant::now();
+        self.step(Vec::new(), (0..batch).map(admitted).collect(), (0..batch).map(run).collect());
+        start.elapsed()
+    }
+
+    fn release(&mut self, batch: u32) {
+        self.step((0..batch).map(Slot).collect(), Vec::new(), Vec::new());
+    }
+
+    /// Median time of a decode step.
+    fn decode(&mut self, batch: u32, context: usize) -> Duration {
+        const STEPS: usize = 24;
+        self.fill(batch, context);
+        let mut times = Vec::new();
+        for step in 0..STEPS {
+            let run = |slot| Run {
+                slot: Slot(slot),
+                start: (context + step) as u32,
+                tokens: 1,
+                new_blocks: Vec::new(),
+                logits: Logits::Last,
+            };
+            let start = Instant::now();
+            self.step(Vec::new(), Vec::new(), (0..batch).map(run).collect());
+            times.push(start.elapsed());
+        }
+        self.release(batch);
+        times.sort_unstable();
+        times[STEPS / 2]
+    }
+
+    /// Fastest of a few prefills: each is long enough to be disturbed.
+    fn prefill(&mut self, tokens: usize) -> Duration {
+        let pass = |bench: &mut Self| {
+            let time = bench.fill(1, tokens);
+            bench.release(1);
+            time
+        };
+        (0..4).map(|_| pass(self)).min().expect("four passes")
+    }
+}

@@ -1,0 +1,118 @@
+//! A sequence on the engine.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use playhouse_model::sampling::{self, TokenState};
+use playhouse_model::Chunk;
+use playhouse_types::{
+    Admitted, BLOCK_TOKENS, BlockId, Logits, Run, Sampled, SamplingParams, TokenId, TokenLogprobs,
+};
+
+/// One sequence: what it is and how far it has come.
+pub(crate) struct Seat {
+    /// Prompt and output.
+    tokens: Vec<TokenId>,
+    prompt_tokens: usize,
+    /// Leading tokens whose keys and values are in the cache.
+    cached: usize,
+    blocks: Vec<BlockId>,
+    sampling: Arc<SamplingParams>,
+    state: TokenState,
+}
+
+/// What becomes of one output of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Output {
+    /// Report the log-probability of this prompt token.
+    pub(crate) prompt_token: Option<TokenId>,
+    /// Sample the next token.
+    pub(crate) sample: bool,
+}
+
+// === impl Seat ===
+
+impl Seat {
+    pub(crate) fn new(admitted: Admitted) -> Self {
+        let Admitted { slot, tokens, prompt_tokens, sampling, blocks } = admitted;
+        let (known, prompt_tokens) = (tokens.len(), prompt_tokens as usize);
+        assert!(0 < prompt_tokens && prompt_tokens <= known, "{slot}: {prompt_tokens} of {known}");
+        let cached = blocks.len() * BLOCK_TOKENS;
+        assert!(cached < known, "{slot}: {cached} tokens cached of {known}, nothing left to feed");
+        let state = TokenState::new(&tokens, prompt_tokens, &sampling);
+        Self { tokens: tokens.to_vec(), prompt_tokens, cached, blocks, sampling, state }
+    }
+
+    /// Takes the new blocks of a run and says what to feed, and what becomes of each output.
+    pub(crate) fn begin(&mut self, run: &Run, kv_blocks: usize) -> (Chunk, Vec<Output>) {
+        let slot = run.slot;
+        let (start, fed) = (run.start as usize, run.tokens as usize);
+        let (end, known) = (start + fed, self.tokens.len());
+        assert!(fed > 0, "{slot}: a run of no tokens");
+        assert!(start <= self.cached, "{slot}: run from {start}, cached up to {}", self.cached);
+        assert!(end <= known, "{slot}: run up to {end}, known up to {known}");
+        self.blocks.extend_from_slice(&run.new_blocks);
+        let room = self.blocks.len() * BLOCK_TOKENS;
+        assert!(end <= room, "{slot}: run up to {end}, blocks hold {room}");
+        for block in &run.new_blocks {
+            assert!((block.0 as usize) < kv_blocks, "{slot}: {block} of {kv_blocks}");
+        }
+        self.cached = self.cached.max(end);
+
+        let (outputs, uses) = self.outputs(run);
+        let chunk = Chunk {
+            tokens: self.tokens[start..end].to_vec(),
+            start,
+            prompt_tokens: self.prompt_tokens,
+            blocks: self.blocks.clone(),
+            outputs,
+        };
+        (chunk, uses)
+    }
+
+    /// The rows of a run whose outputs are wanted, and what for.
+    fn outputs(&self, run: &Run) -> (Range<usize>, Vec<Output>) {
+        let (start, fed) = (run.start as usize, run.tokens as usize);
+        let at_end = start + fed == self.tokens.len();
+        let (wanted, sample) = match run.logits {
+            Logits::None => (0..0, false),
+            Logits::Last => {
+                assert!(at_end, "{}: sampling from a token before the last", run.slot);
+                (fed - 1..fed, true)
+            }
+            Logits::All => {
+                // The last prompt token predicts no prompt token.
+                let predicting = (self.prompt_tokens - 1).saturating_sub(start).min(fed);
+                match (predicting, at_end) {
+                    (0, true) => (fed - 1..fed, true),
+                    (_, true) => (0..fed, true),
+                    (_, false) => (0..predicting, false),
+                }
+            }
+        };
+        let output = |row: usize| {
+            let next = start + row + 1;
+            let reported = run.logits == Logits::All && next < self.prompt_tokens;
+            Output {
+                prompt_token: reported.then(|| self.tokens[next]),
+                sample: sample && row + 1 == fed,
+            }
+        };
+        (wanted.clone(), wanted.map(output).collect())
+    }
+
+    /// Log-probabilities of a prompt token, given the logits before it.
+    pub(crate) fn prompt_logprobs(&self, token: TokenId, logits: &[f32]) -> TokenLogprobs {
+        sampling::token_logprobs(logits, token, self.sampling.prompt_logprobs.unwrap_or(0))
+    }
+
+    /// Samples the next token and appends it.
+    pub(crate) fn sample(&mut self, logits: &[f32]) -> Sampled {
+        let token = sampling::sample(logits, &self.sampling, &self.state);
+        self.tokens.push(token);
+        self.state.push(token);
+        let count = self.sampling.logprobs;
+        let logprobs = count.map(|count| sampling::token_logprobs(logits, token, count));
+        Sampled { token, logprobs }
+    }
+}

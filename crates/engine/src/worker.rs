@@ -1,0 +1,97 @@
+//! The batch state and the execution of a step.
+
+use playhouse_model::{ForwardError, KvCache, Model};
+use playhouse_types::{Epoch, RunOutcome, Slot, StepId, StepOutcome, StepPlan};
+
+use crate::EngineConfig;
+use crate::seat::Seat;
+
+/// Rows of logits held at a time: with a vocabulary of 150,000 they take 38 MB, where those of a
+/// whole prompt with log-probabilities would take gigabytes.
+const LOGITS_ROWS_MAX: usize = 64;
+
+/// Executes plans, one after the other.
+pub(crate) struct Worker<'a> {
+    model: &'a Model,
+    config: &'a EngineConfig,
+    cache: KvCache,
+    seats: Vec<Option<Seat>>,
+    next_step: StepId,
+}
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StepError {
+    #[error("got a plan of {given}, this engine runs {own}")]
+    Epoch { given: Epoch, own: Epoch },
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+}
+
+// === impl Worker ===
+
+impl<'a> Worker<'a> {
+    pub(crate) fn new(model: &'a Model, config: &'a EngineConfig) -> Result<Self, StepError> {
+        let cache = KvCache::new(model.spec(), config.kv_blocks, model.dtype())?;
+        let seats = (0..config.max_num_seqs).map(|_| None).collect();
+        Ok(Self { model, config, cache, seats, next_step: StepId(0) })
+    }
+
+    pub(crate) fn execute(&mut self, plan: StepPlan) -> Result<StepOutcome, StepError> {
+        let StepPlan { epoch, step, released, admitted, runs } = plan;
+        if epoch != self.config.epoch {
+            return Err(StepError::Epoch { given: epoch, own: self.config.epoch });
+        }
+        assert_eq!(step, self.next_step, "steps come in order");
+        self.next_step.0 += 1;
+        for slot in released {
+            let seat = self.seat_at(slot).take();
+            assert!(seat.is_some(), "{slot}: released while empty");
+        }
+        for sequence in admitted {
+            let seat = self.seat_at(sequence.slot);
+            assert!(seat.is_none(), "{}: admitted while taken", sequence.slot);
+            *seat = Some(Seat::new(sequence));
+        }
+
+        let kv_blocks = self.config.kv_blocks;
+        let (mut chunks, mut outputs) = (Vec::new(), Vec::new());
+        for (index, run) in runs.iter().enumerate() {
+            let again = runs[..index].iter().any(|other| other.slot == run.slot);
+            assert!(!again, "{}: two runs in one step", run.slot);
+            let (chunk, uses) = self.occupied(run.slot).begin(run, kv_blocks);
+            chunks.push(chunk);
+            outputs.extend(uses.into_iter().map(|output| (index, output)));
+        }
+        let outcome = |slot| RunOutcome { slot, sampled: None, prompt_logprobs: Vec::new() };
+        let mut outcomes: Vec<_> = runs.iter().map(|run| outcome(run.slot)).collect();
+        if !chunks.is_empty() {
+            let hidden = self.model.forward(&chunks, &self.cache)?;
+            let mut first = 0;
+            for part in outputs.chunks(LOGITS_ROWS_MAX) {
+                let logits = self.model.logits(&hidden, first..first + part.len())?;
+                first += part.len();
+                for (&(run, output), logits) in part.iter().zip(&logits) {
+                    let outcome = &mut outcomes[run];
+                    let seat = self.occupied(outcome.slot);
+                    if let Some(token) = output.prompt_token {
+                        outcome.prompt_logprobs.push(seat.prompt_logprobs(token, logits));
+                    }
+                    if output.sample {
+                        outcome.sampled = Some(seat.sample(logits));
+                    }
+                }
+            }
+        }
+        Ok(StepOutcome { epoch, step, runs: outcomes })
+    }
+
+    fn seat_at(&mut self, slot: Slot) -> &mut Option<Seat> {
+        let seats = self.seats.len();
+        self.seats.get_mut(slot.0 as usize).unwrap_or_else(|| panic!("{slot}: of {seats} seats"))
+    }
+
+    fn occupied(&mut self, slot: Slot) -> &mut Seat {
+        self.seat_at(slot).as_mut().unwrap_or_else(|| panic!("{slot}: run while empty"))
+    }
+}

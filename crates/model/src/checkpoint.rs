@@ -1,0 +1,221 @@
+//! Where the files of a model come from: a folder, or the binary itself.
+//!
+//! - **CK-1** nothing outside the folder is read: names are plain file names, and a symbolic link
+//!   must end inside the folder or, in the layout of the Hugging Face cache, in the `blobs` folder
+//!   beside `snapshots`.
+//! - **CK-2** only regular files are opened, small ones up to [`SMALL_FILE_MAX`] bytes.
+//!
+//! Not here: what the files mean (see [`crate::ModelConfig`], [`crate::Weights`]).
+
+use std::borrow::Cow;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::ops::Deref;
+use std::path::{Component, Path, PathBuf};
+
+use playhouse_ops::{Mapped, map_file};
+
+/// Largest file that [`Checkpoint::read`] returns, in bytes. The largest tokenizers published are
+/// about 35 MB.
+pub const SMALL_FILE_MAX: u64 = 256 << 20;
+
+/// The files of a model.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    source: Source,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    /// A canonical path.
+    Folder(PathBuf),
+    Embedded(&'static [(&'static str, &'static [u8])]),
+}
+
+/// The bytes of a whole file, mapped or embedded.
+pub(crate) enum FileBytes {
+    Mapped(Mapped),
+    Embedded(&'static [u8]),
+}
+
+/// Why a file of a checkpoint cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// No such folder.
+    #[error(
+        "{}: not a model folder: {reason}; give the path of a folder with config.json, \
+         tokenizer.json and model.safetensors", path.display()
+    )]
+    NotAFolder {
+        /// The path given.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file that every checkpoint has is missing.
+    #[error("{place}: {name} is missing")]
+    Missing {
+        /// The folder.
+        place: String,
+        /// The file.
+        name: String,
+    },
+    /// A name that is no plain file name, or a link that leaves the folder (**CK-1**).
+    #[error("{place}: {name}: {reason}")]
+    Escapes {
+        /// The folder.
+        place: String,
+        /// The file, as it was named.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file is larger than anything of its kind (**CK-2**).
+    #[error("{place}: {name}: found {bytes} bytes, expected at most {SMALL_FILE_MAX}")]
+    TooLarge {
+        /// The folder.
+        place: String,
+        /// The file.
+        name: String,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The operating system refused.
+    #[error("{place}: {name}: {source}")]
+    Io {
+        /// The folder.
+        place: String,
+        /// The file.
+        name: String,
+        /// The refusal.
+        source: io::Error,
+    },
+}
+
+// === impl Checkpoint ===
+
+impl Checkpoint {
+    /// A checkpoint in a folder, in the layout of Hugging Face.
+    ///
+    /// # Errors
+    /// When `folder` is not a folder that can be read.
+    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        let refuse = |reason: String| CheckpointError::NotAFolder { path: folder.into(), reason };
+        let path = folder.canonicalize().map_err(|error| refuse(error.to_string()))?;
+        if !path.is_dir() {
+            return Err(refuse("it is a file".to_owned()));
+        }
+        Ok(Self { source: Source::Folder(path) })
+    }
+
+    /// A checkpoint compiled into the binary: pairs of file name and contents.
+    #[must_use]
+    pub fn embedded(files: &'static [(&'static str, &'static [u8])]) -> Self {
+        Self { source: Source::Embedded(files) }
+    }
+
+    /// A whole small file, such as `tokenizer.json`; `None` if there is no such file.
+    ///
+    /// # Errors
+    /// When the file exists and cannot be read, or breaks **CK-1** or **CK-2**.
+    pub fn read(&self, name: &str) -> Result<Option<Cow<'static, [u8]>>, CheckpointError> {
+        if let Source::Embedded(_) = self.source {
+            return Ok(self.embedded_file(name).map(Cow::Borrowed));
+        }
+        let Some(file) = self.open_file(name)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        // The size in the metadata is no bound: the file may grow while it is read.
+        let read = file.take(SMALL_FILE_MAX + 1).read_to_end(&mut bytes);
+        read.map_err(|source| self.io(name, source))?;
+        if bytes.len() as u64 > SMALL_FILE_MAX {
+            let (place, name, bytes) = (self.place(), name.to_owned(), bytes.len() as u64);
+            return Err(CheckpointError::TooLarge { place, name, bytes });
+        }
+        Ok(Some(Cow::Owned(bytes)))
+    }
+
+    /// [`Self::read`] of a file that must exist.
+    pub(crate) fn require(&self, name: &str) -> Result<Cow<'static, [u8]>, CheckpointError> {
+        self.read(name)?.ok_or_else(|| self.missing(name))
+    }
+
+    /// Maps a file of any size into memory; `None` if there is no such file.
+    pub(crate) fn map(&self, name: &str) -> Result<Option<FileBytes>, CheckpointError> {
+        if let Source::Embedded(_) = self.source {
+            return Ok(self.embedded_file(name).map(FileBytes::Embedded));
+        }
+        let Some(file) = self.open_file(name)? else { return Ok(None) };
+        let mapped = map_file(&file).map_err(|source| self.io(name, source))?;
+        Ok(Some(FileBytes::Mapped(mapped)))
+    }
+
+    /// The folder, for messages.
+    pub(crate) fn place(&self) -> String {
+        match &self.source {
+            Source::Folder(path) => path.display().to_string(),
+            Source::Embedded(_) => "the embedded model".to_owned(),
+        }
+    }
+
+    pub(crate) fn missing(&self, name: &str) -> CheckpointError {
+        CheckpointError::Missing { place: self.place(), name: name.to_owned() }
+    }
+
+    fn embedded_file(&self, name: &str) -> Option<&'static [u8]> {
+        let Source::Embedded(files) = self.source else { return None };
+        files.iter().find(|(file, _)| *file == name).map(|&(_, bytes)| bytes)
+    }
+
+    fn open_file(&self, name: &str) -> Result<Option<File>, CheckpointError> {
+        let Source::Folder(folder) = &self.source else { return Ok(None) };
+        let mut parts = Path::new(name).components();
+        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name);
+        if !plain || name.contains(['\\', '\0']) {
+            return Err(self.escapes(name, "expected a plain file name inside the folder"));
+        }
+        let path = match folder.join(name).canonicalize() {
+            Ok(path) => path,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(self.io(name, source)),
+        };
+        if !path.starts_with(folder) && !cache_blobs(folder).is_some_and(|b| path.starts_with(b)) {
+            let reason = "a symbolic link leaves the folder; give the folder the files are in";
+            return Err(self.escapes(name, reason));
+        }
+        // Checked before opening, which would hang on a pipe.
+        let metadata = fs::metadata(&path).map_err(|source| self.io(name, source))?;
+        if !metadata.is_file() {
+            return Err(self.escapes(name, "expected a regular file"));
+        }
+        File::open(&path).map(Some).map_err(|source| self.io(name, source))
+    }
+
+    fn escapes(&self, name: &str, reason: &str) -> CheckpointError {
+        let (place, name) = (self.place(), name.escape_debug().to_string());
+        CheckpointError::Escapes { place, name, reason: reason.to_owned() }
+    }
+
+    fn io(&self, name: &str, source: io::Error) -> CheckpointError {
+        CheckpointError::Io { place: self.place(), name: name.to_owned(), source }
+    }
+}
+
+/// Where the Hugging Face cache keeps what `<repo>/snapshots/<revision>` links to. Not
+/// canonicalised: were `blobs` itself a link, what it leads to would not count.
+fn cache_blobs(folder: &Path) -> Option<PathBuf> {
+    let snapshots = folder.parent().filter(|parent| parent.ends_with("snapshots"))?;
+    Some(snapshots.parent()?.join("blobs"))
+}
+
+// === impl FileBytes ===
+
+impl Deref for FileBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            FileBytes::Mapped(mapped) => mapped,
+            FileBytes::Embedded(bytes) => bytes,
+        }
+    }
+}

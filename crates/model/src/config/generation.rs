@@ -1,0 +1,92 @@
+//! Sampling defaults of a checkpoint.
+
+use playhouse_types::{SamplingParams, TokenId};
+
+use super::{
+    ConfigError, ModelConfig,
+    fields::{Fields, parse_object},
+};
+use crate::Checkpoint;
+
+/// What `generation_config.json` says, for requests that leave a parameter out.
+///
+/// The rule is vLLM's: the sampling values of the file are defaults whatever `do_sample` says, and
+/// a value the file lacks has the API's own default. So a checkpoint that wants to be greedy says
+/// `temperature: 0`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GenerationDefaults {
+    /// End-of-sequence tokens: the file's, or those of `config.json` when it names none.
+    pub eos_token_ids: Vec<TokenId>,
+    /// `temperature`
+    pub temperature: Option<f32>,
+    /// `top_p`
+    pub top_p: Option<f32>,
+    /// `top_k`; 0 means all.
+    pub top_k: Option<u32>,
+    /// `min_p`
+    pub min_p: Option<f32>,
+    /// `repetition_penalty`
+    pub repetition_penalty: Option<f32>,
+}
+
+// === impl GenerationDefaults ===
+
+impl GenerationDefaults {
+    /// The file's name.
+    pub const FILE: &'static str = "generation_config.json";
+
+    /// Reads `generation_config.json`; without one, only the end-of-sequence tokens of `config`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or a value is out of the range that requests have.
+    pub fn read(checkpoint: &Checkpoint, config: &ModelConfig) -> Result<Self, ConfigError> {
+        match checkpoint.read(Self::FILE)? {
+            Some(json) => Self::parse(&json, config),
+            None => Ok(Self { eos_token_ids: config.eos_token_ids.clone(), ..Self::default() }),
+        }
+    }
+
+    /// Parses the text of a `generation_config.json`.
+    ///
+    /// # Errors
+    /// When a value is out of the range that requests have.
+    pub fn parse(json: &[u8], config: &ModelConfig) -> Result<Self, ConfigError> {
+        let map = parse_object(Self::FILE, json)?;
+        let fields = Fields::new(Self::FILE, &map);
+        let number = |key| {
+            #[expect(clippy::cast_possible_truncation, reason = "sampling runs in f32")]
+            let narrow = |number: f64| number as f32;
+            Ok::<_, ConfigError>(fields.number(key, f64::MIN..=f64::MAX)?.map(narrow))
+        };
+        let eos = fields.tokens("eos_token_id", config.spec.vocab)?;
+        let defaults = Self {
+            eos_token_ids: eos.unwrap_or_else(|| config.eos_token_ids.clone()),
+            temperature: number("temperature")?,
+            top_p: number("top_p")?,
+            top_k: top_k(&fields)?,
+            min_p: number("min_p")?,
+            repetition_penalty: number("repetition_penalty")?,
+        };
+        defaults.check(&fields)?;
+        Ok(defaults)
+    }
+
+    /// Applies the ranges of [`SamplingParams::check`], which are written nowhere else.
+    fn check(&self, fields: &Fields<'_>) -> Result<(), ConfigError> {
+        let mut params = SamplingParams::greedy(1);
+        params.temperature = self.temperature.unwrap_or(params.temperature);
+        params.top_p = self.top_p.unwrap_or(params.top_p);
+        params.min_p = self.min_p.unwrap_or(params.min_p);
+        params.repetition_penalty = self.repetition_penalty.unwrap_or(params.repetition_penalty);
+        params.check(0).map_err(|invalid| fields.refuse(invalid.param, invalid.message))
+    }
+}
+
+/// Transformers writes "all" as 0, vLLM as -1 too.
+fn top_k(fields: &Fields<'_>) -> Result<Option<u32>, ConfigError> {
+    if fields.value("top_k").and_then(serde_json::Value::as_i64) == Some(-1) {
+        return Ok(Some(0));
+    }
+    let top_k = fields.count("top_k", 0..=u32::MAX as usize)?;
+    Ok(top_k.map(|k| u32::try_from(k).expect("count() kept it within u32")))
+}

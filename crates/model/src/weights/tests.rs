@@ -1,0 +1,345 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use playhouse_types::{Activation, Attention, FeedForward, Rope, RopeScaling};
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+const INDEX: &str = "model.safetensors.index.json";
+
+/// A folder that is removed in the end.
+struct Folder(PathBuf);
+
+/// Name, stored type, shape and bytes of every tensor of a file.
+type Tensors = BTreeMap<String, (StoredDtype, Vec<usize>, Vec<u8>)>;
+
+// === impl Folder ===
+
+impl Folder {
+    fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("playhouse-weights-{}-{count}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn of(files: &[(&str, &[u8])]) -> Self {
+        let folder = Self::new();
+        for (name, bytes) in files {
+            fs::write(folder.0.join(name), bytes).unwrap();
+        }
+        folder
+    }
+
+    fn load(&self, spec: &DecoderSpec, dtype: Dtype) -> Result<Weights, WeightsError> {
+        load(&self.0, spec, dtype)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn load(path: &Path, spec: &DecoderSpec, dtype: Dtype) -> Result<Weights, WeightsError> {
+    let checkpoint = Checkpoint::open(path)?;
+    Weights::load(&checkpoint, spec, dtype, |_, _| ())
+}
+
+fn spec(tied_embeddings: bool) -> DecoderSpec {
+    let attention = Attention {
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 4,
+        qkv_bias: true,
+        out_bias: false,
+        qk_norm: true,
+    };
+    let ffn = FeedForward { inner: 6, bias: false, activation: Activation::Silu };
+    DecoderSpec {
+        layers: vec![LayerSpec { attention, ffn, window: None }],
+        hidden: 8,
+        vocab: 10,
+        norm_eps: 1e-5,
+        rope: Rope { theta: 10_000.0, scaling: RopeScaling::Default },
+        tied_embeddings,
+        max_positions: 32,
+    }
+}
+
+/// Every tensor that `spec` calls for, in f32, all elements equal to the tensor's number.
+fn tensors(spec: &DecoderSpec) -> Tensors {
+    let mut tensors = Tensors::new();
+    for_each_slot(spec, |slot, shape| {
+        let value = tensors.len() as f32;
+        let bytes = value.to_le_bytes().repeat(shape.iter().product());
+        tensors.insert(slot.to_string(), (StoredDtype::F32, shape.to_vec(), bytes));
+        Ok(())
+    })
+    .unwrap();
+    tensors
+}
+
+fn file(tensors: &Tensors) -> Vec<u8> {
+    let mut header = serde_json::Map::new();
+    let mut data = Vec::new();
+    for (name, (dtype, shape, bytes)) in tensors {
+        let offsets = [data.len(), data.len() + bytes.len()];
+        header.insert(name.clone(), json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets }));
+        data.extend_from_slice(bytes);
+    }
+    with_header(&serde_json::Value::Object(header).to_string(), &data)
+}
+
+fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend_from_slice(header.as_bytes());
+    file.extend_from_slice(data);
+    file
+}
+
+fn refused(files: &[(&str, &[u8])], spec: &DecoderSpec) -> String {
+    let error = Folder::of(files).load(spec, Dtype::Auto).expect_err("must be refused");
+    error.to_string()
+}
+
+fn refused_tensors(change: impl FnOnce(&mut Tensors)) -> String {
+    let spec = spec(false);
+    let mut tensors = tensors(&spec);
+    change(&mut tensors);
+    refused(&[("model.safetensors", &file(&tensors))], &spec)
+}
+
+#[test]
+fn every_slot_is_loaded_and_progress_ends_at_the_total() {
+    let spec = spec(false);
+    let tensors = tensors(&spec);
+    let folder = Folder::of(&[("model.safetensors", &file(&tensors))]);
+    let mut progress = Vec::new();
+    let checkpoint = Checkpoint::open(&folder.0).unwrap();
+    let weights =
+        Weights::load(&checkpoint, &spec, Dtype::Auto, |done, all| progress.push((done, all)))
+            .unwrap();
+    let total = 4 * spec.parameters();
+    assert_eq!(progress.first(), Some(&(0, total)));
+    assert_eq!(progress.last(), Some(&(total, total)));
+    assert!(progress.is_sorted());
+    assert_eq!(weights.dtype(), DType::F32);
+    let first = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0];
+    let stored = |name: &str| {
+        let bytes = &tensors[name].2;
+        f32::from_le_bytes(*bytes.first_chunk().unwrap())
+    };
+    let layer = &weights.layers[0];
+    assert_eq!(first(&weights.head), stored("lm_head.weight"));
+    assert_eq!(first(layer.k.bias.as_ref().unwrap()), stored("model.layers.0.self_attn.k_proj.bias"));
+    assert_eq!(first(&layer.down.weight), stored("model.layers.0.mlp.down_proj.weight"));
+    assert_eq!(first(&layer.ffn_norm), stored("model.layers.0.post_attention_layernorm.weight"));
+}
+
+#[test]
+fn embedded_files_load_like_a_folder() {
+    let spec = spec(true);
+    let bytes: &'static [u8] = file(&tensors(&spec)).leak();
+    let files: &'static [(&str, &[u8])] = vec![("model.safetensors", bytes)].leak();
+    let checkpoint = Checkpoint::embedded(files);
+    assert!(Weights::load(&checkpoint, &spec, Dtype::Auto, |_, _| ()).is_ok());
+    assert!(checkpoint.read("tokenizer.json").unwrap().is_none());
+}
+
+#[test]
+fn types_are_kept_unless_another_is_asked_for() {
+    let spec = spec(true);
+    let mut tensors = tensors(&spec);
+    for (dtype, _, bytes) in tensors.values_mut() {
+        *dtype = StoredDtype::BF16;
+        bytes.truncate(bytes.len() / 2);
+    }
+    let folder = Folder::of(&[("model.safetensors", &file(&tensors))]);
+    assert_eq!(folder.load(&spec, Dtype::Auto).unwrap().dtype(), DType::BF16);
+    assert_eq!(folder.load(&spec, Dtype::F16).unwrap().dtype(), DType::F16);
+    assert_eq!(Dtype::Auto.or(Some(Dtype::F32)), Dtype::F32);
+    assert_eq!(Dtype::Bf16.or(Some(Dtype::F32)), Dtype::Bf16);
+}
+
+#[test]
+fn a_tensor_that_does_not_fit_is_named_with_both_shapes() {
+    let name = "model.layers.0.mlp.up_proj.weight";
+    let missing = refused_tensors(|tensors| {
+        tensors.remove(name);
+    });
+    assert_eq!(
+        missing,
+        format!("model.safetensors: tensor `{name}`: missing, though config.json calls for it")
+    );
+    let turned = refused_tensors(|tensors| tensors.get_mut(name).unwrap().1.reverse());
+    assert!(turned.ends_with("found shape [8, 6], expected [6, 8]"), "{turned}");
+    let integers = refused_tensors(|tensors| tensors.get_mut(name).unwrap().0 = StoredDtype::I32);
+    assert!(integers.ends_with("found type I32, expected BF16, F16 or F32"), "{integers}");
+}
+
+/// **W-2**
+#[test]
+fn an_unused_tensor_is_refused_unless_it_carries_nothing() {
+    let vector = || (StoredDtype::F32, vec![8], vec![0; 32]);
+    let bias = "model.layers.0.self_attn.o_proj.bias";
+    let extra = refused_tensors(|tensors| {
+        tensors.insert(bias.to_owned(), vector());
+    });
+    assert!(extra.contains(bias) && extra.contains("calls for no such tensor"), "{extra}");
+
+    let spec = spec(true);
+    let mut tensors = tensors(&spec);
+    tensors.insert("model.layers.0.self_attn.rotary_emb.inv_freq".to_owned(), vector());
+    let embedding = tensors["model.embed_tokens.weight"].clone();
+    tensors.insert("lm_head.weight".to_owned(), embedding);
+    let folder = Folder::of(&[("model.safetensors", &file(&tensors))]);
+    assert!(folder.load(&spec, Dtype::Auto).is_ok());
+    tensors.get_mut("lm_head.weight").unwrap().2[0] ^= 1;
+    let untied = refused(&[("model.safetensors", &file(&tensors))], &spec);
+    assert!(untied.contains("tie_word_embeddings to false"), "{untied}");
+}
+
+#[test]
+fn shards_are_found_by_the_index_and_must_agree_with_it() {
+    let spec = spec(false);
+    let all = tensors(&spec);
+    let (first, second): (Tensors, Tensors) =
+        all.clone().into_iter().partition(|(name, _)| name.as_str() < "model.layers.0.mlp");
+    let map = |shard_of: &dyn Fn(&str) -> &'static str| {
+        let pairs = all.keys().map(|name| (name.clone(), json!(shard_of(name)))).collect();
+        json!({ "weight_map": serde_json::Value::Object(pairs) }).to_string()
+    };
+    let right = |name: &str| if first.contains_key(name) { "a" } else { "b" };
+    let (a, b) = (file(&first), file(&second));
+    let index = map(&right);
+    let files: [(&str, &[u8]); 3] = [(INDEX, index.as_bytes()), ("a", &a), ("b", &b)];
+    assert!(Folder::of(&files).load(&spec, Dtype::Auto).is_ok());
+
+    assert_eq!(refused(&files[..2], &spec), format!("{INDEX}: names b, which is missing; expected all its files"));
+    let wrong = map(&|name| if name == "lm_head.weight" { "b" } else { right(name) });
+    let wrong = refused(&[(INDEX, wrong.as_bytes()), ("a", &a), ("b", &b)], &spec);
+    assert!(wrong.starts_with("b: tensor `lm_head.weight`: found in a, expected in b"), "{wrong}");
+    let twice = refused(&[(INDEX, index.as_bytes()), ("a", &a), ("b", &file(&all))], &spec);
+    assert!(twice.ends_with("found in a too"), "{twice}");
+    for bad in ["{}", "[]", "{", "{\"weight_map\": []}", "{\"weight_map\": {\"x\": 1}}"] {
+        assert!(refused(&[(INDEX, bad.as_bytes())], &spec).starts_with(INDEX));
+    }
+    for escape in ["../a", "/etc/passwd", "..", "", "sub/a", "a\0", "C:\\a"] {
+        let index = json!({ "weight_map": { "x": escape } }).to_string();
+        let message = refused(&[(INDEX, index.as_bytes())], &spec);
+        assert!(message.ends_with("expected a plain file name inside the folder"), "{message}");
+    }
+}
+
+#[test]
+fn no_weights_at_all_is_said_plainly() {
+    let message = refused(&[], &spec(false));
+    let end = "model.safetensors (or model.safetensors.index.json) is missing";
+    assert!(message.ends_with(end), "{message}");
+    let nowhere = load(Path::new("/nonexistent"), &spec(false), Dtype::Auto).unwrap_err();
+    assert!(nowhere.to_string().contains("not a model folder"), "{nowhere}");
+}
+
+/// **CK-1**
+#[cfg(unix)]
+#[test]
+fn links_may_lead_into_the_hub_cache_and_nowhere_else() {
+    use std::os::unix::fs::symlink;
+
+    let cache = Folder::new();
+    let snapshot = cache.0.join("snapshots/abc");
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::create_dir_all(cache.0.join("blobs")).unwrap();
+    fs::write(cache.0.join("blobs/1"), "inside").unwrap();
+    fs::write(cache.0.join("secret"), "outside").unwrap();
+    symlink("../../blobs/1", snapshot.join("tokenizer.json")).unwrap();
+    symlink("../../secret", snapshot.join("chat_template.jinja")).unwrap();
+    symlink("missing", snapshot.join("dangling")).unwrap();
+    let checkpoint = Checkpoint::open(&snapshot).unwrap();
+    assert_eq!(checkpoint.read("tokenizer.json").unwrap().as_deref(), Some(&b"inside"[..]));
+    assert!(checkpoint.read("dangling").unwrap().is_none());
+    let escape = checkpoint.read("chat_template.jinja").unwrap_err().to_string();
+    assert!(escape.contains("a symbolic link leaves the folder"), "{escape}");
+    fs::create_dir(snapshot.join("config.json")).unwrap();
+    let folder = checkpoint.read("config.json").unwrap_err().to_string();
+    assert!(folder.contains("expected a regular file"), "{folder}");
+}
+
+/// **W-3**
+#[test]
+fn hostile_headers_are_refused() {
+    let entry = |name: &str, shape: &str, offsets: &str| {
+        format!("\"{name}\":{{\"dtype\":\"F32\",\"shape\":{shape},\"data_offsets\":{offsets}}}")
+    };
+    let header = |entries: &[String]| format!("{{{}}}", entries.join(","));
+    let (max, zeros) = (u64::MAX, [0; 16]);
+    // Sizes whose sum wraps around to the true one.
+    let huge = 1_u64 << 61;
+    let wrap: Vec<_> = (0..8_u64)
+        .map(|i| {
+            let end = if i == 7 { 16 } else { huge * (i + 1) };
+            entry(&format!("t{i}"), &format!("[{}]", huge / 4), &format!("[{},{end}]", huge * i))
+        })
+        .collect();
+    for (case, file, expected) in [
+        ("empty", Vec::new(), "found 0 bytes"),
+        ("short", vec![1, 2, 3], "found 3 bytes"),
+        ("long header", max.to_le_bytes().to_vec(), "is it cut short?"),
+        ("cut", with_header("{}", &[])[..9].to_vec(), "is it cut short?"),
+        ("no object", with_header("[]", &[]), "expected a JSON object as header"),
+        ("deep", with_header(&"[".repeat(9999), &[]), "expected a JSON object as header"),
+        ("no utf-8", with_header("{}", &[]).into_iter().map(|b| b | 128).collect(), "cut short"),
+        ("type", with_header(r#"{"a":{"dtype":"F99","shape":[],"data_offsets":[0,0]}}"#, &[]), "unknown variant `F99`"),
+        ("gap", with_header(&header(&[entry("a", "[2]", "[8,16]")]), &zeros), "expected at 0"),
+        ("overlap", with_header(&header(&[entry("a", "[2]", "[0,8]"), entry("b", "[2]", "[4,12]")]), &zeros), "expected at 8"),
+        ("twice", with_header(&header(&[entry("a", "[2]", "[0,8]"), entry("a", "[2]", "[8,16]")]), &zeros), "found twice"),
+        ("backwards", with_header(&header(&[entry("a", "[2]", "[0,8]"), entry("b", "[0]", "[8,4]")]), &zeros), "found to end at byte 4"),
+        ("beyond", with_header(&header(&[entry("a", "[8]", "[0,32]")]), &zeros), "found to end at byte 32 of 16"),
+        ("size", with_header(&header(&[entry("a", "[3]", "[0,16]")]), &zeros), "expected those of shape [3] in F32"),
+        ("overflow", with_header(&header(&[entry("a", &format!("[{max},{max}]"), "[0,16]")]), &zeros), "expected those of shape"),
+        ("wrap", with_header(&header(&wrap), &zeros), "found to end at byte"),
+        ("negative", with_header(&header(&[entry("a", "[-1]", "[0,16]")]), &zeros), "invalid value"),
+        ("tail", with_header(&header(&[entry("a", "[2]", "[0,8]")]), &zeros), "as its header says"),
+    ] {
+        let message = refused(&[("model.safetensors", &file)], &spec(false));
+        assert!(message.starts_with("model.safetensors: "), "{case}: {message}");
+        assert!(message.contains(expected), "{case}: {message}");
+    }
+}
+
+#[test]
+fn random_weights_fit_the_spec_and_repeat() {
+    let spec = spec(false);
+    let values = |seed| {
+        let weights = Weights::random(&spec, Dtype::F32, seed).unwrap();
+        weights.layers[0].q.weight.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    assert_eq!(values(1), values(1));
+    assert_ne!(values(1), values(2));
+    assert!(values(1).iter().all(|value| value.abs() <= (3.0_f32 / 8.0).sqrt()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// **W-3**
+    #[test]
+    fn mutated_files_never_panic(
+        place in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(),
+    ) {
+        let spec = spec(true);
+        let mut bytes = file(&tensors(&spec));
+        let header = 8 + usize::from(bytes[0]) + 256 * usize::from(bytes[1]);
+        bytes[place.index(header)] = byte;
+        let _ = Folder::of(&[("model.safetensors", &bytes)]).load(&spec, Dtype::Auto);
+        bytes.truncate(cut.index(bytes.len()));
+        prop_assert!(Folder::of(&[("model.safetensors", &bytes)]).load(&spec, Dtype::Auto).is_err());
+    }
+}

@@ -1,0 +1,120 @@
+//! Ops on two tensors of one shape: the residual sum and the gated activation.
+
+use std::ops::Range;
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType, bail};
+
+use crate::Threads;
+use crate::element::{Element, Shared, elements, load_up_to, store_up_to, with_element};
+use crate::isa::Kernel;
+use crate::norm::GRAIN;
+use crate::simd::{LANES, Simd};
+
+#[derive(Clone, Copy)]
+enum Pairing {
+    Add,
+    SiluMul,
+}
+
+struct Elementwise<'a> {
+    pairing: Pairing,
+    threads: &'a Threads,
+}
+
+struct Part<'a, E> {
+    pairing: Pairing,
+    a: &'a [E],
+    b: &'a [E],
+    range: Range<usize>,
+    out: &'a Shared<'a, E>,
+}
+
+/// `x + y`, rounded once. Both of one shape and type.
+///
+/// # Errors
+/// When shapes or types differ or a tensor is strided.
+pub fn add(x: &Tensor, y: &Tensor, threads: &Threads) -> Result<Tensor> {
+    Elementwise { pairing: Pairing::Add, threads }.apply(x, y)
+}
+
+/// `silu(gate) * up` with `silu(x) = x / (1 + e^-x)`. Both of one shape and type.
+///
+/// Computed in `f32`; silu is rounded to the type of the tensors, then the product, as Hugging
+/// Face does.
+///
+/// # Errors
+/// When shapes or types differ or a tensor is strided.
+pub fn silu_mul(gate: &Tensor, up: &Tensor, threads: &Threads) -> Result<Tensor> {
+    Elementwise { pairing: Pairing::SiluMul, threads }.apply(gate, up)
+}
+
+// === impl Elementwise ===
+
+impl Elementwise<'_> {
+    fn apply(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        if a.dims() != b.dims() {
+            bail!("{}: shapes {:?} and {:?} differ", self.name(), a.dims(), b.dims());
+        }
+        a.apply_op2_no_bwd(b, self)
+    }
+
+    fn forward<E: Element>(&self, a: &[E], b: &[E]) -> Vec<E> {
+        let mut out = E::zeros(a.len());
+        let shared = Shared::new(&mut out);
+        self.threads.run_ranges(a.len(), GRAIN, |range| {
+            let kernel = Part { pairing: self.pairing, a, b, range, out: &shared };
+            self.threads.isa().dispatch(kernel);
+        });
+        out
+    }
+}
+
+impl CustomOp2 for Elementwise<'_> {
+    fn name(&self) -> &'static str {
+        match self.pairing {
+            Pairing::Add => "add",
+            Pairing::SiluMul => "silu_mul",
+        }
+    }
+
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        use candle_core::backend::BackendStorage as _;
+        with_element!(a.dtype(), self.name(), E => {
+            let a = elements::<E>(a, a_layout, "the left operand")?;
+            let b = elements::<E>(b, b_layout, "the right operand")?;
+            let out = E::to_cpu_storage_owned(self.forward(a, b));
+            Ok((out, a_layout.shape().clone()))
+        })
+    }
+}
+
+// === impl Part ===
+
+impl<E: Element> Kernel for Part<'_, E> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let (a, b) = (&self.a[self.range.clone()], &self.b[self.range.clone()]);
+        // SAFETY: each range is written by one task.
+        let out = unsafe { self.out.part(self.range) };
+        for ((a, b), out) in a.chunks(LANES).zip(b.chunks(LANES)).zip(out.chunks_mut(LANES)) {
+            let (a, b) = (load_up_to(simd, a), load_up_to(simd, b));
+            let value = match self.pairing {
+                Pairing::Add => simd.add(a, b),
+                Pairing::SiluMul => simd.mul(E::round(simd, silu(simd, a)), b),
+            };
+            store_up_to(simd, value, out);
+        }
+    }
+}
+
+#[inline(always)]
+fn silu<S: Simd>(simd: S, x: S::F) -> S::F {
+    let e = simd.exp(simd.sub(simd.splat(0.0), x));
+    simd.div(x, simd.add(simd.splat(1.0), e))
+}
