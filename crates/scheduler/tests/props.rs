@@ -1,0 +1,409 @@
+//! The guarantees of the scheduler under arbitrary calls, with an engine that checks the plans.
+//!
+//! The heart of it is S-4: whatever happens to a request (chunks, preemption, hits, restarts, the
+//! end of its neighbours), its output equals that of the request computed alone.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use playhouse_scheduler::{Limits, Scheduler};
+use playhouse_types::{
+    Emission, Epoch, FinishReason, GenerateRequest, RequestId, SamplingParams, Slot, StepOutcome,
+    StepPlan, TokenId,
+};
+use proptest::prelude::*;
+
+#[path = "props/engine.rs"]
+mod engine;
+
+use engine::{Engine, Salts, alone};
+
+#[derive(Clone, Debug)]
+enum Call {
+    Enqueue(Wish),
+    Plan,
+    Apply,
+    /// The n-th unfinished request.
+    Cancel(usize),
+    /// The engine dies; the outcome of its oldest step may still arrive.
+    Die {
+        late: bool,
+    },
+}
+
+/// What a request is made of.
+#[derive(Clone, Debug)]
+struct Wish {
+    /// Requests of a family have the same tokens as far as both reach.
+    family: TokenId,
+    prompt: usize,
+    max_tokens: u32,
+    min_tokens: u32,
+    stops: Vec<TokenId>,
+    salt: u64,
+    prompt_logprobs: bool,
+}
+
+/// What came of a request.
+struct Asked {
+    request: GenerateRequest,
+    emitted: Vec<TokenId>,
+    /// Positions whose log-probabilities were emitted.
+    reported: Vec<TokenId>,
+    cached_tokens: Option<u32>,
+    finish: Option<FinishReason>,
+    /// Deaths that met it in flight, and whether it was alone in the last one.
+    deaths: u32,
+    died_alone: bool,
+}
+
+/// A plan in flight, as far as the test needs it.
+struct InFlight {
+    plan: StepPlan,
+    requests: Vec<RequestId>,
+}
+
+struct World {
+    limits: Limits,
+    depth: usize,
+    scheduler: Scheduler,
+    epoch: u64,
+    engine: Engine,
+    asked: Vec<Asked>,
+    salts: Salts,
+    /// Who has a seat, after everything planned.
+    seats: HashMap<Slot, RequestId>,
+    in_flight: VecDeque<InFlight>,
+    /// Kills the engine that computes this position of this request.
+    poison: Option<(RequestId, u32)>,
+}
+
+fn limits() -> impl Strategy<Value = (Limits, usize)> {
+    let sizes = (1..6usize, 1..40usize, 20..160usize, 2..24u32, any::<bool>(), 1..4usize);
+    sizes.prop_map(|(seqs, budget, len, kv_blocks, prefix_caching, depth)| {
+        let limits = Limits {
+            max_num_seqs: seqs,
+            max_num_batched_tokens: budget,
+            max_model_len: len,
+            kv_blocks,
+            prefix_caching,
+        };
+        (limits, depth)
+    })
+}
+
+fn wishes() -> impl Strategy<Value = Wish> {
+    let lengths = (1..70usize, 1..40u32, 0..8u32);
+    let stops = prop::collection::vec(0..50u32, 0..3);
+    (0..3u32, lengths, stops, 0..2u64, prop::bool::weighted(0.2)).prop_map(
+        |(family, (prompt, max_tokens, min_tokens), stops, salt, prompt_logprobs)| Wish {
+            family,
+            prompt,
+            max_tokens,
+            min_tokens: min_tokens.min(max_tokens),
+            stops,
+            salt,
+            prompt_logprobs,
+        },
+    )
+}
+
+fn calls() -> impl Strategy<Value = Vec<Call>> {
+    let call = prop_oneof![
+        10 => wishes().prop_map(Call::Enqueue),
+        40 => Just(Call::Plan),
+        40 => Just(Call::Apply),
+        4 => (0..8usize).prop_map(Call::Cancel),
+        1 => any::<bool>().prop_map(|late| Call::Die { late }),
+    ];
+    prop::collection::vec(call, 1..300)
+}
+
+// === impl World ===
+
+impl World {
+    fn new(limits: Limits, depth: usize) -> Self {
+        Self {
+            limits,
+            depth,
+            scheduler: Scheduler::new(limits, Epoch(1)),
+            epoch: 1,
+            engine: Engine::new(limits),
+            asked: Vec::new(),
+            salts: Salts::new(),
+            seats: HashMap::new(),
+            in_flight: VecDeque::new(),
+            poison: None,
+        }
+    }
+
+    fn run(&mut self, call: Call) {
+        match call {
+            Call::Enqueue(wish) => self.enqueue(&wish),
+            Call::Plan => drop(self.plan()),
+            Call::Apply => self.apply(),
+            Call::Cancel(nth) => self.cancel(nth),
+            Call::Die { late } => self.die(late),
+        }
+        self.scheduler.check();
+    }
+
+    fn enqueue(&mut self, wish: &Wish) {
+        let id = self.asked.len() as u64;
+        let token = |at: usize| (at as TokenId * 7 + if at < 20 { 0 } else { wish.family }) % 50;
+        let sampling = SamplingParams {
+            seed: id,
+            min_tokens: wish.min_tokens,
+            stop_tokens: wish.stops.clone(),
+            prompt_logprobs: wish.prompt_logprobs.then_some(0),
+            ..SamplingParams::greedy(wish.max_tokens)
+        };
+        let request = GenerateRequest {
+            id: RequestId(id),
+            prompt: (0..wish.prompt).map(token).collect(),
+            sampling: Arc::new(sampling),
+            cache_salt: wish.salt,
+        };
+        let fits = wish.prompt < self.limits.context();
+        let answer = self.scheduler.enqueue(request.clone(), Duration::ZERO);
+        assert_eq!(answer.is_ok(), fits, "{answer:?}");
+        if fits {
+            self.salts.insert(id, wish.salt);
+            self.asked.push(Asked::new(request));
+        }
+    }
+
+    fn plan(&mut self) -> bool {
+        if self.in_flight.len() == self.depth {
+            return false;
+        }
+        let preemptions = self.scheduler.stats().preemptions;
+        let Some(plan) = self.scheduler.plan_step(Duration::ZERO) else {
+            let stuck = self.in_flight.is_empty() && self.unfinished().next().is_some();
+            assert!(!stuck, "S-2: nothing is planned: {:?}", self.scheduler.stats());
+            return false;
+        };
+        let preempted = self.scheduler.stats().preemptions - preemptions;
+        self.take_seats(&plan, preempted);
+        let requests = plan.runs.iter().map(|run| self.seats[&run.slot]).collect();
+        self.engine.receive(plan.clone());
+        self.in_flight.push_back(InFlight { plan, requests });
+        self.check_shares();
+        true
+    }
+
+    /// S-3: seats are given in order of arrival, and taken away in the reverse order.
+    fn take_seats(&mut self, plan: &StepPlan, preempted: u64) {
+        let unseated: Vec<RequestId> = plan
+            .released
+            .iter()
+            .map(|slot| self.seats.remove(slot).expect("it was taken"))
+            .collect();
+        let unfinished: Vec<RequestId> = self.unfinished().collect();
+        let mut robbed: Vec<RequestId> =
+            unseated.into_iter().filter(|id| unfinished.contains(id)).collect();
+        assert!(preempted == 0 || plan.admitted.is_empty(), "who preempts does not admit");
+        for admitted in &plan.admitted {
+            let id = RequestId(admitted.sampling.seed);
+            let before = unfinished.iter().filter(|&&other| other < id);
+            let mut standing = before.filter(|other| !self.seats.values().any(|id| id == *other));
+            assert_eq!(standing.next(), None, "S-3: {id} overtakes");
+            self.seats.insert(admitted.slot, id);
+            robbed.retain(|&other| other != id);
+        }
+        assert!(self.seats.len() <= self.limits.max_num_seqs, "S-6");
+        for id in robbed {
+            let last = self.seats.values().filter(|seated| unfinished.contains(seated)).max();
+            assert!(
+                last.is_none_or(|&last| last < id),
+                "S-3: {id} lost its seat, {last:?} did not"
+            );
+        }
+    }
+
+    /// S-7: with budget and blocks for everybody, everybody with a seat is in flight.
+    fn check_shares(&self) {
+        let kv = self.scheduler.stats().kv;
+        let blocks = kv.total - kv.held >= self.limits.max_num_seqs;
+        let budget = self.limits.max_num_batched_tokens >= self.limits.max_num_seqs;
+        if !(blocks && budget) || self.epoch > 1 {
+            return;
+        }
+        let moving: HashSet<RequestId> =
+            self.in_flight.iter().flat_map(|step| step.requests.iter().copied()).collect();
+        for id in self.seats.values() {
+            let ended = self.asked[id.0 as usize].finish.is_some();
+            assert!(ended || moving.contains(id), "S-7: {id} is left out");
+        }
+    }
+
+    fn apply(&mut self) {
+        let Some(step) = self.in_flight.front() else { return };
+        let kills = |(at, id): (usize, &RequestId)| {
+            let run = &step.plan.runs[at];
+            let positions = run.start..run.start + run.tokens;
+            self.poison.is_some_and(|(poison, at)| poison == *id && positions.contains(&at))
+        };
+        if step.requests.iter().enumerate().any(kills) {
+            return self.die(false);
+        }
+        self.in_flight.pop_front();
+        let outcome = self.engine.execute(&self.salts);
+        let emissions = self.scheduler.apply(outcome, Duration::ZERO);
+        emissions.into_iter().for_each(|emission| self.take(emission));
+    }
+
+    fn cancel(&mut self, nth: usize) {
+        let Some(id) = self.unfinished().nth(nth) else { return };
+        let emission = self.scheduler.cancel(id).expect("it is unfinished");
+        assert_eq!(emission.finish, Some(FinishReason::Cancelled));
+        self.take(emission);
+        assert_eq!(self.scheduler.cancel(id), None, "S-5: cancelling twice");
+    }
+
+    fn die(&mut self, late: bool) {
+        for step in &self.in_flight {
+            for id in &step.requests {
+                let asked = &mut self.asked[id.0 as usize];
+                asked.deaths += u32::from(asked.finish.is_none());
+                asked.died_alone = self.in_flight.len() == 1 && step.requests.len() == 1;
+            }
+        }
+        self.epoch += 1;
+        let lost = self.in_flight.front().map(|step| step.plan.clone());
+        self.in_flight.clear();
+        self.seats.clear();
+        let emissions = self.scheduler.restart(Epoch(self.epoch));
+        if let Some(StepPlan { epoch, step, .. }) = lost.filter(|_| late) {
+            let outcome = StepOutcome { epoch, step, runs: Vec::new() };
+            assert_eq!(self.scheduler.apply(outcome, Duration::ZERO), []);
+        }
+        self.engine = Engine::new(self.limits);
+        emissions.into_iter().for_each(|emission| self.take(emission));
+    }
+
+    fn take(&mut self, emission: Emission) {
+        let Emission { id, cached_tokens, prompt_logprobs, token, finish } = emission;
+        let asked = &mut self.asked[id.0 as usize];
+        assert_eq!(asked.finish, None, "{id} emits after its end");
+        assert!((cached_tokens as usize) < asked.request.prompt.len());
+        if token.is_some() {
+            assert_eq!(*asked.cached_tokens.get_or_insert(cached_tokens), cached_tokens);
+        }
+        asked.emitted.extend(token.map(|sampled| sampled.token));
+        asked.reported.extend(prompt_logprobs.iter().map(|entry| entry.token));
+        asked.finish = finish;
+    }
+
+    fn unfinished(&self) -> impl Iterator<Item = RequestId> {
+        let unfinished = self.asked.iter().filter(|asked| asked.finish.is_none());
+        unfinished.map(|asked| asked.request.id)
+    }
+
+    /// Plans and applies until everything is finished and the engine has forgotten it.
+    fn drain(&mut self) {
+        let mut steps = 0;
+        while self.plan() || !self.in_flight.is_empty() {
+            steps += 1;
+            assert!(steps < 50_000, "S-2: no end: {:?}", self.scheduler.stats());
+            while self.plan() {}
+            self.apply();
+            self.scheduler.check();
+        }
+        assert_eq!(self.unfinished().next(), None, "S-2");
+        assert!(self.seats.is_empty(), "the engine was told of every seat: {:?}", self.seats);
+        let stats = self.scheduler.stats();
+        assert_eq!((stats.running, stats.waiting, stats.waiting_tokens), (0, 0, 0));
+        assert_eq!(stats.kv.held, 0, "S-1");
+        let timings = self.scheduler.take_timings();
+        let timed: HashSet<RequestId> = timings.iter().map(|timings| timings.id).collect();
+        assert_eq!((timings.len(), timed.len()), (self.asked.len(), self.asked.len()));
+    }
+
+    /// S-4, S-5 and S-9, once all is over.
+    fn judge(&self) {
+        for asked in &self.asked {
+            let id = asked.request.id;
+            let (tokens, finish) = alone(&asked.request, &self.limits);
+            let finished = asked.finish.as_ref().expect("drained");
+            match finished {
+                FinishReason::Cancelled | FinishReason::Failed(_) => {
+                    assert!(tokens.starts_with(&asked.emitted), "S-4: {id} up to its early end");
+                }
+                _ => assert_eq!((&asked.emitted, finished), (&tokens, &finish), "S-4: {id}"),
+            }
+            if matches!(finished, FinishReason::Failed(_)) {
+                assert!(asked.deaths >= 2 && asked.died_alone, "S-9: {id} fails for others");
+            }
+            let prompt = asked.request.prompt.len() as TokenId;
+            let wanted = asked.request.sampling.prompt_logprobs.is_some();
+            let positions: Vec<TokenId> = (1..if wanted { prompt } else { 1 }).collect();
+            if asked.emitted.is_empty() {
+                assert!(positions.starts_with(&asked.reported), "S-4: {id}: {:?}", asked.reported);
+            } else {
+                assert_eq!(asked.reported, positions, "S-4: prompt log-probabilities of {id}");
+            }
+        }
+    }
+}
+
+// === impl Asked ===
+
+impl Asked {
+    fn new(request: GenerateRequest) -> Self {
+        Self {
+            request,
+            emitted: Vec::new(),
+            reported: Vec::new(),
+            cached_tokens: None,
+            finish: None,
+            deaths: 0,
+            died_alone: false,
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn every_request_gets_what_it_would_get_alone((limits, depth) in limits(), calls in calls()) {
+        let mut world = World::new(limits, depth);
+        for call in calls {
+            world.run(call);
+        }
+        world.drain();
+        world.judge();
+    }
+
+    /// S-9: one request kills every engine that computes a certain position of it. It fails, after
+    /// two deaths, and nobody else does.
+    #[test]
+    fn a_poisonous_request_fails_alone(
+        (limits, depth) in limits(),
+        wishes in prop::collection::vec(wishes(), 1..12),
+        poison in 0..12u64,
+        position in 0..80u32,
+        steps in 0..20usize,
+    ) {
+        let mut world = World::new(limits, depth);
+        world.poison = Some((RequestId(poison), position));
+        for (at, wish) in wishes.iter().enumerate() {
+            world.enqueue(wish);
+            for _ in 0..if at % 2 == 0 { steps } else { 0 } {
+                world.plan();
+                world.apply();
+            }
+        }
+        world.drain();
+        world.judge();
+        let failed = |asked: &&Asked| matches!(asked.finish, Some(FinishReason::Failed(_)));
+        let failed: Vec<u64> = world.asked.iter().filter(failed).map(|a| a.request.id.0).collect();
+        match world.epoch {
+            1 => prop_assert_eq!(failed, []),
+            3 => prop_assert_eq!(failed, [poison]),
+            epoch => prop_assert!(false, "{} deaths", epoch - 1),
+        }
+    }
+}

@@ -1,0 +1,432 @@
+//! Policy as text: every file of `tests/scenarios` is played against a scheduler.
+//!
+//! A file is prose (lines with `#`), then blocks of commands, `----`, and what they print, up to an
+//! empty line. After every command the scheduler's books are checked. `REWRITE=1 cargo test -p
+//! playhouse-scheduler --test scenarios` writes what was printed into the files: read the diff.
+//!
+//! ```text
+//! limits seqs=4 budget=64 len=256 blocks=16 cache=on     a new scheduler; these are the defaults
+//! enqueue a prompt=1..20 max=4 min=0 stop=7,8 salt=0 logprobs     request a; its prompt is 1 to 20
+//! plan                 the next plan: `a 0..8 +0 +1 -> sample` feeds positions 0 to 7 and adds
+//!                      blocks 0 and 1; nothing, `sample` or `all` for the logits
+//! apply a=5            the outcome of the oldest plan; unnamed tokens are 1000 + their position
+//! step a=5             plan, then apply
+//! drive 7              seven steps, or as many as there are; prints who finished
+//! cancel a             restart              late (an outcome of before the restart arrives)
+//! wait 5               milliseconds pass
+//! stats                timings
+//! ```
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use playhouse_scheduler::{Limits, Scheduler};
+use playhouse_types::{
+    Admitted, Emission, Epoch, FinishReason, GenerateRequest, Logits, RequestId, Run, RunOutcome,
+    Sampled, SamplingParams, Slot, StepOutcome, StepPlan, TokenId, TokenLogprobs,
+};
+
+#[test]
+fn scenarios_play_as_written() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let files = std::fs::read_dir(folder).expect("the folder of scenarios");
+    let mut files: Vec<PathBuf> = files.map(|file| file.expect("a file").path()).collect();
+    files.sort();
+    assert!(files.len() >= 15, "{} scenarios were found", files.len());
+    let rewrite = std::env::var_os("REWRITE").is_some();
+    let mut failures = String::new();
+    for file in files {
+        let written = std::fs::read_to_string(&file).expect("a readable scenario");
+        let played = play(&written);
+        if played != written && rewrite {
+            std::fs::write(&file, &played).expect("a writable scenario");
+        } else if played != written {
+            let name = file.file_name().expect("a file has a name").display();
+            let _ = writeln!(failures, "{name}:\n{}", diff(&written, &played));
+        }
+    }
+    assert!(failures.is_empty(), "- written, + played (REWRITE=1 accepts)\n{failures}");
+}
+
+/// The file with what its commands print now.
+fn play(file: &str) -> String {
+    let mut world = World::new(&Words::parse(""));
+    let mut played = String::new();
+    let mut lines = file.lines();
+    while let Some(line) = lines.next() {
+        played += line;
+        played.push('\n');
+        if line == "----" {
+            played += &std::mem::take(&mut world.printed);
+            lines.by_ref().take_while(|line| !line.is_empty()).for_each(drop);
+            played.push('\n');
+        } else if !line.is_empty() && !line.starts_with('#') {
+            world.run(line);
+        }
+    }
+    assert!(world.printed.is_empty(), "commands without ---- print {:?}", world.printed);
+    // Blocks end in an empty line, the file does not.
+    played.trim_end().to_owned() + "\n"
+}
+
+/// The lines between the first and the last difference.
+fn diff(written: &str, played: &str) -> String {
+    let (old, new): (Vec<&str>, Vec<&str>) = (written.lines().collect(), played.lines().collect());
+    let head = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
+    let (old, new) = (&old[head..], &new[head..]);
+    let tail = old.iter().rev().zip(new.iter().rev()).take_while(|(old, new)| old == new).count();
+    let mut text = format!("  line {}\n", head + 1);
+    for (mark, lines) in [('-', &old[..old.len() - tail]), ('+', &new[..new.len() - tail])] {
+        lines.iter().for_each(|line| text += &format!("{mark} {line}\n"));
+    }
+    text
+}
+
+/// The words of a command after its name: `a`, `max=4`, `logprobs`.
+struct Words<'a>(Vec<(&'a str, &'a str)>);
+
+/// A scheduler, an engine which has everything in mind that it was told, and a clock.
+struct World {
+    scheduler: Scheduler,
+    epoch: u64,
+    now: Duration,
+    sampling: BTreeMap<RequestId, Arc<SamplingParams>>,
+    /// Who sits where, and how long the prompt is: as the plans told.
+    seats: HashMap<Slot, (RequestId, u32)>,
+    plans: VecDeque<StepPlan>,
+    /// Plans whose outcomes did not come before a restart.
+    lost: VecDeque<StepPlan>,
+    /// Tokens emitted by each request.
+    emitted: BTreeMap<RequestId, Vec<TokenId>>,
+    printed: String,
+}
+
+// === impl Words ===
+
+impl<'a> Words<'a> {
+    fn parse(text: &'a str) -> Self {
+        let words = text.split_whitespace();
+        Self(words.map(|word| word.split_once('=').unwrap_or((word, ""))).collect())
+    }
+
+    fn get(&self, name: &str) -> Option<&'a str> {
+        self.0.iter().find(|word| word.0 == name).map(|word| word.1)
+    }
+
+    fn number(&self, name: &str, default: u64) -> u64 {
+        self.get(name).map_or(default, number)
+    }
+
+    fn first(&self) -> &'a str {
+        self.0.first().expect("a word after the command").0
+    }
+
+    /// Numbers and ranges (`1..3` is 1, 2, 3), separated by commas.
+    fn tokens(&self, name: &str) -> Vec<TokenId> {
+        let mut tokens = Vec::new();
+        for part in self.get(name).into_iter().flat_map(|list| list.split(',')) {
+            let (from, to) = part.split_once("..").unwrap_or((part, part));
+            let token = |text: &str| text.parse::<TokenId>().expect("a token");
+            tokens.extend(token(from)..=token(to));
+        }
+        tokens
+    }
+}
+
+// === impl World ===
+
+impl World {
+    fn new(words: &Words<'_>) -> Self {
+        let limits = Limits {
+            max_num_seqs: words.number("seqs", 4) as usize,
+            max_num_batched_tokens: words.number("budget", 64) as usize,
+            max_model_len: words.number("len", 256) as usize,
+            kv_blocks: words.number("blocks", 16) as u32,
+            prefix_caching: words.get("cache") != Some("off"),
+        };
+        Self {
+            scheduler: Scheduler::new(limits, Epoch(1)),
+            epoch: 1,
+            now: Duration::ZERO,
+            sampling: BTreeMap::new(),
+            seats: HashMap::new(),
+            plans: VecDeque::new(),
+            lost: VecDeque::new(),
+            emitted: BTreeMap::new(),
+            printed: String::new(),
+        }
+    }
+
+    fn run(&mut self, line: &str) {
+        let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let words = Words::parse(rest);
+        match command {
+            "limits" => *self = Self::new(&words),
+            "enqueue" => self.enqueue(&words),
+            "plan" => drop(self.plan()),
+            "apply" => self.apply(&words),
+            "step" => {
+                if self.plan() {
+                    self.apply(&words);
+                }
+            }
+            "drive" => self.drive(words.0.first().map_or(u64::MAX, |word| number(word.0))),
+            "cancel" => {
+                let emission = self.scheduler.cancel(id(words.first()));
+                self.print_emissions(emission.as_slice());
+            }
+            "restart" => self.restart(),
+            "late" => {
+                let plan = self.lost.pop_front().expect("a step was in flight at the restart");
+                let emissions = self.scheduler.apply(self.outcome(&plan, &words), self.now);
+                self.print_emissions(&emissions);
+            }
+            "wait" => self.now += Duration::from_millis(number(words.first())),
+            "stats" => self.stats(),
+            "timings" => self.timings(),
+            _ => panic!("no such command: {line}"),
+        }
+        self.scheduler.check();
+    }
+
+    fn enqueue(&mut self, words: &Words<'_>) {
+        let id = id(words.first());
+        let sampling = Arc::new(SamplingParams {
+            min_tokens: words.number("min", 0) as u32,
+            stop_tokens: words.tokens("stop"),
+            prompt_logprobs: words.get("logprobs").map(|_| 0),
+            ..SamplingParams::greedy(words.number("max", 4) as u32)
+        });
+        self.sampling.insert(id, Arc::clone(&sampling));
+        let prompt = words.tokens("prompt").into();
+        let cache_salt = words.number("salt", 0);
+        let request = GenerateRequest { id, prompt, sampling, cache_salt };
+        if let Err(error) = self.scheduler.enqueue(request, self.now) {
+            let _ = writeln!(self.printed, "refused: {error}");
+        }
+    }
+
+    fn plan(&mut self) -> bool {
+        let Some(plan) = self.scheduler.plan_step(self.now) else {
+            self.printed += "no plan\n";
+            return false;
+        };
+        self.take_seats(&plan);
+        let _ = write!(self.printed, "{}", plan.step);
+        for slot in &plan.released {
+            let _ = write!(self.printed, ", release {}", slot.0);
+        }
+        self.printed.push('\n');
+        for admitted in &plan.admitted {
+            let Admitted { slot, tokens, blocks, .. } = admitted;
+            let name = name(self.seats[slot].0);
+            let _ = write!(self.printed, "  admit {name} to {}: {} tokens", slot.0, tokens.len());
+            for (at, block) in blocks.iter().enumerate() {
+                let cached = if at == 0 { ", cached in" } else { "" };
+                let _ = write!(self.printed, "{cached} {}", block.0);
+            }
+            self.printed.push('\n');
+        }
+        for Run { slot, start, tokens, new_blocks, logits } in &plan.runs {
+            let _ = write!(self.printed, "  {} {start}..{}", self.name_of(*slot), start + tokens);
+            new_blocks.iter().for_each(|block| self.printed += &format!(" +{}", block.0));
+            self.printed += match logits {
+                Logits::None => "\n",
+                Logits::Last => " -> sample\n",
+                Logits::All => " -> all\n",
+            };
+        }
+        self.plans.push_back(plan);
+        true
+    }
+
+    fn take_seats(&mut self, plan: &StepPlan) {
+        for slot in &plan.released {
+            self.seats.remove(slot).expect("a released seat was taken");
+        }
+        for admitted in &plan.admitted {
+            let mut requests = self.sampling.iter();
+            let request = requests.find(|request| Arc::ptr_eq(request.1, &admitted.sampling));
+            let seat = (*request.expect("its sampling names it").0, admitted.prompt_tokens);
+            assert!(self.seats.insert(admitted.slot, seat).is_none(), "the seat was empty");
+        }
+    }
+
+    fn apply(&mut self, words: &Words<'_>) {
+        let plan = self.plans.pop_front().expect("a plan is in flight");
+        let emissions = self.scheduler.apply(self.outcome(&plan, words), self.now);
+        self.print_emissions(&emissions);
+    }
+
+    /// What the engine computes: the tokens named, others 1000 + their position; the
+    /// log-probability of a prompt token is its position below zero.
+    fn outcome(&self, plan: &StepPlan, words: &Words<'_>) -> StepOutcome {
+        let outcome = |(at, run): (usize, &Run)| {
+            let end = run.start + run.tokens;
+            let name = self.seats.get(&run.slot).map_or(String::new(), |seat| name(seat.0));
+            let token = words.number(&name, 1000 + u64::from(end)) as TokenId;
+            let prompt = self.seats.get(&run.slot).map_or(0, |seat| seat.1);
+            let all = run.logits == Logits::All;
+            let logprob = |position| TokenLogprobs {
+                token: 0,
+                logprob: -f64::from(position) as f32,
+                top: Vec::new(),
+            };
+            let reported = if all { run.start + 1..(end + 1).min(prompt) } else { 0..0 };
+            RunOutcome {
+                slot: run.slot,
+                sampled: self.samples(plan, at).then_some(Sampled { token, logprobs: None }),
+                prompt_logprobs: reported.map(logprob).collect(),
+            }
+        };
+        let runs = plan.runs.iter().enumerate().map(outcome).collect();
+        StepOutcome { epoch: plan.epoch, step: plan.step, runs }
+    }
+
+    /// Scenarios report prompt log-probabilities only for runs of a first computation, whose last
+    /// known token is that of the prompt, or for chunks which end inside of the prompt.
+    fn samples(&self, plan: &StepPlan, at: usize) -> bool {
+        let run = &plan.runs[at];
+        let known = || {
+            let (id, prompt) = self.seats[&run.slot];
+            prompt as usize + self.emitted.get(&id).map_or(0, Vec::len)
+        };
+        match run.logits {
+            Logits::None => false,
+            Logits::Last => true,
+            Logits::All => (run.start + run.tokens) as usize == known(),
+        }
+    }
+
+    fn drive(&mut self, steps_max: u64) {
+        let before = std::mem::take(&mut self.printed);
+        let mut finished = String::new();
+        let mut steps = 0;
+        while steps < steps_max && self.plan() {
+            steps += 1;
+            assert!(steps < 10_000, "no end in sight: {:?}", self.scheduler.stats());
+            self.printed.clear();
+            self.apply(&Words::parse(""));
+            let ends = self.printed.lines().filter(|line| line.contains("finished"));
+            for end in ends {
+                let request = id(end.split(':').next().expect("a line begins with a name"));
+                let tokens = abridged(&self.emitted[&request]);
+                let reason = end.split("finished").last().expect("it is a last emission");
+                let _ = writeln!(finished, "{}: finished{reason} after {tokens}", name(request));
+            }
+        }
+        self.printed = format!("{before}{finished}{steps} steps\n");
+    }
+
+    fn restart(&mut self) {
+        self.epoch += 1;
+        self.lost.extend(std::mem::take(&mut self.plans));
+        let emissions = self.scheduler.restart(Epoch(self.epoch));
+        self.seats.clear();
+        self.print_emissions(&emissions);
+    }
+
+    fn stats(&mut self) {
+        let stats = self.scheduler.stats();
+        let kv = stats.kv;
+        let _ = writeln!(
+            self.printed,
+            "running {} waiting {} ({} tokens) in_flight {}\n\
+             blocks {} held {} cached {}, tokens queried {} hit {}\n\
+             preemptions {} steps {} prompt_tokens {} generated_tokens {}",
+            stats.running,
+            stats.waiting,
+            stats.waiting_tokens,
+            stats.in_flight,
+            kv.total,
+            kv.held,
+            kv.cached,
+            kv.queried_tokens,
+            kv.hit_tokens,
+            stats.preemptions,
+            stats.steps,
+            stats.prompt_tokens,
+            stats.generated_tokens
+        );
+    }
+
+    fn timings(&mut self) {
+        for t in self.scheduler.take_timings() {
+            let _ = writeln!(
+                self.printed,
+                "{}: queue {:?} prefill {:?} decode {:?}, prompt {} cached {} generated {} \
+                 preemptions {}",
+                name(t.id),
+                t.queue,
+                t.prefill,
+                t.decode,
+                t.prompt_tokens,
+                t.cached_tokens,
+                t.generated_tokens,
+                t.preemptions
+            );
+        }
+    }
+
+    fn print_emissions(&mut self, emissions: &[Emission]) {
+        if emissions.is_empty() {
+            self.printed += "no emission\n";
+        }
+        for Emission { id, cached_tokens, prompt_logprobs, token, finish } in emissions {
+            let _ = write!(self.printed, "{}:", name(*id));
+            if let [first, .., last] = &prompt_logprobs[..] {
+                let (first, last) = (-first.logprob, -last.logprob);
+                let _ = write!(self.printed, " logprobs of {first}..={last}");
+            }
+            if let Some(sampled) = token {
+                let _ = write!(self.printed, " {}", sampled.token);
+                self.emitted.entry(*id).or_default().push(sampled.token);
+            }
+            if *cached_tokens > 0 {
+                let _ = write!(self.printed, " ({cached_tokens} cached)");
+            }
+            match finish {
+                None => {}
+                Some(FinishReason::Stop(token)) => {
+                    let _ = write!(self.printed, " finished by stop token {token}");
+                }
+                Some(FinishReason::Length) => self.printed += " finished by length",
+                Some(FinishReason::Cancelled) => self.printed += " finished by cancel",
+                Some(FinishReason::Failed(why)) => {
+                    let _ = write!(self.printed, " finished, failed: {why}");
+                }
+            }
+            self.printed.push('\n');
+        }
+    }
+
+    fn name_of(&self, slot: Slot) -> String {
+        name(self.seats[&slot].0)
+    }
+}
+
+fn number(text: &str) -> u64 {
+    text.parse().expect("a number")
+}
+
+/// `1 to 9` for tokens that follow one another, else all of them.
+fn abridged(tokens: &[TokenId]) -> String {
+    match tokens {
+        [first, .., last] if tokens.windows(2).all(|pair| pair[1] == pair[0] + 1) => {
+            format!("{first} to {last}")
+        }
+        _ => format!("{tokens:?}"),
+    }
+}
+
+/// Requests are called a, b, c.
+fn id(name: &str) -> RequestId {
+    RequestId(u64::from(name.bytes().next().expect("a name")))
+}
+
+fn name(id: RequestId) -> String {
+    char::from(u8::try_from(id.0).expect("a letter")).to_string()
+}
