@@ -105,7 +105,12 @@ impl Bench {
         Self { port, events, steps: 0 }
     }
 
-    fn step(&mut self, released: Vec<Slot>, admitted: Vec<Admitted>, runs: Vec<Run>) -> StepOutcome {
+    fn step(
+        &mut self,
+        released: Vec<Slot>,
+        admitted: Vec<Admitted>,
+        runs: Vec<Run>,
+    ) -> StepOutcome {
         let step = StepId(self.steps);
         self.steps += 1;
         self.port

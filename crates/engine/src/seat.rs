@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use playhouse_model::sampling::{self, TokenState};
 use playhouse_model::Chunk;
+use playhouse_model::sampling::{self, TokenState};
 use playhouse_types::{
     Admitted, BLOCK_TOKENS, BlockId, Logits, Run, Sampled, SamplingParams, TokenId, TokenLogprobs,
 };

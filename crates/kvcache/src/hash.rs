@@ -1,7 +1,5 @@
 //! Names of full blocks: digests chained over everything before them.
 
-use std::hash::{BuildHasherDefault, Hasher};
-
 use playhouse_types::{BLOCK_TOKENS, TokenId};
 use sha2::{Digest, Sha256};
 
@@ -13,7 +11,7 @@ const DOMAIN: &[u8] = b"playhouse kv block";
 /// The first 128 bits of `SHA-256(parent || tokens as little-endian u32)`. The parent of the first
 /// block is the digest of the salt alone. Two different prefixes share a hash with a probability
 /// of 2⁻¹²⁸, and finding such a pair on purpose takes about 2⁶⁴ digests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockHash([u8; 16]);
 
 /// The hashes of one sequence, extended as its tokens become known.
@@ -24,12 +22,6 @@ pub struct HashChain {
     /// Tokens after the last full block; shorter than a block.
     tail: Vec<TokenId>,
 }
-
-/// Hasher of the prefix index. Its keys are digests, so their first bits are hash enough.
-#[derive(Default)]
-pub(crate) struct DigestHasher(u64);
-
-pub(crate) type BuildDigestHasher = BuildHasherDefault<DigestHasher>;
 
 // === impl BlockHash ===
 
@@ -44,6 +36,12 @@ impl BlockHash {
             place.copy_from_slice(&token.to_le_bytes());
         }
         Self::truncated(Sha256::new().chain_update(self.0).chain_update(bytes))
+    }
+
+    /// As many bits as a hash table can use.
+    pub(crate) fn low_bits(&self) -> u32 {
+        let Self([a, b, c, d, ..]) = *self;
+        u32::from_le_bytes([a, b, c, d])
     }
 
     fn truncated(digest: Sha256) -> Self {
@@ -87,24 +85,6 @@ impl HashChain {
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.hashes.len() * BLOCK_TOKENS + self.tail.len()
-    }
-}
-
-// === impl DigestHasher ===
-
-impl Hasher for DigestHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        let mut word = [0; 8];
-        let taken = bytes.len().min(word.len());
-        word[..taken].copy_from_slice(&bytes[..taken]);
-        self.0 ^= u64::from_le_bytes(word);
-    }
-
-    // An array writes its length before its bytes; it says nothing here.
-    fn write_usize(&mut self, _length: usize) {}
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }
 

@@ -15,8 +15,8 @@
 //!   missing block and always leaves at least one token to compute.
 //! - **KV-5** two blocks may hold the same tokens (two sequences computed them at the same time).
 //!   The index keeps the block published first; the other becomes free when released.
-//! - **KV-6** taking, holding, publishing and releasing cost O(1) per block, and the same calls
-//!   always give the same blocks.
+//! - **KV-6** taking, holding, publishing and releasing cost O(1) per block and allocate nothing but
+//!   the list they return; the same calls always give the same blocks.
 //!
 //! The design is that of vLLM V1 (`v1/core/block_pool.py`, `v1/core/kv_cache_utils.py`).
 //!
@@ -26,6 +26,7 @@
 
 mod free_list;
 mod hash;
+mod index;
 mod pool;
 
 pub use hash::{BlockHash, HashChain};

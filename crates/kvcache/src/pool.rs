@@ -1,11 +1,9 @@
 //! Who holds which block, and which blocks can be found by content.
 
-use std::collections::HashMap;
-
 use playhouse_types::{BLOCK_TOKENS, BlockId};
 
 use crate::free_list::FreeList;
-use crate::hash::BuildDigestHasher;
+use crate::index::PrefixIndex;
 use crate::{BlockHash, HashChain};
 
 #[cfg(test)]
@@ -18,12 +16,13 @@ mod tests;
 /// [`admit`](Self::admit). An act whose question was not asked panics rather than half succeeds.
 #[derive(Debug)]
 pub struct BlockPool {
-    blocks: Vec<Block>,
-    /// Exactly the blocks with no holder: first those without a hash, then those with one.
+    /// Sequences that hold each block.
+    holders: Vec<u32>,
+    /// Exactly the blocks with no holder: first those without a name, then those with one.
     unheld: FreeList,
-    /// Exactly the blocks with a hash.
-    index: HashMap<BlockHash, BlockId, BuildDigestHasher>,
-    /// Blocks with a hash and no holder.
+    /// The names of published blocks.
+    index: PrefixIndex,
+    /// Blocks with a name and no holder.
     cached: usize,
     queried_tokens: u64,
     hit_tokens: u64,
@@ -56,13 +55,6 @@ pub struct PoolStats {
     pub hit_tokens: u64,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Block {
-    holders: u32,
-    /// Set while the index leads here.
-    hash: Option<BlockHash>,
-}
-
 // === impl BlockPool ===
 
 impl BlockPool {
@@ -73,12 +65,10 @@ impl BlockPool {
     #[must_use]
     pub fn new(blocks: u32) -> Self {
         assert!(blocks > 0, "a pool needs at least one block");
-        let capacity = blocks as usize;
         Self {
-            blocks: vec![Block::default(); capacity],
+            holders: vec![0; blocks as usize],
             unheld: FreeList::full(blocks),
-            // Room for every block at once: growing later would stall a step.
-            index: HashMap::with_capacity_and_hasher(capacity, BuildDigestHasher::default()),
+            index: PrefixIndex::new(blocks as usize),
             cached: 0,
             queried_tokens: 0,
             hit_tokens: 0,
@@ -93,7 +83,7 @@ impl BlockPool {
     pub fn lookup(&self, chain: &HashChain, tokens_max: usize) -> Prefix {
         let tokens_max = tokens_max.min(chain.tokens().saturating_sub(1));
         let hashes = &chain.hashes()[..tokens_max / BLOCK_TOKENS];
-        let blocks = hashes.iter().map_while(|hash| self.index.get(hash).copied()).collect();
+        let blocks = hashes.iter().map_while(|hash| self.index.find(hash)).collect();
         let queried_tokens = if hashes.is_empty() { 0 } else { chain.tokens() };
         Prefix { blocks, queried_tokens }
     }
@@ -101,7 +91,7 @@ impl BlockPool {
     /// Whether a prefix can be held and `new` more blocks taken at the same time.
     #[must_use]
     pub fn can_admit(&self, prefix: &Prefix, new: usize) -> bool {
-        let revived = prefix.blocks.iter().filter(|&&block| self.block(block).holders == 0);
+        let revived = prefix.blocks.iter().filter(|block| self.holders[block.0 as usize] == 0);
         revived.count() + new <= self.unheld.len()
     }
 
@@ -139,14 +129,9 @@ impl BlockPool {
     ///
     /// # Panics
     /// If nobody holds the block, or it was published before under another name.
-    pub fn publish(&mut self, id: BlockId, hash: BlockHash) {
-        let block = &mut self.blocks[id.0 as usize];
-        assert!(block.holders > 0, "{id} is published but nobody holds it");
-        if let std::collections::hash_map::Entry::Vacant(entry) = self.index.entry(hash) {
-            assert!(block.hash.is_none(), "{id} is published under two names");
-            entry.insert(id);
-            block.hash = Some(hash);
-        }
+    pub fn publish(&mut self, block: BlockId, hash: BlockHash) {
+        assert!(self.holders[block.0 as usize] > 0, "{block} is published but nobody holds it");
+        self.index.insert(block, hash);
     }
 
     /// Gives up one sequence's hold on its blocks, listed in order of position.
@@ -157,17 +142,18 @@ impl BlockPool {
     /// # Panics
     /// If a block is not held.
     pub fn release(&mut self, blocks: &[BlockId]) {
-        for &id in blocks.iter().rev() {
-            let block = &mut self.blocks[id.0 as usize];
-            assert!(block.holders > 0, "{id} is released but nobody holds it");
-            block.holders -= 1;
-            match (block.holders, block.hash) {
-                (0, None) => self.unheld.push_front(id),
-                (0, Some(_)) => {
-                    self.unheld.push_back(id);
-                    self.cached += 1;
-                }
-                _ => {}
+        for &block in blocks.iter().rev() {
+            let holders = &mut self.holders[block.0 as usize];
+            assert!(*holders > 0, "{block} is released but nobody holds it");
+            *holders -= 1;
+            if *holders > 0 {
+                continue;
+            }
+            if self.index.name(block).is_some() {
+                self.unheld.push_back(block);
+                self.cached += 1;
+            } else {
+                self.unheld.push_front(block);
             }
         }
     }
@@ -175,7 +161,7 @@ impl BlockPool {
     /// Forgets every holder and every content: the device memory behind the blocks is gone.
     pub fn clear(&mut self) {
         let Self { queried_tokens, hit_tokens, .. } = *self;
-        let blocks = u32::try_from(self.blocks.len()).expect("built from a u32");
+        let blocks = u32::try_from(self.holders.len()).expect("built from a u32");
         *self = Self { queried_tokens, hit_tokens, ..Self::new(blocks) };
     }
 
@@ -183,8 +169,8 @@ impl BlockPool {
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         PoolStats {
-            total: self.blocks.len(),
-            held: self.blocks.len() - self.unheld.len(),
+            total: self.holders.len(),
+            held: self.holders.len() - self.unheld.len(),
             cached: self.cached,
             queried_tokens: self.queried_tokens,
             hit_tokens: self.hit_tokens,
@@ -197,56 +183,43 @@ impl BlockPool {
     /// # Panics
     /// With the block and both values when the books do not balance.
     pub fn check<'a>(&self, tables: impl IntoIterator<Item = &'a [BlockId]>) {
-        let mut holders = vec![0; self.blocks.len()];
-        for &id in tables.into_iter().flatten() {
-            holders[id.0 as usize] += 1;
+        let mut holders = vec![0; self.holders.len()];
+        for block in tables.into_iter().flatten() {
+            holders[block.0 as usize] += 1;
         }
-        for (at, (block, &expected)) in self.blocks.iter().zip(&holders).enumerate() {
-            assert_eq!(block.holders, expected, "KV-3: holders of block {at}, in pool and tables");
-        }
+        assert_eq!(self.holders, holders, "KV-3: holders of each block, in the pool and in tables");
         let unheld: Vec<BlockId> = self.unheld.iter().collect();
         let without_holder = holders.iter().filter(|&&holders| holders == 0).count();
         assert_eq!(unheld.len(), without_holder, "KV-1: blocks in the list, blocks not held");
         assert_eq!(unheld.len(), self.unheld.len(), "KV-1: blocks in the list, its length");
-        for &id in &unheld {
-            assert_eq!(holders[id.0 as usize], 0, "KV-1: holders of {id}, which is in the list");
+        for block in &unheld {
+            assert_eq!(holders[block.0 as usize], 0, "KV-1: {block} is in the list, but held");
         }
+        let is_cached = |block: &BlockId| self.index.name(*block).is_some();
         assert!(
-            unheld.is_sorted_by_key(|&id| self.block(id).hash.is_some()),
+            unheld.is_sorted_by_key(is_cached),
             "KV-2: a cached block stands before a free one: {unheld:?}"
         );
-        let cached = unheld.iter().filter(|&&id| self.block(id).hash.is_some()).count();
+        let cached = unheld.iter().copied().filter(is_cached).count();
         assert_eq!(self.cached, cached, "KV-1: cached blocks, as counted and as listed");
-        let named = self.blocks.iter().filter(|block| block.hash.is_some()).count();
-        assert_eq!(named, self.index.len(), "KV-5: blocks with a name, names in the index");
-        for (hash, &id) in &self.index {
-            assert_eq!(self.block(id).hash, Some(*hash), "KV-5: the name of {id}");
-        }
+        self.index.check();
     }
 
-    fn block(&self, id: BlockId) -> &Block {
-        &self.blocks[id.0 as usize]
-    }
-
-    fn hold(&mut self, id: BlockId) {
-        let block = &mut self.blocks[id.0 as usize];
-        assert!(block.hash.is_some(), "{id} was evicted after it was looked up");
-        if block.holders == 0 {
-            self.unheld.remove(id);
+    fn hold(&mut self, block: BlockId) {
+        assert!(self.index.name(block).is_some(), "{block} was evicted after it was looked up");
+        let holders = &mut self.holders[block.0 as usize];
+        if *holders == 0 {
+            self.unheld.remove(block);
             self.cached -= 1;
         }
-        block.holders += 1;
+        *holders += 1;
     }
 
     fn take_one(&mut self) -> BlockId {
-        let id = self.unheld.pop_front().expect("the caller counted the blocks");
-        let block = &mut self.blocks[id.0 as usize];
-        block.holders = 1;
-        if let Some(hash) = block.hash.take() {
-            self.index.remove(&hash);
-            self.cached -= 1;
-        }
-        id
+        let block = self.unheld.pop_front().expect("the caller counted the blocks");
+        self.holders[block.0 as usize] = 1;
+        self.cached -= usize::from(self.index.remove(block));
+        block
     }
 }
 

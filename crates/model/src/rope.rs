@@ -39,10 +39,7 @@ impl RopeTable {
 
     /// Cosines and sines, each `[positions, head_dim / 2]`, of pairs of a position and the prompt
     /// length of its sequence, on which only dynamic scaling depends.
-    pub(crate) fn rows(
-        &self,
-        positions: impl Iterator<Item = (usize, usize)>,
-    ) -> RopeRows {
+    pub(crate) fn rows(&self, positions: impl Iterator<Item = (usize, usize)>) -> RopeRows {
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         // Consecutive positions mostly share their frequencies.
         let mut stretched: Option<(usize, Vec<f32>)> = None;
@@ -187,7 +184,8 @@ mod tests {
         };
         for scaled in [table(llama3), table(yarn)] {
             let scaled = scaled.frequencies;
-            let ratios: Vec<_> = plain.iter().zip(&scaled).map(|(plain, slow)| plain / slow).collect();
+            let ratios: Vec<_> =
+                plain.iter().zip(&scaled).map(|(plain, slow)| plain / slow).collect();
             assert_eq!((ratios[0], ratios[HEAD_DIM / 2 - 1].round()), (1.0, 8.0), "{ratios:?}");
             assert!(ratios.is_sorted_by(|a, b| *a <= b + 1e-4), "{ratios:?}");
         }
@@ -197,7 +195,8 @@ mod tests {
     fn dynamic_scaling_begins_beyond_the_original_length() {
         let dynamic = table(RopeScaling::Dynamic { factor: 2.0, original_max: 100 });
         let plain = table(RopeScaling::Default);
-        let row = |table: &RopeTable, position, prompt| table.rows([(position, prompt)].into_iter());
+        let row =
+            |table: &RopeTable, position, prompt| table.rows([(position, prompt)].into_iter());
         assert_eq!(row(&dynamic, 99, 100), row(&plain, 99, 100));
         assert_ne!(row(&dynamic, 100, 50), row(&plain, 100, 50));
         // Tokens of a long prompt share the base of its length, wherever they stand.

@@ -87,11 +87,7 @@ pub fn sample(logits: &[f32], params: &SamplingParams, state: &TokenState) -> To
 }
 
 /// Mask, bias and penalties. They touch few tokens, so most rows are not copied at all.
-fn adjust<'a>(
-    logits: &'a [f32],
-    params: &SamplingParams,
-    state: &TokenState,
-) -> Cow<'a, [f32]> {
+fn adjust<'a>(logits: &'a [f32], params: &SamplingParams, state: &TokenState) -> Cow<'a, [f32]> {
     let mut logits = Cow::Borrowed(logits);
     if state.output_tokens() < params.min_tokens as usize {
         for &token in &params.stop_tokens {

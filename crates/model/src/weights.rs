@@ -129,9 +129,12 @@ enum Slot {
 struct LayerSlot(&'static str);
 
 const ATTENTION_NORM: LayerSlot = LayerSlot("input_layernorm.weight");
-const Q: [LayerSlot; 2] = [LayerSlot("self_attn.q_proj.weight"), LayerSlot("self_attn.q_proj.bias")];
-const K: [LayerSlot; 2] = [LayerSlot("self_attn.k_proj.weight"), LayerSlot("self_attn.k_proj.bias")];
-const V: [LayerSlot; 2] = [LayerSlot("self_attn.v_proj.weight"), LayerSlot("self_attn.v_proj.bias")];
+const Q: [LayerSlot; 2] =
+    [LayerSlot("self_attn.q_proj.weight"), LayerSlot("self_attn.q_proj.bias")];
+const K: [LayerSlot; 2] =
+    [LayerSlot("self_attn.k_proj.weight"), LayerSlot("self_attn.k_proj.bias")];
+const V: [LayerSlot; 2] =
+    [LayerSlot("self_attn.v_proj.weight"), LayerSlot("self_attn.v_proj.bias")];
 const OUT: [LayerSlot; 2] =
     [LayerSlot("self_attn.o_proj.weight"), LayerSlot("self_attn.o_proj.bias")];
 const Q_NORM: LayerSlot = LayerSlot("self_attn.q_norm.weight");
@@ -227,9 +230,8 @@ impl LayerWeights {
         let mut vector = |slot, width| take(Slot::Layer(index, slot), &[width]);
         let attention_norm = vector(ATTENTION_NORM, spec.hidden)?;
         let ffn_norm = vector(FFN_NORM, spec.hidden)?;
-        let mut head_norm = |slot| {
-            attention.qk_norm.then(|| vector(slot, attention.head_dim)).transpose()
-        };
+        let mut head_norm =
+            |slot| attention.qk_norm.then(|| vector(slot, attention.head_dim)).transpose();
         let (q_norm, k_norm) = (head_norm(Q_NORM)?, head_norm(K_NORM)?);
         let mut linear = |[weight, bias]: [LayerSlot; 2], out, width, has_bias: bool| {
             let weight = take(Slot::Layer(index, weight), &[out, width])?;

@@ -56,7 +56,7 @@ fn generate(model: &Model, prompt: &Prompt) -> (Vec<Vec<f32>>, Vec<TokenId>) {
     let blocks = (prompt.tokens.len() + prompt.greedy.len()).div_ceil(BLOCK_TOKENS);
     let cache = KvCache::new(model.spec(), blocks, model.dtype()).unwrap();
     let table: Vec<_> = (0..blocks).rev().map(|block| BlockId(block as u32)).collect();
-    let mut feed = |tokens: Vec<TokenId>, start| {
+    let feed = |tokens: Vec<TokenId>, start| {
         let (prompt_tokens, outputs) = (prompt.tokens.len(), 0..tokens.len());
         let chunk = Chunk { tokens, start, prompt_tokens, blocks: table.clone(), outputs };
         let hidden = model.forward(&[chunk], &cache).unwrap();
@@ -104,7 +104,8 @@ fn greedy_tokens_and_logprobs_equal_those_of_transformers() {
             }
             let expected = tensors.tensor(&format!("logprobs.{index}")).unwrap();
             assert_eq!(expected.shape(), [logits.len(), logits[0].len()], "{name}");
-            let expected = expected.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+            let expected =
+                expected.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
             let found = logits.iter().flat_map(|row| log_softmax(row));
             deviation = expected.zip(found).map(|(a, b)| (a - b).abs()).fold(deviation, f32::max);
         }

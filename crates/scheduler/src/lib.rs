@@ -43,6 +43,8 @@ mod scheduler;
 mod sequence;
 mod stats;
 
+pub use playhouse_kvcache::PoolStats;
+
 pub use limits::{Limits, NeverFits};
 pub use scheduler::Scheduler;
 pub use stats::{Stats, TIMINGS_MAX, Timings};

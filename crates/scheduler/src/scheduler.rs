@@ -138,7 +138,8 @@ impl Scheduler {
     ///
     /// Requests that had a seat return to the front of the queue, in order, with what they emitted,
     /// and will be computed again. Those that were in flight are suspects (**S-9**); the returned
-    /// emissions end those that were suspects already.
+    /// emissions end those that were suspects already. So an engine that is replaced for another
+    /// reason should first be let finish what is in flight.
     ///
     /// # Panics
     /// If `epoch` is not later than the present one.
@@ -158,7 +159,8 @@ impl Scheduler {
             let mut sequence = self.vacate(slot);
             sequence.unseat();
             if guilty.contains(&slot) {
-                let why = "the engine died twice while computing this request on its own";
+                let why =
+                    "the engine died computing this request, and again when it was tried alone";
                 failed.push(self.end(&sequence, FinishReason::Failed(why.to_owned())));
             } else {
                 self.waiting.push_front(sequence);

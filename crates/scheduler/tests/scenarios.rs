@@ -377,7 +377,7 @@ impl World {
         }
         for Emission { id, cached_tokens, prompt_logprobs, token, finish } in emissions {
             let _ = write!(self.printed, "{}:", name(*id));
-            if let [first, .., last] = &prompt_logprobs[..] {
+            if let (Some(first), Some(last)) = (prompt_logprobs.first(), prompt_logprobs.last()) {
                 let (first, last) = (-first.logprob, -last.logprob);
                 let _ = write!(self.printed, " logprobs of {first}..={last}");
             }

@@ -12,38 +12,38 @@ use playhouse_engine::{EngineConfig, EngineEvent, StepPort, spawn};
 use playhouse_model::{Checkpoint, Dtype, Model, ModelConfig, Weights};
 use playhouse_ops::Threads;
 use playhouse_types::{
-    Admitted, BLOCK_TOKENS, BlockId, Epoch, Logits, Run, RunOutcome, Sampled, SamplingParams,
-    Slot, StepId, StepOutcome, StepPlan, TokenId, TokenLogprobs,
+    Admitted, BLOCK_TOKENS, BlockId, Epoch, Logits, Run, RunOutcome, Sampled, SamplingParams, Slot,
+    StepId, StepOutcome, StepPlan, TokenId, TokenLogprobs,
 };
 
-pub const EPOCH: Epoch = Epoch(3);
+pub(crate) const EPOCH: Epoch = Epoch(3);
 const KV_BLOCKS: u32 = 512;
 const SEATS: usize = 32;
 
 /// An engine and its last step.
-pub struct Driver {
-    pub port: StepPort,
-    pub events: Receiver<EngineEvent>,
-    pub thread: JoinHandle<()>,
+pub(crate) struct Driver {
+    pub(crate) port: StepPort,
+    pub(crate) events: Receiver<EngineEvent>,
+    pub(crate) thread: JoinHandle<()>,
     next_step: u64,
     free: Vec<BlockId>,
 }
 
 /// A prompt and how to go on from it.
 #[derive(Clone)]
-pub struct Sequence {
-    pub prompt: Vec<TokenId>,
-    pub sampling: SamplingParams,
+pub(crate) struct Sequence {
+    pub(crate) prompt: Vec<TokenId>,
+    pub(crate) sampling: SamplingParams,
     /// Blocks that hold its first tokens already.
-    pub cached: Vec<BlockId>,
+    pub(crate) cached: Vec<BlockId>,
 }
 
 /// What a sequence gave.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Generated {
-    pub prompt_logprobs: Vec<TokenLogprobs>,
-    pub sampled: Vec<Sampled>,
-    pub blocks: Vec<BlockId>,
+pub(crate) struct Generated {
+    pub(crate) prompt_logprobs: Vec<TokenLogprobs>,
+    pub(crate) sampled: Vec<Sampled>,
+    pub(crate) blocks: Vec<BlockId>,
 }
 
 struct Progress {
@@ -52,14 +52,14 @@ struct Progress {
     generated: Generated,
 }
 
-pub fn reference() -> PathBuf {
+pub(crate) fn reference() -> PathBuf {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/reference"));
     assert!(folder.is_dir(), "{}: the reference checkpoints belong there", folder.display());
     folder.to_owned()
 }
 
 /// Every case of the reference folder, in order of name.
-pub fn cases() -> Vec<PathBuf> {
+pub(crate) fn cases() -> Vec<PathBuf> {
     let entries = fs::read_dir(reference()).unwrap();
     let mut cases: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     cases.retain(|path| path.join("reference.json").exists());
@@ -68,7 +68,7 @@ pub fn cases() -> Vec<PathBuf> {
     cases
 }
 
-pub fn load(folder: &Path, threads: usize) -> Arc<Model> {
+pub(crate) fn load(folder: &Path, threads: usize) -> Arc<Model> {
     let checkpoint = Checkpoint::open(folder).unwrap();
     let config = ModelConfig::read(&checkpoint).unwrap();
     let dtype = Dtype::Auto.or(config.dtype);
@@ -78,10 +78,11 @@ pub fn load(folder: &Path, threads: usize) -> Arc<Model> {
 }
 
 /// `count` token ids that look random and are the same every time.
-pub fn tokens(count: usize, seed: u64, vocab: usize) -> Vec<TokenId> {
+pub(crate) fn tokens(count: usize, seed: u64, vocab: usize) -> Vec<TokenId> {
     let mut state = seed;
     let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((state >> 33) % vocab as u64) as TokenId
     };
     (0..count).map(|_| next()).collect()
@@ -91,7 +92,7 @@ pub fn tokens(count: usize, seed: u64, vocab: usize) -> Vec<TokenId> {
 
 impl Sequence {
     /// Greedy, with every log-probability there is.
-    pub fn greedy(prompt: Vec<TokenId>, steps: usize) -> Self {
+    pub(crate) fn greedy(prompt: Vec<TokenId>, steps: usize) -> Self {
         let mut sampling = SamplingParams::greedy(steps as u32);
         (sampling.logprobs, sampling.prompt_logprobs) = (Some(20), Some(20));
         Self { prompt, sampling, cached: Vec::new() }
@@ -101,7 +102,7 @@ impl Sequence {
 // === impl Driver ===
 
 impl Driver {
-    pub fn new(model: &Arc<Model>) -> Self {
+    pub(crate) fn new(model: &Arc<Model>) -> Self {
         let config =
             EngineConfig { epoch: EPOCH, kv_blocks: KV_BLOCKS as usize, max_num_seqs: SEATS };
         let (sender, events) = channel();
@@ -115,13 +116,13 @@ impl Driver {
     }
 
     /// A plan with the next number.
-    pub fn plan(&mut self, admitted: Vec<Admitted>, runs: Vec<Run>) -> StepPlan {
+    pub(crate) fn plan(&mut self, admitted: Vec<Admitted>, runs: Vec<Run>) -> StepPlan {
         let step = StepId(self.next_step);
         self.next_step += 1;
         StepPlan { epoch: EPOCH, step, released: Vec::new(), admitted, runs }
     }
 
-    pub fn outcome(&self) -> StepOutcome {
+    pub(crate) fn outcome(&self) -> StepOutcome {
         match self.events.recv().unwrap() {
             EngineEvent::Step(outcome) => outcome,
             EngineEvent::Exited { reason, .. } => panic!("the engine exited: {reason}"),
@@ -130,7 +131,7 @@ impl Driver {
 
     /// Runs all sequences to their `max_tokens`, each step feeding up to `chunk` prompt tokens or
     /// one sampled token of each.
-    pub fn generate(&mut self, sequences: &[Sequence], chunk: usize) -> Vec<Generated> {
+    pub(crate) fn generate(&mut self, sequences: &[Sequence], chunk: usize) -> Vec<Generated> {
         let mut progress: Vec<_> = sequences.iter().map(Progress::new).collect();
         let mut admitted: Vec<_> = (0..).zip(sequences).map(|(slot, s)| s.admitted(slot)).collect();
         loop {
@@ -157,7 +158,7 @@ impl Driver {
     }
 
     /// Closes the port and waits for the end.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         drop(self.port);
         self.thread.join().unwrap();
         assert!(self.events.recv().is_err(), "a closed port is no failure");
@@ -215,7 +216,7 @@ impl Progress {
 
 impl Driver {
     /// Admits a sequence again after a preemption, with its output so far, and samples once.
-    pub fn resume(&mut self, sequence: &Sequence, output: &[TokenId]) -> TokenId {
+    pub(crate) fn resume(&mut self, sequence: &Sequence, output: &[TokenId]) -> TokenId {
         let tokens = [&sequence.prompt[..], output].concat();
         let mut admitted = sequence.admitted(0);
         admitted.tokens = tokens.clone().into();

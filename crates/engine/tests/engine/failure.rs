@@ -46,8 +46,7 @@ fn a_plan_that_cannot_be_followed_ends_the_engine_with_the_reason() {
         (Box::new(|plan| plan.runs = vec![run(0, 3, &[])]), "slot-0: run up to 3, blocks hold 0"),
         (Box::new(|plan| plan.runs = vec![run(0, 3, &[512])]), "slot-0: block-512 of 512"),
     ];
-    let before_last: Change =
-        Box::new(move |plan| plan.runs = vec![sampled(run(0, 2, &[0]))]);
+    let before_last: Change = Box::new(move |plan| plan.runs = vec![sampled(run(0, 2, &[0]))]);
     let cases = cases.into_iter().chain([(before_last, "sampling from a token before the last")]);
     for (change, expected) in cases {
         let mut driver = Driver::new(&model);

@@ -131,7 +131,8 @@ const MAX_WINDOW_LAYERS: usize = 28;
 /// The family that `architectures` names.
 pub(super) fn find(fields: &Fields<'_>) -> Result<&'static Family, ConfigError> {
     let names = fields.list("architectures")?.unwrap_or_default();
-    let known = |family: &&Family| names.iter().any(|name| name.as_str() == Some(family.architecture));
+    let known =
+        |family: &&Family| names.iter().any(|name| name.as_str() == Some(family.architecture));
     FAMILIES.iter().find(known).ok_or_else(|| {
         let known: Vec<_> = FAMILIES.iter().map(|family| family.architecture).collect();
         fields.refuse("architectures", format!("one of {}", known.join(", ")))
@@ -149,8 +150,7 @@ impl Family {
         };
         let hidden = count("hidden_size", limits::HIDDEN, default.hidden)?;
         let layers = count("num_hidden_layers", limits::LAYERS, default.layers)?;
-        let positions =
-            count("max_position_embeddings", limits::POSITIONS, default.max_positions)?;
+        let positions = count("max_position_embeddings", limits::POSITIONS, default.max_positions)?;
 
         let attention = self.attention(fields, hidden)?;
         let ffn = FeedForward {
@@ -164,7 +164,10 @@ impl Family {
         #[expect(clippy::cast_possible_truncation, reason = "an epsilon needs no more digits")]
         let norm_eps = eps as f32;
         Ok(DecoderSpec {
-            layers: windows.into_iter().map(|window| LayerSpec { attention, ffn, window }).collect(),
+            layers: windows
+                .into_iter()
+                .map(|window| LayerSpec { attention, ffn, window })
+                .collect(),
             hidden,
             vocab: count("vocab_size", limits::VOCAB, default.vocab)?,
             norm_eps,
@@ -180,9 +183,8 @@ impl Family {
     }
 
     fn attention(&self, fields: &Fields<'_>, hidden: usize) -> Result<Attention, ConfigError> {
-        let heads = fields
-            .count("num_attention_heads", 1..=limits::HEADS)?
-            .unwrap_or(self.defaults.heads);
+        let heads =
+            fields.count("num_attention_heads", 1..=limits::HEADS)?.unwrap_or(self.defaults.heads);
         let key = "num_key_value_heads";
         let kv_heads = match fields.count(key, 1..=limits::HEADS)? {
             Some(kv_heads) => kv_heads,
@@ -215,7 +217,8 @@ impl Family {
             Some(head_dim) => head_dim,
             None if hidden.is_multiple_of(heads) => hidden / heads,
             None => {
-                let expected = format!("a multiple of num_attention_heads ({heads}), or a head_dim");
+                let expected =
+                    format!("a multiple of num_attention_heads ({heads}), or a head_dim");
                 return Err(fields.refuse("hidden_size", expected));
             }
         };

@@ -80,10 +80,9 @@ fn scaling(
         "dynamic" if head_dim == 2 => {
             Err(params.refuse(key, "another kind: dynamic needs a head_dim above 2"))
         }
-        "dynamic" => Ok(RopeScaling::Dynamic {
-            factor: required("factor")?,
-            original_max: positions,
-        }),
+        "dynamic" => {
+            Ok(RopeScaling::Dynamic { factor: required("factor")?, original_max: positions })
+        }
         "llama3" => {
             let (low, high) = (required("low_freq_factor")?, required("high_freq_factor")?);
             if high <= low {

@@ -91,7 +91,9 @@ fn missing_keys_have_the_defaults_of_the_config_class() {
 #[test]
 fn null_and_missing_differ_where_transformers_says_so() {
     let kv_heads = |architecture, value| {
-        accepted(architecture, json!({ "num_key_value_heads": value })).spec.layers[0].attention.kv_heads
+        accepted(architecture, json!({ "num_key_value_heads": value })).spec.layers[0]
+            .attention
+            .kv_heads
     };
     assert_eq!(kv_heads("LlamaForCausalLM", json!("-")), 4);
     assert_eq!(kv_heads("MistralForCausalLM", json!(null)), 4);
@@ -134,7 +136,8 @@ fn qwen_windows_follow_layer_types_else_max_window_layers() {
         [none, some, some, some]
     );
     assert_eq!(windows(json!({ "sliding_window": 16 })), [none; 4]);
-    let types = json!(["sliding_attention", "full_attention", "sliding_attention", "full_attention"]);
+    let types =
+        json!(["sliding_attention", "full_attention", "sliding_attention", "full_attention"]);
     assert_eq!(
         windows(json!({ "sliding_window": 16, "layer_types": types })),
         [some, none, some, none]
@@ -325,13 +328,40 @@ fn any_json() -> impl Strategy<Value = Value> {
 
 fn any_key() -> impl Strategy<Value = String> {
     let keys = [
-        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim",
-        "num_attention_heads", "num_key_value_heads", "max_position_embeddings", "rms_norm_eps",
-        "rope_theta", "rope_scaling", "rope_parameters", "rope_type", "type", "factor",
-        "original_max_position_embeddings", "low_freq_factor", "high_freq_factor", "beta_fast",
-        "beta_slow", "mscale", "mscale_all_dim", "attention_factor", "truncate", "layer_types",
-        "sliding_window", "use_sliding_window", "max_window_layers", "eos_token_id", "dtype",
-        "full_attention", "sliding_attention", "partial_rotary_factor", "tie_word_embeddings",
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "head_dim",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "rope_theta",
+        "rope_scaling",
+        "rope_parameters",
+        "rope_type",
+        "type",
+        "factor",
+        "original_max_position_embeddings",
+        "low_freq_factor",
+        "high_freq_factor",
+        "beta_fast",
+        "beta_slow",
+        "mscale",
+        "mscale_all_dim",
+        "attention_factor",
+        "truncate",
+        "layer_types",
+        "sliding_window",
+        "use_sliding_window",
+        "max_window_layers",
+        "eos_token_id",
+        "dtype",
+        "full_attention",
+        "sliding_attention",
+        "partial_rotary_factor",
+        "tie_word_embeddings",
     ];
     prop::sample::select(keys.to_vec()).prop_map(str::to_owned)
 }

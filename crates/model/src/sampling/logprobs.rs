@@ -17,7 +17,10 @@ pub fn token_logprobs(logits: &[f32], token: TokenId, top: u32) -> TokenLogprobs
         if best == f32::NEG_INFINITY {
             return f32::NEG_INFINITY;
         }
-        #[expect(clippy::cast_possible_truncation, reason = "log-probabilities are reported in f32")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "log-probabilities are reported in f32"
+        )]
         let logprob = (f64::from(tame(logit)) - f64::from(best) - log_sum) as f32;
         logprob
     };

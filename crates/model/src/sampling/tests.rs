@@ -14,7 +14,12 @@ fn sample_at(logits: &[f32], params: &SamplingParams, position: usize) -> TokenI
     sample(logits, params, &TokenState::new(&vec![0; position], position, params))
 }
 
-fn greedy_after(logits: &[f32], params: &SamplingParams, prompt: &[u32], output: &[u32]) -> TokenId {
+fn greedy_after(
+    logits: &[f32],
+    params: &SamplingParams,
+    prompt: &[u32],
+    output: &[u32],
+) -> TokenId {
     let tokens = [prompt, output].concat();
     sample(logits, params, &TokenState::new(&tokens, prompt.len(), params))
 }
@@ -204,7 +209,9 @@ fn logprobs_are_a_log_softmax_best_first() {
     assert!((found.logprob - expected(3)).abs() < 1e-6);
     let tokens: Vec<_> = found.top.iter().map(|&(token, _)| token).collect();
     assert_eq!(tokens, [1, 2, 0]);
-    assert!(found.top.iter().all(|&(token, logprob)| (logprob - expected(token as usize)).abs() < 1e-6));
+    assert!(
+        found.top.iter().all(|&(token, logprob)| (logprob - expected(token as usize)).abs() < 1e-6)
+    );
     assert_eq!(token_logprobs(&logits, 0, 0).top, []);
     assert_eq!(token_logprobs(&logits, 0, 20).top.len(), 4);
 }

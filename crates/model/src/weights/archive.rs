@@ -187,9 +187,12 @@ fn parse_header(file: &str, bytes: &[u8]) -> Result<Vec<(String, Entry)>, Weight
         if tensor == "__metadata__" {
             continue;
         }
-        let info: TensorInfo = serde_json::from_value(value).map_err(|error| {
-            WeightsError::Tensor { file: file.to_owned(), tensor: tensor.clone(), reason: error.to_string() }
-        })?;
+        let info: TensorInfo =
+            serde_json::from_value(value).map_err(|error| WeightsError::Tensor {
+                file: file.to_owned(),
+                tensor: tensor.clone(),
+                reason: error.to_string(),
+            })?;
         entries.push((tensor, info));
     }
     entries.sort_by_key(|(_, info)| info.data_offsets);

@@ -23,7 +23,8 @@ impl Folder {
     fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("playhouse-weights-{}-{count}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("playhouse-weights-{}-{count}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -91,7 +92,10 @@ fn file(tensors: &Tensors) -> Vec<u8> {
     let mut data = Vec::new();
     for (name, (dtype, shape, bytes)) in tensors {
         let offsets = [data.len(), data.len() + bytes.len()];
-        header.insert(name.clone(), json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets }));
+        header.insert(
+            name.clone(),
+            json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets }),
+        );
         data.extend_from_slice(bytes);
     }
     with_header(&serde_json::Value::Object(header).to_string(), &data)
@@ -138,7 +142,10 @@ fn every_slot_is_loaded_and_progress_ends_at_the_total() {
     };
     let layer = &weights.layers[0];
     assert_eq!(first(&weights.head), stored("lm_head.weight"));
-    assert_eq!(first(layer.k.bias.as_ref().unwrap()), stored("model.layers.0.self_attn.k_proj.bias"));
+    assert_eq!(
+        first(layer.k.bias.as_ref().unwrap()),
+        stored("model.layers.0.self_attn.k_proj.bias")
+    );
     assert_eq!(first(&layer.down.weight), stored("model.layers.0.mlp.down_proj.weight"));
     assert_eq!(first(&layer.ffn_norm), stored("model.layers.0.post_attention_layernorm.weight"));
 }
@@ -222,7 +229,10 @@ fn shards_are_found_by_the_index_and_must_agree_with_it() {
     let files: [(&str, &[u8]); 3] = [(INDEX, index.as_bytes()), ("a", &a), ("b", &b)];
     assert!(Folder::of(&files).load(&spec, Dtype::Auto).is_ok());
 
-    assert_eq!(refused(&files[..2], &spec), format!("{INDEX}: names b, which is missing; expected all its files"));
+    assert_eq!(
+        refused(&files[..2], &spec),
+        format!("{INDEX}: names b, which is missing; expected all its files")
+    );
     let wrong = map(&|name| if name == "lm_head.weight" { "b" } else { right(name) });
     let wrong = refused(&[(INDEX, wrong.as_bytes()), ("a", &a), ("b", &b)], &spec);
     assert!(wrong.starts_with("b: tensor `lm_head.weight`: found in a, expected in b"), "{wrong}");
@@ -296,16 +306,54 @@ fn hostile_headers_are_refused() {
         ("no object", with_header("[]", &[]), "expected a JSON object as header"),
         ("deep", with_header(&"[".repeat(9999), &[]), "expected a JSON object as header"),
         ("no utf-8", with_header("{}", &[]).into_iter().map(|b| b | 128).collect(), "cut short"),
-        ("type", with_header(r#"{"a":{"dtype":"F99","shape":[],"data_offsets":[0,0]}}"#, &[]), "unknown variant `F99`"),
+        (
+            "type",
+            with_header(r#"{"a":{"dtype":"F99","shape":[],"data_offsets":[0,0]}}"#, &[]),
+            "unknown variant `F99`",
+        ),
         ("gap", with_header(&header(&[entry("a", "[2]", "[8,16]")]), &zeros), "expected at 0"),
-        ("overlap", with_header(&header(&[entry("a", "[2]", "[0,8]"), entry("b", "[2]", "[4,12]")]), &zeros), "expected at 8"),
-        ("twice", with_header(&header(&[entry("a", "[2]", "[0,8]"), entry("a", "[2]", "[8,16]")]), &zeros), "found twice"),
-        ("backwards", with_header(&header(&[entry("a", "[2]", "[0,8]"), entry("b", "[0]", "[8,4]")]), &zeros), "found to end at byte 4"),
-        ("beyond", with_header(&header(&[entry("a", "[8]", "[0,32]")]), &zeros), "found to end at byte 32 of 16"),
-        ("size", with_header(&header(&[entry("a", "[3]", "[0,16]")]), &zeros), "expected those of shape [3] in F32"),
-        ("overflow", with_header(&header(&[entry("a", &format!("[{max},{max}]"), "[0,16]")]), &zeros), "expected those of shape"),
+        (
+            "overlap",
+            with_header(
+                &header(&[entry("a", "[2]", "[0,8]"), entry("b", "[2]", "[4,12]")]),
+                &zeros,
+            ),
+            "expected at 8",
+        ),
+        (
+            "twice",
+            with_header(
+                &header(&[entry("a", "[2]", "[0,8]"), entry("a", "[2]", "[8,16]")]),
+                &zeros,
+            ),
+            "found twice",
+        ),
+        (
+            "backwards",
+            with_header(&header(&[entry("a", "[2]", "[0,8]"), entry("b", "[0]", "[8,4]")]), &zeros),
+            "found to end at byte 4",
+        ),
+        (
+            "beyond",
+            with_header(&header(&[entry("a", "[8]", "[0,32]")]), &zeros),
+            "found to end at byte 32 of 16",
+        ),
+        (
+            "size",
+            with_header(&header(&[entry("a", "[3]", "[0,16]")]), &zeros),
+            "expected those of shape [3] in F32",
+        ),
+        (
+            "overflow",
+            with_header(&header(&[entry("a", &format!("[{max},{max}]"), "[0,16]")]), &zeros),
+            "expected those of shape",
+        ),
         ("wrap", with_header(&header(&wrap), &zeros), "found to end at byte"),
-        ("negative", with_header(&header(&[entry("a", "[-1]", "[0,16]")]), &zeros), "invalid value"),
+        (
+            "negative",
+            with_header(&header(&[entry("a", "[-1]", "[0,16]")]), &zeros),
+            "invalid value",
+        ),
         ("tail", with_header(&header(&[entry("a", "[2]", "[0,8]")]), &zeros), "as its header says"),
     ] {
         let message = refused(&[("model.safetensors", &file)], &spec(false));
