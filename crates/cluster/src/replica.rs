@@ -159,7 +159,9 @@ impl State {
     fn admit(&mut self, request: GenerateRequest, sink: Sink) {
         let id = request.id;
         match self.scheduler.enqueue(request, self.now()) {
-            Ok(()) => drop(self.sinks.insert(id, sink)),
+            Ok(()) => {
+                self.sinks.insert(id, sink);
+            }
             Err(why) => sink.send(failure(id, why.to_string())),
         }
     }

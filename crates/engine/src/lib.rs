@@ -20,7 +20,7 @@ use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use playhouse_model::Model;
@@ -77,6 +77,13 @@ pub enum SubmitError {
 // === impl StepPort ===
 
 impl StepPort {
+    /// A port and the queue behind it, for whoever executes the plans.
+    #[must_use]
+    pub fn bounded() -> (Self, Receiver<StepPlan>) {
+        let (plans, queue) = sync_channel(STEPS_QUEUED_MAX);
+        (Self { plans }, queue)
+    }
+
     /// Queues a plan. Never blocks.
     ///
     /// # Errors
@@ -99,7 +106,7 @@ pub fn spawn(
     config: EngineConfig,
     on_event: impl Fn(EngineEvent) + Send + 'static,
 ) -> io::Result<(StepPort, JoinHandle<()>)> {
-    let (plans, queue) = sync_channel(STEPS_QUEUED_MAX);
+    let (port, queue) = StepPort::bounded();
     let thread = thread::Builder::new().name("engine".to_owned()).spawn(move || {
         let steps = || {
             let mut worker = Worker::new(&model, &config)?;
@@ -117,7 +124,7 @@ pub fn spawn(
         drop(queue);
         on_event(EngineEvent::Exited { epoch: config.epoch, reason });
     })?;
-    Ok((StepPort { plans }, thread))
+    Ok((port, thread))
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {

@@ -134,8 +134,11 @@ impl Checkpoint {
         Ok(Some(Cow::Owned(bytes)))
     }
 
-    /// [`Self::read`] of a file that must exist.
-    pub(crate) fn require(&self, name: &str) -> Result<Cow<'static, [u8]>, CheckpointError> {
+    /// [`Self::read`] of a file that every checkpoint has.
+    ///
+    /// # Errors
+    /// As there, and when the file is missing.
+    pub fn require(&self, name: &str) -> Result<Cow<'static, [u8]>, CheckpointError> {
         self.read(name)?.ok_or_else(|| self.missing(name))
     }
 

@@ -12,18 +12,18 @@ use playhouse_types::{
 };
 
 /// The token at a position of any sequence whose script is `script`.
-pub type Script = fn(position: usize) -> TokenId;
+pub(crate) type Script = fn(position: usize) -> TokenId;
 
 /// Called before each step; an error ends the engine with that reason.
-pub type Fault = Arc<dyn Fn(&StepPlan) -> Result<(), String> + Send + Sync>;
+pub(crate) type Fault = Arc<dyn Fn(&StepPlan) -> Result<(), String> + Send + Sync>;
 
 /// Starts scripted engines that fail when `fault` says so.
-pub fn engines(script: Script, fault: Fault) -> EngineFactory {
+pub(crate) fn engines(script: Script, fault: Fault) -> EngineFactory {
     Arc::new(move |epoch, sink| start(script, Arc::clone(&fault), epoch, sink))
 }
 
 /// Never fails.
-pub fn no_fault() -> Fault {
+pub(crate) fn no_fault() -> Fault {
     Arc::new(|_| Ok(()))
 }
 

@@ -1,0 +1,99 @@
+//! What `playhouse serve` says when it is ready: one screen, every line a fact.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+
+use playhouse_gateway::GatewayConfig;
+use playhouse_model::KvCache;
+use playhouse_scheduler::Limits;
+use playhouse_types::BLOCK_TOKENS;
+
+use crate::error::CliError;
+use crate::loading::Loaded;
+use crate::sizing::Bytes;
+
+pub(crate) struct Banner(String);
+
+// === impl Banner ===
+
+impl Banner {
+    pub(crate) fn new(
+        config: &GatewayConfig,
+        loaded: &Loaded,
+        limits: &Limits,
+        address: SocketAddr,
+    ) -> Self {
+        let (spec, dtype) = (loaded.model.spec(), loaded.model.dtype());
+        let block = KvCache::bytes_per_block(spec, dtype) as u64;
+        let tokens = limits.kv_blocks as usize * BLOCK_TOKENS;
+        let threads = loaded.threads.count();
+        let key = if config.api_key.is_some() { "API key required" } else { "no API key" };
+        let sampling = &config.sampling;
+        let lines = [
+            ("model", format!("{} ({})", config.served_model_names.join(", "), loaded.source)),
+            (
+                "",
+                format!(
+                    "{}, {} parameters, {}",
+                    loaded.architecture,
+                    count(spec.parameters()),
+                    dtype.as_str()
+                ),
+            ),
+            ("layout", "1 replica, 1 stage, 1 shard".to_owned()),
+            ("device", format!("cpu, {}, {}", plural(threads, "thread"), loaded.threads.isa())),
+            ("context", format!("{} tokens", limits.max_model_len)),
+            (
+                "KV cache",
+                format!(
+                    "{} for {tokens} tokens: {} of full length",
+                    Bytes(block * u64::from(limits.kv_blocks)),
+                    plural(tokens / limits.max_model_len, "sequence"),
+                ),
+            ),
+            (
+                "batch",
+                format!(
+                    "{}, {} tokens per step",
+                    plural(limits.max_num_seqs, "sequence"),
+                    limits.max_num_batched_tokens
+                ),
+            ),
+            (
+                "sampling",
+                format!(
+                    "temperature {}, top_p {}, top_k {} unless a request says otherwise",
+                    sampling.temperature, sampling.top_p, sampling.top_k
+                ),
+            ),
+            ("API", format!("http://{address}/v1 ({key})")),
+            ("metrics", format!("http://{address}/metrics")),
+        ];
+        let mut text = format!("playhouse {}\n\n", env!("CARGO_PKG_VERSION"));
+        for (label, fact) in lines {
+            text += &format!("  {label:<10}{fact}\n");
+        }
+        Self(text + "\n")
+    }
+
+    /// Prints it on standard output.
+    ///
+    /// # Errors
+    /// When standard output cannot be written.
+    pub(crate) fn print(&self) -> Result<(), CliError> {
+        let mut out = io::stdout().lock();
+        out.write_all(self.0.as_bytes()).and_then(|()| out.flush()).map_err(CliError::output)
+    }
+}
+
+fn count(parameters: usize) -> String {
+    match parameters as f64 {
+        n if n < 1e6 => format!("{:.0} thousand", n / 1e3),
+        n if n < 1e9 => format!("{:.1} million", n / 1e6),
+        n => format!("{:.1} billion", n / 1e9),
+    }
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}

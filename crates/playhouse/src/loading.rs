@@ -1,0 +1,93 @@
+//! From files to a model that can run, with progress on the way.
+
+use std::borrow::Cow;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use playhouse_collectives::Communicator;
+use playhouse_gateway::{ChatTemplate, Tokenizer};
+use playhouse_model::{Checkpoint, Dtype, GenerationDefaults, Model, ModelConfig, Weights};
+use playhouse_ops::Threads;
+
+use crate::demo;
+use crate::error::CliError;
+use crate::progress::{Progress, Unit};
+
+/// What the files of a checkpoint amount to.
+pub(crate) struct Loaded {
+    /// What to call the model: `demo`, or the name of its folder.
+    pub(crate) name: String,
+    /// Where it came from, for people.
+    pub(crate) source: String,
+    pub(crate) architecture: &'static str,
+    pub(crate) model: Arc<Model>,
+    pub(crate) generation: GenerationDefaults,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: Option<ChatTemplate>,
+    pub(crate) threads: Threads,
+}
+
+/// Loads the checkpoint in `folder`, or the embedded one.
+///
+/// # Errors
+/// The first thing that is wrong with it, by file and key.
+pub(crate) fn load(
+    folder: Option<&Path>,
+    dtype: Dtype,
+    threads: Option<NonZeroUsize>,
+) -> Result<Loaded, CliError> {
+    let checkpoint = match folder {
+        Some(folder) => Checkpoint::open(folder).map_err(refused)?,
+        None => Checkpoint::embedded(demo::FILES),
+    };
+    let config = ModelConfig::read(&checkpoint).map_err(refused)?;
+    let generation = GenerationDefaults::read(&checkpoint, &config).map_err(refused)?;
+    let tokenizer = tokenizer(&checkpoint)?;
+    let template = template(&checkpoint)?;
+
+    let mut progress = None;
+    let weights = Weights::load(&checkpoint, &config.spec, dtype.or(config.dtype), |done, total| {
+        let start = || Progress::start("loading weights", total as u64, Unit::Bytes);
+        progress.get_or_insert_with(start).set(done as u64);
+    });
+    let weights = weights.map_err(refused)?;
+    drop(progress);
+
+    let threads = threads.or_else(|| thread::available_parallelism().ok());
+    let threads = Threads::new(threads.unwrap_or(NonZeroUsize::MIN));
+    let architecture = config.architecture;
+    let model = Model::new(config.spec, weights, Communicator::solo(), threads.clone());
+    let (name, source) = match folder {
+        Some(folder) => (name(folder), folder.display().to_string()),
+        None => ("demo".to_owned(), "embedded".to_owned()),
+    };
+    let model = Arc::new(model);
+    Ok(Loaded { name, source, architecture, model, generation, tokenizer, template, threads })
+}
+
+fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer, CliError> {
+    let file = "tokenizer.json";
+    let bytes = checkpoint.require(file).map_err(refused)?;
+    Tokenizer::from_bytes(&bytes).map_err(|why| CliError::failure(format!("{file}: {why}")))
+}
+
+fn template(checkpoint: &Checkpoint) -> Result<Option<ChatTemplate>, CliError> {
+    let text = |file: &str| -> Result<Option<String>, CliError> {
+        let bytes = checkpoint.read(file).map_err(refused)?;
+        let text = bytes.map(Cow::into_owned).map(String::from_utf8).transpose();
+        text.map_err(|why| CliError::failure(format!("{file}: not UTF-8: {why}")))
+    };
+    let (config, template) = (text("tokenizer_config.json")?, text("chat_template.jinja")?);
+    ChatTemplate::from_files(config.as_deref(), template.as_deref()).map_err(refused)
+}
+
+fn name(folder: &Path) -> String {
+    let name = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    name.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+fn refused(why: impl std::fmt::Display) -> CliError {
+    CliError::failure(why.to_string())
+}

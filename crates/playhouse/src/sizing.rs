@@ -1,0 +1,138 @@
+//! How much KV cache to allocate, from what the flags ask for and the machine has.
+
+use std::fmt;
+use std::str::FromStr;
+
+use playhouse_types::BLOCK_TOKENS;
+
+/// Share of the available memory that the KV cache may take when no size is given.
+const DEFAULT_SHARE: f64 = 0.4;
+
+/// A number of bytes, written `512MiB`, `4GB`, `1.5g` or `1048576`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+/// A text that is not a number of bytes.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a size; write a number of bytes or one with a unit, such as 512MiB or 4GB")]
+pub struct NotBytes(String);
+
+/// Why no KV cache of a useful size can be had.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{available} of KV cache hold {tokens} tokens, one sequence of the full context needs \
+     {max_model_len}; give --kv-cache-memory at least {needed}, or --max-model-len at most {tokens}"
+)]
+pub struct TooSmall {
+    available: Bytes,
+    needed: Bytes,
+    tokens: usize,
+    max_model_len: usize,
+}
+
+/// Blocks for the KV cache: those of `max_num_seqs` sequences of full length, but no more than
+/// `memory`, or without it [`DEFAULT_SHARE`] of `available`.
+///
+/// # Errors
+/// When not even one sequence of full length fits.
+pub fn kv_blocks(
+    block: Bytes,
+    max_model_len: usize,
+    max_num_seqs: usize,
+    memory: Option<Bytes>,
+    available: Bytes,
+) -> Result<u32, TooSmall> {
+    let per_sequence = max_model_len.div_ceil(BLOCK_TOKENS) as u64;
+    let wanted = per_sequence.saturating_mul(max_num_seqs as u64);
+    let budget = memory.unwrap_or(Bytes((available.0 as f64 * DEFAULT_SHARE) as u64));
+    let affordable = budget.0 / block.0;
+    if affordable < per_sequence {
+        return Err(TooSmall {
+            available: budget,
+            needed: Bytes(per_sequence * block.0),
+            tokens: affordable as usize * BLOCK_TOKENS,
+            max_model_len,
+        });
+    }
+    Ok(u32::try_from(wanted.min(affordable)).unwrap_or(u32::MAX))
+}
+
+/// Memory that new allocations may use, from `/proc/meminfo`; 4 GiB where there is none.
+pub fn available_memory() -> Bytes {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    Bytes(kib.map_or(4 << 30, |kib| kib << 10))
+}
+
+// === impl Bytes ===
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+        if self.0 < 1024 {
+            return write!(f, "{} B", self.0);
+        }
+        let exponent = (self.0.ilog2() / 10).min(4);
+        let value = self.0 as f64 / f64::from(exponent * 10).exp2();
+        write!(f, "{value:.1} {}", UNITS[exponent as usize - 1])
+    }
+}
+
+impl FromStr for Bytes {
+    type Err = NotBytes;
+
+    fn from_str(text: &str) -> Result<Self, NotBytes> {
+        let refuse = || NotBytes(text.to_owned());
+        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let scale: f64 = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 1.0,
+            "kb" => 1e3,
+            "mb" => 1e6,
+            "gb" => 1e9,
+            "tb" => 1e12,
+            "k" | "kib" => 1024.0,
+            "m" | "mib" => 1024.0 * 1024.0,
+            "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
+            "t" | "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+            _ => return Err(refuse()),
+        };
+        let bytes = number.parse::<f64>().map_err(|_| refuse())? * scale;
+        if bytes >= 1.0 && bytes < 2f64.powi(60) { Ok(Self(bytes as u64)) } else { Err(refuse()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, bytes) in
+            [("1048576", 1 << 20), ("512MiB", 512 << 20), ("1.5g", 3 << 29), ("4GB", 4_000_000_000)]
+        {
+            assert_eq!(text.parse::<Bytes>().expect(text), Bytes(bytes));
+        }
+        for text in ["", "MiB", "4 parsecs", "-1", "0", "1e99", "NaN", "1.2.3G"] {
+            assert!(text.parse::<Bytes>().is_err(), "{text}");
+        }
+        assert_eq!(Bytes(1536).to_string(), "1.5 KiB");
+        assert_eq!(Bytes(64 << 20).to_string(), "64.0 MiB");
+    }
+
+    #[test]
+    fn the_cache_is_bounded_by_need_and_by_memory() {
+        let block = Bytes(1024);
+        let blocks = |memory, available| kv_blocks(block, 160, 4, memory, available);
+        assert_eq!(blocks(None, Bytes(1 << 30)).expect("plenty"), 40);
+        assert_eq!(blocks(Some(Bytes(20 << 10)), Bytes(1 << 30)).expect("enough"), 20);
+        assert_eq!(blocks(None, Bytes(50 << 10)).expect("40 % of it"), 20);
+        let refused = blocks(Some(Bytes(5 << 10)), Bytes(1 << 30)).expect_err("half a sequence");
+        assert_eq!(
+            refused.to_string(),
+            "5.0 KiB of KV cache hold 80 tokens, one sequence of the full context needs 160; give \
+             --kv-cache-memory at least 10.0 KiB, or --max-model-len at most 80"
+        );
+    }
+}
