@@ -1,1 +1,54 @@
-fn main() {}
+//! The `playhouse` command: a table of contents. Each subcommand is a module of its own.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod chat;
+mod client;
+mod doctor;
+mod error;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::CliError;
+
+/// Serve open-weight language models over the OpenAI API, talk to them, measure them.
+#[derive(Parser)]
+#[command(name = "playhouse", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Put load on an OpenAI endpoint and print vLLM's "Serving Benchmark Result".
+    Bench(Box<bench::BenchArgs>),
+    /// Talk to a model behind an OpenAI endpoint.
+    Chat(chat::ChatArgs),
+    /// Check this machine, and a model folder, before serving.
+    Doctor(doctor::DoctorArgs),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Bench(args) => on_one_thread(bench::run(*args)),
+        Command::Chat(args) => on_one_thread(chat::run(args)),
+        Command::Doctor(args) => on_one_thread(doctor::run(args)),
+    };
+    outcome.unwrap_or_else(|error| error.report())
+}
+
+/// Client commands need one thread: a load generator that shares the machine with the server under
+/// test should take no more of it than it must, and wake no second thread to do so.
+fn on_one_thread(
+    command: impl Future<Output = Result<ExitCode, CliError>>,
+) -> Result<ExitCode, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::failure(format!("cannot start the async runtime: {error}")))?;
+    runtime.block_on(command)
+}

@@ -1,0 +1,101 @@
+//! What a command says when it cannot do its work: a message, a hint, an exit code. No backtrace.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// Why a command failed, for a person.
+#[derive(Debug)]
+pub(crate) struct CliError {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    /// The command line or a scenario file is wrong: exit code 2, as clap's own errors.
+    Usage,
+    /// Anything else that went wrong: exit code 1.
+    Failure,
+    /// Whoever read our output left (`playhouse doctor | head -1`): nothing to say to anyone.
+    ReaderGone,
+}
+
+// === impl CliError ===
+
+impl CliError {
+    /// The command was asked for wrongly (exit code 2).
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { kind: Kind::Usage, message: message.into(), hint: None }
+    }
+
+    /// The command was right but could not be done (exit code 1).
+    pub(crate) fn failure(message: impl Into<String>) -> Self {
+        Self { kind: Kind::Failure, message: message.into(), hint: None }
+    }
+
+    /// Standard output could not be written.
+    pub(crate) fn output(error: io::Error) -> Self {
+        let kind = match error.kind() {
+            io::ErrorKind::BrokenPipe => Kind::ReaderGone,
+            _ => Kind::Failure,
+        };
+        Self { kind, message: format!("cannot write to standard output: {error}"), hint: None }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds what to do about it, unless that is said already.
+    #[must_use]
+    pub(crate) fn hint_if_none(mut self, hint: &str) -> Self {
+        self.hint.get_or_insert_with(|| hint.to_owned());
+        self
+    }
+
+    /// `error:` and `hint:` lines, as [`CliError::report`] prints them.
+    pub(crate) fn text(&self) -> String {
+        match &self.hint {
+            Some(hint) => format!("error: {}\nhint: {hint}\n", self.message),
+            None => format!("error: {}\n", self.message),
+        }
+    }
+
+    /// Prints the error on standard error and gives the exit code of the process.
+    pub(crate) fn report(&self) -> ExitCode {
+        if self.kind != Kind::ReaderGone {
+            // Nobody is left to tell when standard error is closed too.
+            let _ = io::stderr().write_all(self.text().as_bytes());
+        }
+        match self.kind {
+            Kind::Usage => ExitCode::from(2),
+            Kind::Failure => ExitCode::FAILURE,
+            Kind::ReaderGone => ExitCode::SUCCESS,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_is_the_error_then_the_hint() {
+        let plain = CliError::failure("the disk is full");
+        assert_eq!(plain.text(), "error: the disk is full\n");
+        let hinted = CliError::usage("no such scenario").hint("see loadtests/");
+        assert_eq!(hinted.text(), "error: no such scenario\nhint: see loadtests/\n");
+    }
+
+    #[test]
+    fn a_reader_that_left_is_not_an_error() {
+        let gone = CliError::output(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!(gone.kind, Kind::ReaderGone);
+        let full = CliError::output(io::Error::from(io::ErrorKind::StorageFull));
+        assert_eq!(full.kind, Kind::Failure);
+    }
+}
