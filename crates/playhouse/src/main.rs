@@ -2,7 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod banner;
+mod bench;
+mod chat;
+mod client;
 mod demo;
+mod doctor;
 mod error;
 mod loading;
 mod progress;
@@ -13,6 +17,8 @@ mod sizing;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::error::CliError;
 
 /// Serve open-weight language models over the OpenAI API, talk to them, measure them.
 #[derive(Parser)]
@@ -26,11 +32,32 @@ struct Cli {
 enum Command {
     /// Serve a model over the OpenAI API.
     Serve(serve::ServeArgs),
+    /// Put load on an OpenAI endpoint and print vLLM's "Serving Benchmark Result".
+    Bench(Box<bench::BenchArgs>),
+    /// Talk to a model behind an OpenAI endpoint.
+    Chat(chat::ChatArgs),
+    /// Check this machine, and a model folder, before serving.
+    Doctor(doctor::DoctorArgs),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
+        Command::Bench(args) => on_one_thread(bench::run(*args)),
+        Command::Chat(args) => on_one_thread(chat::run(args)),
+        Command::Doctor(args) => on_one_thread(doctor::run(args)),
     };
     outcome.unwrap_or_else(|error| error.report())
+}
+
+/// Client commands need one thread: a load generator that shares the machine with the server under
+/// test should take no more of it than it must, and wake no second thread to do so.
+fn on_one_thread(
+    command: impl Future<Output = Result<ExitCode, CliError>>,
+) -> Result<ExitCode, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::failure(format!("cannot start the async runtime: {error}")))?;
+    runtime.block_on(command)
 }

@@ -17,7 +17,6 @@ pub(crate) enum Unit {
     /// Things of this name, such as `requests`.
     Count(&'static str),
     /// Bytes, shown in powers of 1024.
-    #[expect(dead_code, reason = "serve's loading bar is the only user")]
     Bytes,
 }
 

@@ -1,0 +1,331 @@
+//! `playhouse chat`: a conversation with a model behind any OpenAI endpoint.
+//!
+//! - **CH-1** standard output carries answers only; prompts, numbers and errors go to standard
+//!   error, prompts only on a terminal. So `echo question | playhouse chat | wc` works.
+//! - **CH-2** Ctrl-C during an answer ends that answer and nothing else; the connection is closed,
+//!   which cancels the generation. What was said stays part of the conversation.
+//! - **CH-3** on a terminal an error ends the turn, otherwise the program (exit code 1).
+
+mod answer;
+mod input;
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::answer::{Answer, Sink};
+use self::input::{Command, Input};
+use crate::client::{Client, Target};
+use crate::error::CliError;
+
+/// Longest silence of the server while an answer is awaited: prefill of a long conversation on a
+/// small machine is slow, and Ctrl-C is at hand.
+const QUIET_MAX: Duration = Duration::from_secs(600);
+/// Exit code of a program that Ctrl-C ended (128 + SIGINT).
+const INTERRUPTED: u8 = 130;
+
+const HELP: &str = "/reset         forget the conversation
+/system TEXT   set the system prompt; without TEXT, remove it
+/stats         numbers of this session
+/help          this list
+/quit          leave (also Ctrl-D)
+Ctrl-C         stop the answer";
+
+/// The flags of `playhouse chat`.
+#[derive(clap::Args)]
+pub(crate) struct ChatArgs {
+    /// Base URL of the server.
+    #[arg(long, default_value = "http://127.0.0.1:8000")]
+    url: String,
+    /// Name of the model; otherwise the first that the server lists.
+    #[arg(long)]
+    model: Option<String>,
+    /// System prompt.
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Sampling temperature; otherwise the server's default, as for the three below.
+    #[arg(long, value_name = "T")]
+    temperature: Option<f64>,
+    /// Sample from the smallest set of tokens whose probability reaches this.
+    #[arg(long, value_name = "P")]
+    top_p: Option<f64>,
+    /// Most tokens per answer.
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<u32>,
+    /// Seed of sampling.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Key of the API, sent as a bearer token.
+    #[arg(long, value_name = "KEY", env = "PLAYHOUSE_API_KEY", hide_env_values = true)]
+    api_key: Option<String>,
+    /// Ask this one question, print the answer and leave.
+    #[arg(long, value_name = "QUESTION")]
+    quick: Option<String>,
+}
+
+/// One turn of somebody.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Message {
+    role: &'static str,
+    content: String,
+}
+
+/// The body of a request.
+#[derive(Serialize)]
+struct Request<'a> {
+    model: &'a str,
+    messages: Vec<&'a Message>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_p: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+    stream: bool,
+    stream_options: StreamOptions,
+}
+
+#[derive(Serialize)]
+struct StreamOptions {
+    include_usage: bool,
+}
+
+/// A conversation and where it takes place.
+struct Session {
+    client: Client,
+    args: ChatArgs,
+    model: String,
+    /// The turns so far, without the system prompt.
+    history: Vec<Message>,
+    interrupt: Signal,
+    terminal: Terminal,
+    totals: Totals,
+}
+
+/// What the other end of the standard streams is.
+#[derive(Clone, Copy)]
+struct Terminal {
+    /// A person types and reads.
+    interactive: bool,
+    /// Standard error understands colours and nobody asked for none.
+    colour: bool,
+}
+
+/// Numbers of a session.
+#[derive(Default)]
+struct Totals {
+    answers: u32,
+    tokens: u64,
+    /// Tokens after the first of each answer, and the time they took.
+    decoded: u64,
+    decoding: Duration,
+    first_token: Duration,
+}
+
+/// Runs a conversation until its end.
+///
+/// # Errors
+/// No server; off a terminal, also anything that the server refuses.
+pub(crate) async fn run(args: ChatArgs) -> Result<ExitCode, CliError> {
+    let target = Target::parse(&args.url)?;
+    let place = target.to_string();
+    let client = Client::new(target, args.api_key.as_deref(), QUIET_MAX).await?;
+    let model = match &args.model {
+        Some(model) => model.clone(),
+        None => client.first_model().await?,
+    };
+    let interrupt = signal(SignalKind::interrupt())
+        .map_err(|error| CliError::failure(format!("cannot listen for Ctrl-C: {error}")))?;
+    let terminal = Terminal::of_this_process();
+    let history = Vec::new();
+    let totals = Totals::default();
+    let mut session = Session { client, args, model, history, interrupt, terminal, totals };
+    match session.args.quick.take() {
+        Some(question) => session.turn(question).await.map(|()| ExitCode::SUCCESS),
+        None => session.converse(&place).await,
+    }
+}
+
+// === impl Session ===
+
+impl Session {
+    async fn converse(&mut self, place: &str) -> Result<ExitCode, CliError> {
+        let mut input = Input::start();
+        self.remark(&format!("{} at {place}. /help lists commands.", self.model));
+        loop {
+            self.prompt();
+            let line = tokio::select! {
+                line = input.line() => line,
+                _ = self.interrupt.recv() => {
+                    self.remark("");
+                    return Ok(ExitCode::from(INTERRUPTED));
+                }
+            };
+            let Some(line) = line? else {
+                self.remark("");
+                return Ok(ExitCode::SUCCESS);
+            };
+            let done = match Command::parse(&line) {
+                Command::Nothing => Ok(()),
+                Command::Quit => return Ok(ExitCode::SUCCESS),
+                Command::Say(question) => self.turn(question.to_owned()).await,
+                Command::Reset => self.reset(),
+                Command::System(text) => self.set_system(text),
+                Command::Stats => self.tell(&self.totals.text()),
+                Command::Help => self.tell(HELP),
+                Command::Unknown(name) => {
+                    Err(CliError::failure(format!("there is no command {name}"))
+                        .hint("/help lists the commands"))
+                }
+            };
+            match done {
+                // The text says it all; the exit code is for the end of the program.
+                Err(error) if self.terminal.interactive => {
+                    error.report();
+                }
+                Err(error) => return Err(error),
+                Ok(()) => {}
+            }
+        }
+    }
+
+    /// Asks, prints the answer as it comes, and remembers both.
+    async fn turn(&mut self, question: String) -> Result<(), CliError> {
+        self.history.push(Message { role: "user", content: question });
+        let mut sink = Sink::new(self.terminal);
+        let mut answer = Answer::default();
+        let body = self.request();
+        let cancelled = tokio::select! {
+            ended = answer::stream(&self.client, body, &mut answer, &mut sink) => {
+                ended.map(|()| false)
+            }
+            _ = self.interrupt.recv() => Ok(true),
+        };
+        sink.end().map_err(CliError::output)?;
+        match cancelled {
+            Ok(cancelled) => {
+                self.totals.add(&answer);
+                self.tell(&answer.line(cancelled))?;
+                self.remember(answer);
+                Ok(())
+            }
+            Err(error) => {
+                // The turn can be tried again as if it had not been.
+                self.history.pop();
+                Err(if self.history.is_empty() {
+                    error
+                } else {
+                    error.hint_if_none("/reset forgets the conversation so far")
+                })
+            }
+        }
+    }
+
+    fn remember(&mut self, answer: Answer) {
+        if answer.text.is_empty() {
+            // Many templates refuse a conversation in which the assistant says nothing.
+            self.history.pop();
+        } else {
+            self.history.push(Message { role: "assistant", content: answer.text });
+        }
+    }
+
+    fn request(&self) -> Bytes {
+        let system = self.args.system.as_ref();
+        let system = system.map(|text| Message { role: "system", content: text.clone() });
+        let request = Request {
+            model: &self.model,
+            messages: system.iter().chain(&self.history).collect(),
+            temperature: self.args.temperature,
+            top_p: self.args.top_p,
+            max_tokens: self.args.max_tokens,
+            seed: self.args.seed,
+            stream: true,
+            stream_options: StreamOptions { include_usage: true },
+        };
+        serde_json::to_vec(&request).expect("a body of strings and numbers is JSON").into()
+    }
+
+    fn reset(&mut self) -> Result<(), CliError> {
+        self.history.clear();
+        self.remark("The conversation is forgotten.");
+        Ok(())
+    }
+
+    fn set_system(&mut self, text: &str) -> Result<(), CliError> {
+        self.args.system = (!text.is_empty()).then(|| text.to_owned());
+        self.remark(if text.is_empty() { "No system prompt." } else { "System prompt set." });
+        Ok(())
+    }
+
+    fn prompt(&self) {
+        if self.terminal.interactive {
+            // A prompt that cannot be written leaves a session without one.
+            let _ = io::stderr().write_all(b">>> ");
+        }
+    }
+
+    /// Says something to a person; nothing to a pipe.
+    fn remark(&self, text: &str) {
+        if self.terminal.interactive {
+            let _ = writeln!(io::stderr(), "{}", self.terminal.dim(text));
+        }
+    }
+
+    /// Says something that also belongs into a log.
+    fn tell(&self, text: &str) -> Result<(), CliError> {
+        writeln!(io::stderr(), "{}", self.terminal.dim(text)).map_err(CliError::output)
+    }
+}
+
+// === impl Terminal ===
+
+impl Terminal {
+    fn of_this_process() -> Self {
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self {
+            interactive: io::stdin().is_terminal() && io::stdout().is_terminal(),
+            colour: io::stderr().is_terminal() && !plain,
+        }
+    }
+
+    fn dim(self, text: &str) -> String {
+        if self.colour && !text.is_empty() {
+            format!("\x1b[2m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+// === impl Totals ===
+
+impl Totals {
+    fn add(&mut self, answer: &Answer) {
+        self.answers += 1;
+        self.tokens += answer.tokens;
+        self.first_token += answer.first_token.unwrap_or_default();
+        self.decoded += answer.tokens.saturating_sub(1);
+        self.decoding += answer.decoding();
+    }
+
+    fn text(&self) -> String {
+        if self.answers == 0 {
+            return "no answers yet".to_owned();
+        }
+        let rate = answer::rate(self.decoded, self.decoding);
+        let first = self.first_token / self.answers;
+        format!(
+            "{} answers, {} tokens, {rate:.1} tok/s, first token {} ms on average",
+            self.answers,
+            self.tokens,
+            first.as_millis()
+        )
+    }
+}

@@ -1,0 +1,181 @@
+//! One answer: asked for, printed as it comes, timed.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::Terminal;
+use crate::client::completion::{Completion, message_of};
+use crate::client::sse::SseParser;
+use crate::client::{Client, ClientError};
+use crate::error::CliError;
+
+/// What came so far.
+#[derive(Default)]
+pub(super) struct Answer {
+    /// What was said.
+    pub(super) text: String,
+    /// Tokens: counted by the server, or by events until it tells.
+    pub(super) tokens: u64,
+    /// From asking to the first token.
+    pub(super) first_token: Option<Duration>,
+    /// From asking to the last token.
+    last_token: Duration,
+    /// The stream ended as it should.
+    done: bool,
+}
+
+/// Where an answer is printed.
+pub(super) struct Sink {
+    terminal: Terminal,
+    /// The last thing printed, to know what has to follow it.
+    last: Last,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Last {
+    LineEnd,
+    Text,
+    Thought,
+}
+
+/// Asks, and prints the answer into `sink` as it comes; `answer` is what came, also when this is
+/// dropped half-way.
+pub(super) async fn stream(
+    client: &Client,
+    request: Bytes,
+    answer: &mut Answer,
+    sink: &mut Sink,
+) -> Result<(), CliError> {
+    let asked = Instant::now();
+    let response = client.post("/v1/chat/completions", request).await?;
+    let mut response = response.success().await?;
+    let mut parser = SseParser::default();
+    while let Some(chunk) = response.chunk().await? {
+        let elapsed = asked.elapsed();
+        let mut failed = None;
+        let fed = parser.feed(&chunk, |data| {
+            if failed.is_none() {
+                failed = answer.event(data, elapsed, sink).err();
+            }
+        });
+        fed.map_err(|error| ClientError::Malformed(error.to_string()))?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        sink.flush().map_err(CliError::output)?;
+    }
+    if answer.done {
+        return Ok(());
+    }
+    Err(ClientError::BrokeOff("the stream ended without [DONE]".to_owned()).into())
+}
+
+/// Tokens per second; 0 when no time has passed.
+pub(super) fn rate(tokens: u64, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    fn event(&mut self, data: &[u8], elapsed: Duration, sink: &mut Sink) -> Result<(), CliError> {
+        if data == b"[DONE]" {
+            self.done = true;
+            return Ok(());
+        }
+        let event =
+            Completion::parse(data).map_err(|error| ClientError::Malformed(error.to_string()))?;
+        if let Some(error) = &event.error {
+            return Err(ClientError::BrokeOff(message_of(error)).into());
+        }
+        if event.is_token() {
+            self.tokens += 1;
+            self.first_token.get_or_insert(elapsed);
+            self.last_token = elapsed;
+        }
+        sink.thought(event.reasoning()).map_err(CliError::output)?;
+        sink.text(event.text()).map_err(CliError::output)?;
+        self.text.push_str(event.text());
+        if let Some(tokens) = event.usage.and_then(|usage| usage.completion_tokens) {
+            self.tokens = tokens;
+        }
+        Ok(())
+    }
+
+    /// The time from the first token to the last.
+    pub(super) fn decoding(&self) -> Duration {
+        self.last_token.saturating_sub(self.first_token.unwrap_or_default())
+    }
+
+    /// Its numbers in a line.
+    pub(super) fn line(&self, cancelled: bool) -> String {
+        let rate = rate(self.tokens.saturating_sub(1), self.decoding());
+        let first = self.first_token.unwrap_or_default().as_millis();
+        let cancelled = if cancelled { ", cancelled" } else { "" };
+        format!("{} tokens, {rate:.1} tok/s, first token {first} ms{cancelled}", self.tokens)
+    }
+}
+
+// === impl Sink ===
+
+impl Sink {
+    pub(super) fn new(terminal: Terminal) -> Self {
+        Self { terminal, last: Last::LineEnd }
+    }
+
+    fn text(&mut self, text: &str) -> io::Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        let mut stdout = io::stdout().lock();
+        if self.last == Last::Thought {
+            stdout.write_all(b"\n\n")?;
+        }
+        self.last = if text.ends_with('\n') { Last::LineEnd } else { Last::Text };
+        stdout.write_all(text.as_bytes())
+    }
+
+    /// Thoughts are for a person who waits for the answer, not for a pipe.
+    fn thought(&mut self, text: &str) -> io::Result<()> {
+        if text.is_empty() || !self.terminal.interactive {
+            return Ok(());
+        }
+        self.last = Last::Thought;
+        io::stdout().write_all(self.terminal.dim(text).as_bytes())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+
+    /// Ends the answer's last line, if it has one.
+    pub(super) fn end(&mut self) -> io::Result<()> {
+        if self.last != Last::LineEnd {
+            io::stdout().write_all(b"\n")?;
+        }
+        self.last = Last::LineEnd;
+        self.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_leaves_the_first_token_out() {
+        let answer = Answer {
+            tokens: 42,
+            first_token: Some(Duration::from_millis(120)),
+            last_token: Duration::from_millis(1420),
+            ..Answer::default()
+        };
+        assert_eq!(answer.line(false), "42 tokens, 31.5 tok/s, first token 120 ms");
+        assert_eq!(answer.line(true), "42 tokens, 31.5 tok/s, first token 120 ms, cancelled");
+        let none = Answer::default();
+        assert_eq!(none.line(true), "0 tokens, 0.0 tok/s, first token 0 ms, cancelled");
+    }
+}

@@ -1,0 +1,385 @@
+//! A small HTTP/1.1 client for OpenAI endpoints, made to load them: few allocations, kept-alive
+//! connections, no retries behind the caller's back.
+//!
+//! - **C-1** a connection is used again only after its answer was read to the end; an answer
+//!   dropped before its end closes the connection, which is how a generation is cancelled.
+//! - **C-2** no wait is without a limit: connecting, the head of the answer and each gap between
+//!   two pieces of its body.
+//! - **C-3** bodies are bounded: whole ones by their reader, events by [`sse::EVENT_BYTES_MAX`].
+//! - **C-4** a request is sent again only if none of its bytes were.
+//!
+//! Plain HTTP only. There is no bound on connections: the caller decides how many requests run at
+//! once, and each has at most one.
+
+pub(crate) mod completion;
+pub(crate) mod sse;
+mod target;
+
+use std::error::Error as _;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+pub(crate) use self::target::Target;
+use crate::error::CliError;
+
+/// Longest time to open a connection.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// Read buffer per connection; a large one only helps when events come faster than they are read.
+const READ_BUFFER_BYTES: usize = 64 << 10;
+/// Most bytes read of the body of a failed request.
+const ERROR_BODY_MAX: usize = 64 << 10;
+/// Most bytes read of a list of models.
+const MODELS_BODY_MAX: usize = 4 << 20;
+
+/// Requests to one server.
+pub(crate) struct Client {
+    target: Target,
+    addresses: Vec<SocketAddr>,
+    headers: HeaderMap,
+    quiet_max: Duration,
+    idle: Arc<Idle>,
+}
+
+/// An answer whose body is still to be read.
+pub(crate) struct Response {
+    status: StatusCode,
+    body: Incoming,
+    quiet_max: Duration,
+    /// Goes back to the idle ones when the body has ended (**C-1**).
+    connection: Option<Connection>,
+    idle: Arc<Idle>,
+}
+
+type Connection = SendRequest<Full<Bytes>>;
+
+/// Connections without a request, the most recently used last, as it is the least likely to have
+/// been closed by the server.
+#[derive(Default)]
+struct Idle(Mutex<Vec<Connection>>);
+
+/// Why a request has no answer, or not a good one.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// The address cannot be used.
+    #[error("{url:?} is not an address to connect to: {why}")]
+    BadUrl {
+        /// As it was given.
+        url: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The API key cannot be sent.
+    #[error("the API key has characters which an HTTP header cannot carry")]
+    BadApiKey,
+    /// No connection.
+    #[error("cannot connect to {authority}: {source}")]
+    Connect {
+        /// Host and port.
+        authority: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The connection failed before the end of the answer.
+    #[error("{}", chain(.0))]
+    Http(#[from] hyper::Error),
+    /// Nothing came for too long.
+    #[error("waited {} s for {what}", limit.as_secs_f64())]
+    TooSlow {
+        /// What was waited for.
+        what: &'static str,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The server refused.
+    #[error("{status}: {message}")]
+    Status {
+        /// The HTTP status.
+        status: StatusCode,
+        /// The server's words.
+        message: String,
+    },
+    /// The server reported an error after the answer had begun.
+    #[error("the server broke off: {0}")]
+    BrokeOff(String),
+    /// The answer is not what the API says.
+    #[error("the answer is not an OpenAI answer: {0}")]
+    Malformed(String),
+}
+
+// === impl Client ===
+
+impl Client {
+    /// Resolves the address of `target`; no connection is made yet. `quiet_max` limits how long the
+    /// server may send nothing while an answer is awaited.
+    ///
+    /// # Errors
+    /// The name cannot be resolved, or the key cannot be sent.
+    pub(crate) async fn new(
+        target: Target,
+        api_key: Option<&str>,
+        quiet_max: Duration,
+    ) -> Result<Self, ClientError> {
+        let lookup = tokio::net::lookup_host((target.host(), target.port()));
+        let addresses = within(CONNECT_MAX, "the address of the server", lookup)
+            .await?
+            .map_err(|source| ClientError::Connect { authority: target.authority(), source })?
+            .collect();
+        let headers = headers(&target, api_key)?;
+        Ok(Self { target, addresses, headers, quiet_max, idle: Arc::default() })
+    }
+
+    /// Sends a JSON body to an endpoint, such as `/v1/completions`.
+    ///
+    /// # Errors
+    /// No answer came. An answer of any status is `Ok`; see [`Response::success`].
+    pub(crate) async fn post(&self, endpoint: &str, json: Bytes) -> Result<Response, ClientError> {
+        self.send(Method::POST, endpoint, json).await
+    }
+
+    /// Asks an endpoint.
+    ///
+    /// # Errors
+    /// As [`Client::post`].
+    pub(crate) async fn get(&self, endpoint: &str) -> Result<Response, ClientError> {
+        self.send(Method::GET, endpoint, Bytes::new()).await
+    }
+
+    /// The id of the first model that the server lists.
+    ///
+    /// # Errors
+    /// No list, or an empty one.
+    pub(crate) async fn first_model(&self) -> Result<String, ClientError> {
+        #[derive(Deserialize)]
+        struct Models {
+            data: Vec<Model>,
+        }
+        #[derive(Deserialize)]
+        struct Model {
+            id: String,
+        }
+        let body = self.get("/v1/models").await?.success().await?.whole(MODELS_BODY_MAX).await?;
+        let models: Models = serde_json::from_slice(&body)
+            .map_err(|error| ClientError::Malformed(format!("list of models: {error}")))?;
+        let first = models.data.into_iter().next();
+        first.map(|model| model.id).ok_or_else(|| {
+            ClientError::Malformed("the list of models is empty; name one with --model".to_owned())
+        })
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        endpoint: &str,
+        body: Bytes,
+    ) -> Result<Response, ClientError> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = self.target.path(endpoint).parse().map_err(|_| {
+            let why = "its path has characters that a URL cannot have";
+            ClientError::BadUrl { url: self.target.path(endpoint), why }
+        })?;
+        request.headers_mut().clone_from(&self.headers);
+
+        while let Some(mut connection) = self.idle.take() {
+            let ready = within(self.quiet_max, "a connection", connection.ready());
+            if ready.await?.is_err() {
+                continue; // The server closed it while it was idle.
+            }
+            match self.answer(&mut connection, request).await? {
+                Ok(answer) => return Ok(self.response(answer, connection)),
+                Err(unsent) => request = unsent,
+            }
+        }
+        let mut connection = self.connect().await?;
+        match self.answer(&mut connection, request).await? {
+            Ok(answer) => Ok(self.response(answer, connection)),
+            Err(_) => Err(ClientError::Connect {
+                authority: self.target.authority(),
+                source: io::ErrorKind::ConnectionReset.into(),
+            }),
+        }
+    }
+
+    /// The head of the answer, or the request back if nothing of it was sent (**C-4**).
+    async fn answer(
+        &self,
+        connection: &mut Connection,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Result<hyper::Response<Incoming>, Request<Full<Bytes>>>, ClientError> {
+        let answer = connection.try_send_request(request);
+        match within(self.quiet_max, "the answer to begin", answer).await? {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(mut error) => match error.take_message() {
+                Some(unsent) => Ok(Err(unsent)),
+                None => Err(error.into_error().into()),
+            },
+        }
+    }
+
+    fn response(&self, answer: hyper::Response<Incoming>, connection: Connection) -> Response {
+        let (head, body) = answer.into_parts();
+        Response {
+            status: head.status,
+            body,
+            quiet_max: self.quiet_max,
+            connection: Some(connection),
+            idle: Arc::clone(&self.idle),
+        }
+    }
+
+    async fn connect(&self) -> Result<Connection, ClientError> {
+        let failed = |source| ClientError::Connect { authority: self.target.authority(), source };
+        let connect = TcpStream::connect(&self.addresses[..]);
+        let stream = within(CONNECT_MAX, "the connection", connect).await?.map_err(failed)?;
+        // A request is one write, so waiting for more to send can only delay it.
+        stream.set_nodelay(true).map_err(failed)?;
+        let (connection, driver) = http1::Builder::new()
+            .max_buf_size(READ_BUFFER_BYTES)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        // Ends by itself when `connection` is dropped; its error reaches the request that meets it.
+        tokio::spawn(driver);
+        Ok(connection)
+    }
+}
+
+fn headers(target: &Target, api_key: Option<&str>) -> Result<HeaderMap, ClientError> {
+    let mut headers = HeaderMap::new();
+    let host = HeaderValue::try_from(target.authority());
+    headers.insert(HOST, host.expect("a host that was read from a URL is a header value"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+    if let Some(key) = api_key {
+        let bearer = HeaderValue::try_from(format!("Bearer {key}"));
+        let mut bearer = bearer.map_err(|_| ClientError::BadApiKey)?;
+        bearer.set_sensitive(true);
+        headers.insert(AUTHORIZATION, bearer);
+    }
+    Ok(headers)
+}
+
+async fn within<F: Future>(
+    limit: Duration,
+    what: &'static str,
+    work: F,
+) -> Result<F::Output, ClientError> {
+    timeout(limit, work).await.map_err(|_| ClientError::TooSlow { what, limit })
+}
+
+// === impl Response ===
+
+impl Response {
+    /// The answer, if its status is a success.
+    ///
+    /// # Errors
+    /// [`ClientError::Status`] with the message in the body.
+    pub(crate) async fn success(self) -> Result<Self, ClientError> {
+        if self.status.is_success() {
+            return Ok(self);
+        }
+        let status = self.status;
+        let message = match self.whole(ERROR_BODY_MAX).await {
+            Ok(body) => completion::error_message(&body),
+            Err(error) => error.to_string(),
+        };
+        Err(ClientError::Status { status, message })
+    }
+
+    /// The next piece of the body as it came; `None` after the last.
+    ///
+    /// # Errors
+    /// The connection failed or went quiet.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            let frame = within(self.quiet_max, "the next piece of the answer", self.body.frame());
+            let Some(frame) = frame.await? else {
+                if let Some(connection) = self.connection.take() {
+                    self.idle.put(connection);
+                }
+                return Ok(None);
+            };
+            if let Ok(data) = frame?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+    }
+
+    /// The whole body.
+    ///
+    /// # Errors
+    /// As [`Response::chunk`]; or the body is longer than `limit` bytes.
+    pub(crate) async fn whole(mut self, limit: usize) -> Result<Bytes, ClientError> {
+        let mut body = Bytes::new();
+        while let Some(chunk) = self.chunk().await? {
+            if body.len() + chunk.len() > limit {
+                return Err(ClientError::Malformed(format!("longer than {limit} bytes")));
+            }
+            // Nearly every body is one piece, which then is not copied.
+            body = if body.is_empty() { chunk } else { [body, chunk].concat().into() };
+        }
+        Ok(body)
+    }
+}
+
+// === impl Idle ===
+
+impl Idle {
+    fn take(&self) -> Option<Connection> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn put(&self, connection: Connection) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    }
+}
+
+// === impl ClientError ===
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        let told = match &error {
+            ClientError::BadUrl { .. } | ClientError::BadApiKey => Self::usage(error.to_string()),
+            _ => Self::failure(error.to_string()),
+        };
+        match &error {
+            ClientError::Connect { source, .. }
+                if source.kind() == io::ErrorKind::ConnectionRefused =>
+            {
+                told.hint("is a server running there? `playhouse serve` starts one")
+            }
+            ClientError::Status { status, .. }
+                if [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(status) =>
+            {
+                told.hint("pass the server's key with --api-key or PLAYHOUSE_API_KEY")
+            }
+            ClientError::Malformed(_) => {
+                told.hint("does an OpenAI-compatible server answer there?")
+            }
+            _ => told,
+        }
+    }
+}
+
+/// hyper's own words leave out the cause, such as `Connection reset by peer`.
+fn chain(error: &hyper::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,255 @@
+//! The part of OpenAI's answers that clients here read: whole answers and events of a stream, of
+//! chat and of text completions, in one shape.
+//!
+//! Reading an event allocates nothing, save for text with JSON escapes and for errors; fields that
+//! are not named are skipped, not built.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+
+/// An answer, or one event of a streamed answer.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Completion<'a> {
+    /// The first choice; `None` in an event which carries only usage.
+    #[serde(borrow, default)]
+    choices: FirstChoice<'a>,
+    /// Token counts, usually on the last event.
+    #[serde(default)]
+    pub(crate) usage: Option<Usage>,
+    /// An error in the midst of a stream.
+    #[serde(default)]
+    pub(crate) error: Option<serde_json::Value>,
+}
+
+/// Token counts. Servers may leave out either.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Tokens of the prompt.
+    pub(crate) prompt_tokens: Option<u64>,
+    /// Tokens generated.
+    pub(crate) completion_tokens: Option<u64>,
+}
+
+/// One of `n` continuations.
+#[derive(Debug, Deserialize)]
+struct Choice<'a> {
+    #[serde(borrow, default)]
+    text: Option<Text<'a>>,
+    #[serde(borrow, default, alias = "message")]
+    delta: Option<Delta<'a>>,
+    #[serde(default)]
+    finish_reason: Option<IgnoredAny>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Delta<'a> {
+    #[serde(default)]
+    role: Option<IgnoredAny>,
+    #[serde(borrow, default)]
+    content: Option<Text<'a>>,
+    /// What the model thinks before it answers; vLLM and SGLang use this name, others `reasoning`.
+    #[serde(borrow, default, alias = "reasoning")]
+    reasoning_content: Option<Text<'a>>,
+    #[serde(default)]
+    tool_calls: Option<IgnoredAny>,
+}
+
+/// A list of choices of which only the first is kept.
+#[derive(Debug, Default)]
+struct FirstChoice<'a>(Option<Choice<'a>>);
+
+/// A string, borrowed unless it has escapes. (`Option<Cow<str>>` would always copy.)
+#[derive(Debug)]
+struct Text<'a>(Cow<'a, str>);
+
+// === impl Completion ===
+
+impl<'a> Completion<'a> {
+    /// Reads the JSON of a body or of an event.
+    ///
+    /// # Errors
+    /// The bytes are not JSON of this shape.
+    pub(crate) fn parse(json: &'a [u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(json)
+    }
+
+    /// Whether this event stands for generated tokens, as vLLM's benchmark counts: each event with
+    /// a choice does, even with empty text. Excepted is chat's opening event, with a role and no
+    /// output, since a server can send that one before any work was done.
+    pub(crate) fn is_token(&self) -> bool {
+        let Some(choice) = &self.choices.0 else { return false };
+        let Some(delta) = &choice.delta else { return true };
+        let opening = delta.role.is_some()
+            && delta.tool_calls.is_none()
+            && choice.finish_reason.is_none()
+            && is_empty(delta.content.as_ref())
+            && is_empty(delta.reasoning_content.as_ref());
+        !opening
+    }
+
+    /// The text of the first choice; empty if it has none.
+    pub(crate) fn text(&self) -> &str {
+        let Some(choice) = &self.choices.0 else { return "" };
+        let content = choice.delta.as_ref().and_then(|delta| delta.content.as_ref());
+        choice.text.as_ref().or(content).map_or("", |text| &text.0)
+    }
+
+    /// What the model thought before its answer; empty if nothing.
+    pub(crate) fn reasoning(&self) -> &str {
+        let delta = self.choices.0.as_ref().and_then(|choice| choice.delta.as_ref());
+        delta.and_then(|delta| delta.reasoning_content.as_ref()).map_or("", |text| &text.0)
+    }
+}
+
+fn is_empty(text: Option<&Text<'_>>) -> bool {
+    text.is_none_or(|text| text.0.is_empty())
+}
+
+/// The message in the body of a failed request, in the shapes of OpenAI
+/// (`{"error":{"message":..}}`), of older vLLM and SGLang (`{"message":..}`) and of FastAPI
+/// (`{"detail":..}`); otherwise the beginning of the body.
+pub(crate) fn error_message(body: &[u8]) -> String {
+    match serde_json::from_slice::<serde_json::Value>(body) {
+        Ok(value) => message_of(&value),
+        Err(_) => String::from_utf8_lossy(&body[..body.len().min(200)]).trim().to_owned(),
+    }
+}
+
+/// As [`error_message`], for JSON already read.
+pub(crate) fn message_of(value: &serde_json::Value) -> String {
+    let inner = value.get("error").unwrap_or(value);
+    let message = inner.get("message").or_else(|| inner.get("detail")).unwrap_or(inner);
+    message.as_str().map_or_else(|| message.to_string(), str::to_owned)
+}
+
+// === impl FirstChoice ===
+
+impl<'de: 'a, 'a> Deserialize<'de> for FirstChoice<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct First;
+        impl<'de> Visitor<'de> for First {
+            type Value = FirstChoice<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of choices")
+            }
+
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(FirstChoice(None))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let first = seq.next_element()?;
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(FirstChoice(first))
+            }
+        }
+        deserializer.deserialize_any(First)
+    }
+}
+
+// === impl Text ===
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Borrowed;
+        impl<'de> Visitor<'de> for Borrowed {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Borrowed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Completion<'_> {
+        Completion::parse(json.as_bytes()).expect(json)
+    }
+
+    #[test]
+    fn chat_events_are_read() {
+        let opening =
+            parse(r#"{"choices":[{"delta":{"role":"assistant","content":""},"index":0}]}"#);
+        assert!(!opening.is_token());
+        let token =
+            parse(r#"{"choices":[{"delta":{"content":"a\nb"},"logprobs":null}],"usage":null}"#);
+        assert!(token.is_token());
+        assert_eq!(token.text(), "a\nb");
+        let both = parse(r#"{"choices":[{"delta":{"role":"assistant","content":"Hi"}}]}"#);
+        assert!(both.is_token());
+        let thought = parse(r#"{"choices":[{"delta":{"role":"assistant","reasoning":"so"}}]}"#);
+        assert!(thought.is_token());
+        assert_eq!((thought.reasoning(), thought.text()), ("so", ""));
+        let end = parse(r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#);
+        assert!(end.is_token());
+        let only = parse(r#"{"choices":[{"delta":{"role":"assistant"},"finish_reason":"stop"}]}"#);
+        assert!(only.is_token(), "an answer whose only token has no text");
+    }
+
+    #[test]
+    fn text_events_are_read() {
+        let token = parse(r#"{"choices":[{"index":0,"text":" Paris"},{"index":1,"text":"x"}]}"#);
+        assert_eq!((token.is_token(), token.text()), (true, " Paris"));
+        let special = parse(r#"{"choices":[{"text":""}]}"#);
+        assert!(special.is_token(), "a special token has no text");
+    }
+
+    #[test]
+    fn usage_is_read_from_events_without_choices() {
+        for json in [
+            r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5,"total_tokens":8}}"#,
+            r#"{"choices":null,"usage":{"prompt_tokens":3,"completion_tokens":5}}"#,
+            r#"{"usage":{"prompt_tokens":3,"completion_tokens":5}}"#,
+        ] {
+            let event = parse(json);
+            assert!(!event.is_token());
+            let usage = Usage { prompt_tokens: Some(3), completion_tokens: Some(5) };
+            assert_eq!(event.usage, Some(usage));
+        }
+    }
+
+    #[test]
+    fn whole_answers_are_read() {
+        let chat = parse(r#"{"choices":[{"message":{"role":"assistant","content":"Yes"}}]}"#);
+        assert_eq!(chat.text(), "Yes");
+    }
+
+    #[test]
+    fn plain_text_is_not_copied() {
+        let json = br#"{"choices":[{"text":"plain"}]}"#;
+        let completion = Completion::parse(json).expect("valid");
+        let choice = completion.choices.0.expect("a choice");
+        assert!(matches!(choice.text, Some(Text(Cow::Borrowed("plain")))));
+    }
+
+    #[test]
+    fn the_message_of_an_error_is_found_in_every_shape() {
+        for body in [
+            r#"{"error":{"message":"too long","type":"x","code":400}}"#,
+            r#"{"object":"error","message":"too long"}"#,
+            r#"{"detail":"too long"}"#,
+            r#"{"error":"too long"}"#,
+            "too long\n",
+        ] {
+            assert_eq!(error_message(body.as_bytes()), "too long", "{body}");
+        }
+        assert_eq!(error_message(br#"{"detail":[{"loc":1}]}"#), r#"[{"loc":1}]"#);
+    }
+}

@@ -1,0 +1,121 @@
+//! `playhouse doctor`: is this machine, and this model folder, fit to serve?
+//!
+//! - **D-1** each check is one line, `ok`, `warn` or `fail`; whatever is not `ok` has a hint.
+//! - **D-2** the exit code is 1 if any check fails; warnings do not change it.
+//! - **D-3** nothing is changed: ports are opened and closed again, files are only read.
+
+mod host;
+mod model;
+mod port;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde::Serialize;
+use serde_json::json;
+
+pub(crate) use self::host::open_files_max;
+use crate::error::CliError;
+
+/// The flags of `playhouse doctor`.
+#[derive(clap::Args)]
+pub(crate) struct DoctorArgs {
+    /// Print one JSON object instead of lines.
+    #[arg(long)]
+    json: bool,
+    /// Address on which `serve` would listen.
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+    /// Port on which `serve` would listen.
+    #[arg(long, default_value_t = 8000)]
+    port: u16,
+    /// Also check this model folder.
+    model: Option<PathBuf>,
+}
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// The outcome of one check.
+#[derive(Debug, PartialEq, Serialize)]
+struct Check {
+    name: &'static str,
+    status: Status,
+    /// What was found.
+    detail: String,
+    /// What to do about it.
+    hint: Option<String>,
+}
+
+/// Runs every check and prints what it found.
+///
+/// # Errors
+/// Only if the findings cannot be printed.
+pub(crate) async fn run(args: DoctorArgs) -> Result<ExitCode, CliError> {
+    let mut checks = host::checks();
+    checks.push(port::check(&args.host, args.port).await);
+    if let Some(folder) = &args.model {
+        checks.extend(model::checks(folder));
+    }
+    let worst = checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok);
+    let text = if args.json {
+        format!("{}\n", json!({ "status": worst, "checks": checks }))
+    } else {
+        checks.iter().map(Check::text).collect()
+    };
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(CliError::output)?;
+    Ok(if worst == Status::Fail { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+// === impl Check ===
+
+impl Check {
+    fn ok(name: &'static str, detail: impl Into<String>) -> Self {
+        Self { name, status: Status::Ok, detail: detail.into(), hint: None }
+    }
+
+    fn warn(name: &'static str, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { name, status: Status::Warn, detail: detail.into(), hint: Some(hint.into()) }
+    }
+
+    fn fail(name: &'static str, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { name, status: Status::Fail, detail: detail.into(), hint: Some(hint.into()) }
+    }
+
+    fn text(&self) -> String {
+        let status = match self.status {
+            Status::Ok => "ok",
+            Status::Warn => "warn",
+            Status::Fail => "fail",
+        };
+        let line = format!("{status:<5} {:<14} {}\n", self.name, self.detail);
+        match &self.hint {
+            Some(hint) => format!("{line}{:21}hint: {hint}\n", ""),
+            None => line,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_is_a_line_and_a_hint() {
+        let fine = Check::ok("clock", "2026-01-01");
+        assert_eq!(fine.text(), "ok    clock          2026-01-01\n");
+        let bad = Check::fail("memory", "64 MiB free", "buy some");
+        assert_eq!(
+            bad.text(),
+            "fail  memory         64 MiB free\n                     hint: buy some\n"
+        );
+    }
+}
