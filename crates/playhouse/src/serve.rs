@@ -127,6 +127,7 @@ async fn run_cluster(
             requests: u32::try_from(limits.max_num_seqs).unwrap_or(u32::MAX) * QUEUE_PER_SEAT,
             prompt_tokens: QUEUED_TOKENS_MAX,
         },
+        vocab: u32::try_from(model.spec().vocab).unwrap_or(u32::MAX),
         shared_prompt_max: match model.spec().rope.scaling {
             RopeScaling::Dynamic { original_max, .. } => original_max,
             _ => usize::MAX,
