@@ -1,1 +1,97 @@
-//! The OpenAI API: template, tokenize, validate, stream.
+//! The OpenAI API over a [`FrontDoor`](playhouse_cluster::FrontDoor): template, tokenize, validate,
+//! stream.
+//!
+//! - **GW-1** every answer is OpenAI's shape, every error too, whatever the client sends: no byte
+//!   sequence causes a 5xx or a panic (see `tests/http/fuzz.rs`).
+//! - **GW-2** a field is honoured, or ignored because it cannot change the answer, or refused by name
+//!   (the tables below).
+//! - **GW-3** a client that leaves takes its generations with it, streamed or not (**G5**).
+//! - **GW-4** a refusal for lack of room is immediate and says when to come back (**G6**).
+//! - **GW-5** a stream says exactly what the whole answer would have said, in whole code points.
+//!
+//! The path of a request: [`serve`] accepts it on a socket with deadlines (`accept`, `socket`),
+//! `routes` finds its handler and reads its body, `request` turns it into checked work (with
+//! [`ChatTemplate`] and [`Tokenizer`]), `answer` submits that to the front door, `choice` turns what
+//! comes back into text (with `stop`), and `stream` or `answer` sends it as `reply` spells it.
+//!
+//! Not here: how anything is computed or scheduled, where files, flags and keys come from (the CLI
+//! hands them over), TLS (a proxy's work), and anything but HTTP/1.1.
+//!
+//! # Paths
+//! | Path | |
+//! |---|---|
+//! | `POST /v1/chat/completions`, `/v1/completions` | answers, whole or as server-sent events |
+//! | `GET /v1/models`, `/v1/models/{id}` | the served names |
+//! | `POST /tokenize`, `/detokenize` | vLLM's shapes |
+//! | `GET /livez` * | 200 while the process runs |
+//! | `GET /readyz` *, `/health` * | 200 when a request would be taken, else 503; `?verbose` says more |
+//! | `GET /version` * | the version |
+//! | `GET /metrics` | OpenMetrics text |
+//!
+//! With an API key set, every path asks for it but those marked *: deny by default, so a path added
+//! later is closed until somebody opens it. (vLLM asks under `/v1` only.)
+//!
+//! # Fields
+//! `null` is absent; `16.0` is an integer; unknown fields are ignored.
+//!
+//! | Honoured by both | |
+//! |---|---|
+//! | `model` | one of the served names; absent: the first |
+//! | `n` | at most 128; choice *i* is sampled with `seed` + *i* |
+//! | `stream`, `stream_options` | `include_usage`, `continuous_usage_stats` |
+//! | `temperature` `top_p` `top_k` `min_p` `repetition_penalty` | absent: the model's defaults; `top_k` 0 or -1 is off |
+//! | `presence_penalty` `frequency_penalty` `logit_bias` | `logit_bias` maps token ids to -100..100 |
+//! | `seed` | absent: a new one per request |
+//! | `stop` | up to 16 strings; `stop_reason` tells which one |
+//! | `include_stop_str_in_output` | keeps the stop string, or the text of the stop token |
+//! | `stop_token_ids` `ignore_eos` `min_tokens` | stop strings do not count before `min_tokens` either |
+//! | `skip_special_tokens` `add_special_tokens` `return_token_ids` | as in vLLM |
+//! | `cache_salt` | prefixes are shared only with the same salt |
+//!
+//! | Chat | |
+//! |---|---|
+//! | `messages` | roles system, developer (as system), user, assistant, tool; content a string or text parts (joined by newlines) |
+//! | `max_completion_tokens`, `max_tokens` | absent: to the end of the context |
+//! | `logprobs`, `top_logprobs` | up to 20, with exact `bytes` |
+//! | `add_generation_prompt`, `continue_final_message` | as in transformers |
+//! | `chat_template_kwargs`, `reasoning_effort` | variables of the template; scalars only |
+//!
+//! | Completions | |
+//! |---|---|
+//! | `prompt` | a string, token ids, or a list of either |
+//! | `max_tokens` | absent: 16; 0 with `echo` only scores the prompt |
+//! | `echo`, `logprobs` | up to 20 alternatives; the first prompt token has none |
+//!
+//! | Ignored: cannot change the answer | |
+//! |---|---|
+//! | `user` `safety_identifier` `metadata` `store` `service_tier` `prompt_cache_key` | for OpenAI's own bookkeeping |
+//! | `request_id` `session_id` | send `x-request-id` |
+//! | `parallel_tool_calls` `include_reasoning` `truncation_side` `spaces_between_special_tokens` | say how to do what was not asked for |
+//!
+//! Refused with `unsupported_parameter` unless they ask for nothing: tools and functions, structured
+//! output, `suffix`, beam search and `best_of`, embeddings and media as prompts, templates in requests,
+//! `prompt_logprobs` (use `echo`), `priority`, and the rest of the list in `request/unsupported.rs`.
+#![forbid(unsafe_code)]
+
+mod accept;
+mod answer;
+mod auth;
+mod choice;
+mod error;
+mod fields;
+mod gateway;
+mod json;
+mod reply;
+mod request;
+mod routes;
+mod socket;
+mod stop;
+mod stream;
+mod template;
+mod tokenizer;
+
+pub use accept::{Drained, serve};
+pub use gateway::{Gateway, GatewayConfig, GatewayError, Limits};
+pub use request::SamplingDefaults;
+pub use template::{ChatTemplate, FUEL, OUTPUT_MAX, RenderOptions, TemplateError};
+pub use tokenizer::{Detokenizer, EncodeError, Tokenizer, TokenizerError};

@@ -33,7 +33,7 @@ pub struct Metrics {
     pub time_per_output_token: Histogram,
     /// Seconds from arrival to the end.
     pub e2e_latency: Histogram,
-    /// Prompt tokens, counted when a generation's first emission arrives.
+    /// Prompt tokens, counted when the first token of a generation arrives.
     pub prompt_tokens: Counter,
     /// Generated tokens, counted as they arrive.
     pub generation_tokens: Counter,
@@ -268,7 +268,10 @@ mod tests {
     #[test]
     fn every_name_is_exported_once_with_its_type_and_the_text_ends_properly() {
         let metrics = Metrics::new("tiny");
-        metrics.cache_config.get_or_create(&BlockLabels { block_size: 16, num_gpu_blocks: 9 }).set(1);
+        metrics
+            .cache_config
+            .get_or_create(&BlockLabels { block_size: 16, num_gpu_blocks: 9 })
+            .set(1);
         let labels = HttpLabels { handler: "/health", method: "GET", status: StatusClass(200) };
         metrics.http_requests.get_or_create(&labels).inc();
         let text = metrics.encode();

@@ -1,0 +1,211 @@
+//! What the gateway costs: the real server on a real socket, a scripted engine behind it, and the
+//! load generator in the same process.
+//!
+//! ```text
+//! cargo bench -p playhouse-gateway [-- SECONDS]
+//! ```
+//!
+//! Prints requests per second of whole answers, latency of one client alone, and streamed tokens
+//! per second with an engine that steps all sequences together.
+#![expect(clippy::print_stdout, reason = "a benchmark reports on standard output")]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use playhouse_cluster::FrontDoor;
+use playhouse_gateway::{ChatTemplate, Gateway, GatewayConfig, Tokenizer, serve};
+use playhouse_telemetry::Metrics;
+use playhouse_types::{Emission, FinishReason, GenerateRequest, Sampled};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::UnboundedSender;
+
+type Emissions = UnboundedSender<Emission>;
+
+const TEMPLATE: &str = "{% for message in messages %}{{- '<|im_start|>' + message['role'] + '\\n' + \
+    message['content'] + '<|im_end|>' + '\\n' }}{%- endfor %}{{- '<|im_start|>assistant\\n' }}";
+
+const CLIENTS: usize = 64;
+
+fn main() {
+    let seconds = std::env::args().filter_map(|arg| arg.parse().ok()).next().unwrap_or(5.0);
+    let period = Duration::from_secs_f64(seconds);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        whole_answers(period).await;
+        for step in [Duration::ZERO, Duration::from_micros(200)] {
+            streams(period, step).await;
+        }
+    });
+}
+
+async fn whole_answers(period: Duration) {
+    // Sixteen tokens, all there at once: the engine costs nothing.
+    let address = start(|request, emissions| {
+        for index in 0..16 {
+            drop(emissions.send(token(&request, index, 16)));
+        }
+    })
+    .await;
+    let request = chat(r#""max_tokens":16"#);
+    let answers = gather(CLIENTS, period, address, request.clone()).await;
+    let rate = answers.len() as f64 / period.as_secs_f64();
+    println!("whole answers:   {rate:>9.0} requests/s  ({CLIENTS} clients, 16 tokens each)");
+    let mut alone = gather(1, period / 2, address, request).await;
+    alone.sort_unstable();
+    let at = |part: f64| alone[(alone.len() as f64 * part) as usize].as_secs_f64() * 1e3;
+    println!("one client:      p50 {:.3} ms, p99 {:.3} ms", at(0.5), at(0.99));
+}
+
+async fn streams(period: Duration, step: Duration) {
+    let address = start(stepping_engine(step)).await;
+    let request = chat(r#""max_tokens":256,"stream":true"#);
+    let started = Instant::now();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| tokio::spawn(read_streams(address, request.clone(), started + period)))
+        .collect();
+    let mut events = 0;
+    for client in clients {
+        events += client.await.expect("a client does not panic");
+    }
+    let rate = events as f64 / started.elapsed().as_secs_f64();
+    println!("streamed tokens: {rate:>9.0} tokens/s    ({CLIENTS} streams, engine step {step:?})");
+}
+
+/// The times of all requests of `clients` connections within `period`.
+async fn gather(
+    clients: usize,
+    period: Duration,
+    address: SocketAddr,
+    request: Arc<[u8]>,
+) -> Vec<Duration> {
+    let end = Instant::now() + period;
+    let tasks: Vec<_> = (0..clients)
+        .map(|_| tokio::spawn(read_answers(address, Arc::clone(&request), end)))
+        .collect();
+    let mut times = Vec::new();
+    for task in tasks {
+        times.extend(task.await.expect("a client does not panic"));
+    }
+    times
+}
+
+async fn read_answers(address: SocketAddr, request: Arc<[u8]>, end: Instant) -> Vec<Duration> {
+    let mut stream = connect(address).await;
+    let mut buffer = vec![0; 64 << 10];
+    let mut times = Vec::new();
+    while Instant::now() < end {
+        let sent = Instant::now();
+        stream.write_all(&request).await.expect("the server reads");
+        let mut filled = 0;
+        // The answer ends with the usage object.
+        while !buffer[..filled].ends_with(b"}}}") {
+            filled += stream.read(&mut buffer[filled..]).await.expect("the server answers");
+        }
+        assert!(buffer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&buffer));
+        times.push(sent.elapsed());
+    }
+    times
+}
+
+/// Events of one stream after another.
+async fn read_streams(address: SocketAddr, request: Arc<[u8]>, end: Instant) -> u64 {
+    let mut stream = connect(address).await;
+    let mut buffer = vec![0; 64 << 10];
+    let mut events = 0;
+    while Instant::now() < end {
+        stream.write_all(&request).await.expect("the server reads");
+        let mut tail = Vec::new();
+        while !tail.ends_with(b"\r\n0\r\n\r\n") {
+            let read = stream.read(&mut buffer).await.expect("the server answers");
+            // Every event ends with two bare line feeds; headers and chunks have carriage returns.
+            let ends = buffer[..read].windows(2).filter(|pair| pair == b"\n\n").count();
+            events += ends as u64;
+            tail.extend_from_slice(&buffer[..read]);
+            tail.drain(..tail.len().saturating_sub(8));
+        }
+        // Role, finish and [DONE] are no tokens.
+        events -= 3;
+    }
+    events
+}
+
+async fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).await.expect("the server listens");
+    stream.set_nodelay(true).expect("a socket option");
+    stream
+}
+
+fn chat(fields: &str) -> Arc<[u8]> {
+    let body = format!(
+        r#"{{"model":"tiny","messages":[{{"role":"user","content":"What is the capital of France?"}}],{fields}}}"#
+    );
+    let length = body.len();
+    format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
+    .into()
+}
+
+async fn start(script: impl Fn(GenerateRequest, Emissions) + Send + Sync + 'static) -> SocketAddr {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/reference/tokenizer/tokenizer.json");
+    let tokenizer = std::fs::read(file).expect("the reference tokenizer is there");
+    let tokenizer = Tokenizer::from_bytes(&tokenizer).expect("loads");
+    let template = ChatTemplate::new(TEMPLATE, vec![]).expect("compiles");
+    let door = FrontDoor::scripted(4096, 288, 4096, script);
+    let metrics = Arc::new(Metrics::new("tiny"));
+    let gateway =
+        Gateway::new(GatewayConfig::new("tiny"), door, tokenizer, Some(template), metrics)
+            .expect("a valid configuration");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(serve(listener, gateway, std::future::pending()));
+    address
+}
+
+fn token(request: &GenerateRequest, index: u32, of: u32) -> Emission {
+    Emission {
+        id: request.id,
+        cached_tokens: 0,
+        prompt_logprobs: Vec::new(),
+        token: Some(Sampled { token: 64 + index % 26, logprobs: None }),
+        finish: (index + 1 == of).then_some(FinishReason::Length),
+    }
+}
+
+/// One token for every running sequence in each step, on a thread of its own.
+fn stepping_engine(step: Duration) -> impl Fn(GenerateRequest, Emissions) + Send + Sync {
+    let (admit, admitted) = mpsc::channel::<(GenerateRequest, Emissions)>();
+    std::thread::spawn(move || {
+        let mut running: Vec<(GenerateRequest, Emissions, u32)> = Vec::new();
+        let mut next = Instant::now();
+        loop {
+            if running.is_empty() {
+                let Ok((request, emissions)) = admitted.recv() else { return };
+                running.push((request, emissions, 0));
+            }
+            running.extend(admitted.try_iter().map(|(request, emissions)| (request, emissions, 0)));
+            running.retain_mut(|(request, emissions, index)| {
+                let of = request.sampling.max_tokens;
+                *index += 1;
+                emissions.send(token(request, *index - 1, of)).is_ok() && *index < of
+            });
+            next = (next + step).max(Instant::now());
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+    });
+    let admit = Mutex::new(admit);
+    move |request, emissions| {
+        let admit = admit.lock().expect("no holder panics");
+        admit.send((request, emissions)).expect("the engine runs");
+    }
+}

@@ -1,0 +1,318 @@
+//! One choice of an answer while it grows: emissions in, text and log-probabilities out.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use playhouse_cluster::Generation;
+use playhouse_telemetry::{FinishLabels, Finished, Metrics};
+use playhouse_types::{Emission, FinishReason, RequestId, SamplingParams, TokenId, TokenLogprobs};
+use tokio::time::Instant;
+
+use crate::gateway::Gateway;
+use crate::request::{Form, Prompt};
+use crate::stop::{StopMatcher, Stops};
+use crate::tokenizer::Detokenizer;
+
+/// What all choices of an answer share.
+pub(crate) struct Setting {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) form: Form,
+    pub(crate) stops: Arc<Stops>,
+    pub(crate) arrived: Instant,
+}
+
+/// A choice and everything needed to continue it.
+pub(crate) struct Choice {
+    pub(crate) index: usize,
+    pub(crate) prompt: Arc<Prompt>,
+    /// Dropped as soon as the choice is finished: that frees its blocks.
+    generation: Option<Generation>,
+    detokenizer: Detokenizer,
+    stops: StopMatcher,
+    min_tokens: u32,
+    /// Not yet sent.
+    pub(crate) delta: Delta,
+    pub(crate) finish: Option<Finish>,
+    pub(crate) usage: Usage,
+    /// Whether a stream has opened this choice.
+    pub(crate) opened: bool,
+    echoed: bool,
+    prompt_logprobs: Vec<TokenLogprobs>,
+    /// Characters of text decoded so far, sent or held.
+    characters: usize,
+    scratch: String,
+    record: Record,
+}
+
+/// What is new since the last time it was taken.
+#[derive(Debug, Default)]
+pub(crate) struct Delta {
+    pub(crate) text: String,
+    /// One entry per token, when log-probabilities were asked for.
+    pub(crate) logprobs: Vec<Entry>,
+    /// Generated tokens, when they were asked for.
+    pub(crate) token_ids: Vec<TokenId>,
+}
+
+/// Log-probabilities of one token.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) token: TokenId,
+    /// `None` for the first token of a prompt, which nothing predicts.
+    pub(crate) logprobs: Option<TokenLogprobs>,
+    /// Characters of the text before it.
+    pub(crate) offset: usize,
+}
+
+/// Why a choice ended.
+#[derive(Debug)]
+pub(crate) enum Finish {
+    Stop(StopReason),
+    Length,
+    /// The engine gave up; the text is for people.
+    Failed(String),
+}
+
+/// vLLM's `stop_reason`.
+#[derive(Debug)]
+pub(crate) enum StopReason {
+    EndOfSequence,
+    Token(TokenId),
+    Text(String),
+}
+
+/// Tokens counted for a choice.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    pub(crate) prompt: u32,
+    pub(crate) completion: u32,
+    pub(crate) cached: u32,
+}
+
+/// Times of one generation, observed when it ends.
+struct Record {
+    metrics: Arc<Metrics>,
+    max_tokens: u32,
+    arrived: Instant,
+    first: Option<Instant>,
+    last: Instant,
+}
+
+// === impl Choice ===
+
+impl Choice {
+    pub(crate) fn new(
+        setting: &Setting,
+        index: usize,
+        prompt: Arc<Prompt>,
+        sampling: &SamplingParams,
+        generation: Generation,
+    ) -> Self {
+        let prompt_tokens = u32::try_from(prompt.tokens.len()).expect("shorter than the context");
+        Self {
+            index,
+            generation: Some(generation),
+            detokenizer: Detokenizer::new(setting.form.skip_special_tokens, false),
+            stops: StopMatcher::new(Arc::clone(&setting.stops)),
+            min_tokens: sampling.min_tokens,
+            delta: Delta::default(),
+            finish: None,
+            usage: Usage { prompt: prompt_tokens, ..Usage::default() },
+            opened: false,
+            echoed: false,
+            prompt_logprobs: Vec::new(),
+            characters: 0,
+            scratch: String::new(),
+            record: Record {
+                metrics: Arc::clone(setting.gateway.metrics()),
+                max_tokens: sampling.max_tokens,
+                arrived: setting.arrived,
+                first: None,
+                last: setting.arrived,
+            },
+            prompt,
+        }
+    }
+
+    /// The next emission. An engine that goes away without a word has failed.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Emission> {
+        let generation = self.generation.as_mut().expect("a finished choice is not polled");
+        let emission = ready!(generation.poll_next(cx));
+        Poll::Ready(emission.unwrap_or_else(|| Emission {
+            id: RequestId::default(),
+            cached_tokens: self.usage.cached,
+            prompt_logprobs: Vec::new(),
+            token: None,
+            finish: Some(FinishReason::Failed("the engine is gone".to_owned())),
+        }))
+    }
+
+    /// Takes an emission into the delta, and finishes the choice if it ends here.
+    pub(crate) fn apply(&mut self, setting: &Setting, emission: Emission) {
+        let Setting { gateway, form, .. } = setting;
+        self.usage.cached = emission.cached_tokens;
+        self.prompt_logprobs.extend(emission.prompt_logprobs);
+        let stopped_by = match emission.finish {
+            Some(FinishReason::Stop(token)) => Some(token),
+            _ => None,
+        };
+        if form.echo && !self.echoed && (emission.token.is_some() || emission.finish.is_some()) {
+            self.echo(gateway, form);
+        }
+        let mut stop_text = None;
+        if let Some(sampled) = emission.token {
+            self.record.token(self.usage.prompt);
+            if !form.prompt_only {
+                self.usage.completion += 1;
+                let visible = form.include_stop || stopped_by.is_none();
+                self.keep(form, sampled.token, sampled.logprobs);
+                if visible {
+                    stop_text = self.decode(gateway, sampled.token);
+                }
+            }
+        }
+        let finish = match (stop_text, emission.finish) {
+            (Some(text), _) => Finish::Stop(StopReason::Text(text)),
+            (None, None) => return,
+            (None, Some(FinishReason::Stop(token))) => {
+                Finish::Stop(if !form.ignore_eos && gateway.eos_tokens().contains(&token) {
+                    StopReason::EndOfSequence
+                } else {
+                    StopReason::Token(token)
+                })
+            }
+            (None, Some(FinishReason::Length)) => Finish::Length,
+            (None, Some(FinishReason::Cancelled)) => {
+                Finish::Failed("the server cancelled the request".to_owned())
+            }
+            (None, Some(FinishReason::Failed(reason))) => Finish::Failed(reason),
+        };
+        self.end(finish);
+    }
+
+    fn keep(&mut self, form: &Form, token: TokenId, logprobs: Option<TokenLogprobs>) {
+        if form.return_token_ids {
+            self.delta.token_ids.push(token);
+        }
+        if form.logprobs {
+            self.delta.logprobs.push(Entry { token, logprobs, offset: self.characters });
+        }
+    }
+
+    /// Appends the text of `token`; the stop string it completes, if it does.
+    fn decode(&mut self, gateway: &Gateway, token: TokenId) -> Option<String> {
+        self.scratch.clear();
+        self.detokenizer.push(gateway.tokenizer(), token, &mut self.scratch);
+        self.characters += self.scratch.chars().count();
+        if self.usage.completion <= self.min_tokens {
+            self.stops.pass(&self.scratch, &mut self.delta.text);
+            return None;
+        }
+        self.stops.push(&self.scratch, &mut self.delta.text)
+    }
+
+    /// Puts the prompt before the completion.
+    fn echo(&mut self, gateway: &Gateway, form: &Form) {
+        self.echoed = true;
+        let tokenizer = gateway.tokenizer();
+        let tokens = &self.prompt.tokens;
+        if form.logprobs {
+            let mut given = std::mem::take(&mut self.prompt_logprobs).into_iter();
+            let mut detokenizer = Detokenizer::new(form.skip_special_tokens, true);
+            let mut offset = 0;
+            for (position, &token) in tokens.iter().enumerate() {
+                let logprobs = if position == 0 { None } else { given.next() };
+                self.delta.logprobs.push(Entry { token, logprobs, offset });
+                self.scratch.clear();
+                detokenizer.push(tokenizer, token, &mut self.scratch);
+                offset += self.scratch.chars().count();
+            }
+        }
+        let text = match &self.prompt.text {
+            Some(text) => text.clone(),
+            None => tokenizer.decode(tokens, form.skip_special_tokens),
+        };
+        self.characters = text.chars().count();
+        self.delta.text.push_str(&text);
+    }
+
+    fn end(&mut self, finish: Finish) {
+        self.generation = None;
+        if !matches!(finish, Finish::Stop(StopReason::Text(_))) {
+            self.scratch.clear();
+            self.detokenizer.finish(&mut self.scratch);
+            // A dangling byte may complete a stop string that contains U+FFFD; then it is cut
+            // off like any other, and the reason already known stays.
+            if self.stops.push(&self.scratch, &mut self.delta.text).is_none() {
+                self.stops.finish(&mut self.delta.text);
+            }
+        }
+        self.record.end(&self.usage, &finish);
+        self.finish = Some(finish);
+    }
+}
+
+impl Drop for Choice {
+    fn drop(&mut self) {
+        if self.finish.is_none() {
+            self.record.count(Finished::abort);
+        }
+    }
+}
+
+// === impl Delta ===
+
+impl Delta {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.text.is_empty() && self.logprobs.is_empty() && self.token_ids.is_empty()
+    }
+
+    /// Forgets what was sent and keeps the room it took.
+    pub(crate) fn clear(&mut self) {
+        self.text.clear();
+        self.logprobs.clear();
+        self.token_ids.clear();
+    }
+}
+
+// === impl Record ===
+
+impl Record {
+    fn token(&mut self, prompt_tokens: u32) {
+        let now = Instant::now();
+        self.metrics.generation_tokens.inc();
+        if self.first.is_none() {
+            self.first = Some(now);
+            self.metrics.prompt_tokens.inc_by(prompt_tokens.into());
+            let waited = now - self.arrived;
+            self.metrics.time_to_first_token.observe(waited.as_secs_f64());
+        } else {
+            let waited = now - self.last;
+            self.metrics.inter_token_latency.observe(waited.as_secs_f64());
+        }
+        self.last = now;
+    }
+
+    fn end(&self, usage: &Usage, finish: &Finish) {
+        let metrics = &self.metrics;
+        self.count(match finish {
+            Finish::Stop(_) => Finished::stop,
+            Finish::Length => Finished::length,
+            Finish::Failed(_) => Finished::error,
+        });
+        metrics.request_prompt_tokens.observe(usage.prompt.into());
+        metrics.request_generation_tokens.observe(usage.completion.into());
+        metrics.request_max_tokens.observe(self.max_tokens.into());
+        metrics.e2e_latency.observe((Instant::now() - self.arrived).as_secs_f64());
+        if let Some(first) = self.first
+            && usage.completion > 1
+        {
+            let per_token = (self.last - first).as_secs_f64() / f64::from(usage.completion - 1);
+            metrics.time_per_output_token.observe(per_token);
+        }
+    }
+
+    fn count(&self, finished_reason: Finished) {
+        self.metrics.request_success.get_or_create(&FinishLabels { finished_reason }).inc();
+    }
+}

@@ -1,0 +1,159 @@
+//! Errors in OpenAI's shape, on every path: `{"error":{"message","type","param","code"}}`.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::BytesMut;
+use playhouse_cluster::Rejected;
+
+use crate::json;
+use crate::template::TemplateError;
+
+/// A refusal or failure, as the client sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ApiError {
+    pub(crate) status: StatusCode,
+    pub(crate) kind: &'static str,
+    pub(crate) code: Option<&'static str>,
+    pub(crate) param: Option<String>,
+    pub(crate) message: String,
+    pub(crate) retry_after: Option<Duration>,
+}
+
+pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
+
+/// openai-python honours it before `Retry-After`, which has whole seconds only.
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+
+// === impl ApiError ===
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { status, kind, code: None, param: None, message, retry_after: None }
+    }
+
+    /// 400: the request is wrong, and `message` says how.
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message)
+    }
+
+    /// 400 because of one field.
+    pub(crate) fn bad_param(param: impl Into<String>, message: impl std::fmt::Display) -> Self {
+        let param = param.into();
+        let message = format!("{param}: {message}");
+        Self { param: Some(param), ..Self::bad_request(message) }
+    }
+
+    /// A client error of another status.
+    pub(crate) fn refused(
+        status: StatusCode,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
+        Self::new(status, "invalid_request_error", message).with_code(code)
+    }
+
+    /// 500: our fault.
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
+            .with_code("internal_error")
+    }
+
+    pub(crate) fn unauthorized() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "authentication_error",
+            "missing or wrong API key: send `Authorization: Bearer KEY` or `x-api-key: KEY`",
+        )
+        .with_code("invalid_api_key")
+    }
+
+    /// 404, with the names that exist.
+    pub(crate) fn model_not_found(asked: &str, names: &[String]) -> Self {
+        let message = format!("the model {asked:?} does not exist: this server has {names:?}");
+        let error = Self::refused(StatusCode::NOT_FOUND, "model_not_found", message);
+        Self { param: Some("model".to_owned()), ..error }
+    }
+
+    pub(crate) fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message);
+        Self { retry_after: Some(Duration::from_secs(1)), ..error.with_code(code) }
+    }
+
+    pub(crate) fn with_code(self, code: &'static str) -> Self {
+        Self { code: Some(code), ..self }
+    }
+
+    /// Appends the error object.
+    pub(crate) fn write(&self, out: &mut BytesMut) {
+        let text = |out: &mut BytesMut, text: Option<&str>| match text {
+            Some(text) => json::write_str(out, text),
+            None => out.extend_from_slice(b"null"),
+        };
+        out.extend_from_slice(b"{\"error\":{\"message\":");
+        json::write_str(out, &self.message);
+        out.extend_from_slice(b",\"type\":");
+        json::write_str(out, self.kind);
+        out.extend_from_slice(b",\"param\":");
+        text(out, self.param.as_deref());
+        out.extend_from_slice(b",\"code\":");
+        text(out, self.code);
+        out.extend_from_slice(b"}}");
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut body = BytesMut::with_capacity(256);
+        self.write(&mut body);
+        let mut response = Response::new(Body::from(body.freeze()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        // The rest of the body was not read, so the connection cannot be used again.
+        if matches!(self.status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Some(wait) = self.retry_after {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+            let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
+        }
+        response
+    }
+}
+
+impl From<Rejected> for ApiError {
+    fn from(rejected: Rejected) -> Self {
+        match rejected {
+            Rejected::Overloaded { retry_after } => Self {
+                retry_after: Some(retry_after),
+                ..Self::unavailable("overloaded", "all queues are full: try again later")
+            },
+            Rejected::Draining => Self::unavailable("draining", "the server is shutting down"),
+            Rejected::NeverFits { tokens, limit } => Self::bad_request(format!(
+                "the request needs room for {tokens} tokens, but the whole KV cache holds {limit}: \
+                 shorten the prompt or lower max_tokens"
+            ))
+            .with_code("context_length_exceeded"),
+            Rejected::Unavailable { reason } => Self::unavailable(
+                "unavailable",
+                format!("no replica can take the request: {reason}"),
+            ),
+        }
+    }
+}
+
+impl From<TemplateError> for ApiError {
+    fn from(error: TemplateError) -> Self {
+        Self { param: Some("messages".to_owned()), ..Self::bad_request(error.to_string()) }
+    }
+}

@@ -1,0 +1,241 @@
+//! The gateway's parts, put together once and shared by every connection.
+
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use playhouse_cluster::FrontDoor;
+use playhouse_telemetry::Metrics;
+use playhouse_types::{InvalidParam, TokenId};
+
+use crate::auth::ApiKey;
+use crate::request::SamplingDefaults;
+use crate::template::{ChatTemplate, unix_now};
+use crate::tokenizer::Tokenizer;
+
+/// What an operator decides. [`GatewayConfig::new`] has the defaults.
+#[derive(Clone, Debug)]
+pub struct GatewayConfig {
+    /// Names clients may call the model by; the first is the one they get when they name none.
+    pub served_model_names: Vec<String>,
+    /// Asked of every request but those to the health probes and `/version`. `None` asks nothing.
+    pub api_key: Option<String>,
+    /// Sampling parameters of requests that do not say.
+    pub sampling: SamplingDefaults,
+    /// Tokens that end a text, from the model's configuration.
+    pub eos_tokens: Vec<TokenId>,
+    /// Makes the seeds of requests without one a fixed sequence.
+    pub seed: Option<u64>,
+    /// Bounds on what a client may cost.
+    pub limits: Limits,
+}
+
+/// Bounds on time and space per client.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// From the first byte of a request (for a new connection: from its start) to the end of its
+    /// headers. Then the connection is closed.
+    pub header_timeout: Duration,
+    /// How long a connection may wait between two requests.
+    pub idle_timeout: Duration,
+    /// From the end of the headers to the end of the body. Then 408.
+    pub body_timeout: Duration,
+    /// How long a client may refuse to read an answer. Then the connection is closed.
+    pub write_timeout: Duration,
+    /// Largest body. Then 413.
+    pub body_bytes: usize,
+    /// Connections at once; more wait in the kernel's queue.
+    pub connections: NonZeroUsize,
+    /// Longest silence in a stream: then an SSE comment tells proxies that somebody is there.
+    pub ping_interval: Duration,
+    /// How long running requests may go on after the shutdown signal.
+    pub drain_timeout: Duration,
+}
+
+/// Why a gateway cannot be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// Nothing to call the model by.
+    #[error("served_model_names must not be empty, nor contain an empty name")]
+    NoModelName,
+    /// An empty key would let everyone in who sends an empty one.
+    #[error("api_key must not be empty: leave it out to ask for none")]
+    EmptyApiKey,
+    /// The model's own sampling defaults are out of range.
+    #[error("the default sampling parameters (generation_config.json) are invalid: {0}")]
+    Defaults(InvalidParam),
+    /// An end-of-sequence token the model does not have.
+    #[error("eos token {token} is not below the vocabulary size {vocab}")]
+    EosToken {
+        /// The token.
+        token: TokenId,
+        /// Ids end before this.
+        vocab: u32,
+    },
+}
+
+/// The OpenAI API over one [`FrontDoor`]; see [`serve`](crate::serve).
+pub struct Gateway {
+    config: GatewayConfig,
+    api_key: Option<ApiKey>,
+    front_door: FrontDoor,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    metrics: Arc<Metrics>,
+    /// When the model was first offered; clients see it in `/v1/models`.
+    created: u64,
+    ids: Sequence,
+    seeds: Sequence,
+}
+
+/// Numbers that do not repeat and cannot be told from random ones without the key.
+struct Sequence {
+    key: u64,
+    next: AtomicU64,
+}
+
+// === impl GatewayConfig ===
+
+impl GatewayConfig {
+    /// A model by this name, everything else at its default.
+    #[must_use]
+    pub fn new(model_name: impl Into<String>) -> Self {
+        Self {
+            served_model_names: vec![model_name.into()],
+            api_key: None,
+            sampling: SamplingDefaults::default(),
+            eos_tokens: Vec::new(),
+            seed: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+// === impl Limits ===
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(60),
+            body_bytes: 32 << 20,
+            connections: NonZeroUsize::new(8192).expect("not zero"),
+            ping_interval: Duration::from_secs(15),
+            drain_timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// Puts the parts together. Without a template there is no chat, only completions.
+    ///
+    /// # Errors
+    /// [`GatewayError`] when the configuration contradicts itself or the model.
+    pub fn new(
+        config: GatewayConfig,
+        front_door: FrontDoor,
+        tokenizer: Tokenizer,
+        template: Option<ChatTemplate>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, GatewayError> {
+        if config.served_model_names.is_empty()
+            || config.served_model_names.iter().any(String::is_empty)
+        {
+            return Err(GatewayError::NoModelName);
+        }
+        if config.api_key.as_deref().is_some_and(str::is_empty) {
+            return Err(GatewayError::EmptyApiKey);
+        }
+        let vocab = front_door.vocab();
+        config.sampling.params().check(vocab).map_err(GatewayError::Defaults)?;
+        if let Some(&token) = config.eos_tokens.iter().find(|&&token| token >= vocab) {
+            return Err(GatewayError::EosToken { token, vocab });
+        }
+        let random = RandomState::new();
+        Ok(Self {
+            api_key: config.api_key.as_deref().map(ApiKey::new),
+            front_door,
+            tokenizer,
+            template,
+            metrics,
+            created: unix_now(),
+            ids: Sequence::new(random.hash_one("ids")),
+            seeds: Sequence::new(config.seed.unwrap_or_else(|| random.hash_one("seeds"))),
+            config,
+        })
+    }
+
+    pub(crate) fn model_names(&self) -> &[String] {
+        &self.config.served_model_names
+    }
+
+    pub(crate) fn defaults(&self) -> &SamplingDefaults {
+        &self.config.sampling
+    }
+
+    pub(crate) fn eos_tokens(&self) -> &[TokenId] {
+        &self.config.eos_tokens
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    pub(crate) fn api_key(&self) -> Option<&ApiKey> {
+        self.api_key.as_ref()
+    }
+
+    pub(crate) fn front_door(&self) -> &FrontDoor {
+        &self.front_door
+    }
+
+    pub(crate) fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    pub(crate) fn template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    pub(crate) fn created(&self) -> u64 {
+        self.created
+    }
+
+    /// A seed for a request that brought none.
+    pub(crate) fn draw(&self) -> u64 {
+        self.seeds.draw()
+    }
+
+    /// A new id: `prefix` and 32 hexadecimal digits.
+    pub(crate) fn new_id(&self, prefix: &str) -> String {
+        format!("{prefix}{:016x}{:016x}", self.ids.draw(), self.ids.draw())
+    }
+}
+
+// === impl Sequence ===
+
+impl Sequence {
+    fn new(key: u64) -> Self {
+        Self { key, next: AtomicU64::new(1) }
+    }
+
+    /// `SplitMix64` (Steele, Lea, Flood 2014): a counter through a mixing bijection.
+    fn draw(&self) -> u64 {
+        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+        let count = self.next.fetch_add(1, Ordering::Relaxed);
+        let z = self.key.wrapping_add(count.wrapping_mul(GOLDEN));
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}

@@ -1,0 +1,237 @@
+//! Request bodies to checked work: the only place where OpenAI's fields are read.
+//!
+//! - **REQ-1** a field is honoured, or ignored because it cannot change the answer, or refused by
+//!   name: never silently dropped. The refused ones are in [`unsupported`].
+//! - **REQ-2** what leaves here satisfies [`SamplingParams::check`], and prompt plus `max_tokens`
+//!   fit the context.
+//!
+//! Everything here is synchronous and touches no engine.
+
+mod chat;
+mod completion;
+mod prompt;
+mod sampling;
+mod unsupported;
+
+use std::sync::Arc;
+
+use playhouse_types::{SamplingParams, TokenId};
+use sha2::{Digest, Sha256};
+
+pub(crate) use chat::parse_chat;
+pub(crate) use completion::parse_completion;
+pub(crate) use prompt::{Conversation, Prompt};
+pub use sampling::SamplingDefaults;
+
+use crate::error::{ApiError, Result};
+use crate::fields::Fields;
+use crate::gateway::Gateway;
+use crate::stop::{STOPS_MAX, Stops};
+
+/// Most choices per prompt.
+pub(crate) const N_MAX: u32 = 128;
+
+/// Most generations of one request: prompts times choices.
+pub(crate) const GENERATIONS_MAX: usize = 1024;
+
+/// A request, read and checked.
+pub(crate) struct Job {
+    pub(crate) form: Form,
+    /// One per prompt.
+    pub(crate) prompts: Vec<Work>,
+    /// Choices per prompt.
+    pub(crate) n: u32,
+    pub(crate) stops: Arc<Stops>,
+    pub(crate) cache_salt: u64,
+}
+
+/// A prompt with the parameters of its first choice; the others add their index to the seed.
+pub(crate) struct Work {
+    pub(crate) prompt: Prompt,
+    pub(crate) sampling: SamplingParams,
+}
+
+/// What the answer looks like.
+#[derive(Clone, Debug)]
+pub(crate) struct Form {
+    pub(crate) shape: Shape,
+    /// The name the client called the model by.
+    pub(crate) model: String,
+    pub(crate) stream: Option<StreamOptions>,
+    /// Report log-probabilities.
+    pub(crate) logprobs: bool,
+    pub(crate) return_token_ids: bool,
+    pub(crate) skip_special_tokens: bool,
+    /// Keep the text of the stop token.
+    pub(crate) include_stop: bool,
+    /// Repeat the prompt before the completion.
+    pub(crate) echo: bool,
+    /// `max_tokens: 0`, allowed with `echo`: the prompt is scored and nothing is generated.
+    pub(crate) prompt_only: bool,
+    /// End-of-sequence tokens count as any other.
+    pub(crate) ignore_eos: bool,
+}
+
+/// Which of the two endpoints answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Chat,
+    Completion,
+}
+
+/// `stream_options`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StreamOptions {
+    /// A last chunk with the usage.
+    pub(crate) include_usage: bool,
+    /// The usage so far in every chunk.
+    pub(crate) continuous_usage: bool,
+}
+
+/// The served name that `model` asks for; the first one when it is absent.
+pub(crate) fn model(gateway: &Gateway, fields: &Fields<'_>) -> Result<String> {
+    let names = gateway.model_names();
+    let Some(asked) = fields.string("model")? else { return Ok(names[0].clone()) };
+    if names.iter().any(|name| name == asked) {
+        return Ok(asked.to_owned());
+    }
+    Err(ApiError::model_not_found(asked, names))
+}
+
+fn stream(fields: &Fields<'_>) -> Result<Option<StreamOptions>> {
+    let streams = fields.flag("stream", false)?;
+    let options = match fields.fields("stream_options")? {
+        Some(_) if !streams => {
+            return Err(fields.bad("stream_options", "only allowed when stream is true"));
+        }
+        Some(options) => StreamOptions {
+            include_usage: options.flag("include_usage", false)?,
+            continuous_usage: options.flag("continuous_usage_stats", false)?,
+        },
+        None => StreamOptions::default(),
+    };
+    Ok(streams.then_some(options))
+}
+
+fn stops(fields: &Fields<'_>) -> Result<Stops> {
+    let include = fields.flag("include_stop_str_in_output", false)?;
+    let strings = match fields.get("stop") {
+        None => Vec::new(),
+        Some(serde_json::Value::String(one)) => vec![one.clone()],
+        Some(_) => {
+            let list = fields.list("stop")?.unwrap_or_default();
+            if list.len() > STOPS_MAX {
+                let message = format!("got {} strings, must be at most {STOPS_MAX}", list.len());
+                return Err(fields.bad("stop", message));
+            }
+            let strings = list.iter().enumerate().map(|(index, value)| {
+                value.as_str().map(ToOwned::to_owned).ok_or_else(|| {
+                    crate::fields::wrong_type(
+                        &fields.path_of(&format!("stop[{index}]")),
+                        "a string",
+                        value,
+                    )
+                })
+            });
+            strings.collect::<Result<_>>()?
+        }
+    };
+    if strings.iter().any(String::is_empty) {
+        return Err(fields.bad("stop", "a stop string must not be empty"));
+    }
+    Ok(Stops::new(strings, include))
+}
+
+/// `cache_salt`: requests share cached prefixes only with requests of the same salt.
+fn cache_salt(fields: &Fields<'_>) -> Result<u64> {
+    match fields.string("cache_salt")? {
+        None => Ok(0),
+        Some("") => Err(fields.bad("cache_salt", "must not be empty")),
+        Some(salt) => {
+            let digest = Sha256::digest(salt.as_bytes());
+            let (head, _) = digest.split_first_chunk().expect("32 bytes");
+            Ok(u64::from_le_bytes(*head))
+        }
+    }
+}
+
+/// Gives every prompt its `max_tokens` and checks the result (**REQ-2**).
+fn work(
+    gateway: &Gateway,
+    fields: &Fields<'_>,
+    prompts: Vec<Prompt>,
+    sampling: &SamplingParams,
+    max_tokens: MaxTokens,
+) -> Result<Vec<Work>> {
+    prompts
+        .into_iter()
+        .map(|prompt| {
+            let limit = gateway.front_door().max_model_len();
+            let max_tokens = max_tokens.within(limit, prompt.tokens.len())?;
+            let sampling = SamplingParams { max_tokens, ..sampling.clone() };
+            sampling::check(gateway, fields, &sampling)?;
+            Ok(Work { prompt, sampling })
+        })
+        .collect()
+}
+
+/// What a request says about the length of its answer.
+#[derive(Clone, Copy)]
+pub(crate) struct MaxTokens {
+    /// As given; an error quotes it.
+    pub(crate) given: Option<u32>,
+    /// When it is not given, at most this.
+    pub(crate) default: u32,
+}
+
+// === impl MaxTokens ===
+
+impl MaxTokens {
+    /// The limit for a prompt of this length in a context of `limit` tokens; at least 1.
+    fn within(self, limit: usize, prompt: usize) -> Result<u32> {
+        let room = limit.saturating_sub(prompt);
+        if room == 0 {
+            return Err(context_length_exceeded(format!(
+                "the prompt has {prompt} tokens and leaves no room for an answer: the context \
+                 length is {limit} tokens"
+            )));
+        }
+        let room = u32::try_from(room).unwrap_or(u32::MAX);
+        match self.given {
+            Some(given) if given > room => Err(context_length_exceeded(format!(
+                "the prompt has {prompt} tokens and max_tokens is {given}, {} in all: the context \
+                 length is {limit} tokens",
+                prompt + given as usize
+            ))),
+            // `max_tokens: 0` still needs a step: the engine generates one token, nobody sees it.
+            Some(given) => Ok(given.max(1)),
+            None => Ok(self.default.min(room)),
+        }
+    }
+}
+
+fn context_length_exceeded(message: String) -> ApiError {
+    ApiError::bad_request(message).with_code("context_length_exceeded")
+}
+
+/// Prompts times choices, bounded.
+fn check_generations(fields: &Fields<'_>, prompts: usize, n: u32) -> Result<()> {
+    let generations = prompts.saturating_mul(n as usize);
+    if generations <= GENERATIONS_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "{prompts} prompts times n = {n} are {generations} answers, must be at most {GENERATIONS_MAX}"
+    );
+    Err(fields.bad("n", message))
+}
+
+/// Refuses ids the model has no embedding for: a tokenizer may have more tokens than its model.
+fn check_vocabulary(tokens: &[TokenId], vocab: u32) -> Result<()> {
+    match tokens.iter().find(|&&token| token >= vocab) {
+        None => Ok(()),
+        Some(token) => Err(ApiError::bad_request(format!(
+            "the prompt contains token {token}, but the model's vocabulary ends at {vocab}"
+        ))),
+    }
+}

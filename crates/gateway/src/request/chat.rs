@@ -1,0 +1,67 @@
+//! `POST /v1/chat/completions`.
+
+use std::sync::Arc;
+
+use playhouse_types::TOP_LOGPROBS_MAX;
+
+use super::{
+    Conversation, Form, Job, MaxTokens, N_MAX, Shape, cache_salt, model, sampling, stops, stream,
+    unsupported, work,
+};
+use crate::error::Result;
+use crate::fields::Fields;
+use crate::gateway::Gateway;
+use crate::json;
+
+/// Reads a chat request and renders its prompt.
+///
+/// # Errors
+/// 400 naming the field, 404 for an unknown model.
+pub(crate) fn parse_chat(gateway: &Gateway, body: &[u8]) -> Result<Job> {
+    let object = json::parse_object(body)?;
+    let fields = Fields::new(&object);
+    let model = model(gateway, &fields)?;
+    unsupported::refuse(&fields)?;
+
+    let n = fields.count("n", 1, N_MAX)?.unwrap_or(1);
+    let conversation = Conversation::parse(&fields)?;
+    let mut params = sampling::parse(gateway, &fields)?;
+    params.logprobs = logprobs(&fields)?;
+    let form = Form {
+        shape: Shape::Chat,
+        model,
+        stream: stream(&fields)?,
+        logprobs: params.logprobs.is_some(),
+        return_token_ids: fields.flag("return_token_ids", false)?,
+        skip_special_tokens: fields.flag("skip_special_tokens", true)?,
+        include_stop: fields.flag("include_stop_str_in_output", false)?,
+        echo: false,
+        prompt_only: false,
+        ignore_eos: fields.flag("ignore_eos", false)?,
+    };
+    let stops = Arc::new(stops(&fields)?);
+    let cache_salt = cache_salt(&fields)?;
+    let max_tokens = max_tokens(&fields)?;
+    let prompt = conversation.prompt(gateway)?;
+    let prompts = work(gateway, &fields, vec![prompt], &params, max_tokens)?;
+    Ok(Job { form, prompts, n, stops, cache_salt })
+}
+
+/// `logprobs` switches them on, `top_logprobs` says how many alternatives.
+fn logprobs(fields: &Fields<'_>) -> Result<Option<u32>> {
+    let wanted = fields.flag("logprobs", false)?;
+    let top = fields.count("top_logprobs", 0, TOP_LOGPROBS_MAX)?;
+    match top {
+        Some(top) if !wanted && top > 0 => {
+            Err(fields.bad("top_logprobs", "only allowed when logprobs is true"))
+        }
+        top => Ok(wanted.then(|| top.unwrap_or(0))),
+    }
+}
+
+/// `max_completion_tokens`, or its older name; up to the end of the context when absent.
+fn max_tokens(fields: &Fields<'_>) -> Result<MaxTokens> {
+    let newer = fields.count("max_completion_tokens", 1, u32::MAX)?;
+    let older = fields.count("max_tokens", 1, u32::MAX)?;
+    Ok(MaxTokens { given: newer.or(older), default: u32::MAX })
+}

@@ -1,0 +1,70 @@
+//! `POST /v1/completions`.
+
+use std::sync::Arc;
+
+use playhouse_types::TOP_LOGPROBS_MAX;
+
+use super::{
+    Form, Job, MaxTokens, N_MAX, Prompt, Shape, cache_salt, check_generations, model, sampling,
+    stops, stream, unsupported, work,
+};
+use crate::error::Result;
+use crate::fields::Fields;
+use crate::gateway::Gateway;
+use crate::json;
+
+/// `max_tokens` of a completion that does not say (OpenAI's default).
+const MAX_TOKENS_DEFAULT: u32 = 16;
+
+/// Reads a completion request and tokenizes its prompts.
+///
+/// # Errors
+/// 400 naming the field, 404 for an unknown model.
+pub(crate) fn parse_completion(gateway: &Gateway, body: &[u8]) -> Result<Job> {
+    let object = json::parse_object(body)?;
+    let fields = Fields::new(&object);
+    let model = model(gateway, &fields)?;
+    unsupported::refuse(&fields)?;
+
+    let n = fields.count("n", 1, N_MAX)?.unwrap_or(1);
+    check_best_of(&fields, n)?;
+    let mut params = sampling::parse(gateway, &fields)?;
+    params.logprobs = fields.count("logprobs", 0, TOP_LOGPROBS_MAX)?;
+    let echo = fields.flag("echo", false)?;
+    if echo {
+        params.prompt_logprobs = params.logprobs;
+    }
+    // Scoring a prompt (lm-eval) asks for no tokens at all.
+    let given = fields.count("max_tokens", u32::from(!echo), u32::MAX)?;
+    let form = Form {
+        shape: Shape::Completion,
+        model,
+        stream: stream(&fields)?,
+        logprobs: params.logprobs.is_some(),
+        return_token_ids: fields.flag("return_token_ids", false)?,
+        skip_special_tokens: fields.flag("skip_special_tokens", true)?,
+        include_stop: fields.flag("include_stop_str_in_output", false)?,
+        echo,
+        prompt_only: given == Some(0),
+        ignore_eos: fields.flag("ignore_eos", false)?,
+    };
+    let stops = Arc::new(stops(&fields)?);
+    let cache_salt = cache_salt(&fields)?;
+    let prompts = Prompt::parse_all(gateway, &fields)?;
+    check_generations(&fields, prompts.len(), n)?;
+    let max_tokens = MaxTokens { given, default: MAX_TOKENS_DEFAULT };
+    let prompts = work(gateway, &fields, prompts, &params, max_tokens)?;
+    Ok(Job { form, prompts, n, stops, cache_salt })
+}
+
+/// `best_of` ranks candidates on the server; as many as are returned is no ranking at all.
+fn check_best_of(fields: &Fields<'_>, n: u32) -> Result<()> {
+    match fields.count("best_of", 1, N_MAX)? {
+        Some(best_of) if best_of != n => {
+            let message =
+                format!("got {best_of}, must be n ({n}): ranking is not supported by this server");
+            Err(fields.bad("best_of", message).with_code("unsupported_parameter"))
+        }
+        _ => Ok(()),
+    }
+}

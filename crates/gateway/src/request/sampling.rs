@@ -1,0 +1,131 @@
+//! Sampling fields, the same for both endpoints.
+
+use playhouse_types::{InvalidParam, SamplingParams, TokenId};
+use serde_json::Value;
+
+use crate::error::{ApiError, Result};
+use crate::fields::{self, Fields};
+use crate::gateway::Gateway;
+
+/// What holds when a request does not say, usually from `generation_config.json`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplingDefaults {
+    /// As [`SamplingParams::temperature`].
+    pub temperature: f32,
+    /// As [`SamplingParams::top_p`].
+    pub top_p: f32,
+    /// As [`SamplingParams::top_k`].
+    pub top_k: u32,
+    /// As [`SamplingParams::min_p`].
+    pub min_p: f32,
+    /// As [`SamplingParams::repetition_penalty`].
+    pub repetition_penalty: f32,
+}
+
+// === impl SamplingDefaults ===
+
+impl Default for SamplingDefaults {
+    /// OpenAI's: sample from the model's own distribution.
+    fn default() -> Self {
+        Self { temperature: 1.0, top_p: 1.0, top_k: 0, min_p: 0.0, repetition_penalty: 1.0 }
+    }
+}
+
+impl SamplingDefaults {
+    /// Greedy parameters with these defaults; for checking them.
+    pub(crate) fn params(&self) -> SamplingParams {
+        SamplingParams {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            ..SamplingParams::greedy(1)
+        }
+    }
+}
+
+/// Everything but lengths and log-probabilities. `max_tokens` is set later.
+pub(super) fn parse(gateway: &Gateway, fields: &Fields<'_>) -> Result<SamplingParams> {
+    let mut params = gateway.defaults().params();
+    let set = |name: &str, target: &mut f32| -> Result<()> {
+        if let Some(given) = fields.f32(name)? {
+            *target = given;
+        }
+        Ok(())
+    };
+    set("temperature", &mut params.temperature)?;
+    set("top_p", &mut params.top_p)?;
+    set("min_p", &mut params.min_p)?;
+    set("repetition_penalty", &mut params.repetition_penalty)?;
+    set("presence_penalty", &mut params.presence_penalty)?;
+    set("frequency_penalty", &mut params.frequency_penalty)?;
+    // -1 and 0 both mean every token.
+    if let Some(top_k) = fields.integer("top_k", -1, i64::from(u32::MAX))? {
+        params.top_k = u32::try_from(top_k).unwrap_or(0);
+    }
+    params.seed = seed(gateway, fields)?;
+    params.min_tokens = fields.count("min_tokens", 0, u32::MAX)?.unwrap_or(0);
+    params.logit_bias = logit_bias(fields)?;
+    if !fields.flag("ignore_eos", false)? {
+        params.stop_tokens.extend_from_slice(gateway.eos_tokens());
+    }
+    let vocab = gateway.front_door().vocab();
+    if let Some(tokens) = fields.token_ids("stop_token_ids", vocab)? {
+        params.stop_tokens.extend(tokens);
+    }
+    params.stop_tokens.sort_unstable();
+    params.stop_tokens.dedup();
+    params.max_tokens = u32::MAX;
+    check(gateway, fields, &params)?;
+    Ok(params)
+}
+
+/// Ranges live in [`SamplingParams::check`] alone; the value quoted is the one the client wrote.
+pub(super) fn check(gateway: &Gateway, fields: &Fields<'_>, params: &SamplingParams) -> Result<()> {
+    params.check(gateway.front_door().vocab()).map_err(|InvalidParam { param, message }| {
+        let given = fields.get(param).filter(|value| value.is_number());
+        let allowed = message.split_once(", must be ").map(|(_, allowed)| allowed);
+        match (given, allowed) {
+            (Some(given), Some(allowed)) => {
+                fields.bad(param, format!("got {given}, must be {allowed}"))
+            }
+            _ => fields.bad(param, message),
+        }
+    })
+}
+
+fn seed(gateway: &Gateway, fields: &Fields<'_>) -> Result<u64> {
+    match fields.get("seed").and_then(Value::as_u64) {
+        // Seeds above i64::MAX exist; negative ones are what Python's clients send.
+        Some(seed) => Ok(seed),
+        None => Ok(fields
+            .integer("seed", i64::MIN, i64::MAX)?
+            .map_or_else(|| gateway.draw(), i64::cast_unsigned)),
+    }
+}
+
+/// `{"token id": bias}`.
+fn logit_bias(fields: &Fields<'_>) -> Result<Vec<(TokenId, f32)>> {
+    let Some(map) = fields.fields("logit_bias")? else { return Ok(Vec::new()) };
+    let mut biases = map
+        .object()
+        .iter()
+        .map(|(key, value)| {
+            let token = key
+                .parse::<TokenId>()
+                .map_err(|_| fields.bad("logit_bias", format!("key {key:?} must be a token id")))?;
+            Ok((token, fields::number(value, &map.path_of(key))?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    biases.sort_unstable_by_key(|(token, _)| *token);
+    match biases.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        None => Ok(biases),
+        Some(pair) => Err(duplicate_bias(fields, pair[0].0)),
+    }
+}
+
+/// `"7"` and `"07"` are different keys but the same token.
+fn duplicate_bias(fields: &Fields<'_>, token: TokenId) -> ApiError {
+    fields.bad("logit_bias", format!("token {token} appears twice"))
+}

@@ -1,0 +1,338 @@
+//! Paths and what answers them.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{MatchedPath, Path, RawQuery, Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use playhouse_telemetry::{CONTENT_TYPE as METRICS_TYPE, HttpLabels, StatusClass};
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
+
+use crate::answer::Answer;
+use crate::auth::PUBLIC_PATHS;
+use crate::error::{ApiError, Result};
+use crate::fields::Fields;
+use crate::gateway::Gateway;
+use crate::json;
+use crate::request::{self, Conversation, Job, Prompt};
+use crate::tokenizer::panic_text;
+
+type Shared = State<Arc<Gateway>>;
+
+/// Bodies above this are read on the blocking pool: templating and tokenizing them takes long
+/// enough to make other connections of the same thread wait.
+const INLINE_BYTES: usize = 32 << 10;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest request id of a client that is repeated to it.
+const REQUEST_ID_MAX: usize = 128;
+
+/// Every route; `handler` labels of the metrics are these patterns.
+const PATHS: &[&str] = &[
+    "/v1/models",
+    "/v1/models/{*id}",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/tokenize",
+    "/detokenize",
+    "/health",
+    "/readyz",
+    "/livez",
+    "/version",
+    "/metrics",
+];
+
+/// The whole HTTP service.
+pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
+    Router::new()
+        .route("/v1/models", get(models))
+        .route("/v1/models/{*id}", get(model))
+        .route("/v1/chat/completions", post(chat_completions))
+        .route("/v1/completions", post(completions))
+        .route("/tokenize", post(tokenize))
+        .route("/detokenize", post(detokenize))
+        .route("/health", get(readyz))
+        .route("/readyz", get(readyz))
+        .route("/livez", get(livez))
+        .route("/version", get(version))
+        .route("/metrics", get(metrics))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(Arc::clone(&gateway), edge))
+        .with_state(gateway)
+}
+
+// Around every request
+
+/// Request id, key, panics, metrics.
+async fn edge(State(gateway): Shared, request: Request, next: Next) -> Response {
+    let id = request_id(&gateway, &request);
+    let labels = (handler(&request), method(request.method()));
+    let public = PUBLIC_PATHS.contains(&request.uri().path());
+    let admitted = public || gateway.api_key().is_none_or(|key| key.admits(request.headers()));
+    let mut response = if admitted {
+        // axum's handlers hold nothing that a panic could leave half-changed.
+        AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|panic| {
+            tracing::error!(request_id = ?id, panic = panic_text(&*panic), "handler panicked");
+            let id = id.to_str().unwrap_or_default();
+            ApiError::internal(format!("internal error; the log has more under request id {id}"))
+                .into_response()
+        })
+    } else {
+        ApiError::unauthorized().into_response()
+    };
+    let status = StatusClass(response.status().as_u16());
+    let labels = HttpLabels { handler: labels.0, method: labels.1, status };
+    gateway.metrics().http_requests.get_or_create(&labels).inc();
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// The client's id if it is fit for a log, else a new one.
+fn request_id(gateway: &Gateway, request: &Request) -> HeaderValue {
+    let sane = |id: &&HeaderValue| {
+        let bytes = id.as_bytes();
+        (1..=REQUEST_ID_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+    };
+    request.headers().get(REQUEST_ID).filter(sane).cloned().unwrap_or_else(|| {
+        HeaderValue::try_from(gateway.new_id("req-")).expect("hexadecimal is visible ASCII")
+    })
+}
+
+fn handler(request: &Request) -> &'static str {
+    let matched = request.extensions().get::<MatchedPath>();
+    let known = |path: &MatchedPath| PATHS.iter().find(|known| **known == path.as_str()).copied();
+    matched.and_then(known).unwrap_or("unmatched")
+}
+
+fn method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::HEAD => "HEAD",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        Method::PATCH => "PATCH",
+        _ => "OTHER",
+    }
+}
+
+async fn not_found(request: Request) -> ApiError {
+    let path = request.uri().path();
+    ApiError::refused(StatusCode::NOT_FOUND, "not_found", format!("there is no {path}"))
+}
+
+async fn method_not_allowed(request: Request) -> ApiError {
+    let (method, path) = (request.method(), request.uri().path());
+    let message = format!("{path} does not answer {method}: see the Allow header");
+    ApiError::refused(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+}
+
+/// The whole body, bounded in size and in time. One that is a little too large is read to its end:
+/// a client that still sends when the connection closes does not see the answer.
+async fn read_body(gateway: &Gateway, mut body: Body) -> Result<Bytes> {
+    let limits = gateway.limits();
+    let too_large = || {
+        let message = format!("the body is larger than {} bytes", limits.body_bytes);
+        ApiError::refused(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+    };
+    let discarded_max = 4 * limits.body_bytes;
+    if body.size_hint().lower() > discarded_max as u64 {
+        return Err(too_large());
+    }
+    let reading = async {
+        let mut total = 0;
+        let mut first = Bytes::new();
+        let mut rest = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                ApiError::bad_request(format!("the body could not be read: {error}"))
+            })?;
+            let Ok(data) = frame.into_data() else { continue };
+            total += data.len();
+            if total > discarded_max {
+                return Err(too_large());
+            }
+            if total > limits.body_bytes {
+                rest = Vec::new();
+            } else if first.is_empty() {
+                // Most bodies are one frame: no copy.
+                first = data;
+            } else {
+                rest.extend_from_slice(&data);
+            }
+        }
+        if total > limits.body_bytes {
+            return Err(too_large());
+        }
+        Ok(if rest.is_empty() { first } else { [&*first, &rest].concat().into() })
+    };
+    timeout(limits.body_timeout, reading).await.unwrap_or_else(|_| {
+        let seconds = limits.body_timeout.as_secs_f32();
+        let message = format!("the body did not arrive within {seconds} s");
+        Err(ApiError::refused(StatusCode::REQUEST_TIMEOUT, "body_timeout", message))
+    })
+}
+
+/// Runs `work` on the body, elsewhere if it is long.
+async fn with_body<T: Send + 'static>(
+    gateway: &Arc<Gateway>,
+    request: Request,
+    work: impl FnOnce(&Gateway, &[u8]) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let body = read_body(gateway, request.into_body()).await?;
+    if body.len() <= INLINE_BYTES {
+        return work(gateway, &body);
+    }
+    let gateway = Arc::clone(gateway);
+    match tokio::task::spawn_blocking(move || work(&gateway, &body)).await {
+        Ok(result) => result,
+        // Our caller turns a panic into a 500; without one, the runtime is going down.
+        Err(failed) => match failed.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(ApiError::unavailable("draining", "the server is shutting down")),
+        },
+    }
+}
+
+// Generation
+
+async fn chat_completions(State(gateway): Shared, request: Request) -> Result<Response> {
+    generate(&gateway, request, request::parse_chat).await
+}
+
+async fn completions(State(gateway): Shared, request: Request) -> Result<Response> {
+    generate(&gateway, request, request::parse_completion).await
+}
+
+async fn generate(
+    gateway: &Arc<Gateway>,
+    request: Request,
+    parse: fn(&Gateway, &[u8]) -> Result<Job>,
+) -> Result<Response> {
+    let arrived = Instant::now();
+    let job = with_body(gateway, request, parse).await?;
+    Answer::submit(gateway, job, arrived)?.respond().await
+}
+
+// Tokens
+
+async fn tokenize(State(gateway): Shared, request: Request) -> Result<Response> {
+    let reply = with_body(&gateway, request, |gateway, body| {
+        let object = json::parse_object(body)?;
+        let fields = Fields::new(&object);
+        request::model(gateway, &fields)?;
+        let prompt = if fields.get("messages").is_some() {
+            Conversation::parse(&fields)?.prompt(gateway)?
+        } else {
+            let text = fields
+                .string("prompt")?
+                .ok_or_else(|| fields.bad("prompt", "is required, unless there are messages"))?;
+            let add_special_tokens = fields.flag("add_special_tokens", true)?;
+            Prompt::from_text(gateway, "prompt", text, add_special_tokens)?
+        };
+        let tokens = &*prompt.tokens;
+        let strings = fields.flag("return_token_strs", false)?.then(|| {
+            tokens.iter().map(|&token| gateway.tokenizer().token_text(token)).collect::<Vec<_>>()
+        });
+        Ok(json!({
+            "count": tokens.len(),
+            "max_model_len": gateway.front_door().max_model_len(),
+            "tokens": tokens,
+            "token_strs": strings,
+        }))
+    });
+    reply.await.map(json_response)
+}
+
+async fn detokenize(State(gateway): Shared, request: Request) -> Result<Response> {
+    let reply = with_body(&gateway, request, |gateway, body| {
+        let object = json::parse_object(body)?;
+        let fields = Fields::new(&object);
+        request::model(gateway, &fields)?;
+        let tokens = fields
+            .token_ids("tokens", gateway.front_door().vocab())?
+            .ok_or_else(|| fields.bad("tokens", "is required"))?;
+        Ok(json!({ "prompt": gateway.tokenizer().decode(&tokens, false) }))
+    });
+    reply.await.map(json_response)
+}
+
+// Models, probes, metrics
+
+fn model_card(gateway: &Gateway, name: &str) -> Value {
+    json!({
+        "id": name,
+        "object": "model",
+        "created": gateway.created(),
+        "owned_by": "playhouse",
+        "root": name,
+        "parent": null,
+        "max_model_len": gateway.front_door().max_model_len(),
+    })
+}
+
+async fn models(State(gateway): Shared) -> Response {
+    let cards: Vec<_> =
+        gateway.model_names().iter().map(|name| model_card(&gateway, name)).collect();
+    json_response(json!({ "object": "list", "data": cards }))
+}
+
+async fn model(
+    State(gateway): Shared,
+    path: std::result::Result<Path<String>, PathRejection>,
+) -> Result<Response> {
+    let Path(asked) = path.map_err(|error| ApiError::bad_param("model", error.body_text()))?;
+    let names = gateway.model_names();
+    if !names.contains(&asked) {
+        return Err(ApiError::model_not_found(&asked, names));
+    }
+    Ok(json_response(model_card(&gateway, &asked)))
+}
+
+/// The process runs; whether it can serve is another question.
+async fn livez() -> Response {
+    json_response(json!({ "status": "alive" }))
+}
+
+/// Whether a request sent now would be taken: a replica can work and nothing is draining.
+async fn readyz(State(gateway): Shared, RawQuery(query): RawQuery) -> Result<Response> {
+    let door = gateway.front_door();
+    if door.is_draining() {
+        return Err(ApiError::unavailable("draining", "not ready: the server is shutting down"));
+    }
+    if !door.is_ready() {
+        return Err(ApiError::unavailable("unavailable", "not ready: no replica can take work"));
+    }
+    let mut reply = json!({ "status": "ready" });
+    if query.is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose"))) {
+        reply["checks"] = json!({ "replica": "ok", "draining": "no" });
+    }
+    Ok(json_response(reply))
+}
+
+async fn version() -> Response {
+    json_response(json!({ "version": env!("CARGO_PKG_VERSION") }))
+}
+
+async fn metrics(State(gateway): Shared) -> Response {
+    ([(CONTENT_TYPE, METRICS_TYPE)], gateway.metrics().encode()).into_response()
+}
+
+fn json_response(value: Value) -> Response {
+    ([(CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+}

@@ -1,0 +1,472 @@
+//! Messages to a prompt, by the model's chat template.
+//!
+//! The dialect is that of Hugging Face's `apply_chat_template` (`transformers`,
+//! `chat_template_utils.py`): Jinja2 with `trim_blocks` and `lstrip_blocks`, loop controls,
+//! Python's string and dict methods, `raise_exception`, `strftime_now`, `tojson` in Python's
+//! spelling, and `{% generation %}`, which only marks text for training and is ignored.
+//!
+//! - **TPL-1** rendering ends: instructions are counted ([`FUEL`]) and output is bounded
+//!   ([`OUTPUT_MAX`]).
+//! - **TPL-2** what a template refuses by `raise_exception` is told to the client in the template's
+//!   own words.
+//!
+//! A template comes with the model and never with a request. It is not fully contained: a template
+//! that doubles a string in a loop is bounded in instructions but not in memory, because minijinja
+//! does not count the bytes of intermediate strings.
+
+mod clock;
+mod tojson;
+
+use std::io;
+
+pub(crate) use clock::unix_now;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Serde, Value};
+use minijinja::{Environment, Error, ErrorKind};
+use serde::Deserialize;
+use serde_json::Map;
+
+/// Instructions one rendering may run; a long conversation needs some hundred per message.
+pub const FUEL: u64 = 4_000_000;
+
+/// Bytes one rendering may produce.
+pub const OUTPUT_MAX: usize = 16 << 20;
+
+/// A model's chat template, compiled.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    /// `bos_token`, `eos_token` and so on, as template variables.
+    special_tokens: Vec<(String, String)>,
+}
+
+/// What a request says about rendering, beside its messages.
+#[derive(Clone, Debug, Default)]
+pub struct RenderOptions<'a> {
+    /// End with the opening of an assistant's turn.
+    pub add_generation_prompt: bool,
+    /// Leave the last message open, to be continued.
+    pub continue_final_message: bool,
+    /// More variables (`chat_template_kwargs`), scalars only.
+    pub variables: &'a [(String, serde_json::Value)],
+}
+
+/// Why there is no prompt.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// The template does not compile, or the file around it is not what it should be.
+    #[error("chat template: {0}")]
+    Malformed(String),
+    /// The template refused the messages (**TPL-2**).
+    #[error("{0}")]
+    Raised(String),
+    /// The template failed on the messages: an undefined value, a bound (**TPL-1**).
+    #[error("chat template failed: {0}")]
+    Failed(String),
+    /// The last message is not in the rendered text, so it cannot be continued.
+    #[error(
+        "continue_final_message: the chat template does not repeat the last message word for word"
+    )]
+    NotContinuable,
+}
+
+/// `raise_exception` was called with this message.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Raised(String);
+
+/// A buffer that refuses to grow past [`OUTPUT_MAX`].
+#[derive(Default)]
+struct Capped(Vec<u8>);
+
+/// The parts of `tokenizer_config.json` that matter here.
+#[derive(Deserialize)]
+struct TokenizerConfig {
+    #[serde(default)]
+    chat_template: Option<Templates>,
+    #[serde(flatten)]
+    rest: Map<String, serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Templates {
+    One(String),
+    Named(Vec<NamedTemplate>),
+}
+
+#[derive(Deserialize)]
+struct NamedTemplate {
+    name: String,
+    template: String,
+}
+
+// === impl ChatTemplate ===
+
+impl ChatTemplate {
+    /// Compiles `source`. `special_tokens` are variables such as `("bos_token", "<s>")`.
+    ///
+    /// # Errors
+    /// [`TemplateError::Malformed`] with the place of the syntax error.
+    pub fn new(source: &str, special_tokens: Vec<(String, String)>) -> Result<Self, TemplateError> {
+        Self::with_clock(source, special_tokens, unix_now)
+    }
+
+    fn with_clock(
+        source: &str,
+        special_tokens: Vec<(String, String)>,
+        now: fn() -> u64,
+    ) -> Result<Self, TemplateError> {
+        let mut environment = Environment::new();
+        environment.set_fuel(Some(FUEL));
+        environment.set_syntax(
+            SyntaxConfig::builder()
+                .trim_blocks(true)
+                .lstrip_blocks(true)
+                .build()
+                .expect("the default delimiters are valid"),
+        );
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", raise_exception);
+        environment
+            .add_function("strftime_now", move |format: &str| clock::strftime(format, now()));
+        environment.add_filter("tojson", tojson::tojson);
+        environment
+            .add_template_owned("chat_template", without_generation_tags(source))
+            .map_err(|error| TemplateError::Malformed(describe(&error)))?;
+        Ok(Self { environment, special_tokens })
+    }
+
+    /// The template of a model folder: `chat_template.jinja` if there is one, else
+    /// `chat_template` in `tokenizer_config.json` (a string, or a list where the one named
+    /// `default` counts). `None` when the model has no template. Takes the files' contents.
+    ///
+    /// # Errors
+    /// [`TemplateError::Malformed`] when a file is not what it should be.
+    pub fn from_files(
+        tokenizer_config: Option<&str>,
+        chat_template: Option<&str>,
+    ) -> Result<Option<Self>, TemplateError> {
+        let config: TokenizerConfig = serde_json::from_str(tokenizer_config.unwrap_or("{}"))
+            .map_err(|error| TemplateError::Malformed(format!("tokenizer_config.json: {error}")))?;
+        let configured = match config.chat_template {
+            Some(Templates::One(template)) => Some(template),
+            Some(Templates::Named(templates)) => {
+                let names: Vec<_> = templates.iter().map(|named| named.name.clone()).collect();
+                let default = templates.into_iter().find(|named| named.name == "default");
+                Some(default.map(|named| named.template).ok_or_else(|| {
+                    TemplateError::Malformed(format!(
+                        "tokenizer_config.json: chat_template has the names {names:?}, \
+                         but none is \"default\""
+                    ))
+                })?)
+            }
+            None => None,
+        };
+        let Some(source) = chat_template.or(configured.as_deref()) else { return Ok(None) };
+        Self::new(source, special_tokens(&config.rest)).map(Some)
+    }
+
+    /// The prompt for `messages`, each an object with `role`, `content` and whatever else the
+    /// template may ask for.
+    ///
+    /// # Errors
+    /// Every [`TemplateError`] but `Malformed`.
+    pub fn render(
+        &self,
+        messages: &[Map<String, serde_json::Value>],
+        options: &RenderOptions<'_>,
+    ) -> Result<String, TemplateError> {
+        let none = ["tools", "documents"].map(|name| (name, Value::from(())));
+        let special = self.special_tokens.iter().map(|(name, token)| (&**name, token.into()));
+        let given =
+            options.variables.iter().map(|(name, value)| (&**name, Value::from(Serde(value))));
+        let own = [
+            ("messages", Value::from(Serde(messages))),
+            ("add_generation_prompt", options.add_generation_prompt.into()),
+        ];
+        // Of two values of one name the later counts.
+        let variables = Value::from_pairs(none.into_iter().chain(special).chain(given).chain(own));
+        let template = self
+            .environment
+            .get_template("chat_template")
+            .expect("added when the environment was made");
+        let mut output = Capped::default();
+        template.render_captured_to(variables, &mut output).map_err(|error| failure(&error))?;
+        let text = String::from_utf8(output.0).expect("minijinja writes UTF-8");
+        if options.continue_final_message {
+            return open_end(text, messages);
+        }
+        Ok(text)
+    }
+}
+
+/// Cuts the rendered text after the content of the last message, as `transformers` does.
+fn open_end(
+    mut text: String,
+    messages: &[Map<String, serde_json::Value>],
+) -> Result<String, TemplateError> {
+    let content = messages
+        .last()
+        .and_then(|message| message.get("content")?.as_str())
+        .ok_or(TemplateError::NotContinuable)?;
+    let start = text.rfind(content.trim()).ok_or(TemplateError::NotContinuable)?;
+    // A template that trims the content loses its trailing space; one that does not keeps it.
+    let untrimmed = content.trim_start();
+    let kept = if text[start..].starts_with(untrimmed) { untrimmed } else { content.trim() };
+    text.truncate(start + kept.len());
+    Ok(text)
+}
+
+/// Variables such as `bos_token`, written as a string or as an object with `content`.
+fn special_tokens(config: &Map<String, serde_json::Value>) -> Vec<(String, String)> {
+    config
+        .iter()
+        .filter(|(name, _)| name.ends_with("_token"))
+        .filter_map(|(name, value)| {
+            let token = value.as_str().or_else(|| value.get("content")?.as_str())?;
+            Some((name.clone(), token.to_owned()))
+        })
+        .collect()
+}
+
+/// `{% generation %}` and `{% endgeneration %}` as an `if` that always holds, so that their
+/// whitespace control keeps its meaning.
+fn without_generation_tags(source: &str) -> String {
+    let mut output = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(tag) = rest.find("{%") {
+        let (before, inside) = rest.split_at(tag + 2);
+        output.push_str(before);
+        let name = inside.trim_start_matches(['-', '+']).trim_start();
+        let lead = &inside[..inside.len() - name.len()];
+        output.push_str(lead);
+        rest = name;
+        for (tag, replacement) in [("generation", "if true"), ("endgeneration", "endif")] {
+            let after = name.strip_prefix(tag).unwrap_or("");
+            if after.trim_start().trim_start_matches(['-', '+']).starts_with("%}") {
+                output.push_str(replacement);
+                rest = after;
+            }
+        }
+    }
+    output + rest
+}
+
+fn raise_exception(message: String) -> Result<Value, Error> {
+    let error = Error::new(ErrorKind::InvalidOperation, message.clone());
+    Err(error.with_source(Raised(message)))
+}
+
+fn failure(error: &Error) -> TemplateError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(current) = cause {
+        if let Some(Raised(message)) = current.downcast_ref() {
+            return TemplateError::Raised(message.clone());
+        }
+        cause = current.source();
+    }
+    TemplateError::Failed(match error.kind() {
+        ErrorKind::OutOfFuel => format!("it ran more than {FUEL} instructions"),
+        ErrorKind::WriteFailure => format!("it produced more than {OUTPUT_MAX} bytes"),
+        _ => describe(error),
+    })
+}
+
+fn describe(error: &Error) -> String {
+    let what = error.detail().map_or_else(|| error.kind().to_string(), ToOwned::to_owned);
+    error.line().map_or_else(|| what.clone(), |line| format!("line {line}: {what}"))
+}
+
+// === impl Capped ===
+
+impl io::Write for Capped {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > OUTPUT_MAX {
+            return Err(io::Error::other("output limit"));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn messages(value: serde_json::Value) -> Vec<Map<String, serde_json::Value>> {
+        serde_json::from_value(value).expect("messages are objects")
+    }
+
+    fn render(source: &str) -> Result<String, TemplateError> {
+        let template = ChatTemplate::new(source, vec![("bos_token".into(), "<s>".into())])?;
+        let messages = messages(json!([{"role": "user", "content": "Hi"}]));
+        template.render(&messages, &RenderOptions::default())
+    }
+
+    #[test]
+    fn blocks_are_trimmed_as_in_transformers() {
+        let source = "{{ bos_token }}\n{% for m in messages %}\n  {% if true %}\n{{ m.role }}: \
+                      {{ m['content'] }}\n  {% endif %}\n{% endfor %}\n";
+        assert_eq!(render(source).as_deref(), Ok("<s>\nuser: Hi\n"));
+    }
+
+    #[test]
+    fn python_methods_and_loop_controls_work() {
+        let source = "{% for x in 'a,b,c'.split(',') %}{% if x == 'c' %}{% break %}{% endif %}\
+                      {{ x.upper() }}{% endfor %}{{ ' y '.strip() }}{{ messages[0].get('no', 1) }}\
+                      {% for k, v in messages[0].items() %}{{ k }}{% endfor %}";
+        assert_eq!(render(source).as_deref(), Ok("ABy1rolecontent"));
+    }
+
+    #[test]
+    fn generation_tags_are_transparent() {
+        let source =
+            "a {%- generation %}\nb{%  endgeneration -%} c{% if generation %}no{% endif %}";
+        assert_eq!(render(source).as_deref(), Ok("abc"));
+    }
+
+    #[test]
+    fn tools_and_documents_are_none() {
+        assert_eq!(
+            render("{{ tools is none }}{% if documents %}x{% endif %}").as_deref(),
+            Ok("True")
+        );
+    }
+
+    #[test]
+    fn a_template_that_raises_is_quoted() {
+        let raised = TemplateError::Raised("Only <user> & \"co\"!".into());
+        let source = "{{ raise_exception('Only <user> & \"co\"!') }}";
+        assert_eq!(render(source), Err(raised));
+        let macros = "{% macro no() %}{{ raise_exception('inside') }}{% endmacro %}{{ no() }}";
+        assert_eq!(render(macros), Err(TemplateError::Raised("inside".into())));
+    }
+
+    #[test]
+    fn endless_work_and_endless_output_are_stopped() {
+        let work = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
+        let Err(TemplateError::Failed(message)) = render(work) else { panic!("must fail") };
+        assert!(message.contains("instructions"), "{message}");
+        let output = "{% for a in range(9999) %}{{ 'x' * 1000000 }}{% endfor %}";
+        let Err(TemplateError::Failed(message)) = render(output) else { panic!("must fail") };
+        assert!(message.contains("bytes"), "{message}");
+    }
+
+    #[test]
+    fn a_syntax_error_names_its_line() {
+        let error = render("fine\n{% if %}").expect_err("does not compile");
+        assert!(error.to_string().contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn the_final_message_can_be_left_open() {
+        let source = "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}";
+        let template = ChatTemplate::new(source, vec![]).expect("compiles");
+        let options = RenderOptions { continue_final_message: true, ..Default::default() };
+        let open = |content| {
+            template.render(&messages(json!([{"role": "user", "content": content}])), &options)
+        };
+        assert_eq!(open(" Once ").as_deref(), Ok("[Once"));
+        let keeps = ChatTemplate::new("[{{ messages[0].content }}]", vec![]).expect("compiles");
+        let kept = keeps.render(&messages(json!([{"content": "Once "}])), &options);
+        assert_eq!(kept.as_deref(), Ok("[Once "));
+        let loses = ChatTemplate::new("nothing", vec![]).expect("compiles");
+        let lost = loses.render(&messages(json!([{"content": "Once"}])), &options);
+        assert_eq!(lost, Err(TemplateError::NotContinuable));
+    }
+
+    #[test]
+    fn the_jinja_file_wins_over_the_config() {
+        let render = |config: serde_json::Value, file| {
+            ChatTemplate::from_files(Some(&config.to_string()), file)
+                .map(|template| template.map(|t| t.render(&[], &RenderOptions::default())))
+        };
+        let string =
+            json!({"chat_template": "string{{ eos_token }}", "eos_token": {"content": "E"}});
+        assert_eq!(render(string.clone(), None), Ok(Some(Ok("stringE".into()))));
+        assert_eq!(render(string, Some("{{ eos_token }}file")), Ok(Some(Ok("Efile".into()))));
+        let named = json!({"chat_template": [{"name": "rag", "template": "r"},
+                                             {"name": "default", "template": "d"}]});
+        assert_eq!(render(named, None), Ok(Some(Ok("d".into()))));
+        assert_eq!(render(json!({"chat_template": null}), None), Ok(None));
+        let nameless = render(json!({"chat_template": [{"name": "rag", "template": "r"}]}), None);
+        assert!(nameless.is_err_and(|error| error.to_string().contains("default")));
+        assert!(render(json!({"chat_template": 3}), None).is_err());
+    }
+
+    /// `cases.json`: what `transformers` renders; made by `tests/reference/make.py`.
+    #[derive(Deserialize)]
+    struct Reference {
+        special_tokens: std::collections::HashMap<String, String>,
+        templates: std::collections::HashMap<String, String>,
+        cases: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        template: String,
+        name: String,
+        messages: Vec<Map<String, serde_json::Value>>,
+        tools: Option<serde_json::Value>,
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        kwargs: Map<String, serde_json::Value>,
+        text: Option<String>,
+        error: Option<String>,
+        kind: Option<String>,
+    }
+
+    impl Case {
+        fn render(&self, reference: &Reference) -> Result<String, TemplateError> {
+            let special_tokens = reference.special_tokens.clone().into_iter().collect();
+            let source = &reference.templates[&self.template];
+            let afternoon = || 1_720_278_245; // 2024-07-06T15:04:05, the `now` of the file
+            let template = ChatTemplate::with_clock(source, special_tokens, afternoon)?;
+            let tools = self.tools.clone().map(|tools| ("tools".to_owned(), tools));
+            let variables: Vec<_> = self.kwargs.clone().into_iter().chain(tools).collect();
+            let options = RenderOptions {
+                add_generation_prompt: self.add_generation_prompt,
+                continue_final_message: self.continue_final_message,
+                variables: &variables,
+            };
+            template.render(&self.messages, &options)
+        }
+
+        /// What differs from `transformers`, if anything does.
+        fn difference(&self, reference: &Reference) -> Option<String> {
+            let rendered = self.render(reference);
+            let same = match (&rendered, &self.text, &self.error, self.kind.as_deref()) {
+                (Ok(text), Some(expected), ..) => text == expected,
+                (Err(TemplateError::Raised(message)), _, Some(expected), Some("raised")) => {
+                    message == expected
+                }
+                (Err(_), _, Some(_), Some(kind)) => kind != "raised",
+                _ => false,
+            };
+            let expected = self.text.as_ref().or(self.error.as_ref());
+            (!same).then(|| format!("{}: expected {expected:?}, got {rendered:?}", self.name))
+        }
+    }
+
+    #[test]
+    fn the_reference_conversations_render_as_in_transformers() {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/chat");
+        let file = std::fs::read(folder.join("cases.json")).expect("the reference is there");
+        let reference: Reference = serde_json::from_slice(&file).expect("cases are as documented");
+        assert!(reference.cases.len() > 100);
+        let differences: Vec<String> =
+            reference.cases.iter().filter_map(|case| case.difference(&reference)).collect();
+        assert!(differences.is_empty(), "{}", differences.join("\n"));
+    }
+}

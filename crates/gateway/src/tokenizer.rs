@@ -1,0 +1,147 @@
+//! Text to tokens and back.
+//!
+//! - **TOK-1** every token stands for fixed bytes, so text is decoded token by token: the pieces a
+//!   [`Detokenizer`] emits, joined, are the decoding of the whole, at a cost proportional to the
+//!   token's own length.
+//! - **TOK-2** only whole code points are emitted; bytes that cannot become one are U+FFFD, by the
+//!   rule of [`String::from_utf8_lossy`] (Unicode's "maximal subpart").
+//! - **TOK-3** a hostile `tokenizer.json` is an error: the loader's panics are caught, and ids are
+//!   bounded before a table is sized by them.
+//!
+//! Works for the decoders whose tokens are bytes: byte-level BPE (Llama 3, Qwen, GPT-2) and
+//! SentencePiece pieces with byte fallback (Llama 2, Mistral). Others (`WordPiece`, `CTC`) are
+//! refused at load. One difference from `tokenizers` is wanted: a run of fallback bytes that is
+//! only partly valid keeps its valid characters, where `tokenizers` replaces the whole run, which
+//! no streaming decoder can do.
+
+mod detokenizer;
+mod pieces;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use playhouse_types::TokenId;
+
+pub use detokenizer::Detokenizer;
+use pieces::Pieces;
+
+/// A model's `tokenizer.json`, loaded.
+pub struct Tokenizer {
+    encoder: tokenizers::Tokenizer,
+    pieces: Pieces,
+}
+
+/// Why a `tokenizer.json` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// Not a tokenizer the loader understands.
+    #[error("tokenizer.json: {0}")]
+    Malformed(String),
+    /// The loader panicked, which it does on some inconsistent files.
+    #[error("tokenizer.json is inconsistent: the loader panicked: {0}")]
+    Inconsistent(String),
+    /// Tokens that do not stand for fixed bytes.
+    #[error(
+        "tokenizer.json: decoder: {0}; supported are ByteLevel, Metaspace, and sequences of \
+         Replace, ByteFallback, Fuse and Strip (at the start)"
+    )]
+    Decoder(String),
+    /// An id too large to be one.
+    #[error("tokenizer.json: token {token:?} has id {id}, must be below {}", pieces::IDS_MAX)]
+    IdTooLarge {
+        /// The token's text in the file.
+        token: String,
+        /// Its id.
+        id: TokenId,
+    },
+}
+
+/// The text could not be encoded (the model has no token for it, and no unknown token).
+#[derive(Debug, thiserror::Error)]
+#[error("cannot tokenize the text: {0}")]
+pub struct EncodeError(String);
+
+// === impl Tokenizer ===
+
+impl Tokenizer {
+    /// Reads the content of a `tokenizer.json`. Truncation and padding settings in it are dropped:
+    /// they are for batches in training.
+    ///
+    /// # Errors
+    /// [`TokenizerError`], for every file that cannot be used (**TOK-3**).
+    pub fn from_bytes(file: &[u8]) -> Result<Self, TokenizerError> {
+        let loaded = catch_unwind(|| tokenizers::Tokenizer::from_bytes(file))
+            .map_err(|panic| TokenizerError::Inconsistent(panic_text(&*panic)))?;
+        let mut encoder = loaded.map_err(|error| TokenizerError::Malformed(error.to_string()))?;
+        encoder.with_padding(None);
+        encoder
+            .with_truncation(None)
+            .map_err(|error| TokenizerError::Malformed(error.to_string()))?;
+        let pieces = catch_unwind(AssertUnwindSafe(|| Pieces::of(&encoder)))
+            .map_err(|panic| TokenizerError::Inconsistent(panic_text(&*panic)))??;
+        Ok(Self { encoder, pieces })
+    }
+
+    /// The tokens of `text`. Special tokens spelled out in the text are recognised;
+    /// `add_special_tokens` adds what the model expects around a text, such as a BOS.
+    ///
+    /// # Errors
+    /// [`EncodeError`] when the model cannot express the text.
+    pub fn encode(
+        &self,
+        text: &str,
+        add_special_tokens: bool,
+    ) -> Result<Vec<TokenId>, EncodeError> {
+        self.encoder
+            .encode_fast(text, add_special_tokens)
+            .map(|encoding| encoding.get_ids().to_vec())
+            .map_err(|error| EncodeError(error.to_string()))
+    }
+
+    /// The text of `tokens` as the beginning of a text. Ids without a token stand for nothing.
+    #[must_use]
+    pub fn decode(&self, tokens: &[TokenId], skip_special_tokens: bool) -> String {
+        let mut text = String::new();
+        let mut detokenizer = Detokenizer::new(skip_special_tokens, true);
+        for &token in tokens {
+            detokenizer.push(self, token, &mut text);
+        }
+        detokenizer.finish(&mut text);
+        text
+    }
+
+    /// The exact bytes `token` stands for; empty for an id without a token.
+    #[must_use]
+    pub fn token_bytes(&self, token: TokenId) -> &[u8] {
+        self.pieces.bytes(token)
+    }
+
+    /// The text of a single token, with U+FFFD for what is not UTF-8.
+    #[must_use]
+    pub fn token_text(&self, token: TokenId) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.token_bytes(token))
+    }
+
+    /// Whether `token` is a control token rather than text.
+    #[must_use]
+    pub fn is_special(&self, token: TokenId) -> bool {
+        self.pieces.is_special(token)
+    }
+
+    /// One more than the largest token id.
+    #[must_use]
+    pub fn vocab(&self) -> u32 {
+        self.pieces.len()
+    }
+}
+
+/// What a caught panic said.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}

@@ -1,0 +1,275 @@
+use std::io::{BufReader, Read, Write};
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::support::*;
+
+const CHAT: &str = "/v1/chat/completions";
+
+/// Whether the server closes a connection after `sent`, and how long it takes.
+fn closed_after(server: &Server, sent: &[u8]) -> Duration {
+    let mut stream = server.connect();
+    let start = Instant::now();
+    stream.write_all(sent).expect("the server reads");
+    let mut rest = Vec::new();
+    // A reset is as good as an end.
+    drop(stream.read_to_end(&mut rest));
+    assert_eq!(rest, b"", "{}", String::from_utf8_lossy(&rest));
+    start.elapsed()
+}
+
+#[test]
+fn clients_that_do_not_finish_their_headers_are_closed() {
+    let server = Server::start(mute);
+    for sent in [&b""[..], b"GET", b"GET /livez HTTP/1.1\r\nhost: x\r\n"] {
+        let taken = closed_after(&server, sent);
+        assert!(taken >= Duration::from_millis(250), "{taken:?}");
+        assert!(taken < Duration::from_secs(5), "{taken:?}");
+    }
+    assert_eq!(server.get("/livez").status, 200);
+}
+
+#[test]
+fn trickling_headers_do_not_extend_the_deadline() {
+    let server = Server::start(mute);
+    let mut stream = server.connect();
+    stream.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
+    let start = Instant::now();
+    loop {
+        // One byte of a header every 50 ms, until the server has enough.
+        let mut byte = [0];
+        let sent = stream.write_all(b"x");
+        match stream.read(&mut byte) {
+            Ok(0) => break,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                ) && sent.is_ok() => {}
+            Ok(_) => panic!("there is nothing to answer"),
+            Err(_) => break,
+        }
+        assert!(start.elapsed() < Duration::from_secs(5), "still open");
+    }
+}
+
+#[test]
+fn an_idle_connection_outlives_the_header_deadline_and_ends_at_its_own() {
+    let server = Server::with(
+        |config| {
+            config.limits.header_timeout = Duration::from_millis(100);
+            config.limits.idle_timeout = Duration::from_millis(800);
+        },
+        mute,
+    );
+    let stream = server.connect();
+    let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
+    let mut ask = || {
+        (&stream).write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").expect("open");
+        Reply::read(&mut reader).expect("answered").status
+    };
+    assert_eq!(ask(), 200);
+    let idle = Instant::now();
+    stream.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+    assert!((&stream).read(&mut [0]).is_err(), "open and silent after three header deadlines");
+    assert_eq!(ask(), 200);
+    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    assert_eq!((&stream).read(&mut [0]).expect("closed by the server"), 0);
+    assert!(idle.elapsed() >= Duration::from_millis(1000), "{:?}", idle.elapsed());
+}
+
+#[test]
+fn a_body_that_does_not_come_is_408() {
+    let server = Server::start(mute);
+    let mut request = post(CHAT, &[b' '; 100]);
+    request.truncate(request.len() - 50);
+    let reply = server.raw(&request);
+    assert_eq!(reply.error().0, 408);
+    assert_eq!(reply.header("connection"), Some("close"));
+    let chunked =
+        format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\n");
+    assert_eq!(server.raw(chunked.as_bytes()).error().0, 408);
+}
+
+#[test]
+fn a_body_that_is_too_large_is_413() {
+    let server = Server::with(|config| config.limits.body_bytes = 1000, mute);
+    assert_eq!(server.post_bytes(CHAT, &[b' '; 1001]).error().0, 413);
+    assert_eq!(server.post_bytes(CHAT, &[b' '; 1000]).error().0, 400);
+    // Announced, and not worth waiting for.
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\n\r\n");
+    assert_eq!(server.raw(head.as_bytes()).error().0, 413);
+    // No length, no end.
+    let mut stream = server.connect();
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("open");
+    let chunk = [&b"200\r\n"[..], &[b' '; 0x200], b"\r\n"].concat();
+    for _ in 0..8 {
+        stream.write_all(&chunk).expect("open");
+    }
+    assert_eq!(Reply::read(&mut BufReader::new(stream)).expect("answered").error().0, 413);
+}
+
+#[test]
+fn requests_hyper_cannot_parse_are_answered_in_the_same_shape() {
+    let server = Server::start(mute);
+    let large = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(300 << 10));
+    let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(200));
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(66_000));
+    for (request, statuses) in [
+        (&b"nonsense\r\n\r\n"[..], &[400][..]),
+        (b"GET / HTTP/9.9\r\n\r\n", &[400]),
+        (b"GET / HTTP/1.1\r\nbad header\r\n\r\n", &[400]),
+        (many.as_bytes(), &[431]),
+        (large.as_bytes(), &[431]),
+        (long.as_bytes(), &[414, 431]),
+    ] {
+        let mut stream = server.connect();
+        // The server may have enough before it has everything.
+        drop(stream.write_all(request));
+        let reply = Reply::read(&mut BufReader::new(stream));
+        // Unread bytes may reset the connection before the answer is seen; small ones cannot.
+        match reply {
+            Ok(reply) => assert!(statuses.contains(&reply.error().0), "{reply:?}"),
+            Err(error) => assert!(request.len() > 64 << 10, "{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_client_that_leaves_cancels_its_generations() {
+    let server = Server::start(mute);
+    for more in
+        [json!({}), json!({"stream": true}), json!({"n": 3}), json!({"n": 3, "stream": true})]
+    {
+        let body = with(hello(), more.clone()).to_string();
+        let mut stream = server.connect();
+        stream.write_all(&post(CHAT, body.as_bytes())).expect("open");
+        let n = more["n"].as_u64().unwrap_or(1) as usize;
+        until("the generations run", || server.door.active() == n);
+        stream.shutdown(Shutdown::Both).expect("open");
+        drop(stream);
+        until("the generations are cancelled", || server.door.active() == 0);
+    }
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_of_a_stream_cancels_it() {
+    let server = Server::start(|request, emissions| {
+        let speech = speech(&request, &tokens_of(&"a".repeat(200)));
+        tokio::spawn(async move {
+            // One token, then silence until the client is gone.
+            drop(emissions.send(speech[0].clone()));
+            emissions.closed().await;
+        });
+    });
+    let body = with(hello(), json!({"stream": true})).to_string();
+    let mut stream = server.connect();
+    stream.write_all(&post(CHAT, body.as_bytes())).expect("open");
+    let mut some = [0; 64];
+    stream.read_exact(&mut some).expect("the stream begins");
+    assert_eq!(server.door.active(), 1);
+    drop(stream);
+    until("the generation is cancelled", || server.door.active() == 0);
+    let metrics = server.get("/metrics").text();
+    assert!(metrics.contains("finished_reason=\"abort\"} 1"), "{metrics}");
+}
+
+#[test]
+fn a_client_that_does_not_read_is_dropped() {
+    let server = Server::with(
+        |config| config.limits.write_timeout = Duration::from_millis(400),
+        |request, emissions| {
+            let forever = speech(&request, &tokens_of("a")).swap_remove(0);
+            tokio::spawn(async move {
+                // Faster than any buffer of the kernel, until the client is gone.
+                while emissions.send(forever.clone()).is_ok() {
+                    tokio::task::yield_now().await;
+                }
+            });
+        },
+    );
+    let body = with(hello(), json!({"stream": true})).to_string();
+    let mut stream = server.connect();
+    stream.write_all(&post(CHAT, body.as_bytes())).expect("open");
+    until("the generation runs", || server.door.active() == 1);
+    until("the generation is cancelled", || server.door.active() == 0);
+    drop(stream);
+}
+
+#[test]
+fn silence_is_broken_by_comments() {
+    let server =
+        Server::with(|config| config.limits.ping_interval = Duration::from_millis(50), mute);
+    let body = with(hello(), json!({"stream": true})).to_string();
+    let mut stream = server.connect();
+    stream.write_all(&post(CHAT, body.as_bytes())).expect("open");
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        std::io::BufRead::read_line(&mut reader, &mut line).expect("headers");
+    }
+    for _ in 0..3 {
+        let chunk = read_chunk(&mut reader).expect("open").expect("a chunk");
+        assert_eq!(chunk, b": ping\n\n");
+    }
+}
+
+#[test]
+fn shutdown_lets_running_requests_finish() {
+    let (release, released) = tokio::sync::watch::channel(false);
+    let server = Server::with(
+        |config| config.limits.drain_timeout = Duration::from_secs(20),
+        move |request, emissions| {
+            let mut released = released.clone();
+            let speech = speech(&request, &tokens_of("late"));
+            tokio::spawn(async move {
+                drop(released.wait_for(|free| *free).await);
+                for emission in speech {
+                    drop(emissions.send(emission));
+                }
+            });
+        },
+    );
+    let door = server.door.clone();
+    let mut idle = server.connect();
+    let mut stream = server.connect();
+    stream.write_all(&post(CHAT, hello().to_string().as_bytes())).expect("open");
+    until("the request runs", || door.active() == 1);
+    let address = server.address;
+    let stopping = std::thread::spawn(move || server.stop());
+    assert_eq!(idle.read(&mut [0]).expect("idle connections are closed at once"), 0);
+    until("new connections are refused", || std::net::TcpStream::connect(address).is_err());
+    release.send(true).expect("the engine waits");
+    let reply = Reply::read(&mut BufReader::new(stream)).expect("answered");
+    assert_eq!(reply.ok()["choices"][0]["message"]["content"], "late");
+    assert_eq!(stopping.join().expect("no panic").cut_off, 0);
+}
+
+#[test]
+fn shutdown_cuts_off_what_does_not_finish() {
+    let server = Server::start(mute);
+    let door = server.door.clone();
+    let mut stream = server.connect();
+    stream.write_all(&post(CHAT, hello().to_string().as_bytes())).expect("open");
+    until("the request runs", || door.active() == 1);
+    assert_eq!(server.stop().cut_off, 1);
+    assert_eq!(door.active(), 0);
+}
+
+#[test]
+fn connections_beyond_the_cap_wait_for_their_turn() {
+    let one = std::num::NonZeroUsize::new(1).expect("not zero");
+    let server = Server::with(move |config| config.limits.connections = one, mute);
+    let holder = server.connect();
+    let mut waiting = server.connect();
+    waiting.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").expect("queued by the kernel");
+    waiting.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+    assert!(waiting.read(&mut [0]).is_err(), "not yet");
+    drop(holder);
+    waiting.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    assert_eq!(Reply::read(&mut BufReader::new(waiting)).expect("answered").status, 200);
+}
