@@ -135,11 +135,10 @@ async fn n_choices_and_stop_strings() {
 
 #[tokio::test]
 async fn completions_take_text_and_token_ids() {
-    let prompt = "<|im_start|>user\nWhat is the capital of Italy?<|im_end|>\n<|im_start|>assistant\n";
-    let tokens = SERVER.post(
-        "/tokenize",
-        &serde_json::json!({ "prompt": prompt, "add_special_tokens": false }),
-    );
+    let prompt =
+        "<|im_start|>user\nWhat is the capital of Italy?<|im_end|>\n<|im_start|>assistant\n";
+    let tokens = SERVER
+        .post("/tokenize", &serde_json::json!({ "prompt": prompt, "add_special_tokens": false }));
     let tokens: Vec<u32> =
         serde_json::from_value(tokens.json()["tokens"].clone()).expect("token ids");
     let mut texts = Vec::new();

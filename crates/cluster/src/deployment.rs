@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::error;
 
+use crate::backend::Backend;
 use crate::front_door::{AdmissionLimits, Bounds, FrontDoor};
 use crate::replica::{Replica, ReplicaArgs, ReplicaMsg};
 use crate::shard::EngineFactory;
@@ -91,7 +92,7 @@ impl Cluster {
             Ok(ReplicaState::Failed { reason }) => return Err(StartError::Engine(reason)),
             _ => return Err(StartError::Engine("the replica stopped".to_owned())),
         }
-        let front_door = FrontDoor::new(replica, watched, bounds);
+        let front_door = FrontDoor::new(Backend::Replica(replica), watched, bounds);
         Ok(Self { front_door, deployment, actors })
     }
 

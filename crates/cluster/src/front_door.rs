@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use playhouse_scheduler::Limits;
-use playhouse_types::{GenerateRequest, RequestId, SamplingParams, TokenId};
-use ractor::ActorRef;
+use playhouse_types::{Emission, GenerateRequest, RequestId, SamplingParams, TokenId};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
 
+use crate::backend::Backend;
 use crate::generation::{self, Generation};
 use crate::replica::ReplicaMsg;
 use crate::state::ReplicaState;
@@ -34,7 +35,7 @@ pub struct FrontDoor {
 
 #[derive(Debug)]
 struct Shared {
-    replica: ActorRef<ReplicaMsg>,
+    backend: Backend,
     state: watch::Receiver<ReplicaState>,
     draining: AtomicBool,
     next_id: AtomicU64,
@@ -88,13 +89,13 @@ pub enum Rejected {
 
 impl FrontDoor {
     pub(crate) fn new(
-        replica: ActorRef<ReplicaMsg>,
+        backend: Backend,
         state: watch::Receiver<ReplicaState>,
         bounds: Bounds,
     ) -> Self {
         let semaphore = |permits: u32| Arc::new(Semaphore::new(permits as usize));
         let shared = Shared {
-            replica,
+            backend,
             state,
             draining: AtomicBool::new(false),
             next_id: AtomicU64::new(0),
@@ -103,6 +104,28 @@ impl FrontDoor {
             bounds,
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// A front door over a function instead of a cluster, always serving, for tests of the layers
+    /// above. `script` is called for each accepted request and answers it from wherever it likes;
+    /// `in_flight` counts a request until its [`Generation`] is dropped.
+    pub fn scripted(
+        max_model_len: usize,
+        vocab: u32,
+        max_requests: u32,
+        script: impl Fn(GenerateRequest, UnboundedSender<Emission>) + Send + Sync + 'static,
+    ) -> Self {
+        let limits = Limits {
+            max_num_seqs: max_requests as usize,
+            max_num_batched_tokens: max_model_len,
+            max_model_len,
+            kv_blocks: u32::try_from(max_model_len).unwrap_or(u32::MAX),
+            prefix_caching: false,
+        };
+        let admission = AdmissionLimits { requests: max_requests, prompt_tokens: 1 << 24 };
+        let bounds = Bounds { limits, admission, vocab, shared_prompt_max: usize::MAX };
+        let (_, serving) = watch::channel(ReplicaState::Serving);
+        Self::new(Backend::scripted(Box::new(script)), serving, bounds)
     }
 
     /// Accepts a request, or refuses it without waiting (**C-2**).
@@ -131,11 +154,10 @@ impl FrontDoor {
         }
         let permits = self.permits(prompt.len())?;
         let id = RequestId(shared.next_id.fetch_add(1, Ordering::Relaxed));
-        let (sink, generation) = generation::connect(id, shared.replica.clone(), permits);
+        let (sink, generation) = generation::connect(id, shared.backend.clone(), permits);
         let cache_salt = shared.salt(cache_salt, prompt.len());
         let request = GenerateRequest { id, prompt, sampling, cache_salt };
-        // If the replica is gone the sink is dropped here, and the generation says so.
-        drop(shared.replica.cast(ReplicaMsg::Admit(request, sink)));
+        shared.backend.cast(ReplicaMsg::Admit(request, sink));
         Ok(generation)
     }
 

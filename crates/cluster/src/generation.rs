@@ -3,9 +3,9 @@
 use std::task::{Context, Poll};
 
 use playhouse_types::{Emission, FinishReason, RequestId};
-use ractor::ActorRef;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use crate::backend::Backend;
 use crate::replica::ReplicaMsg;
 
 /// The tokens of one accepted request, as they come. The last emission carries a finish reason.
@@ -17,7 +17,7 @@ pub struct Generation {
     // At most one emission per prompt and per output token, so its length is bounded by the
     // request's own size although the channel is not.
     emissions: mpsc::UnboundedReceiver<Emission>,
-    replica: ActorRef<ReplicaMsg>,
+    backend: Backend,
     finished: bool,
 }
 
@@ -25,19 +25,19 @@ pub struct Generation {
 /// when the replica is done with it, not when the caller stops listening (**C-2**).
 #[derive(Debug)]
 pub(crate) struct Sink {
-    emissions: mpsc::UnboundedSender<Emission>,
+    pub(crate) emissions: mpsc::UnboundedSender<Emission>,
     _permits: [OwnedSemaphorePermit; 2],
 }
 
-/// Connects a caller to `replica`.
+/// Connects a caller to `backend`.
 pub(crate) fn connect(
     id: RequestId,
-    replica: ActorRef<ReplicaMsg>,
+    backend: Backend,
     permits: [OwnedSemaphorePermit; 2],
 ) -> (Sink, Generation) {
     let (sender, emissions) = mpsc::unbounded_channel();
     let sink = Sink { emissions: sender, _permits: permits };
-    (sink, Generation { id, emissions, replica, finished: false })
+    (sink, Generation { id, emissions, backend, finished: false })
 }
 
 // === impl Sink ===
@@ -99,9 +99,7 @@ impl Generation {
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        if !self.finished {
-            // A replica that is gone has nothing left to cancel.
-            drop(self.replica.cast(ReplicaMsg::Cancel(self.id)));
-        }
+        // What has finished is unknown by now, and cancelling it does nothing.
+        self.backend.cast(ReplicaMsg::Cancel(self.id));
     }
 }

@@ -20,6 +20,7 @@
 //!   it the replica is failed, says why, and the process lives (**G10**).
 #![forbid(unsafe_code)]
 
+mod backend;
 mod deployment;
 mod front_door;
 mod generation;

@@ -134,7 +134,7 @@ impl IntoResponse for ApiError {
 impl From<Rejected> for ApiError {
     fn from(rejected: Rejected) -> Self {
         match rejected {
-            Rejected::Overloaded { retry_after } => Self {
+            Rejected::Overloaded { retry_after, .. } => Self {
                 retry_after: Some(retry_after),
                 ..Self::unavailable("overloaded", "all queues are full: try again later")
             },

@@ -48,10 +48,11 @@ pub(crate) fn load(
     let template = template(&checkpoint)?;
 
     let mut progress = None;
-    let weights = Weights::load(&checkpoint, &config.spec, dtype.or(config.dtype), |done, total| {
-        let start = || Progress::start("loading weights", total as u64, Unit::Bytes);
-        progress.get_or_insert_with(start).set(done as u64);
-    });
+    let weights =
+        Weights::load(&checkpoint, &config.spec, dtype.or(config.dtype), |done, total| {
+            let start = || Progress::start("loading weights", total as u64, Unit::Bytes);
+            progress.get_or_insert_with(start).set(done as u64);
+        });
     let weights = weights.map_err(refused)?;
     drop(progress);
 

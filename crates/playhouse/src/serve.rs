@@ -54,7 +54,12 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "PLAYHOUSE_MAX_NUM_SEQS", value_name = "N", default_value = "256")]
     max_num_seqs: NonZeroUsize,
     /// Tokens in one step, prefill chunks and decodes together
-    #[arg(long, env = "PLAYHOUSE_MAX_NUM_BATCHED_TOKENS", value_name = "TOKENS", default_value = "512")]
+    #[arg(
+        long,
+        env = "PLAYHOUSE_MAX_NUM_BATCHED_TOKENS",
+        value_name = "TOKENS",
+        default_value = "512"
+    )]
     max_num_batched_tokens: NonZeroUsize,
     /// Element type of weights, activations and KV cache; auto keeps that of the checkpoint
     #[arg(long, env = "PLAYHOUSE_DTYPE", default_value = "auto")]
@@ -97,11 +102,10 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, CliError> {
         .map_err(|why| CliError::failure(format!("cannot start the async runtime: {why}")))?;
     // The port comes first: it is the cheapest thing that can be wrong.
     let address = SocketAddr::new(args.host, args.port);
-    let listener = runtime
-        .block_on(TcpListener::bind(address))
-        .map_err(|why| CliError::failure(format!("cannot listen on {address}: {why}")).hint(
-            "another server may be running there; choose a free port with --port",
-        ))?;
+    let listener = runtime.block_on(TcpListener::bind(address)).map_err(|why| {
+        CliError::failure(format!("cannot listen on {address}: {why}"))
+            .hint("another server may be running there; choose a free port with --port")
+    })?;
     let loaded = loading::load(args.model.as_deref(), args.dtype.into(), args.threads)?;
     let limits = limits(args, &loaded)?;
     runtime.block_on(run_cluster(args, listener, loaded, limits))
@@ -197,9 +201,8 @@ fn limits(args: &ServeArgs, loaded: &Loaded) -> Result<Limits, CliError> {
 }
 
 fn gateway_config(args: &ServeArgs, loaded: &Loaded) -> GatewayConfig {
-    let GenerationDefaults {
-        eos_token_ids, temperature, top_p, top_k, min_p, repetition_penalty,
-    } = loaded.generation.clone();
+    let GenerationDefaults { eos_token_ids, temperature, top_p, top_k, min_p, repetition_penalty } =
+        loaded.generation.clone();
     let mut names = args.served_model_name.clone();
     if names.is_empty() {
         names.push(loaded.name.clone());

@@ -201,7 +201,7 @@ fn stop_strings_end_the_text_before_them() {
     let by_token = json!({"stop_token_ids": [token]});
     assert_eq!(ask(by_token), (json!("one two t"), json!("stop"), json!(token)));
     assert_eq!(ask(json!({"max_tokens": 1})).1, json!("length"));
-    until("every generation is dropped", || server.door.active() == 0);
+    until("every generation is dropped", || server.door.in_flight() == 0);
 }
 
 #[test]
@@ -297,7 +297,7 @@ fn an_engine_failure_is_an_error_before_and_during_a_stream() {
     let last: Value = serde_json::from_str(events.last().expect("events")).expect("JSON");
     assert_eq!(last["error"]["type"], "server_error");
     assert_eq!(last["error"]["code"], "engine_failed");
-    until("the other choices are cancelled", || server.door.active() == 0);
+    until("the other choices are cancelled", || server.door.in_flight() == 0);
 }
 
 #[test]

@@ -209,7 +209,7 @@ fn overload_is_refused_with_the_time_to_wait() {
     assert_eq!(reply.error().0, 503);
     assert_eq!(reply.header("retry-after"), Some("2"));
     assert_eq!(reply.header("retry-after-ms"), Some("1500"));
-    until("nothing is left running", || server.door.active() == 0);
+    until("nothing is left running", || server.door.in_flight() == 0);
 }
 
 #[test]

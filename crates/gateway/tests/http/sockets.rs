@@ -147,11 +147,11 @@ fn a_client_that_leaves_cancels_its_generations() {
         let body = with(hello(), more.clone()).to_string();
         let mut stream = server.connect();
         stream.write_all(&post(CHAT, body.as_bytes())).expect("open");
-        let n = more["n"].as_u64().unwrap_or(1) as usize;
-        until("the generations run", || server.door.active() == n);
+        let n = more["n"].as_u64().unwrap_or(1) as u32;
+        until("the generations run", || server.door.in_flight() == n);
         stream.shutdown(Shutdown::Both).expect("open");
         drop(stream);
-        until("the generations are cancelled", || server.door.active() == 0);
+        until("the generations are cancelled", || server.door.in_flight() == 0);
     }
 }
 
@@ -170,9 +170,9 @@ fn a_client_that_leaves_in_the_middle_of_a_stream_cancels_it() {
     stream.write_all(&post(CHAT, body.as_bytes())).expect("open");
     let mut some = [0; 64];
     stream.read_exact(&mut some).expect("the stream begins");
-    assert_eq!(server.door.active(), 1);
+    assert_eq!(server.door.in_flight(), 1);
     drop(stream);
-    until("the generation is cancelled", || server.door.active() == 0);
+    until("the generation is cancelled", || server.door.in_flight() == 0);
     let metrics = server.get("/metrics").text();
     assert!(metrics.contains("finished_reason=\"abort\"} 1"), "{metrics}");
 }
@@ -194,8 +194,8 @@ fn a_client_that_does_not_read_is_dropped() {
     let body = with(hello(), json!({"stream": true})).to_string();
     let mut stream = server.connect();
     stream.write_all(&post(CHAT, body.as_bytes())).expect("open");
-    until("the generation runs", || server.door.active() == 1);
-    until("the generation is cancelled", || server.door.active() == 0);
+    until("the generation runs", || server.door.in_flight() == 1);
+    until("the generation is cancelled", || server.door.in_flight() == 0);
     drop(stream);
 }
 
@@ -238,7 +238,7 @@ fn shutdown_lets_running_requests_finish() {
     let mut idle = server.connect();
     let mut stream = server.connect();
     stream.write_all(&post(CHAT, hello().to_string().as_bytes())).expect("open");
-    until("the request runs", || door.active() == 1);
+    until("the request runs", || door.in_flight() == 1);
     let address = server.address;
     let stopping = std::thread::spawn(move || server.stop());
     assert_eq!(idle.read(&mut [0]).expect("idle connections are closed at once"), 0);
@@ -255,9 +255,9 @@ fn shutdown_cuts_off_what_does_not_finish() {
     let door = server.door.clone();
     let mut stream = server.connect();
     stream.write_all(&post(CHAT, hello().to_string().as_bytes())).expect("open");
-    until("the request runs", || door.active() == 1);
+    until("the request runs", || door.in_flight() == 1);
     assert_eq!(server.stop().cut_off, 1);
-    assert_eq!(door.active(), 0);
+    assert_eq!(door.in_flight(), 0);
 }
 
 #[test]

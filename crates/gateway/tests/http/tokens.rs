@@ -47,7 +47,7 @@ fn probes_follow_the_front_door() {
     }
     assert_eq!(server.get("/readyz?verbose").ok()["checks"]["replica"], "ok");
     assert!(server.get("/version").ok()["version"].is_string());
-    server.door.drain();
+    server.door.start_drain();
     assert_eq!(server.get("/livez").status, 200);
     let (status, _, message) = server.get("/health").error();
     assert_eq!(status, 503);
