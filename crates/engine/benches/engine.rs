@@ -53,15 +53,15 @@ fn main() {
 
     let model = Model::new(spec, weights, Communicator::solo(), threads);
     let mut bench = Bench::new(model);
-    println!("{:<34} {:>9} {:>12} {:>16}", "", "tok/s", "ms per step", "limit (tok/s)");
+    println!("{:<38} {:>9} {:>12} {:>16}", "", "tok/s", "ms per step", "limit (tok/s)");
     let memory_limit = bandwidth / (2.0 * parameters as f64);
-    for batch in [1, 4, 16] {
-        let step = bench.decode(batch, 128);
-        let name = format!("decode, batch {batch}, context 128");
+    for (batch, context, temperature) in
+        [(1, 128, 0.0), (1, 512, 0.0), (1, 128, 1.0), (4, 128, 0.0), (16, 128, 0.0), (16, 128, 1.0)]
+    {
+        let step = bench.decode(batch, context, temperature);
+        let name = format!("decode, batch {batch}, context {context}, T = {temperature}");
         report(&name, batch as usize, step, Some(memory_limit * f64::from(batch)));
     }
-    let step = bench.decode(1, 512);
-    report("decode, batch 1, context 512", 1, step, Some(memory_limit));
     for tokens in [64, 512] {
         let step = bench.prefill(tokens);
         report(&format!("prefill, {tokens} tokens"), tokens, step, None);
@@ -71,7 +71,7 @@ fn main() {
 fn report(name: &str, tokens: usize, step: Duration, limit: Option<f64>) {
     let limit = limit.map_or_else(String::new, |limit| format!("{limit:.0} (memory)"));
     let rate = tokens as f64 / step.as_secs_f64();
-    println!("{name:<34} {rate:>9.1} {:>12.2} {limit:>16}", 1e3 * step.as_secs_f64());
+    println!("{name:<38} {rate:>9.1} {:>12.2} {limit:>16}", 1e3 * step.as_secs_f64());
 }
 
 /// Bytes per second that all threads together read from memory.
@@ -123,13 +123,14 @@ impl Bench {
     }
 
     /// Fills `batch` seats with `context` tokens each; the time that took.
-    fn fill(&mut self, batch: u32, context: usize) -> Duration {
+    fn fill(&mut self, batch: u32, context: usize, temperature: f32) -> Duration {
+        let sampling = Arc::new(SamplingParams { temperature, ..SamplingParams::greedy(u32::MAX) });
         let tokens: Vec<TokenId> = (0..context as u32).map(|i| 7 + i * 37 % 150_000).collect();
         let admitted = |slot| Admitted {
             slot: Slot(slot),
             tokens: tokens.clone().into(),
             prompt_tokens: context as u32,
-            sampling: Arc::new(SamplingParams::greedy(u32::MAX)),
+            sampling: Arc::clone(&sampling),
             blocks: Vec::new(),
         };
         let run = |slot: u32| Run {
@@ -151,9 +152,9 @@ impl Bench {
     }
 
     /// Median time of a decode step.
-    fn decode(&mut self, batch: u32, context: usize) -> Duration {
+    fn decode(&mut self, batch: u32, context: usize, temperature: f32) -> Duration {
         const STEPS: usize = 24;
-        self.fill(batch, context);
+        self.fill(batch, context, temperature);
         let mut times = Vec::new();
         for step in 0..STEPS {
             let run = |slot| Run {
@@ -175,7 +176,7 @@ impl Bench {
     /// Fastest of a few prefills: each is long enough to be disturbed.
     fn prefill(&mut self, tokens: usize) -> Duration {
         let pass = |bench: &mut Self| {
-            let time = bench.fill(1, tokens);
+            let time = bench.fill(1, tokens, 0.0);
             bench.release(1);
             time
         };

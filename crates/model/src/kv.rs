@@ -2,7 +2,7 @@
 
 use candle_core::DType;
 use playhouse_ops::KvLayer;
-use playhouse_types::{BLOCK_TOKENS, DecoderSpec};
+use playhouse_types::{BLOCK_TOKENS, DecoderSpec, LayerSpec};
 
 use crate::ForwardError;
 
@@ -24,7 +24,7 @@ impl KvCache {
     /// # Errors
     /// When the size overflows.
     pub fn new(spec: &DecoderSpec, blocks: usize, dtype: DType) -> Result<Self, ForwardError> {
-        let layer = |layer: &playhouse_types::LayerSpec| {
+        let layer = |layer: &LayerSpec| {
             let attention = &layer.attention;
             KvLayer::zeros(blocks, attention.kv_heads, attention.head_dim, dtype)
         };

@@ -1,1 +1,276 @@
-fn main() {}
+//! Kernels against the limits of the machine, measured in the same run: memory bandwidth for one
+//! row, multiply-add peak for many. Shapes are those of Qwen2.5-0.5B.
+//!
+//! Each figure is the best of many tries: other work on the machine can only slow a try down.
+//!
+//! `cargo bench -p playhouse-ops [-- ISA [THREADS]]`
+#![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
+
+use std::hint::black_box;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Result, Tensor};
+use playhouse_ops::{
+    Isa, KvLayer, Ragged, RopeRows, Sequence, Threads, linear, paged_attention, rms_norm,
+    rope_and_store, silu_mul,
+};
+
+const HIDDEN: usize = 896;
+const INNER: usize = 4864;
+const VOCAB: usize = 151_936;
+const HEADS: usize = 14;
+const KV_HEADS: usize = 2;
+const HEAD_DIM: usize = 64;
+/// Time for one figure.
+const BUDGET: Duration = Duration::from_millis(600);
+
+fn main() -> Result<()> {
+    let mut args = std::env::args().skip(1).filter(|arg| !arg.starts_with("--"));
+    let isa = match args.next() {
+        Some(name) => Isa::available().into_iter().find(|isa| isa.to_string() == name).unwrap(),
+        None => Isa::detect(),
+    };
+    let cores = std::thread::available_parallelism().unwrap();
+    let count = args.next().map_or(cores, |count| count.parse::<NonZeroUsize>().unwrap());
+    let threads = Threads::with_isa(count, isa);
+    println!("instruction set {isa}, {count} threads, {cores} cores\n");
+
+    let fork = best(|| threads.run(count.get(), |task| _ = black_box(task)));
+    println!("fork-join              {:>8.2} us\n", fork * 1e6);
+    one_row(&threads)?;
+    many_rows(&threads)?;
+    attention(&threads)?;
+    small_ops(&threads)
+}
+
+/// Seconds of the fastest call within the budget, after one to warm up.
+fn best(mut run: impl FnMut()) -> f64 {
+    run();
+    let (begin, mut fastest) = (Instant::now(), f64::INFINITY);
+    while begin.elapsed() < BUDGET {
+        let start = Instant::now();
+        run();
+        fastest = fastest.min(start.elapsed().as_secs_f64());
+    }
+    fastest
+}
+
+/// Touched memory: untouched pages would all be one page of zeros, in the cache.
+fn weights(outer: usize, inner: usize) -> Result<Tensor> {
+    let row: Vec<f32> = (0..inner).map(|i| (i % 17) as f32 * 0.01 - 0.08).collect();
+    let row = Tensor::from_vec(row, (1, inner), &Device::Cpu)?.to_dtype(DType::BF16)?;
+    row.repeat((outer, 1))?.contiguous()
+}
+
+fn one_row(threads: &Threads) -> Result<()> {
+    let memory: Vec<u64> = (0..32 * 1024 * 1024).collect();
+    let read = || {
+        let read = best(|| read_all(threads, &memory));
+        (memory.len() * 8) as f64 / read / 1e9
+    };
+    let mut peak = read();
+    let mut rows = Vec::new();
+    for (name, outer, inner) in [
+        ("gate, up", INNER, HIDDEN),
+        ("down", HIDDEN, INNER),
+        ("q, o", HIDDEN, HIDDEN),
+        ("k, v", 128, HIDDEN),
+        ("logits", VOCAB, HIDDEN),
+    ] {
+        // Many copies, so that none of them stays in a cache.
+        let bytes = outer * inner * 2;
+        let copies = (256 * 1024 * 1024 / bytes).clamp(1, 512);
+        let all = (0..copies).map(|_| weights(outer, inner)).collect::<Result<Vec<_>>>()?;
+        let x = weights(1, inner)?;
+        let time = best(|| {
+            for weight in &all {
+                black_box(linear(&x, weight, None, threads).unwrap());
+            }
+        });
+        rows.push((name, outer, inner, (bytes * copies) as f64 / time / 1e9));
+        peak = peak.max(read());
+    }
+    println!("one row                    GB/s  of plain reads at {peak:.1}");
+    for (name, outer, inner, rate) in rows {
+        println!("{name:<10} {outer:>6} x {inner:<5} {rate:>6.1} {:>4.0} %", 100.0 * rate / peak);
+    }
+    println!();
+    Ok(())
+}
+
+fn many_rows(threads: &Threads) -> Result<()> {
+    let peak = || fma_peak(threads);
+    let mut limit = peak();
+    let mut lines = Vec::new();
+    for (rows, outer, inner) in [
+        (512, INNER, HIDDEN),
+        (512, HIDDEN, INNER),
+        (512, HIDDEN, HIDDEN),
+        (512, 128, HIDDEN),
+        (64, INNER, HIDDEN),
+        (16, INNER, HIDDEN),
+        (4, INNER, HIDDEN),
+    ] {
+        let (x, weight) = (weights(rows, inner)?, weights(outer, inner)?);
+        let time = best(|| _ = black_box(linear(&x, &weight, None, threads).unwrap()));
+        lines.push((rows, outer, inner, (2 * rows * outer * inner) as f64 / time / 1e9));
+        limit = limit.max(peak());
+    }
+    println!("many rows                     GFLOP/s  of f32 multiply-adds at {limit:.0}");
+    for (rows, outer, inner, rate) in lines {
+        let share = 100.0 * rate / limit;
+        println!("{rows:>5} rows {outer:>6} x {inner:<6} {rate:>8.1} {share:>4.0} %");
+    }
+    println!();
+    Ok(())
+}
+
+fn attention(threads: &Threads) -> Result<()> {
+    println!("attention, one layer");
+    for (name, batch, rows, start) in [
+        ("prefill", 1, 512, 0usize),
+        ("prefill", 1, 512, 3584),
+        ("decode", 1, 1, 2047),
+        ("decode", 16, 1, 2047),
+    ] {
+        let per_sequence = (start + rows).div_ceil(16);
+        let cache = KvLayer::zeros(batch * per_sequence, KV_HEADS, HEAD_DIM, DType::BF16)?;
+        let sequences = (0..batch).map(|index| {
+            let first = (index * per_sequence) as u32;
+            let blocks = (first..first + per_sequence as u32).collect();
+            Sequence { first_row: index * rows, rows, start, blocks }
+        });
+        let ragged = Ragged::new(sequences.collect())?;
+        let q = weights(batch * rows, HEADS * HEAD_DIM)?;
+        let time = best(|| {
+            _ = black_box(paged_attention(&q, &cache, &ragged, 0.125, None, threads).unwrap());
+        });
+        let keys: usize = (0..rows).map(|row| start + row + 1).sum();
+        let flops = (4 * batch * keys * HEADS * HEAD_DIM) as f64;
+        let bytes = (4 * batch * (start + rows) * KV_HEADS * HEAD_DIM) as f64;
+        println!(
+            "{name:<8} {batch:>2} x {rows:<4} after {start:<5} {:>8.0} us {:>7.1} GFLOP/s {:>6.1} GB/s",
+            time * 1e6,
+            flops / time / 1e9,
+            bytes / time / 1e9
+        );
+    }
+    println!();
+    Ok(())
+}
+
+fn small_ops(threads: &Threads) -> Result<()> {
+    println!("small ops                1 row    512 rows");
+    let time = |op: &dyn Fn(usize) -> f64, name: &str| {
+        println!("{name:<20} {:>7.1} us {:>8.0} us", op(1) * 1e6, op(512) * 1e6);
+    };
+    let gain = weights(1, HIDDEN)?.flatten_all()?;
+    let norm = |rows| {
+        let x = weights(rows, HIDDEN).unwrap();
+        best(|| _ = black_box(rms_norm(&x, &gain, 1e-6, threads).unwrap()))
+    };
+    time(&norm, "rms_norm");
+    let silu = |rows| {
+        let x = weights(rows, INNER).unwrap();
+        best(|| _ = black_box(silu_mul(&x, &x, threads).unwrap()))
+    };
+    time(&silu, "silu_mul");
+    let rope = |rows: usize| {
+        let cache = KvLayer::zeros(32, KV_HEADS, HEAD_DIM, DType::BF16).unwrap();
+        let sequence = Sequence { first_row: 0, rows, start: 0, blocks: (0..32).collect() };
+        let ragged = Ragged::new(vec![sequence]).unwrap();
+        let half = vec![0.5; rows * HEAD_DIM / 2];
+        let rope = RopeRows { cos: half.clone(), sin: half };
+        let q = weights(rows, HEADS * HEAD_DIM).unwrap();
+        let kv = weights(rows, KV_HEADS * HEAD_DIM).unwrap();
+        best(|| {
+            let out = rope_and_store(&q, &kv, &kv, &rope, &cache, &ragged, threads);
+            _ = black_box(out.unwrap());
+        })
+    };
+    time(&rope, "rope_and_store");
+    Ok(())
+}
+
+/// Plain reads of all words by all threads.
+fn read_all(threads: &Threads, words: &[u64]) {
+    const PART: usize = 64 * 1024;
+    threads.run(words.len() / PART, |index| {
+        let part = &words[index * PART..(index + 1) * PART];
+        black_box(part.iter().fold(0u64, |sum, word| sum ^ word));
+    });
+}
+
+/// GFLOP/s of multiply-adds that touch no memory, on all threads.
+fn fma_peak(threads: &Threads) -> f64 {
+    const ROUNDS: usize = 200_000;
+    let flops = AtomicUsize::new(0);
+    let time = best(|| {
+        flops.store(0, Ordering::Relaxed);
+        threads.run(threads.count(), |_| {
+            flops.fetch_add(multiply_add(threads.isa(), ROUNDS), Ordering::Relaxed);
+        });
+    });
+    flops.into_inner() as f64 / time / 1e9
+}
+
+#[cfg(target_arch = "x86_64")]
+fn multiply_add(isa: Isa, rounds: usize) -> usize {
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx512f")]
+    fn wide(rounds: usize) {
+        let (a, mut sums) = (_mm512_set1_ps(black_box(0.5)), [_mm512_setzero_ps(); 16]);
+        for _ in 0..rounds {
+            for sum in &mut sums {
+                *sum = _mm512_fmadd_ps(a, a, *sum);
+            }
+        }
+        black_box(sums);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    fn narrow(rounds: usize) {
+        let (a, mut sums) = (_mm256_set1_ps(black_box(0.5)), [_mm256_setzero_ps(); 12]);
+        for _ in 0..rounds {
+            for sum in &mut sums {
+                *sum = _mm256_fmadd_ps(a, a, *sum);
+            }
+        }
+        black_box(sums);
+    }
+
+    match isa {
+        Isa::Avx512 | Isa::Avx512Bf16 => {
+            // SAFETY: the threads exist, so the CPU has the set.
+            unsafe { wide(rounds) };
+            rounds * 16 * 32
+        }
+        Isa::Avx2 => {
+            // SAFETY: the threads exist, so the CPU has the set.
+            unsafe { narrow(rounds) };
+            rounds * 12 * 16
+        }
+        Isa::Portable => plain(rounds),
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn multiply_add(_: Isa, rounds: usize) -> usize {
+    plain(rounds)
+}
+
+fn plain(rounds: usize) -> usize {
+    let (a, mut sums) = (black_box([0.5f32; 4]), [[0.0f32; 4]; 8]);
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            for lane in 0..4 {
+                sum[lane] += a[lane] * a[lane];
+            }
+        }
+    }
+    black_box(sums);
+    rounds * 8 * 8
+}

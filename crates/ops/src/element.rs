@@ -53,6 +53,12 @@ pub(crate) trait Element: WithDType {
         unsafe { [Self::load(simd, from), Self::load(simd, from.add(LANES))] }
     }
 
+    /// `sum` plus the products of one line of a step with one of another, lane by lane.
+    #[inline(always)]
+    fn dot_line<S: Simd>(simd: S, sum: S::F, left: S::F, right: S::F) -> S::F {
+        simd.fma(left, right, sum)
+    }
+
     /// `sum` plus the products of a step, lane by lane, always in the same order.
     ///
     /// # Safety
@@ -151,13 +157,17 @@ impl Element for bf16 {
     unsafe fn dot_step<S: Simd>(simd: S, sum: S::F, left: *const Line, right: [S::F; 2]) -> S::F {
         // SAFETY: the caller's; a line is 16 `f32`.
         unsafe {
-            let first = simd.load_f32(left.cast());
+            let sum = Self::dot_line(simd, sum, simd.load_f32(left.cast()), right[0]);
             if S::BF16_PAIRS {
-                return simd.bf16_dot(sum, first, right[0]);
+                return sum;
             }
-            let sum = simd.fma(first, right[0], sum);
-            simd.fma(simd.load_f32(left.add(1).cast()), right[1], sum)
+            Self::dot_line(simd, sum, simd.load_f32(left.add(1).cast()), right[1])
         }
+    }
+
+    #[inline(always)]
+    fn dot_line<S: Simd>(simd: S, sum: S::F, left: S::F, right: S::F) -> S::F {
+        if S::BF16_PAIRS { simd.bf16_dot(sum, left, right) } else { simd.fma(left, right, sum) }
     }
 }
 

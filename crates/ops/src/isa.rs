@@ -4,7 +4,7 @@ use std::fmt;
 
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
-use crate::simd::{Portable, Shapes, Simd};
+use crate::simd::{Portable, Simd};
 
 /// An instruction set that kernels are compiled for.
 ///
@@ -67,21 +67,6 @@ impl Isa {
             Self::Avx2 | Self::Avx512 | Self::Avx512Bf16 => false,
             #[cfg(test)]
             Self::PairsModel => true,
-        }
-    }
-
-    /// The register tiles of matrix products on this set.
-    pub(crate) fn shapes(self) -> Shapes {
-        match self {
-            Self::Portable => Portable::<false>::SHAPES,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => Avx2::SHAPES,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 | Self::Avx512Bf16 => Avx512::<false>::SHAPES,
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512 | Self::Avx512Bf16 => Portable::<false>::SHAPES,
-            #[cfg(test)]
-            Self::PairsModel => Portable::<true>::SHAPES,
         }
     }
 

@@ -5,32 +5,27 @@
 //!   the number of rows, the position of the row, the blocking, nor the thread count.
 //! - **LIN-2** it is rounded once, from `f32`.
 //!
-//! Both operands are contiguous along `in`, so a tile of rows by columns keeps one vector of
-//! partial sums per element in registers ([`tile`]) and no operand needs a transposition. Rows of
-//! `x` are staged once (see [`Element`]); columns are cut into chunks, small enough that the
-//! weights of a chunk stay in the second-level cache while all rows pass by.
+//! Two loops nests compute the same numbers. For few rows the weights are read once from memory
+//! and nothing else matters: the lanes of a register run along `in`, where both operands are
+//! contiguous ([`dot`]). For many rows the multiply-adds matter: the lanes are 16 columns, and
+//! each of the 16 partial sums of a column is a chain of its own ([`outer`]). The weights are
+//! widened and transposed for that by the chunk, in cache.
 
-mod tile;
+mod dot;
+mod outer;
+
+use std::ops::Range;
 
 use candle_core::{
     CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType, bail,
 };
 
 use crate::Threads;
-use crate::element::{Element, STEP, Shared, elements, with_element};
-use crate::scratch::Line;
-use tile::{Chunk, Stage};
+use crate::element::{Element, STEP, Shared, elements, load_up_to, store_up_to, with_element};
+use crate::simd::{Shapes, Simd};
 
-/// Rows staged at once. Bounds the staged copy, and is a multiple of every tile height.
-const ROWS: usize = 240;
-/// Columns of a chunk at most.
-const COLUMNS: usize = 64;
-/// Bytes of weights in a chunk, if that leaves at least [`COLUMNS_MIN`] columns.
-const CHUNK_BYTES: usize = 256 * 1024;
-/// Columns of a chunk at least; a multiple of every tile width.
-const COLUMNS_MIN: usize = 8;
-/// Chunks per thread, so that a thread that is held up does not hold up the rest.
-const CHUNKS_PER_THREAD: usize = 4;
+/// From this many rows on, transposing the weights pays off.
+const MANY_ROWS: usize = 16;
 
 /// What is rounded to at the end.
 #[derive(Clone, Copy)]
@@ -106,8 +101,16 @@ impl Linear<'_> {
             };
             let product = Product { x, weight, bias, rows, inner, outer };
             match self.rounding {
-                Rounding::Operands => E::to_cpu_storage_owned(product.compute::<E>(self.threads)),
-                Rounding::F32 => f32::to_cpu_storage_owned(product.compute::<f32>(self.threads)),
+                Rounding::Operands => {
+                    let mut out = E::zeros(rows * outer);
+                    product.compute(&Output::Operands(Shared::new(&mut out)), self.threads);
+                    E::to_cpu_storage_owned(out)
+                }
+                Rounding::F32 => {
+                    let mut out = f32::zeros(rows * outer);
+                    product.compute(&Output::F32(Shared::new(&mut out)), self.threads);
+                    f32::to_cpu_storage_owned(out)
+                }
             }
         });
         Ok((storage, Shape::from((rows, outer))))
@@ -162,39 +165,107 @@ struct Product<'a, E> {
     outer: usize,
 }
 
+/// `[rows, outer]`, rounded or not. One type for both, so that kernels exist once.
+enum Output<'a, E> {
+    Operands(Shared<'a, E>),
+    F32(Shared<'a, f32>),
+}
+
+/// Cuts rows into the heights of [`Shapes`], tallest first: `(first row, height)`.
+struct Panels {
+    next: usize,
+    end: usize,
+    shapes: Shapes,
+}
+
 // === impl Product ===
 
 impl<E: Element> Product<'_, E> {
-    fn compute<O: Element>(self, threads: &Threads) -> Vec<O> {
-        let mut out = O::zeros(self.rows * self.outer);
-        let shared = Shared::new(&mut out);
-        let steps = self.inner.div_ceil(STEP);
-        let mut staged = threads.scratch().lines(2 * steps * self.rows.min(ROWS));
-        for first in (0..self.rows).step_by(ROWS) {
-            let rows = first..self.rows.min(first + ROWS);
-            let height = threads.isa().shapes()[0].0;
-            let lines = Shared::<Line>::new(&mut staged);
-            threads.run_ranges(rows.len(), height, |part| {
-                let rows = first + part.start..first + part.end;
-                threads.isa().dispatch(Stage { product: self, first, rows, staged: &lines });
-            });
-            threads.run_ranges(self.outer, self.chunk_columns(threads), |columns| {
-                let (staged, out, scratch) = (&*staged, &shared, threads.scratch());
-                let rows = rows.clone();
-                let chunk = Chunk { product: self, rows, columns, staged, out, scratch };
-                threads.isa().dispatch(chunk);
-            });
+    fn compute(self, out: &Output<'_, E>, threads: &Threads) {
+        if self.rows < MANY_ROWS {
+            dot::compute(self, out, threads);
+        } else {
+            outer::compute(self, out, threads);
         }
-        out
     }
 
-    /// Columns per task.
-    fn chunk_columns(&self, threads: &Threads) -> usize {
-        let cached = CHUNK_BYTES / (self.inner * size_of::<E>()).max(1);
-        let balanced = self.outer.div_ceil(CHUNKS_PER_THREAD * threads.count());
-        let columns = cached.min(balanced).min(COLUMNS);
-        columns.next_multiple_of(COLUMNS_MIN).min(COLUMNS)
+    /// Vectors of one staged row.
+    fn lines<S: Simd>(&self) -> usize {
+        self.inner.div_ceil(STEP) * E::lines::<S>()
     }
+
+    /// Finishes up to 16 elements of a row: adds the bias, rounds and writes.
+    ///
+    /// # Safety
+    /// No other task writes these elements.
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(
+        &self,
+        simd: S,
+        sums: S::F,
+        row: usize,
+        columns: Range<usize>,
+        out: &Output<'_, E>,
+    ) {
+        let mut value = sums;
+        if let Some(bias) = self.bias {
+            value = simd.add(value, load_up_to(simd, &bias[columns.clone()]));
+        }
+        let start = row * self.outer;
+        let range = start + columns.start..start + columns.end;
+        // SAFETY: the caller's.
+        match out {
+            Output::Operands(out) => store_up_to(simd, value, unsafe { out.part(range) }),
+            Output::F32(out) => store_up_to(simd, value, unsafe { out.part(range) }),
+        }
+    }
+}
+
+// === impl Panels ===
+
+impl Panels {
+    fn new(rows: Range<usize>, shapes: Shapes) -> Self {
+        Self { next: rows.start, end: rows.end, shapes }
+    }
+}
+
+impl Iterator for Panels {
+    type Item = (usize, usize);
+
+    fn next(&mut self) -> Option<(usize, usize)> {
+        let left = self.end - self.next;
+        let height = self.shapes.iter().map(|shape| shape.0).find(|&height| height <= left)?;
+        let row = self.next;
+        self.next += height;
+        Some((row, height))
+    }
+}
+
+/// Evaluates `$call` with the constants `$M` and `$N` of the shape of `$height` rows in `$shapes`.
+/// All shapes of any instruction set are listed; those of others compile to nothing.
+macro_rules! with_shape {
+    ($shapes:expr, $height:expr, $M:ident, $N:ident => $call:expr, $(($m:literal, $n:literal))*) => {
+        match $height {
+            $(height if const { crate::linear::offers($shapes, $m, $n) } && height == $m => {
+                const $M: usize = $m;
+                const $N: usize = $n;
+                $call
+            })*
+            height => unreachable!("a shape of {height} rows is listed"),
+        }
+    };
+}
+use with_shape;
+
+const fn offers(shapes: Shapes, rows: usize, vectors: usize) -> bool {
+    let mut i = 0;
+    while i < shapes.len() {
+        if shapes[i].0 == rows && shapes[i].1 == vectors {
+            return true;
+        }
+        i += 1;
+    }
+    false
 }
 
 #[cfg(test)]

@@ -71,6 +71,22 @@ impl DerefMut for Lines<'_> {
     }
 }
 
+impl Lines<'_> {
+    /// As plain numbers, 16 to a line.
+    pub(crate) fn floats(&self) -> &[f32] {
+        // SAFETY: a line is 16 `f32` without padding (`repr(C)`, 64 bytes).
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), 16 * self.lines.len()) }
+    }
+
+    /// As plain numbers, 16 to a line.
+    pub(crate) fn floats_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above, and borrowed mutably.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), 16 * self.lines.len())
+        }
+    }
+}
+
 impl Drop for Lines<'_> {
     fn drop(&mut self) {
         let mut free = self.home.free.lock().unwrap_or_else(PoisonError::into_inner);

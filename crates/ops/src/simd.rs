@@ -22,7 +22,7 @@ pub(crate) use portable::Portable;
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
 
-/// The rows by columns that a matrix kernel keeps in registers, largest first. The last has one
+/// The rows by vectors that a matrix kernel keeps in registers, tallest first. The last has one
 /// row, so that any number of rows is a sum of heights.
 pub(crate) type Shapes = &'static [(usize, usize)];
 
@@ -35,8 +35,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
 
     /// `bf16` products go through [`bf16_dot`](Self::bf16_dot), on unwidened operands.
     const BF16_PAIRS: bool = false;
-    /// See [`Shapes`].
-    const SHAPES: Shapes;
+    /// Tiles of a matrix product whose lanes run along the dot products; see [`Shapes`].
+    const DOT_SHAPES: Shapes;
+    /// Tiles of a matrix product whose lanes are columns; see [`Shapes`].
+    const OUTER_SHAPES: Shapes;
     /// Query rows that share a loaded key in attention, at most.
     const SCORE_ROWS: usize;
     /// Query rows that share a loaded value in attention.
@@ -100,6 +102,39 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn sum4(self, values: [Self::F; 4]) -> [f32; 4];
     /// The largest lane. With a NaN among the lanes, any of them.
     fn max_lane(self, value: Self::F) -> f32;
+
+    /// Asks for the cache line at `address`, which need not exist.
+    #[inline(always)]
+    fn prefetch(self, address: *const f32) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch never faults, and every x86-64 has the instruction.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(address.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = address;
+    }
+
+    /// Lane `j` of vector `i` becomes lane `i` of vector `j`.
+    #[inline(always)]
+    fn transpose(self, vectors: [Self::F; LANES]) -> [Self::F; LANES] {
+        let mut lanes = [[0.0; LANES]; LANES];
+        for i in 0..LANES {
+            let mut row = [0.0; LANES];
+            // SAFETY: the array is one vector.
+            unsafe { self.store_f32(vectors[i], row.as_mut_ptr()) };
+            for j in 0..LANES {
+                lanes[j][i] = row[j];
+            }
+        }
+        let mut transposed = vectors;
+        for j in 0..LANES {
+            // SAFETY: the array is one vector.
+            transposed[j] = unsafe { self.load_f32(lanes[j].as_ptr()) };
+        }
+        transposed
+    }
 
     /// `e^x` to a relative error of 2e-7 (Cephes `expf`); 0 below -87.33, infinite above 88.37.
     #[inline(always)]

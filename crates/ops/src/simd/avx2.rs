@@ -49,8 +49,8 @@ impl Avx2 {
 impl Simd for Avx2 {
     type F = F;
 
-    // 12 accumulators of the 16 registers in the largest.
-    const SHAPES: Shapes = &[(6, 1), (2, 2), (1, 4)];
+    const DOT_SHAPES: Shapes = &[(2, 2), (1, 4)];
+    const OUTER_SHAPES: Shapes = &[(6, 1), (4, 1), (2, 1), (1, 1)];
     const SCORE_ROWS: usize = 4;
     const VALUE_ROWS: usize = 2;
 

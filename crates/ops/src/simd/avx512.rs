@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Shapes, Simd};
+use super::{LANES, Shapes, Simd};
 
 /// Proof that the CPU has AVX-512 F, BW, DQ and VL, and with `BF16` also AVX-512 BF16.
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +52,9 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     type F = __m512;
 
     const BF16_PAIRS: bool = BF16;
-    // 24 accumulators, 4 registers of weights, and the rest for activations.
-    const SHAPES: Shapes = &[(12, 2), (8, 2), (4, 4), (2, 4), (1, 4)];
+    const DOT_SHAPES: Shapes = &[(4, 4), (2, 4), (1, 4)];
+    // 24 of 32 registers; the rest for weights and activations.
+    const OUTER_SHAPES: Shapes = &[(12, 2), (8, 2), (4, 2), (2, 2), (1, 2)];
     const SCORE_ROWS: usize = 8;
     const VALUE_ROWS: usize = 4;
 
@@ -229,6 +230,47 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             let firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
             let sums = _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, all));
             std::mem::transmute::<__m128, [f32; 4]>(sums)
+        }}
+    }
+
+    #[inline(always)]
+    fn transpose(self, vectors: [__m512; LANES]) -> [__m512; LANES] {
+        proven! {{
+            // Within each quarter, four by four: first pairs, then pairs of pairs.
+            let mut fours = vectors;
+            for i in (0..LANES).step_by(4) {
+                let ab = [
+                    _mm512_castps_pd(_mm512_unpacklo_ps(vectors[i], vectors[i + 1])),
+                    _mm512_castps_pd(_mm512_unpackhi_ps(vectors[i], vectors[i + 1])),
+                ];
+                let cd = [
+                    _mm512_castps_pd(_mm512_unpacklo_ps(vectors[i + 2], vectors[i + 3])),
+                    _mm512_castps_pd(_mm512_unpackhi_ps(vectors[i + 2], vectors[i + 3])),
+                ];
+                for half in 0..2 {
+                    let (low, high) = (ab[half], cd[half]);
+                    fours[i + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+                    fours[i + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+                }
+            }
+            // Then the quarters of vectors `j`, `j + 4`, `j + 8` and `j + 12`, four by four.
+            let mut transposed = fours;
+            for j in 0..4 {
+                let ab = [
+                    _mm512_shuffle_f32x4::<0b10_00_10_00>(fours[j], fours[j + 4]),
+                    _mm512_shuffle_f32x4::<0b11_01_11_01>(fours[j], fours[j + 4]),
+                ];
+                let cd = [
+                    _mm512_shuffle_f32x4::<0b10_00_10_00>(fours[j + 8], fours[j + 12]),
+                    _mm512_shuffle_f32x4::<0b11_01_11_01>(fours[j + 8], fours[j + 12]),
+                ];
+                for odd in 0..2 {
+                    let (low, high) = (ab[odd], cd[odd]);
+                    transposed[j + 4 * odd] = _mm512_shuffle_f32x4::<0b10_00_10_00>(low, high);
+                    transposed[j + 4 * odd + 8] = _mm512_shuffle_f32x4::<0b11_01_11_01>(low, high);
+                }
+            }
+            transposed
         }}
     }
 

@@ -29,7 +29,8 @@ impl<const PAIRS: bool> Simd for Portable<PAIRS> {
     type F = F;
 
     const BF16_PAIRS: bool = PAIRS;
-    const SHAPES: Shapes = &[(2, 1), (1, 2)];
+    const DOT_SHAPES: Shapes = &[(1, 2)];
+    const OUTER_SHAPES: Shapes = &[(2, 1), (1, 1)];
     const SCORE_ROWS: usize = 2;
     const VALUE_ROWS: usize = 1;
 
