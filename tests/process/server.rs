@@ -11,25 +11,24 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running server. Killed when dropped.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     address: SocketAddr,
     /// Everything printed before the server was ready.
-    pub banner: String,
+    pub(crate) banner: String,
 }
 
 /// A response, read to its end.
-pub struct Response {
-    pub status: u16,
-    pub headers: String,
-    pub body: String,
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) body: String,
 }
 
 // === impl Server ===
 
 impl Server {
     /// Starts `playhouse serve ARGS --port 0` and waits for its address.
-    pub fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_playhouse"))
             .arg("serve")
             .args(args)
@@ -52,26 +51,26 @@ impl Server {
         Self { child, address, banner }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).expect("the server listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
         stream
     }
 
-    pub fn get(&self, path: &str) -> Response {
+    pub(crate) fn get(&self, path: &str) -> Response {
         self.send("GET", path, "", "")
     }
 
-    pub fn post(&self, path: &str, body: &Value) -> Response {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Response {
         self.send("POST", path, "content-type: application/json\r\n", &body.to_string())
     }
 
     /// One request on a connection of its own.
-    pub fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Response {
+    pub(crate) fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Response {
         let mut stream = self.connect();
         let length = body.len();
         let request = format!(
@@ -85,7 +84,7 @@ impl Server {
     }
 
     /// The value of a metric, summed over its labels.
-    pub fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").body;
         let values = text.lines().filter_map(|line| {
             let rest = line.strip_prefix(name)?;
@@ -95,7 +94,7 @@ impl Server {
     }
 
     /// Polls until `condition` holds.
-    pub fn wait_until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+    pub(crate) fn wait_until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
         let start = std::time::SystemTime::now();
         while !condition(self) {
             let waited = start.elapsed().unwrap_or_default();
@@ -104,13 +103,13 @@ impl Server {
         }
     }
 
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         let status = Command::new("kill").args(["-s", name, &pid]).status();
         assert!(status.expect("kill runs").success());
     }
 
-    pub fn wait(mut self) -> ExitStatus {
+    pub(crate) fn wait(mut self) -> ExitStatus {
         self.child.wait().expect("the process can be waited for")
     }
 }
@@ -128,20 +127,13 @@ impl Response {
     fn parse(raw: &str) -> Self {
         let (head, body) = raw.split_once("\r\n\r\n").expect("a header block");
         let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
-        let headers = head.to_ascii_lowercase();
-        let chunked = headers.contains("transfer-encoding: chunked");
+        let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
         let body = if chunked { unchunk(body) } else { body.to_owned() };
-        Self { status, headers, body }
+        Self { status, body }
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|why| panic!("{why} in {}", self.body))
-    }
-
-    /// `error.message` of a response in OpenAI's error shape.
-    pub fn error(&self) -> String {
-        let json = self.json();
-        json["error"]["message"].as_str().unwrap_or_else(|| panic!("no error in {json}")).to_owned()
     }
 }
 

@@ -203,11 +203,10 @@ fn limits(args: &ServeArgs, loaded: &Loaded) -> Result<Limits, CliError> {
 fn gateway_config(args: &ServeArgs, loaded: &Loaded) -> GatewayConfig {
     let GenerationDefaults { eos_token_ids, temperature, top_p, top_k, min_p, repetition_penalty } =
         loaded.generation.clone();
-    let mut names = args.served_model_name.clone();
-    if names.is_empty() {
-        names.push(loaded.name.clone());
+    let mut config = GatewayConfig::new(&loaded.name);
+    if !args.served_model_name.is_empty() {
+        config.served_model_names.clone_from(&args.served_model_name);
     }
-    let mut config = GatewayConfig::new(names);
     let sampling = &mut config.sampling;
     sampling.temperature = temperature.unwrap_or(sampling.temperature);
     sampling.top_p = top_p.unwrap_or(sampling.top_p);

@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 const STOPPED_AT_ONCE: i32 = 143;
 
 /// The signals that end a server.
-pub struct Signals {
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
@@ -21,7 +21,7 @@ impl Signals {
     ///
     /// # Errors
     /// When the handlers cannot be installed.
-    pub fn install() -> io::Result<Self> {
+    pub(crate) fn install() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -29,7 +29,7 @@ impl Signals {
     }
 
     /// Waits for one signal and returns its name.
-    pub async fn next(&mut self) -> &'static str {
+    pub(crate) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
@@ -37,7 +37,7 @@ impl Signals {
     }
 
     /// From now on the next signal ends the process without waiting for anything.
-    pub fn stop_at_next(mut self) {
+    pub(crate) fn stop_at_next(mut self) {
         tokio::spawn(async move {
             self.next().await;
             process::exit(STOPPED_AT_ONCE);

@@ -10,12 +10,12 @@ const DEFAULT_SHARE: f64 = 0.4;
 
 /// A number of bytes, written `512MiB`, `4GB`, `1.5g` or `1048576`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bytes(pub u64);
+pub(crate) struct Bytes(pub(crate) u64);
 
 /// A text that is not a number of bytes.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a size; write a number of bytes or one with a unit, such as 512MiB or 4GB")]
-pub struct NotBytes(String);
+pub(crate) struct NotBytes(String);
 
 /// Why no KV cache of a useful size can be had.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +23,7 @@ pub struct NotBytes(String);
     "{available} of KV cache hold {tokens} tokens, one sequence of the full context needs \
      {max_model_len}; give --kv-cache-memory at least {needed}, or --max-model-len at most {tokens}"
 )]
-pub struct TooSmall {
+pub(crate) struct TooSmall {
     available: Bytes,
     needed: Bytes,
     tokens: usize,
@@ -35,7 +35,7 @@ pub struct TooSmall {
 ///
 /// # Errors
 /// When not even one sequence of full length fits.
-pub fn kv_blocks(
+pub(crate) fn kv_blocks(
     block: Bytes,
     max_model_len: usize,
     max_num_seqs: usize,
@@ -58,7 +58,7 @@ pub fn kv_blocks(
 }
 
 /// Memory that new allocations may use, from `/proc/meminfo`; 4 GiB where there is none.
-pub fn available_memory() -> Bytes {
+pub(crate) fn available_memory() -> Bytes {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kib = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());

@@ -1,14 +1,11 @@
 //! Every command of README.md, run as it stands there: only the port, the path of the binary and
 //! the path of the example checkpoint are replaced.
 
-#[path = "process/server.rs"]
-mod server;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use server::Server;
+use crate::server::Server;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -49,7 +46,8 @@ fn text(output: &Output) -> String {
 
 #[test]
 fn every_command_is_known_here() {
-    let known = ["cargo run", "cargo test", "curl", "serve /models/", " chat ", " bench ", " doctor"];
+    let known =
+        ["cargo run", "cargo test", "curl", "serve /models/", " chat ", " bench ", " doctor"];
     for command in commands() {
         let tested = known.iter().any(|word| command.contains(word));
         assert!(tested, "no test runs this command of README.md: {command}");
@@ -76,7 +74,8 @@ fn a_checkpoint_in_a_folder_is_served() {
     let arguments: Vec<_> = command.split(' ').skip(2).collect();
     let [model, flags @ ..] = &*arguments else { panic!("{command}") };
     assert!(model.starts_with("/models/"));
-    let flags: Vec<_> = flags.iter().map(|&flag| if flag == "4096" { "64" } else { flag }).collect();
+    let flags: Vec<_> =
+        flags.iter().map(|&flag| if flag == "4096" { "64" } else { flag }).collect();
     let mut arguments = vec![folder.to_str().expect("plain")];
     arguments.extend(flags);
     let server = Server::start(&arguments);

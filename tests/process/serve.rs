@@ -1,8 +1,5 @@
 //! `playhouse serve` as an operator meets it: start, bad input at start, drain, leaving clients.
 
-#[path = "process/server.rs"]
-mod server;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -10,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
 
+use crate::server::Server;
 use serde_json::{Value, json};
-use server::Server;
 
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/reference");
 

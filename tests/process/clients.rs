@@ -1,8 +1,5 @@
 //! A typed client as a user has it (async-openai) against the real binary and the embedded model.
 
-#[path = "process/server.rs"]
-mod server;
-
 use std::sync::LazyLock;
 
 use async_openai::Client;
@@ -11,12 +8,12 @@ use async_openai::error::OpenAIError;
 use async_openai::types::chat::{
     ChatCompletionRequestAssistantMessageArgs, ChatCompletionRequestMessage,
     ChatCompletionRequestSystemMessageArgs, ChatCompletionRequestUserMessageArgs,
-    ChatCompletionStreamOptions, CreateChatCompletionRequestArgs, FinishReason,
+    ChatCompletionStreamOptions, CreateChatCompletionRequestArgs, FinishReason, Prompt,
 };
-use async_openai::types::completions::{CreateCompletionRequestArgs, Prompt};
+use async_openai::types::completions::CreateCompletionRequestArgs;
 use futures_util::StreamExt;
 
-use server::Server;
+use crate::server::Server;
 
 static SERVER: LazyLock<Server> = LazyLock::new(|| Server::start(&[]));
 

@@ -1,0 +1,6 @@
+//! The real binary on real sockets: how it starts, answers, drains, and what its README promises.
+
+mod clients;
+mod readme;
+mod serve;
+mod server;
