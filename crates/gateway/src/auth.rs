@@ -3,8 +3,8 @@
 //! Deny by default: with a key set, every path asks for it but [`PUBLIC_PATHS`], unknown paths
 //! included. `/metrics` is not public: names and traffic of a model are not for everyone.
 
-use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, HeaderValue};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -27,7 +27,7 @@ impl ApiKey {
             let (scheme, key) = value.as_bytes().split_at_checked("Bearer ".len())?;
             scheme.eq_ignore_ascii_case(b"Bearer ").then_some(key)
         });
-        let given = bearer.or_else(|| headers.get("x-api-key").map(|value| value.as_bytes()));
+        let given = bearer.or_else(|| headers.get("x-api-key").map(HeaderValue::as_bytes));
         given.is_some_and(|key| {
             let digest: [u8; 32] = Sha256::digest(key.trim_ascii()).into();
             digest.ct_eq(&self.0).into()

@@ -93,5 +93,5 @@ mod tokenizer;
 pub use accept::{Drained, serve};
 pub use gateway::{Gateway, GatewayConfig, GatewayError, Limits};
 pub use request::SamplingDefaults;
-pub use template::{ChatTemplate, FUEL, OUTPUT_MAX, RenderOptions, TemplateError};
+pub use template::{ChatTemplate, Ending, FUEL, OUTPUT_MAX, RenderOptions, TemplateError};
 pub use tokenizer::{Detokenizer, EncodeError, Tokenizer, TokenizerError};

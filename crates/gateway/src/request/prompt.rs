@@ -9,7 +9,7 @@ use super::check_vocabulary;
 use crate::error::{ApiError, Result};
 use crate::fields::{self, Fields, shown, wrong_type};
 use crate::gateway::Gateway;
-use crate::template::RenderOptions;
+use crate::template::{Ending, RenderOptions};
 
 /// Tokens, and for a completion the text to echo.
 pub(crate) struct Prompt {
@@ -21,8 +21,7 @@ pub(crate) struct Prompt {
 /// Messages and how to render them: the part that chat and `/tokenize` share.
 pub(crate) struct Conversation {
     messages: Vec<Map<String, Value>>,
-    add_generation_prompt: bool,
-    continue_final_message: bool,
+    ending: Ending,
     variables: Vec<(String, Value)>,
     add_special_tokens: bool,
 }
@@ -116,14 +115,18 @@ impl Conversation {
         let continue_final_message = fields.flag("continue_final_message", false)?;
         let add_generation_prompt =
             fields.flag("add_generation_prompt", !continue_final_message)?;
-        if continue_final_message && add_generation_prompt {
-            let message = "cannot be true together with add_generation_prompt";
-            return Err(fields.bad("continue_final_message", message));
-        }
+        let ending = match (continue_final_message, add_generation_prompt) {
+            (false, false) => Ending::Complete,
+            (false, true) => Ending::AssistantTurn,
+            (true, false) => Ending::OpenMessage,
+            (true, true) => {
+                let message = "cannot be true together with add_generation_prompt";
+                return Err(fields.bad("continue_final_message", message));
+            }
+        };
         Ok(Self {
             messages,
-            add_generation_prompt,
-            continue_final_message,
+            ending,
             variables: variables(fields)?,
             add_special_tokens: fields.flag("add_special_tokens", false)?,
         })
@@ -137,11 +140,7 @@ impl Conversation {
                 "the model has no chat template: use /v1/completions, or start the server with one",
             )
         })?;
-        let options = RenderOptions {
-            add_generation_prompt: self.add_generation_prompt,
-            continue_final_message: self.continue_final_message,
-            variables: &self.variables,
-        };
+        let options = RenderOptions { ending: self.ending, variables: &self.variables };
         let text = template.render(&self.messages, &options)?;
         Prompt::from_text(gateway, "messages", &text, self.add_special_tokens)
     }

@@ -17,10 +17,18 @@ struct Python {
     has_items: bool,
 }
 
-pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
+/// `tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
+pub(super) fn tojson(
+    value: &Value,
+    ensure_ascii: Option<bool>,
+    options: Kwargs,
+) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let separators: Option<Vec<String>> = options.get("separators")?;
-    let ensure_ascii: bool = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
+    let ensure_ascii = match ensure_ascii {
+        Some(ensure_ascii) => ensure_ascii,
+        None => options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+    };
     let sort_keys: bool = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     options.assert_all_used()?;
 
@@ -96,6 +104,10 @@ impl Python {
 }
 
 impl Formatter for Python {
+    fn write_f64<W: ?Sized + Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        writer.write_all(super::python::float(value).as_bytes())
+    }
+
     fn begin_array<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
         self.open(writer, b"[")
     }

@@ -14,7 +14,7 @@ fn a_body_that_is_not_one_object_is_refused() {
         (b"{", "EOF"),
         (b"[1]", "object"),
         (b"{\"n\":1,\"n\":2}", "\"n\" appears twice"),
-        (b"{\"user\":\"\\ud800\"}", "surrogate"),
+        (b"{\"user\":\"\\ud800\"}", "hex escape"),
         (b"{\"user\":\"\xc3\x28\"}", "unicode"),
         (b"{\"temperature\":NaN}", "expected"),
         (b"{\"temperature\":1e400}", "out of range"),
@@ -32,7 +32,7 @@ fn a_body_that_is_not_one_object_is_refused() {
 fn a_bad_field_is_named_with_its_value_and_range() {
     let server = Server::start(mute);
     for (more, param, message) in [
-        (json!({"temperature": 1e39}), "temperature", "got 1e39"),
+        (json!({"temperature": 1e39}), "temperature", "got 1e+39, must be between 0 and 2"),
         (json!({"temperature": 3}), "temperature", "got 3, must be between 0 and 2"),
         (json!({"temperature": -0.5}), "temperature", "got -0.5, must be between 0 and 2"),
         (json!({"temperature": "NaN"}), "temperature", "must be a number, got a string"),
@@ -43,6 +43,8 @@ fn a_bad_field_is_named_with_its_value_and_range() {
         (json!({"min_p": 2}), "min_p", "got 2, must be between 0 and 1"),
         (json!({"presence_penalty": 2.1}), "presence_penalty", "got 2.1, must be between -2 and 2"),
         (json!({"frequency_penalty": -3}), "frequency_penalty", "got -3, must be"),
+        (json!({"repetition_penalty": 1e39}), "repetition_penalty", "got 1e+39, must be finite"),
+        (json!({"logit_bias": {"1": -1e39}}), "logit_bias", "must be between -100 and 100"),
         (json!({"repetition_penalty": 0}), "repetition_penalty", "got 0, must be"),
         (json!({"n": 0}), "n", "got 0, must be between 1 and 128"),
         (json!({"n": 1_000_000_000}), "n", "must be between 1 and 128"),
