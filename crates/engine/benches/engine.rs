@@ -1,6 +1,7 @@
 //! Decode and prefill speed of the engine on a random model of the shape of Qwen2.5-0.5B, in bf16.
 //!
 //! `cargo bench -p playhouse-engine` prints a table. Threads: `BENCH_THREADS`, 2 by default.
+#![expect(clippy::disallowed_types, reason = "a benchmark measures real time")]
 #![allow(clippy::print_stdout, reason = "a benchmark reports to a person")]
 
 use std::hint::black_box;

@@ -7,6 +7,11 @@
 //!
 //! Prints requests per second of whole answers, latency of one client alone, and streamed tokens
 //! per second with an engine that steps all sequences together.
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "a benchmark measures real time"
+)]
 #![expect(clippy::print_stdout, reason = "a benchmark reports on standard output")]
 
 use std::net::SocketAddr;

@@ -4,6 +4,7 @@
 //! Each figure is the best of many tries: other work on the machine can only slow a try down.
 //!
 //! `cargo bench -p playhouse-ops [-- ISA [THREADS]]`
+#![expect(clippy::disallowed_types, reason = "a benchmark measures real time")]
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
 use std::hint::black_box;

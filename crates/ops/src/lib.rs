@@ -10,6 +10,7 @@
 //! used as they lie in the file. Shapes are checked: a wrong operand is an error, not a panic.
 //!
 //! Not here: what the decoder is made of (see `model`), or who owns a KV block (see `kvcache`).
+#![expect(clippy::needless_range_loop, reason = "register tiles are indexed on both sides")]
 
 mod attention;
 mod element;

@@ -4,6 +4,7 @@
 //! the measured time, as the engine makes it. The same calls take the same way through the scheduler,
 //! so every load is played several times and the least time of each step counts: what is left is the
 //! scheduler's own, whatever else the machine was doing.
+#![expect(clippy::disallowed_types, reason = "a benchmark measures real time")]
 #![allow(clippy::print_stdout, reason = "the table is the product")]
 
 use std::collections::VecDeque;

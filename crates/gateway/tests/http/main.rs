@@ -1,4 +1,9 @@
 //! The real server on a real socket, in front of a scripted engine.
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "tests of sockets wait in real time"
+)]
 
 mod chat;
 mod completions;
