@@ -11,6 +11,12 @@
 //!
 //! Not here: what the decoder is made of (see `model`), or who owns a KV block (see `kvcache`).
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "kernels count lanes, rows and registers; iterators over them need closures, which \
+              are not compiled for the instruction set"
+)]
+
 mod attention;
 mod element;
 mod elementwise;
