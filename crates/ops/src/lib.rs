@@ -12,6 +12,12 @@
 //! Not here: what the decoder is made of (see `model`), or who owns a KV block (see `kvcache`).
 #![expect(clippy::needless_range_loop, reason = "register tiles are indexed on both sides")]
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "kernels count lanes, rows and registers; iterators over them need closures, which \
+              are not compiled for the instruction set"
+)]
+
 mod attention;
 mod element;
 mod elementwise;

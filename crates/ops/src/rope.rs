@@ -36,7 +36,6 @@ pub struct RopeRows {
 /// # Errors
 /// When shapes or types do not fit, a block is outside of the cache, or a tensor is strided. The
 /// cache is unchanged then.
-#[allow(clippy::too_many_arguments, reason = "one op of the decoder with all its operands")]
 pub fn rope_and_store(
     q: &Tensor,
     k: &Tensor,

@@ -146,7 +146,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
         let clamped = self.min(self.splat(HIGHEST), self.max(self.splat(LOWEST), x));
         let scaled = self.fma(clamped, self.splat(std::f32::consts::LOG2_E), magic);
         let n = self.sub(scaled, magic);
-        let r = self.fma(n, self.splat(-0.693_359_375), clamped);
+        let r = self.fma(n, self.splat(-0.693_359_4), clamped);
         let r = self.fma(n, self.splat(2.121_944_4e-4), r);
         let mut p = self.splat(1.987_569_1e-4);
         p = self.fma(p, r, self.splat(1.398_199_9e-3));

@@ -191,14 +191,14 @@ impl State<'_> {
     fn score<S: Simd>(&mut self, simd: S, blocks: Range<usize>) {
         let mut query = 0;
         while S::SCORE_ROWS >= 8 && query + 8 <= self.queries.len() {
-            self.score_rows::<S, 8, 1>(simd, query, blocks.clone());
+            self.score_rows::<S, 8, 2>(simd, query, blocks.clone());
             query += 8;
         }
         while S::SCORE_ROWS >= 4 && query + 4 <= self.queries.len() {
             if S::SCORE_ROWS == 4 {
                 self.score_rows::<S, 4, 1>(simd, query, blocks.clone());
             } else {
-                self.score_rows::<S, 4, 2>(simd, query, blocks.clone());
+                self.score_rows::<S, 4, 4>(simd, query, blocks.clone());
             }
             query += 4;
         }

@@ -29,7 +29,7 @@ fn bits(isa: Isa, rows: usize, inner: usize, outer: usize) -> Vec<u32> {
 }
 
 const SHAPES: [(usize, usize, usize); 6] =
-    [(1, 32, 4), (1, 31, 9), (13, 95, 66), (25, 1000, 3), (5, 7000, 4), (251, 40, 21)];
+    [(1, 32, 4), (1, 31, 9), (13, 95, 66), (25, 1000, 3), (61, 95, 66), (251, 1000, 37)];
 
 /// Without subnormals the pair products and the widened products are the same operations in the
 /// same order, so any mistake in lanes, order or tails shows.

@@ -175,6 +175,15 @@ impl Check for Lanewise {
                 assert_eq!(kept, expected);
             }
         }
+        let rows: [[f32; LANES]; LANES] =
+            std::array::from_fn(|i| std::array::from_fn(|j| (i * LANES + j) as f32));
+        let mut vectors = [va; LANES];
+        for i in 0..LANES {
+            vectors[i] = vector(simd, rows[i]);
+        }
+        for (j, column) in simd.transpose(vectors).into_iter().enumerate() {
+            assert_eq!(lanes(simd, column), std::array::from_fn(|i| rows[i][j]));
+        }
         let nan = simd.splat(f32::NAN);
         assert_eq!(lanes(simd, simd.max(nan, va)), a);
         assert_eq!(lanes(simd, simd.min(nan, va)), a);

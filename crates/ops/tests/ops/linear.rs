@@ -5,8 +5,9 @@ use proptest::prelude::*;
 use crate::operands::{DTYPES, assert_close, bits, isas, matrix, random, tensor, threads, values};
 use crate::reference;
 
-/// Rows, inner, outer: remainders of every tile height and width, tails, one and many blocks.
-const SHAPES: [(usize, usize, usize); 10] = [
+/// Rows, inner, outer: remainders of every tile height and width, tails, few and many rows,
+/// weights that fit the cache and that do not.
+const SHAPES: [(usize, usize, usize); 12] = [
     (1, 1, 1),
     (1, 64, 7),
     (2, 33, 5),
@@ -16,7 +17,9 @@ const SHAPES: [(usize, usize, usize); 10] = [
     (13, 70, 66),
     (25, 1000, 3),
     (5, 7000, 4),
+    (61, 95, 66),
     (251, 40, 21),
+    (50, 9000, 35),
 ];
 
 #[test]
@@ -55,15 +58,15 @@ fn products_agree_with_f64() {
 #[test]
 fn a_row_has_the_same_bits_in_every_batch_and_on_any_number_of_threads() {
     for dtype in DTYPES {
-        for (inner, outer) in [(95, 70), (1700, 9)] {
-            let x = random(&[37, inner], dtype, 5);
+        for (inner, outer) in [(95, 70), (4200, 40)] {
+            let x = random(&[61, inner], dtype, 5);
             let weight = random(&[outer, inner], dtype, 6);
             for isa in isas() {
                 let whole = bits(&linear(&x, &weight, None, &threads(1, isa)).unwrap());
                 for count in [2, 3] {
                     let pool = threads(count, isa);
                     assert_eq!(whole, bits(&linear(&x, &weight, None, &pool).unwrap()));
-                    for row in 0..37 {
+                    for row in 0..61 {
                         let alone = x.narrow(0, row, 1).unwrap();
                         let alone = bits(&linear(&alone, &weight, None, &pool).unwrap());
                         assert_eq!(whole[row * outer..(row + 1) * outer], alone, "row {row} {isa}");
@@ -97,17 +100,19 @@ fn avx2_and_avx512_give_the_same_bits() {
 fn non_finite_values_stay_in_their_row() {
     for dtype in DTYPES {
         let weight = random(&[19, 77], dtype, 11);
-        let clean = values(&random(&[14, 77], dtype, 12));
-        for poison in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for (rows, poison) in
+            [(14, f32::NAN), (14, f32::INFINITY), (50, f32::NAN), (50, f32::NEG_INFINITY)]
+        {
+            let clean = values(&random(&[rows, 77], dtype, 12));
             let mut poisoned = clean.clone();
             poisoned[6 * 77 + 76] = poison;
             for isa in isas() {
                 let run = |x: &[f32]| {
-                    let x = tensor(x.to_vec(), &[14, 77], dtype);
+                    let x = tensor(x.to_vec(), &[rows, 77], dtype);
                     bits(&linear(&x, &weight, None, &threads(2, isa)).unwrap())
                 };
                 let (clean, poisoned) = (run(&clean), run(&poisoned));
-                for row in (0..14).filter(|&row| row != 6) {
+                for row in (0..rows).filter(|&row| row != 6) {
                     let span = row * 19..(row + 1) * 19;
                     assert_eq!(clean[span.clone()], poisoned[span], "row {row} {isa}");
                 }
@@ -142,7 +147,7 @@ fn wrong_operands_are_errors() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// OP-1, for any split of any batch.
+    /// OP-1, for any split of any batch: also into parts that take another loop than the whole.
     #[test]
     fn any_split_of_the_rows_gives_the_same_bits(
         rows in 1usize..300,

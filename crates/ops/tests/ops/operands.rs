@@ -8,10 +8,10 @@ use playhouse_ops::{Isa, Threads};
 
 use crate::reference::Matrix;
 
-pub const DTYPES: [DType; 3] = [DType::BF16, DType::F16, DType::F32];
+pub(crate) const DTYPES: [DType; 3] = [DType::BF16, DType::F16, DType::F32];
 
 /// Values between -1 and 1, the same for the same seed.
-pub fn random(dims: &[usize], dtype: DType, seed: u64) -> Tensor {
+pub(crate) fn random(dims: &[usize], dtype: DType, seed: u64) -> Tensor {
     let len = dims.iter().product();
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let values: Vec<f32> = (0..len)
@@ -25,32 +25,32 @@ pub fn random(dims: &[usize], dtype: DType, seed: u64) -> Tensor {
     tensor(values, dims, dtype)
 }
 
-pub fn tensor(values: Vec<f32>, dims: &[usize], dtype: DType) -> Tensor {
+pub(crate) fn tensor(values: Vec<f32>, dims: &[usize], dtype: DType) -> Tensor {
     Tensor::from_vec(values, dims, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
 }
 
-pub fn values(tensor: &Tensor) -> Vec<f32> {
+pub(crate) fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// The bits of each element, widened to `f32`.
-pub fn bits(tensor: &Tensor) -> Vec<u32> {
+pub(crate) fn bits(tensor: &Tensor) -> Vec<u32> {
     values(tensor).iter().map(|value| value.to_bits()).collect()
 }
 
 /// All but the last dimension become rows.
-pub fn matrix(tensor: &Tensor) -> Matrix {
+pub(crate) fn matrix(tensor: &Tensor) -> Matrix {
     let width = *tensor.dims().last().unwrap();
     let data: Vec<f64> = values(tensor).iter().map(|&value| f64::from(value)).collect();
     Matrix { rows: data.len() / width, width, data }
 }
 
-pub fn threads(count: usize, isa: Isa) -> Threads {
+pub(crate) fn threads(count: usize, isa: Isa) -> Threads {
     Threads::with_isa(NonZeroUsize::new(count).unwrap(), isa)
 }
 
 /// The instruction sets of this machine. Says loudly which ones go untested.
-pub fn isas() -> Vec<Isa> {
+pub(crate) fn isas() -> Vec<Isa> {
     static ONCE: Once = Once::new();
     let isas = Isa::available();
     ONCE.call_once(|| {
@@ -64,7 +64,12 @@ pub fn isas() -> Vec<Isa> {
 }
 
 /// Asserts that `found` is within `tolerance(index)` of `expected`.
-pub fn assert_close(found: &[f32], expected: &[f64], tolerance: impl Fn(usize) -> f64, what: &str) {
+pub(crate) fn assert_close(
+    found: &[f32],
+    expected: &[f64],
+    tolerance: impl Fn(usize) -> f64,
+    what: &str,
+) {
     assert_eq!(found.len(), expected.len(), "{what}");
     for (index, (&found, &expected)) in found.iter().zip(expected).enumerate() {
         let error = (f64::from(found) - expected).abs();

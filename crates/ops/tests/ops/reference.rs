@@ -5,20 +5,20 @@ use half::{bf16, f16};
 
 /// A matrix of `f64`, row-major.
 #[derive(Clone, Debug)]
-pub struct Matrix {
-    pub rows: usize,
-    pub width: usize,
-    pub data: Vec<f64>,
+pub(crate) struct Matrix {
+    pub(crate) rows: usize,
+    pub(crate) width: usize,
+    pub(crate) data: Vec<f64>,
 }
 
 impl Matrix {
-    pub fn row(&self, row: usize) -> &[f64] {
+    pub(crate) fn row(&self, row: usize) -> &[f64] {
         &self.data[row * self.width..(row + 1) * self.width]
     }
 }
 
 /// To the nearest value of `dtype`.
-pub fn round(value: f64, dtype: DType) -> f64 {
+pub(crate) fn round(value: f64, dtype: DType) -> f64 {
     match dtype {
         DType::BF16 => bf16::from_f32(value as f32).to_f64(),
         DType::F16 => f16::from_f32(value as f32).to_f64(),
@@ -27,7 +27,7 @@ pub fn round(value: f64, dtype: DType) -> f64 {
 }
 
 /// The distance from 1 to the next value of `dtype`.
-pub fn epsilon(dtype: DType) -> f64 {
+pub(crate) fn epsilon(dtype: DType) -> f64 {
     match dtype {
         DType::BF16 => 2f64.powi(-7),
         DType::F16 => 2f64.powi(-10),
@@ -36,7 +36,7 @@ pub fn epsilon(dtype: DType) -> f64 {
 }
 
 /// Returns the products and, for each, the sum of absolute products: what an error scales with.
-pub fn linear(x: &Matrix, weight: &Matrix, bias: Option<&[f64]>) -> (Matrix, Matrix) {
+pub(crate) fn linear(x: &Matrix, weight: &Matrix, bias: Option<&[f64]>) -> (Matrix, Matrix) {
     let mut sums = Matrix { rows: x.rows, width: weight.rows, data: Vec::new() };
     let mut sizes = sums.clone();
     for row in 0..x.rows {
@@ -50,13 +50,13 @@ pub fn linear(x: &Matrix, weight: &Matrix, bias: Option<&[f64]>) -> (Matrix, Mat
     (sums, sizes)
 }
 
-pub fn rms_norm(x: &[f64], weight: &[f64], eps: f64, dtype: DType) -> Vec<f64> {
+pub(crate) fn rms_norm(x: &[f64], weight: &[f64], eps: f64, dtype: DType) -> Vec<f64> {
     let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
     let scale = 1.0 / (mean + eps).sqrt();
     x.iter().zip(weight).map(|(x, w)| round(w * round(x * scale, dtype), dtype)).collect()
 }
 
-pub fn rope(head: &[f64], cos: &[f64], sin: &[f64], dtype: DType) -> Vec<f64> {
+pub(crate) fn rope(head: &[f64], cos: &[f64], sin: &[f64], dtype: DType) -> Vec<f64> {
     let r = |value| round(value, dtype);
     let half = head.len() / 2;
     let low = (0..half).map(|i| {
@@ -70,12 +70,12 @@ pub fn rope(head: &[f64], cos: &[f64], sin: &[f64], dtype: DType) -> Vec<f64> {
     low.chain(high).collect()
 }
 
-pub fn silu_mul(gate: f64, up: f64, dtype: DType) -> f64 {
+pub(crate) fn silu_mul(gate: f64, up: f64, dtype: DType) -> f64 {
     round(round(gate / (1.0 + (-gate).exp()), dtype) * up, dtype)
 }
 
 /// One query over the keys and values it sees.
-pub fn attention(q: &[f64], keys: &[&[f64]], values: &[&[f64]], scale: f64) -> Vec<f64> {
+pub(crate) fn attention(q: &[f64], keys: &[&[f64]], values: &[&[f64]], scale: f64) -> Vec<f64> {
     let scores: Vec<f64> = keys
         .iter()
         .map(|key| scale * q.iter().zip(*key).map(|(a, b)| a * b).sum::<f64>())
