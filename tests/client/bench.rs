@@ -380,7 +380,7 @@ fn wrong_flags_are_usage_errors() {
         (&["--request-rate", "0"], "--request-rate is 0, must be above 0"),
         (&["--request-rate", "nan"], "--request-rate is NaN"),
         (&["--request-rate", "0.0001"], "more than 30 days"),
-        (&["--burstiness", "-1"], "must be between 0.001"),
+        (&["--burstiness", "0"], "must be between 0.001"),
         (&["--random-range-ratio", "1"], "must be in [0, 1)"),
         (&["--temperature", "3"], "between 0 and 2"),
         (&["--metric-percentiles", "101"], "between 0 and 100"),
