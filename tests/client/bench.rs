@@ -281,7 +281,8 @@ fn a_request_that_takes_too_long_has_failed() {
     });
     let finished = bench(&server, &["--num-prompts", "3", "--request-timeout", "1"]);
     assert_eq!(finished.code, 1);
-    assert!(finished.stderr.contains("failed: 3 x waited 1 s for the "), "{}", finished.stderr);
+    assert!(finished.stdout.contains("Failed requests:                         3         \n"));
+    assert!(finished.stderr.contains(" x waited 1 s for the "), "{}", finished.stderr);
 }
 
 /// C-1
