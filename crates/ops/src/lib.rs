@@ -10,8 +10,6 @@
 //! used as they lie in the file. Shapes are checked: a wrong operand is an error, not a panic.
 //!
 //! Not here: what the decoder is made of (see `model`), or who owns a KV block (see `kvcache`).
-#![expect(clippy::needless_range_loop, reason = "register tiles are indexed on both sides")]
-
 #![allow(
     clippy::needless_range_loop,
     reason = "kernels count lanes, rows and registers; iterators over them need closures, which \

@@ -108,6 +108,13 @@ struct Session {
     totals: Totals,
 }
 
+/// How an answer ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Complete,
+    Interrupted,
+}
+
 /// What the other end of the standard streams is.
 #[derive(Clone, Copy)]
 struct Terminal {
@@ -147,7 +154,10 @@ pub(crate) async fn run(args: ChatArgs) -> Result<ExitCode, CliError> {
     let totals = Totals::default();
     let mut session = Session { client, args, model, history, interrupt, terminal, totals };
     match session.args.quick.take() {
-        Some(question) => session.turn(question).await.map(|()| ExitCode::SUCCESS),
+        Some(question) => match session.turn(question).await? {
+            Ended::Complete => Ok(ExitCode::SUCCESS),
+            Ended::Interrupted => Ok(ExitCode::from(INTERRUPTED)),
+        },
         None => session.converse(&place).await,
     }
 }
@@ -174,7 +184,7 @@ impl Session {
             let done = match Command::parse(&line) {
                 Command::Nothing => Ok(()),
                 Command::Quit => return Ok(ExitCode::SUCCESS),
-                Command::Say(question) => self.turn(question.to_owned()).await,
+                Command::Say(question) => self.turn(question.to_owned()).await.map(|_| ()),
                 Command::Reset => self.reset(),
                 Command::System(text) => self.set_system(text),
                 Command::Stats => self.tell(&self.totals.text()),
@@ -196,24 +206,24 @@ impl Session {
     }
 
     /// Asks, prints the answer as it comes, and remembers both.
-    async fn turn(&mut self, question: String) -> Result<(), CliError> {
+    async fn turn(&mut self, question: String) -> Result<Ended, CliError> {
         self.history.push(Message { role: "user", content: question });
         let mut sink = Sink::new(self.terminal);
         let mut answer = Answer::default();
         let body = self.request();
-        let cancelled = tokio::select! {
+        let ended = tokio::select! {
             ended = answer::stream(&self.client, body, &mut answer, &mut sink) => {
-                ended.map(|()| false)
+                ended.map(|()| Ended::Complete)
             }
-            _ = self.interrupt.recv() => Ok(true),
+            _ = self.interrupt.recv() => Ok(Ended::Interrupted),
         };
         sink.end().map_err(CliError::output)?;
-        match cancelled {
-            Ok(cancelled) => {
+        match ended {
+            Ok(ended) => {
                 self.totals.add(&answer);
-                self.tell(&answer.line(cancelled))?;
+                self.tell(&answer.line(ended))?;
                 self.remember(answer);
-                Ok(())
+                Ok(ended)
             }
             Err(error) => {
                 // The turn can be tried again as if it had not been.

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::dataset::Prepared;
-use crate::client::completion::{Completion, Usage, message_of};
+use crate::client::completion::{Completion, TokenScan, Usage, message_of};
 use crate::client::sse::SseParser;
 use crate::client::{Client, ClientError};
 use crate::progress::Progress;
@@ -70,6 +70,7 @@ struct Stream<'a> {
     done: bool,
     failed: Option<ClientError>,
     keep_text: bool,
+    scan: TokenScan,
     outcome: &'a mut Outcome,
 }
 
@@ -185,6 +186,7 @@ impl Load {
             done: false,
             failed: None,
             keep_text: self.keep_text,
+            scan: TokenScan::new(),
             outcome,
         };
         while let Some(chunk) = response.chunk().await? {
@@ -240,6 +242,9 @@ impl Outcome {
 
 impl Stream<'_> {
     fn event(&mut self, data: &[u8], now: Instant) {
+        if !self.keep_text && self.scan.is_plain_token(data) {
+            return self.token(now);
+        }
         if data == b"[DONE]" {
             self.done = true;
             return;
@@ -256,16 +261,20 @@ impl Stream<'_> {
             return;
         }
         if event.is_token() {
-            match self.last_token.replace(now) {
-                None => self.outcome.ttft = (now - self.sent).as_secs_f64(),
-                Some(last) => self.outcome.itls.push((now - last).as_secs_f32()),
-            }
-            if self.keep_text {
-                self.outcome.text.push_str(event.text());
-            }
+            self.token(now);
+        }
+        if self.keep_text {
+            self.outcome.text.push_str(event.text());
         }
         if let Some(usage) = event.usage {
             self.usage = usage;
+        }
+    }
+
+    fn token(&mut self, now: Instant) {
+        match self.last_token.replace(now) {
+            None => self.outcome.ttft = (now - self.sent).as_secs_f64(),
+            Some(last) => self.outcome.itls.push((now - last).as_secs_f32()),
         }
     }
 

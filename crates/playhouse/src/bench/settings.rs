@@ -244,6 +244,15 @@ impl Settings {
         }
     }
 
+    /// The settings of a command line that has only these flags.
+    #[cfg(test)]
+    pub(super) fn of_flags(flags: &[&str]) -> Self {
+        use clap::{Args, FromArgMatches};
+        let command = Self::augment_args(clap::Command::new("bench").no_binary_name(true));
+        let matches = command.try_get_matches_from(flags).expect("valid flags");
+        Self::from_arg_matches(&matches).expect("valid flags")
+    }
+
     /// Refuses what cannot be measured.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::Terminal;
+use super::{Ended, Terminal};
 use crate::client::completion::{Completion, message_of};
 use crate::client::sse::SseParser;
 use crate::client::{Client, ClientError};
@@ -91,7 +91,7 @@ impl Answer {
         if let Some(error) = &event.error {
             return Err(ClientError::BrokeOff(message_of(error)).into());
         }
-        if event.is_token() {
+        if !event.text().is_empty() || !event.reasoning().is_empty() {
             self.tokens += 1;
             self.first_token.get_or_insert(elapsed);
             self.last_token = elapsed;
@@ -111,10 +111,10 @@ impl Answer {
     }
 
     /// Its numbers in a line.
-    pub(super) fn line(&self, cancelled: bool) -> String {
+    pub(super) fn line(&self, ended: Ended) -> String {
         let rate = rate(self.tokens.saturating_sub(1), self.decoding());
         let first = self.first_token.unwrap_or_default().as_millis();
-        let cancelled = if cancelled { ", cancelled" } else { "" };
+        let cancelled = if ended == Ended::Interrupted { ", cancelled" } else { "" };
         format!("{} tokens, {rate:.1} tok/s, first token {first} ms{cancelled}", self.tokens)
     }
 }
@@ -173,9 +173,15 @@ mod tests {
             last_token: Duration::from_millis(1420),
             ..Answer::default()
         };
-        assert_eq!(answer.line(false), "42 tokens, 31.5 tok/s, first token 120 ms");
-        assert_eq!(answer.line(true), "42 tokens, 31.5 tok/s, first token 120 ms, cancelled");
+        assert_eq!(answer.line(Ended::Complete), "42 tokens, 31.5 tok/s, first token 120 ms");
+        assert_eq!(
+            answer.line(Ended::Interrupted),
+            "42 tokens, 31.5 tok/s, first token 120 ms, cancelled"
+        );
         let none = Answer::default();
-        assert_eq!(none.line(true), "0 tokens, 0.0 tok/s, first token 0 ms, cancelled");
+        assert_eq!(
+            none.line(Ended::Interrupted),
+            "0 tokens, 0.0 tok/s, first token 0 ms, cancelled"
+        );
     }
 }

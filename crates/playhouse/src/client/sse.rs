@@ -8,6 +8,8 @@
 //! OpenAI endpoints do not use them. An event cut off by the end of the stream is dropped, as the
 //! standard asks.
 
+use memchr::memchr2;
+
 /// Longest data of one event, and longest line.
 pub(crate) const EVENT_BYTES_MAX: usize = 4 << 20;
 
@@ -48,9 +50,11 @@ impl SseParser {
                 chunk = chunk.strip_prefix(b"\n").unwrap_or(chunk);
             }
             if self.line.is_empty() && self.data.is_empty() {
-                chunk = whole_events(chunk, &mut on_event);
+                let rest = whole_events(chunk, &mut on_event);
+                self.begun |= rest.len() < chunk.len();
+                chunk = rest;
             }
-            let Some(end) = chunk.iter().position(|&byte| byte == b'\n' || byte == b'\r') else {
+            let Some(end) = memchr2(b'\n', b'\r', chunk) else {
                 return self.keep(chunk);
             };
             let (head, ended_by) = (&chunk[..end], chunk[end]);
@@ -118,7 +122,7 @@ fn data_value(line: &[u8]) -> Option<&[u8]> {
 /// chunk, and returns what is left from the first byte that is not such an event.
 fn whole_events<'a>(mut chunk: &'a [u8], on_event: &mut impl FnMut(&[u8])) -> &'a [u8] {
     while let Some(rest) = chunk.strip_prefix(b"data: ") {
-        let Some(end) = rest.iter().position(|&byte| byte == b'\n' || byte == b'\r') else {
+        let Some(end) = memchr2(b'\n', b'\r', rest) else {
             return chunk;
         };
         let Some(after) = rest[end..].strip_prefix(b"\n\n") else { return chunk };
@@ -162,6 +166,15 @@ mod tests {
             let stream = format!("\u{feff}data: a{end}data: b{end}{end}data: c{end}{end}");
             assert_eq!(events([stream.as_bytes()]), ["a\nb", "c"], "{end:?}");
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_one_only_at_the_beginning() {
+        let stream = "\u{feff}data: a\n\n\u{feff}data: b\n\n".as_bytes();
+        assert_eq!(events([stream]), ["a"]);
+        let without_mark = &stream["\u{feff}".len()..];
+        assert_eq!(events([without_mark]), ["a"]);
+        assert_eq!(events(without_mark.chunks(1)), ["a"]);
     }
 
     #[test]

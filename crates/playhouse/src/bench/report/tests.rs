@@ -1,14 +1,6 @@
 use std::collections::BTreeSet;
 
-use clap::{Args, FromArgMatches};
-
 use super::*;
-
-fn settings(args: &[&str]) -> Settings {
-    let command = Settings::augment_args(clap::Command::new("bench").no_binary_name(true));
-    let matches = command.try_get_matches_from(args).expect("valid flags");
-    Settings::from_arg_matches(&matches).expect("valid flags")
-}
 
 /// Three answers of 2, 3 and 1 tokens, and a failure.
 fn outcomes() -> Vec<Outcome> {
@@ -34,7 +26,7 @@ fn outcomes() -> Vec<Outcome> {
 
 #[test]
 fn the_table_is_that_of_vllm() {
-    let settings = settings(&[
+    let settings = Settings::of_flags(&[
         "--max-concurrency",
         "2",
         "--request-rate",
@@ -104,7 +96,8 @@ P99.9 E2EL incl. Client Queue (ms):      1499.25
 
 #[test]
 fn the_json_has_the_keys_of_vllm() {
-    let settings = settings(&["--save-detailed", "--percentile-metrics", "ttft,tpot,itl,e2el"]);
+    let settings =
+        Settings::of_flags(&["--save-detailed", "--percentile-metrics", "ttft,tpot,itl,e2el"]);
     let outcomes = outcomes();
     let report = Report::new(&settings, &outcomes, 2.0);
     let json = to_json(&settings, "demo", "20260101-000000", &report, &outcomes);
@@ -158,7 +151,7 @@ fn the_json_has_the_keys_of_vllm() {
 
 #[test]
 fn only_detailed_results_have_each_request() {
-    let settings = settings(&[]);
+    let settings = Settings::of_flags(&[]);
     let report = Report::new(&settings, &outcomes(), 2.0);
     let json = to_json(&settings, "demo", "", &report, &outcomes());
     for key in ["input_lens", "output_lens", "ttfts", "itls", "generated_texts", "errors"] {
@@ -168,7 +161,7 @@ fn only_detailed_results_have_each_request() {
 
 #[test]
 fn a_run_without_success_is_all_zeros() {
-    let settings = settings(&["--goodput", "ttft:1"]);
+    let settings = Settings::of_flags(&["--goodput", "ttft:1"]);
     let failed = vec![Outcome { error: Some("refused".to_owned()), ..Outcome::default() }; 2];
     let report = Report::new(&settings, &failed, 2.0);
     assert_eq!((&report.numbers["completed"], &report.numbers["failed"]), (&json!(0), &json!(2)));
@@ -187,7 +180,7 @@ fn whole_answers_bring_their_tokens_at_their_end() {
         ..Outcome::default()
     };
     let outcomes = [answer(0.0, 0.9, 5), answer(0.0, 1.5, 7), answer(0.5, 0.75, 8)];
-    let report = Report::new(&settings(&["--no-stream"]), &outcomes, 2.0);
+    let report = Report::new(&Settings::of_flags(&["--no-stream"]), &outcomes, 2.0);
     assert_eq!(report.numbers["max_output_tokens_per_s"], json!(15.0));
     assert_eq!(report.numbers["max_concurrent_requests"], json!(3));
 }

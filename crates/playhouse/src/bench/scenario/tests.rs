@@ -1,16 +1,10 @@
 use std::path::PathBuf;
 
-use clap::{Args, FromArgMatches};
+use clap::Args;
 use serde_json::json;
 
 use super::*;
 use crate::bench::settings::Endpoint;
-
-fn flags(args: &[&str]) -> Settings {
-    let command = Settings::augment_args(clap::Command::new("bench").no_binary_name(true));
-    let matches = command.try_get_matches_from(args).expect("valid flags");
-    Settings::from_arg_matches(&matches).expect("valid flags")
-}
 
 /// A scenario in a file of its own, which is removed when this is dropped.
 struct ScenarioFile(PathBuf);
@@ -32,7 +26,7 @@ impl Drop for ScenarioFile {
 
 fn refused(name: &str, text: &str) -> String {
     let file = ScenarioFile::new(name, text);
-    overlay(&file.0, &flags(&[]), |_| false).expect_err(text).text()
+    overlay(&file.0, &Settings::of_flags(&[]), |_| false).expect_err(text).text()
 }
 
 #[test]
@@ -42,7 +36,7 @@ fn the_command_line_is_stronger_than_the_file_and_the_file_than_the_defaults() {
         "num_prompts = 7\nrandom_input_len = 9\nrequest_rate = inf\nno_stream = true\n\
          endpoint = \"/v1/chat/completions\"\n[thresholds]\nmax_failed = 0\nmin_completed = 1.5",
     );
-    let flags = flags(&["--num-prompts", "3", "--no-stream=false"]);
+    let flags = Settings::of_flags(&["--num-prompts", "3", "--no-stream=false"]);
     let given = |key: &str| ["num_prompts", "no_stream"].contains(&key);
     let (settings, thresholds) = overlay(&file.0, &flags, given).expect("valid");
     assert_eq!(settings.num_prompts, 3, "from the command line");
@@ -56,7 +50,7 @@ fn the_command_line_is_stronger_than_the_file_and_the_file_than_the_defaults() {
 
 #[test]
 fn every_setting_survives_the_way_through_a_file() {
-    let all = flags(&[
+    let all = Settings::of_flags(&[
         "--base-url",
         "http://x:1",
         "--model",
@@ -100,7 +94,7 @@ fn every_setting_survives_the_way_through_a_file() {
 #[test]
 fn a_data_set_lies_beside_its_scenario() {
     let file = ScenarioFile::new("beside", "dataset_name = 'prompts'\ndataset_path = 'p.jsonl'");
-    let (settings, _) = overlay(&file.0, &flags(&[]), |_| false).expect("valid");
+    let (settings, _) = overlay(&file.0, &Settings::of_flags(&[]), |_| false).expect("valid");
     assert_eq!(settings.dataset_path, Some(std::env::temp_dir().join("p.jsonl")));
 }
 
@@ -119,7 +113,7 @@ fn wrong_files_are_refused_with_what_is_wrong() {
         let text = refused(name, text);
         assert!(text.contains(why) && text.contains(".toml: "), "{text}");
     }
-    let missing = overlay(Path::new("/nowhere/x.toml"), &flags(&[]), |_| false);
+    let missing = overlay(Path::new("/nowhere/x.toml"), &Settings::of_flags(&[]), |_| false);
     assert!(missing.expect_err("missing").text().contains("/nowhere/x.toml: No such file"));
 }
 
@@ -158,7 +152,7 @@ fn the_scenarios_of_the_repository_are_valid() {
     for entry in std::fs::read_dir(folder).expect("loadtests/ exists") {
         let path = entry.expect("a folder entry").path();
         if path.extension().is_some_and(|extension| extension == "toml") {
-            let (settings, thresholds) = overlay(&path, &flags(&[]), |_| false)
+            let (settings, thresholds) = overlay(&path, &Settings::of_flags(&[]), |_| false)
                 .unwrap_or_else(|error| panic!("{}", error.text()));
             settings.check().unwrap_or_else(|error| panic!("{}: {}", path.display(), error.text()));
             let report = crate::bench::report::Report::new(&settings, &[], 1.0);
