@@ -1,13 +1,16 @@
 //! Decode and prefill speed of the engine on a random model of the shape of Qwen2.5-0.5B, in bf16.
 //!
 //! `cargo bench -p playhouse-engine` prints a table. Threads: `BENCH_THREADS`, 2 by default.
-#![expect(clippy::disallowed_types, reason = "a benchmark measures real time")]
-#![allow(clippy::print_stdout, reason = "a benchmark reports to a person")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_types,
+    reason = "a benchmark measures and prints"
+)]
 
 use std::hint::black_box;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use playhouse_collectives::Communicator;
@@ -98,7 +101,7 @@ impl Bench {
     fn new(model: Model) -> Self {
         let kv_blocks = SEATS as usize * SEAT_BLOCKS;
         let config = EngineConfig { epoch: EPOCH, kv_blocks, max_num_seqs: SEATS as usize };
-        let (sender, events) = channel();
+        let (sender, events) = sync_channel(1);
         let on_event = move |event| {
             let _ = sender.send(event);
         };

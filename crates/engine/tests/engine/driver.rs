@@ -4,7 +4,7 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
 use playhouse_collectives::Communicator;
@@ -19,6 +19,8 @@ use playhouse_types::{
 pub(crate) const EPOCH: Epoch = Epoch(3);
 const KV_BLOCKS: u32 = 512;
 const SEATS: usize = 32;
+/// Events nobody has looked at yet; a driver has one step in flight.
+const EVENTS_MAX: usize = 4;
 
 /// An engine and its last step.
 pub(crate) struct Driver {
@@ -105,7 +107,7 @@ impl Driver {
     pub(crate) fn new(model: &Arc<Model>) -> Self {
         let config =
             EngineConfig { epoch: EPOCH, kv_blocks: KV_BLOCKS as usize, max_num_seqs: SEATS };
-        let (sender, events) = channel();
+        let (sender, events) = sync_channel(EVENTS_MAX);
         let on_event = move |event| {
             let _ = sender.send(event);
         };

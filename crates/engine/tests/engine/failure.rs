@@ -1,7 +1,7 @@
 //! **E-2**: what an engine does with plans it cannot follow.
 
 use std::sync::Arc;
-use std::sync::mpsc::{channel, sync_channel};
+use std::sync::mpsc::sync_channel;
 
 use playhouse_engine::{EngineConfig, EngineEvent, STEPS_QUEUED_MAX, SubmitError, spawn};
 use playhouse_types::{
@@ -85,7 +85,7 @@ fn a_token_outside_the_vocabulary_ends_the_engine() {
 fn a_busy_engine_takes_a_bounded_number_of_plans() {
     let model = load(&reference().join(CASE), 1);
     let config = EngineConfig { epoch: EPOCH, kv_blocks: 1, max_num_seqs: 1 };
-    let (entered, wait_entered) = channel();
+    let (entered, wait_entered) = sync_channel(STEPS_QUEUED_MAX + 1);
     let (leave, wait_leave) = sync_channel::<()>(0);
     let on_event = move |_| {
         entered.send(()).unwrap();
