@@ -14,6 +14,13 @@ const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/refere
 
 /// Runs `playhouse serve ARGS` to its end: it must fail, fast, with one clear message.
 fn refused(args: &[&str]) -> String {
+    let (code, message) = refused_with(args);
+    assert_eq!(code, 1, "{message}");
+    assert!(message.starts_with("error: "), "{message}");
+    message
+}
+
+fn refused_with(args: &[&str]) -> (i32, String) {
     let start = SystemTime::now();
     let output: Output = Command::new(env!("CARGO_BIN_EXE_playhouse"))
         .arg("serve")
@@ -23,11 +30,9 @@ fn refused(args: &[&str]) -> String {
         .expect("the binary starts");
     let took = start.elapsed().unwrap_or_default();
     let stderr = String::from_utf8(output.stderr).expect("UTF-8");
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(took < Duration::from_secs(5), "took {took:?}");
-    assert!(stderr.starts_with("error: "), "{stderr}");
     assert!(!stderr.contains("panicked") && !stderr.contains("backtrace"), "{stderr}");
-    stderr
+    (output.status.code().expect("it exits"), stderr)
 }
 
 /// A copy of a reference checkpoint that a test may damage.
@@ -116,9 +121,11 @@ fn damaged_checkpoints_are_refused_by_file_and_key() {
 #[test]
 fn flags_out_of_range_are_refused_with_the_numbers() {
     let case = format!("{REFERENCE}/llama-mha-f32");
-    let message = refused(&[&case, "--kv-cache-memory", "1KiB"]);
+    let (code, message) = refused_with(&[&case, "--kv-cache-memory", "1KiB"]);
+    assert_eq!(code, 2, "{message}");
     assert_names(&message, &["--kv-cache-memory", "--max-model-len"]);
-    let message = refused(&[&case, "--max-model-len", "100000000"]);
+    let (code, message) = refused_with(&[&case, "--max-model-len", "100000000"]);
+    assert_eq!(code, 2, "{message}");
     assert_names(&message, &["100000000", "max_position_embeddings"]);
 }
 

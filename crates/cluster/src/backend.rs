@@ -8,7 +8,7 @@ use playhouse_types::{Emission, GenerateRequest, RequestId};
 use ractor::ActorRef;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::generation::Sink;
+use crate::generation::{Permits, Sink};
 use crate::replica::ReplicaMsg;
 
 /// Answers a request by sending emissions.
@@ -23,14 +23,14 @@ pub(crate) enum Backend {
 /// Holds the permits of a request until its caller is done with it.
 pub(crate) struct Scripted {
     script: Box<Script>,
-    sinks: Mutex<HashMap<RequestId, Sink>>,
+    permits: Mutex<HashMap<RequestId, Permits>>,
 }
 
 // === impl Backend ===
 
 impl Backend {
     pub(crate) fn scripted(script: Box<Script>) -> Self {
-        Self::Script(Arc::new(Scripted { script, sinks: Mutex::default() }))
+        Self::Script(Arc::new(Scripted { script, permits: Mutex::default() }))
     }
 
     /// Hands over a message. A replica that is gone drops it: a sink in it says so to its caller,
@@ -56,14 +56,13 @@ impl fmt::Debug for Backend {
 
 impl Scripted {
     fn handle(&self, message: ReplicaMsg) {
-        let sinks = || self.sinks.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = || self.permits.lock().unwrap_or_else(PoisonError::into_inner);
         match message {
-            ReplicaMsg::Admit(request, sink) => {
-                let emissions = sink.emissions.clone();
-                sinks().insert(request.id, sink);
+            ReplicaMsg::Admit(request, Sink { emissions, permits }) => {
+                held().insert(request.id, permits);
                 (self.script)(request, emissions);
             }
-            ReplicaMsg::Cancel(id) => drop(sinks().remove(&id)),
+            ReplicaMsg::Cancel(id) => drop(held().remove(&id)),
             _ => {}
         }
     }

@@ -26,17 +26,20 @@ pub struct Generation {
 #[derive(Debug)]
 pub(crate) struct Sink {
     pub(crate) emissions: mpsc::UnboundedSender<Emission>,
-    _permits: [OwnedSemaphorePermit; 2],
+    pub(crate) permits: Permits,
 }
+
+/// One request, and the tokens of its prompt.
+pub(crate) type Permits = [OwnedSemaphorePermit; 2];
 
 /// Connects a caller to `backend`.
 pub(crate) fn connect(
     id: RequestId,
     backend: Backend,
-    permits: [OwnedSemaphorePermit; 2],
+    permits: Permits,
 ) -> (Sink, Generation) {
     let (sender, emissions) = mpsc::unbounded_channel();
-    let sink = Sink { emissions: sender, _permits: permits };
+    let sink = Sink { emissions: sender, permits };
     (sink, Generation { id, emissions, backend, finished: false })
 }
 
@@ -45,6 +48,12 @@ pub(crate) fn connect(
 impl Sink {
     /// Hands over one emission. A caller that left is not an error: its `Cancel` is on the way.
     pub(crate) fn send(&self, emission: Emission) {
+        drop(self.emissions.send(emission));
+    }
+
+    /// Hands over the last emission. Whoever sees it finds the permits returned.
+    pub(crate) fn finish(self, emission: Emission) {
+        drop(self.permits);
         drop(self.emissions.send(emission));
     }
 }

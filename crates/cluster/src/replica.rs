@@ -162,7 +162,7 @@ impl State {
             Ok(()) => {
                 self.sinks.insert(id, sink);
             }
-            Err(why) => sink.send(failure(id, why.to_string())),
+            Err(why) => sink.finish(failure(id, why.to_string())),
         }
     }
 
@@ -181,19 +181,21 @@ impl State {
     fn settle(&mut self, outcome: StepOutcome) {
         self.in_flight -= 1;
         let now = self.now();
-        for emission in self.scheduler.apply(outcome, now) {
+        let emissions = self.scheduler.apply(outcome, now);
+        // Whoever sees a request end finds its blocks free in the metrics.
+        self.report.update(&mut self.scheduler);
+        for emission in emissions {
             self.deliver(emission);
         }
     }
 
     fn deliver(&mut self, emission: Emission) {
-        let id = emission.id;
-        let finished = emission.finish.is_some();
-        if let Some(sink) = self.sinks.get(&id) {
-            sink.send(emission);
-        }
-        if finished {
-            self.sinks.remove(&id);
+        if emission.finish.is_none() {
+            if let Some(sink) = self.sinks.get(&emission.id) {
+                sink.send(emission);
+            }
+        } else if let Some(sink) = self.sinks.remove(&emission.id) {
+            sink.finish(emission);
         }
     }
 
@@ -223,7 +225,7 @@ impl State {
             let reason = reason.to_owned();
             self.args.state.send_replace(ReplicaState::Failed { reason: reason.clone() });
             for (id, sink) in self.sinks.drain() {
-                sink.send(failure(id, format!("the replica failed: {reason}")));
+                sink.finish(failure(id, format!("the replica failed: {reason}")));
             }
             return Err(reason.into());
         };

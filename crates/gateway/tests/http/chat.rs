@@ -291,7 +291,7 @@ fn an_engine_failure_is_an_error_before_and_during_a_stream() {
     });
     let (status, _, message) = server.post(CHAT, &hello()).error();
     assert_eq!(status, 500);
-    assert!(message.contains("the engine is gone"), "{message}");
+    assert!(message.contains("the replica stopped"), "{message}");
     let events = server.events(CHAT, &with(hello(), json!({"stream": true, "n": 2})));
     assert!(!events.contains(&"[DONE]".to_owned()));
     let last: Value = serde_json::from_str(events.last().expect("events")).expect("JSON");
