@@ -4,6 +4,7 @@
 mod bench;
 mod chat;
 mod client;
+mod date;
 mod doctor;
 mod error;
 mod progress;
