@@ -95,7 +95,7 @@ fn commands_change_the_conversation() {
         "one\n/reset\ntwo\n/system You are a pirate.\nthree\n/system\nfour\n/stats\n/quit\nfive\n";
     let finished = chat(&server, &[], input);
     assert_eq!((finished.code, finished.stdout.as_str()), (0, "got 1\ngot 1\ngot 4\ngot 5\n"));
-    assert!(finished.stderr.contains("4 answers, 8 tokens, "), "{}", finished.stderr);
+    assert!(finished.stderr.contains("answers: 4, 8 tokens, "), "{}", finished.stderr);
     let requests = server.requests();
     assert_eq!(requests.len(), 4, "/quit leaves");
     assert_eq!(messages(&requests[2])[0], ("system", "You are a pirate."));

@@ -33,11 +33,7 @@ pub(crate) struct Sink {
 pub(crate) type Permits = [OwnedSemaphorePermit; 2];
 
 /// Connects a caller to `backend`.
-pub(crate) fn connect(
-    id: RequestId,
-    backend: Backend,
-    permits: Permits,
-) -> (Sink, Generation) {
+pub(crate) fn connect(id: RequestId, backend: Backend, permits: Permits) -> (Sink, Generation) {
     let (sender, emissions) = mpsc::unbounded_channel();
     let sink = Sink { emissions: sender, permits };
     (sink, Generation { id, emissions, backend, finished: false })

@@ -36,6 +36,7 @@ use self::report::Report;
 use self::scenario::{Thresholds, Verdict};
 use self::settings::Settings;
 use crate::client::{Client, Target};
+use crate::date::Date;
 use crate::error::CliError;
 use crate::progress::{Progress, Unit};
 
@@ -201,7 +202,7 @@ fn save(
     report: &Report,
     outcomes: &[Outcome],
 ) -> Result<(), CliError> {
-    let date = date(SystemTime::now());
+    let date = Date::of(SystemTime::now()).compact();
     let name =
         settings.result_filename.clone().unwrap_or_else(|| file_name(settings, model, &date));
     let folder = settings.result_dir.as_deref().unwrap_or(Path::new(""));
@@ -224,42 +225,4 @@ fn file_name(settings: &Settings, model: &str, date: &str) -> String {
     // `:?` writes 10.0 as Python does; `{}` would write 10.
     let rate = settings.request_rate;
     format!("{}-{rate:?}qps{concurrency}-{model}-{date}.json", settings.endpoint.backend())
-}
-
-/// `YYYYMMDD-HHMMSS` in UTC.
-fn date(at: SystemTime) -> String {
-    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Howard Hinnant, "chrono-compatible low-level date algorithms", civil_from_days: years begin
-    // in March, so that a leap day is the last of its year.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_are_written_as_in_file_names_of_vllm() {
-        for (seconds, expected) in [
-            (0, "19700101-000000"),
-            (951_782_399, "20000228-235959"),
-            (951_782_400, "20000229-000000"),
-            (1_709_210_096, "20240229-123456"),
-            (1_798_761_599, "20261231-235959"),
-        ] {
-            let at = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-            assert_eq!(date(at), expected);
-        }
-    }
 }

@@ -5,6 +5,7 @@ mod banner;
 mod bench;
 mod chat;
 mod client;
+mod date;
 mod demo;
 mod doctor;
 mod error;

@@ -9,6 +9,7 @@ use clap::CommandFactory;
 
 use super::Check;
 use crate::Cli;
+use crate::date::Date;
 
 /// Available memory below which even a small model does not fit.
 const MEMORY_FAIL: u64 = 256 << 20;
@@ -130,10 +131,10 @@ fn open_files(max: Option<u64>) -> Check {
 
 fn clock(now: SystemTime) -> Check {
     let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let detail = format!("{} s since 1970", seconds.as_secs());
+    let detail = Date::of(now).to_string();
     if seconds < CLOCK_FLOOR {
-        let hint = "set the clock: `created` in answers and all logs carry it";
-        return Check::warn("clock", format!("{detail}, which is before 2026"), hint);
+        let hint = "set the clock: logs and the `created` of answers carry it";
+        return Check::warn("clock", detail, hint);
     }
     Check::ok("clock", detail)
 }
