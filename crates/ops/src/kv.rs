@@ -31,8 +31,11 @@ impl KvLayer {
     /// A cache for `blocks` blocks. Its memory is taken from the operating system as it is used.
     ///
     /// # Errors
-    /// When `dtype` is not bf16, f16 or f32, or the size overflows.
+    /// When `dtype` is not bf16, f16 or f32, a head has no elements, or the size overflows.
     pub fn zeros(blocks: usize, kv_heads: usize, head_dim: usize, dtype: DType) -> Result<Self> {
+        if kv_heads == 0 || head_dim == 0 {
+            bail!("kv cache: {kv_heads} heads of {head_dim}; both need to be at least 1");
+        }
         let shape = KvShape { blocks, kv_heads, head_dim };
         let keys = zeros((blocks, kv_heads, head_dim, BLOCK_TOKENS), dtype)?;
         let values = zeros((blocks, kv_heads, BLOCK_TOKENS, head_dim), dtype)?;

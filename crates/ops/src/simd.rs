@@ -173,4 +173,4 @@ fn bf16_dot_lane(sum: f32, a: u32, b: u32) -> f32 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

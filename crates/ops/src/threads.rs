@@ -19,9 +19,9 @@ use std::thread::JoinHandle;
 use crate::isa::Isa;
 use crate::scratch::Scratch;
 
-/// Polls of the gate before a thread sleeps: some tens of microseconds, longer than the serial
-/// gaps between the ops of a layer and far shorter than a step.
-const SPINS: u32 = 4_000;
+/// Polls of the gate before a thread sleeps. A pause takes up to 140 cycles, so this is some tens
+/// of microseconds: longer than the serial gaps between the ops of a layer, shorter than a step.
+const SPINS: u32 = 1_000;
 
 /// The job takes workers.
 const OPEN: u64 = 1 << 31;

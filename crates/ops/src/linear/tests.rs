@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::*;
 use crate::isa::Isa;
+use crate::simd::tests::say_untested;
 
 fn random(rows: usize, columns: usize, seed: u32) -> Tensor {
     let mut state = seed;
@@ -45,10 +46,9 @@ fn pair_products_have_the_bits_of_widened_products() {
 }
 
 #[test]
-#[allow(clippy::print_stderr)]
 fn the_bf16_path_has_the_bits_of_its_model() {
     if !Isa::Avx512Bf16.is_available() {
-        eprintln!("\n*** NOT TESTED: this CPU has no {} ***\n", Isa::Avx512Bf16);
+        say_untested(Isa::Avx512Bf16);
         return;
     }
     for (rows, inner, outer) in SHAPES {

@@ -1,5 +1,5 @@
 //! Every op against a plain reference, and the guarantees OP-1 to OP-3, through the public API.
-#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, missing_docs)]
 
 mod attention;
 mod linear;
