@@ -162,15 +162,7 @@ impl Weights {
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Self, WeightsError> {
         let archive = Archive::open(checkpoint)?;
-        let mut used = HashSet::new();
-        let mut total = 0;
-        for_each_slot(spec, |slot, shape| {
-            let name = slot.to_string();
-            total += find(&archive, &name, shape)?.0.bytes.len();
-            used.insert(name);
-            Ok(())
-        })?;
-        refuse_unused(&archive, spec, &used)?;
+        let total = bytes_of(&archive, spec)?;
 
         let dtype = match dtype.candle() {
             Some(dtype) => dtype,
@@ -191,6 +183,15 @@ impl Weights {
             progress(done, total);
             Ok(tensor)
         })
+    }
+
+    /// Whether [`Weights::load`] would succeed, from the headers of the files alone: every weight of
+    /// `spec` is there in its shape, and nothing else is. Returns their size in bytes.
+    ///
+    /// # Errors
+    /// As [`Weights::load`].
+    pub fn check(checkpoint: &Checkpoint, spec: &DecoderSpec) -> Result<usize, WeightsError> {
+        bytes_of(&Archive::open(checkpoint)?, spec)
     }
 
     /// The element type of all of them.
@@ -294,6 +295,20 @@ impl Dtype {
             Dtype::F32 => Some(DType::F32),
         }
     }
+}
+
+/// Bytes of the weights of `spec`, once it is sure that they are there and nothing else is.
+fn bytes_of(archive: &Archive, spec: &DecoderSpec) -> Result<usize, WeightsError> {
+    let mut used = HashSet::new();
+    let mut total = 0;
+    for_each_slot(spec, |slot, shape| {
+        let name = slot.to_string();
+        total += find(archive, &name, shape)?.0.bytes.len();
+        used.insert(name);
+        Ok(())
+    })?;
+    refuse_unused(archive, spec, &used)?;
+    Ok(total)
 }
 
 fn find_any<'a>(archive: &'a Archive, name: &str) -> Result<Stored<'a>, WeightsError> {

@@ -44,8 +44,8 @@ pub(crate) fn load(
     };
     let config = ModelConfig::read(&checkpoint).map_err(refused)?;
     let generation = GenerationDefaults::read(&checkpoint, &config).map_err(refused)?;
-    let tokenizer = tokenizer(&checkpoint)?;
-    let template = template(&checkpoint)?;
+    let tokenizer = tokenizer(&checkpoint).map_err(CliError::failure)?;
+    let template = template(&checkpoint).map_err(CliError::failure)?;
 
     let mut progress = None;
     let weights =
@@ -68,20 +68,28 @@ pub(crate) fn load(
     Ok(Loaded { name, source, architecture, model, generation, tokenizer, template, threads })
 }
 
-fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer, CliError> {
+/// Reads `tokenizer.json`.
+///
+/// # Errors
+/// What is wrong with it, for a person.
+pub(crate) fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer, String> {
     let file = "tokenizer.json";
-    let bytes = checkpoint.require(file).map_err(refused)?;
-    Tokenizer::from_bytes(&bytes).map_err(|why| CliError::failure(format!("{file}: {why}")))
+    let bytes = checkpoint.require(file).map_err(|why| why.to_string())?;
+    Tokenizer::from_bytes(&bytes).map_err(|why| format!("{file}: {why}"))
 }
 
-fn template(checkpoint: &Checkpoint) -> Result<Option<ChatTemplate>, CliError> {
-    let text = |file: &str| -> Result<Option<String>, CliError> {
-        let bytes = checkpoint.read(file).map_err(refused)?;
+/// Reads the chat template, from wherever the checkpoint has it.
+///
+/// # Errors
+/// What is wrong with it, for a person.
+pub(crate) fn template(checkpoint: &Checkpoint) -> Result<Option<ChatTemplate>, String> {
+    let text = |file: &str| -> Result<Option<String>, String> {
+        let bytes = checkpoint.read(file).map_err(|why| why.to_string())?;
         let text = bytes.map(Cow::into_owned).map(String::from_utf8).transpose();
-        text.map_err(|why| CliError::failure(format!("{file}: not UTF-8: {why}")))
+        text.map_err(|why| format!("{file}: not UTF-8: {why}"))
     };
     let (config, template) = (text("tokenizer_config.json")?, text("chat_template.jinja")?);
-    ChatTemplate::from_files(config.as_deref(), template.as_deref()).map_err(refused)
+    ChatTemplate::from_files(config.as_deref(), template.as_deref()).map_err(|why| why.to_string())
 }
 
 fn name(folder: &Path) -> String {
