@@ -1,33 +1,40 @@
-//! What the gateway costs: the real server on a real socket, a scripted engine behind it, and the
-//! load generator in the same process.
+//! What the gateway costs: the real server on a real socket, the real front door and actors, an
+//! engine that says tokens from a script, and the load generator, all in one process.
 //!
 //! ```text
 //! cargo bench -p playhouse-gateway [-- SECONDS]
 //! ```
 //!
 //! Prints requests per second of whole answers, latency of one client alone, and streamed tokens
-//! per second with an engine that steps all sequences together.
-#![expect(
-    clippy::disallowed_types,
-    clippy::disallowed_methods,
-    reason = "a benchmark measures real time"
-)]
+//! per second.
+#![expect(clippy::disallowed_types, reason = "a benchmark measures real time")]
 #![expect(clippy::print_stdout, reason = "a benchmark reports on standard output")]
+
+#[path = "../../cluster/tests/engines/scripted.rs"]
+mod scripted;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use playhouse_cluster::FrontDoor;
+use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig};
 use playhouse_gateway::{ChatTemplate, Gateway, GatewayConfig, Tokenizer, serve};
+use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
-use playhouse_types::{Emission, FinishReason, GenerateRequest, Sampled};
+use playhouse_types::TokenId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc::UnboundedSender;
 
-type Emissions = UnboundedSender<Emission>;
+use scripted::{engines, no_fault};
+
+const LIMITS: Limits = Limits {
+    max_num_seqs: 256,
+    max_num_batched_tokens: 8192,
+    max_model_len: 4096,
+    kv_blocks: 1 << 16,
+    prefix_caching: true,
+};
 
 const TEMPLATE: &str = "{% for message in messages %}{{- '<|im_start|>' + message['role'] + '\\n' + \
     message['content'] + '<|im_end|>' + '\\n' }}{%- endfor %}{{- '<|im_start|>assistant\\n' }}";
@@ -44,20 +51,12 @@ fn main() {
         .expect("a runtime");
     runtime.block_on(async {
         whole_answers(period).await;
-        for step in [Duration::ZERO, Duration::from_micros(200)] {
-            streams(period, step).await;
-        }
+        streams(period).await;
     });
 }
 
 async fn whole_answers(period: Duration) {
-    // Sixteen tokens, all there at once: the engine costs nothing.
-    let address = start(|request, emissions| {
-        for index in 0..16 {
-            drop(emissions.send(token(&request, index, 16)));
-        }
-    })
-    .await;
+    let address = start().await;
     let request = chat(r#""max_tokens":16"#);
     let answers = gather(CLIENTS, period, address, request.clone()).await;
     let rate = answers.len() as f64 / period.as_secs_f64();
@@ -68,8 +67,8 @@ async fn whole_answers(period: Duration) {
     println!("one client:      p50 {:.3} ms, p99 {:.3} ms", at(0.5), at(0.99));
 }
 
-async fn streams(period: Duration, step: Duration) {
-    let address = start(stepping_engine(step)).await;
+async fn streams(period: Duration) {
+    let address = start().await;
     let request = chat(r#""max_tokens":256,"stream":true"#);
     let started = Instant::now();
     let clients: Vec<_> = (0..CLIENTS)
@@ -80,7 +79,7 @@ async fn streams(period: Duration, step: Duration) {
         events += client.await.expect("a client does not panic");
     }
     let rate = events as f64 / started.elapsed().as_secs_f64();
-    println!("streamed tokens: {rate:>9.0} tokens/s    ({CLIENTS} streams, engine step {step:?})");
+    println!("streamed tokens: {rate:>9.0} tokens/s    ({CLIENTS} streams)");
 }
 
 /// The times of all requests of `clients` connections within `period`.
@@ -160,14 +159,23 @@ fn chat(fields: &str) -> Arc<[u8]> {
     .into()
 }
 
-async fn start(script: impl Fn(GenerateRequest, Emissions) + Send + Sync + 'static) -> SocketAddr {
+async fn start() -> SocketAddr {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../../tests/reference/tokenizer/tokenizer.json");
     let tokenizer = std::fs::read(file).expect("the reference tokenizer is there");
     let tokenizer = Tokenizer::from_bytes(&tokenizer).expect("loads");
     let template = ChatTemplate::new(TEMPLATE, vec![]).expect("compiles");
-    let door = FrontDoor::scripted(4096, 288, 4096, script);
     let metrics = Arc::new(Metrics::new("tiny"));
+    let deployment = DeploymentConfig {
+        engine: engines(letter, no_fault()),
+        limits: LIMITS,
+        admission: AdmissionLimits { requests: 4096, prompt_tokens: 1 << 22 },
+        vocab: 288,
+        shared_prompt_max: usize::MAX,
+        metrics: Arc::clone(&metrics),
+    };
+    let cluster = Cluster::start(deployment).await.expect("the actors start");
+    let door = cluster.front_door().clone();
     let gateway =
         Gateway::new(GatewayConfig::new("tiny"), door, tokenizer, Some(template), metrics)
             .expect("a valid configuration");
@@ -177,40 +185,7 @@ async fn start(script: impl Fn(GenerateRequest, Emissions) + Send + Sync + 'stat
     address
 }
 
-fn token(request: &GenerateRequest, index: u32, of: u32) -> Emission {
-    Emission {
-        id: request.id,
-        cached_tokens: 0,
-        prompt_logprobs: Vec::new(),
-        token: Some(Sampled { token: 64 + index % 26, logprobs: None }),
-        finish: (index + 1 == of).then_some(FinishReason::Length),
-    }
-}
-
-/// One token for every running sequence in each step, on a thread of its own.
-fn stepping_engine(step: Duration) -> impl Fn(GenerateRequest, Emissions) + Send + Sync {
-    let (admit, admitted) = mpsc::channel::<(GenerateRequest, Emissions)>();
-    std::thread::spawn(move || {
-        let mut running: Vec<(GenerateRequest, Emissions, u32)> = Vec::new();
-        let mut next = Instant::now();
-        loop {
-            if running.is_empty() {
-                let Ok((request, emissions)) = admitted.recv() else { return };
-                running.push((request, emissions, 0));
-            }
-            running.extend(admitted.try_iter().map(|(request, emissions)| (request, emissions, 0)));
-            running.retain_mut(|(request, emissions, index)| {
-                let of = request.sampling.max_tokens;
-                *index += 1;
-                emissions.send(token(request, *index - 1, of)).is_ok() && *index < of
-            });
-            next = (next + step).max(Instant::now());
-            std::thread::sleep(next.saturating_duration_since(Instant::now()));
-        }
-    });
-    let admit = Mutex::new(admit);
-    move |request, emissions| {
-        let admit = admit.lock().expect("no holder panics");
-        admit.send((request, emissions)).expect("the engine runs");
-    }
+/// A letter for each position.
+fn letter(position: usize) -> TokenId {
+    64 + position as TokenId % 26
 }
