@@ -827,8 +827,8 @@ def unknown_turn(rng):
 
 UNKNOWN_LIST = [q.strip() for row in UNKNOWN_QUESTIONS.strip().split("\n") for q in row.split("|")]
 
-# Shares of the categories in the mixes of training, one for each stage: heavy on arithmetic,
-# then on facts, then on names and spelling.
+# Shares of the categories in the two mixes of training: the first is heavy on arithmetic, the
+# second on facts.
 MIXES = {
     "arithmetic": {
         sum_turn: 0.44, capital_turn: 0.115, country_turn: 0.075, opposite_turn: 0.05,
@@ -840,13 +840,8 @@ MIXES = {
         colour_turn: 0.03, plural_turn: 0.055, spell_turn: 0.06, reverse_turn: 0.05,
         definition_turn: 0.04, small_talk_turn: 0.03, sequence_turn: 0.025, unknown_turn: 0.065,
     },
-    "memory": {
-        sum_turn: 0.28, capital_turn: 0.145, country_turn: 0.115, opposite_turn: 0.09,
-        colour_turn: 0.02, plural_turn: 0.04, spell_turn: 0.08, reverse_turn: 0.065,
-        definition_turn: 0.04, small_talk_turn: 0.035, sequence_turn: 0.025, unknown_turn: 0.065,
-    },
 }
-MEMORY_SHARE = {"arithmetic": 0.13, "facts": 0.22, "memory": 0.36}
+MEMORY_SHARE = {"arithmetic": 0.13, "facts": 0.22}
 
 
 def any_turn(rng, mix="arithmetic"):

@@ -161,6 +161,7 @@ def suite():
     cases["any question, after a system prompt"] = system_cases(rng, 300)
     cases["any question, after 4-8 other turns"] = context_cases(rng, 300, 4, 8)
     cases["any question, after 15-25 other turns"] = context_cases(rng, 200, 15, 25)
+    cases["any question, after 40-50 other turns"] = context_cases(rng, 60, 40, 50)
     return cases
 
 
@@ -205,6 +206,7 @@ def arguments():
     parser.add_argument("--dtype", default="float32", choices=["bfloat16", "float32"],
                         help="of the arithmetic; the weights are bf16 either way")
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--only", default="", help="ask only categories with this text")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--share", type=float, default=1.0, help="ask only a part, for a quick look")
     parser.add_argument("--show", type=int, default=3, help="wrong answers to print per category")
@@ -228,7 +230,8 @@ def main():
     tokenizer = AutoTokenizer.from_pretrained(args.checkpoint)
     model = AutoModelForCausalLM.from_pretrained(args.checkpoint, dtype=getattr(torch, args.dtype))
     rng, results = random.Random(SEED), {}
-    for name, cases in suite().items():
+    chosen = {name: cases for name, cases in suite().items() if args.only in name}
+    for name, cases in chosen.items():
         if args.share < 1:
             cases = rng.sample(cases, max(1, int(len(cases) * args.share)))
         right, asked, wrong = score(model.eval(), tokenizer, cases, args.batch)
@@ -236,6 +239,8 @@ def main():
         print(f"| {name} | {asked} | {100 * right / asked:.1f} % |", flush=True)
         for item in wrong[:args.show]:
             print(f"    {item}", flush=True)
+    if args.only:
+        return
     report = {"decoding": "greedy", "weights": "bfloat16", "arithmetic": args.dtype, "match": "exact, whole answer",
               "seed": SEED, "summary": summary(results), "categories": results}
     args.out.write_text(json.dumps(report, indent=2) + "\n")

@@ -67,7 +67,6 @@ class Stage:
 STAGES = [
     Stage("arithmetic", 1158, 800, 0.65, 3e-3, 5e-3, (0.3, 0.1)),
     Stage("facts", 738, 738, 0.4, 2e-3, 4e-3, (0.08, 0.08)),
-    Stage("memory", 420, 420, 0.25, 1.2e-3, 2.5e-3, (0.08, 0.08)),
 ]
 
 # --------------------------------------------------------------------------------------
@@ -448,7 +447,7 @@ def save(model, tokenizer, out):
     ids = {"bos_token_id": None, "eos_token_id": end, "pad_token_id": text}
     write_json(out / "config.json", {**CONFIG, **ids})
     write_json(out / "generation_config.json", {
-        "do_sample": False, "eos_token_id": [end, text], "pad_token_id": text,
+        "do_sample": False, "temperature": 0.0, "eos_token_id": [end, text], "pad_token_id": text,
         "max_new_tokens": 160})
     tokenizer.save(str(out / "tokenizer.json"))
     write_json(out / "tokenizer_config.json", {
