@@ -70,6 +70,16 @@ impl Isa {
         }
     }
 
+    /// Whether it multiplies `bf16` without widening.
+    pub(crate) fn multiplies_bf16(self) -> bool {
+        match self {
+            Self::Avx512Bf16 => true,
+            #[cfg(test)]
+            Self::PairsModel => true,
+            Self::Portable | Self::Avx2 | Self::Avx512 => false,
+        }
+    }
+
     /// Runs a kernel compiled for this set.
     ///
     /// # Panics

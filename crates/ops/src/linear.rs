@@ -7,9 +7,11 @@
 //!
 //! Two loop nests compute the same bits. For few rows, reading the weights once from memory is all
 //! that matters: lanes run along `in`, where both operands are contiguous ([`dot`]). For many rows
-//! the multiply-adds matter: lanes are 16 columns, and each of the 16 partial sums of an element
-//! is a chain of its own ([`outer`]); the weights are widened and transposed for that chunk by
-//! chunk, in cache.
+//! the multiply-adds matter, and widening the weights again for each row would cost as much:
+//! lanes are 16 columns, and each of the 16 partial sums of an element is a chain of its own
+//! ([`outer`]); the weights are widened and transposed for that chunk by chunk, in cache. Where the
+//! CPU multiplies `bf16` as it is stored, nothing is widened, and [`dot`] is the faster for any
+//! number of rows.
 
 mod dot;
 mod outer;
@@ -17,14 +19,15 @@ mod outer;
 use std::ops::Range;
 
 use candle_core::{
-    CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType, bail,
+    CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType, bail,
 };
 
 use crate::Threads;
 use crate::element::{Element, STEP, Shared, elements, load_up_to, store_up_to, with_element};
 use crate::simd::{Shapes, Simd};
 
-/// From this many rows on, transposing the weights pays off (measured with AVX-512).
+/// From this many rows on, transposing the weights pays off, if they are widened anyway (measured
+/// with AVX-512).
 const MANY_ROWS: usize = 48;
 
 /// What is rounded to at the end.
@@ -182,7 +185,8 @@ struct Panels {
 
 impl<E: Element> Product<'_, E> {
     fn compute(self, out: &Output<'_, E>, threads: &Threads) {
-        if self.rows < MANY_ROWS {
+        let as_stored = E::DTYPE == DType::BF16 && threads.isa().multiplies_bf16();
+        if as_stored || self.rows < MANY_ROWS {
             dot::compute(self, out, threads);
         } else {
             outer::compute(self, out, threads);

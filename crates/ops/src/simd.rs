@@ -116,6 +116,20 @@ pub(crate) trait Simd: Copy + Send + Sync {
         let _ = address;
     }
 
+    /// As [`prefetch`](Self::prefetch), into the second-level cache only, which waits for more lines
+    /// at once than the first.
+    #[inline(always)]
+    fn prefetch_l2(self, address: *const f32) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch never faults, and every x86-64 has the instruction.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T1>(address.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = address;
+    }
+
     /// Lane `j` of vector `i` becomes lane `i` of vector `j`.
     #[inline(always)]
     fn transpose(self, vectors: [Self::F; LANES]) -> [Self::F; LANES] {

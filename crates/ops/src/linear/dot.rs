@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Output, Panels, Product, with_shape};
 use crate::Threads;
-use crate::element::{Element, STEP, load_step_up_to, load_up_to};
+use crate::element::{Element, STEP, Shared, load_step_up_to, load_up_to};
 use crate::isa::Kernel;
 use crate::scratch::Line;
 use crate::simd::{LANES, Simd};
@@ -15,13 +15,17 @@ const COLUMNS: usize = 64;
 const COLUMNS_MIN: usize = 8;
 /// Bytes of weights in a chunk, about: later panels find them in the second-level cache.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// Rows staged by one task; a multiple of every panel's height.
+const ROWS_PER_TASK: usize = 48;
 /// Chunks per thread, so that a thread that is held up does not hold up the rest.
 const CHUNKS_PER_THREAD: usize = 4;
 
-/// Stages all rows. A panel lies together, step by step and row by row.
+/// Stages some rows. A panel lies together, step by step and row by row. Tasks begin where panels
+/// do.
 struct Stage<'a, E> {
     product: Product<'a, E>,
-    staged: &'a mut [Line],
+    rows: Range<usize>,
+    staged: &'a Shared<'a, Line>,
 }
 
 /// Some columns for all rows.
@@ -44,7 +48,10 @@ pub(super) fn compute<E: Element>(product: Product<'_, E>, out: &Output<'_, E>, 
     let Product { rows, inner, outer, .. } = product;
     let isa = threads.isa();
     let mut staged = threads.scratch().lines(2 * inner.div_ceil(STEP) * rows);
-    isa.dispatch(Stage { product, staged: &mut staged });
+    let shared = Shared::new(&mut staged);
+    threads.run_ranges(rows, ROWS_PER_TASK, |rows| {
+        isa.dispatch(Stage { product, rows, staged: &shared });
+    });
     let cached = CHUNK_BYTES / (inner * size_of::<E>()).max(1);
     let balanced = outer.div_ceil(CHUNKS_PER_THREAD * threads.count());
     let columns = cached.min(balanced).next_multiple_of(COLUMNS_MIN).min(COLUMNS);
@@ -58,10 +65,11 @@ pub(super) fn compute<E: Element>(product: Product<'_, E>, out: &Output<'_, E>, 
 impl<E: Element> Kernel for Stage<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Product { x, inner, rows, .. } = self.product;
+        let Product { x, inner, .. } = self.product;
         let (row_lines, lines) = (self.product.lines::<S>(), E::lines::<S>());
-        for (row, height) in Panels::new(0..rows, S::DOT_SHAPES) {
-            let panel = &mut self.staged[row * row_lines..(row + height) * row_lines];
+        for (row, height) in Panels::new(self.rows, S::DOT_SHAPES) {
+            // SAFETY: panels are disjoint, and each is in one task.
+            let panel = unsafe { self.staged.part(row * row_lines..(row + height) * row_lines) };
             for r in 0..height {
                 let x = &x[(row + r) * inner..(row + r + 1) * inner];
                 for (step, x) in x.chunks(STEP).enumerate() {
@@ -87,7 +95,7 @@ impl<E: Element> Kernel for Chunk<'_, E> {
             let x = &self.staged[row * row_lines..(row + height) * row_lines];
             let panel = Panel { chunk: &self, row, x };
             with_shape!(S::DOT_SHAPES, height, M, N => panel.compute::<S, M, N>(simd),
-                (4, 4) (2, 4) (2, 2) (1, 4) (1, 2));
+                (6, 4) (4, 4) (2, 4) (2, 2) (1, 4) (1, 2) (1, 1));
         }
     }
 }
@@ -100,13 +108,18 @@ impl<E: Element> Panel<'_, '_, E> {
     fn compute<S: Simd, const M: usize, const N: usize>(&self, simd: S) {
         let columns = self.chunk.columns.clone();
         let mut sums = [[0.0f32; COLUMNS]; M];
+        // The first panel finds the weights in memory, later ones in the second-level cache.
         let mut column = 0;
         while column + N <= columns.len() {
-            self.tile::<S, M, N>(simd, column, &mut sums);
+            if self.row == 0 {
+                self.tile::<S, M, N, true>(simd, column, &mut sums);
+            } else {
+                self.tile::<S, M, N, false>(simd, column, &mut sums);
+            }
             column += N;
         }
         while column < columns.len() {
-            self.tile::<S, M, 1>(simd, column, &mut sums);
+            self.tile::<S, M, 1, false>(simd, column, &mut sums);
             column += 1;
         }
         for m in 0..M {
@@ -123,9 +136,10 @@ impl<E: Element> Panel<'_, '_, E> {
         }
     }
 
-    /// `M` rows by `N` columns from `column` of the chunk.
+    /// `M` rows by `N` columns from `column` of the chunk; with `AHEAD`, the weights of the next tile
+    /// are fetched meanwhile.
     #[inline(always)]
-    fn tile<S: Simd, const M: usize, const N: usize>(
+    fn tile<S: Simd, const M: usize, const N: usize, const AHEAD: bool>(
         &self,
         simd: S,
         column: usize,
@@ -142,9 +156,12 @@ impl<E: Element> Panel<'_, '_, E> {
         for step in 0..full {
             let mut right = [[simd.splat(0.0); 2]; N];
             for n in 0..N {
+                let from = weight.as_ptr().wrapping_add(n * inner + step * STEP);
+                if AHEAD {
+                    simd.prefetch_l2(from.wrapping_add(N * inner).cast());
+                }
                 // SAFETY: `step` is a full step of column `n`.
-                right[n] =
-                    unsafe { E::load_step(simd, weight.as_ptr().add(n * inner + step * STEP)) };
+                right[n] = unsafe { E::load_step(simd, from) };
             }
             for m in 0..M {
                 for n in 0..N {
