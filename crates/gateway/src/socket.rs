@@ -1,8 +1,8 @@
 //! A client's socket with deadlines, which hyper does not have (or, for headers, counts from the
 //! end of the previous answer, so that an idle connection would be cut as early as a slow one).
 //!
-//! - **SOC-1** the head of a request must be complete `header_timeout` after its first byte; on a
-//!   new connection, after its start.
+//! - **SOC-1** the head of a request must be complete `header_timeout` after its first byte, or it
+//!   is answered with 408; on a new connection the first byte must come as soon.
 //! - **SOC-2** between requests a connection may be silent for `idle_timeout`.
 //! - **SOC-3** a client that does not take a byte of its answer for `write_timeout` is dropped.
 //! - **SOC-4** the bare errors hyper itself writes (400, 414, 431) get a body in OpenAI's shape.
@@ -202,7 +202,12 @@ impl AsyncRead for Socket {
             }
             return Poll::Ready(Ok(()));
         }
-        this.poll_deadline(cx)?;
+        let passed = this.poll_deadline(cx);
+        if passed.is_err() && matches!(this.waiting, Waiting::Head(_)) {
+            // Nobody else writes: no answer is being made. Best effort, as the client may be gone.
+            let _ = this.stream.try_write(&head_timed_out(this.header_timeout));
+        }
+        passed?;
         Poll::Pending
     }
 }
@@ -266,6 +271,14 @@ fn bare_error(bytes: &[u8]) -> Option<StatusCode> {
     is_bare.then(|| StatusCode::from_bytes(status).ok())?
 }
 
+/// The whole response to a head that does not end.
+fn head_timed_out(limit: Duration) -> BytesMut {
+    let status = StatusCode::REQUEST_TIMEOUT;
+    let message = format!("the headers of the request did not arrive within {limit:?}");
+    let bare = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    with_error(bare.as_bytes(), &ApiError::refused(status, "headers_timeout", message))
+}
+
 /// The same response with an error object.
 fn with_body(head: &[u8], status: StatusCode) -> BytesMut {
     let (code, message) = match status {
@@ -275,8 +288,12 @@ fn with_body(head: &[u8], status: StatusCode) -> BytesMut {
         StatusCode::URI_TOO_LONG => ("uri_too_long", "the request target is too long"),
         _ => ("malformed_http", "the request is not valid HTTP/1.1"),
     };
+    with_error(head, &ApiError::refused(status, code, message))
+}
+
+fn with_error(head: &[u8], error: &ApiError) -> BytesMut {
     let mut body = BytesMut::new();
-    ApiError::refused(status, code, message).write(&mut body);
+    error.write(&mut body);
     let head = String::from_utf8_lossy(head);
     let fields = format!("content-type: application/json\r\ncontent-length: {}", body.len());
     let head = head.replacen("content-length: 0", &fields, 1);
