@@ -141,6 +141,7 @@ impl Bench {
             slot: Slot(slot),
             start: 0,
             tokens: context as u32,
+            sampled: None,
             new_blocks: (0..SEAT_BLOCKS as u32)
                 .map(|block| BlockId(slot * SEAT_BLOCKS as u32 + block))
                 .collect(),
@@ -161,10 +162,12 @@ impl Bench {
         self.fill(batch, context, temperature);
         let mut times = Vec::new();
         for step in 0..STEPS {
+            // Any token will do: what matters is how long it takes.
             let run = |slot| Run {
                 slot: Slot(slot),
                 start: (context + step) as u32,
                 tokens: 1,
+                sampled: Some(step as TokenId),
                 new_blocks: Vec::new(),
                 logits: Logits::Last,
             };

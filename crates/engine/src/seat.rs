@@ -43,9 +43,13 @@ impl Seat {
         Self { tokens: tokens.to_vec(), prompt_tokens, cached, blocks, sampling, state }
     }
 
-    /// Takes the new blocks of a run and says what to feed, and what becomes of each output.
+    /// Takes the token and the blocks that are new with a run and says what to feed, and what becomes of each output.
     pub(crate) fn begin(&mut self, run: &Run, kv_blocks: usize) -> (Chunk, Vec<Output>) {
         let slot = run.slot;
+        if let Some(token) = run.sampled {
+            self.tokens.push(token);
+            self.state.push(token);
+        }
         let (start, fed) = (run.start as usize, run.tokens as usize);
         let (end, known) = (start + fed, self.tokens.len());
         assert!(fed > 0, "{slot}: a run of no tokens");
@@ -106,11 +110,9 @@ impl Seat {
         sampling::token_logprobs(logits, token, self.sampling.prompt_logprobs.unwrap_or(0))
     }
 
-    /// Samples the next token and appends it.
-    pub(crate) fn sample(&mut self, logits: &[f32]) -> Sampled {
+    /// Samples the next token.
+    pub(crate) fn sample(&self, logits: &[f32]) -> Sampled {
         let token = sampling::sample(logits, &self.sampling, &self.state);
-        self.tokens.push(token);
-        self.state.push(token);
         let count = self.sampling.logprobs;
         let logprobs = count.map(|count| sampling::token_logprobs(logits, token, count));
         Sampled { token, logprobs }

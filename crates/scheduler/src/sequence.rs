@@ -27,6 +27,8 @@ pub(crate) struct Sequence {
     pub(crate) blocks: Vec<BlockId>,
     /// Blocks, from the first, which were offered to the prefix index or came from it.
     pub(crate) published: usize,
+    /// Known tokens that the engine has been told.
+    told: usize,
     /// A step with this sequence has not been applied.
     pub(crate) in_flight: bool,
     /// Prompt log-probabilities emitted: those of positions `1..=reported`.
@@ -61,6 +63,7 @@ impl Sequence {
             computed: 0,
             blocks: Vec::new(),
             published: 0,
+            told: 0,
             in_flight: false,
             reported: 0,
             suspect_until: None,
@@ -90,6 +93,14 @@ impl Sequence {
             return Arc::clone(&self.request.prompt);
         }
         self.request.prompt.iter().chain(&self.generated).copied().collect()
+    }
+
+    /// The token that was sampled since the engine was last told of one.
+    pub(crate) fn tell(&mut self) -> Option<TokenId> {
+        let news = self.known() - self.told;
+        assert!(news <= 1, "{} has {news} tokens that the engine does not know", self.request.id);
+        self.told += news;
+        self.generated.last().copied().filter(|_| news == 1)
     }
 
     /// The next token has no room in the block table.
@@ -135,6 +146,7 @@ impl Sequence {
     pub(crate) fn seat(&mut self, blocks: Vec<BlockId>, cached: usize, now: Duration) {
         self.blocks = blocks;
         self.computed = cached;
+        self.told = self.known();
         self.published = cached / BLOCK_TOKENS;
         self.cached_tokens.get_or_insert(cached);
         self.seated.get_or_insert(now);

@@ -230,7 +230,7 @@ impl World {
             }
             self.printed.push('\n');
         }
-        for Run { slot, start, tokens, new_blocks, logits } in &plan.runs {
+        for Run { slot, start, tokens, sampled: _, new_blocks, logits } in &plan.runs {
             let _ = write!(self.printed, "  {} {start}..{}", self.name_of(*slot), start + tokens);
             new_blocks.iter().for_each(|block| self.printed += &format!(" +{}", block.0));
             self.printed += match logits {

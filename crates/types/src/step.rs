@@ -1,7 +1,9 @@
 //! The contract between scheduler and engine: a plan down, an outcome up.
 //!
 //! An engine keeps one seat per [`Slot`]: the sampling parameters, the tokens so far and the block
-//! table. A plan changes seats in this order: `released`, then `admitted`, then `runs`.
+//! table. A plan changes seats in this order: `released`, then `admitted`, then `runs`. What an
+//! engine samples it only reports: the token comes back with the run that feeds it, so that every
+//! rank of a replica learns it in the same way, whichever of them sampled it.
 
 use std::sync::Arc;
 
@@ -46,6 +48,8 @@ pub struct Run {
     pub start: u32,
     /// How many tokens to feed. The engine knows them: admitted, or sampled since.
     pub tokens: u32,
+    /// Appended to the sequence first: the token sampled from its last run.
+    pub sampled: Option<TokenId>,
     /// Blocks appended to the block table before running.
     pub new_blocks: Vec<BlockId>,
     /// Which positions need logits.

@@ -52,11 +52,10 @@ fn run(script: Script, lengths: &mut HashMap<Slot, usize>, plan: StepPlan) -> St
     }
     let outcome = |run: &Run| {
         let length = lengths.get_mut(&run.slot).expect("an admitted slot");
+        *length += usize::from(run.sampled.is_some());
         let last = (run.start + run.tokens) as usize == *length;
-        let sampled = (last && run.logits != Logits::None).then(|| {
-            *length += 1;
-            Sampled { token: script(*length - 1), logprobs: None }
-        });
+        let sampled = (last && run.logits != Logits::None)
+            .then(|| Sampled { token: script(*length), logprobs: None });
         RunOutcome { slot: run.slot, sampled, prompt_logprobs: Vec::new() }
     };
     let runs = plan.runs.iter().map(outcome).collect();

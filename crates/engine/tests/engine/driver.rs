@@ -51,6 +51,8 @@ pub(crate) struct Generated {
 struct Progress {
     fed: usize,
     known: usize,
+    /// Sampled, and not yet told to the engine.
+    unsaid: Option<TokenId>,
     generated: Generated,
 }
 
@@ -185,7 +187,7 @@ impl Progress {
     fn new(sequence: &Sequence) -> Self {
         let fed = sequence.cached.len() * BLOCK_TOKENS;
         let generated = Generated { blocks: sequence.cached.clone(), ..Generated::default() };
-        Self { fed, known: sequence.prompt.len(), generated }
+        Self { fed, known: sequence.prompt.len(), unsaid: None, generated }
     }
 
     fn run(
@@ -206,11 +208,13 @@ impl Progress {
             (_, true) => Logits::Last,
             (_, false) => Logits::None,
         };
-        Run { slot, start: start as u32, tokens: count as u32, new_blocks, logits }
+        let sampled = self.unsaid.take();
+        Run { slot, start: start as u32, tokens: count as u32, sampled, new_blocks, logits }
     }
 
     fn settle(&mut self, outcome: RunOutcome) {
-        self.known += usize::from(outcome.sampled.is_some());
+        self.unsaid = outcome.sampled.as_ref().map(|sampled| sampled.token);
+        self.known += usize::from(self.unsaid.is_some());
         self.generated.prompt_logprobs.extend(outcome.prompt_logprobs);
         self.generated.sampled.extend(outcome.sampled);
     }
@@ -224,7 +228,8 @@ impl Driver {
         admitted.tokens = tokens.clone().into();
         let blocks = self.free.split_off(self.free.len() - tokens.len().div_ceil(BLOCK_TOKENS));
         let (tokens, logits) = (tokens.len() as u32, Logits::Last);
-        let run = Run { slot: Slot(0), start: 0, tokens, new_blocks: blocks, logits };
+        let run =
+            Run { slot: Slot(0), start: 0, tokens, sampled: None, new_blocks: blocks, logits };
         let plan = self.plan(vec![admitted], vec![run]);
         self.port.submit(plan).unwrap();
         let sampled = self.outcome().runs[0].sampled.clone().unwrap();

@@ -24,7 +24,7 @@ fn admitted(slot: u32) -> Admitted {
 
 fn run(start: u32, tokens: u32, blocks: &[u32]) -> Run {
     let new_blocks = blocks.iter().map(|&block| BlockId(block)).collect();
-    Run { slot: Slot(0), start, tokens, new_blocks, logits: Logits::None }
+    Run { slot: Slot(0), start, tokens, sampled: None, new_blocks, logits: Logits::None }
 }
 
 #[test]

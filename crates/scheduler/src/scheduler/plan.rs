@@ -249,6 +249,7 @@ impl Draft {
             slot,
             start: as_u32(sequence.computed),
             tokens: as_u32(tokens),
+            sampled: sequence.tell(),
             new_blocks,
             logits: sequence.logits(tokens),
         });

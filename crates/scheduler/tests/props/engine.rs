@@ -26,6 +26,8 @@ struct Entry {
 /// One sequence, as executed so far.
 struct Seat {
     tokens: Vec<TokenId>,
+    /// Sampled, and not yet brought back by a run.
+    unsaid: Option<TokenId>,
     prompt: usize,
     sampling: Arc<SamplingParams>,
     salt: u64,
@@ -100,6 +102,7 @@ impl Engine {
             let salt = salts[&admitted.sampling.seed];
             let seat = Seat {
                 tokens: admitted.tokens.to_vec(),
+                unsaid: None,
                 prompt: admitted.prompt_tokens as usize,
                 sampling: admitted.sampling,
                 salt,
@@ -120,6 +123,8 @@ impl Engine {
         let (start, end) = (run.start as usize, (run.start + run.tokens) as usize);
         self.check_writes(run.slot, start, end);
         let seat = self.seats.get_mut(&run.slot).expect("a run has a seat");
+        assert_eq!(run.sampled, seat.unsaid.take(), "a run brings the token sampled before it");
+        seat.tokens.extend(run.sampled);
         assert_eq!(start, seat.computed, "runs of {} are contiguous", run.slot);
         assert!(start < end && end <= seat.tokens.len(), "{start}..{end} of {}", seat.tokens.len());
         let mut history = 0;
@@ -146,7 +151,7 @@ impl Engine {
             if run.logits == Logits::All { reported.collect() } else { Vec::new() };
         let sampled = samples.then(|| {
             let token = sample(history, &seat.sampling, seat.tokens.len() - seat.prompt);
-            seat.tokens.push(token);
+            seat.unsaid = Some(token);
             Sampled { token, logprobs: None }
         });
         RunOutcome { slot: run.slot, sampled, prompt_logprobs }
