@@ -1,4 +1,42 @@
 //! The sizes of a model: all that planning needs to know of a checkpoint.
+//!
+//! - **SH-1** every size of a shape that [`ModelShape::parse`] returns is within [`limits`].
+//! - **SH-2** a `config.json` that is refused gives one [`ShapeError`] naming the key, what was found
+//!   and what is expected. No content panics.
+//! - **SH-3** [`ModelShape::parameters`] and [`ModelShape::checkpoint_bytes`] are exact for the
+//!   families of the table in `family`; a foreign decoder is counted as Llama with its sizes.
+//!
+//! Not here: whether Playhouse can run the model (see `playhouse-model`).
+
+mod family;
+mod fields;
+mod quantization;
+
+use self::fields::{Fields, parse_object};
+use crate::Inventory;
+
+/// Largest sizes a config may ask for: beyond the largest published models by an order of
+/// magnitude, and small enough that no product of theirs overflows 64 bits.
+pub mod limits {
+    /// Transformer layers.
+    pub const LAYERS: u64 = 1024;
+    /// Query heads.
+    pub const HEADS: u64 = 4096;
+    /// Width of a head, and of its parts.
+    pub const HEAD_DIM: u64 = 1024;
+    /// Rank of a compressed projection.
+    pub const RANK: u64 = 16_384;
+    /// Width of the residual stream.
+    pub const HIDDEN: u64 = 131_072;
+    /// Width between the feed-forward projections.
+    pub const INNER: u64 = 1 << 20;
+    /// Experts of a layer.
+    pub const EXPERTS: u64 = 4096;
+    /// Tokens in the vocabulary.
+    pub const VOCAB: u64 = 4 << 20;
+    /// Positions.
+    pub const POSITIONS: u64 = 1 << 30;
+}
 
 /// The sizes that `config.json` gives, for dense, mixture-of-experts and latent-attention decoders.
 /// Wider than what the engine runs: a layout can be planned for a model that Playhouse cannot serve.
@@ -16,8 +54,14 @@ pub struct ModelShape {
     pub tied_embeddings: bool,
     /// First to last.
     pub layers: Vec<LayerShape>,
-    /// How weights are stored.
+    /// How the matrices of attention and feed-forward are stored.
     pub weights: WeightType,
+    /// How everything else is stored: embeddings, head, norms, biases, routers. Equals `weights`
+    /// when nothing is quantized.
+    pub plain: WeightType,
+    /// Parts of tensor names that quantization leaves alone, such as `self_attn` or
+    /// `model.layers.3.mlp` (`modules_to_not_convert`).
+    pub unquantized: Vec<String>,
 }
 
 /// One layer.
@@ -87,6 +131,8 @@ pub enum FfnShape {
         inner: u64,
         /// Width of the experts that every token passes; 0 for none.
         shared_inner: u64,
+        /// What the shared experts give is scaled by a gate of its own (Qwen2-MoE).
+        shared_gate: bool,
         /// Groups of which the router picks some first (`n_group`); 1 for none.
         groups: u64,
         /// The router adds a bias per expert before choosing (`e_score_correction_bias`).
@@ -114,5 +160,75 @@ pub enum WeightType {
         bits: u8,
         /// Inputs that share a scale; 0 means all.
         group: u64,
+        /// An index of the group of each input is stored (`gptq`).
+        index: bool,
     },
+}
+
+/// Why a `config.json` was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShapeError {
+    /// The file is not JSON, or its top level is no object.
+    #[error("config.json: expected a JSON object: {0}")]
+    Json(String),
+    /// A value cannot be used.
+    #[error("config.json: key `{key}`: found {found}, expected {expected}")]
+    Key {
+        /// Path of the key within the file.
+        key: String,
+        /// Its value, shortened.
+        found: String,
+        /// What would be accepted.
+        expected: String,
+    },
+}
+
+// === impl ModelShape ===
+
+impl ModelShape {
+    /// Reads the text of a `config.json`.
+    ///
+    /// Known families keep the defaults of their config classes in transformers; of any other
+    /// decoder the standard keys are required. A multimodal file is read at its `text_config`.
+    ///
+    /// # Errors
+    /// When a size is missing or out of [`limits`], or the quantization is unknown (**SH-2**).
+    pub fn parse(config_json: &[u8]) -> Result<Self, ShapeError> {
+        let map = parse_object(config_json)?;
+        let top = Fields::new(&map);
+        let text = top.object("text_config")?.filter(|_| top.value("hidden_size").is_none());
+        family::shape(&top, text.as_ref().unwrap_or(&top))
+    }
+
+    /// Weights of the model, each counted once: a tied head adds none. Without the extra layers of
+    /// multi-token prediction.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        Inventory::of(self).all().map(crate::Weight::parameters).fold(0, u64::saturating_add)
+    }
+
+    /// Bytes of the tensors of a checkpoint of this shape, scales and zero points included.
+    #[must_use]
+    pub fn checkpoint_bytes(&self) -> u64 {
+        Inventory::of(self).all().map(crate::Weight::bytes).fold(0, u64::saturating_add)
+    }
+
+    /// Whether a layer routes to experts.
+    #[must_use]
+    pub fn is_moe(&self) -> bool {
+        self.layers.iter().any(|layer| matches!(layer.ffn, FfnShape::Moe { .. }))
+    }
+}
+
+// === impl WeightType ===
+
+impl WeightType {
+    /// Bytes of one plain value; a quantized type is unpacked to two.
+    #[must_use]
+    pub fn plain_bytes(self) -> u64 {
+        match self {
+            WeightType::F32 => 4,
+            _ => 2,
+        }
+    }
 }

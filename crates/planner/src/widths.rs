@@ -12,6 +12,10 @@ pub struct Widths {
     pub stages: u32,
     /// Ranks of a stage: `tensor * prefill_context`.
     pub stage_ranks: u32,
+    /// Ranks of a stage, context aside; the vocabulary is split over them.
+    pub tensor: u32,
+    /// Ranks that split the dense layers and the shared experts.
+    pub dense_tensor: u32,
     /// Attention-DP groups of a stage.
     pub attention_data: u32,
     /// Ranks that split the tokens of a request in attention.
@@ -56,6 +60,8 @@ impl Widths {
             replicas: spec.data,
             stages: spec.pipeline,
             stage_ranks,
+            tensor: spec.tensor,
+            dense_tensor: spec.moe_dense_tensor.unwrap_or(spec.tensor),
             attention_data: spec.attention_data,
             attention_context,
             attention_tensor,
@@ -66,6 +72,18 @@ impl Widths {
             moe_cluster: spec.moe_cluster,
             expert_replicas,
         }
+    }
+
+    /// Ranks over which whole experts are spread, those of other replicas included.
+    #[must_use]
+    pub fn expert(&self) -> u32 {
+        self.moe_expert.saturating_mul(self.expert_replicas)
+    }
+
+    /// Ranks that split one expert.
+    #[must_use]
+    pub fn expert_slices(&self) -> u32 {
+        self.moe_tensor.saturating_mul(self.moe_cluster)
     }
 
     /// Ranks of a replica.
