@@ -6,19 +6,30 @@
 //! - **IN-2** bytes include scales, zero points and group indices of quantized matrices, counted for
 //!   the slice a rank holds.
 
-use crate::{AttentionShape, FfnShape, LayerShape, ModelShape, WeightType};
+use crate::{AttentionShape, FfnShape, LayerShape, ModelShape, Slice, WeightType};
 
 /// All weights of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inventory {
     /// The embedding table.
     pub embedding: Weight,
-    /// The weights of each layer.
-    pub layers: Vec<Vec<Weight>>,
+    /// Layers with equal weights, first to last.
+    pub runs: Vec<LayerRun>,
     /// The norm before the head.
     pub norm: Weight,
     /// The head, unless it is the embedding table.
     pub head: Option<Weight>,
+}
+
+/// Consecutive layers with equal weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerRun {
+    /// Which.
+    pub layers: Slice,
+    /// One of them.
+    pub shape: LayerShape,
+    /// The weights of one of them.
+    pub weights: Vec<Weight>,
 }
 
 /// A matrix, `outputs × inputs`, or a vector, `outputs × 1`; `count` of them.
@@ -85,16 +96,34 @@ impl Inventory {
         };
         Self {
             embedding: vocab,
-            layers: (0..).zip(&shape.layers).map(|(at, layer)| weights(shape, at, layer)).collect(),
+            runs: runs(shape),
             norm: Weight::vector("norm", shape.hidden, shape.plain),
             head: (!shape.tied_embeddings).then_some(Weight { name: "lm_head", ..vocab }),
         }
     }
 
-    /// Every weight once.
-    pub fn all(&self) -> impl Iterator<Item = &Weight> {
-        let ends = [&self.embedding, &self.norm];
-        ends.into_iter().chain(&self.head).chain(self.layers.iter().flatten())
+    /// The weights outside of the layers.
+    pub fn ends(&self) -> impl Iterator<Item = &Weight> {
+        [&self.embedding, &self.norm].into_iter().chain(&self.head)
+    }
+
+    /// Sum of a measure over every weight, each counted once.
+    #[must_use]
+    pub fn total(&self, measure: impl Fn(&Weight) -> u64 + Copy) -> u64 {
+        let sum = |sum: u64, next: u64| sum.saturating_add(next);
+        let of_run = |run: &LayerRun| {
+            product(&[run.weights.iter().map(measure).fold(0, sum), run.layers.count])
+        };
+        self.ends().map(measure).chain(self.runs.iter().map(of_run)).fold(0, sum)
+    }
+
+    /// The runs within `layers`, each with how many of its layers are.
+    pub fn runs_in(&self, layers: Slice) -> impl Iterator<Item = (&LayerRun, u64)> {
+        self.runs.iter().filter_map(move |run| {
+            let first = run.layers.first.max(layers.first);
+            let count = run.layers.end().min(layers.end()).saturating_sub(first);
+            (count > 0).then_some((run, count))
+        })
     }
 
     /// The matrix that gives the logits.
@@ -102,6 +131,24 @@ impl Inventory {
     pub fn logits(&self) -> &Weight {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
+}
+
+fn runs(shape: &ModelShape) -> Vec<LayerRun> {
+    let mut runs: Vec<LayerRun> = Vec::new();
+    for (at, layer) in shape.layers.iter().enumerate() {
+        // Only modules that quantization skips make equal shapes differ.
+        let known = runs.last().filter(|run| run.shape == *layer && shape.unquantized.is_empty());
+        let weights = known.map_or_else(|| weights(shape, at, layer), |run| run.weights.clone());
+        match runs.last_mut() {
+            Some(run) if run.shape == *layer && run.weights == weights => run.layers.count += 1,
+            _ => runs.push(LayerRun {
+                layers: Slice { first: at as u64, count: 1 },
+                shape: layer.clone(),
+                weights,
+            }),
+        }
+    }
+    runs
 }
 
 /// The weights of one layer, `at` layers into the model.
@@ -272,11 +319,17 @@ impl Weight {
     }
 
     /// The part of one rank: outputs, inputs and count, where `held` gives the units of an axis that
-    /// the rank holds and `experts` its experts.
+    /// the rank holds, and `experts` how many of so many experts.
     #[must_use]
-    pub fn part(&self, held: impl Fn(Axis) -> u64, experts: u64) -> (u64, u64, u64) {
+    pub fn part(
+        &self,
+        held: impl Fn(Axis) -> u64,
+        experts: impl Fn(u64) -> u64,
+    ) -> (u64, u64, u64) {
         let count = match self.cut {
-            Cut::Outputs(Axis::ExpertInner(_)) | Cut::Inputs(Axis::ExpertInner(_)) => experts,
+            Cut::Outputs(Axis::ExpertInner(_)) | Cut::Inputs(Axis::ExpertInner(_)) => {
+                experts(self.count)
+            }
             _ => self.count,
         };
         let share =

@@ -204,13 +204,13 @@ impl ModelShape {
     /// multi-token prediction.
     #[must_use]
     pub fn parameters(&self) -> u64 {
-        Inventory::of(self).all().map(crate::Weight::parameters).fold(0, u64::saturating_add)
+        Inventory::of(self).total(crate::Weight::parameters)
     }
 
     /// Bytes of the tensors of a checkpoint of this shape, scales and zero points included.
     #[must_use]
     pub fn checkpoint_bytes(&self) -> u64 {
-        Inventory::of(self).all().map(crate::Weight::bytes).fold(0, u64::saturating_add)
+        Inventory::of(self).total(crate::Weight::bytes)
     }
 
     /// Whether a layer routes to experts.
