@@ -193,17 +193,11 @@ impl Ledger<'_> {
         } else {
             let width = f64::from(expert);
             // A token goes once to each rank that has one of its experts (DeepEP), if not here.
-            #[expect(clippy::cast_precision_loss, reason = "top_k is small")]
             let reached = width * (1.0 - (1.0 - 1.0 / width).powf(top_k as f64));
             let remote = reached * (width - 1.0) / width;
             let own = self.tokens.all().div_ceil(widths.attention_tensor.max(1).into());
             let row = product(&[own, self.hidden, ACTIVATION_BYTES, 2, slices.into(), layers]);
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                clippy::cast_precision_loss,
-                reason = "an estimate; a cast of floats saturates"
-            )]
+            // An estimate; a cast of floats saturates.
             let sent = (row as f64 * remote) as u64;
             let calls = layers.saturating_mul(2);
             self.add(GroupKind::Expert, expert, Operation::AllToAll, calls, sent);
@@ -218,7 +212,10 @@ impl Ledger<'_> {
             self.reduce(GroupKind::Tensor, widths.tensor, tokens, 1);
         }
         if at.stage + 1 < widths.stages {
-            let sent = product(&[self.tokens.all(), self.hidden, ACTIVATION_BYTES]);
+            // Each rank sends its part to its successor, which gathers the rest from its
+            // neighbours, as vLLM does.
+            let whole = product(&[self.tokens.all(), self.hidden, ACTIVATION_BYTES]);
+            let sent = whole.div_ceil(widths.attention_tensor.max(1).into());
             self.add(GroupKind::Pipeline, widths.stages, Operation::Send, 1, sent);
         } else if widths.tensor > 1 {
             let rows = load.sampled.div_ceil(u64::from(widths.attention_data).max(1));

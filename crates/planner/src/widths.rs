@@ -1,10 +1,11 @@
 //! The widths of a [`ParallelSpec`] with everything derived that it leaves open.
 
 use playhouse_types::{ExpertParallel, ParallelSpec};
+use serde::Serialize;
 
 /// Every width of a pool of replicas, in ranks. Derived without judgement: a spec whose products
 /// do not match gives widths whose products do not match, and the rules say so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Widths {
     /// Replicas.
     pub replicas: u32,

@@ -291,13 +291,13 @@ fn qwen_routes(fields: &Fields<'_>, layer: u64) -> Result<bool, ShapeError> {
     let step = fields.count("decoder_sparse_step", 1, limits::LAYERS)?.unwrap_or(1);
     let dense = fields.list("mlp_only_layers")?.unwrap_or_default();
     let dense = dense.iter().any(|value| whole(value) == Some(layer));
-    Ok(!dense && (layer + 1) % step == 0)
+    Ok(!dense && (layer + 1).is_multiple_of(step))
 }
 
 fn deepseek_routes(fields: &Fields<'_>, layer: u64) -> Result<bool, ShapeError> {
     let first = fields.count("first_k_dense_replace", 0, limits::LAYERS)?.unwrap_or(0);
     let every = fields.count("moe_layer_freq", 1, limits::LAYERS)?.unwrap_or(1);
-    Ok(layer >= first && layer % every == 0)
+    Ok(layer >= first && layer.is_multiple_of(every))
 }
 
 fn windows_per_layer(
