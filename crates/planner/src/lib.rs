@@ -6,6 +6,6 @@ mod rules;
 mod shape;
 mod widths;
 
-pub use rules::{RuleSet, Violation, check};
+pub use rules::{Change, Field, RANKS_MAX, RuleSet, Violation, check};
 pub use shape::{AttentionShape, FfnShape, LayerShape, ModelShape, WeightType};
 pub use widths::Widths;
