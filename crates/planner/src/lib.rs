@@ -2,6 +2,7 @@
 //! placement and recommendations out. Pure: no clock, randomness or I/O (**A1**).
 #![forbid(unsafe_code)]
 
+pub mod dialect;
 mod rules;
 mod shape;
 mod widths;

@@ -107,7 +107,10 @@ pub(super) fn tensorrt_llm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
         ));
     }
     // Ulysses leaves the experts to the tensor ranks: each context rank has a copy.
-    let ulysses = context > 1 && spec.decode_context == 1 && widths.attention_context == 1;
+    let ulysses = context > 1
+        && spec.decode_context == 1
+        && widths.attention_context == 1
+        && spec.moe_data != 1;
     let copies = if ulysses { context } else { 1 };
     if spec.moe_data != copies {
         out.push(format!(
