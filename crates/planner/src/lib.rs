@@ -2,6 +2,7 @@
 //! placement and recommendations out. Pure: no clock, randomness or I/O (**A1**).
 #![forbid(unsafe_code)]
 
+pub mod dialect;
 mod explain;
 mod group;
 mod hardware;
@@ -25,12 +26,12 @@ pub use inventory::{Axis, Cut, Inventory, LayerRun, Weight};
 pub use memory::{KvType, RankMemory, Serving};
 pub use placement::{CrossDomain, Placement, PlacementError};
 pub use plan::{Plan, PlannedRank, StageTraffic};
-pub use rank_map::{Coordinates, Experts, RANKS_MAX, RankMap, Share};
+pub use rank_map::{Coordinates, Experts, RankMap, Share};
 pub use recommend::{
     CANDIDATES_MAX, Cuts, Goal, RANKED_MAX, Ranked, Recommendation, Wish, candidates, recommend,
 };
 pub use roofline::{Speed, Workload};
-pub use rules::{RuleSet, Violation, check};
+pub use rules::{Change, Field, RANKS_MAX, RuleSet, Violation, check};
 pub use shape::{
     AttentionShape, FfnShape, LayerShape, ModelShape, ShapeError, WeightType,
     limits as shape_limits,

@@ -1,12 +1,12 @@
 //! Which device each rank gets.
 //!
-//! - **PL-1** no two ranks share a device.
-//! - **PL-2** the ranks of a stage sit in one domain (a node, unless nodes share a fast link). Where
+//! - **PC-1** no two ranks share a device.
+//! - **PC-2** the ranks of a stage sit in one domain (a node, unless nodes share a fast link). Where
 //!   none has room, [`CrossDomain`] says whether that is refused or done with a warning.
-//! - **PL-3** a replica that fits in one domain sits in one; another is spread stage by stage.
+//! - **PC-3** a replica that fits in one domain sits in one; another is spread stage by stage.
 //!   Replicas go where most devices are free, so they spread over the domains.
-//! - **PL-4** the same input gives the same placement.
-//! - **PL-5** given the previous placement, a stage whose devices are all still there does not move;
+//! - **PC-4** the same input gives the same placement.
+//! - **PC-5** given the previous placement, a stage whose devices are all still there does not move;
 //!   of a stage that lost some, ranks stay where its domain still has room for all. Only when that
 //!   makes a stage cross domains that need not is everything placed anew.
 //!
@@ -159,7 +159,7 @@ impl<'a> Floor<'a> {
         self.map.widths().stage_ranks as usize
     }
 
-    /// Leaves every stage where it was, as far as its devices are still there (**PL-5**).
+    /// Leaves every stage where it was, as far as its devices are still there (**PC-5**).
     fn keep(&mut self, previous: &Placement, cross: CrossDomain) {
         let now = |seat: &Seat| {
             let name = previous.nodes.get(seat.node as usize)?;

@@ -165,18 +165,17 @@ fn usable(node: &Node, serving: &Serving) -> u64 {
 
 fn too_small(at: &Coordinates, node: &str, device: u32, memory: &RankMemory) -> Violation {
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-    Violation {
-        rule: "memory-fits",
-        message: format!(
+    Violation::new(
+        "memory-fits",
+        format!(
             "rank {} needs {:.1} GiB for weights and {:.1} GiB for activations; device {device} of \
              {node} has less",
             at.rank,
             gib(memory.weight_bytes),
             gib(memory.workspace_bytes)
         ),
-        fix: "split the model over more ranks (tensor or pipeline), or use smaller steps"
-            .to_owned(),
-    }
+        "split the model over more ranks (tensor or pipeline), or use smaller steps",
+    )
 }
 
 fn traffic(
@@ -213,6 +212,6 @@ impl From<PlacementError> for Violation {
                 format!("use stages of at most {free} ranks and more of them (pipeline)"),
             ),
         };
-        Self { rule, message: refused.to_string(), fix }
+        Self::new(rule, refused.to_string(), fix)
     }
 }

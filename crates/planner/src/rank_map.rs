@@ -16,9 +16,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{AttentionShape, Axis, FfnShape, ModelShape, RuleSet, Slice, Violation, Widths, check};
 
-/// Most ranks of a plan. Ten times the largest clusters that serve one model.
-pub const RANKS_MAX: u64 = 1 << 16;
-
 /// A layout with every rank in its place. Small: coordinates are computed when asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RankMap {
@@ -91,26 +88,14 @@ impl RankMap {
     /// The map of a layout that can run.
     ///
     /// # Errors
-    /// Every rule that `spec` breaks, or that there are more than [`RANKS_MAX`] ranks.
+    /// Every native rule that `spec` breaks.
     pub fn new(spec: &ParallelSpec, shape: &ModelShape) -> Result<Self, Vec<Violation>> {
-        let widths = Widths::of(spec);
-        let world = widths.world();
-        if world == 0 || world > RANKS_MAX {
-            return Err(vec![Violation {
-                rule: "world-size",
-                message: format!(
-                    "{} replicas × {} stages × {} ranks are {world} ranks",
-                    widths.replicas, widths.stages, widths.stage_ranks
-                ),
-                fix: format!("choose widths of at least 1 with a product of at most {RANKS_MAX}"),
-            }]);
-        }
         let violations = check(spec, Some(shape), RuleSet::Native);
         if !violations.is_empty() {
             return Err(violations);
         }
         Ok(Self {
-            widths,
+            widths: Widths::of(spec),
             stages: stages(spec, shape.layers.len() as u64),
             expert_placement: spec.expert_placement,
             redundant_experts: spec.redundant_experts.into(),

@@ -125,7 +125,7 @@ fn every_device_type_is_found_by_its_name_and_has_sane_numbers() {
     }
 }
 
-/// **PL-3**: a replica that fits on a node stays on it; the next goes to the emptiest.
+/// **PC-3**: a replica that fits on a node stays on it; the next goes to the emptiest.
 #[test]
 fn replicas_spread_over_nodes() {
     let placement = place(&map(2, 2, 2), &hardware("2x8xH100"));
@@ -134,7 +134,7 @@ fn replicas_spread_over_nodes() {
     assert_eq!(nodes(&placement), [0, 0, 1, 1, 0, 0, 1, 1]);
 }
 
-/// **PL-2**: tensor inside a node, stages across.
+/// **PC-2**: tensor inside a node, stages across.
 #[test]
 fn stages_of_a_large_replica_go_to_different_nodes() {
     let placement = place(&map(1, 2, 8), &hardware("2x8xH100"));
@@ -168,7 +168,7 @@ fn too_few_devices_are_counted() {
     assert_eq!(refused, PlacementError::TooFew { ranks: 16, devices: 8 });
 }
 
-/// **PL-5**: only the stages of the lost node move.
+/// **PC-5**: only the stages of the lost node move.
 #[test]
 fn a_lost_node_moves_only_its_own_stages() {
     let (map, mut hardware) = (map(3, 1, 4), hardware("4x4xH100"));
@@ -205,7 +205,7 @@ fn new_replicas_go_to_new_nodes_and_old_ones_stay() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
-    /// **PL-1**, **PL-2**, **PL-4**, **PL-5** over random nodes that come, go and shrink.
+    /// **PC-1**, **PC-2**, **PC-4**, **PC-5** over random nodes that come, go and shrink.
     #[test]
     fn placements_hold_while_nodes_come_and_go(
         sizes in prop::collection::vec(1u32..9, 1..7),

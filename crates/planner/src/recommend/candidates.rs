@@ -81,12 +81,12 @@ impl Model {
         }
     }
 
-    /// Whether a decode-context width saves KV that ranks would hold twice.
+    /// Whether a decode-context width splits nothing but copies of KV.
     fn splits_cache(&self, plain: &ParallelSpec, heads: u32, decode_context: u32) -> bool {
         let copies = u64::from(heads).checked_div(self.kv_heads).unwrap_or(0);
         match plain.prefill_context {
             1 => u64::from(decode_context) <= copies,
-            context => decode_context == context,
+            context => decode_context == context && (self.latent || copies >= context.into()),
         }
     }
 
