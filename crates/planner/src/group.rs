@@ -14,7 +14,7 @@ use crate::{Coordinates, RankMap};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupKind {
-    /// Splits the heads (and, unless `Dense` differs, the dense layers).
+    /// Splits the heads.
     Tensor,
     /// Splits the tokens of a prefill.
     Context,
@@ -28,6 +28,8 @@ pub enum GroupKind {
     Data,
     /// Splits dense layers and shared experts.
     Dense,
+    /// Splits embedding and head.
+    Vocab,
     /// Holds different experts.
     Expert,
     /// Splits one expert.
@@ -49,7 +51,7 @@ pub struct Groups {
 
 impl GroupKind {
     /// Every kind.
-    pub const ALL: [GroupKind; 10] = [
+    pub const ALL: [GroupKind; 11] = [
         GroupKind::Tensor,
         GroupKind::Context,
         GroupKind::DecodeContext,
@@ -57,10 +59,17 @@ impl GroupKind {
         GroupKind::Pipeline,
         GroupKind::Data,
         GroupKind::Dense,
+        GroupKind::Vocab,
         GroupKind::Expert,
         GroupKind::MoeTensor,
         GroupKind::MoeData,
     ];
+
+    /// Whether only models with routed experts have such groups.
+    #[must_use]
+    pub fn is_of_experts(self) -> bool {
+        matches!(self, GroupKind::Expert | GroupKind::MoeTensor | GroupKind::MoeData)
+    }
 
     /// The usual abbreviation.
     #[must_use]
@@ -73,6 +82,7 @@ impl GroupKind {
             GroupKind::Pipeline => "PP",
             GroupKind::Data => "DP",
             GroupKind::Dense => "dense-TP",
+            GroupKind::Vocab => "vocabulary",
             GroupKind::Expert => "EP",
             GroupKind::MoeTensor => "MoE-TP",
             GroupKind::MoeData => "MoE-DP",
@@ -95,9 +105,24 @@ impl RankMap {
             GroupKind::Pipeline => widths.stages,
             GroupKind::Data => widths.replicas,
             GroupKind::Dense => widths.dense_tensor,
+            GroupKind::Vocab => widths.tensor,
             GroupKind::Expert => widths.expert(),
             GroupKind::MoeTensor => widths.expert_slices(),
             GroupKind::MoeData => widths.moe_data,
+        }
+    }
+
+    /// The group in which `Dense` and `Vocab` collectives run: the tensor group where it is as wide,
+    /// for both are consecutive ranks.
+    #[must_use]
+    pub fn same_as(&self, kind: GroupKind) -> GroupKind {
+        match kind {
+            GroupKind::Dense | GroupKind::Vocab
+                if self.group_size(kind) == self.group_size(GroupKind::Tensor) =>
+            {
+                GroupKind::Tensor
+            }
+            kind => kind,
         }
     }
 
@@ -135,6 +160,7 @@ impl RankMap {
             GroupKind::Pipeline => [at.replica, at.stage_rank, 0, 0, 0],
             GroupKind::Data => [at.stage, at.stage_rank, 0, 0, 0],
             GroupKind::Dense => within(at.stage_rank / widths.dense_tensor.max(1), 0, 0),
+            GroupKind::Vocab => within(at.stage_rank / widths.tensor.max(1), 0, 0),
             GroupKind::Expert => {
                 let replicas = at.replica / widths.expert_replicas.max(1);
                 [replicas, at.stage, at.moe_data, at.moe_tensor, at.moe_cluster]

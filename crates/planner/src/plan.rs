@@ -19,7 +19,7 @@ pub struct Plan {
     pub serving: Serving,
     /// Every rank in order.
     pub ranks: Vec<PlannedRank>,
-    /// The groups of each kind that has more than one rank.
+    /// The groups of each kind that has more than one rank and is no other's equal.
     pub groups: Vec<Groups>,
     /// What the first rank of each stage of a replica sends in a step full of prompts.
     pub traffic: Vec<StageTraffic>,
@@ -89,7 +89,8 @@ impl Plan {
             ranks: Vec::with_capacity(map.world() as usize),
             groups: GroupKind::ALL
                 .into_iter()
-                .filter(|&kind| map.group_size(kind) > 1)
+                .filter(|&kind| map.group_size(kind) > 1 && map.same_as(kind) == kind)
+                .filter(|kind| shape.is_moe() || !kind.is_of_experts())
                 .map(|kind| map.groups(kind))
                 .collect(),
             traffic: traffic(&map, shape, &inventory, serving),

@@ -165,7 +165,8 @@ impl Ledger<'_> {
         let dense = |ledger: &mut Self| {
             let gathered = widths.dense_tensor.div_ceil(widths.attention_tensor.max(1)).max(1);
             let tokens = ledger.tokens.all().saturating_mul(gathered.into());
-            ledger.reduce(GroupKind::Dense, widths.dense_tensor, tokens, layers);
+            let group = ledger.map.same_as(GroupKind::Dense);
+            ledger.reduce(group, widths.dense_tensor, tokens, layers);
         };
         match layer.ffn {
             FfnShape::Dense { .. } => dense(self),
@@ -208,8 +209,9 @@ impl Ledger<'_> {
         let widths = *self.map.widths();
         let gathered = widths.tensor.div_ceil(widths.attention_tensor.max(1)).max(1);
         let tokens = self.tokens.all().saturating_mul(gathered.into());
+        let group = self.map.same_as(GroupKind::Vocab);
         if at.stage == 0 {
-            self.reduce(GroupKind::Tensor, widths.tensor, tokens, 1);
+            self.reduce(group, widths.tensor, tokens, 1);
         }
         if at.stage + 1 < widths.stages {
             // Each rank sends its part to its successor, which gathers the rest from its
@@ -221,7 +223,7 @@ impl Ledger<'_> {
             let rows = load.sampled.div_ceil(u64::from(widths.attention_data).max(1));
             let whole = product(&[rows, gathered.into(), shape.vocab, ACTIVATION_BYTES]);
             let sent = whole / u64::from(widths.tensor) * u64::from(widths.tensor - 1);
-            self.add(GroupKind::Tensor, widths.tensor, Operation::AllGather, 1, sent);
+            self.add(group, widths.tensor, Operation::AllGather, 1, sent);
         }
     }
 

@@ -212,7 +212,7 @@ fn predictions_follow_the_hardware() {
 #[test]
 fn a_recommendation_prints_layouts_and_reasons() {
     let text = ask("llama-3.1-70b", "8xH100", Goal::Throughput, None).to_string();
-    assert!(text.starts_with("best of 30 layouts (predicted):\n1. DP 2 × PP 1 × TP 4\n"), "{text}");
+    assert!(text.starts_with("best of 20 layouts (predicted):\n1. DP 2 × PP 1 × TP 4\n"), "{text}");
     assert!(text.contains("weights-do-not-fit"), "{text}");
     assert!(text.contains("slower, at best"), "{text}");
 }

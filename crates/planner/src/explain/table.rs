@@ -94,7 +94,7 @@ impl Plan {
                 GroupKind::Pipeline => self.chains(),
                 _ => groups.groups.iter().map(|ranks| set(ranks)).collect(),
             };
-            writeln!(out, "{:<13}{}", format!("{} groups", groups.kind.label()), listed.join(" "))?;
+            writeln!(out, "{:<20}{}", format!("{} groups", groups.kind.label()), listed.join(" "))?;
         }
         Ok(())
     }
