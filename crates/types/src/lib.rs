@@ -10,12 +10,16 @@
 
 mod decoder;
 mod ids;
+mod parallel;
 mod request;
 mod sampling;
 mod step;
 
 pub use decoder::{Activation, Attention, DecoderSpec, FeedForward, LayerSpec, Rope, RopeScaling};
 pub use ids::{BLOCK_TOKENS, BlockId, Epoch, RequestId, Slot, StepId, TokenId};
+pub use parallel::{
+    ExpertBalance, ExpertParallel, ExpertPlacement, LoadBalancing, ParallelSpec, Role,
+};
 pub use request::{Emission, FinishReason, GenerateRequest};
 pub use sampling::{InvalidParam, SamplingParams, TOP_LOGPROBS_MAX};
 pub use step::{Admitted, Logits, Run, RunOutcome, Sampled, StepOutcome, StepPlan, TokenLogprobs};

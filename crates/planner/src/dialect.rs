@@ -1,0 +1,293 @@
+//! The command lines of vLLM, SGLang and TensorRT-LLM, and our own: read, compared, written.
+//!
+//! A command line is read in two steps. The engine's *table* turns words into settings (names,
+//! kinds of values, what is ignored and why); the same table writes settings as words and prints the
+//! help. What the settings mean together, and what the engine would quietly make of them, is a few
+//! lines per engine.
+//!
+//! - **PL-5** nothing is dropped in silence: every word is a setting, a flag listed as ignored with
+//!   the reason, or a [`Problem`]; all problems of a command are reported in one go.
+//! - **PL-6** what an engine would rewrite is applied, because it is what the engine runs, and said
+//!   in a [`Note`].
+//! - **PL-7** what is written for an engine and read back is the same layout; what the engine cannot
+//!   express is listed, and then nothing is written.
+//!
+//! Not here: whether the layout can run (see [`check`](crate::check), which [`Reading::check`] calls).
+
+use playhouse_types::ParallelSpec;
+
+use crate::rules::check_with;
+use crate::{ModelShape, RuleSet, Violation};
+
+mod differ;
+mod document;
+mod grid;
+mod key;
+mod native;
+mod nearest;
+mod note;
+mod problem;
+mod settings;
+mod sglang;
+mod table;
+mod tensorrt;
+mod value;
+mod vllm;
+mod words;
+mod write;
+
+pub use differ::differences;
+pub use document::Document;
+pub use grid::{GRID_MAX, Grid, Point};
+pub use key::Key;
+pub use note::{Note, NoteKind};
+pub use problem::Problem;
+pub use table::{Flag, Kind};
+pub use write::{Written, write};
+
+use settings::Settings;
+use table::Table;
+
+/// Whose words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Playhouse: vLLM's spellings, the others' as aliases.
+    Native,
+    /// `vllm serve`.
+    Vllm,
+    /// `python -m sglang.launch_server`.
+    Sglang,
+    /// `trtllm-serve`, `Mapping` or the LLM-API's YAML.
+    TensorRtLlm,
+}
+
+/// What a command line says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reading {
+    /// Whose words they were.
+    pub dialect: Dialect,
+    /// The layout that the engine would run.
+    pub spec: ParallelSpec,
+    /// The model, where one is named.
+    pub model: Option<String>,
+    /// What planning needs to know besides.
+    pub parameters: Parameters,
+    /// What a reader should know.
+    pub notes: Vec<Note>,
+    /// What the engine refuses of flags that are no part of the layout.
+    refused: Vec<Violation>,
+}
+
+/// Parameters of an engine that are no part of the layout and matter to planning. `None` where the
+/// command does not say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Parameters {
+    /// Machines.
+    pub nodes: Option<u32>,
+    /// Devices of a machine.
+    pub devices_per_node: Option<u32>,
+    /// Longest sequence, in tokens.
+    pub context_tokens: Option<u64>,
+    /// Type of weights and activations, in the engine's words.
+    pub dtype: Option<String>,
+    /// Quantization of the weights, in the engine's words.
+    pub quantization: Option<String>,
+    /// Type of the KV cache, in the engine's words.
+    pub kv_dtype: Option<String>,
+    /// Tokens of a KV block.
+    pub block_tokens: Option<u32>,
+    /// Most running requests.
+    pub requests_max: Option<u32>,
+    /// Most tokens of one step.
+    pub batch_tokens_max: Option<u64>,
+    /// Share of device memory that the engine may use (vLLM: of all; SGLang: weights and KV cache;
+    /// TensorRT-LLM: of what is free after loading).
+    pub memory_fraction: Option<f64>,
+    /// Physical experts of a layer, counted together (TensorRT-LLM); see [`Reading::settle`].
+    pub expert_slots: Option<u32>,
+}
+
+/// Reads a command line, its words after `--from NAME --`. `documents` are the files that it names
+/// (see [`documents_of`]); a file that is missing there is noted, not read.
+///
+/// # Errors
+/// Everything that cannot be understood (**PL-5**).
+pub fn read(
+    dialect: Dialect,
+    words: &[String],
+    documents: &[Document],
+) -> Result<Reading, Vec<Problem>> {
+    let mut heard = words::Heard::new(dialect.table(), documents);
+    heard.command(words);
+    understood(dialect, heard)
+}
+
+/// Reads a file of settings by itself: the LLM-API's YAML, or SGLang's.
+///
+/// # Errors
+/// Everything that cannot be understood (**PL-5**).
+pub fn read_document(dialect: Dialect, document: &Document) -> Result<Reading, Vec<Problem>> {
+    let mut heard = words::Heard::new(dialect.table(), &[]);
+    heard.document(document);
+    understood(dialect, heard)
+}
+
+fn understood(dialect: Dialect, heard: words::Heard<'_>) -> Result<Reading, Vec<Problem>> {
+    let words::Heard { settings, mut notes, mut problems, .. } = heard;
+    let mut meaning = Meaning::default();
+    (dialect.interpreter())(&settings, &mut meaning);
+    problems.append(&mut meaning.problems);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    notes.append(&mut meaning.notes);
+    notes.extend(differences(dialect, &meaning.spec, None));
+    Ok(Reading {
+        dialect,
+        spec: meaning.spec,
+        model: settings.text(Key::Model).map(str::to_owned),
+        parameters: parameters(&settings),
+        notes,
+        refused: meaning.refused,
+    })
+}
+
+/// The files that a command line names, to be read and handed to [`read`].
+#[must_use]
+pub fn documents_of(dialect: Dialect, words: &[String]) -> Vec<String> {
+    let mut heard = words::Heard::new(dialect.table(), &[]);
+    heard.command(words);
+    heard.settings.text(Key::ConfigFile).map(str::to_owned).into_iter().collect()
+}
+
+/// The flags of a dialect that mean something here, one line each.
+#[must_use]
+pub fn help(dialect: Dialect) -> String {
+    dialect.table().help()
+}
+
+/// The flags of a dialect that mean something here.
+#[must_use]
+pub fn flags(dialect: Dialect) -> &'static [Flag] {
+    dialect.table().flags
+}
+
+/// What an engine makes of settings.
+#[derive(Default)]
+struct Meaning {
+    spec: ParallelSpec,
+    notes: Vec<Note>,
+    refused: Vec<Violation>,
+    problems: Vec<Problem>,
+}
+
+fn parameters(settings: &Settings) -> Parameters {
+    let text = |key| settings.text(key).map(str::to_owned);
+    Parameters {
+        nodes: settings.size(Key::Nodes),
+        devices_per_node: settings.size(Key::DevicesPerNode),
+        context_tokens: settings.tokens(Key::ContextTokens),
+        dtype: text(Key::Dtype),
+        quantization: text(Key::Quantization),
+        kv_dtype: text(Key::KvDtype),
+        block_tokens: settings.size(Key::BlockTokens),
+        requests_max: settings.size(Key::RequestsMax),
+        batch_tokens_max: settings.tokens(Key::BatchTokensMax),
+        memory_fraction: settings.fraction(Key::MemoryFraction),
+        expert_slots: settings.size(Key::ExpertSlots),
+    }
+}
+
+// === impl Dialect ===
+
+impl Dialect {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Native, Self::Vllm, Self::Sglang, Self::TensorRtLlm];
+
+    /// The name after `--from` and `--to`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Native => "playhouse",
+            Self::Vllm => "vllm",
+            Self::Sglang => "sglang",
+            Self::TensorRtLlm => "tensorrt-llm",
+        }
+    }
+
+    /// The dialect of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|dialect| dialect.name() == name)
+    }
+
+    /// The rules of the engine that speaks it.
+    #[must_use]
+    pub fn rules(self) -> RuleSet {
+        match self {
+            Self::Native => RuleSet::Native,
+            Self::Vllm => RuleSet::Vllm,
+            Self::Sglang => RuleSet::Sglang,
+            Self::TensorRtLlm => RuleSet::TensorRtLlm,
+        }
+    }
+
+    fn table(self) -> &'static Table {
+        match self {
+            Self::Native => &native::TABLE,
+            Self::Vllm => &vllm::TABLE,
+            Self::Sglang => &sglang::TABLE,
+            Self::TensorRtLlm => &tensorrt::TABLE,
+        }
+    }
+
+    fn interpreter(self) -> fn(&Settings, &mut Meaning) {
+        match self {
+            Self::Native => native::interpret,
+            Self::Vllm => vllm::interpret,
+            Self::Sglang => sglang::interpret,
+            Self::TensorRtLlm => tensorrt::interpret,
+        }
+    }
+}
+
+// === impl Reading ===
+
+impl Reading {
+    /// Every violation of `rules`; those of the engine that was read include what it refuses of
+    /// flags that are no part of the layout.
+    #[must_use]
+    pub fn check(&self, shape: Option<&ModelShape>, rules: RuleSet) -> Vec<Violation> {
+        let block_tokens = match (rules, self.parameters.block_tokens) {
+            (RuleSet::Vllm, Some(tokens)) => tokens,
+            _ => u32::try_from(playhouse_types::BLOCK_TOKENS).unwrap_or(u32::MAX),
+        };
+        let mut violations = check_with(&self.spec, shape, rules, block_tokens);
+        if rules == self.dialect.rules() {
+            violations.extend(self.refused.iter().cloned());
+        }
+        violations
+    }
+
+    /// Settles what depends on the model: TensorRT-LLM counts slots where the others count redundant
+    /// experts. Notes what engines make of this layout for this model.
+    pub fn settle(&mut self, shape: &ModelShape) {
+        let experts = shape.layers.iter().find_map(|layer| match layer.ffn {
+            crate::FfnShape::Moe { experts, .. } => Some(experts),
+            crate::FfnShape::Dense { .. } => None,
+        });
+        if let (Some(slots), Some(experts)) = (self.parameters.expert_slots, experts) {
+            let redundant = u64::from(slots).checked_sub(experts);
+            match redundant.and_then(|redundant| u32::try_from(redundant).ok()) {
+                Some(redundant) => self.spec.redundant_experts = redundant,
+                None => self.refused.push(Violation::new(
+                    "slots-hold-experts",
+                    format!("{slots} expert slots cannot hold {experts} experts"),
+                    format!("num_slots = {slots} → {experts}"),
+                )),
+            }
+        }
+        self.notes.retain(|note| note.kind != NoteKind::Differs);
+        self.notes.extend(differences(self.dialect, &self.spec, Some(shape)));
+    }
+}

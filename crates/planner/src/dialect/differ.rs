@@ -1,0 +1,180 @@
+//! Where engines disagree about the same words, with the numbers of one layout.
+
+use playhouse_types::{ExpertParallel, ExpertPlacement, ParallelSpec};
+
+use crate::rules::Facts;
+use crate::{ModelShape, Widths};
+
+use super::{Dialect, Note, NoteKind};
+
+/// What a reader of `dialect` should know before taking the numbers of `spec` to another engine.
+/// With the model, also what engines make of its layers and experts.
+#[must_use]
+pub fn differences(dialect: Dialect, spec: &ParallelSpec, shape: Option<&ModelShape>) -> Vec<Note> {
+    let facts = shape.map(Facts::of);
+    let facts = facts.as_ref();
+    let widths = Widths::of(spec);
+    [
+        expert_width(dialect, spec, &widths, facts),
+        data_width(dialect, spec, &widths),
+        tensor_width(dialect, spec, &widths),
+        rank_order(dialect, spec),
+        uneven_stages(dialect, spec, facts),
+        placement(dialect, spec, facts),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn note(about: &str, message: String) -> Option<Note> {
+    Some(Note::new(NoteKind::Differs, about, message))
+}
+
+fn expert_width(
+    dialect: Dialect,
+    spec: &ParallelSpec,
+    widths: &Widths,
+    facts: Option<&Facts>,
+) -> Option<Note> {
+    if facts.is_some_and(|facts| !facts.moe) {
+        return None;
+    }
+    let stage = widths.stage_ranks;
+    let across = u64::from(spec.data) * u64::from(stage);
+    match spec.expert {
+        ExpertParallel::AcrossReplicas => note(
+            "expert width",
+            format!(
+                "experts are spread over data {} × prefill_context {} × tensor {} = {across} ranks \
+                 of each stage (vLLM); SGLang's ep-size and TensorRT-LLM's moe_ep_size count ranks \
+                 inside one replica, at most {stage} here",
+                spec.data, spec.prefill_context, spec.tensor
+            ),
+        ),
+        ExpertParallel::Within(width) => note(
+            "expert width",
+            format!(
+                "experts are spread over {width} of the {stage} ranks of a stage (SGLang, \
+                 TensorRT-LLM); vLLM has no such number, its expert parallelism would span {across}"
+            ),
+        ),
+        ExpertParallel::Off if dialect == Dialect::Vllm && spec.data > 1 => note(
+            "expert width",
+            format!(
+                "without expert parallelism vLLM splits each expert over the ranks of all replicas \
+                 (data {} × {stage} = {across}); here each replica splits its own experts over \
+                 {stage}",
+                spec.data
+            ),
+        ),
+        ExpertParallel::Off => None,
+    }
+}
+
+fn data_width(dialect: Dialect, spec: &ParallelSpec, widths: &Widths) -> Option<Note> {
+    let (groups, replica) = (spec.attention_data, widths.replica_ranks());
+    if groups > 1 {
+        let separate = u64::from(groups).saturating_mul(replica);
+        return note(
+            "data width",
+            format!(
+                "{groups} attention groups share the {replica} ranks of a replica (SGLang's \
+                 dp-size with --enable-dp-attention, TensorRT-LLM's enable_attention_dp); vLLM's \
+                 data-parallel-size {groups} would be {separate} ranks"
+            ),
+        );
+    }
+    (dialect == Dialect::Sglang && spec.data > 1).then(|| {
+        Note::new(
+            NoteKind::Differs,
+            "data width",
+            format!(
+                "dp-size {} without --enable-dp-attention is {} whole replicas on {} ranks; with \
+                 it, it would be {replica} ranks",
+                spec.data,
+                spec.data,
+                widths.world()
+            ),
+        )
+    })
+}
+
+fn tensor_width(dialect: Dialect, spec: &ParallelSpec, widths: &Widths) -> Option<Note> {
+    let (tensor, context, stage) = (spec.tensor, spec.prefill_context, widths.stage_ranks);
+    if context < 2 {
+        return None;
+    }
+    let message = if dialect == Dialect::Sglang {
+        format!(
+            "tp-size {stage} counts the {context} context ranks in; vLLM and TensorRT-LLM call the \
+             same stage tensor {tensor} × context {context}"
+        )
+    } else {
+        format!(
+            "tensor {tensor} × context {context} = {stage} ranks of a stage; SGLang's tp-size \
+             counts both, so it is {stage} there"
+        )
+    };
+    note("tensor width", message)
+}
+
+fn rank_order(dialect: Dialect, spec: &ParallelSpec) -> Option<Note> {
+    let (tensor, context) = (spec.tensor, spec.prefill_context);
+    (dialect == Dialect::TensorRtLlm && tensor > 1 && context > 1).then(|| {
+        Note::new(
+            NoteKind::Differs,
+            "rank order",
+            format!(
+                "TensorRT-LLM counts context ranks fastest: ranks 0 to {} are one context group; \
+                 here ranks 0 to {} are one tensor group",
+                context - 1,
+                tensor - 1
+            ),
+        )
+    })
+}
+
+/// Who gets the layers that are left when stages do not divide them.
+fn uneven_stages(dialect: Dialect, spec: &ParallelSpec, facts: Option<&Facts>) -> Option<Note> {
+    let (layers, stages) = (facts?.layers, u64::from(spec.pipeline));
+    let rest = layers.checked_rem(stages)?;
+    if rest == 0 || layers < stages || spec.pipeline_partition.is_some() {
+        return None;
+    }
+    let theirs = match dialect {
+        Dialect::Vllm => format!("the {rest} before the last"),
+        Dialect::Sglang => format!("the last {rest}"),
+        Dialect::TensorRtLlm | Dialect::Native => return None,
+    };
+    let fewer = layers / stages;
+    note(
+        "uneven stages",
+        format!(
+            "{layers} layers over {stages} stages leave {rest}: here the first {rest} stages have \
+             {} layers and the others {fewer}; {} gives the extra ones to {theirs}. A \
+             pipeline_partition says it exactly",
+            fewer + 1,
+            dialect.table().engine
+        ),
+    )
+}
+
+/// vLLM places experts linearly where round-robin would gain nothing.
+fn placement(dialect: Dialect, spec: &ParallelSpec, facts: Option<&Facts>) -> Option<Note> {
+    let groups = facts?.expert_groups;
+    let falls_back = groups <= 1 || spec.redundant_experts > 0;
+    (dialect == Dialect::Vllm && spec.expert_placement == ExpertPlacement::RoundRobin && falls_back)
+        .then(|| {
+            Note::new(
+                NoteKind::Differs,
+                "expert placement",
+                format!(
+                    "vLLM places experts round-robin only for models with groups of experts and \
+                     without redundant ones; with {groups} groups and {} redundant it would place \
+                     them linearly",
+                    spec.redundant_experts
+                ),
+            )
+        })
+}

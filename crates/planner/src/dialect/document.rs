@@ -1,0 +1,60 @@
+//! Files with settings: JSON, YAML and TOML.
+
+use playhouse_types::ParallelSpec;
+use serde_json::Value;
+
+use super::Problem;
+
+/// A file that a command names, or that stands for one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// As the command names it.
+    pub name: String,
+    /// What is in it.
+    pub text: String,
+}
+
+/// Bytes of a document that are read: settings are small.
+const BYTES_MAX: usize = 1 << 20;
+
+// === impl Document ===
+
+impl Document {
+    /// The settings of a YAML file; JSON is YAML.
+    pub(super) fn tree(&self) -> Result<serde_json::Map<String, Value>, Problem> {
+        let bad = |reason: String| Problem::BadDocument { name: self.name.clone(), reason };
+        if self.text.len() > BYTES_MAX {
+            return Err(bad(format!("{} bytes exceed {BYTES_MAX}", self.text.len())));
+        }
+        let tree: Value =
+            serde_saphyr::from_str(&self.text).map_err(|error| bad(error.to_string()))?;
+        match tree {
+            Value::Object(settings) => Ok(settings),
+            Value::Null => Ok(serde_json::Map::new()),
+            other => Err(bad(format!("a table of settings was expected, found {}", sort(&other)))),
+        }
+    }
+
+    /// The layout of a TOML file.
+    ///
+    /// # Errors
+    /// An unknown key, a wrong type or a size that does not fit, with the place.
+    pub fn spec(&self) -> Result<ParallelSpec, Problem> {
+        toml::from_str(&self.text).map_err(|error: toml::de::Error| Problem::BadDocument {
+            name: self.name.clone(),
+            reason: error.to_string(),
+        })
+    }
+}
+
+/// What JSON calls it.
+pub(super) fn sort(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a table",
+    }
+}

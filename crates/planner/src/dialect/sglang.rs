@@ -1,0 +1,200 @@
+//! `python -m sglang.launch_server`, as of 0.5.
+
+use playhouse_types::{ExpertBalance, ExpertParallel, ParallelSpec, Role};
+
+use crate::Widths;
+
+use super::settings::Settings;
+use super::table::Table;
+use super::value::Value;
+use super::{Dialect, Key, Meaning, Note, NoteKind, vllm};
+
+mod flags;
+mod ignored;
+mod refused;
+
+/// Steps between rearrangements when `--eplb-rebalance-num-iterations` is not given.
+const INTERVAL_STEPS: u32 = 1000;
+
+pub(super) static TABLE: Table = Table {
+    dialect: Dialect::Sglang,
+    engine: "SGLang",
+    programs: &["sglang.launch_server", "sglang"],
+    command: &["python", "-m", "sglang.launch_server"],
+    subcommands: &["serve"],
+    bare_model: false,
+    file_wins: false,
+    flags: flags::FLAGS,
+    ignored: ignored::IGNORED,
+    variables: flags::VARIABLES,
+};
+
+pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
+    let mut spec = layout(settings);
+    replicas(settings, &mut spec, &mut meaning.notes);
+    experts(settings, &mut spec, &mut meaning.notes);
+    refused::refuse(settings, &spec, &mut meaning.refused);
+    vllm::idle_balance(settings, &spec, &mut meaning.notes);
+    meaning.spec = spec;
+}
+
+/// What is said one to one. `--tp-size` is the width of a stage and counts the context ranks in.
+fn layout(settings: &Settings) -> ParallelSpec {
+    let size = |key| settings.size(key).unwrap_or(1);
+    let (stage, context) = (size(Key::Tensor), size(Key::AttentionContext));
+    let mut spec = ParallelSpec {
+        tensor: stage,
+        pipeline: size(Key::Pipeline),
+        pipeline_partition: settings.sizes(Key::PipelinePartition).map(<[u32]>::to_vec),
+        micro_batch_max: settings.size(Key::MicroBatchMax),
+        decode_context: size(Key::DecodeContext),
+        moe_data: size(Key::MoeData),
+        moe_dense_tensor: settings.size(Key::MoeDenseTensor),
+        redundant_experts: settings.size(Key::Redundant).unwrap_or(0),
+        expert_balance: settings.on(Key::Balance).then(|| balance(settings)),
+        role: match settings.text(Key::Role) {
+            Some("prefill") => Role::Prefill,
+            Some("decode") => Role::Decode,
+            _ => Role::Unified,
+        },
+        ..ParallelSpec::default()
+    };
+    match stage.checked_rem(context) {
+        Some(0) => {
+            spec.tensor = stage / context;
+            spec.prefill_context = context;
+        }
+        // A width that does not divide the stage has no exact translation; the rules report it.
+        Some(_) => spec.attention_context = Some(context),
+        None => spec.prefill_context = 0,
+    }
+    spec
+}
+
+/// Load is recorded over the interval unless the recorder's buffer says otherwise.
+fn balance(settings: &Settings) -> ExpertBalance {
+    let interval = settings.size(Key::BalanceInterval).unwrap_or(INTERVAL_STEPS);
+    let window = settings.size(Key::BalanceWindow).unwrap_or(interval);
+    ExpertBalance { window_steps: window, interval_steps: interval }
+}
+
+/// `--dp-size` counts replicas, or attention groups with `--enable-dp-attention` (**PL-6**).
+fn replicas(settings: &Settings, spec: &mut ParallelSpec, notes: &mut Vec<Note>) {
+    let data = settings.size(Key::Data).unwrap_or(1);
+    let groups = settings.size(Key::AttentionData).unwrap_or(1);
+    let switched = settings.on(Key::AttentionDataSwitch);
+    (spec.data, spec.attention_data) =
+        if switched && groups == 1 { (1, data) } else { (data, groups) };
+    let spelling = settings.spelling(Key::AttentionDataSwitch);
+    if switched && data == 1 && groups == 1 {
+        let message = "SGLang turns attention data parallelism off where dp-size is 1";
+        notes.push(Note::new(NoteKind::Rewritten, spelling, message));
+    }
+    if settings.on(Key::DataLmHead) && spec.data.max(spec.attention_data) == 1 {
+        notes.push(Note::new(
+            NoteKind::Rewritten,
+            settings.spelling(Key::DataLmHead),
+            "SGLang turns it off where dp-size is 1",
+        ));
+    }
+    if spec.attention_data > 1
+        && let Some(chunk) = settings.tokens(Key::PrefillChunk)
+    {
+        notes.push(Note::new(
+            NoteKind::Rewritten,
+            settings.spelling(Key::PrefillChunk),
+            format!(
+                "SGLang divides the chunk of {chunk} tokens by the {} attention groups: {} each",
+                spec.attention_data,
+                chunk / u64::from(spec.attention_data)
+            ),
+        ));
+    }
+}
+
+/// The expert width, with what the engine makes of it (**PL-6**).
+fn experts(settings: &Settings, spec: &mut ParallelSpec, notes: &mut Vec<Note>) {
+    let mut width = settings.size(Key::ExpertWidth).unwrap_or(1);
+    let stage = settings.size(Key::Tensor).unwrap_or(1);
+    let backend = settings.text(Key::AllToAll).unwrap_or("none");
+    if backend != "none" && width != stage {
+        notes.push(Note::new(
+            NoteKind::Rewritten,
+            settings.spelling(Key::AllToAll),
+            format!("with {backend}, SGLang makes ep-size {width} the tp-size, {stage}"),
+        ));
+        width = stage;
+    }
+    let prefetch = settings.size(Key::WeightPrefetch).unwrap_or(1);
+    if prefetch > 1 {
+        notes.push(Note::new(
+            NoteKind::Rewritten,
+            settings.spelling(Key::WeightPrefetch),
+            format!(
+                "SGLang sets dp, ep and tp to {prefetch}, attention data parallelism on and \
+                 moe-dense-tp-size 1"
+            ),
+        ));
+        (spec.data, spec.attention_data, width) = (1, prefetch, prefetch);
+        spec.moe_dense_tensor = Some(1);
+    }
+    spec.expert = match width {
+        1 => ExpertParallel::Off,
+        width => ExpertParallel::Within(width),
+    };
+}
+
+/// The settings that say `spec`, which SGLang can express.
+pub(super) fn settings_of(spec: &ParallelSpec) -> Settings {
+    let mut settings = Settings::default();
+    let widths = Widths::of(spec);
+    let sizes = [
+        (Key::Tensor, widths.stage_ranks),
+        (Key::Pipeline, spec.pipeline),
+        (Key::AttentionContext, spec.prefill_context),
+        (Key::DecodeContext, spec.decode_context),
+        (Key::MoeData, spec.moe_data),
+        (Key::ExpertWidth, widths.moe_expert),
+        // One of the two is 1: the rules say so.
+        (Key::Data, spec.data.max(spec.attention_data)),
+    ];
+    for (key, size) in sizes {
+        if size != 1 {
+            settings.set(key, Value::Size(size));
+        }
+    }
+    let open =
+        [(Key::MicroBatchMax, spec.micro_batch_max), (Key::MoeDenseTensor, spec.moe_dense_tensor)];
+    for (key, size) in open {
+        if let Some(size) = size {
+            settings.set(key, Value::Size(size));
+        }
+    }
+    if let Some(partition) = &spec.pipeline_partition {
+        settings.set(Key::PipelinePartition, Value::Sizes(partition.clone()));
+    }
+    if spec.attention_data > 1 {
+        settings.set(Key::AttentionDataSwitch, Value::Switch(true));
+    }
+    if spec.prefill_context > 1 {
+        settings.set(Key::ContextSwitch, Value::Switch(true));
+        settings.set(Key::ContextStrategy, Value::Text("zigzag".to_owned()));
+    }
+    if spec.redundant_experts > 0 {
+        settings.set(Key::Redundant, Value::Size(spec.redundant_experts));
+    }
+    if let Some(balance) = spec.expert_balance {
+        settings.set(Key::Balance, Value::Switch(true));
+        settings.set(Key::BalanceInterval, Value::Size(balance.interval_steps));
+        if balance.window_steps != balance.interval_steps {
+            settings.set(Key::BalanceWindow, Value::Size(balance.window_steps));
+        }
+    }
+    let role = match spec.role {
+        Role::Unified => return settings,
+        Role::Prefill => "prefill",
+        Role::Decode => "decode",
+    };
+    settings.set(Key::Role, Value::Text(role.to_owned()));
+    settings
+}

@@ -1,0 +1,293 @@
+//! TensorRT-LLM: `trtllm-serve`, `Mapping` and the LLM-API's YAML, as of 1.2 and later.
+
+use playhouse_types::{ExpertBalance, ExpertParallel, ParallelSpec, Role};
+
+use crate::{Violation, Widths};
+
+use super::settings::Settings;
+use super::table::Table;
+use super::value::Value;
+use super::{Dialect, Key, Meaning, Note, NoteKind};
+
+mod flags;
+
+pub(super) use flags::COMMAND_KEYS;
+
+pub(super) static TABLE: Table = Table {
+    dialect: Dialect::TensorRtLlm,
+    engine: "TensorRT-LLM",
+    programs: &["trtllm-serve"],
+    command: &["trtllm-serve"],
+    subcommands: &["serve"],
+    bare_model: true,
+    file_wins: true,
+    flags: flags::FLAGS,
+    ignored: flags::IGNORED,
+    variables: &[],
+};
+
+/// How context ranks share work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ContextKind {
+    /// All-to-all between heads and tokens: attention is tensor-parallel over all ranks.
+    Ulysses,
+    /// Blocks of tokens go round (also `STAR`).
+    Ring,
+    /// The KV cache is split over the context ranks while decoding.
+    Helix,
+}
+
+/// The widths of a `Mapping` once every -1 is settled.
+struct Mapping {
+    tensor: u32,
+    context: u32,
+    moe_tensor: u32,
+    moe_expert: u32,
+    moe_cluster: u32,
+    attention_tensor: u32,
+    attention_context: u32,
+}
+
+pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
+    let kind = ContextKind::of(settings);
+    let mapping = Mapping::of(settings, kind);
+    meaning.spec = mapping.spec(settings, kind);
+    if settings.get(Key::KvInterleave).is_some() && meaning.spec.decode_context == 1 {
+        meaning.notes.push(Note::new(
+            NoteKind::Ignored,
+            settings.spelling(Key::KvInterleave),
+            "only Helix over more than one rank splits KV blocks",
+        ));
+    }
+    refuse(settings, kind, &mapping, &meaning.spec, &mut meaning.refused);
+}
+
+// === impl ContextKind ===
+
+impl ContextKind {
+    fn of(settings: &Settings) -> Self {
+        match settings.text(Key::ContextKind) {
+            Some("HELIX") => Self::Helix,
+            Some("RING" | "STAR") => Self::Ring,
+            _ => Self::Ulysses,
+        }
+    }
+
+    /// The kind that says `spec`.
+    fn for_spec(spec: &ParallelSpec, widths: &Widths) -> Self {
+        if spec.decode_context > 1 {
+            Self::Helix
+        } else if spec.prefill_context == 1
+            || (widths.attention_context == 1 && spec.moe_data == spec.prefill_context)
+        {
+            Self::Ulysses
+        } else {
+            Self::Ring
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ulysses => "ULYSSES",
+            Self::Ring => "RING",
+            Self::Helix => "HELIX",
+        }
+    }
+}
+
+// === impl Mapping ===
+
+impl Mapping {
+    /// Settles every -1 in the engine's order, with its integer divisions.
+    fn of(settings: &Settings, kind: ContextKind) -> Self {
+        let size = |key| settings.size(key);
+        let (tensor, context) =
+            (size(Key::Tensor).unwrap_or(1), size(Key::PrefillContext).unwrap_or(1));
+        let all = tensor.saturating_mul(context);
+        let moe_world = if kind == ContextKind::Ulysses { tensor } else { all };
+        let moe_cluster = size(Key::MoeCluster).unwrap_or(1);
+        let share = |whole: u32, other: u32| whole.checked_div(other).unwrap_or(0);
+        let rest = |other: u32| share(moe_world, other.saturating_mul(moe_cluster));
+        let (moe_tensor, moe_expert) = match (size(Key::MoeTensor), size(Key::ExpertWidth)) {
+            (None, None) => (share(moe_world, moe_cluster), 1),
+            (None, Some(expert)) => (rest(expert), expert),
+            (Some(tensor), None) => (tensor, rest(tensor)),
+            (Some(tensor), Some(expert)) => (tensor, expert),
+        };
+        let (attention_tensor, attention_context) =
+            match (size(Key::AttentionTensor), size(Key::AttentionContext)) {
+                (None, None) if kind == ContextKind::Ulysses => (all, 1),
+                (None, None) => (tensor, context),
+                (None, Some(context)) => (share(all, context), context),
+                (Some(tensor), None) => (tensor, share(all, tensor)),
+                (Some(tensor), Some(context)) => (tensor, context),
+            };
+        Self {
+            tensor,
+            context,
+            moe_tensor,
+            moe_expert,
+            moe_cluster,
+            attention_tensor,
+            attention_context,
+        }
+    }
+
+    fn spec(&self, settings: &Settings, kind: ContextKind) -> ParallelSpec {
+        let helix = kind == ContextKind::Helix && self.context > 1;
+        let groups = if settings.on(Key::AttentionDataSwitch) { self.tensor } else { 1 };
+        let ulysses = kind == ContextKind::Ulysses;
+        let mut spec = ParallelSpec {
+            tensor: self.tensor,
+            pipeline: settings.size(Key::Pipeline).unwrap_or(1),
+            pipeline_partition: settings.sizes(Key::PipelinePartition).map(<[u32]>::to_vec),
+            prefill_context: self.context,
+            decode_context: if helix { self.context } else { 1 },
+            kv_interleave_tokens: settings.size(Key::KvInterleave).filter(|_| helix).unwrap_or(1),
+            attention_data: groups,
+            expert: match self.moe_expert {
+                1 => ExpertParallel::Off,
+                width => ExpertParallel::Within(width),
+            },
+            // With Ulysses the experts are split over the tensor ranks: a copy per context rank.
+            moe_data: if ulysses { self.context } else { 1 },
+            moe_cluster: self.moe_cluster,
+            expert_balance: settings
+                .size(Key::LayerUpdates)
+                .is_some_and(|updates| updates > 0)
+                .then(ExpertBalance::default),
+            role: match settings.text(Key::Role) {
+                Some("CONTEXT") => Role::Prefill,
+                Some("GENERATION") => Role::Decode,
+                _ => Role::Unified,
+            },
+            ..ParallelSpec::default()
+        };
+        self.explicit(&mut spec);
+        spec
+    }
+
+    /// Says what the derivation of open widths would not find by itself.
+    fn explicit(&self, spec: &mut ParallelSpec) {
+        // The engine's attention width counts the attention groups in.
+        let tensor = match self.attention_tensor.checked_rem(spec.attention_data) {
+            Some(0) => self.attention_tensor / spec.attention_data,
+            _ => self.attention_tensor,
+        };
+        if Widths::of(spec).attention_context != self.attention_context {
+            spec.attention_context = Some(self.attention_context);
+        }
+        if Widths::of(spec).attention_tensor != tensor {
+            spec.attention_tensor = Some(tensor);
+        }
+        if Widths::of(spec).moe_tensor != self.moe_tensor {
+            spec.moe_tensor = Some(self.moe_tensor);
+        }
+    }
+}
+
+/// What TensorRT-LLM refuses of settings that are no part of the layout.
+fn refuse(
+    settings: &Settings,
+    kind: ContextKind,
+    mapping: &Mapping,
+    spec: &ParallelSpec,
+    out: &mut Vec<Violation>,
+) {
+    if kind == ContextKind::Ulysses && mapping.attention_context > 1 {
+        out.push(Violation::new(
+            "ulysses-attention-context",
+            format!("Ulysses has no attention context of {}", mapping.attention_context),
+            format!("attn_cp_size = {} → 1, or another cp_type", mapping.attention_context),
+        ));
+    }
+    let groups = settings.on(Key::AttentionDataSwitch);
+    if settings.on(Key::TensorLmHead) && !groups {
+        out.push(Violation::new(
+            "head-attention-data",
+            "enable_lm_head_tp_in_adp without attention data parallelism".to_owned(),
+            "enable_attention_dp: true, or drop it",
+        ));
+    }
+    let ranks = u64::from(mapping.tensor)
+        .saturating_mul(u64::from(mapping.context))
+        .saturating_mul(u64::from(spec.pipeline));
+    let world = settings.size(Key::WorldSize);
+    if let Some(world) = world.filter(|world| u64::from(*world) != ranks) {
+        out.push(Violation::new(
+            "world-size",
+            format!(
+                "world_size {world} is not tp {} × pp {} × cp {} = {ranks}",
+                mapping.tensor, spec.pipeline, mapping.context
+            ),
+            format!("world_size = {world} → {ranks}"),
+        ));
+    }
+    let world = world.map_or(ranks, u64::from);
+    if let Some(rank) = settings.size(Key::Rank).filter(|rank| u64::from(*rank) >= world && !groups)
+    {
+        out.push(Violation::new(
+            "rank-range",
+            format!("rank {rank} is not one of {world}"),
+            format!("rank is 0 to {}", world.saturating_sub(1)),
+        ));
+    }
+}
+
+/// The settings that say `spec`, which TensorRT-LLM can express. `experts` are those of a layer.
+pub(super) fn settings_of(spec: &ParallelSpec, experts: Option<u64>) -> Settings {
+    let widths = Widths::of(spec);
+    let kind = ContextKind::for_spec(spec, &widths);
+    let mut settings = Settings::default();
+    let sizes = [
+        (Key::Tensor, spec.tensor),
+        (Key::Pipeline, spec.pipeline),
+        (Key::PrefillContext, spec.prefill_context),
+        (Key::MoeCluster, spec.moe_cluster),
+        (Key::KvInterleave, spec.kv_interleave_tokens),
+    ];
+    for (key, size) in sizes {
+        if size != 1 {
+            settings.set(key, Value::Size(size));
+        }
+    }
+    if kind != ContextKind::Ulysses {
+        settings.set(Key::ContextKind, Value::Text(kind.name().to_owned()));
+    }
+    if widths.moe_expert != 1 {
+        settings.set(Key::ExpertWidth, Value::Size(widths.moe_expert));
+    }
+    let attention_tensor = widths.attention_tensor.saturating_mul(spec.attention_data);
+    let defaults = Mapping::of(&settings, kind);
+    if (attention_tensor, widths.attention_context)
+        != (defaults.attention_tensor, defaults.attention_context)
+    {
+        settings.set(Key::AttentionTensor, Value::Size(attention_tensor));
+        settings.set(Key::AttentionContext, Value::Size(widths.attention_context));
+    }
+    if widths.moe_tensor != defaults.moe_tensor {
+        settings.set(Key::MoeTensor, Value::Size(widths.moe_tensor));
+    }
+    if spec.attention_data > 1 {
+        settings.set(Key::AttentionDataSwitch, Value::Switch(true));
+    }
+    if let Some(partition) = &spec.pipeline_partition {
+        settings.set(Key::PipelinePartition, Value::Sizes(partition.clone()));
+    }
+    if spec.expert_balance.is_some() {
+        settings.set(Key::LayerUpdates, Value::Size(1));
+    }
+    let slots = experts.map(|experts| experts.saturating_add(u64::from(spec.redundant_experts)));
+    if spec.redundant_experts > 0
+        && let Some(slots) = slots.and_then(|slots| u32::try_from(slots).ok())
+    {
+        settings.set(Key::ExpertSlots, Value::Size(slots));
+    }
+    let role = match spec.role {
+        Role::Unified => return settings,
+        Role::Prefill => "CONTEXT",
+        Role::Decode => "GENERATION",
+    };
+    settings.set(Key::Role, Value::Text(role.to_owned()));
+    settings
+}

@@ -1,0 +1,181 @@
+//! `vllm serve`, as of 0.32.
+
+use playhouse_types::{
+    ExpertBalance, ExpertParallel, ExpertPlacement, LoadBalancing, ParallelSpec, Role,
+};
+
+use super::settings::Settings;
+use super::table::Table;
+use super::value::Value;
+use super::{Dialect, Key, Meaning, Note, NoteKind};
+
+mod flags;
+mod refused;
+
+pub(super) static TABLE: Table = Table {
+    dialect: Dialect::Vllm,
+    engine: "vLLM",
+    programs: &["vllm", "vllm.entrypoints.openai.api_server", "vllm.entrypoints.api_server"],
+    command: &["vllm", "serve"],
+    subcommands: &["serve"],
+    bare_model: true,
+    file_wins: false,
+    flags: flags::FLAGS,
+    ignored: flags::IGNORED,
+    variables: flags::VARIABLES,
+};
+
+pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
+    let mut spec = layout(settings);
+    balancing(settings, &mut spec, &mut meaning.notes);
+    refused::refuse(settings, &spec, &mut meaning.refused);
+    idle_balance(settings, &spec, &mut meaning.notes);
+    meaning.spec = spec;
+}
+
+/// Notes what is set for a balancing that is off.
+pub(super) fn idle_balance(settings: &Settings, spec: &ParallelSpec, notes: &mut Vec<Note>) {
+    for key in [Key::BalanceWindow, Key::BalanceInterval] {
+        if settings.get(key).is_some() && spec.expert_balance.is_none() {
+            let message = "it has no effect: expert balancing is off (--enable-eplb)";
+            notes.push(Note::new(NoteKind::Ignored, settings.spelling(key), message));
+        }
+    }
+}
+
+/// What is said one to one.
+pub(super) fn layout(settings: &Settings) -> ParallelSpec {
+    let size = |key| settings.size(key).unwrap_or(1);
+    let default = ExpertBalance::default();
+    ParallelSpec {
+        tensor: size(Key::Tensor),
+        pipeline: size(Key::Pipeline),
+        pipeline_partition: settings.sizes(Key::PipelinePartition).map(<[u32]>::to_vec),
+        data: size(Key::Data),
+        data_start_rank: settings.size(Key::DataStartRank).unwrap_or(0),
+        data_local: settings.size(Key::DataLocal),
+        data_rank: settings.size(Key::DataRank),
+        prefill_context: size(Key::PrefillContext),
+        decode_context: size(Key::DecodeContext),
+        kv_interleave_tokens: size(Key::KvInterleave),
+        expert: if settings.on(Key::Experts) {
+            ExpertParallel::AcrossReplicas
+        } else {
+            ExpertParallel::Off
+        },
+        expert_placement: match settings.text(Key::Placement) {
+            Some("round_robin") => ExpertPlacement::RoundRobin,
+            _ => ExpertPlacement::Linear,
+        },
+        redundant_experts: settings.size(Key::Redundant).unwrap_or(0),
+        expert_balance: settings.on(Key::Balance).then(|| ExpertBalance {
+            window_steps: settings.size(Key::BalanceWindow).unwrap_or(default.window_steps),
+            interval_steps: settings.size(Key::BalanceInterval).unwrap_or(default.interval_steps),
+        }),
+        role: match settings.text(Key::Role) {
+            Some("kv_producer") => Role::Prefill,
+            Some("kv_consumer") => Role::Decode,
+            _ => Role::Unified,
+        },
+        ..ParallelSpec::default()
+    }
+}
+
+/// Who spreads requests, with what the engine makes of it (**PL-6**).
+fn balancing(settings: &Settings, spec: &mut ParallelSpec, notes: &mut Vec<Note>) {
+    let mut rewritten = |key: Key, message: String| {
+        notes.push(Note::new(NoteKind::Rewritten, settings.spelling(key), message));
+    };
+    if settings.on(Key::ExternalBalancing) || settings.on(Key::MultiPortBalancing) {
+        spec.load_balancing = LoadBalancing::External;
+    } else if let Some(rank) = spec.data_rank {
+        spec.load_balancing = LoadBalancing::External;
+        rewritten(Key::DataRank, format!("rank {rank} alone means external load balancing"));
+    } else if settings.on(Key::HybridBalancing) {
+        spec.load_balancing = LoadBalancing::Hybrid;
+    } else if settings.get(Key::DataStartRank).is_some() && !settings.on(Key::Headless) {
+        spec.load_balancing = LoadBalancing::Hybrid;
+        let message = "a first rank without --headless means hybrid load balancing";
+        rewritten(Key::DataStartRank, message.to_owned());
+    }
+    if spec.load_balancing != LoadBalancing::Hybrid || spec.data == 1 {
+        return;
+    }
+    if spec.data_local == Some(1) {
+        spec.load_balancing = LoadBalancing::External;
+        spec.data_rank = Some(spec.data_start_rank);
+        let message = "hybrid load balancing of one local replica is external load balancing";
+        rewritten(Key::DataLocal, message.to_owned());
+    } else if spec.data_local == Some(spec.data) {
+        spec.load_balancing = LoadBalancing::Internal;
+        let message = "hybrid load balancing with all replicas local is internal load balancing";
+        rewritten(Key::DataLocal, message.to_owned());
+    }
+}
+
+/// The settings that say `spec`, which vLLM can express.
+pub(super) fn settings_of(spec: &ParallelSpec) -> Settings {
+    let mut settings = Settings::default();
+    let default = ParallelSpec::default();
+    let sizes = [
+        (Key::Tensor, spec.tensor, default.tensor),
+        (Key::Pipeline, spec.pipeline, default.pipeline),
+        (Key::Data, spec.data, default.data),
+        (Key::DataStartRank, spec.data_start_rank, default.data_start_rank),
+        (Key::PrefillContext, spec.prefill_context, default.prefill_context),
+        (Key::DecodeContext, spec.decode_context, default.decode_context),
+        (Key::KvInterleave, spec.kv_interleave_tokens, default.kv_interleave_tokens),
+        (Key::Redundant, spec.redundant_experts, default.redundant_experts),
+    ];
+    for (key, size, usual) in sizes {
+        if size != usual {
+            settings.set(key, Value::Size(size));
+        }
+    }
+    for (key, size) in [(Key::DataLocal, spec.data_local), (Key::DataRank, spec.data_rank)] {
+        if let Some(size) = size {
+            settings.set(key, Value::Size(size));
+        }
+    }
+    if let Some(partition) = &spec.pipeline_partition {
+        settings.set(Key::PipelinePartition, Value::Sizes(partition.clone()));
+    }
+    let spreads = !matches!(spec.expert, ExpertParallel::Off | ExpertParallel::Within(1));
+    let switches = [
+        (Key::Experts, spreads),
+        (Key::Balance, spec.expert_balance.is_some()),
+        (Key::HybridBalancing, spec.load_balancing == LoadBalancing::Hybrid),
+        (Key::ExternalBalancing, spec.load_balancing == LoadBalancing::External),
+        // A first rank alone would mean hybrid.
+        (Key::Headless, spec.load_balancing == LoadBalancing::Internal && spec.data_start_rank > 0),
+    ];
+    for (key, on) in switches {
+        if on {
+            settings.set(key, Value::Switch(true));
+        }
+    }
+    balance(spec, &mut settings);
+    settings
+}
+
+fn balance(spec: &ParallelSpec, settings: &mut Settings) {
+    let default = ExpertBalance::default();
+    if let Some(balance) = spec.expert_balance {
+        if balance.window_steps != default.window_steps {
+            settings.set(Key::BalanceWindow, Value::Size(balance.window_steps));
+        }
+        if balance.interval_steps != default.interval_steps {
+            settings.set(Key::BalanceInterval, Value::Size(balance.interval_steps));
+        }
+    }
+    if spec.expert_placement == ExpertPlacement::RoundRobin {
+        settings.set(Key::Placement, Value::Text("round_robin".to_owned()));
+    }
+    let role = match spec.role {
+        Role::Unified => return,
+        Role::Prefill => "kv_producer",
+        Role::Decode => "kv_consumer",
+    };
+    settings.set(Key::KvConnector, Value::Text("NixlConnector".to_owned()));
+    settings.set(Key::Role, Value::Text(role.to_owned()));
+}

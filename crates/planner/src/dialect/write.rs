@@ -1,0 +1,249 @@
+//! A layout in the words of an engine.
+
+use std::fmt::Write as _;
+
+use playhouse_types::ParallelSpec;
+use serde_json::{Map, Value as Json};
+
+use crate::{FfnShape, ModelShape, Violation, check};
+
+use super::settings::Settings;
+use super::table::{Flag, Table, dashed};
+use super::value::Value;
+use super::{Dialect, Document, Key, Note, NoteKind, Parameters, sglang, tensorrt, vllm};
+
+/// The name of the file beside a `trtllm-serve` command.
+const YAML_NAME: &str = "parallel.yaml";
+/// The name of a layout in a file.
+const TOML_NAME: &str = "parallel.toml";
+
+/// A command that says a layout.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    /// Variables, program and flags; empty when the file says it all.
+    pub words: Vec<String>,
+    /// The file that goes with it.
+    pub document: Option<Document>,
+    /// What a reader should know: parameters without a flag, and where engines disagree.
+    pub notes: Vec<Note>,
+}
+
+/// Writes a layout for the engine that speaks `dialect`; [`Dialect::Native`] is a TOML file.
+///
+/// # Errors
+/// What that engine cannot express or would refuse, each with the reason (**PL-7**).
+pub fn write(
+    dialect: Dialect,
+    spec: &ParallelSpec,
+    model: Option<&str>,
+    shape: Option<&ModelShape>,
+    parameters: &Parameters,
+) -> Result<Written, Vec<Violation>> {
+    let mut violations = check(spec, shape, dialect.rules());
+    let experts = experts(shape);
+    if dialect == Dialect::TensorRtLlm && spec.redundant_experts > 0 && experts.is_none() {
+        violations.push(Violation::new(
+            "slots-need-model",
+            format!(
+                "TensorRT-LLM counts all slots of experts; without the model, {} redundant ones \
+                 are no number of slots",
+                spec.redundant_experts
+            ),
+            "name the model",
+        ));
+    }
+    if !violations.is_empty() {
+        return Err(violations);
+    }
+    let settings = match dialect {
+        Dialect::Native => return Ok(Written::toml(spec)),
+        Dialect::Vllm => vllm::settings_of(spec),
+        Dialect::Sglang => sglang::settings_of(spec),
+        Dialect::TensorRtLlm => tensorrt::settings_of(spec, experts),
+    };
+    let mut written = Written::new(dialect.table(), settings, model, parameters);
+    written.notes.extend(super::differences(dialect, spec, shape));
+    Ok(written)
+}
+
+fn experts(shape: Option<&ModelShape>) -> Option<u64> {
+    shape?.layers.iter().find_map(|layer| match layer.ffn {
+        FfnShape::Moe { experts, .. } => Some(experts),
+        FfnShape::Dense { .. } => None,
+    })
+}
+
+// === impl Written ===
+
+impl Written {
+    fn toml(spec: &ParallelSpec) -> Self {
+        // Every field of a spec has a TOML form.
+        let text = toml::to_string(spec).unwrap_or_default();
+        let document = Some(Document { name: TOML_NAME.to_owned(), text });
+        Self { words: Vec::new(), document, notes: Vec::new() }
+    }
+
+    fn new(
+        table: &'static Table,
+        mut settings: Settings,
+        model: Option<&str>,
+        parameters: &Parameters,
+    ) -> Self {
+        let mut notes = Vec::new();
+        add_parameters(table, parameters, &mut settings, &mut notes);
+        if settings.get(Key::AttentionTensor).is_some() {
+            notes.push(Note::new(
+                NoteKind::Ignored,
+                "trtllm-serve",
+                "it has no flags for the attention widths; these are the arguments of a Mapping",
+            ));
+            return Self { words: pairs(table, &settings), document: None, notes };
+        }
+        let mut words: Vec<String> = table
+            .variables
+            .iter()
+            .filter_map(|(name, key, _)| Some(format!("{name}={}", settings.get(*key)?.value)))
+            .collect();
+        words.extend(table.command.iter().map(|word| (*word).to_owned()));
+        match model {
+            Some(model) if table.bare_model => words.push(model.to_owned()),
+            Some(model) => settings.set(Key::Model, Value::Text(model.to_owned())),
+            None => {}
+        }
+        let mut tree = Map::new();
+        for (flag, value) in spoken(table, &settings) {
+            if on_command(table, flag.key) {
+                words.extend(flag_words(flag, value));
+            } else {
+                grow(&mut tree, flag.names[flag.names.len() - 1], value);
+            }
+        }
+        let document = (!tree.is_empty()).then(|| {
+            let mut text = String::new();
+            yaml(&mut text, &tree, 0);
+            Document { name: YAML_NAME.to_owned(), text }
+        });
+        if let Some(document) = &document {
+            words.extend(["--config".to_owned(), document.name.clone()]);
+        }
+        Self { words, document, notes }
+    }
+
+    /// The words as a line for a POSIX shell.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let words: Vec<String> = self.words.iter().map(|word| quoted(word)).collect();
+        words.join(" ")
+    }
+}
+
+/// Adds what the engine has a flag for, and notes the rest.
+fn add_parameters(
+    table: &Table,
+    parameters: &Parameters,
+    settings: &mut Settings,
+    notes: &mut Vec<Note>,
+) {
+    let text = |text: &Option<String>| text.clone().map(Value::Text);
+    let values = [
+        (Key::Nodes, parameters.nodes.map(Value::Size)),
+        (Key::DevicesPerNode, parameters.devices_per_node.map(Value::Size)),
+        (Key::ContextTokens, parameters.context_tokens.map(Value::Tokens)),
+        (Key::Dtype, text(&parameters.dtype)),
+        (Key::Quantization, text(&parameters.quantization)),
+        (Key::KvDtype, text(&parameters.kv_dtype)),
+        (Key::BlockTokens, parameters.block_tokens.map(Value::Size)),
+        (Key::RequestsMax, parameters.requests_max.map(Value::Size)),
+        (Key::BatchTokensMax, parameters.batch_tokens_max.map(Value::Tokens)),
+        (Key::MemoryFraction, parameters.memory_fraction.map(Value::Fraction)),
+    ];
+    for (key, value) in values {
+        let Some(value) = value else { continue };
+        if table.flag_of(key).is_some() {
+            settings.set(key, value);
+        } else {
+            let message = format!("{} has no flag for it ({value})", table.engine);
+            notes.push(Note::new(NoteKind::Ignored, key.about(), message));
+        }
+    }
+}
+
+/// The flags that say the settings, in the order of the table; variables say the others.
+fn spoken<'s>(
+    table: &'static Table,
+    settings: &'s Settings,
+) -> impl Iterator<Item = (&'static Flag, &'s Value)> {
+    table.flags.iter().filter_map(move |flag| {
+        let first = table.flag_of(flag.key).is_some_and(|first| std::ptr::eq(first, flag));
+        first.then(|| Some((flag, &settings.get(flag.key)?.value))).flatten()
+    })
+}
+
+fn on_command(table: &Table, key: Key) -> bool {
+    table.dialect != Dialect::TensorRtLlm || tensorrt::COMMAND_KEYS.contains(&key)
+}
+
+fn flag_words(flag: &Flag, value: &Value) -> Vec<String> {
+    let name = dashed(flag.names[0]);
+    match value {
+        Value::Switch(true) => vec![name],
+        Value::Switch(false) => vec![format!("--no-{}", flag.names[0])],
+        value => vec![name, value.to_string()],
+    }
+}
+
+/// `name=value`, in the names of `Mapping`.
+fn pairs(table: &'static Table, settings: &Settings) -> Vec<String> {
+    spoken(table, settings)
+        .map(|(flag, value)| {
+            let moe = flag.names.iter().find(|name| name.starts_with("moe_"));
+            format!("{}={value}", moe.unwrap_or(&flag.names[0]))
+        })
+        .collect()
+}
+
+/// Puts a value below its dotted name.
+fn grow(tree: &mut Map<String, Json>, name: &str, value: &Value) {
+    if let Some((branch, rest)) = name.split_once('.') {
+        let below = tree.entry(branch).or_insert_with(|| Json::Object(Map::new()));
+        if let Json::Object(below) = below {
+            grow(below, rest, value);
+        }
+        return;
+    }
+    let leaf = match value {
+        Value::Size(size) => Json::from(*size),
+        Value::Auto => Json::from(-1),
+        Value::Switch(on) => Json::from(*on),
+        Value::Sizes(sizes) => Json::from(sizes.clone()),
+        Value::Tokens(tokens) => Json::from(*tokens),
+        Value::Fraction(share) => Json::from(*share),
+        Value::Text(text) => Json::from(text.as_str()),
+    };
+    tree.insert(name.to_owned(), leaf);
+}
+
+/// A tree of settings as YAML. Leaves are JSON, which YAML contains.
+fn yaml(out: &mut String, tree: &Map<String, Json>, depth: usize) {
+    for (name, value) in tree {
+        let indent = "  ".repeat(depth);
+        match value {
+            Json::Object(below) => {
+                let _ = writeln!(out, "{indent}{name}:");
+                yaml(out, below, depth + 1);
+            }
+            leaf => {
+                let _ = writeln!(out, "{indent}{name}: {leaf}");
+            }
+        }
+    }
+}
+
+/// A word that a POSIX shell reads as itself.
+fn quoted(word: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./=,:@%+".contains(letter);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}

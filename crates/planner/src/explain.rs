@@ -1,0 +1,8 @@
+//! A plan and a recommendation for people: text and a picture.
+
+mod names;
+mod picture;
+mod ranking;
+mod table;
+
+pub use self::names::layout;

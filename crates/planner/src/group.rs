@@ -1,0 +1,186 @@
+//! The ranks that talk to each other.
+//!
+//! - **GR-1** the groups of each kind partition the world.
+//! - **GR-2** groups are listed by their lowest rank, ranks within a group in their order of the
+//!   collective.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Coordinates, RankMap};
+
+/// What a group is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupKind {
+    /// Splits the heads.
+    Tensor,
+    /// Splits the tokens of a prefill.
+    Context,
+    /// Splits the KV cache along the sequence.
+    DecodeContext,
+    /// Holds whole requests in attention.
+    AttentionData,
+    /// Passes activations from stage to stage.
+    Pipeline,
+    /// Same place in every replica.
+    Data,
+    /// Splits dense layers and shared experts.
+    Dense,
+    /// Splits embedding and head.
+    Vocab,
+    /// Holds different experts.
+    Expert,
+    /// Splits one expert.
+    MoeTensor,
+    /// Holds copies of the same experts within a stage.
+    MoeData,
+}
+
+/// Groups of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Groups {
+    /// What they are for.
+    pub kind: GroupKind,
+    /// The ranks of each group.
+    pub groups: Vec<Vec<u32>>,
+}
+
+// === impl GroupKind ===
+
+impl GroupKind {
+    /// Every kind.
+    pub const ALL: [GroupKind; 11] = [
+        GroupKind::Tensor,
+        GroupKind::Context,
+        GroupKind::DecodeContext,
+        GroupKind::AttentionData,
+        GroupKind::Pipeline,
+        GroupKind::Data,
+        GroupKind::Dense,
+        GroupKind::Vocab,
+        GroupKind::Expert,
+        GroupKind::MoeTensor,
+        GroupKind::MoeData,
+    ];
+
+    /// Whether only models with routed experts have such groups.
+    #[must_use]
+    pub fn is_of_experts(self) -> bool {
+        matches!(self, GroupKind::Expert | GroupKind::MoeTensor | GroupKind::MoeData)
+    }
+
+    /// The usual abbreviation.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            GroupKind::Tensor => "TP",
+            GroupKind::Context => "CP",
+            GroupKind::DecodeContext => "DCP",
+            GroupKind::AttentionData => "attention-DP",
+            GroupKind::Pipeline => "PP",
+            GroupKind::Data => "DP",
+            GroupKind::Dense => "dense-TP",
+            GroupKind::Vocab => "vocabulary",
+            GroupKind::Expert => "EP",
+            GroupKind::MoeTensor => "MoE-TP",
+            GroupKind::MoeData => "MoE-DP",
+        }
+    }
+}
+
+// === impl RankMap ===
+
+impl RankMap {
+    /// Ranks of a group of this kind.
+    #[must_use]
+    pub fn group_size(&self, kind: GroupKind) -> u32 {
+        let widths = self.widths();
+        match kind {
+            GroupKind::Tensor => widths.attention_tensor,
+            GroupKind::Context => widths.attention_context,
+            GroupKind::DecodeContext => widths.decode_context,
+            GroupKind::AttentionData => widths.attention_data,
+            GroupKind::Pipeline => widths.stages,
+            GroupKind::Data => widths.replicas,
+            GroupKind::Dense => widths.dense_tensor,
+            GroupKind::Vocab => widths.tensor,
+            GroupKind::Expert => widths.expert(),
+            GroupKind::MoeTensor => widths.expert_slices(),
+            GroupKind::MoeData => widths.moe_data,
+        }
+    }
+
+    /// The group in which `Dense` and `Vocab` collectives run: the tensor group where it is as wide,
+    /// for both are consecutive ranks.
+    #[must_use]
+    pub fn same_as(&self, kind: GroupKind) -> GroupKind {
+        match kind {
+            GroupKind::Dense | GroupKind::Vocab
+                if self.group_size(kind) == self.group_size(GroupKind::Tensor) =>
+            {
+                GroupKind::Tensor
+            }
+            kind => kind,
+        }
+    }
+
+    /// The groups of one kind (**GR-1**).
+    #[must_use]
+    pub fn groups(&self, kind: GroupKind) -> Groups {
+        let mut found: HashMap<[u32; 5], usize> = HashMap::new();
+        let mut groups: Vec<Vec<(u32, u32)>> = Vec::new();
+        for at in self.ranks() {
+            let next = groups.len();
+            let group = *found.entry(self.group_key(kind, &at)).or_insert(next);
+            if group == next {
+                groups.push(Vec::with_capacity(self.group_size(kind) as usize));
+            }
+            groups[group].push((self.order(kind, &at), at.rank));
+        }
+        for group in &mut groups {
+            group.sort_unstable();
+        }
+        let ranks = |group: Vec<(u32, u32)>| group.into_iter().map(|(_, rank)| rank).collect();
+        Groups { kind, groups: groups.into_iter().map(ranks).collect() }
+    }
+
+    /// What the ranks of a group have in common.
+    fn group_key(&self, kind: GroupKind, at: &Coordinates) -> [u32; 5] {
+        let widths = self.widths();
+        let within = |a: u32, b: u32, c: u32| [at.replica, at.stage, a, b, c];
+        match kind {
+            GroupKind::Tensor => within(at.attention_data, at.context, 0),
+            GroupKind::Context => within(at.attention_data, at.tensor, 0),
+            GroupKind::DecodeContext => {
+                within(at.attention_data, self.sequence_place(at) / widths.decode_context.max(1), 0)
+            }
+            GroupKind::AttentionData => within(at.context, at.tensor, 0),
+            GroupKind::Pipeline => [at.replica, at.stage_rank, 0, 0, 0],
+            GroupKind::Data => [at.stage, at.stage_rank, 0, 0, 0],
+            GroupKind::Dense => within(at.stage_rank / widths.dense_tensor.max(1), 0, 0),
+            GroupKind::Vocab => within(at.stage_rank / widths.tensor.max(1), 0, 0),
+            GroupKind::Expert => {
+                let replicas = at.replica / widths.expert_replicas.max(1);
+                [replicas, at.stage, at.moe_data, at.moe_tensor, at.moe_cluster]
+            }
+            GroupKind::MoeTensor => within(at.moe_data, at.expert, 0),
+            GroupKind::MoeData => within(at.expert, at.moe_tensor, at.moe_cluster),
+        }
+    }
+
+    /// A rank's place within its group.
+    fn order(&self, kind: GroupKind, at: &Coordinates) -> u32 {
+        match kind {
+            GroupKind::DecodeContext => self.sequence_place(at),
+            _ => at.rank,
+        }
+    }
+
+    /// Place among the ranks of an attention-DP group, context fastest, as decode-context groups
+    /// are cut.
+    fn sequence_place(&self, at: &Coordinates) -> u32 {
+        at.tensor.saturating_mul(self.widths().attention_context).saturating_add(at.context)
+    }
+}

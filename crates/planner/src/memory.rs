@@ -1,0 +1,214 @@
+//! Bytes of a rank: weights, KV cache and activations.
+//!
+//! - **ME-1** weights are exact: a layout of one rank needs the bytes of the checkpoint.
+//! - **ME-2** KV bytes are those of every layer of the stage for every token, windows ignored:
+//!   blocks span all layers.
+//!
+//! The activation workspace is an estimate from above:
+//!
+//! ```text
+//! tokens · 2 B · (2 · hidden + max over layers of
+//!     attention: heads · width + 2 · kv_heads · width     (queries, keys, values of this rank)
+//!     dense:     3 · inner                                (gate, up, their product)
+//!     routed:    top_k · copies · (2 · hidden + 3 · inner)) (permuted rows of this rank's experts)
+//! + running · vocab · 4 B                                 on the last stage (gathered logits)
+//! ```
+//!
+//! Not here: what the driver and the collectives' library take beside the memory share.
+
+use serde::{Deserialize, Serialize};
+
+use crate::inventory::product;
+use crate::{
+    AttentionShape, Axis, Coordinates, FfnShape, Inventory, LayerShape, ModelShape, RankMap, Weight,
+};
+
+/// Bytes of an activation; bf16.
+pub(crate) const ACTIVATION_BYTES: u64 = 2;
+
+/// How the ranks are used: what memory and traffic depend on beside the layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Serving {
+    /// Tokens of one step of a replica. Default 8192.
+    pub step_tokens: u64,
+    /// Requests that run at once in a replica. Default 256.
+    pub running: u64,
+    /// Share of a device's memory that is used, percent. Default 90, as in vLLM.
+    pub memory_percent: u8,
+    /// Storage of keys and values. Default two bytes.
+    pub kv: KvType,
+}
+
+/// Storage of keys and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KvType {
+    /// bf16 or f16.
+    #[default]
+    TwoBytes,
+    /// fp8.
+    OneByte,
+}
+
+/// Bytes of one rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankMemory {
+    /// Weights.
+    pub weight_bytes: u64,
+    /// KV cache for one token of a request that this rank serves, rounded up where the sequence is
+    /// split.
+    pub kv_bytes_per_token: u64,
+    /// Activations of the largest step.
+    pub workspace_bytes: u64,
+}
+
+// === impl Serving ===
+
+impl Default for Serving {
+    fn default() -> Self {
+        Self { step_tokens: 8192, running: 256, memory_percent: 90, kv: KvType::TwoBytes }
+    }
+}
+
+// === impl KvType ===
+
+impl KvType {
+    /// Bytes of a value.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        match self {
+            KvType::TwoBytes => 2,
+            KvType::OneByte => 1,
+        }
+    }
+}
+
+// === impl RankMemory ===
+
+impl RankMemory {
+    /// What a rank needs.
+    #[must_use]
+    pub fn of(
+        map: &RankMap,
+        shape: &ModelShape,
+        inventory: &Inventory,
+        at: &Coordinates,
+        serving: &Serving,
+    ) -> Self {
+        Self {
+            weight_bytes: map.weight_bytes(inventory, at),
+            kv_bytes_per_token: map.kv_bytes_per_token(inventory, at, serving.kv),
+            workspace_bytes: workspace(map, shape, inventory, at, serving),
+        }
+    }
+
+    /// Tokens whose KV fits beside the rest in `bytes`; `None` when weights and workspace do not.
+    #[must_use]
+    pub fn tokens_in(&self, bytes: u64) -> Option<u64> {
+        let taken = self.weight_bytes.saturating_add(self.workspace_bytes);
+        Some(bytes.checked_sub(taken)? / self.kv_bytes_per_token.max(1))
+    }
+}
+
+// === impl RankMap ===
+
+impl RankMap {
+    /// Bytes of the weights that a rank holds.
+    #[must_use]
+    pub fn weight_bytes(&self, inventory: &Inventory, at: &Coordinates) -> u64 {
+        let part = |weight: &Weight| weight.part_bytes(self.part(at, weight));
+        let layers = self.stages().get(at.stage as usize).copied().unwrap_or_default();
+        let in_layers = inventory.runs_in(layers).map(|(run, count)| {
+            product(&[run.weights.iter().map(part).fold(0, u64::saturating_add), count])
+        });
+        let (first, last) = (at.stage == 0, at.stage + 1 == self.widths().stages);
+        // A tied table that serves both ends is there once; on another stage it is a second copy.
+        let head = inventory.head.as_ref().or(Some(&inventory.embedding).filter(|_| !first));
+        let ends = [
+            Some(&inventory.embedding).filter(|_| first),
+            Some(&inventory.norm).filter(|_| last),
+            head.filter(|_| last),
+        ];
+        in_layers.chain(ends.into_iter().flatten().map(part)).fold(0, u64::saturating_add)
+    }
+
+    /// Outputs, inputs and count of a weight that a rank holds.
+    #[must_use]
+    pub fn part(&self, at: &Coordinates, weight: &Weight) -> (u64, u64, u64) {
+        let experts = |logical| self.experts(at, logical).count;
+        weight.part(|axis| self.held(at, axis).count, experts)
+    }
+
+    /// Bytes of keys and values that a rank keeps for one token, over its layers.
+    #[must_use]
+    pub fn kv_bytes_per_token(&self, inventory: &Inventory, at: &Coordinates, kv: KvType) -> u64 {
+        let layers = self.stages().get(at.stage as usize).copied().unwrap_or_default();
+        inventory
+            .runs_in(layers)
+            .map(|(run, count)| product(&[self.kv_width(&run.shape, at), kv.bytes(), count]))
+            .fold(0, u64::saturating_add)
+            .div_ceil(u64::from(self.widths().decode_context).max(1))
+    }
+
+    /// Values that a layer keeps for one token on a rank, were the sequence not split.
+    pub(crate) fn kv_width(&self, layer: &LayerShape, at: &Coordinates) -> u64 {
+        match layer.attention {
+            AttentionShape::Gqa { kv_heads, head_dim, .. } => {
+                product(&[2, self.held(at, Axis::KvHeads(kv_heads)).count, head_dim])
+            }
+            AttentionShape::Mla { kv_rank, rope_dim, .. } => kv_rank.saturating_add(rope_dim),
+        }
+    }
+}
+
+fn workspace(
+    map: &RankMap,
+    shape: &ModelShape,
+    inventory: &Inventory,
+    at: &Coordinates,
+    serving: &Serving,
+) -> u64 {
+    let widths = map.widths();
+    let groups = u64::from(widths.attention_data).saturating_mul(widths.attention_context.into());
+    let tokens = serving.step_tokens.div_ceil(groups.max(1));
+    let layers = map.stages().get(at.stage as usize).copied().unwrap_or_default();
+    let widest = inventory.runs_in(layers).map(|(run, _)| {
+        attention_width(map, &run.shape, at).max(ffn_width(map, shape.hidden, &run.shape, at))
+    });
+    let width = shape.hidden.saturating_mul(2).saturating_add(widest.max().unwrap_or(0));
+    let last = at.stage + 1 == widths.stages;
+    let logits = if last { product(&[serving.running, shape.vocab, 4]) } else { 0 };
+    product(&[tokens, width, ACTIVATION_BYTES]).saturating_add(logits)
+}
+
+fn attention_width(map: &RankMap, layer: &LayerShape, at: &Coordinates) -> u64 {
+    match layer.attention {
+        AttentionShape::Gqa { heads, head_dim, .. } => {
+            let queries = product(&[map.held(at, Axis::Heads(heads)).count, head_dim]);
+            queries.saturating_add(map.kv_width(layer, at))
+        }
+        AttentionShape::Mla { heads, nope_dim, rope_dim, v_dim, .. } => {
+            let query_and_key = nope_dim.saturating_add(rope_dim).saturating_mul(2);
+            let head = query_and_key.saturating_add(v_dim);
+            product(&[map.held(at, Axis::Heads(heads)).count, head])
+        }
+    }
+}
+
+fn ffn_width(map: &RankMap, hidden: u64, layer: &LayerShape, at: &Coordinates) -> u64 {
+    match layer.ffn {
+        FfnShape::Dense { inner, .. } => product(&[3, map.held(at, Axis::Inner(inner)).count]),
+        FfnShape::Moe { experts, top_k, inner, .. } => {
+            let inner = map.held(at, Axis::ExpertInner(inner)).count;
+            // The rank's share of the pairs of token and expert of its stage.
+            let pairs = product(&[top_k, map.experts(at, experts).count]).div_ceil(experts.max(1));
+            let groups = u64::from(map.widths().attention_data).max(1);
+            product(&[
+                pairs,
+                groups,
+                hidden.saturating_mul(2).saturating_add(inner.saturating_mul(3)),
+            ])
+        }
+    }
+}

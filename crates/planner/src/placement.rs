@@ -1,0 +1,298 @@
+//! Which device each rank gets.
+//!
+//! - **PC-1** no two ranks share a device.
+//! - **PC-2** the ranks of a stage sit in one domain (a node, unless nodes share a fast link). Where
+//!   none has room, [`CrossDomain`] says whether that is refused or done with a warning.
+//! - **PC-3** a replica that fits in one domain sits in one; another is spread stage by stage.
+//!   Replicas go where most devices are free, so they spread over the domains.
+//! - **PC-4** the same input gives the same placement.
+//! - **PC-5** given the previous placement, a stage whose devices are all still there does not move;
+//!   of a stage that lost some, ranks stay where its domain still has room for all. Only when that
+//!   makes a stage cross domains that need not is everything placed anew.
+//!
+//! Stages are of one size, so which domain a stage takes never keeps another from fitting: a domain
+//! of `d` free devices takes `d / stage_ranks` stages in any order.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Hardware, RankMap, Seat};
+
+/// What to do when a stage fits in no domain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CrossDomain {
+    /// Place it over several and say so.
+    #[default]
+    Warn,
+    /// Refuse the layout.
+    Refuse,
+}
+
+/// A device for every rank.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// Names of the nodes that seats refer to.
+    pub nodes: Vec<String>,
+    /// The seat of each rank.
+    pub seats: Vec<Seat>,
+    /// Ranks of a stage, by which a later placement recognises stages.
+    pub stage_ranks: u32,
+    /// First ranks of the stages that sit in several domains.
+    pub crossing: Vec<u32>,
+}
+
+/// Why a layout cannot be placed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlacementError {
+    /// More ranks than devices.
+    #[error("{ranks} ranks need as many devices, the hardware has {devices}")]
+    TooFew {
+        /// Ranks of the layout.
+        ranks: u64,
+        /// Devices there are.
+        devices: u64,
+    },
+    /// A stage fits in no domain.
+    #[error(
+        "the {stage_ranks} ranks of stage {stage} of replica {replica} fit in no node: the largest \
+         has {free} devices free"
+    )]
+    Crosses {
+        /// Replica.
+        replica: u32,
+        /// Stage.
+        stage: u32,
+        /// Ranks of a stage.
+        stage_ranks: u32,
+        /// Most devices free in one domain.
+        free: usize,
+    },
+}
+
+// === impl Placement ===
+
+impl Placement {
+    /// Places every rank of `map`.
+    ///
+    /// # Errors
+    /// When there are too few devices, or a stage fits in no domain and `cross` refuses that.
+    pub fn new(
+        map: &RankMap,
+        hardware: &Hardware,
+        cross: CrossDomain,
+        previous: Option<&Placement>,
+    ) -> Result<Self, PlacementError> {
+        let (ranks, devices) = (u64::from(map.world()), hardware.devices());
+        if ranks > devices {
+            return Err(PlacementError::TooFew { ranks, devices });
+        }
+        let stage_ranks = map.widths().stage_ranks;
+        let kept = previous.filter(|previous| previous.stage_ranks == stage_ranks);
+        let mut floor = Floor::new(map, hardware);
+        if let Some(previous) = kept {
+            floor.keep(previous, cross);
+        }
+        let placed = floor.fill(cross).map(|()| floor.placement());
+        if kept.is_some() && placed.as_ref().is_ok_and(|placed| placed.crossing.is_empty()) {
+            return placed;
+        }
+        match kept {
+            None => placed,
+            Some(_) => {
+                let anew = Self::new(map, hardware, cross, None)?;
+                Ok(placed
+                    .ok()
+                    .filter(|kept| kept.crossing.len() <= anew.crossing.len())
+                    .unwrap_or(anew))
+            }
+        }
+    }
+
+    /// The name of the node of a rank.
+    #[must_use]
+    pub fn node(&self, rank: u32) -> Option<&str> {
+        let seat = self.seats.get(rank as usize)?;
+        self.nodes.get(seat.node as usize).map(String::as_str)
+    }
+
+    /// Ranks of both placements that sit elsewhere than before.
+    #[must_use]
+    pub fn moved(&self, before: &Placement) -> Vec<u32> {
+        let at = |placement: &Placement, rank: u32| {
+            let device = placement.seats.get(rank as usize)?.device;
+            Some((placement.node(rank)?.to_owned(), device))
+        };
+        let both = u32::try_from(self.seats.len().min(before.seats.len())).unwrap_or(u32::MAX);
+        (0..both).filter(|&rank| at(self, rank) != at(before, rank)).collect()
+    }
+}
+
+/// The free devices of every domain while stages take theirs.
+struct Floor<'a> {
+    map: &'a RankMap,
+    hardware: &'a Hardware,
+    /// Free seats of each domain, in order.
+    free: Vec<Vec<Seat>>,
+    /// The domain of each node.
+    domain_of: Vec<usize>,
+    /// The seats of each stage, replica by replica; empty while it has none.
+    stages: Vec<Vec<Seat>>,
+}
+
+// === impl Floor ===
+
+impl<'a> Floor<'a> {
+    fn new(map: &'a RankMap, hardware: &'a Hardware) -> Self {
+        let widths = map.widths();
+        let stages = widths.replicas as usize * widths.stages as usize;
+        let free = hardware.domains();
+        let mut domain_of = vec![0; hardware.nodes.len()];
+        for (domain, seats) in free.iter().enumerate() {
+            for seat in seats {
+                domain_of[seat.node as usize] = domain;
+            }
+        }
+        Self { map, hardware, free, domain_of, stages: vec![Vec::new(); stages] }
+    }
+
+    fn size(&self) -> usize {
+        self.map.widths().stage_ranks as usize
+    }
+
+    /// Leaves every stage where it was, as far as its devices are still there (**PC-5**).
+    fn keep(&mut self, previous: &Placement, cross: CrossDomain) {
+        let now = |seat: &Seat| {
+            let name = previous.nodes.get(seat.node as usize)?;
+            let node = self.hardware.nodes.iter().position(|node| node.name == *name)?;
+            let there = seat.device < self.hardware.nodes[node].devices;
+            there.then_some(Seat { node: u32::try_from(node).ok()?, device: seat.device })
+        };
+        let before: Vec<Vec<Option<Seat>>> = previous
+            .seats
+            .chunks(self.size())
+            .map(|seats| seats.iter().map(now).collect())
+            .collect();
+        let stages = self.stages.len().min(before.len());
+        for (stage, seats) in before[..stages].iter().enumerate() {
+            let whole: Option<Vec<Seat>> = seats.iter().copied().collect();
+            let Some(whole) = whole.filter(|seats| seats.len() == self.size()) else { continue };
+            if !self.crosses(&whole) || cross == CrossDomain::Warn {
+                self.take(stage, whole);
+            }
+        }
+        for (stage, seats) in before[..stages].iter().enumerate() {
+            if self.stages[stage].is_empty() {
+                self.mend(stage, seats);
+            }
+        }
+    }
+
+    /// Completes a stage that lost devices in the domain where most of it is, if that has room.
+    fn mend(&mut self, stage: usize, before: &[Option<Seat>]) {
+        let survivors =
+            |free: &[Seat]| before.iter().flatten().filter(|seat| free.contains(seat)).count();
+        let fits = |free: &&Vec<Seat>| free.len() >= self.size() && survivors(free) > 0;
+        let most = self.free.iter().filter(fits).rev().max_by_key(|free| survivors(free));
+        let Some(free) = most else { return };
+        let stays = |seat: &Option<Seat>| seat.filter(|seat| free.contains(seat));
+        let mut others: Vec<Seat> =
+            free.iter().filter(|seat| !before.contains(&Some(**seat))).copied().collect();
+        others.reverse();
+        let mut seats = Vec::with_capacity(self.size());
+        for seat in before {
+            seats.extend(stays(seat).or_else(|| others.pop()));
+        }
+        if seats.len() == self.size() {
+            self.take(stage, seats);
+        }
+    }
+
+    /// Gives every stage without seats its own.
+    fn fill(&mut self, cross: CrossDomain) -> Result<(), PlacementError> {
+        let per_replica = self.map.widths().stages as usize;
+        for first in (0..self.stages.len()).step_by(per_replica.max(1)) {
+            let homeless: Vec<usize> = (first..first + per_replica)
+                .filter(|&stage| self.stages[stage].is_empty())
+                .collect();
+            // One domain for the whole replica, if any has room for what is homeless of it.
+            let mut domain = self.roomiest(homeless.len() * self.size());
+            for stage in homeless {
+                let has_room = |&at: &usize| self.free[at].len() >= self.size();
+                domain = domain.filter(has_room).or_else(|| self.roomiest(self.size()));
+                let seats = match domain {
+                    Some(domain) => self.choose(domain),
+                    None if cross == CrossDomain::Warn => self.gather(),
+                    None => return Err(self.refused(stage)),
+                };
+                self.take(stage, seats);
+            }
+        }
+        Ok(())
+    }
+
+    /// The domain with most free seats, the first of equals, if that is at least `wanted`.
+    fn roomiest(&self, wanted: usize) -> Option<usize> {
+        let free = |at: &usize| self.free[*at].len();
+        (0..self.free.len()).rev().max_by_key(free).filter(|at| free(at) >= wanted)
+    }
+
+    /// Seats for a stage in a domain: on the node that it fills best, else in order.
+    fn choose(&self, domain: usize) -> Vec<Seat> {
+        let free = &self.free[domain];
+        let on = |node: u32| free.iter().filter(|seat| seat.node == node).count();
+        let best = free
+            .iter()
+            .map(|seat| seat.node)
+            .filter(|&node| on(node) >= self.size())
+            .min_by_key(|&node| (on(node), node));
+        let wanted = |seat: &&Seat| best.is_none_or(|node| seat.node == node);
+        free.iter().filter(wanted).take(self.size()).copied().collect()
+    }
+
+    /// Seats for a stage over several domains, the roomiest first.
+    fn gather(&self) -> Vec<Seat> {
+        let mut domains: Vec<&Vec<Seat>> = self.free.iter().collect();
+        domains.sort_by_key(|free| std::cmp::Reverse(free.len()));
+        domains.into_iter().flatten().take(self.size()).copied().collect()
+    }
+
+    fn take(&mut self, stage: usize, seats: Vec<Seat>) {
+        let mut domains: Vec<_> =
+            seats.iter().map(|seat| self.domain_of[seat.node as usize]).collect();
+        domains.dedup();
+        for domain in domains {
+            self.free[domain].retain(|seat| !seats.contains(seat));
+        }
+        self.stages[stage] = seats;
+    }
+
+    fn refused(&self, stage: usize) -> PlacementError {
+        let at = self.map.coordinates(u32::try_from(stage * self.size()).unwrap_or(u32::MAX));
+        PlacementError::Crosses {
+            replica: at.replica,
+            stage: at.stage,
+            stage_ranks: self.map.widths().stage_ranks,
+            free: self.free.iter().map(Vec::len).max().unwrap_or(0),
+        }
+    }
+
+    /// Whether a stage sits in several domains.
+    fn crosses(&self, seats: &[Seat]) -> bool {
+        let mut domains = seats.iter().map(|seat| self.domain_of[seat.node as usize]);
+        let first = domains.next();
+        domains.any(|domain| Some(domain) != first)
+    }
+
+    fn placement(self) -> Placement {
+        let stages = self.stages.iter().zip((0..).step_by(self.size()));
+        Placement {
+            crossing: stages
+                .filter(|(seats, _)| self.crosses(seats))
+                .map(|(_, first)| first)
+                .collect(),
+            nodes: self.hardware.nodes.iter().map(|node| node.name.clone()).collect(),
+            stage_ranks: self.map.widths().stage_ranks,
+            seats: self.stages.concat(),
+        }
+    }
+}

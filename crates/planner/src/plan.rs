@@ -1,0 +1,218 @@
+//! The plan of a layout: everything about every rank, in one value that prints.
+
+use playhouse_types::ParallelSpec;
+use serde::Serialize;
+
+use crate::{
+    Coordinates, CrossDomain, Exchange, GroupKind, Groups, Hardware, Inventory, ModelShape, Node,
+    Placement, PlacementError, RankMap, RankMemory, Serving, Share, StepLoad, Violation, Widths,
+};
+
+/// A layout that can run: where each rank is, what it holds, whom it talks to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// The layout.
+    pub spec: ParallelSpec,
+    /// Its widths, derived ones included.
+    pub widths: Widths,
+    /// Memory and traffic are for this use.
+    pub serving: Serving,
+    /// Every rank in order.
+    pub ranks: Vec<PlannedRank>,
+    /// The groups of each kind that has more than one rank and is no other's equal.
+    pub groups: Vec<Groups>,
+    /// What the first rank of each stage of a replica sends in a step full of prompts.
+    pub traffic: Vec<StageTraffic>,
+    /// The device of each rank, given hardware.
+    pub placement: Option<Placement>,
+    /// Tokens of KV that fit in all replicas, given hardware.
+    pub kv_tokens: Option<u64>,
+    /// What runs, but not well.
+    pub warnings: Vec<String>,
+}
+
+/// One rank.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedRank {
+    /// Its place in the layout.
+    #[serde(flatten)]
+    pub at: Coordinates,
+    /// Its node, given hardware.
+    pub node: Option<String>,
+    /// Its device on the node.
+    pub device: Option<u32>,
+    /// What it holds.
+    #[serde(flatten)]
+    pub share: Share,
+    /// Its bytes.
+    #[serde(flatten)]
+    pub memory: RankMemory,
+    /// Tokens of KV that fit on its device.
+    pub kv_tokens: Option<u64>,
+}
+
+/// The exchanges of a stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StageTraffic {
+    /// Stage.
+    pub stage: u32,
+    /// What its first rank sends.
+    pub exchanges: Vec<Exchange>,
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// Plans `spec` for `shape`, on `hardware` if given. A stage that no node has room for is placed
+    /// over several or refused, as `cross` says.
+    ///
+    /// # Errors
+    /// Everything that keeps the layout from running: broken rules, or on this hardware too few
+    /// devices, too little memory.
+    pub fn new(
+        spec: &ParallelSpec,
+        shape: &ModelShape,
+        hardware: Option<&Hardware>,
+        serving: &Serving,
+        cross: CrossDomain,
+    ) -> Result<Self, Vec<Violation>> {
+        let map = RankMap::new(spec, shape)?;
+        let inventory = Inventory::of(shape);
+        let placement = hardware
+            .map(|hardware| Placement::new(&map, hardware, cross, None))
+            .transpose()
+            .map_err(|refused| vec![refused.into()])?;
+        let mut plan = Self {
+            spec: spec.clone(),
+            widths: *map.widths(),
+            serving: *serving,
+            ranks: Vec::with_capacity(map.world() as usize),
+            groups: GroupKind::ALL
+                .into_iter()
+                .filter(|&kind| map.group_size(kind) > 1 && map.same_as(kind) == kind)
+                .filter(|kind| shape.is_moe() || !kind.is_of_experts())
+                .map(|kind| map.groups(kind))
+                .collect(),
+            traffic: traffic(&map, shape, &inventory, serving),
+            placement,
+            kv_tokens: None,
+            warnings: Vec::new(),
+        };
+        for at in map.ranks() {
+            let share = map.share(shape, &at);
+            let memory = RankMemory::of(&map, shape, &inventory, &at, serving);
+            let on = hardware.and_then(|hardware| plan.seat(hardware, at.rank));
+            let fits = on.map(|(node, device)| {
+                (node.name.clone(), device, memory.tokens_in(usable(node, serving)))
+            });
+            let (node, device, kv_tokens) = match fits {
+                None => (None, None, None),
+                Some((node, device, Some(tokens))) => (Some(node), Some(device), Some(tokens)),
+                Some((node, device, None)) => {
+                    return Err(vec![too_small(&at, &node, device, &memory)]);
+                }
+            };
+            plan.ranks.push(PlannedRank { at, node, device, share, memory, kv_tokens });
+        }
+        plan.kv_tokens = plan.capacity();
+        plan.warnings = plan.warn();
+        Ok(plan)
+    }
+
+    /// The plan as JSON.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a plan has string keys only")
+    }
+
+    fn seat<'a>(&self, hardware: &'a Hardware, rank: u32) -> Option<(&'a Node, u32)> {
+        let seat = self.placement.as_ref()?.seats.get(rank as usize)?;
+        Some((hardware.nodes.get(seat.node as usize)?, seat.device))
+    }
+
+    /// Tokens of KV in all replicas: an attention-DP group of a replica has as many as its fullest
+    /// rank has room for.
+    fn capacity(&self) -> Option<u64> {
+        let groups = u64::from(self.widths.attention_data);
+        let size = usize::try_from(self.widths.replica_ranks()).unwrap_or(usize::MAX).max(1);
+        self.ranks
+            .chunks(size)
+            .map(|replica| {
+                let least = replica.iter().map(|rank| rank.kv_tokens).min().flatten()?;
+                Some(least.saturating_mul(groups))
+            })
+            .try_fold(0u64, |sum, tokens| Some(sum.saturating_add(tokens?)))
+    }
+
+    fn warn(&self) -> Vec<String> {
+        let crossing = self.placement.iter().flat_map(|placement| &placement.crossing);
+        crossing
+            .filter_map(|&rank| self.ranks.get(rank as usize))
+            .map(|first| {
+                format!(
+                    "stage {} of replica {} sits on several nodes: its {} ranks exchange every layer \
+                     over the network; a tensor width of one node and more pipeline stages avoid that",
+                    first.at.stage, first.at.replica, self.widths.stage_ranks
+                )
+            })
+            .collect()
+    }
+}
+
+/// Bytes of a device that a rank may use.
+fn usable(node: &Node, serving: &Serving) -> u64 {
+    node.device.memory_bytes / 100 * u64::from(serving.memory_percent.min(100))
+}
+
+fn too_small(at: &Coordinates, node: &str, device: u32, memory: &RankMemory) -> Violation {
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    Violation::new(
+        "memory-fits",
+        format!(
+            "rank {} needs {:.1} GiB for weights and {:.1} GiB for activations; device {device} of \
+             {node} has less",
+            at.rank,
+            gib(memory.weight_bytes),
+            gib(memory.workspace_bytes)
+        ),
+        "split the model over more ranks (tensor or pipeline), or use smaller steps",
+    )
+}
+
+fn traffic(
+    map: &RankMap,
+    shape: &ModelShape,
+    inventory: &Inventory,
+    serving: &Serving,
+) -> Vec<StageTraffic> {
+    let load = StepLoad {
+        prefill_tokens: serving.step_tokens,
+        decode_tokens: 0,
+        sampled: serving.running.min(serving.step_tokens),
+    };
+    let widths = map.widths();
+    (0..widths.stages)
+        .map(|stage| {
+            let at = map.coordinates(stage.saturating_mul(widths.stage_ranks));
+            let exchanges = map.exchanges(shape, inventory, &at, &load, serving.kv);
+            StageTraffic { stage, exchanges }
+        })
+        .collect()
+}
+
+// === impl Violation ===
+
+impl From<PlacementError> for Violation {
+    fn from(refused: PlacementError) -> Self {
+        let (rule, fix) = match refused {
+            PlacementError::TooFew { devices, .. } => {
+                ("devices-suffice", format!("use at most {devices} ranks in all, or more nodes"))
+            }
+            PlacementError::Crosses { free, .. } => (
+                "stage-in-node",
+                format!("use stages of at most {free} ranks and more of them (pipeline)"),
+            ),
+        };
+        Self::new(rule, refused.to_string(), fix)
+    }
+}

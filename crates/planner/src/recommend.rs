@@ -1,0 +1,247 @@
+//! The best layouts of a model on given hardware, and why the others are not.
+//!
+//! - **RE-1** every layout that [`candidates`] enumerates is ranked or cut, with one reason.
+//! - **RE-2** what is ranked fits: weights, workspace and at least one request of full length.
+//! - **RE-3** the order is a function of the predicted numbers: the score is
+//!   `latency^-w · throughput^(1-w)` where latency is that of a whole request, times 0.98 for each
+//!   mechanism beyond tensor, pipeline and data, so that of equals the plain layout wins. The weight
+//!   `w` and the requests at which latency is taken are the goal's.
+//!
+//! The field's guidance is not built in; it follows from the roofline and the tests hold it.
+
+mod candidates;
+
+use std::collections::BTreeMap;
+
+use playhouse_types::{ExpertParallel, ParallelSpec};
+use serde::Serialize;
+
+pub use self::candidates::{CANDIDATES_MAX, candidates};
+use crate::roofline::Roofline;
+use crate::{
+    Hardware, Inventory, ModelShape, RankMap, RankMemory, Serving, Speed, Violation, Workload,
+};
+
+/// What the layout is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Goal {
+    /// One request, as fast as possible.
+    Latency,
+    /// As many tokens as possible.
+    Throughput,
+    /// Both, at 16 requests per device.
+    #[default]
+    Balanced,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Wish {
+    /// What the layout is for.
+    pub goal: Goal,
+    /// A typical request; it must fit.
+    pub work: Workload,
+    /// Step size, memory share, KV type.
+    pub serving: Serving,
+}
+
+/// Layouts, best first.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Recommendation {
+    /// The best, at most [`RANKED_MAX`].
+    pub ranked: Vec<Ranked>,
+    /// The others by reason, the most frequent first.
+    pub cut: Vec<Cuts>,
+    /// Layouts looked at.
+    pub candidates: usize,
+    /// There were more than [`CANDIDATES_MAX`]: those with the widest mechanisms were left out.
+    pub capped: bool,
+}
+
+/// A layout that fits.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Ranked {
+    /// The layout.
+    pub spec: ParallelSpec,
+    /// Its fullest rank.
+    pub memory: RankMemory,
+    /// Tokens of KV that fit in all replicas.
+    pub kv_tokens: u64,
+    /// Prediction.
+    pub speed: Speed,
+    /// Higher is better; comparable within one recommendation.
+    pub score: f64,
+}
+
+/// Layouts that were cut for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cuts {
+    /// Stable name: of the broken rule, or `weights-do-not-fit`, `context-does-not-fit`, `slower`.
+    pub reason: String,
+    /// How many.
+    pub count: usize,
+    /// The reason in words, for the example.
+    pub message: String,
+    /// The one that came closest.
+    pub example: ParallelSpec,
+}
+
+/// Layouts that a recommendation shows.
+pub const RANKED_MAX: usize = 5;
+
+/// Per mechanism beyond tensor, pipeline and data.
+const PLAINNESS: f64 = 0.98;
+
+/// Requests per device at which a balanced layout's latency is taken.
+const BALANCED_REQUESTS: u64 = 16;
+
+/// Why a layout was cut.
+struct Refusal {
+    reason: String,
+    message: String,
+    /// Of several with one reason, the highest comes closest.
+    closeness: f64,
+}
+
+/// The best layouts of `shape` on all devices of `hardware`.
+#[must_use]
+pub fn recommend(shape: &ModelShape, hardware: &Hardware, wish: &Wish) -> Recommendation {
+    let (specs, capped) = candidates(shape, hardware.devices());
+    let inventory = Inventory::of(shape);
+    let mut ranked = Vec::new();
+    let mut cut: BTreeMap<String, (Cuts, f64)> = BTreeMap::new();
+    let candidates = specs.len();
+    for spec in specs {
+        match rank(&spec, shape, &inventory, hardware, wish) {
+            Ok(layout) => ranked.push(layout),
+            Err(refusal) => record(&mut cut, spec, refusal),
+        }
+    }
+    ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
+    let best = ranked.first().map_or(0.0, |best| best.score);
+    for slower in ranked.split_off(ranked.len().min(RANKED_MAX)) {
+        let share = if best > 0.0 { slower.score / best } else { 0.0 };
+        let message = format!("{:.0} % of the best score", share * 100.0);
+        let refusal = Refusal { reason: "slower".to_owned(), message, closeness: share };
+        record(&mut cut, slower.spec, refusal);
+    }
+    let mut cut: Vec<Cuts> = cut.into_values().map(|(cuts, _)| cuts).collect();
+    cut.sort_by_key(|cuts| std::cmp::Reverse(cuts.count));
+    Recommendation { ranked, cut, candidates, capped }
+}
+
+fn record(cut: &mut BTreeMap<String, (Cuts, f64)>, spec: ParallelSpec, refusal: Refusal) {
+    let Refusal { reason, message, closeness } = refusal;
+    let entry = cut.entry(reason.clone()).or_insert_with(|| {
+        let cuts = Cuts { reason, count: 0, message: message.clone(), example: spec.clone() };
+        (cuts, f64::NEG_INFINITY)
+    });
+    entry.0.count += 1;
+    if closeness > entry.1 {
+        (entry.0.message, entry.0.example, entry.1) = (message, spec, closeness);
+    }
+}
+
+fn rank(
+    spec: &ParallelSpec,
+    shape: &ModelShape,
+    inventory: &Inventory,
+    hardware: &Hardware,
+    wish: &Wish,
+) -> Result<Ranked, Refusal> {
+    let map = RankMap::new(spec, shape).map_err(|violations| Refusal::rule(&violations))?;
+    let roofline = Roofline::new(&map, shape, inventory, hardware, wish.serving)
+        .ok_or_else(|| Refusal::memory("weights-do-not-fit", "there is no device", 0.0))?;
+    let (memory, tokens) = roofline.memory();
+    let length = wish.work.prompt_tokens.saturating_add(wish.work.output_tokens);
+    let tokens = tokens.ok_or_else(|| {
+        let (weights, workspace) = (gib(memory.weight_bytes), gib(memory.workspace_bytes));
+        let has = gib(roofline.device.memory_bytes);
+        let percent = wish.serving.memory_percent;
+        let message = format!(
+            "{weights:.1} GiB of weights and {workspace:.1} GiB of workspace on a rank, {percent} % \
+             of {has:.1} GiB there"
+        );
+        Refusal::memory("weights-do-not-fit", &message, -(weights + workspace))
+    })?;
+    if tokens < length {
+        let message = format!("room for {tokens} tokens of KV, a request has {length}");
+        return Err(Refusal::memory("context-does-not-fit", &message, tokens as f64));
+    }
+    let devices = u64::from(map.world());
+    let requests = match wish.goal {
+        Goal::Latency => 1,
+        Goal::Balanced => BALANCED_REQUESTS.saturating_mul(devices),
+        Goal::Throughput => u64::MAX / 2,
+    };
+    let speed = roofline.speed(wish.work, requests.min(devices.saturating_mul(256)), tokens);
+    let widths = map.widths();
+    let groups = u64::from(widths.replicas).saturating_mul(widths.attention_data.into());
+    Ok(Ranked {
+        spec: spec.clone(),
+        memory,
+        kv_tokens: tokens.saturating_mul(groups),
+        score: score(&speed, spec, wish),
+        speed,
+    })
+}
+
+fn score(speed: &Speed, spec: &ParallelSpec, wish: &Wish) -> f64 {
+    let latency = speed.ttft_s + speed.tpot_s * wish.work.output_tokens as f64;
+    let weight = match wish.goal {
+        Goal::Latency => 0.9,
+        Goal::Balanced => 0.5,
+        Goal::Throughput => 0.0,
+    };
+    let plain = PLAINNESS.powi(mechanisms(spec));
+    latency.powf(-weight) * speed.tokens_per_s.powf(1.0 - weight) * plain
+}
+
+/// Mechanisms beyond tensor, pipeline and data.
+fn mechanisms(spec: &ParallelSpec) -> i32 {
+    [
+        spec.prefill_context > 1,
+        spec.decode_context > 1,
+        spec.attention_data > 1,
+        spec.expert != ExpertParallel::Off,
+        spec.moe_dense_tensor.is_some(),
+    ]
+    .into_iter()
+    .map(i32::from)
+    .sum()
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
+// === impl Wish ===
+
+impl Wish {
+    /// A goal for requests of `context` tokens, of which at most 512 are generated; 1024 + 512 by
+    /// default.
+    #[must_use]
+    pub fn new(goal: Goal, context: Option<u64>) -> Self {
+        let context = context.unwrap_or(1536).max(2);
+        let output_tokens = 512.min(context / 2);
+        let prompt_tokens = context - output_tokens;
+        let work = Workload { prompt_tokens, output_tokens };
+        Self { goal, work, serving: Serving::default() }
+    }
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    fn rule(violations: &[Violation]) -> Self {
+        let (reason, message) = violations
+            .first()
+            .map_or_else(Default::default, |first| (first.rule.to_owned(), first.message.clone()));
+        Self { reason, message, closeness: -(violations.len() as f64) }
+    }
+
+    fn memory(reason: &str, message: &str, closeness: f64) -> Self {
+        Self { reason: reason.to_owned(), message: message.to_owned(), closeness }
+    }
+}

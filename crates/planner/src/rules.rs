@@ -1,0 +1,120 @@
+//! What a layout must satisfy, natively and in each engine.
+//!
+//! - **PL-1** [`check`] never panics and always ends, whatever the sizes; the same input always
+//!   gives the same answer in the same order.
+//! - **PL-2** every broken rule is reported in one go, each once, with the numbers.
+//! - **PL-3** no cascade: a width of zero is reported once, and a rule that would have to count
+//!   with it, or with a width derived from factors that do not match, stays silent.
+//! - **PL-4** a [`Change`] that a violation offers, made alone, mends that rule and breaks no other.
+//!
+//! The native rules are the strictest that make sense: nothing is rewritten to make a layout fit.
+//! The rules of an engine are its own, plus one violation for each part of the spec that it has no
+//! words for. Not here: what the engines check of flags that are no part of a layout (see
+//! [`dialect`](crate::dialect)).
+
+use std::fmt;
+
+use playhouse_types::{BLOCK_TOKENS, ParallelSpec};
+
+use crate::ModelShape;
+
+mod attention;
+mod case;
+mod engine;
+mod experts;
+mod field;
+mod near;
+mod replicas;
+mod table;
+mod weights;
+mod world;
+
+pub(crate) use case::{Case, Facts};
+pub use field::{Change, Field};
+pub(crate) use near::either;
+
+/// Ranks that a pool may have: the largest map that is enumerated.
+pub const RANKS_MAX: u64 = 65_536;
+
+/// Whose rules to hold a layout against.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RuleSet {
+    /// What Playhouse can run.
+    #[default]
+    Native,
+    /// What vLLM accepts.
+    Vllm,
+    /// What SGLang accepts.
+    Sglang,
+    /// What TensorRT-LLM accepts.
+    TensorRtLlm,
+}
+
+/// One broken rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Stable name of the rule, such as `heads-divide`.
+    pub rule: &'static str,
+    /// What is wrong, with the numbers.
+    pub message: String,
+    /// How to mend it: the nearest values that would do, or what to leave out.
+    pub fix: String,
+    /// Those values, each a change that is enough by itself (**PL-4**).
+    pub nearest: Vec<Change>,
+}
+
+/// Every violation of `rules` by `spec`, for the model `shape` where one is named; empty when the
+/// layout can run.
+#[must_use]
+pub fn check(spec: &ParallelSpec, shape: Option<&ModelShape>, rules: RuleSet) -> Vec<Violation> {
+    let block_tokens = u32::try_from(BLOCK_TOKENS).unwrap_or(u32::MAX);
+    check_with(spec, shape, rules, block_tokens)
+}
+
+/// [`check`] where a KV block holds `block_tokens` tokens.
+pub(crate) fn check_with(
+    spec: &ParallelSpec,
+    shape: Option<&ModelShape>,
+    rules: RuleSet,
+    block_tokens: u32,
+) -> Vec<Violation> {
+    let facts = shape.map(Facts::of);
+    let case = Case::of(spec, facts.as_ref(), block_tokens);
+    let rules = table::rules_of(rules);
+    let broken = table::broken(&case, &rules);
+    let names: Vec<&str> = broken.iter().map(|finding| finding.rule.name).collect();
+    broken
+        .iter()
+        .map(|finding| {
+            let nearest = near::changes(&case, finding, &rules, &names);
+            Violation {
+                rule: finding.rule.name,
+                message: finding.message.clone(),
+                fix: near::fix(finding, spec, &nearest),
+                nearest,
+            }
+        })
+        .collect()
+}
+
+// === impl Violation ===
+
+impl Violation {
+    /// A violation that no number mends.
+    pub(crate) fn new(rule: &'static str, message: String, fix: impl Into<String>) -> Self {
+        Self { rule, message, fix: fix.into(), nearest: Vec::new() }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}; {}", self.rule, self.message, self.fix)
+    }
+}
+
+// === impl RuleSet ===
+
+impl RuleSet {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Native, Self::Vllm, Self::Sglang, Self::TensorRtLlm];
+}

@@ -1,0 +1,196 @@
+//! What the rules look at: a layout and a model, with the numbers that can be counted with.
+
+use std::collections::BTreeSet;
+
+use playhouse_types::{ExpertParallel, ParallelSpec};
+
+use crate::{AttentionShape, FfnShape, ModelShape, WeightType, Widths};
+
+use super::Field;
+
+/// The distinct sizes of a model, over its layers.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    pub(crate) layers: u64,
+    pub(crate) vocab: u64,
+    /// Query heads and, except for latent attention, KV heads.
+    pub(crate) heads: BTreeSet<(u64, Option<u64>)>,
+    /// Widths of the dense feed-forward layers.
+    pub(crate) dense_inner: BTreeSet<u64>,
+    /// Widths inside one expert.
+    pub(crate) expert_inner: BTreeSet<u64>,
+    /// Logical experts of a layer.
+    pub(crate) experts: BTreeSet<u64>,
+    /// Groups of experts that the router picks first.
+    pub(crate) expert_groups: u64,
+    /// Some layer is a mixture of experts.
+    pub(crate) moe: bool,
+    /// Every layer has latent attention.
+    pub(crate) latent: bool,
+    /// Outputs of a projection that share a scale.
+    pub(crate) scale_rows: Option<u64>,
+}
+
+/// A layout and a model. A width is `None` when it cannot be counted with: it is zero, or derived
+/// from factors that do not match (**PL-3**).
+#[derive(Clone, Debug)]
+pub(crate) struct Case<'a> {
+    pub(crate) spec: &'a ParallelSpec,
+    pub(crate) facts: Option<&'a Facts>,
+    pub(crate) block_tokens: u32,
+    pub(crate) tensor: Option<u64>,
+    pub(crate) pipeline: Option<u64>,
+    pub(crate) data: Option<u64>,
+    pub(crate) prefill_context: Option<u64>,
+    pub(crate) decode_context: Option<u64>,
+    /// `tensor * prefill_context`.
+    pub(crate) stage_ranks: Option<u64>,
+    pub(crate) attention_data: Option<u64>,
+    pub(crate) attention_context: Option<u64>,
+    pub(crate) attention_tensor: Option<u64>,
+    pub(crate) moe_data: Option<u64>,
+    /// Width of the expert group within a stage.
+    pub(crate) moe_expert: Option<u64>,
+    pub(crate) moe_tensor: Option<u64>,
+    pub(crate) moe_cluster: Option<u64>,
+    /// Ranks that share one set of experts: `moe_expert`, over all replicas in vLLM's sense.
+    pub(crate) expert_ranks: Option<u64>,
+    /// Product of the attention widths, when all are countable.
+    pub(crate) attention_product: Option<u64>,
+    /// Product of the expert widths, when all are countable.
+    pub(crate) moe_product: Option<u64>,
+}
+
+// === impl Facts ===
+
+impl Facts {
+    pub(crate) fn of(shape: &ModelShape) -> Self {
+        let mut facts = Self {
+            layers: shape.layers.len() as u64,
+            vocab: shape.vocab,
+            heads: BTreeSet::new(),
+            dense_inner: BTreeSet::new(),
+            expert_inner: BTreeSet::new(),
+            experts: BTreeSet::new(),
+            expert_groups: 1,
+            moe: false,
+            latent: true,
+            scale_rows: match shape.weights {
+                WeightType::Fp8 { block: Some((rows, _)) } if rows > 0 => Some(rows),
+                _ => None,
+            },
+        };
+        for layer in &shape.layers {
+            match layer.attention {
+                AttentionShape::Gqa { heads, kv_heads, .. } => {
+                    facts.latent = false;
+                    facts.heads.insert((heads, Some(kv_heads)));
+                }
+                AttentionShape::Mla { heads, .. } => {
+                    facts.heads.insert((heads, None));
+                }
+            }
+            match layer.ffn {
+                FfnShape::Dense { inner, .. } => {
+                    facts.dense_inner.insert(inner);
+                }
+                FfnShape::Moe { experts, inner, groups, .. } => {
+                    facts.moe = true;
+                    facts.experts.insert(experts);
+                    facts.expert_inner.insert(inner);
+                    facts.expert_groups = facts.expert_groups.max(groups);
+                }
+            }
+        }
+        facts
+    }
+
+    /// Query and KV heads of the layers without latent attention.
+    pub(crate) fn grouped_heads(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.heads.iter().filter_map(|(heads, kv)| kv.filter(|kv| *kv > 0).map(|kv| (*heads, kv)))
+    }
+}
+
+// === impl Case ===
+
+impl<'a> Case<'a> {
+    pub(crate) fn of(spec: &'a ParallelSpec, facts: Option<&'a Facts>, block_tokens: u32) -> Self {
+        let widths = Widths::of(spec);
+        let zero = |field: Field| field.get(spec) == Some(0);
+        let attention_broken = [Field::AttentionData, Field::AttentionTensor]
+            .into_iter()
+            .chain([Field::AttentionContext])
+            .any(zero);
+        let moe_broken = [Field::MoeData, Field::ExpertWithin, Field::MoeTensor, Field::MoeCluster]
+            .into_iter()
+            .any(zero);
+        let stage_ranks = product([widths_of(spec.tensor), widths_of(spec.prefill_context)]);
+        let data = widths_of(spec.data);
+        let sound = |width: u32, broken: bool| {
+            widths_of(width).filter(|_| !broken && stage_ranks.is_some())
+        };
+        let attention = |width| sound(width, attention_broken);
+        let moe = |width| sound(width, moe_broken);
+        let mut case = Self {
+            spec,
+            facts,
+            block_tokens,
+            tensor: widths_of(spec.tensor),
+            pipeline: widths_of(spec.pipeline),
+            data,
+            prefill_context: widths_of(spec.prefill_context),
+            decode_context: widths_of(spec.decode_context),
+            stage_ranks,
+            attention_data: attention(widths.attention_data),
+            attention_context: attention(widths.attention_context),
+            attention_tensor: attention(widths.attention_tensor),
+            moe_data: moe(widths.moe_data),
+            moe_expert: moe(widths.moe_expert),
+            moe_tensor: moe(widths.moe_tensor),
+            moe_cluster: moe(widths.moe_cluster),
+            expert_ranks: None,
+            attention_product: None,
+            moe_product: None,
+        };
+        case.attention_product =
+            product([case.attention_data, case.attention_context, case.attention_tensor]);
+        case.moe_product =
+            product([case.moe_data, case.moe_expert, case.moe_tensor, case.moe_cluster]);
+        case.expert_ranks = match spec.expert {
+            ExpertParallel::AcrossReplicas => product([case.moe_expert, data]),
+            ExpertParallel::Off | ExpertParallel::Within(_) => case.moe_expert,
+        };
+        case.silence_mismatches();
+        case
+    }
+
+    /// What follows from factors that do not match is nobody's fault.
+    fn silence_mismatches(&mut self) {
+        if self.attention_product != self.stage_ranks {
+            self.attention_tensor = None;
+            self.attention_context = None;
+        }
+        if self.moe_product != self.stage_ranks {
+            self.moe_tensor = None;
+        }
+    }
+
+    /// Whether whole experts are spread over ranks.
+    pub(crate) fn spreads_experts(&self) -> bool {
+        match self.spec.expert {
+            ExpertParallel::Off => false,
+            ExpertParallel::AcrossReplicas => true,
+            ExpertParallel::Within(width) => width > 1,
+        }
+    }
+}
+
+/// A width that can be counted with.
+fn widths_of(width: u32) -> Option<u64> {
+    (width > 0).then_some(u64::from(width))
+}
+
+/// The product of what can be counted with, at most `u64::MAX`.
+fn product<const N: usize>(factors: [Option<u64>; N]) -> Option<u64> {
+    factors.into_iter().try_fold(1_u64, |product, factor| Some(product.saturating_mul(factor?)))
+}

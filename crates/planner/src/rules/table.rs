@@ -1,0 +1,176 @@
+//! Which rules there are, and whose they are.
+
+use super::{Case, Field, RuleSet, attention, engine, experts, replicas, weights, world};
+
+/// A rule: when it is broken, and what to change.
+pub(crate) struct Rule {
+    pub(crate) name: &'static str,
+    sets: &'static [RuleSet],
+    /// The numbers that mend it, most likely first.
+    pub(crate) fields: &'static [Field],
+    /// What else would mend it; empty when only the numbers do.
+    pub(crate) hint: &'static str,
+    check: Check,
+}
+
+type Check = fn(&Case<'_>, &mut Findings) -> Option<()>;
+
+/// What one rule found.
+#[derive(Default)]
+pub(crate) struct Findings {
+    found: Vec<(String, Option<&'static [Field]>)>,
+}
+
+/// A broken rule.
+pub(crate) struct Finding<'r> {
+    pub(crate) rule: &'r Rule,
+    pub(crate) message: String,
+    /// The numbers that mend it, most likely first.
+    pub(crate) fields: &'static [Field],
+}
+
+const N: RuleSet = RuleSet::Native;
+const V: RuleSet = RuleSet::Vllm;
+const S: RuleSet = RuleSet::Sglang;
+const T: RuleSet = RuleSet::TensorRtLlm;
+
+use Field::{
+    AttentionContext, AttentionData, AttentionTensor, Data, DataLocal, DataRank, DataStartRank,
+    DecodeContext, ExpertWithin, KvInterleaveTokens, MoeCluster, MoeData, MoeDenseTensor,
+    MoeTensor, Pipeline, PrefillContext, RedundantExperts, Tensor,
+};
+
+/// Writes a row as a sentence: name, whose, check, numbers to change, what else to do.
+macro_rules! rules {
+    ($($name:literal [$($set:ident)+] $check:path, [$($field:ident)*], $hint:literal;)+) => {
+        &[$(Rule {
+            name: $name,
+            sets: &[$($set),+],
+            check: $check,
+            fields: &[$($field),*],
+            hint: $hint,
+        }),+]
+    };
+}
+
+#[rustfmt::skip]
+const RULES: &[Rule] = rules! {
+    "width-positive" [N V S T] world::width_positive, [], "give every stage a layer";
+    "rank-count" [N V S T] world::rank_count, [Data Pipeline Tensor], "plan fewer ranks";
+    "attention-factors" [N V S T] world::attention_factors, [AttentionTensor AttentionContext AttentionData Tensor], "leave attention_tensor open and it becomes what is left";
+    "moe-factors" [N V S T] world::moe_factors, [MoeTensor ExpertWithin MoeData MoeCluster Tensor], "leave moe_tensor open and it becomes what is left";
+    "stages-fit" [N V S T] world::stages_fit, [Pipeline], "";
+    "partition-length" [N V S T] world::partition_length, [Pipeline], "give one entry per stage";
+    "partition-sum" [N V S T] world::partition_sum, [], "make the entries add up to the layers of the model";
+
+    "heads-divide" [N V S T] weights::heads_divide, [AttentionTensor Tensor AttentionData], "";
+    "kv-heads-divide" [N V S T] weights::kv_heads_divide, [AttentionTensor Tensor AttentionData], "";
+    "inner-divides" [N V T] weights::inner_divides, [MoeDenseTensor Tensor], "";
+    "inner-divides" [S] weights::inner_divides_stage, [MoeDenseTensor Tensor], "";
+    "expert-inner-divides" [N V S T] weights::expert_inner_divides, [MoeTensor ExpertWithin Tensor], "spread whole experts instead of splitting each";
+    "scale-blocks" [N V S] weights::scale_blocks, [MoeTensor ExpertWithin Tensor], "spread whole experts, or use a checkpoint without block scales";
+    "vocab-divides" [V] weights::vocab_divides, [Tensor], "";
+
+    "decode-context-divides" [N V S] attention::decode_divides, [DecodeContext AttentionTensor Tensor], "";
+    "decode-context-axis" [N V] attention::decode_axis, [DecodeContext], "";
+    "decode-context-kv-heads" [N V] attention::decode_exceeds_kv_heads, [DecodeContext AttentionTensor Tensor], "";
+    "decode-context-query-group" [N V] attention::decode_query_group, [DecodeContext], "";
+    "decode-context-role" [N V] attention::decode_context_role, [DecodeContext], "serve prefill and decode together (role unified)";
+    "interleave-block" [N V] attention::interleave_block, [KvInterleaveTokens], "";
+    "decode-beside-prefill-context" [S] attention::decode_beside_prefill_context, [DecodeContext PrefillContext], "";
+    "attention-data-all" [T] attention::attention_data_all, [AttentionData], "";
+    "helix-latent" [T] attention::helix_latent, [DecodeContext], "";
+    "helix-role" [T] attention::helix_role, [DecodeContext], "give it the role decode";
+
+    "experts-need-moe" [N V] experts::experts_need_moe, [ExpertWithin], "leave the expert parameters out";
+    "experts-fit" [N V S T] experts::experts_fit, [ExpertWithin Data Tensor], "";
+    "physical-experts-divide" [N V] experts::physical_experts_divide, [RedundantExperts ExpertWithin], "";
+    "experts-divide" [S T] experts::experts_divide, [ExpertWithin RedundantExperts], "";
+    "redundant-needs-balance" [N V] experts::redundant_needs_balance, [RedundantExperts], "turn balancing on (expert_balance)";
+    "balance-needs-experts" [N V S] experts::balance_needs_experts, [ExpertWithin], "turn expert parallelism on, or balancing off";
+    "balance-needs-ranks" [N V] experts::balance_needs_ranks, [Tensor Data], "turn balancing off";
+    "redundancy-cap" [N V] experts::redundancy_cap, [RedundantExperts], "";
+    "dense-tensor" [N] experts::dense_tensor_one, [MoeDenseTensor], "";
+    "dense-tensor" [S] experts::dense_tensor_one_or_all, [MoeDenseTensor], "";
+    "cluster-alone" [N T] experts::cluster_alone, [MoeCluster ExpertWithin], "";
+    "experts-beside-context" [T] experts::experts_beside_context, [ExpertWithin], "use Helix (decode_context as wide as the context)";
+    "moe-data-context" [S] experts::moe_data_context, [MoeData], "";
+    "moe-data-pipeline" [S] experts::moe_data_pipeline, [MoeData Pipeline], "";
+    "moe-data-experts" [S] experts::moe_data_experts, [ExpertWithin MoeData], "";
+
+    "data-local" [N V] replicas::data_local, [DataLocal Data], "";
+    "data-start" [N V] replicas::data_start, [DataStartRank DataLocal Data], "";
+    "data-rank" [N V] replicas::data_rank, [DataRank Data], "";
+    "external-needs-data" [N V] replicas::external_needs_data, [Data], "use internal load balancing";
+    "external-needs-rank" [N V] replicas::external_needs_rank, [], "say which replica this process serves (data_rank)";
+    "external-local-one" [N V] replicas::external_local_one, [DataLocal], "";
+    "hybrid-needs-local" [N V] replicas::hybrid_needs_local, [], "say how many replicas are on this node (data_local)";
+    "rank-needs-external" [N V] replicas::rank_needs_external, [], "make load_balancing external, or leave data_rank out";
+    "external-needs-experts" [V] replicas::external_needs_experts, [], "start independent servers without data parallelism";
+    "data-beside-attention-data" [S] replicas::data_beside_attention_data, [Data AttentionData], "start one server per replica";
+
+    "not-expressible" [V] engine::vllm, [], "change it, or render for an engine that has it";
+    "not-expressible" [S] engine::sglang, [], "change it, or render for an engine that has it";
+    "not-expressible" [T] engine::tensorrt_llm, [], "change it, or render for an engine that has it";
+};
+
+/// The rules of a set, in the order of the table.
+pub(super) fn rules_of(set: RuleSet) -> Vec<&'static Rule> {
+    RULES.iter().filter(|rule| rule.sets.contains(&set)).collect()
+}
+
+/// Everything that is broken, in the order of the rules.
+pub(super) fn broken(case: &Case<'_>, rules: &[&'static Rule]) -> Vec<Finding<'static>> {
+    rules.iter().flat_map(|rule| rule.findings(case)).collect()
+}
+
+/// The parts of a layout that the engine of `set` has no words for, each with the reason.
+pub(crate) fn inexpressible(case: &Case<'_>, set: RuleSet) -> Vec<String> {
+    rules_of(set)
+        .into_iter()
+        .filter(|rule| rule.name == "not-expressible")
+        .flat_map(|rule| rule.findings(case))
+        .map(|finding| finding.message)
+        .collect()
+}
+
+// === impl Rule ===
+
+impl Rule {
+    pub(crate) fn findings(&'static self, case: &Case<'_>) -> Vec<Finding<'static>> {
+        let mut out = Findings::default();
+        (self.check)(case, &mut out);
+        out.found
+            .into_iter()
+            .map(|(message, fields)| Finding {
+                rule: self,
+                message,
+                fields: fields.unwrap_or(self.fields),
+            })
+            .collect()
+    }
+}
+
+// === impl Findings ===
+
+impl Findings {
+    /// The rule is broken, and its own numbers mend it.
+    pub(super) fn push(&mut self, message: String) {
+        self.found.push((message, None));
+    }
+
+    /// The rule is broken by one number.
+    pub(super) fn push_for(&mut self, field: Field, message: String) {
+        let at = Field::ALL.iter().position(|other| *other == field);
+        let fields = at.map_or(&[][..], |at| &ALL_FIELDS[at..=at]);
+        self.found.push((message, Some(fields)));
+    }
+
+    /// The rule is broken, and no number mends it.
+    pub(super) fn push_plain(&mut self, message: String) {
+        self.found.push((message, Some(&[])));
+    }
+}
+
+/// [`Field::ALL`], to borrow from.
+static ALL_FIELDS: [Field; Field::ALL.len()] = Field::ALL;

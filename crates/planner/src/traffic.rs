@@ -1,0 +1,263 @@
+//! Bytes that the ranks of a stage exchange in one step, group by group.
+//!
+//! Counted is what one rank sends, with bandwidth-optimal algorithms (Patarasuk & Yuan 2009): a
+//! ring all-reduce of `b` bytes over `n` ranks sends `2 (n-1)/n · b`, an all-gather or a
+//! reduce-scatter half of that. Sharding after Megatron (Shoeybi et al. 2019): one reduction after
+//! attention, one after the feed-forward block.
+
+use serde::{Deserialize, Serialize};
+
+use crate::inventory::product;
+use crate::memory::ACTIVATION_BYTES;
+use crate::{
+    AttentionShape, Axis, Coordinates, FfnShape, GroupKind, Inventory, KvType, LayerShape,
+    ModelShape, RankMap,
+};
+
+/// What a step of one replica computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepLoad {
+    /// Prompt tokens.
+    pub prefill_tokens: u64,
+    /// Requests that generate a token.
+    pub decode_tokens: u64,
+    /// Rows of logits.
+    pub sampled: u64,
+}
+
+/// One kind of collective in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchange {
+    /// Between which ranks.
+    pub group: GroupKind,
+    /// How many they are.
+    pub ranks: u32,
+    /// What they do.
+    pub operation: Operation,
+    /// How often in a step.
+    pub calls: u64,
+    /// Bytes that one rank sends in a step, all calls together.
+    pub bytes: u64,
+}
+
+/// A collective.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operation {
+    /// Everyone gets the sum.
+    AllReduce,
+    /// Everyone gets all parts.
+    AllGather,
+    /// A gather before and a scattered sum after the computation.
+    GatherScatter,
+    /// Rows go to their experts and back.
+    AllToAll,
+    /// From one stage to the next.
+    Send,
+}
+
+/// Tokens of a step where they are computed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalTokens {
+    /// Prompt tokens of a rank in attention.
+    pub(crate) prefill: u64,
+    /// Generated tokens of a rank in attention.
+    pub(crate) decode: u64,
+    /// Ranks, or groups of ranks, of an expert group that bring tokens of their own.
+    pub(crate) sources: u64,
+}
+
+// === impl LocalTokens ===
+
+impl LocalTokens {
+    pub(crate) fn of(map: &RankMap, load: &StepLoad) -> Self {
+        let widths = map.widths();
+        let data = u64::from(widths.attention_data).max(1);
+        // Decode does not split the token that it computes.
+        let context = if load.prefill_tokens > 0 { widths.attention_context.max(1) } else { 1 };
+        let replicas = widths.expert_replicas.max(1);
+        Self {
+            prefill: load.prefill_tokens.div_ceil(data).div_ceil(context.into()),
+            decode: load.decode_tokens.div_ceil(data),
+            sources: product(&[data, context.into(), replicas.into()])
+                .div_ceil(widths.moe_data.max(1).into()),
+        }
+    }
+
+    pub(crate) fn all(&self) -> u64 {
+        self.prefill.saturating_add(self.decode)
+    }
+}
+
+// === impl RankMap ===
+
+impl RankMap {
+    /// What the rank at `at` exchanges in a step of its replica.
+    #[must_use]
+    pub fn exchanges(
+        &self,
+        shape: &ModelShape,
+        inventory: &Inventory,
+        at: &Coordinates,
+        load: &StepLoad,
+        kv: KvType,
+    ) -> Vec<Exchange> {
+        let tokens = LocalTokens::of(self, load);
+        let mut ledger = Ledger { map: self, hidden: shape.hidden, tokens, found: Vec::new() };
+        let layers = self.stages().get(at.stage as usize).copied().unwrap_or_default();
+        for (run, count) in inventory.runs_in(layers) {
+            ledger.attention(&run.shape, at, kv, count);
+            ledger.ffn(&run.shape, count);
+        }
+        ledger.ends(shape, at, load);
+        ledger.found.retain(|exchange| exchange.bytes > 0);
+        ledger.found
+    }
+}
+
+/// The exchanges while they are summed.
+struct Ledger<'a> {
+    map: &'a RankMap,
+    hidden: u64,
+    tokens: LocalTokens,
+    found: Vec<Exchange>,
+}
+
+// === impl Ledger ===
+
+impl Ledger<'_> {
+    fn attention(&mut self, layer: &LayerShape, at: &Coordinates, kv: KvType, layers: u64) {
+        let widths = self.map.widths();
+        self.reduce(GroupKind::Tensor, widths.attention_tensor, self.tokens.all(), layers);
+
+        let keys_values = self.map.kv_width(layer, at).saturating_mul(kv.bytes());
+        let context = u64::from(widths.attention_context);
+        if context > 1 && self.tokens.prefill > 0 {
+            let sent = product(&[self.tokens.prefill, keys_values, context - 1, layers]);
+            self.add(
+                GroupKind::Context,
+                widths.attention_context,
+                Operation::AllGather,
+                layers,
+                sent,
+            );
+        }
+        let parts = u64::from(widths.decode_context);
+        if parts > 1 {
+            // Queries are gathered, outputs and their log-sums scattered back.
+            let (heads, width) = query_heads(layer);
+            let queries = self.map.held(at, Axis::Heads(heads)).count.saturating_mul(width);
+            let row = product(&[queries, ACTIVATION_BYTES, 2, parts - 1]);
+            let sent = product(&[self.tokens.decode, row, layers]);
+            let calls = layers.saturating_mul(2);
+            self.add(
+                GroupKind::DecodeContext,
+                widths.decode_context,
+                Operation::GatherScatter,
+                calls,
+                sent,
+            );
+        }
+    }
+
+    fn ffn(&mut self, layer: &LayerShape, layers: u64) {
+        let widths = *self.map.widths();
+        let dense = |ledger: &mut Self| {
+            let gathered = widths.dense_tensor.div_ceil(widths.attention_tensor.max(1)).max(1);
+            let tokens = ledger.tokens.all().saturating_mul(gathered.into());
+            let group = ledger.map.same_as(GroupKind::Dense);
+            ledger.reduce(group, widths.dense_tensor, tokens, layers);
+        };
+        match layer.ffn {
+            FfnShape::Dense { .. } => dense(self),
+            FfnShape::Moe { top_k, shared_inner, .. } => {
+                self.experts(top_k, layers);
+                // Where tokens differ from rank to rank the shared experts gather them themselves.
+                if shared_inner > 0 && self.tokens.sources > 1 {
+                    dense(self);
+                }
+            }
+        }
+    }
+
+    fn experts(&mut self, top_k: u64, layers: u64) {
+        let widths = *self.map.widths();
+        let (expert, slices) = (widths.expert(), widths.expert_slices());
+        let all = expert.saturating_mul(slices);
+        if self.tokens.sources <= 1 {
+            // All ranks have all tokens: each adds what its experts give.
+            let kind = if expert > 1 { GroupKind::Expert } else { GroupKind::MoeTensor };
+            self.reduce(kind, all, self.tokens.all(), layers);
+        } else if expert <= 1 {
+            let tokens = product(&[self.tokens.all(), self.tokens.sources]);
+            self.reduce(GroupKind::MoeTensor, all, tokens, layers);
+        } else {
+            let width = f64::from(expert);
+            // A token goes once to each rank that has one of its experts (DeepEP), if not here.
+            let reached = width * (1.0 - (1.0 - 1.0 / width).powf(top_k as f64));
+            let remote = reached * (width - 1.0) / width;
+            let own = self.tokens.all().div_ceil(widths.attention_tensor.max(1).into());
+            let row = product(&[own, self.hidden, ACTIVATION_BYTES, 2, slices.into(), layers]);
+            // An estimate; a cast of floats saturates.
+            let sent = (row as f64 * remote) as u64;
+            let calls = layers.saturating_mul(2);
+            self.add(GroupKind::Expert, expert, Operation::AllToAll, calls, sent);
+        }
+    }
+
+    fn ends(&mut self, shape: &ModelShape, at: &Coordinates, load: &StepLoad) {
+        let widths = *self.map.widths();
+        let gathered = widths.tensor.div_ceil(widths.attention_tensor.max(1)).max(1);
+        let tokens = self.tokens.all().saturating_mul(gathered.into());
+        let group = self.map.same_as(GroupKind::Vocab);
+        if at.stage == 0 {
+            self.reduce(group, widths.tensor, tokens, 1);
+        }
+        if at.stage + 1 < widths.stages {
+            // Each rank sends its part to its successor, which gathers the rest from its
+            // neighbours, as vLLM does.
+            let whole = product(&[self.tokens.all(), self.hidden, ACTIVATION_BYTES]);
+            let sent = whole.div_ceil(widths.attention_tensor.max(1).into());
+            self.add(GroupKind::Pipeline, widths.stages, Operation::Send, 1, sent);
+        } else if widths.tensor > 1 {
+            let rows = load.sampled.div_ceil(u64::from(widths.attention_data).max(1));
+            let whole = product(&[rows, gathered.into(), shape.vocab, ACTIVATION_BYTES]);
+            let sent = whole / u64::from(widths.tensor) * u64::from(widths.tensor - 1);
+            self.add(group, widths.tensor, Operation::AllGather, 1, sent);
+        }
+    }
+
+    /// A sum over `ranks` of `tokens` rows, in each of `layers`.
+    fn reduce(&mut self, group: GroupKind, ranks: u32, tokens: u64, layers: u64) {
+        if ranks > 1 {
+            let whole = product(&[tokens, self.hidden, ACTIVATION_BYTES, 2]);
+            let sent = whole / u64::from(ranks) * u64::from(ranks - 1);
+            let sent = sent.saturating_mul(layers);
+            self.add(group, ranks, Operation::AllReduce, layers, sent);
+        }
+    }
+
+    fn add(&mut self, group: GroupKind, ranks: u32, operation: Operation, calls: u64, bytes: u64) {
+        let same = |known: &&mut Exchange| {
+            (known.group, known.ranks, known.operation) == (group, ranks, operation)
+        };
+        match self.found.iter_mut().find(same) {
+            Some(known) => {
+                known.calls = known.calls.saturating_add(calls);
+                known.bytes = known.bytes.saturating_add(bytes);
+            }
+            None => self.found.push(Exchange { group, ranks, operation, calls, bytes }),
+        }
+    }
+}
+
+/// Query heads and the width of one.
+pub(crate) fn query_heads(layer: &LayerShape) -> (u64, u64) {
+    match layer.attention {
+        AttentionShape::Gqa { heads, head_dim, .. } => (heads, head_dim),
+        // As computed on the compressed keys: every head is as wide as they are.
+        AttentionShape::Mla { heads, kv_rank, rope_dim, .. } => {
+            (heads, kv_rank.saturating_add(rope_dim))
+        }
+    }
+}

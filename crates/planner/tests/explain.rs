@@ -1,0 +1,167 @@
+//! What a plan prints: text, JSON and picture, against the files of `tests/golden`.
+//!
+//! A golden file is what a person reviewed. When a change of the output is meant, run the tests with
+//! `PLAYHOUSE_WRITE_GOLDEN=1` and review the difference.
+
+use std::fs;
+use std::path::Path;
+
+use playhouse_planner::{CrossDomain, Hardware, ModelShape, Plan, Serving, layout};
+use playhouse_types::{ExpertParallel, ParallelSpec};
+use serde_json::Value;
+
+fn shape(name: &str) -> ModelShape {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(name);
+    ModelShape::parse(&fs::read(path).expect(name)).expect(name)
+}
+
+fn plan(spec: &ParallelSpec, model: &str, hardware: Option<&str>) -> Plan {
+    let hardware = hardware.map(|text| Hardware::parse(text).expect(text));
+    let serving = Serving::default();
+    Plan::new(spec, &shape(model), hardware.as_ref(), &serving, CrossDomain::Warn).expect("a plan")
+}
+
+fn golden(name: &str, found: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("PLAYHOUSE_WRITE_GOLDEN").is_some() {
+        fs::write(&path, found).expect("a writable golden file");
+    }
+    let expected = fs::read_to_string(&path).expect(name);
+    assert_eq!(found, expected, "{name} differs");
+}
+
+/// `-tp 2 -pp 2 -dp 2`
+fn eight() -> ParallelSpec {
+    ParallelSpec { tensor: 2, pipeline: 2, data: 2, ..ParallelSpec::default() }
+}
+
+/// The table "GPU assignment TP=2 × PP=2 × DP=2" on a model of 32 layers.
+#[test]
+fn two_by_two_by_two_prints_the_known_assignment() {
+    let plan = plan(&eight(), "llama-3.1-8b.json", None);
+    golden("tp2-pp2-dp2.txt", &plan.to_string());
+    golden("tp2-pp2-dp2.json", &plan.to_json());
+    golden("tp2-pp2-dp2.svg", &plan.to_svg());
+}
+
+#[test]
+fn hardware_adds_nodes_devices_and_room() {
+    let plan = plan(&eight(), "llama-3.1-8b.json", Some("2x4xH100"));
+    golden("tp2-pp2-dp2-on-2x4xh100.txt", &plan.to_string());
+    golden("tp2-pp2-dp2-on-2x4xh100.svg", &plan.to_svg());
+}
+
+#[test]
+fn experts_and_attention_data_have_columns_of_their_own() {
+    let spec = ParallelSpec {
+        tensor: 8,
+        attention_data: 8,
+        pipeline: 2,
+        expert: ExpertParallel::Within(8),
+        moe_dense_tensor: Some(1),
+        ..ParallelSpec::default()
+    };
+    let plan = plan(&spec, "deepseek-v3.json", Some("2x8xH100"));
+    golden("deepseek-v3-on-2x8xh100.txt", &plan.to_string());
+}
+
+#[test]
+fn the_json_has_every_rank_with_all_that_the_table_shows() {
+    let plan = plan(&eight(), "llama-3.1-8b.json", Some("8xH100"));
+    let json: Value = serde_json::from_str(&plan.to_json()).expect("JSON");
+    let ranks = json["ranks"].as_array().expect("ranks");
+    assert_eq!(ranks.len(), 8);
+    assert_eq!(ranks[7]["replica"], 1);
+    assert_eq!(ranks[7]["layers"]["first"], 16);
+    assert_eq!(ranks[7]["node"], "node-0");
+    assert_eq!(ranks[7]["kv_bytes_per_token"], 2 * 4 * 128 * 2 * 16);
+    let kinds: Vec<_> = json["groups"].as_array().expect("groups").iter().collect();
+    assert_eq!(kinds[0]["kind"], "tensor");
+    assert_eq!(kinds[0]["groups"][3], serde_json::json!([6, 7]));
+}
+
+/// A plan's capacity is what its fullest ranks have room for.
+#[test]
+fn kv_tokens_are_the_least_of_a_replica_times_its_groups() {
+    let plan = plan(&eight(), "llama-3.1-8b.json", Some("8xH100"));
+    let least = |replica: usize| {
+        let ranks = &plan.ranks[replica * 4..replica * 4 + 4];
+        ranks.iter().filter_map(|rank| rank.kv_tokens).min().expect("ranks")
+    };
+    assert_eq!(plan.kv_tokens, Some(least(0) + least(1)));
+    for rank in &plan.ranks {
+        let device = (81_559u64 << 20) / 100 * 90;
+        let left = device - rank.memory.weight_bytes - rank.memory.workspace_bytes;
+        assert_eq!(rank.kv_tokens, Some(left / rank.memory.kv_bytes_per_token));
+    }
+}
+
+#[test]
+fn a_plan_that_cannot_run_says_what_is_missing() {
+    let refused = |spec: &ParallelSpec, model: &str, hardware: &str, cross| {
+        let hardware = Hardware::parse(hardware).expect(hardware);
+        let serving = Serving::default();
+        let violations =
+            Plan::new(spec, &shape(model), Some(&hardware), &serving, cross).expect_err("refused");
+        (violations[0].rule, violations[0].message.clone())
+    };
+    let eight = ParallelSpec { tensor: 8, ..ParallelSpec::default() };
+    let (rule, message) = refused(&eight, "llama-3.1-70b.json", "4xH100", CrossDomain::Warn);
+    assert_eq!(rule, "devices-suffice");
+    assert_eq!(message, "8 ranks need as many devices, the hardware has 4");
+    let (rule, message) = refused(&eight, "llama-3.1-70b.json", "2x4xH100", CrossDomain::Refuse);
+    assert_eq!(rule, "stage-in-node");
+    assert!(message.contains("the largest has 4 devices free"), "{message}");
+    let (rule, message) = refused(&eight, "deepseek-v3.json", "8xH100", CrossDomain::Warn);
+    assert_eq!(rule, "memory-fits");
+    assert!(message.starts_with("rank 0 needs 79.3 GiB for weights"), "{message}");
+    let three = ParallelSpec { tensor: 3, ..ParallelSpec::default() };
+    let (rule, _) = refused(&three, "llama-3.1-8b.json", "8xH100", CrossDomain::Warn);
+    assert_eq!(rule, "heads-divide");
+}
+
+#[test]
+fn a_stage_over_nodes_is_a_warning() {
+    let spec = ParallelSpec { tensor: 8, ..ParallelSpec::default() };
+    let plan = plan(&spec, "llama-3.1-70b.json", Some("2x4xH100"));
+    let [warning] = &plan.warnings[..] else { panic!("{:?}", plan.warnings) };
+    assert!(warning.starts_with("stage 0 of replica 0 sits on several nodes"), "{warning}");
+}
+
+#[test]
+fn layouts_are_named_in_a_few_words() {
+    let spec = ParallelSpec {
+        prefill_context: 2,
+        attention_data: 2,
+        decode_context: 4,
+        expert: ExpertParallel::AcrossReplicas,
+        moe_dense_tensor: Some(1),
+        ..eight()
+    };
+    assert_eq!(
+        layout(&spec),
+        "DP 2 × PP 2 × TP 2 × CP 2, attention-DP 2, DCP 4, EP across replicas, dense TP 1"
+    );
+}
+
+/// Names come from files that nobody vouches for.
+#[test]
+fn names_in_the_picture_are_escaped() {
+    let text = "[[nodes]]\nname = \"<a & b>\\u0007\"\ndevices = 8\ndevice = \"H100\"";
+    let hardware = Hardware::from_toml(text).expect("hardware");
+    let shape = shape("llama-3.1-8b.json");
+    let serving = Serving::default();
+    let plan =
+        Plan::new(&eight(), &shape, Some(&hardware), &serving, CrossDomain::Warn).expect("a plan");
+    let svg = plan.to_svg();
+    assert!(svg.contains("&lt;a &amp; b&gt; "), "{svg}");
+    assert!(!svg.contains('\u{7}'));
+}
+
+#[test]
+fn a_large_picture_says_what_it_leaves_out() {
+    let spec = ParallelSpec { tensor: 8, data: 200, ..ParallelSpec::default() };
+    let svg = plan(&spec, "llama-3.1-8b.json", None).to_svg();
+    assert!(svg.contains("1600 ranks (576 more not drawn)"), "1024 are drawn");
+    assert_eq!(svg.matches(">rank ").count(), 1024);
+}

@@ -1,0 +1,246 @@
+//! What the planner reads from the `config.json` files of published models (`tests/models`) and of
+//! the reference checkpoints of this repository.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use playhouse_planner::{AttentionShape, FfnShape, ModelShape, ShapeError, WeightType};
+use proptest::prelude::*;
+use serde_json::Value;
+
+fn fixture(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(name);
+    fs::read(path).expect(name)
+}
+
+fn shape(name: &str) -> ModelShape {
+    ModelShape::parse(&fixture(&format!("{name}.json"))).expect(name)
+}
+
+/// The totals that the models' cards and file indices give where they give exact ones; all were
+/// computed a second time from the layer sizes by a program that shares nothing with this crate.
+#[test]
+fn parameters_of_published_models_are_exact() {
+    for (name, parameters) in [
+        ("llama-2-7b", 6_738_415_616),
+        ("llama-2-13b", 13_015_864_320),
+        ("llama-3.1-8b", 8_030_261_248),
+        ("llama-3.1-70b", 70_553_706_496),
+        ("llama-3.1-405b", 405_853_388_800),
+        ("qwen2.5-0.5b", 494_032_768),
+        ("qwen2.5-7b", 7_615_616_512),
+        ("mistral-7b-v0.1", 7_241_732_096),
+        ("mixtral-8x7b", 46_702_792_704),
+        ("qwen3-30b-a3b", 30_532_122_624),
+        ("qwen1.5-moe-a2.7b", 14_315_784_192),
+        ("deepseek-v2-lite", 15_706_484_224),
+        // Its card says 671 B, the file index 685 B: that counts the layer of multi-token prediction.
+        ("deepseek-v3", 671_026_419_200),
+    ] {
+        assert_eq!(shape(name).parameters(), parameters, "{name}");
+    }
+}
+
+/// The sum of the tensors in the safetensors headers of a folder, without the second copy that a
+/// tied head may have in the file.
+fn tensor_bytes(folder: &Path, tied: bool) -> u64 {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+        if !name.starts_with("model") || !name.ends_with(".safetensors") {
+            continue;
+        }
+        let file = fs::read(&path).expect("a file");
+        let length = u64::from_le_bytes(file[..8].try_into().expect("8 bytes"));
+        let header = &file[8..8 + usize::try_from(length).expect("a small header")];
+        let tensors: BTreeMap<String, Value> = serde_json::from_slice(header).expect("a header");
+        for (tensor, entry) in tensors {
+            if tensor == "__metadata__" || (tied && tensor == "lm_head.weight") {
+                continue;
+            }
+            let offset = |at: usize| entry["data_offsets"][at].as_u64().expect("an offset");
+            bytes += offset(1) - offset(0);
+        }
+    }
+    bytes
+}
+
+fn reference_checkpoints() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference");
+    let mut found: Vec<_> = fs::read_dir(folder)
+        .expect("reference checkpoints")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.join("config.json").exists())
+        .collect();
+    found.sort();
+    found
+}
+
+/// What the name of a reference checkpoint says about its tensors; some configs leave it out.
+fn stored(folder: &Path) -> WeightType {
+    match folder.to_str().and_then(|name| name.rsplit('-').next()) {
+        Some("f32") => WeightType::F32,
+        Some("f16") => WeightType::F16,
+        _ => WeightType::Bf16,
+    }
+}
+
+#[test]
+fn bytes_of_every_reference_checkpoint_are_those_of_its_tensors() {
+    let folders = reference_checkpoints();
+    assert!(folders.len() >= 20, "only {} checkpoints found", folders.len());
+    for folder in folders {
+        let config = fs::read(folder.join("config.json")).expect("a config");
+        let mut shape = ModelShape::parse(&config).expect("a decoder");
+        (shape.weights, shape.plain) = (stored(&folder), stored(&folder));
+        let found = tensor_bytes(&folder, shape.tied_embeddings);
+        assert_eq!(shape.checkpoint_bytes(), found, "{}", folder.display());
+    }
+}
+
+/// AWQ packs 4-bit values and zero points and keeps f16 scales per 128 inputs; GPTQ adds an index
+/// per input; DeepSeek's FP8 has an f32 scale per 128 × 128 values.
+#[test]
+fn quantized_bytes_count_scales_zero_points_and_indices() {
+    let matrices = 28 * (3584 * 3584 * 2 + 2 * 3584 * 512 + 3 * 3584 * 18_944);
+    let plain = 7_615_616_512 - matrices;
+    let groups = matrices / 128;
+    let awq = matrices / 2 + groups / 2 + 2 * groups + 2 * plain;
+    assert_eq!(shape("qwen2.5-7b-awq").checkpoint_bytes(), awq);
+    let inputs = 28 * (3584 * 6 + 18_944);
+    assert_eq!(shape("qwen2.5-7b-gptq").checkpoint_bytes(), awq + 4 * inputs);
+
+    let deepseek = shape("deepseek-v3");
+    assert_eq!(deepseek.weights, WeightType::Fp8 { block: Some((128, 128)) });
+    let plain = ModelShape { weights: WeightType::Bf16, ..deepseek.clone() };
+    // Plain: embeddings and head, norms, routers and their f32 biases.
+    let untouched = 2 * 129_280 * 7168 + 7168 + 61 * (2 * 7168 + 1536 + 512) + 58 * 256 * 7168;
+    let matrices = 671_026_419_200 - untouched - 58 * 256;
+    assert_eq!(plain.checkpoint_bytes(), 2 * (matrices + untouched) + 4 * 58 * 256);
+    let scales = (deepseek.checkpoint_bytes() - matrices - 2 * untouched - 4 * 58 * 256) / 4;
+    // kv_a_proj has 576 rows: its last block of rows is half full.
+    assert_eq!(scales, (matrices + 61 * 64 * 7168) / (128 * 128));
+}
+
+#[test]
+fn modules_named_unquantized_stay_plain() {
+    let mut shape = shape("qwen2.5-7b-awq");
+    let all = shape.checkpoint_bytes();
+    shape.unquantized = vec!["model.layers.1.mlp".to_owned()];
+    let matrices = 3 * 3584 * 18_944;
+    let packed = matrices / 2 + matrices / 256 + matrices / 64;
+    assert_eq!(shape.checkpoint_bytes() - all, 2 * matrices - packed, "layer 1, not layer 10");
+    shape.unquantized = vec!["mlp".to_owned()];
+    assert_eq!(shape.checkpoint_bytes() - all, 28 * (2 * matrices - packed));
+}
+
+#[test]
+fn dense_and_routed_layers_are_where_the_config_says() {
+    let deepseek = shape("deepseek-v3");
+    let routed = |layer: usize| matches!(deepseek.layers[layer].ffn, FfnShape::Moe { .. });
+    assert_eq!([routed(2), routed(3), routed(60)], [false, true, true]);
+    assert!(matches!(
+        deepseek.layers[0].attention,
+        AttentionShape::Mla { q_rank: Some(1536), kv_rank: 512, rope_dim: 64, .. }
+    ));
+
+    let mut config: Value = serde_json::from_slice(&fixture("qwen3-30b-a3b.json")).unwrap();
+    config["decoder_sparse_step"] = 2.into();
+    config["mlp_only_layers"] = vec![3].into();
+    let qwen = ModelShape::parse(config.to_string().as_bytes()).unwrap();
+    let routed: Vec<_> =
+        (0..6).filter(|&at| matches!(qwen.layers[at].ffn, FfnShape::Moe { .. })).collect();
+    assert_eq!(routed, [1, 5]);
+}
+
+#[test]
+fn a_foreign_decoder_is_read_by_the_standard_keys_or_refused_by_the_missing_one() {
+    let mut config: Value = serde_json::from_slice(&fixture("llama-3.1-8b.json")).unwrap();
+    config["architectures"] = vec!["GraniteForCausalLM"].into();
+    let foreign = ModelShape::parse(config.to_string().as_bytes()).unwrap();
+    assert_eq!(foreign.architecture, "GraniteForCausalLM");
+    assert_eq!(foreign.parameters(), 8_030_261_248);
+
+    config.as_object_mut().unwrap().remove("num_hidden_layers");
+    let refused = ModelShape::parse(config.to_string().as_bytes()).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "config.json: key `num_hidden_layers`: found nothing, expected a whole number between 1 \
+         and 1024"
+    );
+}
+
+#[test]
+fn a_multimodal_file_is_read_at_its_text_config() {
+    let text: Value = serde_json::from_slice(&fixture("mistral-7b-v0.1.json")).unwrap();
+    let mut whole = serde_json::json!({
+        "architectures": ["LlavaForConditionalGeneration"],
+        "torch_dtype": "float32",
+        "text_config": text,
+    });
+    let shape = ModelShape::parse(whole.to_string().as_bytes()).unwrap();
+    assert_eq!(shape.parameters(), 7_241_732_096);
+    assert_eq!(shape.weights, WeightType::Bf16, "the nearer dtype counts");
+    whole["text_config"]["vocab_size"] = 0.into();
+    let refused = ModelShape::parse(whole.to_string().as_bytes()).unwrap_err();
+    assert!(matches!(refused, ShapeError::Key { key, .. } if key == "text_config.vocab_size"));
+}
+
+/// **SH-2**
+#[test]
+fn what_cannot_be_used_is_named_with_what_would_be() {
+    for (key, value, expected) in [
+        ("hidden_size", Value::from(-1), "a whole number between 1 and 131072"),
+        ("num_hidden_layers", 100_000.into(), "a whole number between 1 and 1024"),
+        ("num_key_value_heads", 7.into(), "a divisor of num_attention_heads (32)"),
+        ("vocab_size", "many".into(), "a whole number between 1 and 4194304"),
+        ("torch_dtype", "int7".into(), "bfloat16, float16 or float32"),
+        ("tie_word_embeddings", "yes".into(), "true or false"),
+        ("architectures", Value::Null, "a list with the name of a decoder"),
+        ("quantization_config", 4.into(), "an object"),
+        ("num_experts_per_tok", 9.into(), "a whole number between 1 and 8"),
+    ] {
+        let mut config: Value = serde_json::from_slice(&fixture("mixtral-8x7b.json")).unwrap();
+        config[key] = value;
+        let refused = ModelShape::parse(config.to_string().as_bytes()).unwrap_err();
+        let ShapeError::Key { key: named, expected: wanted, .. } = refused else {
+            panic!("{key}: {refused}")
+        };
+        assert_eq!((named.as_str(), wanted.as_str()), (key, expected));
+    }
+    let config = r#"{"architectures": ["X"], "quantization_config": {"quant_method": "bitsandbytes"},
+        "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8,
+        "vocab_size": 8, "max_position_embeddings": 8}"#;
+    assert_eq!(
+        ModelShape::parse(config.as_bytes()).unwrap_err().to_string(),
+        "config.json: key `quantization_config.quant_method`: found \"bitsandbytes\", expected fp8, \
+         awq or gptq"
+    );
+    assert!(matches!(ModelShape::parse(b"[]"), Err(ShapeError::Json(_))));
+    assert!(matches!(ModelShape::parse(b"\xff"), Err(ShapeError::Json(_))));
+}
+
+const NUMBERS: [u64; 8] = [0, 1, 2, 3, 64, 4096, 1 << 40, u64::MAX];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// **SH-1**, **SH-2**: any number anywhere is refused or counted, never a panic.
+    #[test]
+    fn hostile_numbers_are_refused_or_counted(
+        file in prop::sample::select(vec!["deepseek-v3", "qwen1.5-moe-a2.7b", "qwen2.5-7b-awq"]),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0..NUMBERS.len()), 1..4),
+    ) {
+        let mut config: Value = serde_json::from_slice(&fixture(&format!("{file}.json"))).unwrap();
+        let keys: Vec<_> = config.as_object().unwrap().keys().cloned().collect();
+        for (key, number) in changes {
+            config[key.get(&keys)] = NUMBERS[number].into();
+        }
+        if let Ok(shape) = ModelShape::parse(config.to_string().as_bytes()) {
+            prop_assert!(shape.parameters() > 0);
+            prop_assert!(shape.checkpoint_bytes() < u64::MAX);
+        }
+    }
+}

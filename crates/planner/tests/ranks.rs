@@ -1,0 +1,392 @@
+//! Where ranks land and what they hold.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+
+use playhouse_planner::{
+    AttentionShape, FfnShape, GroupKind, Inventory, LayerShape, ModelShape, RankMap, RankMemory,
+    Serving, Slice, StepLoad, WeightType,
+};
+use playhouse_types::{ExpertBalance, ExpertParallel, ExpertPlacement, ParallelSpec};
+use proptest::prelude::*;
+
+fn shape(name: &str) -> ModelShape {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(name);
+    ModelShape::parse(&fs::read(path).expect(name)).expect(name)
+}
+
+fn map(spec: &ParallelSpec, shape: &ModelShape) -> RankMap {
+    RankMap::new(spec, shape).expect("a layout that can run")
+}
+
+fn groups(map: &RankMap, kind: GroupKind) -> Vec<Vec<u32>> {
+    map.groups(kind).groups
+}
+
+/// The table "GPU assignment TP=2 × PP=2 × DP=2".
+#[test]
+fn tensor_ranks_are_neighbours_then_stages_then_replicas() {
+    let spec = ParallelSpec { tensor: 2, pipeline: 2, data: 2, ..ParallelSpec::default() };
+    let map = map(&spec, &shape("llama-3.1-8b.json"));
+    assert_eq!(groups(&map, GroupKind::Tensor), [[0, 1], [2, 3], [4, 5], [6, 7]]);
+    assert_eq!(groups(&map, GroupKind::Pipeline), [[0, 2], [1, 3], [4, 6], [5, 7]]);
+    assert_eq!(groups(&map, GroupKind::Data), [[0, 4], [1, 5], [2, 6], [3, 7]]);
+}
+
+/// The test vector of SGLang's factorisation: its tp=8, dp=2 with attention-DP, attn_cp=2, ep=4.
+#[test]
+fn attention_and_experts_factor_the_same_ranks_as_sglang_does() {
+    let spec = ParallelSpec {
+        tensor: 4,
+        prefill_context: 2,
+        attention_data: 2,
+        expert: ExpertParallel::Within(4),
+        ..ParallelSpec::default()
+    };
+    let map = map(&spec, &shape("deepseek-v3.json"));
+    let five = map.coordinates(5);
+    assert_eq!((five.attention_data, five.context, five.tensor), (1, 0, 1));
+    assert_eq!((five.expert, five.moe_tensor), (2, 1));
+    assert_eq!(groups(&map, GroupKind::Tensor), [[0, 1], [2, 3], [4, 5], [6, 7]]);
+    assert_eq!(groups(&map, GroupKind::Context), [[0, 2], [1, 3], [4, 6], [5, 7]]);
+    assert_eq!(groups(&map, GroupKind::AttentionData), [[0, 4], [1, 5], [2, 6], [3, 7]]);
+    assert_eq!(groups(&map, GroupKind::Expert), [[0, 2, 4, 6], [1, 3, 5, 7]]);
+    assert_eq!(groups(&map, GroupKind::MoeTensor), [[0, 1], [2, 3], [4, 5], [6, 7]]);
+}
+
+/// vLLM: EP = DP × PCP × TP per stage, flattened replica first.
+#[test]
+fn expert_groups_span_replicas_as_in_vllm() {
+    let spec = ParallelSpec {
+        tensor: 2,
+        pipeline: 2,
+        data: 2,
+        expert: ExpertParallel::AcrossReplicas,
+        ..ParallelSpec::default()
+    };
+    let shape = shape("mixtral-8x7b.json");
+    let map = map(&spec, &shape);
+    assert_eq!(groups(&map, GroupKind::Expert), [[0, 1, 4, 5], [2, 3, 6, 7]]);
+    let experts = |rank| {
+        let share = map.share(&shape, &map.coordinates(rank));
+        share.experts.expect("routed").iter().collect::<Vec<_>>()
+    };
+    assert_eq!([experts(0), experts(1), experts(4), experts(5)], [[0, 1], [2, 3], [4, 5], [6, 7]]);
+}
+
+/// vLLM: contiguous tensor ranks; with prefill context the two axes are swapped first.
+#[test]
+fn decode_context_re_uses_tensor_ranks_context_first() {
+    let shape = shape("deepseek-v3.json");
+    let spec = ParallelSpec { tensor: 4, decode_context: 2, ..ParallelSpec::default() };
+    assert_eq!(groups(&map(&spec, &shape), GroupKind::DecodeContext), [[0, 1], [2, 3]]);
+    let spec = ParallelSpec { tensor: 2, prefill_context: 2, ..spec };
+    assert_eq!(groups(&map(&spec, &shape), GroupKind::DecodeContext), [[0, 2], [1, 3]]);
+    let spec = ParallelSpec { decode_context: 4, ..spec };
+    assert_eq!(groups(&map(&spec, &shape), GroupKind::DecodeContext), [[0, 2, 1, 3]]);
+}
+
+#[test]
+fn few_kv_heads_are_held_by_neighbouring_ranks() {
+    let shape = shape("llama-3.1-8b.json"); // 8 KV heads
+    let spec = ParallelSpec { tensor: 16, ..ParallelSpec::default() };
+    let map = map(&spec, &shape);
+    let kv: Vec<_> =
+        map.ranks().map(|at| map.share(&shape, &at).kv_heads.expect("heads").first).collect();
+    assert_eq!(kv, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7]);
+}
+
+#[test]
+fn layers_vocabulary_and_experts_leave_their_remainder_to_the_first() {
+    let shape = shape("qwen1.5-moe-a2.7b.json"); // 24 layers, 60 experts
+    let spec = ParallelSpec {
+        tensor: 8,
+        pipeline: 5,
+        expert: ExpertParallel::Within(8),
+        ..ParallelSpec::default()
+    };
+    let map = map(&spec, &shape);
+    let layers: Vec<_> = map.stages().iter().map(|stage| stage.count).collect();
+    assert_eq!(layers, [5, 5, 5, 5, 4]);
+    let experts: Vec<_> = (0..8)
+        .map(|rank| map.share(&shape, &map.coordinates(rank)).experts.expect("routed"))
+        .map(|experts| (experts.first, experts.count))
+        .collect();
+    assert_eq!(experts, [(0, 8), (8, 8), (16, 8), (24, 8), (32, 7), (39, 7), (46, 7), (53, 7)]);
+    assert_eq!(
+        map.share(&shape, &map.coordinates(9)).vocab,
+        None,
+        "a middle stage has no vocabulary"
+    );
+
+    let spec = ParallelSpec { expert_placement: ExpertPlacement::RoundRobin, ..spec };
+    let map = RankMap::new(&spec, &shape).expect("a layout that can run");
+    let experts = map.share(&shape, &map.coordinates(7)).experts.expect("routed");
+    assert_eq!(experts.iter().collect::<Vec<_>>(), [7, 15, 23, 31, 39, 47, 55]);
+
+    let spec = ParallelSpec {
+        redundant_experts: 4,
+        expert_balance: Some(ExpertBalance::default()),
+        expert_placement: ExpertPlacement::Linear,
+        ..spec
+    };
+    let map = RankMap::new(&spec, &shape).expect("a layout that can run");
+    let experts = map.share(&shape, &map.coordinates(7)).experts.expect("routed");
+    assert_eq!((experts.first, experts.count), (56, 8), "64 physical experts");
+}
+
+#[test]
+fn a_partition_given_is_the_partition_used() {
+    let partition = Some(vec![10, 12, 10]);
+    let spec =
+        ParallelSpec { pipeline: 3, pipeline_partition: partition, ..ParallelSpec::default() };
+    let map = map(&spec, &shape("llama-3.1-8b.json"));
+    let stages: Vec<_> = map.stages().iter().map(|stage| (stage.first, stage.end())).collect();
+    assert_eq!(stages, [(0, 10), (10, 22), (22, 32)]);
+}
+
+/// **ME-1**, and Megatron's arithmetic by hand for a layout with everything cut.
+#[test]
+fn weights_of_the_ranks_are_the_checkpoint_cut() {
+    for name in ["llama-3.1-8b.json", "qwen2.5-0.5b.json", "mixtral-8x7b.json", "deepseek-v3.json"]
+    {
+        let shape = shape(name);
+        let inventory = Inventory::of(&shape);
+        let map = map(&ParallelSpec::default(), &shape);
+        let bytes = map.weight_bytes(&inventory, &map.coordinates(0));
+        assert_eq!(bytes, shape.checkpoint_bytes(), "{name}");
+    }
+    let shape = shape("llama-3.1-8b.json");
+    let inventory = Inventory::of(&shape);
+    let spec = ParallelSpec { tensor: 2, pipeline: 2, ..ParallelSpec::default() };
+    let map = map(&spec, &shape);
+    let bytes: Vec<_> = map.ranks().map(|at| map.weight_bytes(&inventory, &at)).collect();
+    let layer = (2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 14_336 * 4096) / 2 + 2 * 4096;
+    let table = 128_256 / 2 * 4096;
+    let (first, last) = (2 * (16 * layer + table), 2 * (16 * layer + 4096 + table));
+    assert_eq!(bytes, [first, first, last, last]);
+}
+
+#[test]
+fn a_tied_table_is_copied_to_the_last_stage() {
+    let shape = shape("qwen2.5-0.5b.json");
+    let inventory = Inventory::of(&shape);
+    let spec = ParallelSpec { pipeline: 2, ..ParallelSpec::default() };
+    let map = map(&spec, &shape);
+    let bytes: u64 = map.ranks().map(|at| map.weight_bytes(&inventory, &at)).sum();
+    assert_eq!(bytes, shape.checkpoint_bytes() + 2 * 151_936 * 896);
+}
+
+/// Under attention-DP attention weights are whole on each rank of the group, experts are not.
+#[test]
+fn attention_data_replicates_attention_only() {
+    let shape = shape("deepseek-v3.json");
+    let inventory = Inventory::of(&shape);
+    let bytes = |attention_data| {
+        let expert = ExpertParallel::Within(8);
+        let spec = ParallelSpec { tensor: 8, attention_data, expert, ..ParallelSpec::default() };
+        let map = map(&spec, &shape);
+        map.weight_bytes(&inventory, &map.coordinates(0))
+    };
+    // Per layer q_b, kv_b and o are cut by heads; fp8 with a scale of 4 bytes per 16,384 values.
+    let by_heads = 61 * (24_576 * 1536 + 32_768 * 512 + 7168 * 16_384);
+    let stored = by_heads + by_heads / 16_384 * 4;
+    assert_eq!(bytes(8) - bytes(1), stored - stored / 8);
+}
+
+#[test]
+fn kv_bytes_follow_heads_latents_and_the_sequence_cut() {
+    let kv = |name: &str, spec: ParallelSpec| {
+        let shape = shape(name);
+        let map = map(&spec, &shape);
+        let inventory = Inventory::of(&shape);
+        let at = map.coordinates(0);
+        RankMemory::of(&map, &shape, &inventory, &at, &Serving::default()).kv_bytes_per_token
+    };
+    let tensor = |tensor| ParallelSpec { tensor, ..ParallelSpec::default() };
+    let llama = 2 * 8 * 128 * 2 * 32;
+    assert_eq!(kv("llama-3.1-8b.json", tensor(1)), llama);
+    assert_eq!(kv("llama-3.1-8b.json", tensor(4)), llama / 4);
+    assert_eq!(kv("llama-3.1-8b.json", tensor(16)), llama / 8, "8 KV heads on 16 ranks");
+    let latent = (512 + 64) * 2 * 61;
+    assert_eq!(kv("deepseek-v3.json", tensor(8)), latent, "a latent is whole on every rank");
+    let split = ParallelSpec { decode_context: 8, ..tensor(8) };
+    assert_eq!(kv("deepseek-v3.json", split), latent / 8);
+}
+
+/// A prompt of 1,000 tokens through Llama-3.1-8B on two ranks: two sums per layer and one for the
+/// embedding, each sending 2 · (2-1)/2 of 1,000 rows of 4096 bf16 values.
+#[test]
+fn a_step_sends_what_megatron_sends() {
+    let shape = shape("llama-3.1-8b.json");
+    let inventory = Inventory::of(&shape);
+    let spec = ParallelSpec { tensor: 2, ..ParallelSpec::default() };
+    let map = map(&spec, &shape);
+    let load = StepLoad { prefill_tokens: 1000, decode_tokens: 0, sampled: 1 };
+    let kv = Serving::default().kv;
+    let sent = map.exchanges(&shape, &inventory, &map.coordinates(0), &load, kv);
+    let found: Vec<_> = sent.iter().map(|one| (one.group, one.calls, one.bytes)).collect();
+    let (tensor, rows) = (GroupKind::Tensor, 1000 * 4096 * 2);
+    assert_eq!(found, [(tensor, 65, 65 * rows), (tensor, 1, 128_256 * 2 / 2)]);
+}
+
+/// A model whose every count is divisible by powers of two up to 64, and whose KV cache may be split.
+fn divisible() -> ModelShape {
+    let attention = AttentionShape::Mla {
+        heads: 64,
+        q_rank: None,
+        kv_rank: 32,
+        nope_dim: 16,
+        rope_dim: 8,
+        v_dim: 16,
+    };
+    let dense = FfnShape::Dense { inner: 256, bias: true };
+    let routed = FfnShape::Moe {
+        experts: 64,
+        top_k: 4,
+        inner: 128,
+        shared_inner: 128,
+        shared_gate: true,
+        groups: 1,
+        gate_bias: true,
+    };
+    let layer = |ffn| LayerShape { attention, ffn, window: None };
+    ModelShape {
+        architecture: "Any".to_owned(),
+        hidden: 128,
+        vocab: 512,
+        max_positions: 1024,
+        tied_embeddings: false,
+        layers: (0..16).map(|at| layer(if at < 3 { dense } else { routed })).collect(),
+        weights: WeightType::Bf16,
+        plain: WeightType::Bf16,
+        unquantized: Vec::new(),
+    }
+}
+
+/// So many layouts that the rules accept; the others do not count.
+fn accepted(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, max_global_rejects: 20 * cases, ..ProptestConfig::default() }
+}
+
+/// Powers of two whose product is `1 << bits`, one for each of `parts`.
+fn powers(bits: u32, parts: usize) -> impl Strategy<Value = Vec<u32>> {
+    prop::collection::vec(0..parts, bits as usize).prop_map(move |chosen| {
+        let mut widths = vec![1; parts];
+        for part in chosen {
+            widths[part] *= 2;
+        }
+        widths
+    })
+}
+
+fn specs() -> impl Strategy<Value = ParallelSpec> {
+    let outer = (1u32..5, 1u32..5);
+    let inner = (0u32..6).prop_flat_map(|bits| (powers(bits, 3), powers(bits, 3)));
+    (outer, inner, 0u8..3, 0u32..3, any::<bool>()).prop_map(
+        |((data, pipeline), (attention, experts), expert, decode, round_robin)| {
+            let tensor = attention[0] * attention[1];
+            let stage = tensor * attention[2];
+            let across = expert == 1;
+            ParallelSpec {
+                data,
+                pipeline,
+                tensor,
+                attention_data: attention[0],
+                prefill_context: attention[2],
+                decode_context: match (decode, attention[2]) {
+                    (0, _) => 1,
+                    (1, context @ 2..) => context,
+                    (_, context @ 2..) => context * attention[1],
+                    (shift, _) => (1 << shift).min(attention[1]),
+                },
+                expert: match expert {
+                    0 => ExpertParallel::Off,
+                    1 => ExpertParallel::AcrossReplicas,
+                    _ => ExpertParallel::Within(experts[0]),
+                },
+                moe_data: if across { 1 } else { experts[1] },
+                moe_tensor: match expert {
+                    0 => Some(stage / experts[1]),
+                    1 => Some(1),
+                    _ => Some(experts[2]),
+                },
+                expert_placement: if round_robin {
+                    ExpertPlacement::RoundRobin
+                } else {
+                    ExpertPlacement::Linear
+                },
+                ..ParallelSpec::default()
+            }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(accepted(10_000))]
+
+    /// **RM-1**, **GR-1**, **GR-2**.
+    #[test]
+    fn every_layout_is_a_bijection_and_its_groups_partition_the_world(spec in specs()) {
+        let map = RankMap::new(&spec, &divisible());
+        prop_assume!(map.is_ok());
+        let map = map.expect("assumed");
+        let (mut attention, mut experts) = (HashSet::new(), HashSet::new());
+        for at in map.ranks() {
+            attention.insert((at.replica, at.stage, at.attention_data, at.context, at.tensor));
+            let slice = (at.moe_tensor, at.moe_cluster);
+            experts.insert((at.replica, at.stage, at.moe_data, at.expert, slice));
+        }
+        prop_assert_eq!(attention.len(), map.world() as usize);
+        prop_assert_eq!(experts.len(), map.world() as usize);
+        for kind in GroupKind::ALL {
+            let groups = groups(&map, kind);
+            let mut ranks: Vec<_> = groups.concat();
+            ranks.sort_unstable();
+            prop_assert_eq!(ranks, (0..map.world()).collect::<Vec<_>>(), "{:?}", kind);
+            let size = map.group_size(kind) as usize;
+            prop_assert!(groups.iter().all(|group| group.len() == size), "{:?}: {:?}", kind, groups);
+            prop_assert!(groups.windows(2).all(|two| two[0].iter().min() < two[1].iter().min()));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(accepted(500))]
+
+    /// **IN-1**: each group holds every head, expert slice and row exactly as often as it should,
+    /// and the weights of all ranks are the checkpoint times its copies.
+    #[test]
+    fn what_ranks_hold_adds_up_to_the_model(spec in specs()) {
+        let shape = divisible();
+        let map = RankMap::new(&spec, &shape);
+        prop_assume!(map.is_ok());
+        let map = map.expect("assumed");
+        let widths = *map.widths();
+        let mut experts = 0;
+        let mut heads = 0;
+        let mut layers = 0;
+        for at in map.ranks() {
+            let share = map.share(&shape, &at);
+            let Slice { count, .. } = share.layers;
+            layers += count;
+            heads += count * share.query_heads.count;
+            experts += share.experts.map_or(0, |experts| experts.count);
+        }
+        let copies = u64::from(widths.replicas * widths.stage_ranks);
+        prop_assert_eq!(layers, 16 * copies);
+        prop_assert_eq!(heads, 16 * 64 * copies / u64::from(widths.attention_tensor));
+        let whole = u64::from(map.world()) / u64::from(widths.expert());
+        prop_assert_eq!(experts, 64 * whole);
+    }
+
+    #[test]
+    fn slices_tile_what_they_divide(units in 0u64..1000, parts in 1u64..70) {
+        let slices: Vec<_> = (0..parts).map(|at| Slice::even(units, parts, at)).collect();
+        prop_assert_eq!(slices[0].first, 0);
+        prop_assert!(slices.windows(2).all(|two| two[0].end() == two[1].first));
+        prop_assert_eq!(slices[slices.len() - 1].end(), units);
+        prop_assert!(slices.iter().all(|slice| slice.count.abs_diff(units / parts) <= 1));
+    }
+}
