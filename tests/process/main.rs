@@ -1,6 +1,7 @@
 //! The real binary on real sockets: how it starts, answers, drains, and what its README promises.
 
 mod clients;
+mod plan;
 mod python;
 mod readme;
 mod serve;

@@ -92,7 +92,7 @@ struct File {
 /// One entry of it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+pub(crate) struct Entry {
     name: String,
     #[serde(default = "one")]
     count: u32,
@@ -155,9 +155,13 @@ impl Hardware {
     pub fn from_toml(text: &str) -> Result<Self, HardwareError> {
         let file: File =
             toml::from_str(text).map_err(|error| HardwareError::Toml(error.to_string()))?;
+        Self::from_entries(&file.nodes)
+    }
+
+    pub(crate) fn from_entries(entries: &[Entry]) -> Result<Self, HardwareError> {
         let mut nodes: Vec<Node> = Vec::new();
         let mut devices = 0u64;
-        for entry in &file.nodes {
+        for entry in entries {
             devices = devices.saturating_add(u64::from(entry.count) * u64::from(entry.devices));
             if devices > RANKS_MAX || u64::from(entry.count) > RANKS_MAX {
                 return Err(HardwareError::TooLarge { devices: devices.max(entry.count.into()) });

@@ -2,6 +2,7 @@
 //! placement and recommendations out. Pure: no clock, randomness or I/O (**A1**).
 #![forbid(unsafe_code)]
 
+mod cluster_config;
 pub mod dialect;
 mod explain;
 mod group;
@@ -19,6 +20,7 @@ mod slice;
 mod traffic;
 mod widths;
 
+pub use cluster_config::ClusterConfig;
 pub use explain::layout;
 pub use group::{GroupKind, Groups};
 pub use hardware::{DeviceType, Hardware, HardwareError, Node, Seat};

@@ -9,7 +9,9 @@ mod date;
 mod demo;
 mod doctor;
 mod error;
+mod layout_flags;
 mod loading;
+mod plan;
 mod progress;
 mod serve;
 mod signals;
@@ -17,7 +19,7 @@ mod sizing;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::error::CliError;
 
@@ -33,6 +35,8 @@ struct Cli {
 enum Command {
     /// Serve a model over the OpenAI API.
     Serve(serve::ServeArgs),
+    /// Show where every rank of a layout lands, check it, translate it, or recommend one.
+    Plan(Box<plan::PlanArgs>),
     /// Put load on an OpenAI endpoint and print vLLM's "Serving Benchmark Result".
     Bench(Box<bench::BenchArgs>),
     /// Talk to a model behind an OpenAI endpoint.
@@ -42,8 +46,13 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Serve(args) => serve::run(&args),
+    let mut cli = Cli::command();
+    cli.build();
+    let layout_flags::Split { rest, layout } =
+        layout_flags::split(std::env::args_os().collect(), &cli);
+    let outcome = match Cli::parse_from(rest).command {
+        Command::Serve(args) => serve::run(&args, &layout),
+        Command::Plan(args) => plan::run(&args, &layout),
         Command::Bench(args) => on_one_thread(bench::run(*args)),
         Command::Chat(args) => on_one_thread(chat::run(args)),
         Command::Doctor(args) => on_one_thread(doctor::run(args)),

@@ -12,6 +12,8 @@ use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig, EngineFactor
 use playhouse_engine::EngineConfig;
 use playhouse_gateway::{Gateway, GatewayConfig, serve};
 use playhouse_model::{Dtype, GenerationDefaults, KvCache};
+use playhouse_planner::Widths;
+use playhouse_planner::dialect::{self, Dialect};
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::{Metrics, init_logs};
 use playhouse_types::RopeScaling;
@@ -94,7 +96,8 @@ enum DtypeArg {
 ///
 /// # Errors
 /// Whatever keeps the server from starting, before a single request was accepted.
-pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, CliError> {
+pub(crate) fn run(args: &ServeArgs, layout: &[String]) -> Result<ExitCode, CliError> {
+    one_rank(layout)?;
     init_logs("warn,playhouse_cluster=info").map_err(|why| CliError::failure(why.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -109,6 +112,22 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode, CliError> {
     let loaded = loading::load(args.model.as_deref(), args.dtype.into(), args.threads)?;
     let limits = limits(args, &loaded)?;
     runtime.block_on(run_cluster(args, listener, loaded, limits))
+}
+
+/// Refuses a layout of several ranks.
+fn one_rank(layout: &[String]) -> Result<(), CliError> {
+    let reading = dialect::read(Dialect::Native, layout, &[]).map_err(|problems| {
+        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        CliError::usage(lines.join("\nerror: "))
+    })?;
+    let ranks = Widths::of(&reading.spec).world();
+    if ranks != 1 {
+        return Err(CliError::usage(format!(
+            "the layout has {ranks} ranks; this version serves one"
+        ))
+        .hint("`playhouse plan` with the same flags shows where they would be"));
+    }
+    Ok(())
 }
 
 async fn run_cluster(

@@ -1,0 +1,89 @@
+//! A whole cluster in one TOML file: the layout, the machines, the use.
+//!
+//! ```toml
+//! [parallel]              # a ParallelSpec; absent fields have their defaults
+//! tensor = 8
+//! pipeline = 2
+//!
+//! [serving]               # optional: a Serving
+//! step_tokens = 8192
+//!
+//! [[nodes]]               # as in a hardware file
+//! name = "node"
+//! count = 2
+//! devices = 8
+//! device = "H100"
+//! ```
+//!
+//! - **CC-1** a file is read whole: an unknown key is refused with its place, no key means two things.
+//! - **CC-2** every preset parses, and plans on its own nodes for the model that its comment names.
+
+use playhouse_types::ParallelSpec;
+use serde::Deserialize;
+
+use crate::hardware::Entry;
+use crate::{Hardware, HardwareError, Serving};
+
+/// What a file of `cluster-configs/` says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterConfig {
+    /// The layout.
+    pub parallel: ParallelSpec,
+    /// The machines.
+    pub hardware: Hardware,
+    /// The use.
+    pub serving: Serving,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    parallel: ParallelSpec,
+    #[serde(default)]
+    serving: Serving,
+    nodes: Vec<Entry>,
+}
+
+macro_rules! presets {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../../../cluster-configs/", $name, ".toml")))),*]
+    };
+}
+
+/// Names and texts of the files that come with the planner.
+const PRESETS: &[(&str, &str)] = presets![
+    "balanced",
+    "high-throughput",
+    "low-latency",
+    "single-node",
+    "multi-node",
+    "multi-node-moe",
+    "long-context",
+];
+
+// === impl ClusterConfig ===
+
+impl ClusterConfig {
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// What cannot be read, with its place (**CC-1**).
+    pub fn parse(text: &str) -> Result<Self, HardwareError> {
+        let File { parallel, serving, nodes } =
+            toml::from_str(text).map_err(|why| HardwareError::Toml(why.to_string()))?;
+        Ok(Self { parallel, hardware: Hardware::from_entries(&nodes)?, serving })
+    }
+
+    /// The preset of that name.
+    #[must_use]
+    pub fn preset(name: &str) -> Option<Self> {
+        let (_, text) = PRESETS.iter().find(|(own, _)| *own == name)?;
+        Self::parse(text).ok()
+    }
+
+    /// Names of the presets.
+    pub fn presets() -> impl Iterator<Item = &'static str> {
+        PRESETS.iter().map(|(name, _)| *name)
+    }
+}

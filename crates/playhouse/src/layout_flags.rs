@@ -1,0 +1,95 @@
+//! The flags of a layout on our own command lines.
+//!
+//! `clap` knows no `-tp 2`, and `serve` and `plan` shall know all the spellings that the planner's
+//! table has. So the words of the layout are taken out of the command line before clap sees the
+//! rest; the planner reads them, and names the nearest flag for one that nobody knows.
+
+use std::ffi::OsString;
+
+use clap::Command;
+use playhouse_planner::dialect::{self, Dialect, Kind};
+
+/// Subcommands that take a layout.
+const COMMANDS: [&str; 2] = ["plan", "serve"];
+
+/// A command line, taken apart.
+pub(crate) struct Split {
+    /// For clap.
+    pub(crate) rest: Vec<OsString>,
+    /// For the planner.
+    pub(crate) layout: Vec<String>,
+}
+
+/// Takes the layout out of `args`, which begin with the program. `cli` is built.
+pub(crate) fn split(args: Vec<OsString>, cli: &Command) -> Split {
+    let command = args.get(1).and_then(|name| name.to_str());
+    let command = command.filter(|name| COMMANDS.contains(name));
+    let Some(command) = command.and_then(|name| cli.find_subcommand(name)) else {
+        return Split { rest: args, layout: Vec::new() };
+    };
+    let mut split = Split { rest: Vec::new(), layout: Vec::new() };
+    let mut args = args.into_iter();
+    split.rest.extend(args.by_ref().take(2));
+    while let Some(word) = args.next() {
+        if word == "--" {
+            // The command line of another engine.
+            split.rest.push(word);
+            split.rest.extend(args.by_ref());
+            break;
+        }
+        match word.to_str().filter(|text| is_layout(text, command)) {
+            None => {
+                let follows = word.to_str().is_some_and(|text| takes_value(text, command));
+                split.rest.push(word);
+                split.rest.extend(args.by_ref().take(usize::from(follows)));
+            }
+            Some(text) => {
+                // What follows a flag that nobody knows is taken for its value, if it may be one.
+                let next = args.as_slice().first().and_then(|next| next.to_str());
+                let follows = !text.contains('=')
+                    && kind(text).map_or(next.is_some_and(|next| !next.starts_with('-')), |kind| {
+                        kind != Kind::Switch
+                    });
+                split.layout.push(text.to_owned());
+                let value = args.by_ref().take(usize::from(follows));
+                split.layout.extend(value.map(|value| value.to_string_lossy().into_owned()));
+            }
+        }
+    }
+    split
+}
+
+/// A flag that clap does not know: one of the layout, or of nobody.
+fn is_layout(word: &str, command: &Command) -> bool {
+    word.starts_with('-') && word.len() > 1 && argument(word, command).is_none()
+}
+
+fn takes_value(word: &str, command: &Command) -> bool {
+    let argument = argument(word, command);
+    !word.contains('=') && argument.is_some_and(|argument| argument.get_action().takes_values())
+}
+
+/// Clap's argument of that spelling.
+fn argument<'a>(word: &str, command: &'a Command) -> Option<&'a clap::Arg> {
+    let name = word.split('=').next().unwrap_or(word);
+    command.get_arguments().find(|argument| match name.strip_prefix("--") {
+        Some(long) => argument.get_long() == Some(long) || is_alias(argument, long),
+        None => name
+            .strip_prefix('-')
+            .is_some_and(|short| argument.get_short().is_some_and(|own| short.chars().eq([own]))),
+    })
+}
+
+fn is_alias(argument: &clap::Arg, long: &str) -> bool {
+    argument.get_all_aliases().is_some_and(|aliases| aliases.contains(&long))
+}
+
+/// What follows a flag of the layout.
+fn kind(word: &str) -> Option<Kind> {
+    let name = word.split('=').next().unwrap_or(word);
+    let plain = |name: &str| name.trim_start_matches('-').replace('_', "-");
+    let is =
+        |own: &&str| plain(own) == plain(name) && name.starts_with("--") != own.starts_with('-');
+    let flags = dialect::flags(Dialect::Native);
+    flags.iter().find(|flag| flag.names.iter().any(|own| is(&own))).map(|flag| flag.kind)
+}

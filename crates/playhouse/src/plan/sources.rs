@@ -1,0 +1,141 @@
+//! Where a plan's inputs come from: flags, files, presets.
+
+use std::fs;
+use std::path::Path;
+
+use playhouse_planner::dialect::{self, Dialect, Document, Problem, Reading};
+use playhouse_planner::{ClusterConfig, Hardware, KvType, ModelShape, Serving};
+
+use super::PlanArgs;
+use crate::error::CliError;
+
+/// Largest file that is read: configurations are small.
+const BYTES_MAX: u64 = 1 << 20;
+
+/// What was asked for.
+pub(super) struct Asked {
+    pub(super) reading: Reading,
+    /// The cluster file or preset that the layout is from.
+    pub(super) cluster: Option<ClusterConfig>,
+}
+
+/// The layout, from the one place that gives it.
+pub(super) fn layout(args: &PlanArgs, flags: &[String]) -> Result<Asked, CliError> {
+    let cluster = cluster(args)?;
+    let places = [
+        (!flags.is_empty()).then(|| flags.join(" ")),
+        args.from.map(|_| "--from".to_owned()),
+        cluster.as_ref().map(|_| "--preset or --config".to_owned()),
+    ];
+    if let [first, second, ..] = &places.into_iter().flatten().collect::<Vec<_>>()[..] {
+        return Err(CliError::usage(format!(
+            "the layout is given twice: by {first}, and by {second}"
+        ))
+        .hint("give it in one place; translate a cluster file with --to to edit it"));
+    }
+    if args.from.is_none() && !args.words.is_empty() {
+        return Err(CliError::usage(format!("whose command line is `{}`?", args.words.join(" ")))
+            .hint("name the engine with --from vllm, sglang or tensorrt-llm"));
+    }
+    let words = if args.from.is_some() { &args.words[..] } else { flags };
+    let mut reading = match &args.settings {
+        Some(file) => dialect::read_document(args.dialect(), &document(file)?),
+        None => read(args.dialect(), words)?,
+    }
+    .map_err(|problems| refused(&problems))?;
+    if let Some(cluster) = &cluster {
+        reading.spec = cluster.parallel.clone();
+    }
+    Ok(Asked { reading, cluster })
+}
+
+fn read(dialect: Dialect, words: &[String]) -> Result<Result<Reading, Vec<Problem>>, CliError> {
+    let files = dialect::documents_of(dialect, words);
+    let documents = files.iter().map(|name| document(name)).collect::<Result<Vec<_>, _>>()?;
+    Ok(dialect::read(dialect, words, &documents))
+}
+
+/// All problems in one message.
+fn refused(problems: &[Problem]) -> CliError {
+    let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    CliError::usage(lines.join("\nerror: "))
+}
+
+fn cluster(args: &PlanArgs) -> Result<Option<ClusterConfig>, CliError> {
+    if let Some(name) = &args.preset {
+        let known: Vec<_> = ClusterConfig::presets().collect();
+        let preset = ClusterConfig::preset(name).ok_or_else(|| {
+            CliError::usage(format!("no preset is called {name:?}; there are {}", known.join(", ")))
+        });
+        return preset.map(Some);
+    }
+    let Some(file) = &args.config else { return Ok(None) };
+    let text = document(file)?.text;
+    let config = ClusterConfig::parse(&text);
+    config.map(Some).map_err(|why| CliError::usage(format!("{file}: {why}")))
+}
+
+/// `2x8xH100`, or a file.
+pub(super) fn hardware(text: &str) -> Result<Hardware, CliError> {
+    let hardware = if text.ends_with(".toml") {
+        Hardware::from_toml(&document(text)?.text)
+    } else {
+        Hardware::parse(text)
+    };
+    hardware.map_err(|why| CliError::usage(why.to_string()))
+}
+
+/// The shape of the model: of the first argument, else of what a command line names, if it is here.
+pub(super) fn shape(
+    argument: Option<&str>,
+    named: Option<&str>,
+) -> Result<Option<ModelShape>, CliError> {
+    let path = match (argument, named) {
+        (Some(path), _) => Path::new(path),
+        (None, Some(named)) if Path::new(named).exists() => Path::new(named),
+        // A name on a hub.
+        (None, _) => return Ok(None),
+    };
+    let path = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
+    let name = path.display().to_string();
+    let text = document(&name)?.text;
+    let shape = ModelShape::parse(text.as_bytes());
+    shape.map(Some).map_err(|why| CliError::failure(format!("{name}: {why}")))
+}
+
+/// The use, with what a command line says of it.
+pub(super) fn serving(serving: Serving, reading: &Reading) -> Serving {
+    let parameters = &reading.parameters;
+    let percent = parameters.memory_fraction.map(|share| (share * 100.0).round() as u8);
+    let one_byte = parameters.kv_dtype.as_deref().is_some_and(|kind| kind.starts_with("fp8"));
+    Serving {
+        step_tokens: parameters.batch_tokens_max.unwrap_or(serving.step_tokens),
+        running: parameters.requests_max.map_or(serving.running, u64::from),
+        memory_percent: percent.unwrap_or(serving.memory_percent),
+        kv: if one_byte { KvType::OneByte } else { serving.kv },
+    }
+}
+
+/// A text file.
+pub(super) fn document(name: &str) -> Result<Document, CliError> {
+    let failure = |why: String| CliError::failure(format!("{name}: {why}"));
+    let size = fs::metadata(name).map_err(|why| failure(why.to_string()))?.len();
+    if size > BYTES_MAX {
+        return Err(failure(format!("{size} bytes; at most {BYTES_MAX} are read")));
+    }
+    let text = fs::read_to_string(name).map_err(|why| failure(why.to_string()))?;
+    Ok(Document { name: name.to_owned(), text })
+}
+
+/// Tokens, perhaps in thousands: `8192`, `128k`, `1m`.
+pub(super) fn tokens(text: &str) -> Result<u64, String> {
+    let lower = text.to_ascii_lowercase();
+    let (digits, unit) = match lower.as_bytes().last() {
+        Some(b'k') => (&lower[..lower.len() - 1], 1024),
+        Some(b'm') => (&lower[..lower.len() - 1], 1024 * 1024),
+        _ => (&lower[..], 1),
+    };
+    let count = digits.parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
+    let count = count.filter(|count| (2..=1 << 40).contains(count));
+    count.ok_or_else(|| "expected a number of tokens from 2 on, such as 8192 or 128k".to_owned())
+}

@@ -1,0 +1,152 @@
+//! `playhouse plan` as a user types it.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const MODELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../planner/tests/models");
+
+fn plan(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_playhouse"));
+    command.arg("plan").args(args).output().expect("the binary starts")
+}
+
+/// Standard output of a plan that succeeds.
+fn printed(args: &[&str]) -> String {
+    let output = plan(args);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {errors}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Exit code and standard error of a plan that fails.
+fn refused(args: &[&str]) -> (i32, String) {
+    let output = plan(args);
+    let errors = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(!errors.contains("panicked"), "{args:?}: {errors}");
+    (output.status.code().expect("an exit code"), errors)
+}
+
+fn model(name: &str) -> String {
+    format!("{MODELS}/{name}.json")
+}
+
+#[test]
+fn the_layout_may_stand_anywhere_and_in_any_spelling() {
+    let model = model("llama-3.1-8b");
+    let expected = printed(&[&model, "-tp", "2", "-pp", "2", "-dp", "2"]);
+    assert!(expected.starts_with("DP 2 × PP 2 × TP 2: 8 ranks\n"), "{expected}");
+    assert!(expected.contains("TP groups           {0,1} {2,3} {4,5} {6,7}"), "{expected}");
+    for args in [
+        &["--tensor-parallel-size=2", "--pp", "2", &model, "--dp-size", "2"][..],
+        &["--tp_size", "2", "--format", "text", "--pipeline-parallel-size", "2", "-dp=2", &model],
+    ] {
+        assert_eq!(printed(args), expected, "{args:?}");
+    }
+}
+
+#[test]
+fn formats_are_text_json_and_a_picture() {
+    let model = model("llama-3.1-8b");
+    let json = printed(&[&model, "-tp", "2", "--hardware", "8xH100", "--format", "json"]);
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["ranks"].as_array().map(Vec::len), Some(2));
+    let picture = printed(&[&model, "-tp", "2", "--format", "svg"]);
+    assert!(picture.starts_with("<svg") && picture.trim_end().ends_with("</svg>"), "{picture}");
+}
+
+#[test]
+fn a_command_line_is_read_from_one_engine_and_written_for_another() {
+    let words = ["--", "vllm", "serve", "org/model", "-tp", "4", "-dp", "2"];
+    let from_vllm = [&["--from", "vllm", "--to", "sglang"][..], &words].concat();
+    let sglang = printed(&from_vllm);
+    assert!(sglang.contains("--tp-size 4 --dp-size 2"), "{sglang}");
+    assert!(sglang.contains("--model-path org/model"), "{sglang}");
+    let words: Vec<&str> = sglang.split_whitespace().collect();
+    let back = printed(&[&["--from", "sglang", "--to", "toml", "--"][..], &words].concat());
+    let native = printed(&["-tp", "4", "-dp", "2", "--to", "toml"]);
+    assert_eq!(back, native);
+}
+
+#[test]
+fn files_stand_in_for_words() {
+    let folder = std::env::temp_dir().join(format!("playhouse-plan-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a folder");
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        fs::write(&path, text).expect("a file");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let settings = write("sglang.yaml", "tp: 4\ndp: 2\nenable_dp_attention: true\n");
+    let spec = printed(&["--from", "sglang", "--settings", &settings, "--to", "toml"]);
+    assert!(spec.contains("tensor = 4\n") && spec.contains("attention_data = 2\n"), "{spec}");
+
+    let grid = write("grid.json", r#"{"tp-size": [1, 2, 3], "pp-size": [1, 2]}"#);
+    let model = model("llama-3.1-8b");
+    let table = printed(&[&model, "--from", "sglang", "--grid", &grid]);
+    assert_eq!(table.lines().filter(|line| line.starts_with("ok ")).count(), 4, "{table}");
+    assert!(table.ends_with("4 of 6 combinations can run\n"), "{table}");
+
+    let nodes = "[[nodes]]\nname = \"a\"\ncount = 2\ndevices = 4\ndevice = \"H100\"\n";
+    let hardware = write("nodes.toml", nodes);
+    assert!(printed(&[&model, "-tp", "4", "--hardware", &hardware]).contains("a-0"));
+    let config = write("cluster.toml", &format!("[parallel]\ntensor = 4\ndata = 2\n{nodes}"));
+    let config = printed(&[&model, "--config", &config]);
+    assert!(config.starts_with("DP 2 × PP 1 × TP 4: 8 ranks"), "{config}");
+    assert_eq!(config, printed(&[&model, "-tp", "4", "-dp", "2", "--hardware", &hardware]));
+    fs::remove_dir_all(&folder).expect("the folder is ours");
+}
+
+#[test]
+fn a_goal_recommends_and_says_why_others_were_cut() {
+    let hardware = ["--hardware", "8xH100", "--goal", "latency", "--context", "8k"];
+    let text = printed(&[&[&*model("llama-3.1-70b")][..], &hardware].concat());
+    assert!(text.contains("\n1. DP 1 × PP 1 × TP 8\n"), "{text}");
+    assert!(text.contains("cut: ") && text.contains("weights-do-not-fit"), "{text}");
+    let (code, error) = refused(&[&model("llama-3.1-70b"), "--goal", "latency"]);
+    assert_eq!(code, 2);
+    assert!(error.contains("--hardware"), "{error}");
+}
+
+#[test]
+fn bad_input_gets_every_reason_at_once() {
+    let llama = model("llama-3.1-8b");
+    let missing = format!("{MODELS}/no-such-model.json");
+    let foreign = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deny.toml");
+    let cases: [(&[&str], i32, &[&str]); 13] = [
+        (
+            &[&llama, "-tp", "3", "-pp", "33"],
+            1,
+            &["4 rules", "heads-divide", "33 stages", "→ 2 or 4"],
+        ),
+        (&[&llama, "--tensor-paralel-size", "2"], 2, &["no such flag", "--tensor-parallel-size"]),
+        (&[&llama, "-tp", "3", "--tp", "4"], 2, &["-tp 3 and --tp 4 contradict"]),
+        (&[&llama, "-tp", "0", "-pp", "0"], 1, &["2 rules", "tensor is 0", "pipeline is 0"]),
+        (&[&llama, "-tp=-1"], 2, &["\"-1\""]),
+        (&[&llama, "-tp", "99999999999999999999"], 2, &["99999999999999999999"]),
+        (&[&llama, "-tp"], 2, &["-tp: the value is missing"]),
+        (&[&llama, "-tp", "2", "--preset", "balanced"], 2, &["given twice", "-tp 2"]),
+        (&[&llama, "--preset", "fast"], 2, &["\"fast\"", "balanced"]),
+        (&[&llama, "--hardware", "2x8xH1000"], 2, &["unknown device `H1000`", "H100"]),
+        (&[&missing, "-tp", "2"], 1, &["no-such-model.json"]),
+        (&[foreign, "-tp", "2"], 1, &["deny.toml"]),
+        (&["-tp", "2"], 2, &["without the config.json", "first argument"]),
+    ];
+    for (args, code, expected) in cases {
+        let (found, error) = refused(args);
+        assert_eq!(found, code, "{args:?}: {error}");
+        for text in expected {
+            assert!(error.contains(text), "{args:?}: no {text:?} in\n{error}");
+        }
+    }
+}
+
+#[test]
+fn what_means_nothing_here_is_said_and_not_dropped() {
+    let words = ["--from", "vllm", "--to", "toml", "--", "m", "-tp", "2", "--enforce-eager"];
+    let output = plan(&words);
+    assert!(output.status.success());
+    let notes = String::from_utf8_lossy(&output.stderr);
+    assert!(notes.contains("note: ignored --enforce-eager: "), "{notes}");
+}
