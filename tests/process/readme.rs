@@ -9,11 +9,15 @@ use crate::server::Server;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-/// The lines of every `sh` block, continuations joined.
+/// The lines of every `sh` block of the README, continuations joined.
 fn commands() -> Vec<String> {
-    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).expect("README.md");
+    commands_of("README.md")
+}
+
+fn commands_of(page: &str) -> Vec<String> {
+    let page = fs::read_to_string(Path::new(ROOT).join(page)).expect(page);
     let mut commands = Vec::new();
-    for block in readme.split("```sh\n").skip(1) {
+    for block in page.split("```sh\n").skip(1) {
         let block = block.split("```").next().expect("split yields one part");
         commands.extend(block.replace("\\\n", " ").lines().map(str::to_owned));
     }
@@ -46,8 +50,16 @@ fn text(output: &Output) -> String {
 
 #[test]
 fn every_command_is_known_here() {
-    let known =
-        ["cargo run", "cargo test", "curl", "serve /models/", " chat ", " bench ", " doctor"];
+    let known = [
+        "cargo run",
+        "cargo test",
+        "curl",
+        "serve /models/",
+        " plan ",
+        " chat ",
+        " bench ",
+        " doctor",
+    ];
     for command in commands() {
         let tested = known.iter().any(|word| command.contains(word));
         assert!(tested, "no test runs this command of README.md: {command}");
@@ -91,6 +103,26 @@ fn the_client_commands_work() {
     assert!(table.contains("Serving Benchmark Result"), "{table}");
     let report = text(&run(&command_with(" doctor"), &server));
     assert!(report.contains("ok"), "{report}");
+}
+
+/// As they stand there, with config files of the models they name.
+#[test]
+fn every_plan_command_of_the_readme_and_the_docs_works() {
+    let pages = ["README.md", "docs/planning.md"].map(commands_of).concat();
+    let plans: Vec<_> = pages.iter().filter(|command| command.contains(" plan ")).collect();
+    assert!(plans.len() >= 10, "{plans:?}");
+    for command in plans {
+        let arguments = command.strip_prefix("playhouse ").expect("a plain command");
+        let models = Path::new(ROOT).join("crates/planner/tests/models");
+        let arguments = arguments.split(' ').map(|word| match word.strip_prefix("/models/") {
+            Some(model) => format!("{}/{}.json", models.display(), model.to_lowercase()),
+            None => word.to_owned(),
+        });
+        let output = Command::new(env!("CARGO_BIN_EXE_playhouse")).args(arguments).output();
+        let output = output.expect("the binary starts");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !output.stdout.is_empty(), "{command}\n{errors}");
+    }
 }
 
 #[test]
