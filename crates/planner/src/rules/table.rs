@@ -1,5 +1,7 @@
 //! Which rules there are, and whose they are.
 
+use std::fmt;
+
 use super::{Case, Field, RuleSet, attention, engine, experts, replicas, weights, world};
 
 /// A rule: when it is broken, and what to change.
@@ -16,9 +18,10 @@ pub(crate) struct Rule {
 type Check = fn(&Case<'_>, &mut Findings) -> Option<()>;
 
 /// What one rule found.
-#[derive(Default)]
 pub(crate) struct Findings {
     found: Vec<(String, Option<&'static [Field]>)>,
+    /// Messages are not wanted: thousands of candidates are tried for the nearest values.
+    quiet: bool,
 }
 
 /// A broken rule.
@@ -124,30 +127,29 @@ pub(super) fn broken(case: &Case<'_>, rules: &[&'static Rule]) -> Vec<Finding<'s
     rules.iter().flat_map(|rule| rule.findings(case)).collect()
 }
 
-/// The parts of a layout that the engine of `set` has no words for, each with the reason.
-pub(crate) fn inexpressible(case: &Case<'_>, set: RuleSet) -> Vec<String> {
-    rules_of(set)
-        .into_iter()
-        .filter(|rule| rule.name == "not-expressible")
-        .flat_map(|rule| rule.findings(case))
-        .map(|finding| finding.message)
-        .collect()
-}
-
 // === impl Rule ===
 
 impl Rule {
+    /// How often it is broken, and how.
     pub(crate) fn findings(&'static self, case: &Case<'_>) -> Vec<Finding<'static>> {
-        let mut out = Findings::default();
+        let found = self.run(case, false).into_iter();
+        let finding = |(message, fields): (String, Option<_>)| Finding {
+            rule: self,
+            message,
+            fields: fields.unwrap_or(self.fields),
+        };
+        found.map(finding).collect()
+    }
+
+    /// How often it is broken.
+    pub(crate) fn count(&self, case: &Case<'_>) -> usize {
+        self.run(case, true).len()
+    }
+
+    fn run(&self, case: &Case<'_>, quiet: bool) -> Vec<(String, Option<&'static [Field]>)> {
+        let mut out = Findings { found: Vec::new(), quiet };
         (self.check)(case, &mut out);
         out.found
-            .into_iter()
-            .map(|(message, fields)| Finding {
-                rule: self,
-                message,
-                fields: fields.unwrap_or(self.fields),
-            })
-            .collect()
     }
 }
 
@@ -155,20 +157,24 @@ impl Rule {
 
 impl Findings {
     /// The rule is broken, and its own numbers mend it.
-    pub(super) fn push(&mut self, message: String) {
-        self.found.push((message, None));
+    pub(super) fn push(&mut self, message: fmt::Arguments<'_>) {
+        self.add(message, None);
     }
 
     /// The rule is broken by one number.
-    pub(super) fn push_for(&mut self, field: Field, message: String) {
+    pub(super) fn push_for(&mut self, field: Field, message: fmt::Arguments<'_>) {
         let at = Field::ALL.iter().position(|other| *other == field);
-        let fields = at.map_or(&[][..], |at| &ALL_FIELDS[at..=at]);
-        self.found.push((message, Some(fields)));
+        self.add(message, Some(at.map_or(&[], |at| &ALL_FIELDS[at..=at])));
     }
 
     /// The rule is broken, and no number mends it.
-    pub(super) fn push_plain(&mut self, message: String) {
-        self.found.push((message, Some(&[])));
+    pub(super) fn push_plain(&mut self, message: fmt::Arguments<'_>) {
+        self.add(message, Some(&[]));
+    }
+
+    fn add(&mut self, message: fmt::Arguments<'_>, fields: Option<&'static [Field]>) {
+        let message = if self.quiet { String::new() } else { message.to_string() };
+        self.found.push((message, fields));
     }
 }
 
