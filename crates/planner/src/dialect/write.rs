@@ -159,6 +159,17 @@ fn add_parameters(
     ];
     for (key, value) in values {
         let Some(value) = value else { continue };
+        if key == Key::MemoryFraction {
+            notes.push(Note::new(
+                NoteKind::Differs,
+                "memory share",
+                format!(
+                    "{value} is a share of all device memory in vLLM and Playhouse, of it for \
+                     weights and KV cache in SGLang, and of what is free after loading in \
+                     TensorRT-LLM"
+                ),
+            ));
+        }
         if table.flag_of(key).is_some() {
             settings.set(key, value);
         } else {

@@ -37,14 +37,15 @@ pub(super) fn vllm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
         ));
     }
     let whole = if case.spreads_experts() { 1 } else { stage };
-    if spec.moe_data != 1 || spec.moe_cluster != 1 || widths.moe_tensor != whole {
-        if !matches!(spec.expert, ExpertParallel::Within(width) if width > 1 && width != stage) {
-            out.push(format_args!(
-                "vLLM splits each expert over the whole stage or not at all: no moe_data {}, \
-                 moe_cluster {} or moe_tensor {}",
-                spec.moe_data, spec.moe_cluster, widths.moe_tensor
-            ));
-        }
+    // A partial width was reported above, and what is left of the stage follows from it.
+    let partial =
+        matches!(spec.expert, ExpertParallel::Within(width) if width > 1 && width != stage);
+    if !partial && (spec.moe_data, spec.moe_cluster, widths.moe_tensor) != (1, 1, whole) {
+        out.push(format_args!(
+            "vLLM splits each expert over the whole stage or not at all: no moe_data {}, \
+             moe_cluster {} or moe_tensor {}",
+            spec.moe_data, spec.moe_cluster, widths.moe_tensor
+        ));
     }
     no_dense_tensor(case, out, "vLLM");
     no_micro_batch(case, out, "vLLM");

@@ -113,7 +113,7 @@ pub(super) fn fix(finding: &Finding<'_>, spec: &ParallelSpec, nearest: &[Change]
             _ => ways.push(format!("{field} = {now} → {}", change.value)),
         }
     }
-    if !finding.rule.hint.is_empty() && (ways.is_empty() || finding.rule.fields.len() > 1) {
+    if !finding.rule.hint.is_empty() {
         ways.push(finding.rule.hint.to_owned());
     }
     if ways.is_empty() {

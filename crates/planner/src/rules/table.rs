@@ -58,7 +58,8 @@ macro_rules! rules {
 
 #[rustfmt::skip]
 const RULES: &[Rule] = rules! {
-    "width-positive" [N V S T] world::width_positive, [], "give every stage a layer";
+    "width-positive" [N V S T] world::width_positive, [], "";
+    "partition-positive" [N V S T] world::partition_positive, [], "give every stage a layer";
     "rank-count" [N V S T] world::rank_count, [Data Pipeline Tensor], "plan fewer ranks";
     "attention-factors" [N V S T] world::attention_factors, [AttentionTensor AttentionContext AttentionData Tensor], "leave attention_tensor open and it becomes what is left";
     "moe-factors" [N V S T] world::moe_factors, [MoeTensor ExpertWithin MoeData MoeCluster Tensor], "leave moe_tensor open and it becomes what is left";
@@ -165,11 +166,6 @@ impl Findings {
     pub(super) fn push_for(&mut self, field: Field, message: fmt::Arguments<'_>) {
         let at = Field::ALL.iter().position(|other| *other == field);
         self.add(message, Some(at.map_or(&[], |at| &ALL_FIELDS[at..=at])));
-    }
-
-    /// The rule is broken, and no number mends it.
-    pub(super) fn push_plain(&mut self, message: fmt::Arguments<'_>) {
-        self.add(message, Some(&[]));
     }
 
     fn add(&mut self, message: fmt::Arguments<'_>, fields: Option<&'static [Field]>) {
