@@ -47,6 +47,16 @@ pub(super) fn vllm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
             spec.moe_data, spec.moe_cluster, widths.moe_tensor
         ));
     }
+    if spec.load_balancing == LoadBalancing::Hybrid
+        && let Some(local) = spec.data_local.filter(|local| *local == 1 || *local == spec.data)
+        && spec.data > 1
+    {
+        let instead = if local == 1 { "external" } else { "internal" };
+        out.push(format_args!(
+            "vLLM makes hybrid load balancing of {local} local replicas of {} {instead}",
+            spec.data
+        ));
+    }
     no_dense_tensor(case, out, "vLLM");
     no_micro_batch(case, out, "vLLM");
     None

@@ -92,7 +92,7 @@ const RULES: &[Rule] = rules! {
     "experts-divide" [S T] experts::experts_divide, [ExpertWithin RedundantExperts], "";
     "redundant-needs-balance" [N V] experts::redundant_needs_balance, [RedundantExperts], "turn balancing on (expert_balance)";
     "balance-needs-experts" [N V S] experts::balance_needs_experts, [ExpertWithin], "turn expert parallelism on, or balancing off";
-    "balance-needs-ranks" [N V] experts::balance_needs_ranks, [Tensor Data], "turn balancing off";
+    "balance-needs-ranks" [N V S] experts::balance_needs_ranks, [Tensor Data], "turn balancing off";
     "redundancy-cap" [N V] experts::redundancy_cap, [RedundantExperts], "";
     "dense-tensor" [N] experts::dense_tensor_one, [MoeDenseTensor], "";
     "dense-tensor" [S] experts::dense_tensor_one_or_all, [MoeDenseTensor], "";
