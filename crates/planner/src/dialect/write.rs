@@ -90,6 +90,12 @@ impl Written {
         parameters: &Parameters,
     ) -> Self {
         let mut notes = Vec::new();
+        for key in [Key::KvConnector, Key::ContextStrategy] {
+            if let (Some(given), Some(flag)) = (settings.get(key), table.flag_of(key)) {
+                let message = format!("{}; any that fits will do", given.value);
+                notes.push(Note::new(NoteKind::Chosen, dashed(flag.names[0]), message));
+            }
+        }
         add_parameters(table, parameters, &mut settings, &mut notes);
         if settings.get(Key::AttentionTensor).is_some() {
             notes.push(Note::new(
