@@ -30,7 +30,8 @@ pub struct ParallelSpec {
     /// first stages.
     ///
     /// TensorRT-LLM `pp_partition`; vLLM and SGLang read environment variables
-    /// (`VLLM_PP_LAYER_PARTITION`, `SGLANG_PP_LAYER_PARTITION`).
+    /// (`VLLM_PP_LAYER_PARTITION`, `SGLANG_PP_LAYER_PARTITION`). By default vLLM gives the remainder
+    /// to the stages before the last, SGLang to the last ones.
     pub pipeline_partition: Option<Vec<u32>>,
     /// Most requests in one micro-batch of the pipeline. Default: the running requests divided by
     /// the stages.
@@ -68,8 +69,9 @@ pub struct ParallelSpec {
     /// Groups of a stage's ranks that each hold whole requests in attention; no extra copies of
     /// the weights of the experts. Default 1.
     ///
-    /// SGLang `--dp-size` with `--enable-dp-attention`; TensorRT-LLM `enable_attention_dp` (always
-    /// `tp_size` wide); vLLM has none (its DP replicas share experts instead).
+    /// SGLang `--dp-size` with `--enable-dp-attention`, or `--attn-dp-size`; TensorRT-LLM
+    /// `enable_attention_dp` (always `tp_size` wide); vLLM has none (its DP replicas share experts
+    /// instead).
     pub attention_data: u32,
     /// Ranks over which the heads of one request are split. Default: what is left.
     ///
@@ -92,7 +94,7 @@ pub struct ParallelSpec {
     pub moe_cluster: u32,
     /// Tensor width of the dense layers of a mixture-of-experts model. Default: that of the stage.
     ///
-    /// SGLang `--moe-dense-tp-size` (1 only).
+    /// SGLang `--moe-dense-tp-size` (1, or the whole stage in later versions).
     pub moe_dense_tensor: Option<u32>,
     /// Which experts a rank holds. Default linear. vLLM `--expert-placement-strategy`.
     pub expert_placement: ExpertPlacement,
@@ -103,8 +105,7 @@ pub struct ParallelSpec {
     pub redundant_experts: u32,
     /// Rebalancing of experts by measured load. Default off.
     ///
-    /// vLLM `--enable-eplb`; SGLang `--enable-eplb`; TensorRT-LLM
-    /// `load_balancer.layer_updates_per_iter > 0`.
+    /// vLLM and SGLang `--enable-eplb`; TensorRT-LLM `load_balancer.layer_updates_per_iter > 0`.
     pub expert_balance: Option<ExpertBalance>,
     /// What the replicas do. Default unified.
     ///
@@ -132,10 +133,11 @@ pub enum ExpertParallel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExpertBalance {
-    /// Steps over which load is summed. Default 1000. vLLM `window_size`.
+    /// Steps over which load is summed. Default 1000. vLLM `window_size`; SGLang
+    /// `--expert-distribution-recorder-buffer-size`, by default its interval.
     pub window_steps: u32,
     /// Steps between rearrangements. Default 3000. vLLM `step_interval`; SGLang
-    /// `--eplb-rebalance-num-iterations`.
+    /// `--eplb-rebalance-num-iterations` (1000 there).
     pub interval_steps: u32,
 }
 

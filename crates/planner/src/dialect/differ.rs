@@ -14,6 +14,9 @@ pub fn differences(dialect: Dialect, spec: &ParallelSpec, shape: Option<&ModelSh
     let facts = shape.map(Facts::of);
     let facts = facts.as_ref();
     let widths = Widths::of(spec);
+    if widths.world() == 0 {
+        return Vec::new();
+    }
     [
         expert_width(dialect, spec, &widths, facts),
         data_width(dialect, spec, &widths),
@@ -143,18 +146,17 @@ fn uneven_stages(dialect: Dialect, spec: &ParallelSpec, facts: Option<&Facts>) -
         return None;
     }
     let theirs = match dialect {
-        Dialect::Vllm => format!("the {rest} before the last"),
-        Dialect::Sglang => format!("the last {rest}"),
+        Dialect::Vllm => "before the last",
+        Dialect::Sglang => "at the end",
         Dialect::TensorRtLlm | Dialect::Native => return None,
     };
-    let fewer = layers / stages;
     note(
         "uneven stages",
         format!(
-            "{layers} layers over {stages} stages leave {rest}: here the first {rest} stages have \
-             {} layers and the others {fewer}; {} gives the extra ones to {theirs}. A \
-             pipeline_partition says it exactly",
-            fewer + 1,
+            "{layers} layers over {stages} stages are {} each and {rest} more: here those go one \
+             each to the stages at the front, in {} to those {theirs}; a pipeline_partition says \
+             it exactly",
+            layers / stages,
             dialect.table().engine
         ),
     )

@@ -26,8 +26,12 @@ impl Document {
         if self.text.len() > BYTES_MAX {
             return Err(bad(format!("{} bytes exceed {BYTES_MAX}", self.text.len())));
         }
-        let tree: Value =
-            serde_saphyr::from_str(&self.text).map_err(|error| bad(error.to_string()))?;
+        let tree: Value = serde_saphyr::from_str(&self.text).map_err(|error| {
+            // The first line says where and what; the rest shows the place.
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            bad(first.strip_prefix("error: ").unwrap_or(first).to_owned())
+        })?;
         match tree {
             Value::Object(settings) => Ok(settings),
             Value::Null => Ok(serde_json::Map::new()),

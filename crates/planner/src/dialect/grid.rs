@@ -12,7 +12,7 @@ const VALUES_MAX: usize = 256;
 /// Parameters of a grid.
 const PARAMETERS_MAX: usize = 64;
 
-/// The combinations of a grid, the last parameter changing fastest.
+/// The combinations of a grid: parameters in the order of their names, the last changing fastest.
 #[derive(Clone, Debug)]
 pub struct Grid {
     /// At most [`GRID_MAX`] of them.

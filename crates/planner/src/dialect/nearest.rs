@@ -15,6 +15,9 @@ pub(super) fn nearest<'a>(
         .filter_map(|candidate| {
             let name: Vec<char> = candidate.chars().map(fold).take(NAME_MAX).collect();
             let begins = word.len() >= 2 && name.starts_with(&word);
+            if !begins && name.len().abs_diff(word.len()) > allowed {
+                return None;
+            }
             let edits = if begins { 0 } else { edits(&word, &name) };
             (begins || edits <= allowed).then_some((
                 edits,

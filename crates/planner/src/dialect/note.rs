@@ -22,6 +22,8 @@ pub enum NoteKind {
     Deprecated,
     /// What the engine quietly makes of it, applied here too.
     Rewritten,
+    /// What the layout does not say and the engine needs to be told.
+    Chosen,
     /// Engines disagree about the meaning.
     Differs,
 }
@@ -54,6 +56,7 @@ impl NoteKind {
             Self::Ignored => "ignored",
             Self::Deprecated => "deprecated",
             Self::Rewritten => "rewritten",
+            Self::Chosen => "chosen",
             Self::Differs => "differs",
         }
     }

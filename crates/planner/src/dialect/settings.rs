@@ -37,10 +37,6 @@ impl Settings {
         self.insert(key, Given { spelling: String::new(), value, layer: 0 });
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &Given)> {
-        self.given.iter().map(|(key, given)| (*key, given))
-    }
-
     /// `None` where it is not given, or left to the engine.
     pub(super) fn size(&self, key: Key) -> Option<u32> {
         match self.get(key)?.value {

@@ -77,9 +77,7 @@ impl ContextKind {
     fn for_spec(spec: &ParallelSpec, widths: &Widths) -> Self {
         if spec.decode_context > 1 {
             Self::Helix
-        } else if spec.prefill_context == 1
-            || (widths.attention_context == 1 && spec.moe_data == spec.prefill_context)
-        {
+        } else if widths.attention_context == 1 && spec.moe_data == spec.prefill_context {
             Self::Ulysses
         } else {
             Self::Ring
@@ -163,26 +161,33 @@ impl Mapping {
             },
             ..ParallelSpec::default()
         };
-        self.explicit(&mut spec);
+        self.explicit(&mut spec, settings, ulysses);
         spec
     }
 
     /// Says what the derivation of open widths would not find by itself.
-    fn explicit(&self, spec: &mut ParallelSpec) {
-        // The engine's attention width counts the attention groups in.
-        let tensor = match self.attention_tensor.checked_rem(spec.attention_data) {
-            Some(0) => self.attention_tensor / spec.attention_data,
-            _ => self.attention_tensor,
+    fn explicit(&self, spec: &mut ParallelSpec, settings: &Settings, ulysses: bool) {
+        // Ulysses with another context is refused; what is left of it is the usual layout.
+        let (tensor, context) = if ulysses && self.attention_context > 1 {
+            (self.tensor.saturating_mul(self.context), 1)
+        } else {
+            (self.attention_tensor, self.attention_context)
         };
-        if Widths::of(spec).attention_context != self.attention_context {
-            spec.attention_context = Some(self.attention_context);
-        }
-        if Widths::of(spec).attention_tensor != tensor {
-            spec.attention_tensor = Some(tensor);
-        }
-        if Widths::of(spec).moe_tensor != self.moe_tensor {
-            spec.moe_tensor = Some(self.moe_tensor);
-        }
+        // The engine's attention width counts the attention groups in.
+        let tensor = match tensor.checked_rem(spec.attention_data) {
+            Some(0) => tensor / spec.attention_data,
+            _ => tensor,
+        };
+        // A quotient of zero follows from another width, which the rules report.
+        let says = |width: u32, open: u32, key: Key| {
+            (width != open && (width != 0 || settings.size(key) == Some(0))).then_some(width)
+        };
+        let open = Widths::of(spec).attention_context;
+        spec.attention_context = says(context, open, Key::AttentionContext);
+        let open = Widths::of(spec).attention_tensor;
+        spec.attention_tensor = says(tensor, open, Key::AttentionTensor);
+        let open = Widths::of(spec).moe_tensor;
+        spec.moe_tensor = says(self.moe_tensor, open, Key::MoeTensor);
     }
 }
 

@@ -176,6 +176,9 @@ fn balance(spec: &ParallelSpec, settings: &mut Settings) {
         Role::Prefill => "kv_producer",
         Role::Decode => "kv_consumer",
     };
-    settings.set(Key::KvConnector, Value::Text("NixlConnector".to_owned()));
+    // A role needs a connector, and NIXL splits the KV cache over all tensor ranks or none.
+    let split = spec.decode_context > 1 && spec.decode_context != spec.tensor;
+    let connector = if split { "MooncakeConnector" } else { "NixlConnector" };
+    settings.set(Key::KvConnector, Value::Text(connector.to_owned()));
     settings.set(Key::Role, Value::Text(role.to_owned()));
 }

@@ -88,7 +88,7 @@ impl<'a> Heard<'a> {
             return None;
         }
         if !self.table.programs.contains(&named) {
-            return Some(words);
+            rest = words;
         }
         if let [word, after @ ..] = rest
             && self.table.subcommands.contains(&word.as_str())
@@ -299,7 +299,10 @@ impl<'a> Heard<'a> {
             (None, _) => self.problems.push(Problem::UnknownFlag {
                 flag: spelling.to_owned(),
                 engine: self.table.engine,
-                nearest: self.table.nearest(name),
+                nearest: self
+                    .table
+                    .nearest(name)
+                    .map(|nearest| nearest.trim_start_matches('-').to_owned()),
             }),
         }
     }

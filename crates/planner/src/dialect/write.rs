@@ -90,6 +90,12 @@ impl Written {
         parameters: &Parameters,
     ) -> Self {
         let mut notes = Vec::new();
+        for key in [Key::KvConnector, Key::ContextStrategy] {
+            if let (Some(given), Some(flag)) = (settings.get(key), table.flag_of(key)) {
+                let message = format!("{}; any that fits will do", given.value);
+                notes.push(Note::new(NoteKind::Chosen, dashed(flag.names[0]), message));
+            }
+        }
         add_parameters(table, parameters, &mut settings, &mut notes);
         if settings.get(Key::AttentionTensor).is_some() {
             notes.push(Note::new(
@@ -159,6 +165,17 @@ fn add_parameters(
     ];
     for (key, value) in values {
         let Some(value) = value else { continue };
+        if key == Key::MemoryFraction {
+            notes.push(Note::new(
+                NoteKind::Differs,
+                "memory share",
+                format!(
+                    "{value} is a share of all device memory in vLLM and Playhouse, of it for \
+                     weights and KV cache in SGLang, and of what is free after loading in \
+                     TensorRT-LLM"
+                ),
+            ));
+        }
         if table.flag_of(key).is_some() {
             settings.set(key, value);
         } else {

@@ -124,10 +124,15 @@ impl<'a> Case<'a> {
         let moe_broken = [Field::MoeData, Field::ExpertWithin, Field::MoeTensor, Field::MoeCluster]
             .into_iter()
             .any(zero);
+<<<<<<< HEAD
         let stage_ranks = product([widths_of(spec.tensor), widths_of(spec.prefill_context)]);
         let data = widths_of(spec.data);
+=======
+        let stage_ranks = product([countable(spec.tensor), countable(spec.prefill_context)]);
+        let data = countable(spec.data);
+>>>>>>> plan-a
         let sound = |width: u32, broken: bool| {
-            widths_of(width).filter(|_| !broken && stage_ranks.is_some())
+            countable(width).filter(|_| !broken && stage_ranks.is_some())
         };
         let attention = |width| sound(width, attention_broken);
         let moe = |width| sound(width, moe_broken);
@@ -135,11 +140,11 @@ impl<'a> Case<'a> {
             spec,
             facts,
             block_tokens,
-            tensor: widths_of(spec.tensor),
-            pipeline: widths_of(spec.pipeline),
+            tensor: countable(spec.tensor),
+            pipeline: countable(spec.pipeline),
             data,
-            prefill_context: widths_of(spec.prefill_context),
-            decode_context: widths_of(spec.decode_context),
+            prefill_context: countable(spec.prefill_context),
+            decode_context: countable(spec.decode_context),
             stage_ranks,
             attention_data: attention(widths.attention_data),
             attention_context: attention(widths.attention_context),
@@ -186,7 +191,7 @@ impl<'a> Case<'a> {
 }
 
 /// A width that can be counted with.
-fn widths_of(width: u32) -> Option<u64> {
+fn countable(width: u32) -> Option<u64> {
     (width > 0).then_some(u64::from(width))
 }
 

@@ -12,15 +12,16 @@ pub(super) fn vllm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let (spec, widths) = (case.spec, Widths::of(case.spec));
     let stage = widths.stage_ranks;
     if spec.attention_data > 1 {
-        out.push(format!(
+        out.push(format_args!(
             "vLLM has no attention data parallelism inside a replica (attention_data {}); its \
              replicas (data) share experts instead",
             spec.attention_data
         ));
-    } else if (widths.attention_tensor, widths.attention_context)
-        != (spec.tensor, spec.prefill_context)
+    } else if case.attention_tensor.is_some()
+        && (widths.attention_tensor, widths.attention_context)
+            != (spec.tensor, spec.prefill_context)
     {
-        out.push(format!(
+        out.push(format_args!(
             "vLLM splits attention as tensor × prefill_context = {} × {}, not as \
              attention_tensor {} × attention_context {}",
             spec.tensor, spec.prefill_context, widths.attention_tensor, widths.attention_context
@@ -30,20 +31,31 @@ pub(super) fn vllm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
         && width > 1
         && (width != stage || spec.data > 1)
     {
-        out.push(format!(
+        out.push(format_args!(
             "vLLM spreads experts over all ranks of a stage in all replicas ({}), not over {width}",
             u64::from(stage) * u64::from(spec.data)
         ));
     }
     let whole = if case.spreads_experts() { 1 } else { stage };
-    if spec.moe_data != 1 || spec.moe_cluster != 1 || widths.moe_tensor != whole {
-        if !matches!(spec.expert, ExpertParallel::Within(width) if width > 1 && width != stage) {
-            out.push(format!(
-                "vLLM splits each expert over the whole stage or not at all: no moe_data {}, \
-                 moe_cluster {} or moe_tensor {}",
-                spec.moe_data, spec.moe_cluster, widths.moe_tensor
-            ));
-        }
+    // A partial width was reported above, and what is left of the stage follows from it.
+    let partial =
+        matches!(spec.expert, ExpertParallel::Within(width) if width > 1 && width != stage);
+    if !partial && (spec.moe_data, spec.moe_cluster, widths.moe_tensor) != (1, 1, whole) {
+        out.push(format_args!(
+            "vLLM splits each expert over the whole stage or not at all: no moe_data {}, \
+             moe_cluster {} or moe_tensor {}",
+            spec.moe_data, spec.moe_cluster, widths.moe_tensor
+        ));
+    }
+    if spec.load_balancing == LoadBalancing::Hybrid
+        && let Some(local) = spec.data_local.filter(|local| *local == 1 || *local == spec.data)
+        && spec.data > 1
+    {
+        let instead = if local == 1 { "external" } else { "internal" };
+        out.push(format_args!(
+            "vLLM makes hybrid load balancing of {local} local replicas of {} {instead}",
+            spec.data
+        ));
     }
     no_dense_tensor(case, out, "vLLM");
     no_micro_batch(case, out, "vLLM");
@@ -52,26 +64,27 @@ pub(super) fn vllm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
 
 pub(super) fn sglang(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     countable(case)?;
-    let (spec, widths) = (case.spec, Widths::of(case.spec));
+    let spec = case.spec;
     one_front_door(case, out, "SGLang");
-    if widths.attention_context != spec.prefill_context {
-        out.push(format!(
-            "SGLang's context width is one number: attention_context {} must equal \
+    let context = case.attention_context.filter(|context| Some(*context) != case.prefill_context);
+    if let Some(context) = context {
+        out.push(format_args!(
+            "SGLang's context width is one number: attention_context {context} must equal \
              prefill_context {}",
-            widths.attention_context, spec.prefill_context
+            spec.prefill_context
         ));
     }
     if spec.expert == ExpertParallel::AcrossReplicas && spec.data > 1 {
-        out.push(format!(
+        out.push(format_args!(
             "SGLang's expert groups stay inside a replica; {} replicas cannot share experts",
             spec.data
         ));
     }
     if spec.moe_cluster != 1 {
-        out.push(format!("SGLang has no expert clusters (moe_cluster {})", spec.moe_cluster));
+        out.push(format_args!("SGLang has no expert clusters (moe_cluster {})", spec.moe_cluster));
     }
     if spec.kv_interleave_tokens != 1 {
-        out.push(format!(
+        out.push(format_args!(
             "SGLang has no interleave of the decode context (kv_interleave_tokens {})",
             spec.kv_interleave_tokens
         ));
@@ -85,7 +98,7 @@ pub(super) fn tensorrt_llm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let (spec, widths) = (case.spec, Widths::of(case.spec));
     const NAME: &str = "TensorRT-LLM";
     if spec.data > 1 {
-        out.push(format!(
+        out.push(format_args!(
             "{NAME} has no replicas inside a server ({} asked): start one server each behind its \
              orchestrator",
             spec.data
@@ -94,14 +107,14 @@ pub(super) fn tensorrt_llm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     one_front_door(case, out, NAME);
     let context = spec.prefill_context;
     if spec.decode_context != 1 && spec.decode_context != context {
-        out.push(format!(
+        out.push(format_args!(
             "{NAME} splits the KV cache over the whole context width (Helix, {context}) or not at \
              all, not over {}",
             spec.decode_context
         ));
     }
     if spec.kv_interleave_tokens != 1 && spec.decode_context == 1 {
-        out.push(format!(
+        out.push(format_args!(
             "{NAME} knows an interleave for Helix only (kv_interleave_tokens {})",
             spec.kv_interleave_tokens
         ));
@@ -113,16 +126,19 @@ pub(super) fn tensorrt_llm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
         && spec.moe_data != 1;
     let copies = if ulysses { context } else { 1 };
     if spec.moe_data != copies {
-        out.push(format!(
+        out.push(format_args!(
             "{NAME} keeps {copies} copies of the experts in a stage here, not moe_data {}",
             spec.moe_data
         ));
     }
     if spec.expert == ExpertParallel::AcrossReplicas && widths.moe_tensor != 1 {
-        out.push(format!("moe_tensor {} contradicts experts across all ranks", widths.moe_tensor));
+        out.push(format_args!(
+            "moe_tensor {} contradicts experts across all ranks",
+            widths.moe_tensor
+        ));
     }
     if spec.expert_balance.is_some_and(|balance| balance != ExpertBalance::default()) {
-        out.push(format!("{NAME} has no window or interval of expert balancing"));
+        out.push(format_args!("{NAME} has no window or interval of expert balancing"));
     }
     linear_placement(case, out, NAME);
     no_dense_tensor(case, out, NAME);
@@ -143,25 +159,25 @@ fn one_front_door(case: &Case<'_>, out: &mut Findings, engine: &str) {
     let spec = case.spec;
     let whole = spec.data_local.is_none_or(|local| local == spec.data);
     if !whole || spec.data_start_rank != 0 || spec.data_rank.is_some() {
-        out.push(format!(
+        out.push(format_args!(
             "{engine} starts all replicas from one place: no data_local, data_start_rank or \
              data_rank"
         ));
     }
     if spec.load_balancing != LoadBalancing::Internal {
-        out.push(format!("{engine} has internal load balancing only"));
+        out.push(format_args!("{engine} has internal load balancing only"));
     }
 }
 
 fn linear_placement(case: &Case<'_>, out: &mut Findings, engine: &str) {
     if case.spec.expert_placement == ExpertPlacement::RoundRobin {
-        out.push(format!("{engine} places experts linearly, not round-robin"));
+        out.push(format_args!("{engine} places experts linearly, not round-robin"));
     }
 }
 
 fn no_dense_tensor(case: &Case<'_>, out: &mut Findings, engine: &str) {
     if let Some(width) = case.spec.moe_dense_tensor {
-        out.push(format!(
+        out.push(format_args!(
             "{engine} has no width of its own for dense layers (moe_dense_tensor {width})"
         ));
     }
@@ -169,6 +185,6 @@ fn no_dense_tensor(case: &Case<'_>, out: &mut Findings, engine: &str) {
 
 fn no_micro_batch(case: &Case<'_>, out: &mut Findings, engine: &str) {
     if let Some(most) = case.spec.micro_batch_max {
-        out.push(format!("{engine} has no limit of a micro-batch (micro_batch_max {most})"));
+        out.push(format_args!("{engine} has no limit of a micro-batch (micro_batch_max {most})"));
     }
 }

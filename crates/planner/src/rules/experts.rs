@@ -1,7 +1,7 @@
 //! Mixture of experts: widths, placement, balance.
 
 use super::Case;
-use super::near::divisors;
+use super::near::Divisors;
 use super::table::Findings;
 
 /// Extra physical experts that vLLM's logical-to-physical map has room for.
@@ -21,7 +21,7 @@ pub(super) fn experts_need_moe(case: &Case<'_>, out: &mut Findings) -> Option<()
     } else {
         return None;
     };
-    out.push(format!("{asked} is asked of a dense model, which has no experts"));
+    out.push(format_args!("{asked} is asked of a dense model, which has no experts"));
     None
 }
 
@@ -30,7 +30,11 @@ pub(super) fn experts_fit(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     for experts in &case.facts?.experts {
         let physical = experts.saturating_add(u64::from(case.spec.redundant_experts));
         if physical < ranks {
+<<<<<<< HEAD
             out.push(format!("{ranks} ranks share {physical} experts: some would hold none"));
+=======
+            out.push(format_args!("{ranks} ranks share {physical} experts: some would hold none"));
+>>>>>>> plan-a
             return None;
         }
     }
@@ -50,10 +54,10 @@ pub(super) fn experts_divide(case: &Case<'_>, out: &mut Findings) -> Option<()> 
         let physical = experts.saturating_add(u64::from(redundant));
         // Too few is `experts-fit`.
         if physical >= ranks && physical % ranks != 0 {
-            out.push(format!(
+            out.push(format_args!(
                 "{experts} experts and {redundant} redundant ones make {physical}, which {ranks} \
                  ranks cannot hold evenly ({physical} divides by {})",
-                divisors(physical)
+                Divisors(physical)
             ));
             return None;
         }
@@ -64,7 +68,9 @@ pub(super) fn experts_divide(case: &Case<'_>, out: &mut Findings) -> Option<()> 
 pub(super) fn redundant_needs_balance(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let redundant = case.spec.redundant_experts;
     if redundant > 0 && case.spec.expert_balance.is_none() {
-        out.push(format!("{redundant} redundant experts have no use without expert balancing"));
+        out.push(format_args!(
+            "{redundant} redundant experts have no use without expert balancing"
+        ));
     }
     None
 }
@@ -72,7 +78,7 @@ pub(super) fn redundant_needs_balance(case: &Case<'_>, out: &mut Findings) -> Op
 pub(super) fn balance_needs_experts(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     case.spec.expert_balance?;
     if !case.spreads_experts() {
-        out.push("expert balancing needs expert parallelism, which is off".to_owned());
+        out.push(format_args!("expert balancing needs expert parallelism, which is off"));
     }
     None
 }
@@ -81,11 +87,10 @@ pub(super) fn balance_needs_ranks(case: &Case<'_>, out: &mut Findings) -> Option
     case.spec.expert_balance?;
     let (stage, data) = (case.stage_ranks?, case.data?);
     if case.spreads_experts() && stage.saturating_mul(data) == 1 {
-        out.push(
+        out.push(format_args!(
             "expert balancing needs ranks to balance between: tensor, prefill_context and data \
              are all 1"
-                .to_owned(),
-        );
+        ));
     }
     None
 }
@@ -93,14 +98,14 @@ pub(super) fn balance_needs_ranks(case: &Case<'_>, out: &mut Findings) -> Option
 pub(super) fn redundancy_cap(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let redundant = case.spec.redundant_experts;
     if redundant > REDUNDANT_MAX {
-        out.push(format!("{redundant} redundant experts exceed {REDUNDANT_MAX}"));
+        out.push(format_args!("{redundant} redundant experts exceed {REDUNDANT_MAX}"));
     }
     None
 }
 
 pub(super) fn dense_tensor_one(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let width = case.spec.moe_dense_tensor.filter(|width| *width > 1)?;
-    out.push(format!("moe_dense_tensor is 1 or left open; {width} is neither"));
+    out.push(format_args!("moe_dense_tensor is 1 or left open; {width} is neither"));
     None
 }
 
@@ -108,7 +113,7 @@ pub(super) fn dense_tensor_one_or_all(case: &Case<'_>, out: &mut Findings) -> Op
     let width = u64::from(case.spec.moe_dense_tensor.filter(|width| *width > 1)?);
     let stage = case.stage_ranks?;
     if width != stage {
-        out.push(format!(
+        out.push(format_args!(
             "moe_dense_tensor is 1, the whole stage ({stage}) or left open; {width} is none of them"
         ));
     }
@@ -118,7 +123,7 @@ pub(super) fn dense_tensor_one_or_all(case: &Case<'_>, out: &mut Findings) -> Op
 pub(super) fn cluster_alone(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let (cluster, expert) = (case.moe_cluster?, case.moe_expert?);
     if cluster > 1 && expert > 1 {
-        out.push(format!(
+        out.push(format_args!(
             "clusters of {cluster} ranks and experts spread over {expert} exclude each other"
         ));
     }
@@ -129,7 +134,7 @@ pub(super) fn cluster_alone(case: &Case<'_>, out: &mut Findings) -> Option<()> {
 pub(super) fn experts_beside_context(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let (expert, context, decode) = (case.moe_expert?, case.prefill_context?, case.decode_context?);
     if expert > 1 && context > 1 && decode == 1 {
-        out.push(format!(
+        out.push(format_args!(
             "experts spread over {expert} ranks beside a context of {context} work with Helix only"
         ));
     }
@@ -139,7 +144,9 @@ pub(super) fn experts_beside_context(case: &Case<'_>, out: &mut Findings) -> Opt
 pub(super) fn moe_data_context(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let (data, context) = (case.moe_data?, case.prefill_context?);
     if data > 1 && data != context {
-        out.push(format!("moe_data {data} differs from the context width {context}; it may be 1"));
+        out.push(format_args!(
+            "moe_data {data} differs from the context width {context}; it may be 1"
+        ));
     }
     None
 }
@@ -147,7 +154,7 @@ pub(super) fn moe_data_context(case: &Case<'_>, out: &mut Findings) -> Option<()
 pub(super) fn moe_data_pipeline(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let (data, stages) = (case.moe_data?, case.pipeline?);
     if data > 1 && stages > 1 {
-        out.push(format!("moe_data {data} and {stages} pipeline stages exclude each other"));
+        out.push(format_args!("moe_data {data} and {stages} pipeline stages exclude each other"));
     }
     None
 }
@@ -156,12 +163,12 @@ pub(super) fn moe_data_experts(case: &Case<'_>, out: &mut Findings) -> Option<()
     let (data, expert, stage) = (case.moe_data?, case.moe_expert?, case.stage_ranks?);
     let product = data.saturating_mul(expert);
     if data > 1 && product > stage {
-        out.push(format!(
+        out.push(format_args!(
             "moe_data {data} × experts over {expert} = {product} exceeds the {stage} ranks of a \
              stage"
         ));
     } else if data > 1 && expert > 1 && product != stage {
-        out.push(format!(
+        out.push(format_args!(
             "moe_data {data} × experts over {expert} = {product} leaves {stage} ranks partly \
              unused: the product must be {stage}"
         ));

@@ -1,12 +1,14 @@
 //! The nearest values that would do.
 
+use std::fmt;
+
 use playhouse_types::ParallelSpec;
 
-use super::table::{self, Finding, Rule};
+use super::table::{Finding, Rule};
 use super::{Case, Change, Field};
 
 /// Numbers tried on either side of a value, besides those that divide or multiply something.
-const WINDOW: u32 = 32;
+const WINDOW: u32 = 16;
 /// Small numbers that are always tried.
 const SMALL_MAX: u32 = 64;
 /// Numbers that are offered to change for one violation.
@@ -65,11 +67,11 @@ fn mends(
     let allowed = |other: &str| count(broken, other) - usize::from(other == name);
     // The rule itself first: most candidates fail it.
     let own = rules.iter().filter(|rule| rule.name == name);
-    if own.flat_map(|rule| rule.findings(&after)).count() > allowed(name) {
+    if own.map(|rule| rule.count(&after)).sum::<usize>() > allowed(name) {
         return false;
     }
     let names: Vec<&str> =
-        table::broken(&after, rules).iter().map(|finding| finding.rule.name).collect();
+        rules.iter().flat_map(|rule| std::iter::repeat_n(rule.name, rule.count(&after))).collect();
     names.iter().all(|other| broken.contains(other) && count(&names, other) <= allowed(other))
 }
 
@@ -111,7 +113,7 @@ pub(super) fn fix(finding: &Finding<'_>, spec: &ParallelSpec, nearest: &[Change]
             _ => ways.push(format!("{field} = {now} → {}", change.value)),
         }
     }
-    if !finding.rule.hint.is_empty() && (ways.is_empty() || finding.rule.fields.len() > 1) {
+    if !finding.rule.hint.is_empty() {
         ways.push(finding.rule.hint.to_owned());
     }
     if ways.is_empty() {
@@ -130,15 +132,21 @@ fn all_divisors(number: u64) -> Vec<u64> {
     divisors
 }
 
-/// The divisors of `number`, in words.
-pub(super) fn divisors(number: u64) -> String {
-    if number == 0 {
-        return "everything".to_owned();
+/// The divisors of a number, in words; found only when printed.
+pub(super) struct Divisors(pub(super) u64);
+
+impl fmt::Display for Divisors {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0 {
+            return out.write_str("everything");
+        }
+        let all = all_divisors(self.0);
+        for (index, divisor) in all.iter().take(DIVISORS_MAX).enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(out, "{comma}{divisor}")?;
+        }
+        out.write_str(if all.len() > DIVISORS_MAX { ", …" } else { "" })
     }
-    let all = all_divisors(number);
-    let listed: Vec<String> = all.iter().take(DIVISORS_MAX).map(u64::to_string).collect();
-    let more = if all.len() > DIVISORS_MAX { ", …" } else { "" };
-    format!("{}{more}", listed.join(", "))
 }
 
 /// `a, b or c`.

@@ -1,5 +1,7 @@
 //! Which rules there are, and whose they are.
 
+use std::fmt;
+
 use super::{Case, Field, RuleSet, attention, engine, experts, replicas, weights, world};
 
 /// A rule: when it is broken, and what to change.
@@ -16,9 +18,10 @@ pub(crate) struct Rule {
 type Check = fn(&Case<'_>, &mut Findings) -> Option<()>;
 
 /// What one rule found.
-#[derive(Default)]
 pub(crate) struct Findings {
     found: Vec<(String, Option<&'static [Field]>)>,
+    /// Messages are not wanted: thousands of candidates are tried for the nearest values.
+    quiet: bool,
 }
 
 /// A broken rule.
@@ -55,7 +58,8 @@ macro_rules! rules {
 
 #[rustfmt::skip]
 const RULES: &[Rule] = rules! {
-    "width-positive" [N V S T] world::width_positive, [], "give every stage a layer";
+    "width-positive" [N V S T] world::width_positive, [], "";
+    "partition-positive" [N V S T] world::partition_positive, [], "give every stage a layer";
     "rank-count" [N V S T] world::rank_count, [Data Pipeline Tensor], "plan fewer ranks";
     "attention-factors" [N V S T] world::attention_factors, [AttentionTensor AttentionContext AttentionData Tensor], "leave attention_tensor open and it becomes what is left";
     "moe-factors" [N V S T] world::moe_factors, [MoeTensor ExpertWithin MoeData MoeCluster Tensor], "leave moe_tensor open and it becomes what is left";
@@ -88,7 +92,7 @@ const RULES: &[Rule] = rules! {
     "experts-divide" [S T] experts::experts_divide, [ExpertWithin RedundantExperts], "";
     "redundant-needs-balance" [N V] experts::redundant_needs_balance, [RedundantExperts], "turn balancing on (expert_balance)";
     "balance-needs-experts" [N V S] experts::balance_needs_experts, [ExpertWithin], "turn expert parallelism on, or balancing off";
-    "balance-needs-ranks" [N V] experts::balance_needs_ranks, [Tensor Data], "turn balancing off";
+    "balance-needs-ranks" [N V S] experts::balance_needs_ranks, [Tensor Data], "turn balancing off";
     "redundancy-cap" [N V] experts::redundancy_cap, [RedundantExperts], "";
     "dense-tensor" [N] experts::dense_tensor_one, [MoeDenseTensor], "";
     "dense-tensor" [S] experts::dense_tensor_one_or_all, [MoeDenseTensor], "";
@@ -124,30 +128,29 @@ pub(super) fn broken(case: &Case<'_>, rules: &[&'static Rule]) -> Vec<Finding<'s
     rules.iter().flat_map(|rule| rule.findings(case)).collect()
 }
 
-/// The parts of a layout that the engine of `set` has no words for, each with the reason.
-pub(crate) fn inexpressible(case: &Case<'_>, set: RuleSet) -> Vec<String> {
-    rules_of(set)
-        .into_iter()
-        .filter(|rule| rule.name == "not-expressible")
-        .flat_map(|rule| rule.findings(case))
-        .map(|finding| finding.message)
-        .collect()
-}
-
 // === impl Rule ===
 
 impl Rule {
+    /// How often it is broken, and how.
     pub(crate) fn findings(&'static self, case: &Case<'_>) -> Vec<Finding<'static>> {
-        let mut out = Findings::default();
+        let found = self.run(case, false).into_iter();
+        let finding = |(message, fields): (String, Option<_>)| Finding {
+            rule: self,
+            message,
+            fields: fields.unwrap_or(self.fields),
+        };
+        found.map(finding).collect()
+    }
+
+    /// How often it is broken.
+    pub(crate) fn count(&self, case: &Case<'_>) -> usize {
+        self.run(case, true).len()
+    }
+
+    fn run(&self, case: &Case<'_>, quiet: bool) -> Vec<(String, Option<&'static [Field]>)> {
+        let mut out = Findings { found: Vec::new(), quiet };
         (self.check)(case, &mut out);
         out.found
-            .into_iter()
-            .map(|(message, fields)| Finding {
-                rule: self,
-                message,
-                fields: fields.unwrap_or(self.fields),
-            })
-            .collect()
     }
 }
 
@@ -155,20 +158,19 @@ impl Rule {
 
 impl Findings {
     /// The rule is broken, and its own numbers mend it.
-    pub(super) fn push(&mut self, message: String) {
-        self.found.push((message, None));
+    pub(super) fn push(&mut self, message: fmt::Arguments<'_>) {
+        self.add(message, None);
     }
 
     /// The rule is broken by one number.
-    pub(super) fn push_for(&mut self, field: Field, message: String) {
+    pub(super) fn push_for(&mut self, field: Field, message: fmt::Arguments<'_>) {
         let at = Field::ALL.iter().position(|other| *other == field);
-        let fields = at.map_or(&[][..], |at| &ALL_FIELDS[at..=at]);
-        self.found.push((message, Some(fields)));
+        self.add(message, Some(at.map_or(&[], |at| &ALL_FIELDS[at..=at])));
     }
 
-    /// The rule is broken, and no number mends it.
-    pub(super) fn push_plain(&mut self, message: String) {
-        self.found.push((message, Some(&[])));
+    fn add(&mut self, message: fmt::Arguments<'_>, fields: Option<&'static [Field]>) {
+        let message = if self.quiet { String::new() } else { message.to_string() };
+        self.found.push((message, fields));
     }
 }
 

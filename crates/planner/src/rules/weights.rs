@@ -1,6 +1,6 @@
 //! Whether heads, feed-forward widths and vocabulary can be cut as asked.
 
-use super::near::divisors;
+use super::near::Divisors;
 use super::table::Findings;
 use super::{Case, Field};
 
@@ -11,9 +11,9 @@ pub(super) fn heads_divide(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let (width, facts) = (case.attention_tensor?, case.facts?);
     for (heads, _) in &facts.heads {
         if heads % width != 0 {
-            out.push(format!(
+            out.push(format_args!(
                 "{heads} query heads cannot be split over {width} ranks ({heads} divides by {})",
-                divisors(*heads)
+                Divisors(*heads)
             ));
             return None;
         }
@@ -26,7 +26,7 @@ pub(super) fn kv_heads_divide(case: &Case<'_>, out: &mut Findings) -> Option<()>
     for (_, kv) in facts.grouped_heads() {
         if kv % width != 0 && width % kv != 0 {
             let act = if width > kv { "copied evenly to" } else { "split over" };
-            out.push(format!(
+            out.push(format_args!(
                 "{kv} KV heads cannot be {act} {width} ranks: one number must divide the other"
             ));
             return None;
@@ -54,7 +54,9 @@ fn dense_inner(case: &Case<'_>, out: &mut Findings, width: u64) -> Option<()> {
     };
     for inner in &facts.dense_inner {
         if inner % width != 0 {
-            out.push(format!("the feed-forward width {inner} cannot be split over {width} ranks"));
+            out.push(format_args!(
+                "the feed-forward width {inner} cannot be split over {width} ranks"
+            ));
             return None;
         }
     }
@@ -65,7 +67,7 @@ pub(super) fn expert_inner_divides(case: &Case<'_>, out: &mut Findings) -> Optio
     let (width, facts) = (case.moe_tensor?, case.facts?);
     for inner in &facts.expert_inner {
         if inner % width != 0 {
-            out.push(format!("the expert width {inner} cannot be split over {width} ranks"));
+            out.push(format_args!("the expert width {inner} cannot be split over {width} ranks"));
             return None;
         }
     }
@@ -82,7 +84,7 @@ pub(super) fn scale_blocks(case: &Case<'_>, out: &mut Findings) -> Option<()> {
         let Some(width) = width.filter(|width| *width > 1 && inner % width == 0) else { continue };
         let share = inner / width;
         if share % rows != 0 {
-            out.push(format!(
+            out.push(format_args!(
                 "the {what} width {inner} over {width} ranks is {share} each, which cuts through \
                  the fp8 scale blocks of {rows} rows"
             ));
@@ -98,7 +100,7 @@ pub(super) fn vocab_divides(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     if padded % width != 0 {
         out.push_for(
             Field::Tensor,
-            format!(
+            format_args!(
                 "the vocabulary of {vocab}, padded to {padded}, cannot be split over {width} ranks"
             ),
         );

@@ -6,13 +6,16 @@ use super::{Case, Field, RANKS_MAX};
 pub(super) fn width_positive(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     for field in Field::ALL {
         if field.get(case.spec) == Some(0) && !field.may_be_zero() {
-            out.push_for(field, format!("{field} is 0; it counts at least 1"));
+            out.push_for(field, format_args!("{field} is 0; it counts at least 1"));
         }
     }
-    let partition = case.spec.pipeline_partition.as_deref().unwrap_or_default();
-    if let Some(stage) = partition.iter().position(|layers| *layers == 0) {
-        out.push_plain(format!("pipeline_partition gives stage {stage} no layer"));
-    }
+    None
+}
+
+pub(super) fn partition_positive(case: &Case<'_>, out: &mut Findings) -> Option<()> {
+    let partition = case.spec.pipeline_partition.as_deref()?;
+    let empty = partition.iter().position(|layers| *layers == 0)?;
+    out.push(format_args!("pipeline_partition gives stage {empty} no layer"));
     None
 }
 
@@ -21,8 +24,8 @@ pub(super) fn rank_count(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let ranks = stage.saturating_mul(stages).saturating_mul(replicas);
     if ranks > RANKS_MAX {
         let most = if ranks == u64::MAX { "more than can be counted" } else { "too many" };
-        out.push(format!(
-            "{replicas} replicas of {stages} stages of {stage} ranks are {most}: at most \
+        out.push(format_args!(
+            "data {replicas} × pipeline {stages} × {stage} ranks of a stage are {most}: at most \
              {RANKS_MAX} ranks are planned"
         ));
     }
@@ -35,7 +38,7 @@ pub(super) fn attention_factors(case: &Case<'_>, out: &mut Findings) -> Option<(
         let (tensor, context) = (case.spec.tensor, case.spec.prefill_context);
         let data = case.spec.attention_data;
         let widths = crate::Widths::of(case.spec);
-        out.push(format!(
+        out.push(format_args!(
             "a stage has tensor {tensor} × prefill_context {context} = {stage} ranks, but \
              attention_data {data} × attention_context {} × attention_tensor {} = {product}",
             widths.attention_context, widths.attention_tensor
@@ -48,7 +51,7 @@ pub(super) fn moe_factors(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let (stage, product) = (case.stage_ranks?, case.moe_product?);
     if product != stage {
         let widths = crate::Widths::of(case.spec);
-        out.push(format!(
+        out.push(format_args!(
             "a stage has {stage} ranks, but moe_data {} × experts over {} × moe_tensor {} × \
              moe_cluster {} = {product}",
             widths.moe_data, widths.moe_expert, widths.moe_tensor, widths.moe_cluster
@@ -60,7 +63,7 @@ pub(super) fn moe_factors(case: &Case<'_>, out: &mut Findings) -> Option<()> {
 pub(super) fn stages_fit(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let (stages, layers) = (case.pipeline?, case.facts?.layers);
     if stages > layers {
-        out.push(format!("{stages} stages cannot share {layers} layers: each needs one"));
+        out.push(format_args!("{stages} stages cannot share {layers} layers: each needs one"));
     }
     None
 }
@@ -69,7 +72,7 @@ pub(super) fn partition_length(case: &Case<'_>, out: &mut Findings) -> Option<()
     let partition = case.spec.pipeline_partition.as_ref()?;
     let (entries, stages) = (partition.len() as u64, case.pipeline?);
     if entries != stages {
-        out.push(format!("pipeline_partition has {entries} entries for {stages} stages"));
+        out.push(format_args!("pipeline_partition has {entries} entries for {stages} stages"));
     }
     None
 }
@@ -81,7 +84,7 @@ pub(super) fn partition_sum(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     if sum != layers {
         let difference = sum.abs_diff(layers);
         let word = if sum < layers { "short" } else { "over" };
-        out.push(format!(
+        out.push(format_args!(
             "pipeline_partition hands out {sum} layers; the model has {layers} ({difference} {word})"
         ));
     }

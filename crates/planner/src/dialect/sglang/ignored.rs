@@ -201,4 +201,12 @@ pub(super) static IGNORED: &[Ignored] = &[
             speculative-ngram-external-sam-budget speculative-ngram-external-corpus-max-tokens",
         lists: "",
     },
+    // Earlier versions.
+    Ignored {
+        why: "earlier versions of SGLang had it; kernels, graphs and execution are the engine's own",
+        switches: "enable-flashinfer-mla enable-flashmla disable-mla enable-mla-fp8 disable-jump-forward \
+            enable-overlap-schedule disable-disk-cache stream-output",
+        values: "cuda-graph-max-bs torchao-config",
+        lists: "cuda-graph-bs",
+    },
 ];

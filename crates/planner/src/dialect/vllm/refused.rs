@@ -17,7 +17,7 @@ const REMOVED_BACKENDS: [&str; 2] = ["naive", "pplx"];
 const DUAL: u32 = 2;
 
 pub(super) fn refuse(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
-    balancing(settings, spec, out);
+    balancing(settings, out);
     nodes(settings, spec, out);
     elastic(settings, spec, out);
     fault_tolerance(settings, spec, out);
@@ -27,7 +27,7 @@ pub(super) fn refuse(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Vio
     budgets(settings, out);
 }
 
-fn balancing(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
+fn balancing(settings: &Settings, out: &mut Vec<Violation>) {
     let modes = [Key::HybridBalancing, Key::ExternalBalancing, Key::MultiPortBalancing];
     let given: Vec<&str> = modes
         .into_iter()
@@ -40,7 +40,7 @@ fn balancing(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>)
             format!("{} name {} ways to spread requests", given.join(" and "), given.len()),
             format!("keep one: {}", either(&given)),
         ));
-    } else if settings.on(Key::HybridBalancing) && spec.data_rank.is_some() && given.len() == 1 {
+    } else if settings.on(Key::HybridBalancing) && settings.get(Key::DataRank).is_some() {
         out.push(Violation::new(
             "one-balancing-mode",
             format!(
