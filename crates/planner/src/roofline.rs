@@ -299,7 +299,7 @@ impl<'a> Roofline<'a> {
             AttentionShape::Gqa { head_dim, .. } => head_dim,
             // A prompt is computed on expanded keys and values.
             AttentionShape::Mla { nope_dim, rope_dim, v_dim, .. } => {
-                (nope_dim + rope_dim + v_dim) / 2
+                nope_dim.saturating_add(rope_dim).saturating_add(v_dim) / 2
             }
         };
         let heads = self.map.held(at, Axis::Heads(heads)).count;

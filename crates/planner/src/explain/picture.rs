@@ -11,7 +11,7 @@ use crate::{Plan, PlannedRank};
 /// Ranks drawn; a larger plan says how many are not.
 const DRAWN_MAX: usize = 1024;
 
-const CELL_WIDTH: usize = 124;
+const CELL_WIDTH: usize = 164;
 const CELL_HEIGHT: usize = 68;
 const GAP: usize = 6;
 /// Around the cells of a tensor group.
@@ -23,7 +23,7 @@ const ARROW: usize = 34;
 const MARGIN: usize = 16;
 /// Left of the stages: the replica's name.
 const LABEL: usize = 84;
-const HEADER: usize = 40;
+const HEADER: usize = 60;
 
 /// Light fills that differ in hue, legible under black text.
 const FILLS: [&str; 8] =
@@ -61,6 +61,14 @@ impl Plan {
         };
         let title = format!("{}: {} ranks{more}", layout(&self.spec), self.ranks.len());
         text(&mut svg, MARGIN, 26, "font-size=\"15\" font-weight=\"bold\"", &title);
+        let mut legend = "frame: tensor group · arrow: pipeline · row: replica".to_owned();
+        if self.placement.is_some() {
+            legend += " · colour: node";
+        }
+        if self.widths.expert() > 1 {
+            legend += " · EP: place in the expert group";
+        }
+        text(&mut svg, MARGIN, 46, "fill=\"#444444\"", &legend);
         for replica in 0..canvas.replicas {
             self.draw_replica(&mut svg, &canvas, replica);
         }
