@@ -26,9 +26,8 @@ use crate::hardware::NETWORK_LATENCY;
 use crate::inventory::product;
 use crate::traffic::{LocalTokens, query_heads};
 use crate::{
-    AttentionShape, Axis, Coordinates, Cut, DeviceType, Exchange, FfnShape, GroupKind, Hardware,
-    Inventory, LayerRun, ModelShape, Operation, RankMap, RankMemory, Serving, StepLoad, Weight,
-    WeightType,
+    AttentionShape, Axis, Coordinates, Cut, DeviceType, Exchange, FfnShape, GroupKind, Inventory,
+    LayerRun, ModelShape, Operation, RankMap, RankMemory, Serving, StepLoad, Weight, WeightType,
 };
 
 /// Shares of the makers' peaks that good kernels reach (vLLM and FlashAttention-3 publish 55–75 %
@@ -95,18 +94,7 @@ struct Context {
 
 // === impl Roofline ===
 
-impl<'a> Roofline<'a> {
-    pub(crate) fn new(
-        map: &'a RankMap,
-        shape: &'a ModelShape,
-        inventory: &'a Inventory,
-        hardware: &Hardware,
-        serving: Serving,
-    ) -> Option<Self> {
-        let domain = hardware.domain_devices().max(1);
-        Some(Self { map, shape, inventory, device: hardware.slowest()?, domain, serving })
-    }
-
+impl Roofline<'_> {
     /// The most loaded rank of each kind of stage, and how many stages are of that kind: the first,
     /// those between, the last. Remainders go to the first ranks and stages, so these are heaviest.
     fn stages(&self) -> impl Iterator<Item = (Coordinates, u64)> + '_ {
