@@ -109,7 +109,7 @@ impl Roofline<'_> {
     /// Memory of the fullest rank, and the tokens that fit in each attention-DP group; `None` when
     /// weights and workspace alone do not fit.
     pub(crate) fn memory(&self) -> (RankMemory, Option<u64>) {
-        let bytes = self.device.memory_bytes / 100 * u64::from(self.serving.memory_percent);
+        let bytes = self.serving.usable_bytes(self.device.memory_bytes);
         let ranks = self.stages().map(|(at, _)| {
             let memory = RankMemory::of(self.map, self.shape, self.inventory, &at, &self.serving);
             (memory, memory.tokens_in(bytes))
