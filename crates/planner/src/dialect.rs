@@ -27,8 +27,8 @@ mod native;
 mod nearest;
 mod note;
 mod problem;
-mod settings;
 mod sglang;
+mod settings;
 mod table;
 mod tensorrt;
 mod value;
@@ -38,7 +38,7 @@ mod write;
 
 pub use differ::differences;
 pub use document::Document;
-pub use grid::{GRID_MAX, Grid, Point};
+pub use grid::{Grid, GRID_MAX, Point};
 pub use key::Key;
 pub use note::{Note, NoteKind};
 pub use problem::Problem;

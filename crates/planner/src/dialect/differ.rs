@@ -10,7 +10,11 @@ use super::{Dialect, Note, NoteKind};
 /// What a reader of `dialect` should know before taking the numbers of `spec` to another engine.
 /// With the model, also what engines make of its layers and experts.
 #[must_use]
-pub fn differences(dialect: Dialect, spec: &ParallelSpec, shape: Option<&ModelShape>) -> Vec<Note> {
+pub fn differences(
+    dialect: Dialect,
+    spec: &ParallelSpec,
+    shape: Option<&ModelShape>,
+) -> Vec<Note> {
     let facts = shape.map(Facts::of);
     let facts = facts.as_ref();
     let widths = Widths::of(spec);
@@ -164,7 +168,9 @@ fn uneven_stages(dialect: Dialect, spec: &ParallelSpec, facts: Option<&Facts>) -
 fn placement(dialect: Dialect, spec: &ParallelSpec, facts: Option<&Facts>) -> Option<Note> {
     let groups = facts?.expert_groups;
     let falls_back = groups <= 1 || spec.redundant_experts > 0;
-    (dialect == Dialect::Vllm && spec.expert_placement == ExpertPlacement::RoundRobin && falls_back)
+    (dialect == Dialect::Vllm
+        && spec.expert_placement == ExpertPlacement::RoundRobin
+        && falls_back)
         .then(|| {
             Note::new(
                 NoteKind::Differs,

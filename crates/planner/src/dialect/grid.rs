@@ -63,8 +63,9 @@ impl Grid {
                 None => left_out.push(name.clone()),
             }
         }
-        let total =
-            axes.iter().fold(1_u64, |total, axis| total.saturating_mul(axis.values.len() as u64));
+        let total = axes
+            .iter()
+            .fold(1_u64, |total, axis| total.saturating_mul(axis.values.len() as u64));
         let count = usize::try_from(total).unwrap_or(usize::MAX).min(GRID_MAX);
         let points = (0..count).map(|index| Point::at(dialect, &axes, index)).collect();
         Ok(Self { points, total, left_out })

@@ -16,11 +16,7 @@ pub(super) fn nearest<'a>(
             let name: Vec<char> = candidate.chars().map(fold).take(NAME_MAX).collect();
             let begins = word.len() >= 2 && name.starts_with(&word);
             let edits = if begins { 0 } else { edits(&word, &name) };
-            (begins || edits <= allowed).then_some((
-                edits,
-                name.len().abs_diff(word.len()),
-                candidate,
-            ))
+            (begins || edits <= allowed).then_some((edits, name.len().abs_diff(word.len()), candidate))
         })
         .min()
         .map(|(_, _, candidate)| candidate)
@@ -40,8 +36,10 @@ fn edits(from: &[char], to: &[char]) -> usize {
         for (column, other) in to.iter().enumerate() {
             let replaced = last[column] + usize::from(letter != other);
             let mut best = replaced.min(last[column + 1] + 1).min(now[column] + 1);
-            let swapped =
-                row > 0 && column > 0 && *letter == to[column - 1] && from[row - 1] == *other;
+            let swapped = row > 0
+                && column > 0
+                && *letter == to[column - 1]
+                && from[row - 1] == *other;
             if swapped {
                 best = best.min(before[column - 1] + 1);
             }

@@ -163,8 +163,7 @@ pub(super) fn settings_of(spec: &ParallelSpec) -> Settings {
             settings.set(key, Value::Size(size));
         }
     }
-    let open =
-        [(Key::MicroBatchMax, spec.micro_batch_max), (Key::MoeDenseTensor, spec.moe_dense_tensor)];
+    let open = [(Key::MicroBatchMax, spec.micro_batch_max), (Key::MoeDenseTensor, spec.moe_dense_tensor)];
     for (key, size) in open {
         if let Some(size) = size {
             settings.set(key, Value::Size(size));

@@ -147,7 +147,10 @@ pub(super) fn settings_of(spec: &ParallelSpec) -> Settings {
         (Key::HybridBalancing, spec.load_balancing == LoadBalancing::Hybrid),
         (Key::ExternalBalancing, spec.load_balancing == LoadBalancing::External),
         // A first rank alone would mean hybrid.
-        (Key::Headless, spec.load_balancing == LoadBalancing::Internal && spec.data_start_rank > 0),
+        (
+            Key::Headless,
+            spec.load_balancing == LoadBalancing::Internal && spec.data_start_rank > 0,
+        ),
     ];
     for (key, on) in switches {
         if on {

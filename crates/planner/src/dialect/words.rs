@@ -152,7 +152,8 @@ impl<'a> Heard<'a> {
                 self.ignore(spelling, why);
                 if takes == Takes::One && attached.is_none() && values == 0 {
                     let wants = "a value".to_owned();
-                    self.problems.push(Problem::MissingValue { flag: spelling.to_owned(), wants });
+                    self.problems
+                        .push(Problem::MissingValue { flag: spelling.to_owned(), wants });
                 }
                 let used = match takes {
                     _ if attached.is_some() => 0,
@@ -233,11 +234,7 @@ impl<'a> Heard<'a> {
                 }
             }
             Ok(other) => {
-                self.bad_value(
-                    spelling,
-                    text,
-                    format!("a JSON object; {}", document::sort(&other)),
-                );
+                self.bad_value(spelling, text, format!("a JSON object; {}", document::sort(&other)));
             }
             Err(error) => self.bad_value(spelling, text, format!("a JSON object: {error}")),
         }
@@ -365,7 +362,10 @@ fn variable(word: &str) -> Option<(&str, &str)> {
 
 /// Whose program it is.
 fn speaker(program: &str) -> Option<&'static Table> {
-    Dialect::ALL.into_iter().map(Dialect::table).find(|table| table.programs.contains(&program))
+    Dialect::ALL
+        .into_iter()
+        .map(Dialect::table)
+        .find(|table| table.programs.contains(&program))
 }
 
 /// A JSON value as it would stand on a command line.
@@ -375,8 +375,10 @@ fn plain(value: &Json) -> Option<String> {
         Json::Number(number) => Some(number.to_string()),
         Json::String(text) => Some(text.clone()),
         Json::Array(items) => {
-            let items: Option<Vec<String>> =
-                items.iter().map(|item| if item.is_array() { None } else { plain(item) }).collect();
+            let items: Option<Vec<String>> = items
+                .iter()
+                .map(|item| if item.is_array() { None } else { plain(item) })
+                .collect();
             items.map(|items| items.join(","))
         }
         Json::Null | Json::Object(_) => None,

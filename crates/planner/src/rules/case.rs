@@ -114,16 +114,21 @@ impl Facts {
 // === impl Case ===
 
 impl<'a> Case<'a> {
-    pub(crate) fn of(spec: &'a ParallelSpec, facts: Option<&'a Facts>, block_tokens: u32) -> Self {
+    pub(crate) fn of(
+        spec: &'a ParallelSpec,
+        facts: Option<&'a Facts>,
+        block_tokens: u32,
+    ) -> Self {
         let widths = Widths::of(spec);
         let zero = |field: Field| field.get(spec) == Some(0);
         let attention_broken = [Field::AttentionData, Field::AttentionTensor]
             .into_iter()
             .chain([Field::AttentionContext])
             .any(zero);
-        let moe_broken = [Field::MoeData, Field::ExpertWithin, Field::MoeTensor, Field::MoeCluster]
-            .into_iter()
-            .any(zero);
+        let moe_broken =
+            [Field::MoeData, Field::ExpertWithin, Field::MoeTensor, Field::MoeCluster]
+                .into_iter()
+                .any(zero);
         let stage_ranks = product([widths_of(spec.tensor), widths_of(spec.prefill_context)]);
         let data = widths_of(spec.data);
         let sound = |width: u32, broken: bool| {

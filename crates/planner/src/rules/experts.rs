@@ -30,7 +30,9 @@ pub(super) fn experts_fit(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     for experts in &case.facts?.experts {
         let physical = experts.saturating_add(u64::from(case.spec.redundant_experts));
         if physical < ranks {
-            out.push(format!("{ranks} ranks share {physical} experts: some would hold none"));
+            out.push(format!(
+                "{ranks} ranks share {physical} experts: some would hold none"
+            ));
             return None;
         }
     }
@@ -127,7 +129,8 @@ pub(super) fn cluster_alone(case: &Case<'_>, out: &mut Findings) -> Option<()> {
 
 /// Only Helix lets expert widths other than the default stand beside context parallelism.
 pub(super) fn experts_beside_context(case: &Case<'_>, out: &mut Findings) -> Option<()> {
-    let (expert, context, decode) = (case.moe_expert?, case.prefill_context?, case.decode_context?);
+    let (expert, context, decode) =
+        (case.moe_expert?, case.prefill_context?, case.decode_context?);
     if expert > 1 && context > 1 && decode == 1 {
         out.push(format!(
             "experts spread over {expert} ranks beside a context of {context} work with Helix only"

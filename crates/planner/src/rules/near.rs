@@ -31,7 +31,8 @@ pub(super) fn changes(
         let candidates = candidates(case, value);
         let split = candidates.partition_point(|candidate| *candidate < value);
         let (below, above) = candidates.split_at(split);
-        let mut mends = |candidate: &&u32| mends(case, finding, rules, broken, *field, **candidate);
+        let mut mends =
+            |candidate: &&u32| mends(case, finding, rules, broken, *field, **candidate);
         let found = [below.iter().rev().find(&mut mends), above.iter().find(&mut mends)];
         let before = changes.len();
         changes.extend(
@@ -123,7 +124,8 @@ pub(super) fn fix(finding: &Finding<'_>, spec: &ParallelSpec, nearest: &[Change]
 /// Everything that divides `number`, ascending; what is above the trial limit only as a cofactor.
 fn all_divisors(number: u64) -> Vec<u64> {
     let root = number.isqrt().min(TRIAL_MAX);
-    let small: Vec<u64> = (1..=root).filter(|divisor| number.is_multiple_of(*divisor)).collect();
+    let small: Vec<u64> =
+        (1..=root).filter(|divisor| number.is_multiple_of(*divisor)).collect();
     let large = small.iter().rev().map(|divisor| number / divisor);
     let mut divisors: Vec<u64> = small.iter().copied().chain(large).collect();
     divisors.dedup();

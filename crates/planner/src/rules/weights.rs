@@ -54,7 +54,9 @@ fn dense_inner(case: &Case<'_>, out: &mut Findings, width: u64) -> Option<()> {
     };
     for inner in &facts.dense_inner {
         if inner % width != 0 {
-            out.push(format!("the feed-forward width {inner} cannot be split over {width} ranks"));
+            out.push(format!(
+                "the feed-forward width {inner} cannot be split over {width} ranks"
+            ));
             return None;
         }
     }

@@ -116,9 +116,7 @@ fn expert_kernels(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violat
     if whole_or_none.contains(&runner) && width != 1 && width != stage {
         out.push(Violation::new(
             "expert-kernels",
-            format!(
-                "the expert kernels {runner} spread experts over 1 or {stage} ranks, not {width}"
-            ),
+            format!("the expert kernels {runner} spread experts over 1 or {stage} ranks, not {width}"),
             format!("ep-size = {width} → 1 or {stage}"),
         ));
     }
@@ -159,16 +157,10 @@ fn weight_prefetch(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Viola
         refuse("prefetching is for prefill".to_owned(), "--disaggregation-mode prefill");
     }
     if spec.pipeline > 1 {
-        refuse(
-            format!("prefetching and {} stages exclude each other", spec.pipeline),
-            "--pp-size 1",
-        );
+        refuse(format!("prefetching and {} stages exclude each other", spec.pipeline), "--pp-size 1");
     }
     if spec.expert_balance.is_some() {
-        refuse(
-            "prefetching and expert balancing exclude each other".to_owned(),
-            "drop --enable-eplb",
-        );
+        refuse("prefetching and expert balancing exclude each other".to_owned(), "drop --enable-eplb");
     }
 }
 
@@ -207,8 +199,10 @@ fn balance(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
 }
 
 fn roles(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
-    let plain =
-        spec.data == 1 && spec.attention_data == 1 && spec.pipeline == 1 && expert_width(spec) == 1;
+    let plain = spec.data == 1
+        && spec.attention_data == 1
+        && spec.pipeline == 1
+        && expert_width(spec) == 1;
     if settings.on(Key::RoleSwitch) && !plain {
         out.push(Violation::new(
             "role-switch",
@@ -235,10 +229,7 @@ fn chunks(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
         out.push(Violation::new(
             "chunk-pages",
             format!("a prefill chunk of {chunk} tokens is not a multiple of pages of {page}"),
-            format!(
-                "--chunked-prefill-size {}",
-                (chunk / u64::from(page)).max(1) * u64::from(page)
-            ),
+            format!("--chunked-prefill-size {}", (chunk / u64::from(page)).max(1) * u64::from(page)),
         ));
     }
 }

@@ -8,7 +8,8 @@ use crate::dialect::settings::Settings;
 use crate::rules::either;
 
 /// Backends whose expert traffic can overlap with a second micro-batch.
-const DUAL_BATCH_BACKENDS: [&str; 3] = ["deepep_low_latency", "deepep_high_throughput", "nixl_ep"];
+const DUAL_BATCH_BACKENDS: [&str; 3] =
+    ["deepep_low_latency", "deepep_high_throughput", "nixl_ep"];
 /// Backends that survive a lost replica.
 const FAULT_TOLERANT_BACKENDS: [&str; 2] = ["deepep_low_latency", "nixl_ep"];
 /// Backends that were removed.
@@ -236,25 +237,20 @@ fn transfer(settings: &Settings, out: &mut Vec<Violation>) {
     if nixl && apart && decode > 1 && settings.size(Key::Tensor).unwrap_or(1) != decode {
         out.push(Violation::new(
             "transfer-decode-context",
-            format!(
-                "NIXL transfers with a decode context of 1 or of the tensor width, not {decode}"
-            ),
+            format!("NIXL transfers with a decode context of 1 or of the tensor width, not {decode}"),
             "--decode-context-parallel-size 1",
         ));
     }
 }
 
 fn budgets(settings: &Settings, out: &mut Vec<Violation>) {
-    let (tokens, requests) =
-        (settings.tokens(Key::BatchTokensMax), settings.size(Key::RequestsMax));
+    let (tokens, requests) = (settings.tokens(Key::BatchTokensMax), settings.size(Key::RequestsMax));
     if let (Some(tokens), Some(requests)) = (tokens, requests)
         && tokens < u64::from(requests)
     {
         out.push(Violation::new(
             "step-budget",
-            format!(
-                "a step of {tokens} tokens cannot hold one token of each of {requests} requests"
-            ),
+            format!("a step of {tokens} tokens cannot hold one token of each of {requests} requests"),
             format!("--max-num-batched-tokens {requests}"),
         ));
     }
