@@ -30,20 +30,18 @@ use crate::{
     LayerRun, ModelShape, Operation, RankMap, RankMemory, Serving, StepLoad, Weight, WeightType,
 };
 
-/// Shares of the makers' peaks that good kernels reach (vLLM and FlashAttention-3 publish 55–75 %
-/// of arithmetic, 75–85 % of memory; NCCL 70–80 % of a link).
+/// Shares of the makers' peaks that good kernels reach: assumed, not measured.
 const ARITHMETIC: f64 = 0.6;
 const MEMORY: f64 = 0.75;
 const LINK: f64 = 0.7;
 /// Gaps and small kernels (norms, rope, cache writes) of a layer with CUDA graphs, seconds, and what
-/// routing and permuting add. Chosen so that one request on Llama-3.1-8B (one H100) and on
-/// DeepSeek-V3 (eight H200) gets tokens at rates of the order that engines publish.
+/// routing and permuting add: assumed, not measured. Only batches of a few requests feel them.
 const LAYER_OVERHEAD: f64 = 20e-6;
 const ROUTING_OVERHEAD: f64 = 60e-6;
-/// Scheduling and sampling of a step, seconds.
+/// Scheduling and sampling of a step, seconds: assumed.
 const STEP_OVERHEAD: f64 = 200e-6;
 
-/// What remains of the waiting between stages with steps of unequal length.
+/// What remains of the waiting between stages with steps of unequal length: assumed.
 const BUBBLE: f64 = 0.3;
 /// Requests per device that count as saturation, if they fit.
 const SATURATED: u64 = 256;
