@@ -10,7 +10,8 @@
 //! tokens · 2 B · (2 · hidden + max over layers of
 //!     attention: heads · width + 2 · kv_heads · width     (queries, keys, values of this rank)
 //!     dense:     3 · inner                                (gate, up, their product)
-//!     routed:    top_k · copies · (2 · hidden + 3 · inner)) (permuted rows of this rank's experts)
+//!     routed:    rows · (2 · hidden + 3 · inner))         (permuted rows of this rank's experts,
+//!                rows = top_k · held / experts per token of all attention-DP groups)
 //! + running · vocab · 4 B                                 on the last stage (gathered logits)
 //! ```
 //!
@@ -68,6 +69,14 @@ pub struct RankMemory {
 impl Default for Serving {
     fn default() -> Self {
         Self { step_tokens: 8192, running: 256, memory_percent: 90, kv: KvType::TwoBytes }
+    }
+}
+
+impl Serving {
+    /// Bytes of a device's memory that a rank may use.
+    #[must_use]
+    pub fn usable_bytes(&self, memory_bytes: u64) -> u64 {
+        memory_bytes / 100 * u64::from(self.memory_percent.min(100))
     }
 }
 

@@ -13,6 +13,8 @@
 //! Stages are of one size, so which domain a stage takes never keeps another from fitting: a domain
 //! of `d` free devices takes `d / stage_ranks` stages in any order.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Hardware, RankMap, Seat};
@@ -161,16 +163,19 @@ impl<'a> Floor<'a> {
 
     /// Leaves every stage where it was, as far as its devices are still there (**PC-5**).
     fn keep(&mut self, previous: &Placement, cross: CrossDomain) {
-        let now = |seat: &Seat| {
+        // A placement may come from a file: a seat given twice counts once.
+        let mut taken = HashSet::new();
+        let mut now = |seat: &Seat| {
             let name = previous.nodes.get(seat.node as usize)?;
             let node = self.hardware.nodes.iter().position(|node| node.name == *name)?;
             let there = seat.device < self.hardware.nodes[node].devices;
-            there.then_some(Seat { node: u32::try_from(node).ok()?, device: seat.device })
+            let seat = Seat { node: u32::try_from(node).ok()?, device: seat.device };
+            (there && taken.insert(seat)).then_some(seat)
         };
         let before: Vec<Vec<Option<Seat>>> = previous
             .seats
             .chunks(self.size())
-            .map(|seats| seats.iter().map(now).collect())
+            .map(|seats| seats.iter().map(&mut now).collect())
             .collect();
         let stages = self.stages.len().min(before.len());
         for (stage, seats) in before[..stages].iter().enumerate() {

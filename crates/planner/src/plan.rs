@@ -103,7 +103,11 @@ impl Plan {
             let memory = RankMemory::of(&map, shape, &inventory, &at, serving);
             let on = hardware.and_then(|hardware| plan.seat(hardware, at.rank));
             let fits = on.map(|(node, device)| {
-                (node.name.clone(), device, memory.tokens_in(usable(node, serving)))
+                (
+                    node.name.clone(),
+                    device,
+                    memory.tokens_in(serving.usable_bytes(node.device.memory_bytes)),
+                )
             });
             let (node, device, kv_tokens) = match fits {
                 None => (None, None, None),
@@ -157,11 +161,6 @@ impl Plan {
             })
             .collect()
     }
-}
-
-/// Bytes of a device that a rank may use.
-fn usable(node: &Node, serving: &Serving) -> u64 {
-    node.device.memory_bytes / 100 * u64::from(serving.memory_percent.min(100))
 }
 
 fn too_small(at: &Coordinates, node: &str, device: u32, memory: &RankMemory) -> Violation {

@@ -19,7 +19,8 @@ use serde::Serialize;
 pub use self::candidates::{CANDIDATES_MAX, candidates};
 use crate::roofline::Roofline;
 use crate::{
-    Hardware, Inventory, ModelShape, RankMap, RankMemory, Serving, Speed, Violation, Workload,
+    DeviceType, Hardware, Inventory, ModelShape, RankMap, RankMemory, Serving, Speed, Violation,
+    Workload,
 };
 
 /// What the layout is for.
@@ -55,7 +56,7 @@ pub struct Recommendation {
     pub cut: Vec<Cuts>,
     /// Layouts looked at.
     pub candidates: usize,
-    /// There were more than [`CANDIDATES_MAX`]: those with the widest mechanisms were left out.
+    /// There were more than [`CANDIDATES_MAX`]: the widest stages were looked at in their plain form.
     pub capped: bool,
 }
 
@@ -96,6 +97,16 @@ const PLAINNESS: f64 = 0.98;
 /// Requests per device at which a balanced layout's latency is taken.
 const BALANCED_REQUESTS: u64 = 16;
 
+/// What all layouts of a recommendation have in common.
+struct Ground<'a> {
+    shape: &'a ModelShape,
+    inventory: Inventory,
+    device: DeviceType,
+    /// Devices of the smallest domain.
+    domain: u64,
+    wish: &'a Wish,
+}
+
 /// Why a layout was cut.
 struct Refusal {
     reason: String,
@@ -108,12 +119,16 @@ struct Refusal {
 #[must_use]
 pub fn recommend(shape: &ModelShape, hardware: &Hardware, wish: &Wish) -> Recommendation {
     let (specs, capped) = candidates(shape, hardware.devices());
+    let Some(device) = hardware.slowest() else {
+        return Recommendation { ranked: Vec::new(), cut: Vec::new(), candidates: 0, capped };
+    };
     let inventory = Inventory::of(shape);
+    let ground = Ground { shape, inventory, device, domain: hardware.domain_devices(), wish };
     let mut ranked = Vec::new();
     let mut cut: BTreeMap<String, (Cuts, f64)> = BTreeMap::new();
     let candidates = specs.len();
     for spec in specs {
-        match rank(&spec, shape, &inventory, hardware, wish) {
+        match ground.rank(&spec) {
             Ok(layout) => ranked.push(layout),
             Err(refusal) => record(&mut cut, spec, refusal),
         }
@@ -143,50 +158,6 @@ fn record(cut: &mut BTreeMap<String, (Cuts, f64)>, spec: ParallelSpec, refusal: 
     }
 }
 
-fn rank(
-    spec: &ParallelSpec,
-    shape: &ModelShape,
-    inventory: &Inventory,
-    hardware: &Hardware,
-    wish: &Wish,
-) -> Result<Ranked, Refusal> {
-    let map = RankMap::new(spec, shape).map_err(|violations| Refusal::rule(&violations))?;
-    let roofline = Roofline::new(&map, shape, inventory, hardware, wish.serving)
-        .ok_or_else(|| Refusal::memory("weights-do-not-fit", "there is no device", 0.0))?;
-    let (memory, tokens) = roofline.memory();
-    let length = wish.work.prompt_tokens.saturating_add(wish.work.output_tokens);
-    let tokens = tokens.ok_or_else(|| {
-        let (weights, workspace) = (gib(memory.weight_bytes), gib(memory.workspace_bytes));
-        let has = gib(roofline.device.memory_bytes);
-        let percent = wish.serving.memory_percent;
-        let message = format!(
-            "{weights:.1} GiB of weights and {workspace:.1} GiB of workspace on a rank, {percent} % \
-             of {has:.1} GiB there"
-        );
-        Refusal::memory("weights-do-not-fit", &message, -(weights + workspace))
-    })?;
-    if tokens < length {
-        let message = format!("room for {tokens} tokens of KV, a request has {length}");
-        return Err(Refusal::memory("context-does-not-fit", &message, tokens as f64));
-    }
-    let devices = u64::from(map.world());
-    let requests = match wish.goal {
-        Goal::Latency => 1,
-        Goal::Balanced => BALANCED_REQUESTS.saturating_mul(devices),
-        Goal::Throughput => u64::MAX / 2,
-    };
-    let speed = roofline.speed(wish.work, requests.min(devices.saturating_mul(256)), tokens);
-    let widths = map.widths();
-    let groups = u64::from(widths.replicas).saturating_mul(widths.attention_data.into());
-    Ok(Ranked {
-        spec: spec.clone(),
-        memory,
-        kv_tokens: tokens.saturating_mul(groups),
-        score: score(&speed, spec, wish),
-        speed,
-    })
-}
-
 fn score(speed: &Speed, spec: &ParallelSpec, wish: &Wish) -> f64 {
     let latency = speed.ttft_s + speed.tpot_s * wish.work.output_tokens as f64;
     let weight = match wish.goal {
@@ -214,6 +185,55 @@ fn mechanisms(spec: &ParallelSpec) -> i32 {
 
 fn gib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 30)
+}
+
+// === impl Ground ===
+
+impl Ground<'_> {
+    fn rank(&self, spec: &ParallelSpec) -> Result<Ranked, Refusal> {
+        let Self { shape, wish, .. } = *self;
+        let map = RankMap::new(spec, shape).map_err(|violations| Refusal::rule(&violations))?;
+        let roofline = Roofline {
+            map: &map,
+            shape,
+            inventory: &self.inventory,
+            device: self.device,
+            domain: self.domain,
+            serving: wish.serving,
+        };
+        let (memory, tokens) = roofline.memory();
+        let length = wish.work.prompt_tokens.saturating_add(wish.work.output_tokens);
+        let tokens = tokens.ok_or_else(|| {
+        let (weights, workspace) = (gib(memory.weight_bytes), gib(memory.workspace_bytes));
+        let has = gib(roofline.device.memory_bytes);
+        let percent = wish.serving.memory_percent;
+        let message = format!(
+            "{weights:.1} GiB of weights and {workspace:.1} GiB of workspace on a rank, {percent} % \
+             of {has:.1} GiB there"
+        );
+        Refusal::memory("weights-do-not-fit", &message, -(weights + workspace))
+    })?;
+        if tokens < length {
+            let message = format!("room for {tokens} tokens of KV, a request has {length}");
+            return Err(Refusal::memory("context-does-not-fit", &message, tokens as f64));
+        }
+        let devices = u64::from(map.world());
+        let requests = match wish.goal {
+            Goal::Latency => 1,
+            Goal::Balanced => BALANCED_REQUESTS.saturating_mul(devices),
+            Goal::Throughput => u64::MAX / 2,
+        };
+        let speed = roofline.speed(wish.work, requests.min(devices.saturating_mul(256)), tokens);
+        let widths = map.widths();
+        let groups = u64::from(widths.replicas).saturating_mul(widths.attention_data.into());
+        Ok(Ranked {
+            spec: spec.clone(),
+            memory,
+            kv_tokens: tokens.saturating_mul(groups),
+            score: score(&speed, spec, wish),
+            speed,
+        })
+    }
 }
 
 // === impl Wish ===

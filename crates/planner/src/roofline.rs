@@ -26,25 +26,22 @@ use crate::hardware::NETWORK_LATENCY;
 use crate::inventory::product;
 use crate::traffic::{LocalTokens, query_heads};
 use crate::{
-    AttentionShape, Axis, Coordinates, Cut, DeviceType, Exchange, FfnShape, GroupKind, Hardware,
-    Inventory, LayerRun, ModelShape, Operation, RankMap, RankMemory, Serving, StepLoad, Weight,
-    WeightType,
+    AttentionShape, Axis, Coordinates, Cut, DeviceType, Exchange, FfnShape, GroupKind, Inventory,
+    LayerRun, ModelShape, Operation, RankMap, RankMemory, Serving, StepLoad, Weight, WeightType,
 };
 
-/// Shares of the makers' peaks that good kernels reach (vLLM and FlashAttention-3 publish 55–75 %
-/// of arithmetic, 75–85 % of memory; NCCL 70–80 % of a link).
+/// Shares of the makers' peaks that good kernels reach: assumed, not measured.
 const ARITHMETIC: f64 = 0.6;
 const MEMORY: f64 = 0.75;
 const LINK: f64 = 0.7;
 /// Gaps and small kernels (norms, rope, cache writes) of a layer with CUDA graphs, seconds, and what
-/// routing and permuting add. Chosen so that one request on Llama-3.1-8B (one H100) and on
-/// DeepSeek-V3 (eight H200) gets tokens at rates of the order that engines publish.
+/// routing and permuting add: assumed, not measured. Only batches of a few requests feel them.
 const LAYER_OVERHEAD: f64 = 20e-6;
 const ROUTING_OVERHEAD: f64 = 60e-6;
-/// Scheduling and sampling of a step, seconds.
+/// Scheduling and sampling of a step, seconds: assumed.
 const STEP_OVERHEAD: f64 = 200e-6;
 
-/// What remains of the waiting between stages with steps of unequal length.
+/// What remains of the waiting between stages with steps of unequal length: assumed.
 const BUBBLE: f64 = 0.3;
 /// Requests per device that count as saturation, if they fit.
 const SATURATED: u64 = 256;
@@ -95,18 +92,7 @@ struct Context {
 
 // === impl Roofline ===
 
-impl<'a> Roofline<'a> {
-    pub(crate) fn new(
-        map: &'a RankMap,
-        shape: &'a ModelShape,
-        inventory: &'a Inventory,
-        hardware: &Hardware,
-        serving: Serving,
-    ) -> Option<Self> {
-        let domain = hardware.domain_devices().max(1);
-        Some(Self { map, shape, inventory, device: hardware.slowest()?, domain, serving })
-    }
-
+impl Roofline<'_> {
     /// The most loaded rank of each kind of stage, and how many stages are of that kind: the first,
     /// those between, the last. Remainders go to the first ranks and stages, so these are heaviest.
     fn stages(&self) -> impl Iterator<Item = (Coordinates, u64)> + '_ {
@@ -121,7 +107,7 @@ impl<'a> Roofline<'a> {
     /// Memory of the fullest rank, and the tokens that fit in each attention-DP group; `None` when
     /// weights and workspace alone do not fit.
     pub(crate) fn memory(&self) -> (RankMemory, Option<u64>) {
-        let bytes = self.device.memory_bytes / 100 * u64::from(self.serving.memory_percent);
+        let bytes = self.serving.usable_bytes(self.device.memory_bytes);
         let ranks = self.stages().map(|(at, _)| {
             let memory = RankMemory::of(self.map, self.shape, self.inventory, &at, &self.serving);
             (memory, memory.tokens_in(bytes))
@@ -299,7 +285,7 @@ impl<'a> Roofline<'a> {
             AttentionShape::Gqa { head_dim, .. } => head_dim,
             // A prompt is computed on expanded keys and values.
             AttentionShape::Mla { nope_dim, rope_dim, v_dim, .. } => {
-                (nope_dim + rope_dim + v_dim) / 2
+                nope_dim.saturating_add(rope_dim).saturating_add(v_dim) / 2
             }
         };
         let heads = self.map.held(at, Axis::Heads(heads)).count;

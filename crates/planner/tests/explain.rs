@@ -63,6 +63,7 @@ fn experts_and_attention_data_have_columns_of_their_own() {
     };
     let plan = plan(&spec, "deepseek-v3.json", Some("2x8xH100"));
     golden("deepseek-v3-on-2x8xh100.txt", &plan.to_string());
+    golden("deepseek-v3-on-2x8xh100.svg", &plan.to_svg());
 }
 
 #[test]

@@ -192,6 +192,19 @@ fn a_lost_device_moves_one_rank_where_its_node_has_another() {
     assert_eq!(after.moved(&before), [1]);
 }
 
+/// A placement that was written by hand may name a device twice, or one that never was.
+#[test]
+fn a_broken_previous_placement_does_not_break_the_next() {
+    let (map, hardware) = (map(2, 1, 4), hardware("2x8xH100"));
+    let mut before = place(&map, &hardware);
+    let first = before.seats[0];
+    before.seats.fill(first);
+    before.seats[7].node = 9;
+    let after = Placement::new(&map, &hardware, CrossDomain::Refuse, Some(&before)).expect("room");
+    assert_eq!(after.seats.iter().collect::<HashSet<_>>().len(), 8);
+    assert_eq!(after.crossing, [] as [u32; 0]);
+}
+
 #[test]
 fn new_replicas_go_to_new_nodes_and_old_ones_stay() {
     let before = place(&map(2, 1, 8), &hardware("2x8xH100"));

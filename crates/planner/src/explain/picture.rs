@@ -11,8 +11,8 @@ use crate::{Plan, PlannedRank};
 /// Ranks drawn; a larger plan says how many are not.
 const DRAWN_MAX: usize = 1024;
 
-const CELL_WIDTH: usize = 124;
-const CELL_HEIGHT: usize = 68;
+const CELL_WIDTH: usize = 164;
+const CELL_HEIGHT: usize = 76;
 const GAP: usize = 6;
 /// Around the cells of a tensor group.
 const FRAME: usize = 5;
@@ -23,7 +23,7 @@ const ARROW: usize = 34;
 const MARGIN: usize = 16;
 /// Left of the stages: the replica's name.
 const LABEL: usize = 84;
-const HEADER: usize = 40;
+const HEADER: usize = 60;
 
 /// Light fills that differ in hue, legible under black text.
 const FILLS: [&str; 8] =
@@ -46,26 +46,44 @@ impl Plan {
     #[must_use]
     pub fn to_svg(&self) -> String {
         let canvas = Canvas::of(self);
+        let (title, legend) = (self.title(&canvas), self.legend());
+        // About the widths of a letter at the two sizes.
+        let words = (title.chars().count() * 9).max(legend.chars().count() * 6) + 2 * MARGIN;
+        let (width, height) = (canvas.width().max(words), canvas.height());
         let mut svg = String::new();
-        let (width, height) = (canvas.width(), canvas.height());
         let _ = writeln!(
             svg,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
              viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"11\">\n\
              <rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>"
         );
-        let drawn = canvas.replicas * canvas.stages * canvas.stage_ranks();
-        let more = match self.ranks.len().saturating_sub(drawn) {
-            0 => String::new(),
-            more => format!(" ({more} more not drawn)"),
-        };
-        let title = format!("{}: {} ranks{more}", layout(&self.spec), self.ranks.len());
         text(&mut svg, MARGIN, 26, "font-size=\"15\" font-weight=\"bold\"", &title);
+        text(&mut svg, MARGIN, 46, "fill=\"#444444\"", &legend);
         for replica in 0..canvas.replicas {
             self.draw_replica(&mut svg, &canvas, replica);
         }
         svg.push_str("</svg>\n");
         svg
+    }
+
+    fn title(&self, canvas: &Canvas) -> String {
+        let drawn = canvas.replicas * canvas.stages * canvas.stage_ranks();
+        let more = match self.ranks.len().saturating_sub(drawn) {
+            0 => String::new(),
+            more => format!(" ({more} more not drawn)"),
+        };
+        format!("{}: {} ranks{more}", layout(&self.spec), self.ranks.len())
+    }
+
+    fn legend(&self) -> String {
+        let mut legend = "frame: tensor group · arrow: pipeline · row: replica".to_owned();
+        if self.placement.is_some() {
+            legend += " · colour: node";
+        }
+        if self.widths.expert() > 1 {
+            legend += " · EP: place in the expert group";
+        }
+        legend
     }
 
     fn draw_replica(&self, svg: &mut String, canvas: &Canvas, replica: usize) {

@@ -151,12 +151,13 @@ fn write_aligned(out: &mut fmt::Formatter<'_>, rows: &[Vec<String>]) -> fmt::Res
 /// `0-31`, or `3,11,…,59` for round-robin.
 fn experts(experts: Experts) -> String {
     let Experts { first, count, step } = experts;
+    let at = |place: u64| first.saturating_add(step.saturating_mul(place));
     match (count, step) {
         (0, _) => "-".to_owned(),
         (1, _) => first.to_string(),
-        (_, 1) => format!("{first}-{}", first + count - 1),
-        (2, _) => format!("{first},{}", first + step),
-        _ => format!("{first},{},…,{}", first + step, first + (count - 1) * step),
+        (_, 1) => format!("{first}-{}", at(count - 1)),
+        (2, _) => format!("{first},{}", at(1)),
+        _ => format!("{first},{},…,{}", at(1), at(count - 1)),
     }
 }
 

@@ -27,11 +27,12 @@ pub struct DeviceType {
     pub source: &'static str,
 }
 
-/// Seconds that the network adds to a collective per doubling of the domains: nccl-tests of two
-/// nodes with InfiniBand show 30 to 50 µs for the smallest all-reduce.
+/// Seconds that the network adds to a collective per doubling of the domains: assumed, the order of a
+/// small all-reduce of two nodes over InfiniBand.
 pub(crate) const NETWORK_LATENCY: f64 = 30e-6;
 
-/// A hop between devices with a switched fabric of their own, and over PCIe through the host.
+/// A hop between devices with a switched fabric of their own, and over PCIe through the host:
+/// assumed.
 const FABRIC: f64 = 2.5e-6;
 const PCIE: f64 = 8e-6;
 

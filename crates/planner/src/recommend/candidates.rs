@@ -5,42 +5,52 @@ use playhouse_types::{ExpertParallel, ParallelSpec};
 use crate::{AttentionShape, FfnShape, ModelShape};
 
 /// Most layouts of one recommendation.
-pub const CANDIDATES_MAX: usize = 20_000;
+pub const CANDIDATES_MAX: usize = 4_000;
 
 /// Every layout that uses all `devices`: data × pipeline × tensor × prefill context, and for each
 /// what the model has use for: attention-DP for experts and latent attention, decode context where
-/// KV would be replicated, each width of expert parallelism. Plain layouts come first; the second
-/// value says whether [`CANDIDATES_MAX`] cut the rest.
+/// KV would be replicated, each width of expert parallelism. All plain layouts come first, then the
+/// others from narrow stages to wide ones; the second value says whether [`CANDIDATES_MAX`] cut the
+/// widest.
 #[must_use]
 pub fn candidates(shape: &ModelShape, devices: u64) -> (Vec<ParallelSpec>, bool) {
     let Ok(devices) = u32::try_from(devices) else { return (Vec::new(), true) };
     let model = Model::of(shape);
+    let mut specs = plain(devices, shape.layers.len());
+    for at in 0..specs.len() {
+        // A width beyond the heads breaks a rule; its variants would break the same one.
+        if u64::from(specs[at].tensor) <= model.heads {
+            model.variants(&specs[at].clone(), &mut specs);
+        }
+        if specs.len() > CANDIDATES_MAX {
+            specs.truncate(CANDIDATES_MAX);
+            return (specs, true);
+        }
+    }
+    (specs, false)
+}
+
+/// Every data × pipeline × tensor × prefill context, the narrowest stages first.
+fn plain(devices: u32, layers: usize) -> Vec<ParallelSpec> {
     let mut specs = Vec::new();
-    for pipeline in divisors(devices).filter(|&stages| stages as usize <= shape.layers.len()) {
+    for pipeline in divisors(devices).filter(|&stages| stages as usize <= layers) {
         for data in divisors(devices / pipeline) {
             for prefill_context in divisors(devices / pipeline / data) {
                 let tensor = devices / pipeline / data / prefill_context;
-                let spec = ParallelSpec {
+                specs.push(ParallelSpec {
                     tensor,
                     pipeline,
                     data,
                     prefill_context,
                     ..ParallelSpec::default()
-                };
-                // A width beyond the heads breaks a rule; its variants would break the same one.
-                if u64::from(tensor) <= model.heads {
-                    model.variants(&spec, &mut specs);
-                } else {
-                    specs.push(spec);
-                }
-                if specs.len() > CANDIDATES_MAX {
-                    specs.truncate(CANDIDATES_MAX);
-                    return (specs, true);
-                }
+                });
             }
         }
     }
-    (specs, false)
+    specs.sort_by_key(|spec| {
+        (u64::from(spec.tensor) * u64::from(spec.prefill_context), spec.pipeline)
+    });
+    specs
 }
 
 /// What a model has use for.
@@ -65,6 +75,7 @@ impl Model {
         Self { heads, kv_heads, latent, routed }
     }
 
+    /// Adds what `plain` can be combined with.
     fn variants(&self, plain: &ParallelSpec, specs: &mut Vec<ParallelSpec>) {
         for attention_data in divisors(plain.tensor) {
             if attention_data > 1 && !(self.latent || self.routed) {
@@ -91,7 +102,9 @@ impl Model {
     }
 
     fn expert_variants(&self, spec: &ParallelSpec, specs: &mut Vec<ParallelSpec>) {
-        specs.push(spec.clone());
+        if spec.attention_data > 1 || spec.decode_context > 1 {
+            specs.push(spec.clone());
+        }
         if !self.routed {
             return;
         }

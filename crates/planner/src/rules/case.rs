@@ -124,13 +124,8 @@ impl<'a> Case<'a> {
         let moe_broken = [Field::MoeData, Field::ExpertWithin, Field::MoeTensor, Field::MoeCluster]
             .into_iter()
             .any(zero);
-<<<<<<< HEAD
-        let stage_ranks = product([widths_of(spec.tensor), widths_of(spec.prefill_context)]);
-        let data = widths_of(spec.data);
-=======
         let stage_ranks = product([countable(spec.tensor), countable(spec.prefill_context)]);
         let data = countable(spec.data);
->>>>>>> plan-a
         let sound = |width: u32, broken: bool| {
             countable(width).filter(|_| !broken && stage_ranks.is_some())
         };

@@ -30,11 +30,7 @@ pub(super) fn experts_fit(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     for experts in &case.facts?.experts {
         let physical = experts.saturating_add(u64::from(case.spec.redundant_experts));
         if physical < ranks {
-<<<<<<< HEAD
-            out.push(format!("{ranks} ranks share {physical} experts: some would hold none"));
-=======
             out.push(format_args!("{ranks} ranks share {physical} experts: some would hold none"));
->>>>>>> plan-a
             return None;
         }
     }

@@ -56,13 +56,9 @@ pub(super) fn external_needs_rank(case: &Case<'_>, out: &mut Findings) -> Option
 pub(super) fn external_local_one(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let local = case.spec.data_local?;
     if case.spec.load_balancing == LoadBalancing::External && local > 1 {
-<<<<<<< HEAD
-        out.push(format!("with external load balancing a process serves one replica, not {local}"));
-=======
         out.push(format_args!(
             "with external load balancing a process serves one replica, not {local}"
         ));
->>>>>>> plan-a
     }
     None
 }
