@@ -1,7 +1,7 @@
 //! **CC-1**, **CC-2**: the files of `cluster-configs/`, read whole and planned for the model that the
 //! comment of each names, against the files of `tests/golden/cluster-configs`.
 //!
-//! When a change of the output is meant, run with `PLAYHOUSE_WRITE_GOLDEN=1` and review the
+//! When a change of the output is meant, run with `REWRITE=1` and review the
 //! difference.
 
 use std::fs;
@@ -46,7 +46,7 @@ fn every_file_is_a_preset_and_plans_as_reviewed() {
         let plan = Plan::new(parallel, &shape, Some(hardware), serving, CrossDomain::Warn);
         let plan = plan.unwrap_or_else(|broken| panic!("{name}: {broken:?}")).to_string();
         let golden = here(&format!("tests/golden/cluster-configs/{name}.txt"));
-        if std::env::var_os("PLAYHOUSE_WRITE_GOLDEN").is_some() {
+        if std::env::var_os("REWRITE").is_some() {
             fs::create_dir_all(golden.parent().expect("a folder")).expect("a folder");
             fs::write(&golden, &plan).expect("a writable golden file");
         }

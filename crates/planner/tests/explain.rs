@@ -1,7 +1,7 @@
 //! What a plan prints: text, JSON and picture, against the files of `tests/golden`.
 //!
 //! A golden file is what a person reviewed. When a change of the output is meant, run the tests with
-//! `PLAYHOUSE_WRITE_GOLDEN=1` and review the difference.
+//! `REWRITE=1` and review the difference.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ fn plan(spec: &ParallelSpec, model: &str, hardware: Option<&str>) -> Plan {
 
 fn golden(name: &str, found: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if std::env::var_os("PLAYHOUSE_WRITE_GOLDEN").is_some() {
+    if std::env::var_os("REWRITE").is_some() {
         fs::write(&path, found).expect("a writable golden file");
     }
     let expected = fs::read_to_string(&path).expect(name);

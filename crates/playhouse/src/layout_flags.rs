@@ -91,5 +91,5 @@ fn kind(word: &str) -> Option<Kind> {
     let is =
         |own: &&str| plain(own) == plain(name) && name.starts_with("--") != own.starts_with('-');
     let flags = dialect::flags(Dialect::Native);
-    flags.iter().find(|flag| flag.names.iter().any(|own| is(&own))).map(|flag| flag.kind)
+    flags.iter().find(|flag| flag.names.iter().any(is)).map(|flag| flag.kind)
 }

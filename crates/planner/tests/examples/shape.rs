@@ -45,6 +45,7 @@ pub(crate) fn shape_of(line: &str) -> Option<ModelShape> {
         shared_inner: 0,
         groups: get("groups").unwrap_or(1),
         gate_bias: false,
+        shared_gate: false,
     });
     let first = get("dense-layers").unwrap_or(0);
     let layers = (0..need("layers"))
@@ -66,5 +67,7 @@ pub(crate) fn shape_of(line: &str) -> Option<ModelShape> {
         tied_embeddings: false,
         layers,
         weights,
+        plain: WeightType::Bf16,
+        unquantized: Vec::new(),
     })
 }
