@@ -1,6 +1,7 @@
 //! The element types of tensors, and access to the memory behind a tensor.
 
 use std::marker::PhantomData;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::Range;
 
 use candle_core::{CpuStorage, Layout, Result, WithDType, bail};
@@ -88,14 +89,43 @@ pub(crate) fn load_up_to<S: Simd, E: Element>(simd: S, from: &[E]) -> S::F {
 /// Stores the first `to.len()` lanes, at most 16.
 #[inline(always)]
 pub(crate) fn store_up_to<S: Simd, E: Element>(simd: S, value: S::F, to: &mut [E]) {
+    // SAFETY: one layout, and only elements are written.
+    let to = unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast(), to.len()) };
+    write_up_to::<S, E>(simd, value, to);
+}
+
+/// As [`store_up_to`], to elements of an output that are written for the first time.
+#[inline(always)]
+pub(crate) fn write_up_to<S: Simd, E: Element>(simd: S, value: S::F, to: &mut [MaybeUninit<E>]) {
     if to.len() >= LANES {
         // SAFETY: the length was checked.
-        return unsafe { E::store(simd, value, to.as_mut_ptr()) };
+        return unsafe { E::store(simd, value, to.as_mut_ptr().cast()) };
     }
     let mut padded = [E::ZERO; LANES];
     // SAFETY: the array has 16 elements.
     unsafe { E::store(simd, value, padded.as_mut_ptr()) };
-    to.copy_from_slice(&padded[..to.len()]);
+    for (to, value) in to.iter_mut().zip(padded) {
+        to.write(value);
+    }
+}
+
+/// The memory of an output before it is computed. Zeroing it would take a few hundredths of a
+/// prefill, on one thread.
+pub(crate) fn unwritten<E: Element>(len: usize) -> Vec<MaybeUninit<E>> {
+    let mut out = Vec::with_capacity(len);
+    // SAFETY: the capacity is there, and a `MaybeUninit` needs no value.
+    unsafe { out.set_len(len) };
+    out
+}
+
+/// The output, computed.
+///
+/// # Safety
+/// Every element has been written.
+pub(crate) unsafe fn written<E: Element>(out: Vec<MaybeUninit<E>>) -> Vec<E> {
+    let mut out = ManuallyDrop::new(out);
+    // SAFETY: the parts of a vector that is not dropped; one layout; all elements have values.
+    unsafe { Vec::from_raw_parts(out.as_mut_ptr().cast(), out.len(), out.capacity()) }
 }
 
 /// Loads up to [`STEP`] elements as the right side of a step, zeros where `from` is shorter.

@@ -1,11 +1,14 @@
 //! Ops on two tensors of one shape: the residual sum and the gated activation.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType, bail};
 
 use crate::Threads;
-use crate::element::{Element, Shared, elements, load_up_to, store_up_to, with_element};
+use crate::element::{
+    Element, Shared, elements, load_up_to, unwritten, with_element, write_up_to, written,
+};
 use crate::isa::Kernel;
 use crate::norm::GRAIN;
 use crate::simd::{LANES, Simd};
@@ -26,7 +29,7 @@ struct Part<'a, E> {
     a: &'a [E],
     b: &'a [E],
     range: Range<usize>,
-    out: &'a Shared<'a, E>,
+    out: &'a Shared<'a, MaybeUninit<E>>,
 }
 
 /// `x + y`, rounded once. Both of one shape and type.
@@ -59,13 +62,14 @@ impl Elementwise<'_> {
     }
 
     fn forward<E: Element>(&self, a: &[E], b: &[E]) -> Vec<E> {
-        let mut out = E::zeros(a.len());
+        let mut out = unwritten::<E>(a.len());
         let shared = Shared::new(&mut out);
         self.threads.run_ranges(a.len(), GRAIN, |range| {
             let kernel = Part { pairing: self.pairing, a, b, range, out: &shared };
             self.threads.isa().dispatch(kernel);
         });
-        out
+        // SAFETY: the ranges are all of it, and each is written from end to end.
+        unsafe { written(out) }
     }
 }
 
@@ -108,7 +112,7 @@ impl<E: Element> Kernel for Part<'_, E> {
                 Pairing::Add => simd.add(a, b),
                 Pairing::SiluMul => simd.mul(E::round(simd, silu(simd, a)), b),
             };
-            store_up_to(simd, value, out);
+            write_up_to(simd, value, out);
         }
     }
 }

@@ -16,6 +16,7 @@
 mod dot;
 mod outer;
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use candle_core::{
@@ -23,7 +24,9 @@ use candle_core::{
 };
 
 use crate::Threads;
-use crate::element::{Element, STEP, Shared, elements, load_up_to, store_up_to, with_element};
+use crate::element::{
+    Element, STEP, Shared, elements, load_up_to, unwritten, with_element, write_up_to, written,
+};
 use crate::simd::{Shapes, Simd};
 
 /// From this many rows on, transposing the weights pays off, if they are widened anyway (measured
@@ -105,14 +108,16 @@ impl Linear<'_> {
             let product = Product { x, weight, bias, rows, inner, outer };
             match self.rounding {
                 Rounding::Operands => {
-                    let mut out = E::zeros(rows * outer);
+                    let mut out = unwritten::<E>(rows * outer);
                     product.compute(&Output::Operands(Shared::new(&mut out)), self.threads);
-                    E::to_cpu_storage_owned(out)
+                    // SAFETY: the chunks are all columns, and each finishes all its rows.
+                    E::to_cpu_storage_owned(unsafe { written(out) })
                 }
                 Rounding::F32 => {
-                    let mut out = f32::zeros(rows * outer);
+                    let mut out = unwritten::<f32>(rows * outer);
                     product.compute(&Output::F32(Shared::new(&mut out)), self.threads);
-                    f32::to_cpu_storage_owned(out)
+                    // SAFETY: as above.
+                    f32::to_cpu_storage_owned(unsafe { written(out) })
                 }
             }
         });
@@ -170,8 +175,8 @@ struct Product<'a, E> {
 
 /// `[rows, outer]`, rounded or not. One type for both, so that kernels exist once.
 enum Output<'a, E> {
-    Operands(Shared<'a, E>),
-    F32(Shared<'a, f32>),
+    Operands(Shared<'a, MaybeUninit<E>>),
+    F32(Shared<'a, MaybeUninit<f32>>),
 }
 
 /// Cuts rows into the heights of [`Shapes`], tallest first: `(first row, height)`.
@@ -220,11 +225,11 @@ impl<E: Element> Product<'_, E> {
         match out {
             Output::Operands(out) => {
                 // SAFETY: the caller's.
-                store_up_to(simd, value, unsafe { out.part(range) });
+                write_up_to(simd, value, unsafe { out.part(range) });
             }
             Output::F32(out) => {
                 // SAFETY: the caller's.
-                store_up_to(simd, value, unsafe { out.part(range) });
+                write_up_to(simd, value, unsafe { out.part(range) });
             }
         }
     }
