@@ -16,17 +16,27 @@ use playhouse_ops::{
 use playhouse_types::{Activation, BlockId, DecoderSpec, LayerSpec, TokenId};
 
 use crate::rope::RopeTable;
-use crate::weights::{LayerWeights, Linear};
+use crate::weights::{HeadWeights, LayerWeights, Linear};
 use crate::{KvCache, Weights};
 
 /// A decoder ready to run. Shared freely: it does not change.
 #[derive(Debug)]
 pub struct Model {
+    /// Of the shard.
     spec: DecoderSpec,
     weights: Weights,
     rope: RopeTable,
-    communicator: Communicator,
+    groups: Groups,
     threads: Threads,
+}
+
+/// The ranks that a shard computes with.
+#[derive(Clone, Debug)]
+pub struct Groups {
+    /// Those that hold the other shares of the same layers; ranks as in [`Shard::tensor_rank`].
+    pub tensor: Communicator,
+    /// Those that hold the same share of other layers, by stage.
+    pub pipeline: Communicator,
 }
 
 /// Consecutive tokens of one sequence to feed.
@@ -62,25 +72,28 @@ struct Step {
 // === impl Model ===
 
 impl Model {
-    /// A model of `weights` made for `spec`, computing on `threads`.
+    /// A model of `weights` made for `spec`, computing on `threads` and with the other ranks of
+    /// `groups`.
     ///
     /// # Panics
-    /// When layers differ in `head_dim`: rope has one.
+    /// When layers differ in `head_dim`: rope has one. When the groups do not fit the shard.
     #[must_use]
-    pub fn new(
-        spec: DecoderSpec,
-        weights: Weights,
-        communicator: Communicator,
-        threads: Threads,
-    ) -> Self {
+    pub fn new(spec: &DecoderSpec, weights: Weights, groups: Groups, threads: Threads) -> Self {
+        let shard = weights.shard();
+        let place = (groups.tensor.rank(), groups.tensor.size());
+        assert_eq!(place, (shard.tensor_rank(), shard.tensor_size()), "the group is the shard's");
+        let stage = groups.pipeline.rank();
+        let ends = (stage == 0, stage + 1 == groups.pipeline.size());
+        assert_eq!(ends, (shard.is_first(), shard.is_last()), "the stage is the shard's");
+        let spec = shard.spec(spec);
         let mut widths = spec.layers.iter().map(|layer| layer.attention.head_dim);
         let head_dim = widths.next().expect("a decoder has layers");
         assert!(widths.all(|width| width == head_dim), "layers differ in head_dim");
         let rope = RopeTable::new(&spec.rope, head_dim);
-        Self { spec, weights, rope, communicator, threads }
+        Self { spec, weights, rope, groups, threads }
     }
 
-    /// What it is made of.
+    /// What it is made of: the shard's part of the decoder.
     #[must_use]
     pub fn spec(&self) -> &DecoderSpec {
         &self.spec
@@ -93,40 +106,71 @@ impl Model {
     }
 
     /// Feeds a ragged batch of chunks, of different sequences, and leaves their keys and values in
-    /// `cache`. The wanted outputs come back in the order of chunks, then tokens.
+    /// `cache`. The wanted outputs come back in the order of chunks, then tokens; from the last
+    /// stage only, as the others send what they have to the next. All ranks are to feed the same
+    /// chunks in the same order.
     ///
     /// # Errors
-    /// When a token, block or position does not fit.
-    pub fn forward(&self, chunks: &[Chunk], cache: &KvCache) -> Result<Hidden, ForwardError> {
+    /// When a token, block or position does not fit, or another rank is lost.
+    pub fn forward(
+        &self,
+        chunks: &[Chunk],
+        cache: &KvCache,
+    ) -> Result<Option<Hidden>, ForwardError> {
         let positions = chunks.iter().flat_map(|chunk| {
             (0..chunk.tokens.len()).map(|row| (chunk.start + row, chunk.prompt_tokens))
         });
         let step = Step { ragged: ragged(chunks)?, rope: self.rope.rows(positions) };
         let tokens: Vec<_> = chunks.iter().flat_map(|chunk| chunk.tokens.iter().copied()).collect();
-        let mut x = embedding(&self.weights.embedding, &tokens)?;
+        let mut x = self.enter(&tokens)?;
         let layers = self.spec.layers.iter().zip(&self.weights.layers).zip(&cache.layers);
         for ((spec, weights), kv) in layers {
             x = add(&x, &self.attention(&x, spec, weights, kv, &step)?, &self.threads)?;
             x = add(&x, &self.feed_forward(&x, spec, weights)?, &self.threads)?;
         }
+        let Some(HeadWeights { norm, .. }) = &self.weights.head else {
+            self.groups.pipeline.send(&x, self.groups.pipeline.rank() + 1)?;
+            return Ok(None);
+        };
         let wanted = x.index_select(&wanted_rows(chunks)?, 0)?;
-        Ok(Hidden(self.norm(&wanted, &self.weights.norm)?))
+        Ok(Some(Hidden(self.norm(&wanted, norm)?)))
     }
 
-    /// Logits of the given outputs, each `[vocab]`.
+    /// What the first layer of the shard is fed: embeddings, or what the stage before sent.
+    fn enter(&self, tokens: &[TokenId]) -> candle_core::Result<Tensor> {
+        let Some(table) = &self.weights.embedding else {
+            let shape = (tokens.len(), self.spec.hidden);
+            let before = self.groups.pipeline.rank() - 1;
+            return self.groups.pipeline.recv(shape, self.dtype(), before);
+        };
+        let vocab = self.spec.vocab;
+        let held = self.weights.shard().share(vocab);
+        self.groups.tensor.all_reduce(embedding(table, tokens, held, vocab)?)
+    }
+
+    /// Logits of the given outputs, each `[vocab]`, on the first rank of the tensor group, which
+    /// samples; the others take part and get none.
     ///
     /// Transformers rounds logits to the element type. In bf16 that makes ties of near-equal
     /// logits and moves log-probabilities by up to 0.06; here they stay as they are summed, in f32.
     ///
     /// # Errors
-    /// When there is no memory.
+    /// When there is no memory, or another rank is lost.
     pub fn logits(
         &self,
         hidden: &Hidden,
         outputs: Range<usize>,
     ) -> Result<Vec<Vec<f32>>, ForwardError> {
+        let Some(HeadWeights { head, .. }) = &self.weights.head else { return Ok(Vec::new()) };
         let rows = hidden.0.narrow(0, outputs.start, outputs.len())?;
-        Ok(linear_f32(&rows, &self.weights.head, None, &self.threads)?.to_vec2()?)
+        let held = linear_f32(&rows, head, None, &self.threads)?;
+        if self.groups.tensor.size() == 1 {
+            return Ok(held.to_vec2()?);
+        }
+        // Rows of the vocabulary lie together, rank after rank, when each is a row here.
+        let widths = self.weights.shard().shares(self.spec.vocab);
+        let all = self.groups.tensor.gather(&held.t()?.contiguous()?, &widths)?;
+        all.map_or_else(|| Ok(Vec::new()), |all| Ok(all.t()?.to_vec2()?))
     }
 
     /// `out(attention(norm(x)))`, all of `[rows, hidden]`.
@@ -147,7 +191,7 @@ impl Model {
         let q = rope_and_store(&q, &k, &v, rope, kv, ragged, &self.threads)?;
         let scale = 1.0 / (head_dim as f32).sqrt();
         let mixed = paged_attention(&q, kv, ragged, scale, spec.window, &self.threads)?;
-        self.communicator.all_reduce(self.project(&mixed, &weights.out)?)
+        self.project_out(&mixed, &weights.out)
     }
 
     /// `down(act(gate(norm(x))) * up(norm(x)))`, all of `[rows, hidden]`.
@@ -162,7 +206,7 @@ impl Model {
         let gated = match spec.ffn.activation {
             Activation::Silu => silu_mul(&gate, &up, &self.threads)?,
         };
-        self.communicator.all_reduce(self.project(&gated, &weights.down)?)
+        self.project_out(&gated, &weights.down)
     }
 
     fn norm(&self, x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
@@ -180,6 +224,16 @@ impl Model {
         let (rows, width) = x.dims2()?;
         let heads = x.reshape((rows * width / head_dim, head_dim))?;
         self.norm(&heads, weight)?.reshape((rows, width))
+    }
+
+    /// A projection out of a block, whose inputs are spread over the tensor group. Partial sums are
+    /// added in f32 and rounded once, as those of one rank are.
+    fn project_out(&self, x: &Tensor, weights: &Linear) -> candle_core::Result<Tensor> {
+        if self.groups.tensor.size() == 1 {
+            return self.project(x, weights);
+        }
+        let part = linear_f32(x, &weights.weight, weights.bias.as_ref(), &self.threads)?;
+        self.groups.tensor.all_reduce(part)?.to_dtype(x.dtype())
     }
 
     fn project(&self, x: &Tensor, weights: &Linear) -> candle_core::Result<Tensor> {

@@ -14,10 +14,12 @@ mod decoder;
 mod kv;
 mod rope;
 pub mod sampling;
+mod shard;
 mod weights;
 
 pub use checkpoint::{Checkpoint, CheckpointError, SMALL_FILE_MAX};
 pub use config::{ConfigError, GenerationDefaults, ModelConfig, limits};
 pub use decoder::{Chunk, ForwardError, Hidden, Model};
 pub use kv::KvCache;
+pub use shard::{Shard, ShardError};
 pub use weights::{Dtype, Weights, WeightsError};

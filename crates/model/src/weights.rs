@@ -5,26 +5,31 @@
 //!   bias that `config.json` denies) would mean a wrong model, so it is refused. Exceptions are
 //!   those that carry nothing: `rotary_emb.inv_freq`, and an `lm_head.weight` equal to the
 //!   embeddings it is tied to.
-//! - **W-3** no content of the files panics; the error names file, tensor, found and expected.
+//! - **W-3** a shard reads its parts of the files and no more, though **W-1** and **W-2** are held
+//!   against all of the checkpoint: every rank of a broken one refuses it.
+//! - **W-4** no content of the files panics; the error names file, tensor, found and expected.
 //!
 //! Projections stay apart as they are stored, not fused into `qkv` or `gate_up`: a fused matrix
 //! saves two of seven launches of about 5 µs per layer and costs a copy while loading, strided
 //! views after, and a harder cut when ranks share a layer.
 
 mod archive;
+mod cut;
 mod random;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
 use playhouse_types::{DecoderSpec, LayerSpec};
 use safetensors::Dtype as StoredDtype;
 
 use self::archive::{Archive, Stored};
-use crate::{Checkpoint, CheckpointError};
+use crate::shard::Cut;
+use crate::{Checkpoint, CheckpointError, Shard};
 
 /// Element type to run a model in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,12 +46,22 @@ pub enum Dtype {
     F32,
 }
 
-/// All weights of a decoder, in one element type.
+/// The weights of a shard, in one element type. Shapes are those of a whole decoder; a shard has its
+/// share of every dimension that [`Shard`] cuts.
 #[derive(Clone, Debug)]
 pub struct Weights {
-    /// `[vocab, hidden]`
-    pub(crate) embedding: Tensor,
+    /// `[vocab, hidden]`, in the first stage.
+    pub(crate) embedding: Option<Tensor>,
     pub(crate) layers: Vec<LayerWeights>,
+    /// In the last stage.
+    pub(crate) head: Option<HeadWeights>,
+    shard: Shard,
+    dtype: DType,
+}
+
+/// From the last layer to logits.
+#[derive(Clone, Debug)]
+pub(crate) struct HeadWeights {
     /// `[hidden]`
     pub(crate) norm: Tensor,
     /// `[vocab, hidden]`; the embeddings when tied.
@@ -77,7 +92,7 @@ pub(crate) struct LayerWeights {
 pub(crate) struct Linear {
     /// `[out, in]`
     pub(crate) weight: Tensor,
-    /// `[out]`
+    /// `[out]`; where inputs are cut, on the first rank alone.
     pub(crate) bias: Option<Tensor>,
 }
 
@@ -150,19 +165,27 @@ const IGNORED: [&str; 1] = [".rotary_emb.inv_freq"];
 // === impl Weights ===
 
 impl Weights {
-    /// Copies the weights of `spec` out of a checkpoint, converted to `dtype` where they are stored
-    /// in another type. `progress` is told the bytes done and the bytes in all, first with 0 done.
+    /// Copies the weights of a shard of `spec` out of a checkpoint, converted to `dtype` where they
+    /// are stored in another type. `progress` is told the bytes done and the bytes in all, first
+    /// with 0 done.
     ///
     /// # Errors
     /// When the files break **W-1** or **W-2**, or are not safetensors.
     pub fn load(
         checkpoint: &Checkpoint,
         spec: &DecoderSpec,
+        shard: &Shard,
         dtype: Dtype,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Self, WeightsError> {
         let archive = Archive::open(checkpoint)?;
-        let total = bytes_of(&archive, spec)?;
+        bytes_of(&archive, spec)?;
+        let mut total = 0;
+        for_each_slot(spec, shard, |slot, shape, cut| {
+            let (stored, _) = find(&archive, &slot.to_string(), shape)?;
+            total += stored.bytes.len() / shape[cut.dimension()] * cut.len(shape);
+            Ok(())
+        })?;
 
         let dtype = match dtype.candle() {
             Some(dtype) => dtype,
@@ -173,13 +196,15 @@ impl Weights {
         };
         let mut done = 0;
         progress(done, total);
-        Self::build(spec, |slot, shape| {
+        Self::build(spec, shard, dtype, |slot, shape, cut| {
             let name = slot.to_string();
             let (stored, stored_dtype) = find(&archive, &name, shape)?;
-            let tensor = Tensor::from_raw_buffer(stored.bytes, stored_dtype, shape, &Device::Cpu)
+            let bytes = cut.bytes(stored.bytes, shape);
+            let shape = cut.shape(shape);
+            let tensor = Tensor::from_raw_buffer(&bytes, stored_dtype, &shape, &Device::Cpu)
                 .and_then(|tensor| tensor.to_dtype(dtype))
                 .map_err(|source| WeightsError::Device { tensor: name, source })?;
-            done += stored.bytes.len();
+            done += bytes.len();
             progress(done, total);
             Ok(tensor)
         })
@@ -197,24 +222,42 @@ impl Weights {
     /// The element type of all of them.
     #[must_use]
     pub fn dtype(&self) -> DType {
-        self.embedding.dtype()
+        self.dtype
     }
 
-    /// Asks `take` for each weight of `spec` by slot and shape.
+    /// Which part of the decoder they are.
+    #[must_use]
+    pub fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    /// Asks `take` for each weight of a shard of `spec`, by its slot, its whole shape and the part
+    /// that is held.
     fn build(
         spec: &DecoderSpec,
-        mut take: impl FnMut(Slot, &[usize]) -> Result<Tensor, WeightsError>,
+        shard: &Shard,
+        dtype: DType,
+        mut take: impl FnMut(Slot, &[usize], &Cut) -> Result<Tensor, WeightsError>,
     ) -> Result<Self, WeightsError> {
-        let embedding = take(Slot::Embedding, &[spec.vocab, spec.hidden])?;
-        let layers = (0..spec.layers.len())
-            .map(|index| LayerWeights::build(spec, index, &mut take))
+        let vocab = Cut::Rows(shard.share(spec.vocab));
+        let table = [spec.vocab, spec.hidden];
+        let embeds = shard.is_first() || shard.is_last() && spec.tied_embeddings;
+        let table_of = |slot, take: &mut dyn FnMut(_, &[usize], &_) -> _| take(slot, &table, &vocab);
+        let embedding = embeds.then(|| table_of(Slot::Embedding, &mut take)).transpose()?;
+        let layers = shard
+            .layers()
+            .map(|index| LayerWeights::build(spec, shard, index, &mut take))
             .collect::<Result<_, _>>()?;
-        let norm = take(Slot::Norm, &[spec.hidden])?;
-        let head = match spec.tied_embeddings {
-            true => embedding.clone(),
-            false => take(Slot::Head, &[spec.vocab, spec.hidden])?,
+        let head = if shard.is_last() {
+            let norm = take(Slot::Norm, &[spec.hidden], &Cut::Whole)?;
+            let tied = embedding.clone().filter(|_| spec.tied_embeddings);
+            let head = tied.map_or_else(|| table_of(Slot::Head, &mut take), Ok)?;
+            Some(HeadWeights { norm, head })
+        } else {
+            None
         };
-        Ok(Self { embedding, layers, norm, head })
+        let embedding = embedding.filter(|_| shard.is_first());
+        Ok(Self { embedding, layers, head, shard: shard.clone(), dtype })
     }
 }
 
@@ -223,34 +266,56 @@ impl Weights {
 impl LayerWeights {
     fn build(
         spec: &DecoderSpec,
+        shard: &Shard,
         index: usize,
-        take: &mut impl FnMut(Slot, &[usize]) -> Result<Tensor, WeightsError>,
+        take: &mut impl FnMut(Slot, &[usize], &Cut) -> Result<Tensor, WeightsError>,
     ) -> Result<Self, WeightsError> {
         let LayerSpec { attention, ffn, .. } = &spec.layers[index];
-        let (q, kv) = (attention.q_width(), attention.kv_width());
-        let mut vector = |slot, width| take(Slot::Layer(index, slot), &[width]);
+        let wide = |heads: Range<usize>| {
+            heads.start * attention.head_dim..heads.end * attention.head_dim
+        };
+        let (q, kv) = (wide(shard.heads(attention)), wide(shard.kv_heads(attention)));
+        let inner = shard.share(ffn.inner);
+        let mut vector = |slot, width| take(Slot::Layer(index, slot), &[width], &Cut::Whole);
         let attention_norm = vector(ATTENTION_NORM, spec.hidden)?;
         let ffn_norm = vector(FFN_NORM, spec.hidden)?;
         let mut head_norm =
             |slot| attention.qk_norm.then(|| vector(slot, attention.head_dim)).transpose();
         let (q_norm, k_norm) = (head_norm(Q_NORM)?, head_norm(K_NORM)?);
-        let mut linear = |[weight, bias]: [LayerSlot; 2], out, width, has_bias: bool| {
-            let weight = take(Slot::Layer(index, weight), &[out, width])?;
-            let bias = has_bias.then(|| take(Slot::Layer(index, bias), &[out])).transpose()?;
-            Ok::<_, WeightsError>(Linear { weight, bias })
+        // Cut by outputs, bias included.
+        let mut into = |[weight, bias]: [LayerSlot; 2], width, held: &Range<usize>, has_bias: bool| {
+            let cut = Cut::Rows(held.clone());
+            let weight = take(Slot::Layer(index, weight), &[width, spec.hidden], &cut)?;
+            let mut bias = || take(Slot::Layer(index, bias), &[width], &cut);
+            Ok::<_, WeightsError>(Linear { weight, bias: has_bias.then(&mut bias).transpose()? })
+        };
+        let (q_width, kv_width) = (attention.q_width(), attention.kv_width());
+        let (q_proj, k_proj, v_proj) = (
+            into(Q, q_width, &q, attention.qkv_bias)?,
+            into(K, kv_width, &kv, attention.qkv_bias)?,
+            into(V, kv_width, &kv, attention.qkv_bias)?,
+        );
+        let (gate, up) = (into(GATE, ffn.inner, &inner, ffn.bias)?, into(UP, ffn.inner, &inner, ffn.bias)?);
+        // Cut by inputs; the sum over ranks shall have the bias once.
+        let mut out_of = |[weight, bias]: [LayerSlot; 2], width, held: Range<usize>, has_bias: bool| {
+            let cut = Cut::Columns(held);
+            let weight = take(Slot::Layer(index, weight), &[spec.hidden, width], &cut)?;
+            let has_bias = has_bias && shard.tensor_rank() == 0;
+            let mut bias = || take(Slot::Layer(index, bias), &[spec.hidden], &Cut::Whole);
+            Ok::<_, WeightsError>(Linear { weight, bias: has_bias.then(&mut bias).transpose()? })
         };
         Ok(Self {
             attention_norm,
-            q: linear(Q, q, spec.hidden, attention.qkv_bias)?,
-            k: linear(K, kv, spec.hidden, attention.qkv_bias)?,
-            v: linear(V, kv, spec.hidden, attention.qkv_bias)?,
-            out: linear(OUT, spec.hidden, q, attention.out_bias)?,
+            q: q_proj,
+            k: k_proj,
+            v: v_proj,
+            out: out_of(OUT, q_width, q, attention.out_bias)?,
             q_norm,
             k_norm,
             ffn_norm,
-            gate: linear(GATE, ffn.inner, spec.hidden, ffn.bias)?,
-            up: linear(UP, ffn.inner, spec.hidden, ffn.bias)?,
-            down: linear(DOWN, spec.hidden, ffn.inner, ffn.bias)?,
+            gate,
+            up,
+            down: out_of(DOWN, ffn.inner, inner, ffn.bias)?,
         })
     }
 }
@@ -258,11 +323,15 @@ impl LayerWeights {
 /// Visits the slots that [`Weights::build`] asks for, without making a weight.
 fn for_each_slot(
     spec: &DecoderSpec,
-    mut visit: impl FnMut(Slot, &[usize]) -> Result<(), WeightsError>,
+    shard: &Shard,
+    mut visit: impl FnMut(Slot, &[usize], &Cut) -> Result<(), WeightsError>,
 ) -> Result<(), WeightsError> {
     let nothing = Tensor::zeros(0, DType::U8, &Device::Cpu)
         .map_err(|source| WeightsError::Device { tensor: String::new(), source })?;
-    Weights::build(spec, |slot, shape| visit(slot, shape).map(|()| nothing.clone())).map(drop)
+    let visit = |slot, shape: &[usize], cut: &Cut| {
+        visit(slot, shape, cut).map(|()| nothing.clone())
+    };
+    Weights::build(spec, shard, DType::U8, visit).map(drop)
 }
 
 // === impl Slot ===
@@ -301,7 +370,7 @@ impl Dtype {
 fn bytes_of(archive: &Archive, spec: &DecoderSpec) -> Result<usize, WeightsError> {
     let mut used = HashSet::new();
     let mut total = 0;
-    for_each_slot(spec, |slot, shape| {
+    for_each_slot(spec, &Shard::whole(spec), |slot, shape, _| {
         let name = slot.to_string();
         total += find(archive, &name, shape)?.0.bytes.len();
         used.insert(name);

@@ -1,23 +1,32 @@
 //! Rows of the embedding table.
 
+use std::ops::Range;
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, bail};
 
 use crate::element::{Element, elements, with_element};
 
 struct Embedding<'a> {
     ids: &'a [u32],
+    /// The id of the table's first row.
+    first: usize,
 }
 
-/// The rows of `table` (`[vocab, hidden]`) that `ids` name: `[ids.len(), hidden]`.
+/// The rows that `ids` name, `[ids.len(), hidden]`, of a vocabulary of which `table` (`[held,
+/// hidden]`) has the rows `held`. Rows that are not held are zero, so that the sum over the ranks
+/// that share a vocabulary is the whole.
 ///
 /// # Errors
-/// When an id is not below `vocab`, or the table is strided.
-pub fn embedding(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
-    let (vocab, _) = table.dims2()?;
-    if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
-        bail!("embedding: token id {id}, the table has {vocab} rows");
+/// When an id is not below `vocab`, `held` is not what the table has, or the table is strided.
+pub fn embedding(table: &Tensor, ids: &[u32], held: Range<usize>, vocab: usize) -> Result<Tensor> {
+    let (rows, _) = table.dims2()?;
+    if rows != held.len() || held.end > vocab {
+        bail!("embedding: the table has {rows} rows, not {held:?} of {vocab}");
     }
-    table.apply_op1_no_bwd(&Embedding { ids })
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
+        bail!("embedding: token id {id}, the vocabulary has {vocab}");
+    }
+    table.apply_op1_no_bwd(&Embedding { ids, first: held.start })
 }
 
 // === impl Embedding ===
@@ -42,8 +51,11 @@ impl Embedding<'_> {
     fn gather<E: Element>(&self, table: &[E], hidden: usize) -> Vec<E> {
         let mut rows = Vec::with_capacity(self.ids.len() * hidden);
         for &id in self.ids {
-            let start = id as usize * hidden;
-            rows.extend_from_slice(&table[start..start + hidden]);
+            let row = (id as usize).checked_sub(self.first).map(|row| row * hidden);
+            match row.and_then(|start| table.get(start..start + hidden)) {
+                Some(row) => rows.extend_from_slice(row),
+                None => rows.resize(rows.len() + hidden, E::ZERO),
+            }
         }
         rows
     }

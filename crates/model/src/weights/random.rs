@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use playhouse_types::DecoderSpec;
 
 use super::{Dtype, Weights, WeightsError};
+use crate::Shard;
 use crate::sampling::splitmix64;
 
 // === impl Weights ===
@@ -18,7 +19,7 @@ impl Weights {
     pub fn random(spec: &DecoderSpec, dtype: Dtype, seed: u64) -> Result<Self, WeightsError> {
         let dtype = dtype.candle().unwrap_or(DType::F32);
         let mut state = seed;
-        Self::build(spec, |slot, shape| {
+        Self::build(spec, &Shard::whole(spec), dtype, |slot, shape, _| {
             state = splitmix64(state);
             uniform(shape, state)
                 .and_then(|tensor| tensor.to_dtype(dtype))

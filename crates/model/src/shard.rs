@@ -1,0 +1,271 @@
+//! Which part of a decoder one rank holds.
+//!
+//! After Megatron-LM (arXiv 1909.08053): projections into a block are cut by output columns (query,
+//! key, value, gate, up), those out of it by input (out, down), so that a block needs one
+//! all-reduce; embedding and head are cut by rows of the vocabulary.
+//!
+//! - **SH-1** the ranks of a tensor group hold every query head, inner column and vocabulary row
+//!   exactly once, and every KV head at least once: with more ranks than KV heads, neighbours share
+//!   one.
+//! - **SH-2** a query head and the KV head it attends with are on the same rank.
+//!
+//! Not here: which rank is where (see `playhouse-planner`).
+
+use std::ops::Range;
+
+use playhouse_types::{Attention, DecoderSpec, FeedForward, LayerSpec};
+
+/// Some layers of a decoder, and a share of each of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shard {
+    layers: Range<usize>,
+    /// Of the whole decoder.
+    layers_all: usize,
+    tensor_rank: usize,
+    tensor_size: usize,
+}
+
+/// A part that cannot be held on its own.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShardError {
+    /// The range of layers.
+    #[error("layers {}..{} of {all}: expected a range that is not empty, within 0..{all}", .layers.start, .layers.end)]
+    Layers {
+        /// Asked for.
+        layers: Range<usize>,
+        /// Layers of the decoder.
+        all: usize,
+    },
+    /// The rank.
+    #[error("tensor rank {rank} of {size}: expected a rank below the size")]
+    Rank {
+        /// Asked for.
+        rank: usize,
+        /// Ranks of the tensor group.
+        size: usize,
+    },
+    /// The tensor width.
+    #[error("tensor width {size}: layer {layer} has {count} {what}, expected {expected}")]
+    Width {
+        /// Ranks of the tensor group.
+        size: usize,
+        /// The first layer that cannot be cut.
+        layer: usize,
+        /// How many there are of `what`.
+        count: usize,
+        /// What cannot be cut.
+        what: &'static str,
+        /// What could.
+        expected: &'static str,
+    },
+}
+
+/// Which part of a tensor to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    Whole,
+    /// Of the first dimension.
+    Rows(Range<usize>),
+    /// Of the second.
+    Columns(Range<usize>),
+}
+
+// === impl Shard ===
+
+impl Shard {
+    /// Everything.
+    #[must_use]
+    pub fn whole(spec: &DecoderSpec) -> Self {
+        let all = spec.layers.len();
+        Self { layers: 0..all, layers_all: all, tensor_rank: 0, tensor_size: 1 }
+    }
+
+    /// `layers` of `spec`, and of each of them the share of rank `tensor_rank` of `tensor_size`.
+    ///
+    /// # Errors
+    /// When the range is empty or outside of the decoder, the rank is not below the size, or heads
+    /// cannot be dealt out evenly.
+    pub fn new(
+        spec: &DecoderSpec,
+        layers: Range<usize>,
+        tensor_rank: usize,
+        tensor_size: usize,
+    ) -> Result<Self, ShardError> {
+        let all = spec.layers.len();
+        if layers.is_empty() || layers.end > all {
+            return Err(ShardError::Layers { layers, all });
+        }
+        if tensor_rank >= tensor_size {
+            return Err(ShardError::Rank { rank: tensor_rank, size: tensor_size });
+        }
+        for layer in layers.clone() {
+            check_width(layer, &spec.layers[layer], tensor_size)?;
+        }
+        Ok(Self { layers, layers_all: all, tensor_rank, tensor_size })
+    }
+
+    /// The layers held.
+    #[must_use]
+    pub fn layers(&self) -> Range<usize> {
+        self.layers.clone()
+    }
+
+    /// It embeds tokens.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.layers.start == 0
+    }
+
+    /// It has the head.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        self.layers.end == self.layers_all
+    }
+
+    /// Rank in the tensor group.
+    #[must_use]
+    pub fn tensor_rank(&self) -> usize {
+        self.tensor_rank
+    }
+
+    /// Ranks of the tensor group.
+    #[must_use]
+    pub fn tensor_size(&self) -> usize {
+        self.tensor_size
+    }
+
+    /// The part of `spec` that is held, as a decoder of its own: fewer layers, of fewer heads and
+    /// inner columns.
+    #[must_use]
+    pub fn spec(&self, spec: &DecoderSpec) -> DecoderSpec {
+        let layer = |layer: &LayerSpec| LayerSpec {
+            attention: Attention {
+                heads: self.heads(&layer.attention).len(),
+                kv_heads: self.kv_heads(&layer.attention).len(),
+                ..layer.attention
+            },
+            ffn: FeedForward { inner: self.share(layer.ffn.inner).len(), ..layer.ffn },
+            window: layer.window,
+        };
+        let layers = spec.layers[self.layers()].iter().map(layer).collect();
+        DecoderSpec { layers, ..spec.clone() }
+    }
+
+    /// This rank's share of `count` things: even, the remainder to the first ranks.
+    pub(crate) fn share(&self, count: usize) -> Range<usize> {
+        let (each, more) = (count / self.tensor_size, count % self.tensor_size);
+        let start = |rank: usize| rank * each + rank.min(more);
+        start(self.tensor_rank)..start(self.tensor_rank + 1)
+    }
+
+    /// Query heads held.
+    pub(crate) fn heads(&self, attention: &Attention) -> Range<usize> {
+        self.share(attention.heads)
+    }
+
+    /// KV heads held: those that the query heads attend with (**SH-2**).
+    pub(crate) fn kv_heads(&self, attention: &Attention) -> Range<usize> {
+        let group = attention.heads / attention.kv_heads;
+        let heads = self.heads(attention);
+        heads.start / group..heads.end.div_ceil(group)
+    }
+}
+
+fn check_width(layer: usize, spec: &LayerSpec, size: usize) -> Result<(), ShardError> {
+    let refuse = |count, what, expected| ShardError::Width { size, layer, count, what, expected };
+    let Attention { heads, kv_heads, .. } = spec.attention;
+    if !heads.is_multiple_of(size) {
+        return Err(refuse(heads, "query heads", "a multiple of the width"));
+    }
+    if !kv_heads.is_multiple_of(size) && !size.is_multiple_of(kv_heads) {
+        return Err(refuse(kv_heads, "KV heads", "a multiple or a divisor of the width"));
+    }
+    if spec.ffn.inner < size {
+        return Err(refuse(spec.ffn.inner, "inner columns", "at least the width"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use playhouse_types::{Activation, Rope, RopeScaling};
+
+    use super::*;
+
+    fn spec(heads: usize, kv_heads: usize, inner: usize) -> DecoderSpec {
+        let attention = Attention {
+            heads,
+            kv_heads,
+            head_dim: 8,
+            qkv_bias: false,
+            out_bias: false,
+            qk_norm: false,
+        };
+        let ffn = FeedForward { inner, bias: false, activation: Activation::Silu };
+        DecoderSpec {
+            layers: vec![LayerSpec { attention, ffn, window: None }; 3],
+            hidden: 16,
+            vocab: 50,
+            norm_eps: 1e-6,
+            rope: Rope { theta: 1e4, scaling: RopeScaling::Default },
+            tied_embeddings: false,
+            max_positions: 128,
+        }
+    }
+
+    /// SH-1 and SH-2, for every width that is accepted.
+    #[test]
+    fn ranks_hold_everything_once_and_share_only_kv_heads() {
+        let mut accepted = 0;
+        for (heads, kv_heads) in [(1, 1), (4, 2), (8, 1), (8, 8), (12, 4), (14, 2), (32, 8)] {
+            let spec = spec(heads, kv_heads, 37);
+            let attention = &spec.layers[0].attention;
+            for size in 1..=32 {
+                let shards: Result<Vec<_>, _> =
+                    (0..size).map(|rank| Shard::new(&spec, 0..3, rank, size)).collect();
+                let divides = heads % size == 0 && (kv_heads % size == 0 || size % kv_heads == 0);
+                assert_eq!(shards.is_ok(), divides, "{heads} heads, {kv_heads} KV, {size} ranks");
+                let Ok(shards) = shards else { continue };
+                accepted += 1;
+                for count in [37, 50, heads] {
+                    let held: Vec<_> = shards.iter().flat_map(|shard| shard.share(count)).collect();
+                    assert_eq!(held, (0..count).collect::<Vec<_>>(), "SH-1: {count} on {size}");
+                }
+                let mut kv: Vec<_> = shards.iter().flat_map(|s| s.kv_heads(attention)).collect();
+                assert!(kv.is_sorted(), "SH-1");
+                kv.dedup();
+                assert_eq!(kv, (0..kv_heads).collect::<Vec<_>>(), "SH-1");
+                for shard in &shards {
+                    let (own, kv) = (shard.heads(attention), shard.kv_heads(attention));
+                    assert!(own.clone().all(|head| kv.contains(&(head / (heads / kv_heads)))), "SH-2");
+                    let local = shard.spec(&spec);
+                    assert_eq!(local.layers[2].attention.heads, own.len());
+                    assert_eq!(own.len() % kv.len(), 0, "groups of query heads stay equal");
+                }
+            }
+        }
+        assert!(accepted > 20, "{accepted}");
+    }
+
+    #[test]
+    fn what_cannot_be_cut_is_refused_with_the_numbers() {
+        let spec = spec(12, 4, 37);
+        let error = |layers, rank, size| Shard::new(&spec, layers, rank, size).unwrap_err().to_string();
+        assert_eq!(error(0..3, 0, 5), "tensor width 5: layer 0 has 12 query heads, expected a multiple of the width");
+        assert_eq!(error(0..3, 0, 3), "tensor width 3: layer 0 has 4 KV heads, expected a multiple or a divisor of the width");
+        assert_eq!(error(0..3, 2, 2), "tensor rank 2 of 2: expected a rank below the size");
+        assert_eq!(error(1..4, 0, 1), "layers 1..4 of 3: expected a range that is not empty, within 0..3");
+        assert!(error(2..2, 0, 1).starts_with("layers 2..2 of 3"));
+    }
+
+    #[test]
+    fn a_stage_knows_whether_it_embeds_and_whether_it_has_the_head() {
+        let spec = spec(4, 2, 8);
+        let stage = |layers| Shard::new(&spec, layers, 0, 1).unwrap();
+        let ends = |shard: Shard| (shard.is_first(), shard.is_last(), shard.spec(&spec).layers.len());
+        assert_eq!(ends(stage(0..1)), (true, false, 1));
+        assert_eq!(ends(stage(1..2)), (false, false, 1));
+        assert_eq!(ends(stage(1..3)), (false, true, 2));
+        assert_eq!(ends(Shard::whole(&spec)), (true, true, 3));
+    }
+}
