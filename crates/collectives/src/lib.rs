@@ -1,62 +1,26 @@
 //! How tensors move between the ranks of a group.
 //!
-//! - **CO-1** what a collective returns is the same on every rank, bit for bit.
+//! - **CO-1** what a collective returns is the same on every rank, bit for bit. Sums are taken in
+//!   rank order in `f32` and rounded once, so they depend on the inputs alone: not on arrival, sizes
+//!   of pieces, or what lies between the ranks.
+//! - **CO-2** no call waits longer than the group's timeout. A dead process is noticed within some
+//!   10 ms, a broken connection at once.
+//! - **CO-3** a group ends for all ranks at once, with one root cause, and stays ended: every later
+//!   call fails. An [`AbortHandle`] ends it from any thread (**A5**).
+//! - **CO-4** memory is bounded by `ranks × buffer_bytes` for each rank and direction, whatever the
+//!   size of a tensor.
+//! - **CO-5** ranks of different epochs, groups or secrets exchange nothing.
 //!
-//! Not here: which ranks form a group. There is one kind of group so far, of a single rank, where
-//! every reduction is the identity.
-#![forbid(unsafe_code)]
+//! Not here: which ranks form a group, and when a new one is formed (see `cluster`).
 
-use candle_core::{Result, Tensor};
+mod communicator;
+mod element;
+mod error;
+mod host;
+mod spec;
 
-/// One rank's end of a group.
-#[derive(Clone, Debug)]
-pub struct Communicator {
-    rank: usize,
-    size: usize,
-}
-
-// === impl Communicator ===
-
-impl Communicator {
-    /// A group of one.
-    #[must_use]
-    pub fn solo() -> Self {
-        Self { rank: 0, size: 1 }
-    }
-
-    /// This rank, counted from 0.
-    #[must_use]
-    pub fn rank(&self) -> usize {
-        self.rank
-    }
-
-    /// Ranks in the group.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.size
-    }
-
-    /// The sum over all ranks of `tensor`, which has the same shape and type on each.
-    ///
-    /// # Errors
-    /// When a rank is lost; a group of one loses none.
-    pub fn all_reduce(&self, tensor: Tensor) -> Result<Tensor> {
-        Ok(tensor)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use candle_core::Device;
-
-    use super::*;
-
-    #[test]
-    fn a_sum_over_one_rank_is_the_tensor_itself() -> Result<()> {
-        let group = Communicator::solo();
-        assert_eq!((group.rank(), group.size()), (0, 1));
-        let tensor = Tensor::new(&[1f32, -2.5], &Device::Cpu)?;
-        assert_eq!(group.all_reduce(tensor)?.to_vec1::<f32>()?, [1.0, -2.5]);
-        Ok(())
-    }
-}
+pub use communicator::Communicator;
+pub use element::{Element, Summand};
+pub use error::{CollectiveError, JoinError};
+pub use host::{AbortHandle, Group};
+pub use spec::{BUFFER_BYTES, GroupSpec, Member, RANKS_MAX, Secret};

@@ -1,0 +1,181 @@
+//! Why an operation or a join failed.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A failed operation. After any of these but [`Misuse`](Self::Misuse) the group is over on every
+/// rank: later calls fail at once, with the same root cause. Form a new group of a higher epoch.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CollectiveError {
+    /// Somebody used an [`AbortHandle`](crate::AbortHandle).
+    #[error("the group was aborted at rank {by}")]
+    Aborted {
+        /// Whose handle it was.
+        by: usize,
+    },
+    /// A rank's process ended, its connection broke, or it left while it was needed.
+    #[error("rank {rank} is lost: its process ended, its connection broke or it left the group")]
+    PeerLost {
+        /// The lost rank.
+        rank: usize,
+    },
+    /// A rank was waited for longer than the group's timeout.
+    #[error("rank {by} waited for rank {on} longer than the group's timeout of {timeout:?}")]
+    TimedOut {
+        /// Who gave up.
+        by: usize,
+        /// Who did not come.
+        on: usize,
+        /// The group's.
+        timeout: Duration,
+    },
+    /// Two ranks called different operations, or with different sizes or types.
+    #[error("ranks {by} and {with} disagree{detail}")]
+    Mismatch {
+        /// Who found out.
+        by: usize,
+        /// Whose message it was.
+        with: usize,
+        /// Both sides of it; empty on the ranks that did not find out.
+        detail: String,
+    },
+    /// Shared memory is full.
+    #[error(
+        "no room in shared memory for {wanted_bytes} bytes of send buffer ({reason}); enlarge \
+         /dev/shm (a container's --shm-size) or lower buffer_bytes"
+    )]
+    Memory {
+        /// What the buffer needs.
+        wanted_bytes: usize,
+        /// The operating system's.
+        reason: String,
+    },
+    /// The arguments do not fit the group or each other. Nothing was sent.
+    #[error("{op}: {reason}")]
+    Misuse {
+        /// The operation.
+        op: &'static str,
+        /// What was given and what is allowed.
+        reason: String,
+    },
+}
+
+/// A rank could not join its group.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JoinError {
+    /// The spec cannot describe a group.
+    #[error("group spec: {0}")]
+    Invalid(String),
+    /// Some ranks did not come within the group's timeout.
+    #[error("ranks {ranks:?} did not come within {waited:?}{}", Refusals(.refused))]
+    Missing {
+        /// Who, in order.
+        ranks: Vec<usize>,
+        /// How long this rank waited.
+        waited: Duration,
+        /// Connections that were turned away meanwhile: from where, and why.
+        refused: Vec<String>,
+    },
+    /// A peer carries another epoch.
+    #[error("this rank is of epoch {ours}, its peers are of epoch {theirs}; only the newest joins")]
+    Epoch {
+        /// This rank's.
+        ours: u64,
+        /// The group's.
+        theirs: u64,
+    },
+    /// A peer was reached and does not let this rank in, or cannot prove that it belongs.
+    #[error("rank {rank}: {reason}")]
+    Refused {
+        /// The peer.
+        rank: usize,
+        /// Why.
+        reason: String,
+    },
+    /// The operating system refused something.
+    #[error("cannot {action}: {reason}")]
+    System {
+        /// What was tried, on what.
+        action: String,
+        /// The operating system's reason.
+        reason: String,
+    },
+}
+
+/// `; refused 10.0.0.1:5: wrong secret`, or nothing.
+struct Refusals<'a>(&'a [String]);
+
+/// Why a group is over, in one word of shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    Aborted { by: u16 },
+    Lost { rank: u16 },
+    TimedOut { by: u16, on: u16 },
+    Mismatch { by: u16, with: u16 },
+}
+
+// === impl Cause ===
+
+impl Cause {
+    pub(crate) fn to_word(self) -> u64 {
+        let (kind, a, b) = match self {
+            Self::Aborted { by } => (1, by, 0),
+            Self::Lost { rank } => (2, rank, 0),
+            Self::TimedOut { by, on } => (3, by, on),
+            Self::Mismatch { by, with } => (4, by, with),
+        };
+        kind << 32 | u64::from(a) << 16 | u64::from(b)
+    }
+
+    /// `None` for 0: the group is not over. A word that nobody writes reads as an abort.
+    pub(crate) fn from_word(word: u64) -> Option<Self> {
+        let (a, b) = ((word >> 16) as u16, word as u16);
+        match word >> 32 {
+            0 => None,
+            2 => Some(Self::Lost { rank: a }),
+            3 => Some(Self::TimedOut { by: a, on: b }),
+            4 => Some(Self::Mismatch { by: a, with: b }),
+            _ => Some(Self::Aborted { by: a }),
+        }
+    }
+
+    pub(crate) fn into_error(self, timeout: Duration) -> CollectiveError {
+        match self {
+            Self::Aborted { by } => CollectiveError::Aborted { by: by.into() },
+            Self::Lost { rank } => CollectiveError::PeerLost { rank: rank.into() },
+            Self::TimedOut { by, on } => {
+                CollectiveError::TimedOut { by: by.into(), on: on.into(), timeout }
+            }
+            Self::Mismatch { by, with } => CollectiveError::Mismatch {
+                by: by.into(),
+                with: with.into(),
+                detail: String::new(),
+            },
+        }
+    }
+}
+
+// === impl JoinError ===
+
+impl JoinError {
+    pub(crate) fn system(action: impl Into<String>, error: impl fmt::Display) -> Self {
+        Self::System { action: action.into(), reason: error.to_string() }
+    }
+}
+
+// === impl CollectiveError ===
+
+/// For callers whose own errors are candle's.
+impl From<CollectiveError> for candle_core::Error {
+    fn from(error: CollectiveError) -> Self {
+        Self::wrap(error)
+    }
+}
+
+// === impl Refusals ===
+
+impl fmt::Display for Refusals<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|refusal| write!(f, "; refused {refusal}"))
+    }
+}

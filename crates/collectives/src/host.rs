@@ -1,0 +1,24 @@
+//! Groups of CPU ranks: threads of a process, processes of a machine, machines.
+//!
+//! From each rank to each other there is a ring of bytes: in shared memory on one machine, with a
+//! connection in the middle between two. An operation knows rings only.
+
+mod bell;
+mod clock;
+mod frame;
+mod fuse;
+mod group;
+mod handshake;
+mod join;
+mod lane;
+mod meeting;
+mod memory;
+mod proof;
+mod pump;
+mod ring;
+mod seat;
+mod segment;
+mod sum;
+mod watch;
+
+pub use group::{AbortHandle, Group};

@@ -1,0 +1,304 @@
+//! One rank's end of a group, for slices.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::fuse::Fuse;
+use super::lane::Op;
+use super::pump::Pump;
+use super::seat::Seat;
+use super::segment::Segment;
+use super::watch::narrow;
+use crate::element::{Kind, bytes_of, bytes_of_mut};
+use crate::error::Cause;
+use crate::{CollectiveError, Element, Summand};
+
+/// One rank's end of a group on CPUs, for slices. Dropping it leaves the group: a rank that still
+/// waits for it then fails with [`PeerLost`](CollectiveError::PeerLost).
+///
+/// All ranks call the same operations in the same order, and sends match receives; calls from
+/// several threads of one rank take turns. Every operation fails as [`CollectiveError`] says.
+pub struct Group {
+    rank: usize,
+    size: usize,
+    seat: Mutex<Seat>,
+    fuse: Arc<Fuse>,
+    segment: Arc<Segment>,
+    /// One for each rank of another machine.
+    pumps: Vec<Pump>,
+}
+
+/// Ends a group from outside of its operations. Cheap to clone; any thread may use it.
+#[derive(Clone, Debug)]
+pub struct AbortHandle {
+    rank: usize,
+    fuse: Option<Arc<Fuse>>,
+}
+
+// === impl Group ===
+
+impl Group {
+    pub(super) fn new(
+        (rank, size): (usize, usize),
+        seat: Seat,
+        fuse: Arc<Fuse>,
+        segment: Arc<Segment>,
+        pumps: Vec<Pump>,
+    ) -> Self {
+        Self { rank, size, seat: Mutex::new(seat), fuse, segment, pumps }
+    }
+
+    /// This rank, counted from 0.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Ranks in the group.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// A handle that ends the group.
+    #[must_use]
+    pub fn abort_handle(&self) -> AbortHandle {
+        AbortHandle { rank: self.rank, fuse: Some(Arc::clone(&self.fuse)) }
+    }
+
+    /// `output` becomes the sum over all ranks of `input`, in rank order.
+    ///
+    /// # Errors
+    /// As [`Group`] says.
+    pub fn all_reduce<T: Summand>(
+        &self,
+        input: &[T],
+        output: &mut [T],
+    ) -> Result<(), CollectiveError> {
+        expect_len("all_reduce", "output", output.len(), input.len())?;
+        self.seat()?.all_reduce(input, output)
+    }
+
+    /// `output` becomes the inputs of all ranks, one after the other; rank `r` gives `counts[r]`
+    /// elements.
+    ///
+    /// # Errors
+    /// As [`Group`] says.
+    pub fn all_gather_v<T: Element>(
+        &self,
+        input: &[T],
+        counts: &[usize],
+        output: &mut [T],
+    ) -> Result<(), CollectiveError> {
+        let op = "all_gather_v";
+        let parts = self.parts(op, counts, output.len())?;
+        expect_len(op, "input", input.len(), counts[self.rank])?;
+        let mut seat = self.seat()?;
+        output[parts[self.rank].clone()].copy_from_slice(input);
+        let sends = vec![Some(bytes_of(input)); self.size];
+        let mut receives = split_mut(output, counts);
+        seat.exchange((Op::AllGather, T::KIND), &sends, &mut receives)
+    }
+
+    /// `output` becomes the sum over all ranks of this rank's share of `input`. The shares lie one
+    /// after the other; that of rank `r` has `counts[r]` elements.
+    ///
+    /// # Errors
+    /// As [`Group`] says.
+    pub fn reduce_scatter_v<T: Summand>(
+        &self,
+        input: &[T],
+        counts: &[usize],
+        output: &mut [T],
+    ) -> Result<(), CollectiveError> {
+        let op = "reduce_scatter_v";
+        let shares = self.parts(op, counts, input.len())?;
+        expect_len(op, "output", output.len(), counts[self.rank])?;
+        self.seat()?.reduce_scatter(input, &shares, output)
+    }
+
+    /// Sends `send_counts[r]` elements of `input` to each rank `r`, and receives `recv_counts[r]`
+    /// from it. Both lie one after the other, in rank order.
+    ///
+    /// # Errors
+    /// As [`Group`] says.
+    pub fn all_to_all_v<T: Element>(
+        &self,
+        input: &[T],
+        send_counts: &[usize],
+        output: &mut [T],
+        recv_counts: &[usize],
+    ) -> Result<(), CollectiveError> {
+        let op = "all_to_all_v";
+        let from = self.parts(op, send_counts, input.len())?;
+        let to = self.parts(op, recv_counts, output.len())?;
+        let (sent, kept) = (send_counts[self.rank], recv_counts[self.rank]);
+        expect_len(op, "what this rank sends itself", sent, kept)?;
+        let mut seat = self.seat()?;
+        output[to[self.rank].clone()].copy_from_slice(&input[from[self.rank].clone()]);
+        let sends: Vec<_> = from.into_iter().map(|part| Some(bytes_of(&input[part]))).collect();
+        let mut receives = split_mut(output, recv_counts);
+        seat.exchange((Op::AllToAll, T::KIND), &sends, &mut receives)
+    }
+
+    /// `data` becomes that of rank `root`, which has as many elements.
+    ///
+    /// # Errors
+    /// As [`Group`] says.
+    pub fn broadcast<T: Element>(
+        &self,
+        data: &mut [T],
+        root: usize,
+    ) -> Result<(), CollectiveError> {
+        if root >= self.size {
+            return Err(misuse("broadcast", format!("root {root} of {} ranks", self.size)));
+        }
+        let mut seat = self.seat()?;
+        let mut sends = vec![None; self.size];
+        let mut receives: Vec<_> = (0..self.size).map(|_| None).collect();
+        if root == self.rank {
+            sends.fill(Some(bytes_of(data)));
+        } else {
+            receives[root] = Some(bytes_of_mut(data));
+        }
+        seat.exchange((Op::Broadcast, T::KIND), &sends, &mut receives)
+    }
+
+    /// Sends `data` to rank `to`, which receives as many elements of this type. Returns once all of
+    /// it is buffered: at once if it fits into what is free of the group's `buffer_bytes`.
+    ///
+    /// # Errors
+    /// As [`Group`] says.
+    pub fn send<T: Element>(&self, data: &[T], to: usize) -> Result<(), CollectiveError> {
+        self.expect_peer("send", to)?;
+        let mut sends = vec![None; self.size];
+        sends[to] = Some(bytes_of(data));
+        let mut receives: Vec<_> = (0..self.size).map(|_| None).collect();
+        self.seat()?.exchange((Op::Send, T::KIND), &sends, &mut receives)
+    }
+
+    /// Fills `data` with the next that rank `from` sends to this one.
+    ///
+    /// # Errors
+    /// As [`Group`] says.
+    pub fn recv<T: Element>(&self, data: &mut [T], from: usize) -> Result<(), CollectiveError> {
+        self.expect_peer("recv", from)?;
+        let mut receives: Vec<_> = (0..self.size).map(|_| None).collect();
+        receives[from] = Some(bytes_of_mut(data));
+        self.seat()?.exchange((Op::Send, T::KIND), &vec![None; self.size], &mut receives)
+    }
+
+    /// Returns once all ranks have called it.
+    ///
+    /// # Errors
+    /// As [`Group`] says.
+    pub fn barrier(&self) -> Result<(), CollectiveError> {
+        let mut receives: Vec<_> = (0..self.size).map(|_| Some([].as_mut_slice())).collect();
+        let sends = vec![Some([].as_slice()); self.size];
+        self.seat()?.exchange((Op::Barrier, Kind::U8), &sends, &mut receives)
+    }
+
+    /// The right to use the lanes, in a group that is not over.
+    fn seat(&self) -> Result<MutexGuard<'_, Seat>, CollectiveError> {
+        let seat = self.seat.lock().unwrap_or_else(|poisoned| {
+            // A panic in the middle of an operation: nobody knows how far it came.
+            self.fuse.blow(Cause::Aborted { by: narrow(self.rank) });
+            poisoned.into_inner()
+        });
+        seat.check()?;
+        Ok(seat)
+    }
+
+    /// Where the part of each rank lies.
+    fn parts(
+        &self,
+        op: &'static str,
+        counts: &[usize],
+        len: usize,
+    ) -> Result<Vec<Range<usize>>, CollectiveError> {
+        if counts.len() != self.size {
+            let reason = format!("{} counts for {} ranks", counts.len(), self.size);
+            return Err(misuse(op, reason));
+        }
+        let mut end = 0usize;
+        let parts: Vec<_> = counts
+            .iter()
+            .map(|count| {
+                let start = end;
+                end = end.saturating_add(*count);
+                start..end
+            })
+            .collect();
+        expect_len(op, "the tensor of all ranks", len, end)?;
+        Ok(parts)
+    }
+
+    fn expect_peer(&self, op: &'static str, rank: usize) -> Result<(), CollectiveError> {
+        if rank < self.size && rank != self.rank {
+            return Ok(());
+        }
+        let (own, size) = (self.rank, self.size);
+        Err(misuse(op, format!("rank {rank}; the other end of rank {own} is another of {size}")))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.segment.leave();
+        // Each sends what is left, so they all begin before one is waited for.
+        self.pumps.iter().for_each(Pump::close);
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rank, size, .. } = self;
+        write!(f, "Group(rank {rank} of {size})")
+    }
+}
+
+// === impl AbortHandle ===
+
+impl AbortHandle {
+    /// A handle to a group of one, which has nobody to wait for.
+    pub(crate) fn solo() -> Self {
+        Self { rank: 0, fuse: None }
+    }
+
+    /// Ends the group: what waits in it, on any rank, returns
+    /// [`Aborted`](CollectiveError::Aborted) within milliseconds, and so does every later call. Does
+    /// nothing if the group is over.
+    pub fn abort(&self) {
+        if let Some(fuse) = &self.fuse {
+            fuse.blow(Cause::Aborted { by: narrow(self.rank) });
+        }
+    }
+}
+
+/// The part of each rank, to be filled.
+fn split_mut<'a, T: Element>(mut all: &'a mut [T], counts: &[usize]) -> Vec<Option<&'a mut [u8]>> {
+    let mut parts = Vec::with_capacity(counts.len());
+    for count in counts {
+        let (part, rest) = all.split_at_mut(*count);
+        parts.push(Some(bytes_of_mut(part)));
+        all = rest;
+    }
+    parts
+}
+
+fn expect_len(
+    op: &'static str,
+    what: &str,
+    given: usize,
+    expected: usize,
+) -> Result<(), CollectiveError> {
+    if given == expected {
+        return Ok(());
+    }
+    Err(misuse(op, format!("{what} has {given} elements; {expected} fit the other arguments")))
+}
+
+fn misuse(op: &'static str, reason: String) -> CollectiveError {
+    CollectiveError::Misuse { op, reason }
+}

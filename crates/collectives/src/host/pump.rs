@@ -1,0 +1,241 @@
+//! A ring whose far end is on another machine: two threads move its bytes over a connection.
+//!
+//! - **PU-1** what a rank wrote before it left arrives before it is seen to have left.
+//! - **PU-2** the end of a group crosses machines: its cause is the last frame.
+//!
+//! Nothing is buffered beyond the rings: when the reader's is full, the connection fills up, then
+//! the writer's.
+
+use std::io::{self, IoSlice, Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::bell::Bell;
+use super::frame::{FRAME_BYTES_MAX, Frames, HEADER_BYTES, Kind};
+use super::fuse::Fuse;
+use super::memory::{Memory, PAGE, Place};
+use super::ring::{Marks, Reader, Site, Writer};
+use crate::error::Cause;
+
+/// A thread with nothing to do sleeps this long at a time: whatever happens rings its bell.
+const NAP: Duration = Duration::from_secs(1);
+
+/// The rings and bells of a connection, before its threads run.
+#[derive(Debug)]
+pub(super) struct Rings {
+    memory: Arc<Memory>,
+    capacity: usize,
+}
+
+/// The threads of a connection.
+#[derive(Debug)]
+pub(super) struct Pump {
+    wire: Arc<Wire>,
+    outward: Option<JoinHandle<()>>,
+    inward: Option<JoinHandle<()>>,
+}
+
+/// What both threads of a connection see.
+#[derive(Debug)]
+struct Wire {
+    stream: TcpStream,
+    epoch: u64,
+    fuse: Arc<Fuse>,
+    /// The rank leaves: send what is there, say so, and end.
+    closing: AtomicBool,
+    /// No byte will arrive any more.
+    gone: Arc<AtomicBool>,
+    /// Wakes the rank, the thread that sends, the thread that receives.
+    rank: Place<Bell>,
+    outward: Place<Bell>,
+    inward: Place<Bell>,
+}
+
+// === impl Rings ===
+
+impl Rings {
+    pub(super) fn new(capacity: usize) -> io::Result<Self> {
+        Ok(Self { memory: Memory::private(PAGE + 2 * capacity)?, capacity })
+    }
+
+    /// Wakes the thread that sends.
+    pub(super) fn outward(&self) -> Place<Bell> {
+        self.memory.place(0)
+    }
+
+    /// Wakes the thread that receives.
+    pub(super) fn inward(&self) -> Place<Bell> {
+        self.memory.place(size_of::<Bell>())
+    }
+
+    fn site(&self, index: usize) -> Site {
+        let marks = 2 * size_of::<Bell>() + index * size_of::<Marks>();
+        Site { marks, bytes: PAGE + index * self.capacity, capacity: self.capacity }
+    }
+
+    /// The ends that the rank holds.
+    pub(super) fn rank_ends(&self) -> (Writer, Reader) {
+        let writer = Writer::new(&self.memory, self.site(0), self.outward());
+        let reader = Reader::new(&self.memory, self.site(1), self.inward());
+        (writer, reader)
+    }
+}
+
+// === impl Pump ===
+
+impl Pump {
+    /// Starts the threads between `rings` and `stream`. `rank` is the bell of the rank; it is rung
+    /// when `gone` becomes true, too.
+    pub(super) fn start(
+        rings: &Rings,
+        stream: TcpStream,
+        epoch: u64,
+        fuse: Arc<Fuse>,
+        rank: Place<Bell>,
+        gone: Arc<AtomicBool>,
+    ) -> io::Result<Self> {
+        let from_rank = Reader::new(&rings.memory, rings.site(0), rank.clone());
+        let to_rank = Writer::new(&rings.memory, rings.site(1), rank.clone());
+        let (outward, inward) = (rings.outward(), rings.inward());
+        let closing = AtomicBool::new(false);
+        let wire = Arc::new(Wire { stream, epoch, fuse, closing, gone, rank, outward, inward });
+        let mut pump = Self { wire: Arc::clone(&wire), outward: None, inward: None };
+        let thread = |name: &str| thread::Builder::new().name(name.to_owned());
+        pump.inward = Some(thread("collective-in").spawn(move || wire.receive(to_rank))?);
+        let wire = Arc::clone(&pump.wire);
+        pump.outward = Some(thread("collective-out").spawn(move || wire.send(from_rank))?);
+        Ok(pump)
+    }
+
+    /// Begins to take leave: what is in the ring is still sent.
+    pub(super) fn close(&self) {
+        self.wire.closing.store(true, Ordering::Release);
+        self.wire.outward.ring();
+    }
+}
+
+impl Drop for Pump {
+    /// Takes as long as the peer needs to read what is left, and not longer than the write timeout
+    /// of the connection if it does not.
+    fn drop(&mut self) {
+        self.close();
+        // The threads do not panic: they return what goes wrong.
+        let _ = self.outward.take().map(JoinHandle::join);
+        // An error says that the connection is shut down already.
+        let _ = self.wire.stream.shutdown(Shutdown::Both);
+        self.wire.inward.ring();
+        let _ = self.inward.take().map(JoinHandle::join);
+    }
+}
+
+// === impl Wire ===
+
+impl Wire {
+    /// The sending thread.
+    fn send(&self, mut ring: Reader) {
+        if self.send_frames(&mut ring).is_err() {
+            self.hang_up();
+        }
+    }
+
+    fn send_frames(&self, ring: &mut Reader) -> io::Result<()> {
+        let mut frames = Frames::new(self.epoch);
+        loop {
+            // In this order: what was written before the rank left is there when it is seen leaving.
+            let is_closing = self.closing.load(Ordering::Acquire);
+            let len = ring.available().min(FRAME_BYTES_MAX);
+            if let Some(cause) = self.fuse.cause() {
+                let header = frames.announce(Kind::Abort, 8);
+                write_all(&self.stream, [&header, &cause.to_word().to_le_bytes(), &[]])?;
+                return self.stream.shutdown(Shutdown::Write);
+            }
+            if len > 0 {
+                let header = frames.announce(Kind::Data, len);
+                let [first, second] = ring.peek(0, len);
+                write_all(&self.stream, [&header, first, second])?;
+                ring.consume(len);
+            } else if is_closing {
+                write_all(&self.stream, [&frames.announce(Kind::Bye, 0), &[], &[]])?;
+                return self.stream.shutdown(Shutdown::Write);
+            } else {
+                self.outward.sleep_unless(NAP, || {
+                    ring.available() > 0
+                        || self.closing.load(Ordering::Acquire)
+                        || self.fuse.cause().is_some()
+                });
+            }
+        }
+    }
+
+    /// The receiving thread. However it ends, nothing arrives any more.
+    fn receive(&self, mut ring: Writer) {
+        // A peer that breaks the connection, or its rules, is lost; which of both, nobody asks.
+        let _ = self.receive_frames(&mut ring);
+        self.hang_up();
+    }
+
+    fn receive_frames(&self, ring: &mut Writer) -> io::Result<()> {
+        let mut frames = Frames::new(self.epoch);
+        let mut header = [0; HEADER_BYTES];
+        loop {
+            (&self.stream).read_exact(&mut header)?;
+            let frame = frames.accept(&header).map_err(|_| io::ErrorKind::InvalidData)?;
+            match frame {
+                (Kind::Data, len) => self.receive_data(ring, len)?,
+                (Kind::Bye, _) => return Ok(()),
+                (Kind::Abort, _) => {
+                    let mut word = [0; 8];
+                    (&self.stream).read_exact(&mut word)?;
+                    if let Some(cause) = Cause::from_word(u64::from_le_bytes(word)) {
+                        self.fuse.blow(cause);
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn receive_data(&self, ring: &mut Writer, mut len: usize) -> io::Result<()> {
+        let is_over = || self.closing.load(Ordering::Acquire) || self.fuse.cause().is_some();
+        while len > 0 {
+            let room = ring.room().min(len);
+            if room == 0 {
+                if is_over() {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
+                self.inward.sleep_unless(NAP, || ring.room() > 0 || is_over());
+                continue;
+            }
+            for part in ring.vacant(room) {
+                (&self.stream).read_exact(part)?;
+            }
+            ring.advance(room);
+            ring.publish();
+            len -= room;
+        }
+        Ok(())
+    }
+
+    fn hang_up(&self) {
+        self.gone.store(true, Ordering::Release);
+        self.rank.ring();
+    }
+}
+
+/// Writes three slices as one, without a call for each.
+fn write_all(mut stream: &TcpStream, slices: [&[u8]; 3]) -> io::Result<()> {
+    let mut rest = slices.map(IoSlice::new);
+    let mut rest = rest.as_mut_slice();
+    while rest.iter().any(|slice| !slice.is_empty()) {
+        match stream.write_vectored(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut rest, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
