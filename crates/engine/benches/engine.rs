@@ -13,9 +13,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-use playhouse_collectives::Communicator;
 use playhouse_engine::{EngineConfig, EngineEvent, StepPort, spawn};
-use playhouse_model::{Dtype, KvCache, Model, ModelConfig, Weights};
+use playhouse_model::{Dtype, Groups, KvCache, Model, ModelConfig, Weights};
 use playhouse_ops::Threads;
 use playhouse_types::{
     Admitted, BLOCK_TOKENS, BlockId, Epoch, Logits, Run, SamplingParams, Slot, StepId, StepOutcome,
@@ -55,7 +54,7 @@ fn main() {
     );
     println!("KV cache: {} bytes per block", KvCache::bytes_per_block(&spec, weights.dtype()));
 
-    let model = Model::new(spec, weights, Communicator::solo(), threads);
+    let model = Model::new(&spec, weights, Groups::solo(), threads);
     let mut bench = Bench::new(model);
     println!("{:<38} {:>9} {:>12} {:>16}", "", "tok/s", "ms per step", "limit (tok/s)");
     let memory_limit = bandwidth / (2.0 * parameters as f64);
@@ -122,7 +121,7 @@ impl Bench {
             .expect("one step at a time");
         match self.events.recv().expect("the engine runs") {
             EngineEvent::Step(outcome) => outcome,
-            EngineEvent::Exited { reason, .. } => panic!("{reason}"),
+            other => panic!("{other:?}"),
         }
     }
 

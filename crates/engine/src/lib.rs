@@ -24,7 +24,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use playhouse_model::Model;
-use playhouse_types::{Epoch, StepOutcome, StepPlan};
+use playhouse_types::{Epoch, StepId, StepOutcome, StepPlan};
 
 use worker::Worker;
 
@@ -46,8 +46,15 @@ pub struct EngineConfig {
 /// What an engine reports, from its own thread.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EngineEvent {
-    /// A plan was executed.
+    /// A plan was executed, and this rank has the outcome.
     Step(StepOutcome),
+    /// A plan was executed whose outcome another rank has.
+    Followed {
+        /// As configured.
+        epoch: Epoch,
+        /// Of the plan.
+        step: StepId,
+    },
     /// The engine failed. The last event.
     Exited {
         /// As configured.
@@ -111,7 +118,11 @@ pub fn spawn(
         let steps = || {
             let mut worker = Worker::new(&model, &config)?;
             for plan in &queue {
-                on_event(EngineEvent::Step(worker.execute(plan)?));
+                let step = plan.step;
+                on_event(match worker.execute(plan)? {
+                    Some(outcome) => EngineEvent::Step(outcome),
+                    None => EngineEvent::Followed { epoch: config.epoch, step },
+                });
             }
             Ok::<_, worker::StepError>(())
         };

@@ -37,7 +37,8 @@ impl<'a> Worker<'a> {
         Ok(Self { model, config, cache, seats, next_step: StepId(0) })
     }
 
-    pub(crate) fn execute(&mut self, plan: StepPlan) -> Result<StepOutcome, StepError> {
+    /// Executes a plan. The rank that samples has the outcome; the others took part.
+    pub(crate) fn execute(&mut self, plan: StepPlan) -> Result<Option<StepOutcome>, StepError> {
         let StepPlan { epoch, step, released, admitted, runs } = plan;
         if epoch != self.config.epoch {
             return Err(StepError::Epoch { given: epoch, own: self.config.epoch });
@@ -66,7 +67,9 @@ impl<'a> Worker<'a> {
         let outcome = |slot| RunOutcome { slot, sampled: None, prompt_logprobs: Vec::new() };
         let mut outcomes: Vec<_> = runs.iter().map(|run| outcome(run.slot)).collect();
         if !chunks.is_empty() {
-            let hidden = self.model.forward(&chunks, &self.cache)?;
+            let Some(hidden) = self.model.forward(&chunks, &self.cache)? else {
+                return Ok(None);
+            };
             let mut first = 0;
             for part in outputs.chunks(LOGITS_ROWS_MAX) {
                 let logits = self.model.logits(&hidden, first..first + part.len())?;
@@ -83,7 +86,8 @@ impl<'a> Worker<'a> {
                 }
             }
         }
-        Ok(StepOutcome { epoch, step, runs: outcomes })
+        let outcome = StepOutcome { epoch, step, runs: outcomes };
+        Ok(self.model.has_logits().then_some(outcome))
     }
 
     fn seat_at(&mut self, slot: Slot) -> &mut Option<Seat> {

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
-use playhouse_collectives::Communicator;
+use playhouse_collectives::{CollectiveError, Communicator};
 use playhouse_ops::{
     KvLayer, Ragged, RopeRows, Sequence, Threads, add, embedding, linear, linear_f32,
     paged_attention, rms_norm, rope_and_store, silu_mul,
@@ -58,15 +58,31 @@ pub struct Chunk {
 #[derive(Clone, Debug)]
 pub struct Hidden(Tensor);
 
-/// A failed forward pass: an input that does not fit the model, or no memory. Retrying is futile.
+/// A failed forward pass. Retrying is futile.
 #[derive(Debug, thiserror::Error)]
-#[error("forward pass: {0}")]
-pub struct ForwardError(#[from] candle_core::Error);
+pub enum ForwardError {
+    /// An input that does not fit the model, or no memory.
+    #[error("forward pass: {0}")]
+    Tensor(#[from] candle_core::Error),
+    /// Another rank is lost.
+    #[error("forward pass: {0}")]
+    Rank(#[from] CollectiveError),
+}
 
 /// What the layers of one step share.
 struct Step {
     ragged: Ragged,
     rope: RopeRows,
+}
+
+// === impl Groups ===
+
+impl Groups {
+    /// The only rank.
+    #[must_use]
+    pub fn solo() -> Self {
+        Self { tensor: Communicator::solo(), pipeline: Communicator::solo() }
+    }
 }
 
 // === impl Model ===
@@ -105,6 +121,12 @@ impl Model {
         self.weights.dtype()
     }
 
+    /// This rank has the logits: the first of the tensor group of the last stage.
+    #[must_use]
+    pub fn has_logits(&self) -> bool {
+        self.weights.head.is_some() && self.groups.tensor.rank() == 0
+    }
+
     /// Feeds a ragged batch of chunks, of different sequences, and leaves their keys and values in
     /// `cache`. The wanted outputs come back in the order of chunks, then tokens; from the last
     /// stage only, as the others send what they have to the next. All ranks are to feed the same
@@ -137,19 +159,19 @@ impl Model {
     }
 
     /// What the first layer of the shard is fed: embeddings, or what the stage before sent.
-    fn enter(&self, tokens: &[TokenId]) -> candle_core::Result<Tensor> {
+    fn enter(&self, tokens: &[TokenId]) -> Result<Tensor, ForwardError> {
         let Some(table) = &self.weights.embedding else {
             let shape = (tokens.len(), self.spec.hidden);
             let before = self.groups.pipeline.rank() - 1;
-            return self.groups.pipeline.recv(shape, self.dtype(), before);
+            return Ok(self.groups.pipeline.recv(shape, self.dtype(), before)?);
         };
         let vocab = self.spec.vocab;
         let held = self.weights.shard().share(vocab);
-        self.groups.tensor.all_reduce(embedding(table, tokens, held, vocab)?)
+        Ok(self.groups.tensor.all_reduce(embedding(table, tokens, held, vocab)?)?)
     }
 
-    /// Logits of the given outputs, each `[vocab]`, on the first rank of the tensor group, which
-    /// samples; the others take part and get none.
+    /// Logits of the given outputs, each `[vocab]`, on the rank that
+    /// [has them](Self::has_logits); the others of its group take part and get none.
     ///
     /// Transformers rounds logits to the element type. In bf16 that makes ties of near-equal
     /// logits and moves log-probabilities by up to 0.06; here they stay as they are summed, in f32.
@@ -169,8 +191,8 @@ impl Model {
         }
         // Rows of the vocabulary lie together, rank after rank, when each is a row here.
         let widths = self.weights.shard().shares(self.spec.vocab);
-        let all = self.groups.tensor.gather(&held.t()?.contiguous()?, &widths)?;
-        all.map_or_else(|| Ok(Vec::new()), |all| Ok(all.t()?.to_vec2()?))
+        let all = self.groups.tensor.all_gather_v(&held.t()?.contiguous()?, &widths)?;
+        Ok(if self.has_logits() { all.t()?.to_vec2()? } else { Vec::new() })
     }
 
     /// `out(attention(norm(x)))`, all of `[rows, hidden]`.
@@ -181,7 +203,7 @@ impl Model {
         weights: &LayerWeights,
         kv: &KvLayer,
         step: &Step,
-    ) -> candle_core::Result<Tensor> {
+    ) -> Result<Tensor, ForwardError> {
         let x = self.norm(x, &weights.attention_norm)?;
         let head_dim = spec.attention.head_dim;
         let q = self.head_norm(self.project(&x, &weights.q)?, weights.q_norm.as_ref(), head_dim)?;
@@ -200,7 +222,7 @@ impl Model {
         x: &Tensor,
         spec: &LayerSpec,
         weights: &LayerWeights,
-    ) -> candle_core::Result<Tensor> {
+    ) -> Result<Tensor, ForwardError> {
         let x = self.norm(x, &weights.ffn_norm)?;
         let (gate, up) = (self.project(&x, &weights.gate)?, self.project(&x, &weights.up)?);
         let gated = match spec.ffn.activation {
@@ -228,12 +250,12 @@ impl Model {
 
     /// A projection out of a block, whose inputs are spread over the tensor group. Partial sums are
     /// added in f32 and rounded once, as those of one rank are.
-    fn project_out(&self, x: &Tensor, weights: &Linear) -> candle_core::Result<Tensor> {
+    fn project_out(&self, x: &Tensor, weights: &Linear) -> Result<Tensor, ForwardError> {
         if self.groups.tensor.size() == 1 {
-            return self.project(x, weights);
+            return Ok(self.project(x, weights)?);
         }
         let part = linear_f32(x, &weights.weight, weights.bias.as_ref(), &self.threads)?;
-        self.groups.tensor.all_reduce(part)?.to_dtype(x.dtype())
+        Ok(self.groups.tensor.all_reduce(part)?.to_dtype(x.dtype())?)
     }
 
     fn project(&self, x: &Tensor, weights: &Linear) -> candle_core::Result<Tensor> {

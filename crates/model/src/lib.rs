@@ -19,7 +19,7 @@ mod weights;
 
 pub use checkpoint::{Checkpoint, CheckpointError, SMALL_FILE_MAX};
 pub use config::{ConfigError, GenerationDefaults, ModelConfig, limits};
-pub use decoder::{Chunk, ForwardError, Hidden, Model};
+pub use decoder::{Chunk, ForwardError, Groups, Hidden, Model};
 pub use kv::KvCache;
 pub use shard::{Shard, ShardError};
 pub use weights::{Dtype, Weights, WeightsError};

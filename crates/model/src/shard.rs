@@ -153,9 +153,15 @@ impl Shard {
 
     /// This rank's share of `count` things: even, the remainder to the first ranks.
     pub(crate) fn share(&self, count: usize) -> Range<usize> {
-        let (each, more) = (count / self.tensor_size, count % self.tensor_size);
-        let start = |rank: usize| rank * each + rank.min(more);
+        let start =
+            |rank: usize| rank * (count / self.tensor_size) + rank.min(count % self.tensor_size);
         start(self.tensor_rank)..start(self.tensor_rank + 1)
+    }
+
+    /// How many of `count` things each rank of the tensor group has.
+    pub(crate) fn shares(&self, count: usize) -> Vec<usize> {
+        let more = |rank| usize::from(rank < count % self.tensor_size);
+        (0..self.tensor_size).map(|rank| count / self.tensor_size + more(rank)).collect()
     }
 
     /// Query heads held.
@@ -230,6 +236,9 @@ mod tests {
                 for count in [37, 50, heads] {
                     let held: Vec<_> = shards.iter().flat_map(|shard| shard.share(count)).collect();
                     assert_eq!(held, (0..count).collect::<Vec<_>>(), "SH-1: {count} on {size}");
+                    let shares: Vec<_> =
+                        shards.iter().map(|shard| shard.share(count).len()).collect();
+                    assert_eq!(shares, shards[0].shares(count));
                 }
                 let mut kv: Vec<_> = shards.iter().flat_map(|s| s.kv_heads(attention)).collect();
                 assert!(kv.is_sorted(), "SH-1");
@@ -237,7 +246,10 @@ mod tests {
                 assert_eq!(kv, (0..kv_heads).collect::<Vec<_>>(), "SH-1");
                 for shard in &shards {
                     let (own, kv) = (shard.heads(attention), shard.kv_heads(attention));
-                    assert!(own.clone().all(|head| kv.contains(&(head / (heads / kv_heads)))), "SH-2");
+                    assert!(
+                        own.clone().all(|head| kv.contains(&(head / (heads / kv_heads)))),
+                        "SH-2"
+                    );
                     let local = shard.spec(&spec);
                     assert_eq!(local.layers[2].attention.heads, own.len());
                     assert_eq!(own.len() % kv.len(), 0, "groups of query heads stay equal");
@@ -250,11 +262,21 @@ mod tests {
     #[test]
     fn what_cannot_be_cut_is_refused_with_the_numbers() {
         let spec = spec(12, 4, 37);
-        let error = |layers, rank, size| Shard::new(&spec, layers, rank, size).unwrap_err().to_string();
-        assert_eq!(error(0..3, 0, 5), "tensor width 5: layer 0 has 12 query heads, expected a multiple of the width");
-        assert_eq!(error(0..3, 0, 3), "tensor width 3: layer 0 has 4 KV heads, expected a multiple or a divisor of the width");
+        let error =
+            |layers, rank, size| Shard::new(&spec, layers, rank, size).unwrap_err().to_string();
+        assert_eq!(
+            error(0..3, 0, 5),
+            "tensor width 5: layer 0 has 12 query heads, expected a multiple of the width"
+        );
+        assert_eq!(
+            error(0..3, 0, 3),
+            "tensor width 3: layer 0 has 4 KV heads, expected a multiple or a divisor of the width"
+        );
         assert_eq!(error(0..3, 2, 2), "tensor rank 2 of 2: expected a rank below the size");
-        assert_eq!(error(1..4, 0, 1), "layers 1..4 of 3: expected a range that is not empty, within 0..3");
+        assert_eq!(
+            error(1..4, 0, 1),
+            "layers 1..4 of 3: expected a range that is not empty, within 0..3"
+        );
         assert!(error(2..2, 0, 1).starts_with("layers 2..2 of 3"));
     }
 
@@ -262,7 +284,8 @@ mod tests {
     fn a_stage_knows_whether_it_embeds_and_whether_it_has_the_head() {
         let spec = spec(4, 2, 8);
         let stage = |layers| Shard::new(&spec, layers, 0, 1).unwrap();
-        let ends = |shard: Shard| (shard.is_first(), shard.is_last(), shard.spec(&spec).layers.len());
+        let ends =
+            |shard: Shard| (shard.is_first(), shard.is_last(), shard.spec(&spec).layers.len());
         assert_eq!(ends(stage(0..1)), (true, false, 1));
         assert_eq!(ends(stage(1..2)), (false, false, 1));
         assert_eq!(ends(stage(1..3)), (false, true, 2));

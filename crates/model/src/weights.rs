@@ -242,7 +242,8 @@ impl Weights {
         let vocab = Cut::Rows(shard.share(spec.vocab));
         let table = [spec.vocab, spec.hidden];
         let embeds = shard.is_first() || shard.is_last() && spec.tied_embeddings;
-        let table_of = |slot, take: &mut dyn FnMut(_, &[usize], &_) -> _| take(slot, &table, &vocab);
+        let table_of =
+            |slot, take: &mut dyn FnMut(_, &[usize], &_) -> _| take(slot, &table, &vocab);
         let embedding = embeds.then(|| table_of(Slot::Embedding, &mut take)).transpose()?;
         let layers = shard
             .layers()
@@ -271,9 +272,8 @@ impl LayerWeights {
         take: &mut impl FnMut(Slot, &[usize], &Cut) -> Result<Tensor, WeightsError>,
     ) -> Result<Self, WeightsError> {
         let LayerSpec { attention, ffn, .. } = &spec.layers[index];
-        let wide = |heads: Range<usize>| {
-            heads.start * attention.head_dim..heads.end * attention.head_dim
-        };
+        let wide =
+            |heads: Range<usize>| heads.start * attention.head_dim..heads.end * attention.head_dim;
         let (q, kv) = (wide(shard.heads(attention)), wide(shard.kv_heads(attention)));
         let inner = shard.share(ffn.inner);
         let mut vector = |slot, width| take(Slot::Layer(index, slot), &[width], &Cut::Whole);
@@ -283,7 +283,10 @@ impl LayerWeights {
             |slot| attention.qk_norm.then(|| vector(slot, attention.head_dim)).transpose();
         let (q_norm, k_norm) = (head_norm(Q_NORM)?, head_norm(K_NORM)?);
         // Cut by outputs, bias included.
-        let mut into = |[weight, bias]: [LayerSlot; 2], width, held: &Range<usize>, has_bias: bool| {
+        let mut into = |[weight, bias]: [LayerSlot; 2],
+                        width,
+                        held: &Range<usize>,
+                        has_bias: bool| {
             let cut = Cut::Rows(held.clone());
             let weight = take(Slot::Layer(index, weight), &[width, spec.hidden], &cut)?;
             let mut bias = || take(Slot::Layer(index, bias), &[width], &cut);
@@ -295,9 +298,13 @@ impl LayerWeights {
             into(K, kv_width, &kv, attention.qkv_bias)?,
             into(V, kv_width, &kv, attention.qkv_bias)?,
         );
-        let (gate, up) = (into(GATE, ffn.inner, &inner, ffn.bias)?, into(UP, ffn.inner, &inner, ffn.bias)?);
+        let (gate, up) =
+            (into(GATE, ffn.inner, &inner, ffn.bias)?, into(UP, ffn.inner, &inner, ffn.bias)?);
         // Cut by inputs; the sum over ranks shall have the bias once.
-        let mut out_of = |[weight, bias]: [LayerSlot; 2], width, held: Range<usize>, has_bias: bool| {
+        let mut out_of = |[weight, bias]: [LayerSlot; 2],
+                          width,
+                          held: Range<usize>,
+                          has_bias: bool| {
             let cut = Cut::Columns(held);
             let weight = take(Slot::Layer(index, weight), &[spec.hidden, width], &cut)?;
             let has_bias = has_bias && shard.tensor_rank() == 0;
@@ -328,9 +335,8 @@ fn for_each_slot(
 ) -> Result<(), WeightsError> {
     let nothing = Tensor::zeros(0, DType::U8, &Device::Cpu)
         .map_err(|source| WeightsError::Device { tensor: String::new(), source })?;
-    let visit = |slot, shape: &[usize], cut: &Cut| {
-        visit(slot, shape, cut).map(|()| nothing.clone())
-    };
+    let visit =
+        |slot, shape: &[usize], cut: &Cut| visit(slot, shape, cut).map(|()| nothing.clone());
     Weights::build(spec, shard, DType::U8, visit).map(drop)
 }
 

@@ -5,11 +5,15 @@
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
-use playhouse_collectives::Communicator;
-use playhouse_model::{Checkpoint, Chunk, Dtype, KvCache, Model, ModelConfig, Weights};
+use playhouse_collectives::{Communicator, GroupSpec, Member, Secret};
+use playhouse_model::{
+    Checkpoint, Chunk, Dtype, Groups, KvCache, Model, ModelConfig, Shard, Weights,
+};
 use playhouse_ops::Threads;
-use playhouse_types::{BLOCK_TOKENS, BlockId, TokenId};
+use playhouse_types::{BLOCK_TOKENS, BlockId, DecoderSpec, TokenId};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
@@ -41,18 +45,92 @@ fn cases() -> Vec<PathBuf> {
     cases
 }
 
-fn load(folder: &Path) -> Model {
+/// `(tensor, pipeline)` widths.
+const LAYOUTS: [(usize, usize); 8] =
+    [(1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (1, 3), (2, 2), (2, 3)];
+
+/// Logits after every token, and the greedy tokens.
+type Generated = (Vec<Vec<f32>>, Vec<TokenId>);
+
+/// How the ranks of a test learn the tokens that one of them chose.
+enum Tokens {
+    Chosen(Vec<SyncSender<TokenId>>),
+    Heard(Receiver<TokenId>),
+}
+
+fn load(folder: &Path, shard: impl FnOnce(&DecoderSpec) -> Shard, groups: Groups) -> Model {
     let checkpoint = Checkpoint::open(folder).unwrap();
     let config = ModelConfig::read(&checkpoint).unwrap();
     let dtype = Dtype::Auto.or(config.dtype);
-    let weights = Weights::load(&checkpoint, &config.spec, dtype, |_, _| ()).unwrap();
+    let shard = shard(&config.spec);
+    let weights = Weights::load(&checkpoint, &config.spec, &shard, dtype, |_, _| ()).unwrap();
     let threads = Threads::new(NonZeroUsize::new(2).unwrap());
-    Model::new(config.spec, weights, Communicator::solo(), threads)
+    Model::new(&config.spec, weights, groups, threads)
 }
 
-/// Logits after every token: the prompt in one chunk, then one greedy token at a time, as
-/// `generate` of transformers does. Also the greedy tokens.
-fn generate(model: &Model, prompt: &Prompt) -> (Vec<Vec<f32>>, Vec<TokenId>) {
+/// What all prompts give on `tensor * pipeline` ranks, each a thread. `None` when the model cannot
+/// be split so.
+fn generate_on(
+    folder: &Path,
+    prompts: &[Prompt],
+    (tensor, pipeline): (usize, usize),
+) -> Option<Vec<Generated>> {
+    let spec = ModelConfig::read(&Checkpoint::open(folder).unwrap()).unwrap().spec;
+    let layers = spec.layers.len();
+    if pipeline > layers || Shard::new(&spec, 0..layers, 0, tensor).is_err() {
+        return None;
+    }
+    let others = tensor * pipeline - 1;
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..others).map(|_| sync_channel(1)).unzip();
+    let mut tokens: Vec<_> = receivers.into_iter().map(Tokens::Heard).collect();
+    // The first rank of the last stage has the logits.
+    tokens.insert(others - (tensor - 1), Tokens::Chosen(senders));
+    let ranks: Vec<_> = (0..pipeline).flat_map(|s| (0..tensor).map(move |t| (s, t))).collect();
+    std::thread::scope(|scope| {
+        let name = folder.file_name().unwrap().to_string_lossy();
+        let threads: Vec<_> = ranks
+            .iter()
+            .zip(tokens)
+            .map(|(&(stage, rank), tokens)| {
+                let groups = [
+                    (format!("{name}-{tensor}-{pipeline}-stage-{stage}"), tensor, rank),
+                    (format!("{name}-{tensor}-{pipeline}-chain-{rank}"), pipeline, stage),
+                ];
+                scope.spawn(move || {
+                    let [tensor_group, pipeline_group] = groups.map(|(n, s, r)| join(n, s, r));
+                    let groups = Groups { tensor: tensor_group, pipeline: pipeline_group };
+                    let part = stage * layers / pipeline..(stage + 1) * layers / pipeline;
+                    let shard = |spec: &_| Shard::new(spec, part, rank, tensor).unwrap();
+                    let model = load(folder, shard, groups);
+                    let generate = |prompt| generate(&model, prompt, &tokens);
+                    prompts.iter().map(generate).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let mut all: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        Some(all.swap_remove(others - (tensor - 1)))
+    })
+}
+
+fn join(group: String, size: usize, rank: usize) -> Communicator {
+    if size == 1 {
+        return Communicator::solo();
+    }
+    let member = Member { machine: "here".to_owned(), address: None };
+    let spec = GroupSpec {
+        group: format!("parity-{}-{group}", std::process::id()),
+        epoch: 1,
+        secret: Secret([7; 32]),
+        members: vec![member; size],
+        timeout: Duration::from_secs(60),
+        buffer_bytes: GroupSpec::collective_buffer_bytes(size),
+    };
+    Communicator::join(&spec, rank).unwrap()
+}
+
+/// The prompt in one chunk, then one greedy token at a time, as `generate` of transformers does. A
+/// rank without logits gives none, and hears of the tokens.
+fn generate(model: &Model, prompt: &Prompt, tokens: &Tokens) -> Generated {
     let blocks = (prompt.tokens.len() + prompt.greedy.len()).div_ceil(BLOCK_TOKENS);
     let cache = KvCache::new(model.spec(), blocks, model.dtype()).unwrap();
     let table: Vec<_> = (0..blocks).rev().map(|block| BlockId(block as u32)).collect();
@@ -60,18 +138,25 @@ fn generate(model: &Model, prompt: &Prompt) -> (Vec<Vec<f32>>, Vec<TokenId>) {
         let (prompt_tokens, outputs) = (prompt.tokens.len(), 0..tokens.len());
         let chunk = Chunk { tokens, start, prompt_tokens, blocks: table.clone(), outputs };
         let hidden = model.forward(&[chunk], &cache).unwrap();
-        model.logits(&hidden, 0..hidden.len()).unwrap()
+        hidden.map_or_else(Vec::new, |hidden| model.logits(&hidden, 0..hidden.len()).unwrap())
     };
     let mut logits = feed(prompt.tokens.clone(), 0);
     let mut greedy = Vec::new();
     loop {
-        let last = logits.last().unwrap();
-        let best = (0..last.len()).max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap();
-        greedy.push(best as TokenId);
+        let token = match tokens {
+            Tokens::Heard(chosen) => chosen.recv().unwrap(),
+            Tokens::Chosen(others) => {
+                let last = logits.last().unwrap();
+                let best = (0..last.len()).max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap();
+                others.iter().for_each(|other| other.send(best as TokenId).unwrap());
+                best as TokenId
+            }
+        };
+        greedy.push(token);
         if greedy.len() == prompt.greedy.len() {
             return (logits, greedy);
         }
-        logits.extend(feed(vec![best as TokenId], logits.len()));
+        logits.extend(feed(vec![token], prompt.tokens.len() + greedy.len() - 1));
     }
 }
 
@@ -88,9 +173,10 @@ fn worse(a: f32, b: f32) -> f32 {
 }
 
 #[test]
-fn greedy_tokens_and_logprobs_equal_those_of_transformers() {
+fn greedy_tokens_and_logprobs_equal_those_of_transformers_however_ranks_are_split() {
     let mut failures = Vec::new();
-    println!("{:28} {:9} {:>12} {:>9}", "case", "type", "max |Δ|", "allowed");
+    let mut split = 0;
+    println!("{:28} {:7} {:9} {:>12} {:>9}", "case", "TP × PP", "type", "max |Δ|", "allowed");
     for folder in cases() {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         let json = fs::read(folder.join("reference.json")).unwrap();
@@ -99,25 +185,36 @@ fn greedy_tokens_and_logprobs_equal_those_of_transformers() {
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         let allowed = TOLERANCES.iter().find(|(dtype, _)| *dtype == reference.dtype).unwrap().1;
 
-        let model = load(&folder);
-        let mut deviation = 0_f32;
-        for (index, prompt) in reference.prompts.iter().enumerate() {
-            let (logits, greedy) = generate(&model, prompt);
-            if greedy != prompt.greedy {
-                failures.push(format!("{name} prompt {index}: {greedy:?} for {:?}", prompt.greedy));
+        for layout @ (tensor, pipeline) in LAYOUTS {
+            let Some(generated) = generate_on(&folder, &reference.prompts, layout) else {
                 continue;
+            };
+            let case = format!("{name:28} {tensor} × {pipeline}");
+            split += usize::from(layout != (1, 1));
+            let mut deviation = 0_f32;
+            for (index, (prompt, (logits, greedy))) in
+                reference.prompts.iter().zip(generated).enumerate()
+            {
+                if greedy != prompt.greedy {
+                    failures
+                        .push(format!("{case} prompt {index}: {greedy:?} for {:?}", prompt.greedy));
+                    continue;
+                }
+                let expected = tensors.tensor(&format!("logprobs.{index}")).unwrap();
+                assert_eq!(expected.shape(), [logits.len(), logits[0].len()], "{case}");
+                let expected = expected
+                    .data()
+                    .chunks_exact(4)
+                    .map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+                let found = logits.iter().flat_map(|row| log_softmax(row));
+                deviation = expected.zip(found).map(|(a, b)| (a - b).abs()).fold(deviation, worse);
             }
-            let expected = tensors.tensor(&format!("logprobs.{index}")).unwrap();
-            assert_eq!(expected.shape(), [logits.len(), logits[0].len()], "{name}");
-            let expected =
-                expected.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
-            let found = logits.iter().flat_map(|row| log_softmax(row));
-            deviation = expected.zip(found).map(|(a, b)| (a - b).abs()).fold(deviation, worse);
-        }
-        println!("{name:28} {:9} {deviation:>12.2e} {allowed:>9.0e}", reference.dtype);
-        if deviation.is_nan() || deviation > allowed {
-            failures.push(format!("{name}: log-probabilities differ by {deviation}"));
+            println!("{case}   {:9} {deviation:>12.2e} {allowed:>9.0e}", reference.dtype);
+            if deviation.is_nan() || deviation > allowed {
+                failures.push(format!("{case}: log-probabilities differ by {deviation}"));
+            }
         }
     }
+    assert!(split >= 40, "{split} splits were tried");
     assert!(failures.is_empty(), "{failures:#?}");
 }

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
-use playhouse_collectives::Communicator;
 use playhouse_gateway::{ChatTemplate, Tokenizer};
-use playhouse_model::{Checkpoint, Dtype, GenerationDefaults, Model, ModelConfig, Weights};
+use playhouse_model::{
+    Checkpoint, Dtype, GenerationDefaults, Groups, Model, ModelConfig, Shard, Weights,
+};
 use playhouse_ops::Threads;
 
 use crate::demo;
@@ -48,8 +49,9 @@ pub(crate) fn load(
     let template = template(&checkpoint).map_err(CliError::failure)?;
 
     let mut progress = None;
+    let shard = Shard::whole(&config.spec);
     let weights =
-        Weights::load(&checkpoint, &config.spec, dtype.or(config.dtype), |done, total| {
+        Weights::load(&checkpoint, &config.spec, &shard, dtype.or(config.dtype), |done, total| {
             let start = || Progress::start("loading weights", total as u64, Unit::Bytes);
             progress.get_or_insert_with(start).set(done as u64);
         });
@@ -59,7 +61,7 @@ pub(crate) fn load(
     let threads = threads.or_else(|| thread::available_parallelism().ok());
     let threads = Threads::new(threads.unwrap_or(NonZeroUsize::MIN));
     let architecture = config.architecture;
-    let model = Model::new(config.spec, weights, Communicator::solo(), threads.clone());
+    let model = Model::new(&config.spec, weights, Groups::solo(), threads.clone());
     let (name, source) = match folder {
         Some(folder) => (name(folder), folder.display().to_string()),
         None => ("demo".to_owned(), "embedded".to_owned()),

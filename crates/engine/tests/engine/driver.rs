@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
-use playhouse_collectives::Communicator;
 use playhouse_engine::{EngineConfig, EngineEvent, StepPort, spawn};
-use playhouse_model::{Checkpoint, Dtype, Model, ModelConfig, Weights};
+use playhouse_model::{Checkpoint, Dtype, Groups, Model, ModelConfig, Shard, Weights};
 use playhouse_ops::Threads;
 use playhouse_types::{
     Admitted, BLOCK_TOKENS, BlockId, Epoch, Logits, Run, RunOutcome, Sampled, SamplingParams, Slot,
@@ -76,9 +75,10 @@ pub(crate) fn load(folder: &Path, threads: usize) -> Arc<Model> {
     let checkpoint = Checkpoint::open(folder).unwrap();
     let config = ModelConfig::read(&checkpoint).unwrap();
     let dtype = Dtype::Auto.or(config.dtype);
-    let weights = Weights::load(&checkpoint, &config.spec, dtype, |_, _| ()).unwrap();
+    let shard = Shard::whole(&config.spec);
+    let weights = Weights::load(&checkpoint, &config.spec, &shard, dtype, |_, _| ()).unwrap();
     let threads = Threads::new(NonZeroUsize::new(threads).unwrap());
-    Arc::new(Model::new(config.spec, weights, Communicator::solo(), threads))
+    Arc::new(Model::new(&config.spec, weights, Groups::solo(), threads))
 }
 
 /// `count` token ids that look random and are the same every time.
@@ -129,7 +129,7 @@ impl Driver {
     pub(crate) fn outcome(&self) -> StepOutcome {
         match self.events.recv().unwrap() {
             EngineEvent::Step(outcome) => outcome,
-            EngineEvent::Exited { reason, .. } => panic!("the engine exited: {reason}"),
+            other => panic!("no outcome: {other:?}"),
         }
     }
 

@@ -50,7 +50,7 @@ impl Drop for Folder {
 
 fn load(path: &Path, spec: &DecoderSpec, dtype: Dtype) -> Result<Weights, WeightsError> {
     let checkpoint = Checkpoint::open(path)?;
-    Weights::load(&checkpoint, spec, dtype, |_, _| ())
+    Weights::load(&checkpoint, spec, &Shard::whole(spec), dtype, |_, _| ())
 }
 
 fn spec(tied_embeddings: bool) -> DecoderSpec {
@@ -128,8 +128,10 @@ fn every_slot_is_loaded_and_progress_ends_at_the_total() {
     let mut progress = Vec::new();
     let checkpoint = Checkpoint::open(&folder.0).unwrap();
     let weights =
-        Weights::load(&checkpoint, &spec, Dtype::Auto, |done, all| progress.push((done, all)))
-            .unwrap();
+        Weights::load(&checkpoint, &spec, &Shard::whole(&spec), Dtype::Auto, |done, all| {
+            progress.push((done, all));
+        })
+        .unwrap();
     let total = 4 * spec.parameters();
     assert_eq!(progress.first(), Some(&(0, total)));
     assert_eq!(progress.last(), Some(&(total, total)));
@@ -141,7 +143,7 @@ fn every_slot_is_loaded_and_progress_ends_at_the_total() {
         f32::from_le_bytes(*bytes.first_chunk().unwrap())
     };
     let layer = &weights.layers[0];
-    assert_eq!(first(&weights.head), stored("lm_head.weight"));
+    assert_eq!(first(&weights.head.as_ref().unwrap().head), stored("lm_head.weight"));
     assert_eq!(
         first(layer.k.bias.as_ref().unwrap()),
         stored("model.layers.0.self_attn.k_proj.bias")
@@ -156,7 +158,8 @@ fn embedded_files_load_like_a_folder() {
     let bytes: &'static [u8] = file(&tensors(&spec)).leak();
     let files: &'static [(&str, &[u8])] = vec![("model.safetensors", bytes)].leak();
     let checkpoint = Checkpoint::embedded(files);
-    assert!(Weights::load(&checkpoint, &spec, Dtype::Auto, |_, _| ()).is_ok());
+    let whole = Shard::whole(&spec);
+    assert!(Weights::load(&checkpoint, &spec, &whole, Dtype::Auto, |_, _| ()).is_ok());
     assert!(checkpoint.read("tokenizer.json").unwrap().is_none());
 }
 

@@ -65,12 +65,29 @@ fn add_rounds_once() {
 fn embedding_gathers_rows() {
     for dtype in DTYPES {
         let table = random(&[11, 6], dtype, 7);
-        let rows = embedding(&table, &[10, 0, 3, 3]).unwrap();
+        let rows = embedding(&table, &[10, 0, 3, 3], 0..11, 11).unwrap();
         let expected = [10, 0, 3, 3].map(|row| table.narrow(0, row, 1).unwrap());
         assert_eq!(bits(&rows), bits(&Tensor::cat(&expected, 0).unwrap()));
-        assert_eq!(embedding(&table, &[]).unwrap().dims(), [0, 6]);
-        let error = embedding(&table, &[1, 11]).unwrap_err().to_string();
-        assert!(error.contains("token id 11, the table has 11 rows"), "{error}");
+        assert_eq!(embedding(&table, &[], 0..11, 11).unwrap().dims(), [0, 6]);
+        let error = embedding(&table, &[1, 11], 0..11, 11).unwrap_err().to_string();
+        assert!(error.contains("token id 11, the vocabulary has 11"), "{error}");
+    }
+}
+
+/// Ranks that share a vocabulary add up to the whole.
+#[test]
+fn embedding_leaves_rows_of_other_ranks_zero() {
+    for dtype in DTYPES {
+        let table = random(&[11, 6], dtype, 7);
+        let ids = [10, 0, 3, 3, 7];
+        let whole = embedding(&table, &ids, 0..11, 11).unwrap();
+        let part = |held: std::ops::Range<usize>| {
+            let rows = table.narrow(0, held.start, held.len()).unwrap().contiguous().unwrap();
+            embedding(&rows, &ids, held, 11).unwrap()
+        };
+        let (low, high) = (part(0..4), part(4..11));
+        assert_eq!(bits(&low.add(&high).unwrap()), bits(&whole));
+        assert!(embedding(&table, &ids, 0..10, 11).is_err(), "the table has more rows");
     }
 }
 
