@@ -147,7 +147,7 @@ impl Model {
         let q = rope_and_store(&q, &k, &v, rope, kv, ragged, &self.threads)?;
         let scale = 1.0 / (head_dim as f32).sqrt();
         let mixed = paged_attention(&q, kv, ragged, scale, spec.window, &self.threads)?;
-        self.communicator.all_reduce(self.project(&mixed, &weights.out)?)
+        Ok(self.communicator.all_reduce(self.project(&mixed, &weights.out)?)?)
     }
 
     /// `down(act(gate(norm(x))) * up(norm(x)))`, all of `[rows, hidden]`.
@@ -162,7 +162,7 @@ impl Model {
         let gated = match spec.ffn.activation {
             Activation::Silu => silu_mul(&gate, &up, &self.threads)?,
         };
-        self.communicator.all_reduce(self.project(&gated, &weights.down)?)
+        Ok(self.communicator.all_reduce(self.project(&gated, &weights.down)?)?)
     }
 
     fn norm(&self, x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
