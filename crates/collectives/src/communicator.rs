@@ -354,6 +354,3 @@ fn alone(rank: usize) -> String {
 fn misuse(op: &'static str, reason: String) -> CollectiveError {
     CollectiveError::Misuse { op, reason }
 }
-
-#[cfg(test)]
-mod tests;

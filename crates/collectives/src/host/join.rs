@@ -101,13 +101,8 @@ impl Joining<'_> {
             let (waited, refused) = (self.deadline.elapsed(), arrivals.refused.clone());
             return Err(JoinError::Missing { ranks, waited, refused });
         }
-        match segment.cause() {
-            None => Ok(()),
-            Some(cause) => {
-                let reason = cause.into_error(self.spec.timeout).to_string();
-                Err(JoinError::Refused { rank: self.rank, reason })
-            }
-        }
+        // Over or not: if it is, the first operation says why.
+        Ok(())
     }
 
     /// Everybody is here: puts the parts together.

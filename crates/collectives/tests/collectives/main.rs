@@ -1,4 +1,5 @@
 //! Groups of every layout: that their ranks agree, and how they end.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod agreement;
 mod endings;
