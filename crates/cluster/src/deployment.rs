@@ -14,11 +14,13 @@ use tracing::error;
 use crate::backend::Backend;
 use crate::front_door::{AdmissionLimits, Bounds, FrontDoor};
 use crate::replica::{Replica, ReplicaArgs, ReplicaMsg};
-use crate::shard::EngineFactory;
+use crate::shard::{EngineFactory, Layout};
 use crate::state::ReplicaState;
 
 /// What to run.
 pub struct DeploymentConfig {
+    /// Ranks of the replica.
+    pub layout: Layout,
     /// Starts the engine of each rank.
     pub engine: EngineFactory,
     /// Bounds of the scheduler and of the KV cache.
@@ -68,11 +70,18 @@ impl Cluster {
     /// # Errors
     /// [`StartError`], with nothing left running.
     pub async fn start(config: DeploymentConfig) -> Result<Self, StartError> {
-        let DeploymentConfig { engine, limits, admission, vocab, shared_prompt_max, metrics } =
-            config;
+        let DeploymentConfig {
+            layout,
+            engine,
+            limits,
+            admission,
+            vocab,
+            shared_prompt_max,
+            metrics,
+        } = config;
         let bounds = Bounds { limits, admission, vocab, shared_prompt_max };
         let (state, mut watched) = watch::channel(ReplicaState::Starting);
-        let args = ReplicaArgs { limits, engine, metrics, state };
+        let args = ReplicaArgs { limits, layout, engine, metrics, state };
         let (deployment, actors) = Actor::spawn(None, Deployment, ()).await?;
         let spawned = Actor::spawn_linked(None, Replica, args, deployment.get_cell()).await;
         let replica: ActorRef<ReplicaMsg> = match spawned {

@@ -120,6 +120,7 @@ impl FrontDoor {
             max_num_batched_tokens: max_model_len,
             max_model_len,
             kv_blocks: u32::try_from(max_model_len).unwrap_or(u32::MAX),
+            stages: 1,
             prefix_caching: false,
         };
         let admission = AdmissionLimits { requests: max_requests, prompt_tokens: 1 << 24 };

@@ -5,8 +5,8 @@
 //! ```text
 //! Deployment        keeps what should run running; knows the state of its replica
 //!  └ Replica        one model copy: scheduler, epoch, one-for-all restart
-//!     └ Stage       a range of layers
-//!        └ Shard    one rank: owns an engine thread
+//!     └ Stage × PP  a range of layers
+//!        └ Shard × TP   one rank: owns an engine thread
 //! ```
 //!
 //! - **C-1** an accepted request ends exactly once: with its last token, a cancellation or a
@@ -34,5 +34,5 @@ mod state;
 pub use deployment::{Cluster, DeploymentConfig, StartError};
 pub use front_door::{AdmissionLimits, FrontDoor, Rejected};
 pub use generation::Generation;
-pub use shard::{EngineFactory, EngineSink};
+pub use shard::{EngineFactory, EngineSink, Layout, Rank};
 pub use state::ReplicaState;

@@ -9,7 +9,7 @@ use playhouse_engine::StepPort;
 use playhouse_scheduler::{Limits, Scheduler};
 use playhouse_telemetry::Metrics;
 use playhouse_types::{Emission, Epoch, FinishReason, GenerateRequest, RequestId, StepOutcome};
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -17,19 +17,16 @@ use tracing::{error, info, warn};
 use crate::generation::Sink;
 use crate::report::Report;
 use crate::restart::RestartBudget;
-use crate::shard::{EngineFactory, ShardArgs};
-use crate::stage::{Stage, StageMsg};
+use crate::shard::{EngineFactory, Layout};
+use crate::stage::{Stage, StageArgs, StageMsg};
 use crate::state::ReplicaState;
-
-/// Steps in flight at once. One, while a replica has one stage: a second step could only hold
-/// requests left out of the first, and would split the batch.
-const STEPS_IN_FLIGHT: usize = 1;
 
 pub(crate) struct Replica;
 
 #[derive(Clone)]
 pub(crate) struct ReplicaArgs {
     pub(crate) limits: Limits,
+    pub(crate) layout: Layout,
     pub(crate) engine: EngineFactory,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) state: watch::Sender<ReplicaState>,
@@ -42,6 +39,8 @@ pub(crate) enum ReplicaMsg {
     Cancel(RequestId),
     /// A shard has started its engine.
     EngineStarted { epoch: Epoch, port: StepPort },
+    /// An engine has its model and the ranks it computes with.
+    EngineReady { epoch: Epoch },
     /// An engine has run a step.
     StepDone(StepOutcome),
     /// The backoff is over: start again.
@@ -53,8 +52,11 @@ pub(crate) struct State {
     scheduler: Scheduler,
     sinks: HashMap<RequestId, Sink>,
     epoch: Epoch,
-    stage: ActorRef<StageMsg>,
-    port: Option<StepPort>,
+    stages: Vec<ActorRef<StageMsg>>,
+    /// Of the engines that have started.
+    ports: Vec<StepPort>,
+    /// Engines that can take plans.
+    ready: usize,
     in_flight: usize,
     restarts: RestartBudget,
     report: Report,
@@ -77,11 +79,12 @@ impl Actor for Replica {
         let report = Report::new(Arc::clone(&args.metrics), &args.limits);
         Ok(State {
             scheduler: Scheduler::new(args.limits, epoch),
-            stage: start_stage(&me, &args, epoch).await?,
+            stages: start_stages(&me, &args, epoch).await?,
             args,
             sinks: HashMap::new(),
             epoch,
-            port: None,
+            ports: Vec::new(),
+            ready: 0,
             in_flight: 0,
             restarts: RestartBudget::default(),
             report,
@@ -98,12 +101,17 @@ impl Actor for Replica {
         match message {
             ReplicaMsg::Admit(request, sink) => state.admit(request, sink),
             ReplicaMsg::Cancel(id) => state.cancel(id),
-            ReplicaMsg::EngineStarted { epoch, port } if epoch == state.epoch => state.serve(port),
+            ReplicaMsg::EngineStarted { epoch, port } if epoch == state.epoch => {
+                state.ports.push(port);
+            }
+            ReplicaMsg::EngineReady { epoch } if epoch == state.epoch => state.ready(),
             ReplicaMsg::StepDone(outcome) if outcome.epoch == state.epoch => state.settle(outcome),
             // An older epoch: that engine is gone.
-            ReplicaMsg::EngineStarted { .. } | ReplicaMsg::StepDone(_) => {}
+            ReplicaMsg::EngineStarted { .. }
+            | ReplicaMsg::EngineReady { .. }
+            | ReplicaMsg::StepDone(_) => {}
             ReplicaMsg::Restart => {
-                state.stage = start_stage(&me, &state.args, state.epoch).await?;
+                state.stages = start_stages(&me, &state.args, state.epoch).await?;
             }
         }
         state.fill_pipeline();
@@ -117,7 +125,7 @@ impl Actor for Replica {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorFailed(who, why) if who.get_id() == state.stage.get_id() => {
+            SupervisionEvent::ActorFailed(who, why) if state.has_stage(who.get_id()) => {
                 let backoff = state.restart_all(&why.to_string())?;
                 me.send_after(backoff, || ReplicaMsg::Restart);
                 Ok(())
@@ -131,22 +139,28 @@ impl Actor for Replica {
         _: ActorRef<ReplicaMsg>,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        state.port = None; // ends the engine, which its shard joins
+        state.ports.clear(); // ends the engines, which their shards join
         state.args.state.send_replace(ReplicaState::Stopped);
-        state.stage.stop_and_wait(None, None).await?;
+        for stage in &state.stages {
+            stage.stop_and_wait(None, None).await?;
+        }
         Ok(())
     }
 }
 
-async fn start_stage(
+async fn start_stages(
     me: &ActorRef<ReplicaMsg>,
     args: &ReplicaArgs,
     epoch: Epoch,
-) -> Result<ActorRef<StageMsg>, ActorProcessingErr> {
-    let engine = Arc::clone(&args.engine);
-    let shard = ShardArgs { epoch, engine, replica: me.clone() };
-    let (stage, _) = Actor::spawn_linked(None, Stage, shard, me.get_cell()).await?;
-    Ok(stage)
+) -> Result<Vec<ActorRef<StageMsg>>, ActorProcessingErr> {
+    let Layout { stages, tensor } = args.layout;
+    let mut started = Vec::with_capacity(stages);
+    for stage in 0..stages {
+        let (engine, replica) = (Arc::clone(&args.engine), me.clone());
+        let args = StageArgs { epoch, stage, tensor, engine, replica };
+        started.push(Actor::spawn_linked(None, Stage, args, me.get_cell()).await?.0);
+    }
+    Ok(started)
 }
 
 // === impl State ===
@@ -172,10 +186,30 @@ impl State {
         }
     }
 
-    fn serve(&mut self, port: StepPort) {
-        info!(epoch = %self.epoch, "replica serving");
-        self.port = Some(port);
-        self.args.state.send_replace(ReplicaState::Serving);
+    fn has_stage(&self, id: ActorId) -> bool {
+        self.stages.iter().any(|stage| stage.get_id() == id)
+    }
+
+    /// Ranks of the replica.
+    fn ranks(&self) -> usize {
+        self.args.layout.stages * self.args.layout.tensor
+    }
+
+    /// One more engine can take plans; with the last of them the replica serves.
+    fn ready(&mut self) {
+        self.ready += 1;
+        if self.ready == self.ranks() {
+            info!(epoch = %self.epoch, "replica serving");
+            self.args.state.send_replace(ReplicaState::Serving);
+        }
+    }
+
+    /// Steps in flight at most. One stage has one: a second step could only hold requests left out
+    /// of the first, and would split the batch. Several have one more than there are stages, so
+    /// that the first has a step to begin while the last reports (the batch queue of vLLM's
+    /// `step_with_batch_queue`).
+    fn depth(&self) -> usize {
+        if self.args.layout.stages == 1 { 1 } else { self.args.layout.stages + 1 }
     }
 
     fn settle(&mut self, outcome: StepOutcome) {
@@ -200,16 +234,14 @@ impl State {
     }
 
     fn fill_pipeline(&mut self) {
-        while self.in_flight < STEPS_IN_FLIGHT {
-            let Some(port) = &self.port else { break };
+        while self.ready == self.ranks() && self.in_flight < self.depth() {
             let Some(plan) = self.scheduler.plan_step(self.origin.elapsed()) else { break };
             self.report.planned(&plan);
-            // An engine that is gone has said so to its shard; the restart is on its way.
-            if port.submit(plan).is_err() {
-                self.port = None;
-                break;
-            }
             self.in_flight += 1;
+            // An engine that is gone has said so to its shard; the restart is on its way.
+            if self.ports.iter().any(|port| port.submit(plan.clone()).is_err()) {
+                self.ready = 0;
+            }
         }
         self.report.update(&mut self.scheduler);
     }
@@ -217,7 +249,10 @@ impl State {
     /// One for all: the requests stay, everything below them starts again in a higher epoch
     /// (**C-5**). Returns the backoff, or the error that escalates.
     fn restart_all(&mut self, reason: &str) -> Result<Duration, ActorProcessingErr> {
-        self.port = None;
+        // Ends the engines that live, once the dead one has ended their groups.
+        self.ports.clear();
+        self.stages.drain(..).for_each(|stage| stage.stop(None));
+        self.ready = 0;
         self.in_flight = 0;
         let now = self.now();
         let Some(backoff) = self.restarts.take(now) else {

@@ -13,16 +13,36 @@ use crate::replica::ReplicaMsg;
 /// Where an engine reports; called on the engine's own thread.
 pub type EngineSink = Box<dyn Fn(EngineEvent) + Send>;
 
-/// Starts an engine for an epoch: its step port and its thread. Called again after each death.
+/// Starts the engine of a rank for an epoch: its step port and its thread. Called again after each
+/// death.
 pub type EngineFactory =
-    Arc<dyn Fn(Epoch, EngineSink) -> io::Result<(StepPort, JoinHandle<()>)> + Send + Sync>;
+    Arc<dyn Fn(Epoch, Rank, EngineSink) -> io::Result<(StepPort, JoinHandle<()>)> + Send + Sync>;
+
+/// The ranks of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Stages, at least 1.
+    pub stages: usize,
+    /// Ranks of each stage, at least 1.
+    pub tensor: usize,
+}
+
+/// One rank of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rank {
+    /// Its stage.
+    pub stage: usize,
+    /// Its place among the ranks of the stage.
+    pub tensor: usize,
+}
 
 pub(crate) struct Shard;
 
-/// What a stage and its shards are started with.
+/// What a shard is started with.
 #[derive(Clone)]
 pub(crate) struct ShardArgs {
     pub(crate) epoch: Epoch,
+    pub(crate) rank: Rank,
     pub(crate) engine: EngineFactory,
     pub(crate) replica: ActorRef<ReplicaMsg>,
 }
@@ -44,16 +64,21 @@ impl Actor for Shard {
         me: ActorRef<ShardMsg>,
         args: ShardArgs,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let ShardArgs { epoch, engine, replica } = args;
+        let ShardArgs { epoch, rank, engine, replica } = args;
         let outcomes = replica.clone();
         let sink = Box::new(move |event| match event {
+            EngineEvent::Ready { epoch } => {
+                drop(outcomes.cast(ReplicaMsg::EngineReady { epoch }));
+            }
             // C-3: an outcome goes to the scheduler's mailbox, not through this actor.
             EngineEvent::Step(outcome) => drop(outcomes.cast(ReplicaMsg::StepDone(outcome))),
+            // Its outcome comes from the rank that samples.
+            EngineEvent::Followed { .. } => {}
             EngineEvent::Exited { reason, .. } => {
                 drop(me.cast(ShardMsg::EngineExited { reason }));
             }
         });
-        let (port, thread) = engine(epoch, sink)?;
+        let (port, thread) = engine(epoch, rank, sink)?;
         replica.cast(ReplicaMsg::EngineStarted { epoch, port })?;
         Ok(Some(thread))
     }

@@ -1,12 +1,24 @@
 //! Stage: owns a range of layers, and the shards that hold them.
 
+use std::sync::Arc;
+
 use playhouse_types::Epoch;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tracing::info;
 
-use crate::shard::{Shard, ShardArgs};
+use crate::replica::ReplicaMsg;
+use crate::shard::{EngineFactory, Rank, Shard, ShardArgs};
 
 pub(crate) struct Stage;
+
+/// What a stage is started with.
+pub(crate) struct StageArgs {
+    pub(crate) epoch: Epoch,
+    pub(crate) stage: usize,
+    pub(crate) tensor: usize,
+    pub(crate) engine: EngineFactory,
+    pub(crate) replica: ActorRef<ReplicaMsg>,
+}
 
 /// A stage takes no messages: it starts its shards and falls with them.
 pub(crate) enum StageMsg {}
@@ -16,15 +28,19 @@ pub(crate) enum StageMsg {}
 impl Actor for Stage {
     type Msg = StageMsg;
     type State = Epoch;
-    type Arguments = ShardArgs;
+    type Arguments = StageArgs;
 
     async fn pre_start(
         &self,
         me: ActorRef<StageMsg>,
-        args: ShardArgs,
+        args: StageArgs,
     ) -> Result<Epoch, ActorProcessingErr> {
-        let epoch = args.epoch;
-        Actor::spawn_linked(None, Shard, args, me.get_cell()).await?;
+        let StageArgs { epoch, stage, tensor, engine, replica } = args;
+        for tensor in 0..tensor {
+            let (engine, replica) = (Arc::clone(&engine), replica.clone());
+            let shard = ShardArgs { epoch, rank: Rank { stage, tensor }, engine, replica };
+            Actor::spawn_linked(None, Shard, shard, me.get_cell()).await?;
+        }
         Ok(epoch)
     }
 

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use playhouse_cluster::{
-    AdmissionLimits, Cluster, DeploymentConfig, EngineFactory, FrontDoor, Generation, Rejected,
-    ReplicaState, StartError,
+    AdmissionLimits, Cluster, DeploymentConfig, EngineFactory, FrontDoor, Generation, Layout,
+    Rejected, ReplicaState, StartError,
 };
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
@@ -23,6 +23,7 @@ const LIMITS: Limits = Limits {
     max_num_batched_tokens: 64,
     max_model_len: 256,
     kv_blocks: 64,
+    stages: 1,
     prefix_caching: true,
 };
 const ADMISSION: AdmissionLimits = AdmissionLimits { requests: 8, prompt_tokens: 1024 };
@@ -34,6 +35,7 @@ fn count(position: usize) -> TokenId {
 
 fn config(engine: EngineFactory, metrics: Arc<Metrics>) -> DeploymentConfig {
     DeploymentConfig {
+        layout: Layout { stages: 1, tensor: 1 },
         engine,
         limits: LIMITS,
         admission: ADMISSION,
@@ -192,7 +194,7 @@ async fn a_crash_loop_ends_in_failed_with_its_reason() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_engine_that_cannot_start_is_a_start_error() {
-    let engine: EngineFactory = Arc::new(|_, _| Err(std::io::Error::other("no thread left")));
+    let engine: EngineFactory = Arc::new(|_, _, _| Err(std::io::Error::other("no thread left")));
     let config = config(engine, metrics());
     let error: StartError = Cluster::start(config).await.expect_err("it cannot start");
     assert!(error.to_string().contains("no thread left"), "{error}");

@@ -104,7 +104,9 @@ impl Bench {
         let on_event = move |event| {
             let _ = sender.send(event);
         };
-        let (port, _) = spawn(Arc::new(model), config, on_event).expect("a thread starts");
+        let (port, _) =
+            spawn(move || Ok(Arc::new(model)), config, on_event).expect("a thread starts");
+        assert!(matches!(events.recv(), Ok(EngineEvent::Ready { .. })));
         Self { port, events, steps: 0 }
     }
 

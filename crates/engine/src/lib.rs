@@ -46,6 +46,11 @@ pub struct EngineConfig {
 /// What an engine reports, from its own thread.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EngineEvent {
+    /// The model is made, with all ranks it computes with. The first event.
+    Ready {
+        /// As configured.
+        epoch: Epoch,
+    },
     /// A plan was executed, and this rank has the outcome.
     Step(StepOutcome),
     /// A plan was executed whose outcome another rank has.
@@ -103,20 +108,23 @@ impl StepPort {
     }
 }
 
-/// Starts an engine on a thread of its own. `on_event` runs on that thread, between steps: it
-/// should hand the event on and return.
+/// Starts an engine on a thread of its own, which first makes the model with `build`: joining other
+/// ranks waits for them. `on_event` runs on that thread, between steps: it should hand the event on
+/// and return.
 ///
 /// # Errors
 /// When the operating system refuses a thread.
 pub fn spawn(
-    model: Arc<Model>,
+    build: impl FnOnce() -> Result<Arc<Model>, String> + Send + 'static,
     config: EngineConfig,
     on_event: impl Fn(EngineEvent) + Send + 'static,
 ) -> io::Result<(StepPort, JoinHandle<()>)> {
     let (port, queue) = StepPort::bounded();
     let thread = thread::Builder::new().name("engine".to_owned()).spawn(move || {
         let steps = || {
+            let model = build().map_err(worker::StepError::Build)?;
             let mut worker = Worker::new(&model, &config)?;
+            on_event(EngineEvent::Ready { epoch: config.epoch });
             for plan in &queue {
                 let step = plan.step;
                 on_event(match worker.execute(plan)? {

@@ -26,6 +26,8 @@ pub(crate) enum StepError {
     Epoch { given: Epoch, own: Epoch },
     #[error(transparent)]
     Forward(#[from] ForwardError),
+    #[error("{0}")]
+    Build(String),
 }
 
 // === impl Worker ===

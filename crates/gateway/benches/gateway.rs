@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig};
+use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig, Layout};
 use playhouse_gateway::{ChatTemplate, Gateway, GatewayConfig, Tokenizer, serve};
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
@@ -33,6 +33,7 @@ const LIMITS: Limits = Limits {
     max_num_batched_tokens: 8192,
     max_model_len: 4096,
     kv_blocks: 1 << 16,
+    stages: 1,
     prefix_caching: true,
 };
 
@@ -172,6 +173,7 @@ async fn start() -> SocketAddr {
     let template = ChatTemplate::new(TEMPLATE, vec![]).expect("compiles");
     let metrics = Arc::new(Metrics::new("tiny"));
     let deployment = DeploymentConfig {
+        layout: Layout { stages: 1, tensor: 1 },
         engine: engines(letter, no_fault()),
         limits: LIMITS,
         admission: AdmissionLimits { requests: 4096, prompt_tokens: 1 << 22 },

@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 
 use playhouse_gateway::GatewayConfig;
-use playhouse_model::KvCache;
 use playhouse_scheduler::Limits;
 use playhouse_types::BLOCK_TOKENS;
 
@@ -23,10 +22,10 @@ impl Banner {
         limits: &Limits,
         address: SocketAddr,
     ) -> Self {
-        let (spec, dtype) = (loaded.model.spec(), loaded.model.dtype());
-        let block = KvCache::bytes_per_block(spec, dtype) as u64;
+        let (spec, ranks) = (&loaded.spec, &loaded.ranks);
+        let block = ranks.bytes_per_block(spec);
         let tokens = limits.kv_blocks as usize * BLOCK_TOKENS;
-        let threads = loaded.threads.count();
+        let (threads, layout) = (ranks.threads(), ranks.layout());
         let key = if config.api_key.is_some() { "API key required" } else { "no API key" };
         let sampling = &config.sampling;
         let lines = [
@@ -37,11 +36,18 @@ impl Banner {
                     "{}, {} parameters, {}",
                     loaded.architecture,
                     count(spec.parameters()),
-                    dtype.as_str()
+                    ranks.dtype()
                 ),
             ),
-            ("layout", "1 replica, 1 stage, 1 shard".to_owned()),
-            ("device", format!("cpu, {}, {}", plural(threads, "thread"), loaded.threads.isa())),
+            (
+                "layout",
+                format!(
+                    "1 replica, {}, {} each",
+                    plural(layout.stages, "stage"),
+                    plural(layout.tensor, "shard")
+                ),
+            ),
+            ("device", format!("cpu, {} per shard, {}", plural(threads, "thread"), ranks.isa())),
             ("context", format!("{} tokens", limits.max_model_len)),
             (
                 "KV cache",

@@ -3,18 +3,16 @@
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Arc;
 use std::thread;
 
 use playhouse_gateway::{ChatTemplate, Tokenizer};
-use playhouse_model::{
-    Checkpoint, Dtype, GenerationDefaults, Groups, Model, ModelConfig, Shard, Weights,
-};
-use playhouse_ops::Threads;
+use playhouse_model::{Checkpoint, Dtype, GenerationDefaults, ModelConfig, Weights};
+use playhouse_types::{DecoderSpec, ParallelSpec};
 
 use crate::demo;
 use crate::error::CliError;
 use crate::progress::{Progress, Unit};
+use crate::ranks::{self, Ranks};
 
 /// What the files of a checkpoint amount to.
 pub(crate) struct Loaded {
@@ -23,11 +21,11 @@ pub(crate) struct Loaded {
     /// Where it came from, for people.
     pub(crate) source: String,
     pub(crate) architecture: &'static str,
-    pub(crate) model: Arc<Model>,
+    pub(crate) spec: DecoderSpec,
+    pub(crate) ranks: Ranks,
     pub(crate) generation: GenerationDefaults,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template: Option<ChatTemplate>,
-    pub(crate) threads: Threads,
 }
 
 /// Loads the checkpoint in `folder`, or the embedded one.
@@ -36,6 +34,7 @@ pub(crate) struct Loaded {
 /// The first thing that is wrong with it, by file and key.
 pub(crate) fn load(
     folder: Option<&Path>,
+    parallel: &ParallelSpec,
     dtype: Dtype,
     threads: Option<NonZeroUsize>,
 ) -> Result<Loaded, CliError> {
@@ -48,26 +47,26 @@ pub(crate) fn load(
     let tokenizer = tokenizer(&checkpoint).map_err(CliError::failure)?;
     let template = template(&checkpoint).map_err(CliError::failure)?;
 
-    let mut progress = None;
-    let shard = Shard::whole(&config.spec);
-    let weights =
-        Weights::load(&checkpoint, &config.spec, &shard, dtype.or(config.dtype), |done, total| {
+    let shards = ranks::shards(&checkpoint, parallel, &config.spec)?;
+    let load = |shard| {
+        let mut progress = None;
+        let dtype = dtype.or(config.dtype);
+        Weights::load(&checkpoint, &config.spec, shard, dtype, |done, total| {
             let start = || Progress::start("loading weights", total as u64, Unit::Bytes);
             progress.get_or_insert_with(start).set(done as u64);
-        });
+        })
+    };
+    let weights = shards.iter().map(load).collect::<Result<Vec<_>, _>>();
     let weights = weights.map_err(refused)?;
-    drop(progress);
 
     let threads = threads.or_else(|| thread::available_parallelism().ok());
-    let threads = Threads::new(threads.unwrap_or(NonZeroUsize::MIN));
-    let architecture = config.architecture;
-    let model = Model::new(&config.spec, weights, Groups::solo(), threads.clone());
+    let ranks = Ranks::new(parallel, weights, threads.unwrap_or(NonZeroUsize::MIN));
+    let (architecture, spec) = (config.architecture, config.spec);
     let (name, source) = match folder {
         Some(folder) => (name(folder), folder.display().to_string()),
         None => ("demo".to_owned(), "embedded".to_owned()),
     };
-    let model = Arc::new(model);
-    Ok(Loaded { name, source, architecture, model, generation, tokenizer, template, threads })
+    Ok(Loaded { name, source, architecture, spec, ranks, generation, tokenizer, template })
 }
 
 /// Reads `tokenizer.json`.

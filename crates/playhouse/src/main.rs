@@ -13,6 +13,7 @@ mod layout_flags;
 mod loading;
 mod plan;
 mod progress;
+mod ranks;
 mod serve;
 mod signals;
 mod sizing;

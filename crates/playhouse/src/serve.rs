@@ -8,15 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig, EngineFactory};
-use playhouse_engine::EngineConfig;
+use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig};
 use playhouse_gateway::{Gateway, GatewayConfig, serve};
-use playhouse_model::{Dtype, GenerationDefaults, KvCache};
-use playhouse_planner::Widths;
+use playhouse_model::{Dtype, GenerationDefaults};
 use playhouse_planner::dialect::{self, Dialect};
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::{Metrics, init_logs};
-use playhouse_types::RopeScaling;
+use playhouse_types::{ParallelSpec, RopeScaling};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
@@ -97,7 +95,7 @@ enum DtypeArg {
 /// # Errors
 /// Whatever keeps the server from starting, before a single request was accepted.
 pub(crate) fn run(args: &ServeArgs, layout: &[String]) -> Result<ExitCode, CliError> {
-    one_rank(layout)?;
+    let parallel = parallel(layout)?;
     init_logs("warn,playhouse_cluster=info").map_err(|why| CliError::failure(why.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -109,25 +107,18 @@ pub(crate) fn run(args: &ServeArgs, layout: &[String]) -> Result<ExitCode, CliEr
         CliError::failure(format!("cannot listen on {address}: {why}"))
             .hint("another server may be running there; choose a free port with --port")
     })?;
-    let loaded = loading::load(args.model.as_deref(), args.dtype.into(), args.threads)?;
+    let loaded = loading::load(args.model.as_deref(), &parallel, args.dtype.into(), args.threads)?;
     let limits = limits(args, &loaded)?;
     runtime.block_on(run_cluster(args, listener, loaded, limits))
 }
 
-/// Refuses a layout of several ranks.
-fn one_rank(layout: &[String]) -> Result<(), CliError> {
+/// The layout that the flags ask for.
+fn parallel(layout: &[String]) -> Result<ParallelSpec, CliError> {
     let reading = dialect::read(Dialect::Native, layout, &[]).map_err(|problems| {
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
         CliError::usage(lines.join("\nerror: "))
     })?;
-    let ranks = Widths::of(&reading.spec).world();
-    if ranks != 1 {
-        return Err(CliError::usage(format!(
-            "the layout has {ranks} ranks; this version serves one"
-        ))
-        .hint("`playhouse plan` with the same flags shows where they would be"));
-    }
-    Ok(())
+    Ok(reading.spec)
 }
 
 async fn run_cluster(
@@ -142,7 +133,7 @@ async fn run_cluster(
     let config = gateway_config(args, &loaded);
     let metrics = Arc::new(Metrics::new(&config.served_model_names[0]));
     let banner = Banner::new(&config, &loaded, &limits, address);
-    let Loaded { model, tokenizer, template, .. } = loaded;
+    let Loaded { spec, ranks, tokenizer, template, .. } = loaded;
 
     let deployment = DeploymentConfig {
         limits,
@@ -150,12 +141,13 @@ async fn run_cluster(
             requests: u32::try_from(limits.max_num_seqs).unwrap_or(u32::MAX) * QUEUE_PER_SEAT,
             prompt_tokens: QUEUED_TOKENS_MAX,
         },
-        vocab: u32::try_from(model.spec().vocab).unwrap_or(u32::MAX),
-        shared_prompt_max: match model.spec().rope.scaling {
+        vocab: u32::try_from(spec.vocab).unwrap_or(u32::MAX),
+        shared_prompt_max: match spec.rope.scaling {
             RopeScaling::Dynamic { original_max, .. } => original_max,
             _ => usize::MAX,
         },
-        engine: engines(model, &limits),
+        layout: ranks.layout(),
+        engine: ranks.engines(spec, &limits),
         metrics: Arc::clone(&metrics),
     };
     let cluster =
@@ -182,17 +174,9 @@ async fn run_cluster(
     Ok(ExitCode::SUCCESS)
 }
 
-fn engines(model: Arc<playhouse_model::Model>, limits: &Limits) -> EngineFactory {
-    let (kv_blocks, max_num_seqs) = (limits.kv_blocks as usize, limits.max_num_seqs);
-    Arc::new(move |epoch, sink| {
-        let config = EngineConfig { epoch, kv_blocks, max_num_seqs };
-        playhouse_engine::spawn(Arc::clone(&model), config, sink)
-    })
-}
-
 /// The scheduler's bounds: what was asked for, checked against the model and the memory.
 fn limits(args: &ServeArgs, loaded: &Loaded) -> Result<Limits, CliError> {
-    let spec = loaded.model.spec();
+    let spec = &loaded.spec;
     let max_model_len = args.max_model_len.map_or(spec.max_positions, NonZeroUsize::get);
     if max_model_len > spec.max_positions {
         return Err(CliError::usage(format!(
@@ -201,7 +185,7 @@ fn limits(args: &ServeArgs, loaded: &Loaded) -> Result<Limits, CliError> {
             spec.max_positions
         )));
     }
-    let block = Bytes(KvCache::bytes_per_block(spec, loaded.model.dtype()) as u64);
+    let block = Bytes(loaded.ranks.bytes_per_block(spec));
     let kv_blocks = sizing::kv_blocks(
         block,
         max_model_len,
@@ -215,6 +199,7 @@ fn limits(args: &ServeArgs, loaded: &Loaded) -> Result<Limits, CliError> {
         max_num_batched_tokens: args.max_num_batched_tokens.get(),
         max_model_len,
         kv_blocks,
+        stages: loaded.ranks.layout().stages,
         prefix_caching: true,
     })
 }

@@ -25,6 +25,8 @@
 //!   has been applied. A block that a step in flight writes to is not handed out.
 //! - **S-9** a request that kills the engine fails alone. What was in flight when an engine died
 //!   runs alone until it is past the point of death; who dies a second time before that fails.
+//! - **S-10** with several stages a step runs at most its share of the requests that can run,
+//!   rounded up, and the oldest that are not in flight.
 //!
 //! Policy, after vLLM V1 (`v1/core/sched/scheduler.py`): there are no prefill and decode phases.
 //! Each step has one budget of tokens, spent on running requests in order of arrival, then on the

@@ -83,13 +83,15 @@ struct World {
 }
 
 fn limits() -> impl Strategy<Value = (Limits, usize)> {
-    let sizes = (1..6usize, 1..40usize, 20..160usize, 2..24u32, any::<bool>(), 1..4usize);
-    sizes.prop_map(|(seqs, budget, len, kv_blocks, prefix_caching, depth)| {
+    let sizes =
+        (1..6usize, 1..40usize, 20..160usize, 2..24u32, any::<bool>(), 1..4usize, 1..4usize);
+    sizes.prop_map(|(seqs, budget, len, kv_blocks, prefix_caching, depth, stages)| {
         let limits = Limits {
             max_num_seqs: seqs,
             max_num_batched_tokens: budget,
             max_model_len: len,
             kv_blocks,
+            stages,
             prefix_caching,
         };
         (limits, depth)

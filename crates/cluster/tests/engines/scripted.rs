@@ -19,7 +19,7 @@ pub(crate) type Fault = Arc<dyn Fn(&StepPlan) -> Result<(), String> + Send + Syn
 
 /// Starts scripted engines that fail when `fault` says so.
 pub(crate) fn engines(script: Script, fault: Fault) -> EngineFactory {
-    Arc::new(move |epoch, sink| start(script, Arc::clone(&fault), epoch, sink))
+    Arc::new(move |epoch, _, sink| start(script, Arc::clone(&fault), epoch, sink))
 }
 
 /// Never fails.
@@ -35,6 +35,7 @@ fn start(
 ) -> io::Result<(StepPort, JoinHandle<()>)> {
     let (port, plans) = StepPort::bounded();
     let thread = thread::Builder::new().name("scripted".into()).spawn(move || {
+        sink(EngineEvent::Ready { epoch });
         let mut lengths = HashMap::new();
         while let Ok(plan) = plans.recv() {
             if let Err(reason) = fault(&plan) {

@@ -113,7 +113,12 @@ impl Driver {
         let on_event = move |event| {
             let _ = sender.send(event);
         };
-        let (port, thread) = spawn(Arc::clone(model), config, on_event).unwrap();
+        let (port, thread) = {
+            let model = Arc::clone(model);
+            spawn(move || Ok(model), config, on_event)
+        }
+        .unwrap();
+        assert!(matches!(events.recv(), Ok(EngineEvent::Ready { epoch: EPOCH })));
         // 197 is prime to 512: every block once, neighbours far apart.
         let free = (0..KV_BLOCKS).map(|i| BlockId(i * 197 % KV_BLOCKS)).collect();
         Self { port, events, thread, next_step: 0, free }

@@ -91,7 +91,7 @@ fn a_busy_engine_takes_a_bounded_number_of_plans() {
         entered.send(()).unwrap();
         let _ = wait_leave.recv();
     };
-    let (port, thread) = spawn(model, config, on_event).unwrap();
+    let (port, thread) = spawn(move || Ok(model), config, on_event).unwrap();
     let plan = |step| StepPlan {
         epoch: EPOCH,
         step: StepId(step),
@@ -99,7 +99,10 @@ fn a_busy_engine_takes_a_bounded_number_of_plans() {
         admitted: Vec::new(),
         runs: Vec::new(),
     };
+    // Ready, then the first step.
+    wait_entered.recv().unwrap();
     port.submit(plan(0)).unwrap();
+    leave.send(()).unwrap();
     wait_entered.recv().unwrap();
     for step in 1..=STEPS_QUEUED_MAX as u64 {
         port.submit(plan(step)).unwrap();

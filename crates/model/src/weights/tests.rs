@@ -77,7 +77,7 @@ fn spec(tied_embeddings: bool) -> DecoderSpec {
 /// Every tensor that `spec` calls for, in f32, all elements equal to the tensor's number.
 fn tensors(spec: &DecoderSpec) -> Tensors {
     let mut tensors = Tensors::new();
-    for_each_slot(spec, |slot, shape| {
+    for_each_slot(spec, &Shard::whole(spec), |slot, shape, _| {
         let value = tensors.len() as f32;
         let bytes = value.to_le_bytes().repeat(shape.iter().product());
         tensors.insert(slot.to_string(), (StoredDtype::F32, shape.to_vec(), bytes));

@@ -13,6 +13,8 @@ use crate::sequence::{Sequence, as_u32};
 struct Draft {
     /// Tokens that may still be fed.
     budget: usize,
+    /// Requests that may still run.
+    share: usize,
     admitted: Vec<Admitted>,
     runs: Vec<Run>,
     planned: Vec<Planned>,
@@ -54,7 +56,7 @@ impl Scheduler {
     /// run.
     pub fn plan_step(&mut self, now: Duration) -> Option<StepPlan> {
         self.clock = self.clock.max(now);
-        let mut draft = Draft::new(self.limits.max_num_batched_tokens, self.running.len());
+        let mut draft = Draft::new(self.limits.max_num_batched_tokens, self.share());
         match self.suspect() {
             Some(_) if !self.flights.is_empty() => return None,
             Some(Suspect::Seated(slot)) => {
@@ -70,6 +72,12 @@ impl Scheduler {
             }
         }
         self.seal(draft)
+    }
+
+    /// Requests of one step (**S-10**).
+    fn share(&self) -> usize {
+        let soon = self.running.len() + self.waiting.len().min(self.empty.len());
+        soon.div_ceil(self.limits.stages).max(1)
     }
 
     /// The first suspect, unless it waits for room.
@@ -89,7 +97,7 @@ impl Scheduler {
         let preemptions = self.preemptions;
         let mut starved = false;
         let mut at = 0;
-        while at < self.running.len() && draft.budget > 0 {
+        while at < self.running.len() && draft.budget > 0 && draft.share > 0 {
             let slot = self.running[at];
             at += 1;
             if self.seated(slot).in_flight {
@@ -99,8 +107,8 @@ impl Scheduler {
             match self.grow(slot) {
                 Growth::Room(new_blocks) => {
                     // S-7: a chunk leaves one token for each that is still to come.
-                    let share = draft.budget.saturating_sub(behind).max(1);
-                    draft.run(slot, self.seated_mut(slot), share, new_blocks);
+                    let tokens_max = draft.budget.saturating_sub(behind).max(1);
+                    draft.run(slot, self.seated_mut(slot), tokens_max, new_blocks);
                 }
                 Growth::Starved => starved = true,
                 Growth::Preempted => break,
@@ -148,6 +156,7 @@ impl Scheduler {
         }
         let mut growing = self.growing();
         while draft.budget > 0
+            && draft.share > 0
             && self.waiting.front().is_some_and(|head| head.suspect_until.is_none())
             && let Some(admissible) = self.admissible(growing)
         {
@@ -227,9 +236,9 @@ impl Scheduler {
 // === impl Draft ===
 
 impl Draft {
-    fn new(budget: usize, runs: usize) -> Self {
-        let (runs, planned) = (Vec::with_capacity(runs), Vec::with_capacity(runs));
-        Self { budget, admitted: Vec::new(), runs, planned }
+    fn new(budget: usize, share: usize) -> Self {
+        let (runs, planned) = (Vec::with_capacity(share), Vec::with_capacity(share));
+        Self { budget, share, admitted: Vec::new(), runs, planned }
     }
 
     /// Feeds a sequence its next tokens, at most `tokens_max`.
@@ -244,6 +253,7 @@ impl Draft {
         assert!(tokens > 0, "nothing to feed to {}", sequence.request.id);
         sequence.in_flight = true;
         self.budget -= tokens;
+        self.share -= 1;
         self.planned.push(Planned::Seated { slot, tokens });
         self.runs.push(Run {
             slot,
