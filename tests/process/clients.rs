@@ -1,7 +1,5 @@
 //! A typed client as a user has it (async-openai) against the real binary and the embedded model.
 
-use std::sync::LazyLock;
-
 use async_openai::Client;
 use async_openai::config::OpenAIConfig;
 use async_openai::error::OpenAIError;
@@ -15,10 +13,13 @@ use futures_util::StreamExt;
 
 use crate::server::Server;
 
-static SERVER: LazyLock<Server> = LazyLock::new(|| Server::start(&[]));
+thread_local! {
+    /// Each test runs on a thread of its own, so each has a server, which ends with it.
+    static SERVER: Server = Server::start(&[]);
+}
 
 fn client() -> Client<OpenAIConfig> {
-    let config = OpenAIConfig::new().with_api_base(format!("{}/v1", SERVER.url()));
+    let config = OpenAIConfig::new().with_api_base(format!("{}/v1", SERVER.with(Server::url)));
     Client::with_config(config.with_api_key("unused"))
 }
 
@@ -134,8 +135,8 @@ async fn n_choices_and_stop_strings() {
 async fn completions_take_text_and_token_ids() {
     let prompt =
         "<|im_start|>user\nWhat is the capital of Italy?<|im_end|>\n<|im_start|>assistant\n";
-    let tokens = SERVER
-        .post("/tokenize", &serde_json::json!({ "prompt": prompt, "add_special_tokens": false }));
+    let body = serde_json::json!({ "prompt": prompt, "add_special_tokens": false });
+    let tokens = SERVER.with(|server| server.post("/tokenize", &body));
     let tokens: Vec<u32> =
         serde_json::from_value(tokens.json()["tokens"].clone()).expect("token ids");
     let mut texts = Vec::new();

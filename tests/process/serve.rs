@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
 use crate::server::Server;
@@ -147,13 +147,41 @@ fn every_reference_checkpoint_gives_its_reference_tokens_over_http() {
         let case = entry.expect("readable").path();
         let Ok(text) = fs::read_to_string(case.join("reference.json")) else { continue };
         let reference: Value = serde_json::from_str(&text).expect("JSON");
-        let server = Server::start(&[case.to_str().expect("plain"), "--threads", "1"]);
-        for prompt in reference["prompts"].as_array().expect("prompts") {
-            assert_eq!(greedy(&server, prompt), prompt["greedy"], "{}", case.display());
+        let path = case.to_str().expect("plain");
+        let layouts = [
+            &[][..],
+            &["-tp", "2"],
+            &["-tp", "4"],
+            &["-pp", "2"],
+            &["-pp", "3"],
+            &["-tp", "2", "-pp", "2"],
+        ];
+        for layout in layouts {
+            let args = [&[path, "--threads", "1"][..], layout].concat();
+            if !layout.is_empty() && !can_plan(path, layout) {
+                continue;
+            }
+            let server = Server::start(&args);
+            // All at once, so that batches mix and several steps are in flight.
+            std::thread::scope(|scope| {
+                for prompt in reference["prompts"].as_array().expect("prompts") {
+                    let server = &server;
+                    scope.spawn(move || {
+                        assert_eq!(greedy(server, prompt), prompt["greedy"], "{path} {layout:?}");
+                    });
+                }
+            });
+            cases += 1;
         }
-        cases += 1;
     }
-    assert!(cases >= 15, "only {cases} reference checkpoints found in {REFERENCE}");
+    assert!(cases >= 60, "only {cases} layouts of the checkpoints in {REFERENCE}");
+}
+
+/// Whether the planner accepts the layout; `serve` is to run all that it does.
+fn can_plan(model: &str, layout: &[&str]) -> bool {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_playhouse"));
+    command.arg("plan").arg(model).args(layout).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().expect("the binary starts").success()
 }
 
 /// Sends a streaming request that would run for long, and reads its first event.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use playhouse_engine::StepPort;
+use playhouse_engine::{STEPS_QUEUED_MAX, StepPort};
 use playhouse_scheduler::{Limits, Scheduler};
 use playhouse_telemetry::Metrics;
 use playhouse_types::{Emission, Epoch, FinishReason, GenerateRequest, RequestId, StepOutcome};
@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use crate::generation::Sink;
 use crate::report::Report;
 use crate::restart::RestartBudget;
-use crate::shard::{EngineFactory, Layout};
+use crate::shard::{EngineFactory, Layout, Rank};
 use crate::stage::{Stage, StageArgs, StageMsg};
 use crate::state::ReplicaState;
 
@@ -41,8 +41,10 @@ pub(crate) enum ReplicaMsg {
     EngineStarted { epoch: Epoch, port: StepPort },
     /// An engine has its model and the ranks it computes with.
     EngineReady { epoch: Epoch },
-    /// An engine has run a step.
+    /// The engine that samples has run a step.
     StepDone(StepOutcome),
+    /// Another engine has run a step.
+    StepFollowed { epoch: Epoch, rank: Rank },
     /// The backoff is over: start again.
     Restart,
 }
@@ -57,6 +59,10 @@ pub(crate) struct State {
     ports: Vec<StepPort>,
     /// Engines that can take plans.
     ready: usize,
+    /// Steps planned in this epoch.
+    planned: usize,
+    /// Steps that each engine has run in this epoch, stage by stage.
+    reports: Vec<usize>,
     in_flight: usize,
     restarts: RestartBudget,
     report: Report,
@@ -85,6 +91,8 @@ impl Actor for Replica {
             epoch,
             ports: Vec::new(),
             ready: 0,
+            planned: 0,
+            reports: Vec::new(),
             in_flight: 0,
             restarts: RestartBudget::default(),
             report,
@@ -103,13 +111,25 @@ impl Actor for Replica {
             ReplicaMsg::Cancel(id) => state.cancel(id),
             ReplicaMsg::EngineStarted { epoch, port } if epoch == state.epoch => {
                 state.ports.push(port);
+                state.announce();
             }
-            ReplicaMsg::EngineReady { epoch } if epoch == state.epoch => state.ready(),
-            ReplicaMsg::StepDone(outcome) if outcome.epoch == state.epoch => state.settle(outcome),
+            ReplicaMsg::EngineReady { epoch } if epoch == state.epoch => {
+                state.ready += 1;
+                state.announce();
+            }
+            ReplicaMsg::StepDone(outcome) if outcome.epoch == state.epoch => {
+                let stage = state.args.layout.stages - 1;
+                state.reported(Rank { stage, tensor: 0 });
+                state.settle(outcome);
+            }
+            ReplicaMsg::StepFollowed { epoch, rank } if epoch == state.epoch => {
+                state.reported(rank);
+            }
             // An older epoch: that engine is gone.
             ReplicaMsg::EngineStarted { .. }
             | ReplicaMsg::EngineReady { .. }
-            | ReplicaMsg::StepDone(_) => {}
+            | ReplicaMsg::StepDone(_)
+            | ReplicaMsg::StepFollowed { .. } => {}
             ReplicaMsg::Restart => {
                 state.stages = start_stages(&me, &state.args, state.epoch).await?;
             }
@@ -195,10 +215,26 @@ impl State {
         self.args.layout.stages * self.args.layout.tensor
     }
 
-    /// One more engine can take plans; with the last of them the replica serves.
-    fn ready(&mut self) {
-        self.ready += 1;
-        if self.ready == self.ranks() {
+    /// Every engine can take plans, and we know where.
+    fn serves(&self) -> bool {
+        self.ready == self.ranks() && self.ports.len() == self.ranks()
+    }
+
+    fn reported(&mut self, Rank { stage, tensor }: Rank) {
+        self.reports.resize(self.ranks(), 0);
+        self.reports[stage * self.args.layout.tensor + tensor] += 1;
+    }
+
+    /// The queue of the engine that is furthest behind has room. The one that samples may be ahead.
+    fn may_submit(&self) -> bool {
+        let least = self.reports.iter().min().copied().unwrap_or(0);
+        self.planned - least < STEPS_QUEUED_MAX
+    }
+
+    /// With the last engine the replica serves. An engine may be ready before its shard says that
+    /// it has started.
+    fn announce(&mut self) {
+        if self.serves() {
             info!(epoch = %self.epoch, "replica serving");
             self.args.state.send_replace(ReplicaState::Serving);
         }
@@ -234,10 +270,11 @@ impl State {
     }
 
     fn fill_pipeline(&mut self) {
-        while self.ready == self.ranks() && self.in_flight < self.depth() {
+        while self.serves() && self.in_flight < self.depth() && self.may_submit() {
             let Some(plan) = self.scheduler.plan_step(self.origin.elapsed()) else { break };
             self.report.planned(&plan);
             self.in_flight += 1;
+            self.planned += 1;
             // An engine that is gone has said so to its shard; the restart is on its way.
             if self.ports.iter().any(|port| port.submit(plan.clone()).is_err()) {
                 self.ready = 0;
@@ -253,6 +290,8 @@ impl State {
         self.ports.clear();
         self.stages.drain(..).for_each(|stage| stage.stop(None));
         self.ready = 0;
+        self.planned = 0;
+        self.reports.clear();
         self.in_flight = 0;
         let now = self.now();
         let Some(backoff) = self.restarts.take(now) else {

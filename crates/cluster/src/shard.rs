@@ -72,8 +72,9 @@ impl Actor for Shard {
             }
             // C-3: an outcome goes to the scheduler's mailbox, not through this actor.
             EngineEvent::Step(outcome) => drop(outcomes.cast(ReplicaMsg::StepDone(outcome))),
-            // Its outcome comes from the rank that samples.
-            EngineEvent::Followed { .. } => {}
+            EngineEvent::Followed { epoch, .. } => {
+                drop(outcomes.cast(ReplicaMsg::StepFollowed { epoch, rank }));
+            }
             EngineEvent::Exited { reason, .. } => {
                 drop(me.cast(ShardMsg::EngineExited { reason }));
             }

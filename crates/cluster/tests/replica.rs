@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use playhouse_cluster::{
-    AdmissionLimits, Cluster, DeploymentConfig, EngineFactory, FrontDoor, Generation, Layout,
+    AdmissionLimits, Cluster, DeploymentConfig, EngineFactory, FrontDoor, Generation, Layout, Rank,
     Rejected, ReplicaState, StartError,
 };
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
 use playhouse_types::{FinishReason, SamplingParams, TokenId};
 
-use scripted::{Fault, engines, no_fault};
+use scripted::{Fault, RankFault, engines, engines_of, no_fault};
 
 const LIMITS: Limits = Limits {
     max_num_seqs: 4,
@@ -217,4 +217,66 @@ async fn draining_finishes_what_was_accepted_and_refuses_the_rest() {
     assert_eq!((tokens.len(), finish), (5, FinishReason::Length));
     assert_eq!(stopping.await.expect("no panic"), 0);
     assert_eq!(door.replica_state(), ReplicaState::Stopped);
+}
+
+/// 2 stages of 2 ranks, of which the first rank of the last stage samples.
+async fn start_ranks(fault: RankFault, metrics: &Arc<Metrics>) -> Cluster {
+    let engine = engines_of(count, Rank { stage: 1, tensor: 0 }, fault);
+    let mut config = config(engine, Arc::clone(metrics));
+    config.layout = Layout { stages: 2, tensor: 2 };
+    config.limits.stages = 2;
+    Cluster::start(config).await.expect("the cluster starts")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_rank_gets_every_plan_and_one_answers() {
+    let plans = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&plans);
+    let fault: RankFault = Arc::new(move |rank, plan| {
+        let mut seen = seen.lock().expect("no engine panics");
+        seen.push((rank.stage, rank.tensor, plan.step, plan.runs.len()));
+        Ok(())
+    });
+    let cluster = start_ranks(fault, &metrics()).await;
+    let mut running: Vec<_> =
+        (1..8).map(|n| submit(cluster.front_door(), n * 20, 10 + n).expect("accepted")).collect();
+    for (n, generation) in (1..8).zip(&mut running) {
+        let (tokens, _) = collect(generation).await;
+        assert_eq!(tokens, (n * 20..n * 20 + 10 + n).collect::<Vec<_>>());
+    }
+    assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
+    let plans = plans.lock().expect("no engine panics");
+    let of = |stage, tensor| {
+        let of_rank = plans.iter().filter(|plan| (plan.0, plan.1) == (stage, tensor));
+        of_rank.map(|plan| (plan.2, plan.3)).collect::<Vec<_>>()
+    };
+    let first = of(0, 0);
+    assert!(first.iter().all(|&(_, runs)| runs <= 2), "a step is shared by 2 stages: {first:?}");
+    for (stage, tensor) in [(0, 1), (1, 0), (1, 1)] {
+        assert_eq!(of(stage, tensor), first, "stage {stage}, rank {tensor}");
+    }
+}
+
+/// **C-5** for every rank: whichever dies, all start again, and streams go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_death_of_any_rank_restarts_all_and_loses_no_token() {
+    for (stage, tensor) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let died = AtomicUsize::new(0);
+        let fault: RankFault = Arc::new(move |rank, plan| {
+            let now = rank == Rank { stage, tensor } && plan.step.0 == 5;
+            if now && died.fetch_add(1, Ordering::Relaxed) == 0 {
+                return Err("killed by the test".to_owned());
+            }
+            Ok(())
+        });
+        let cluster = start_ranks(fault, &metrics()).await;
+        let mut running: Vec<_> =
+            (1..5).map(|n| submit(cluster.front_door(), n * 20, 20).expect("accepted")).collect();
+        for (n, generation) in (1..5).zip(&mut running) {
+            let (tokens, finish) = collect(generation).await;
+            assert_eq!(tokens, (n * 20..n * 20 + 20).collect::<Vec<_>>(), "{stage} {tensor}");
+            assert_eq!(finish, FinishReason::Length);
+        }
+        assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
+    }
 }

@@ -225,6 +225,9 @@ impl World {
             robbed.retain(|&other| other != id);
         }
         assert!(self.seats.len() <= self.limits.max_num_seqs, "S-6");
+        let requests = unfinished.len().min(self.limits.max_num_seqs);
+        let share = requests.div_ceil(self.limits.stages).max(1);
+        assert!(plan.runs.len() <= share, "S-10: {} of {requests} run", plan.runs.len());
         for id in robbed {
             let last = self.seats.values().filter(|seated| unfinished.contains(seated)).max();
             assert!(
@@ -234,12 +237,12 @@ impl World {
         }
     }
 
-    /// S-7: with budget and blocks for everybody, everybody with a seat is in flight.
+    /// S-7: with budget, blocks and one stage for everybody, everybody with a seat is in flight.
     fn check_shares(&self) {
         let kv = self.scheduler.stats().kv;
         let blocks = kv.total - kv.held >= self.limits.max_num_seqs;
         let budget = self.limits.max_num_batched_tokens >= self.limits.max_num_seqs;
-        if !(blocks && budget) || self.epoch > 1 {
+        if !(blocks && budget) || self.epoch > 1 || self.limits.stages > 1 {
             return;
         }
         let moving: HashSet<RequestId> =

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use playhouse_cluster::{EngineFactory, EngineSink};
+use playhouse_cluster::{EngineFactory, EngineSink, Rank};
 use playhouse_engine::{EngineEvent, StepPort};
 use playhouse_types::{
     Epoch, Logits, Run, RunOutcome, Sampled, Slot, StepOutcome, StepPlan, TokenId,
@@ -19,8 +19,21 @@ pub(crate) type Fault = Arc<dyn Fn(&StepPlan) -> Result<(), String> + Send + Syn
 
 /// Starts scripted engines that fail when `fault` says so.
 pub(crate) fn engines(script: Script, fault: Fault) -> EngineFactory {
-    Arc::new(move |epoch, _, sink| start(script, Arc::clone(&fault), epoch, sink))
+    let samples = Rank { stage: 0, tensor: 0 };
+    engines_of(script, samples, Arc::new(move |_, plan| fault(plan)))
 }
+
+/// As [`engines`], of several ranks, of which `samples` has the outcomes.
+pub(crate) fn engines_of(script: Script, samples: Rank, fault: RankFault) -> EngineFactory {
+    Arc::new(move |epoch, rank, sink| {
+        let fault = Arc::clone(&fault);
+        let fault: Fault = Arc::new(move |plan| fault(rank, plan));
+        start(script, rank == samples, fault, epoch, sink)
+    })
+}
+
+/// As [`Fault`], for a rank.
+pub(crate) type RankFault = Arc<dyn Fn(Rank, &StepPlan) -> Result<(), String> + Send + Sync>;
 
 /// Never fails.
 pub(crate) fn no_fault() -> Fault {
@@ -29,6 +42,7 @@ pub(crate) fn no_fault() -> Fault {
 
 fn start(
     script: Script,
+    samples: bool,
     fault: Fault,
     epoch: Epoch,
     sink: EngineSink,
@@ -41,7 +55,12 @@ fn start(
             if let Err(reason) = fault(&plan) {
                 return sink(EngineEvent::Exited { epoch, reason });
             }
-            sink(EngineEvent::Step(run(script, &mut lengths, plan)));
+            let outcome = run(script, &mut lengths, plan);
+            let step = outcome.step;
+            sink(match samples {
+                true => EngineEvent::Step(outcome),
+                false => EngineEvent::Followed { epoch, step },
+            });
         }
     })?;
     Ok((port, thread))
