@@ -59,6 +59,20 @@ pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
             "only Helix over more than one rank splits KV blocks",
         ));
     }
+    if settings.get(Key::ContextKind).is_some() && mapping.context == 1 {
+        meaning.notes.push(Note::new(
+            NoteKind::Ignored,
+            settings.spelling(Key::ContextKind),
+            "there is one context rank",
+        ));
+    }
+    if settings.on(Key::AttentionDataSwitch) && mapping.tensor == 1 {
+        meaning.notes.push(Note::new(
+            NoteKind::Rewritten,
+            settings.spelling(Key::AttentionDataSwitch),
+            "with tp_size 1 there is one attention group",
+        ));
+    }
     refuse(settings, kind, &mapping, &meaning.spec, &mut meaning.refused);
 }
 

@@ -275,6 +275,15 @@ impl<'a> Heard<'a> {
             return;
         }
         match (self.table.find(name), value) {
+            // Before what is ignored: `name.*` there is the rest of a table that is read.
+            (None | Some(Found::Ignored { .. }), Json::Object(members))
+                if self.table.has_below(name) =>
+            {
+                for (member, value) in members {
+                    let below = format!("{name}.{member}");
+                    self.assign(&format!("{spelling}.{member}"), &below, value);
+                }
+            }
             (Some(Found::Ignored { why, .. }), _) => self.ignore(spelling, why),
             (Some(Found::Flag { flag, .. }), Json::Object(members)) if flag.kind == Kind::Tree => {
                 for (member, value) in members {
@@ -290,12 +299,6 @@ impl<'a> Heard<'a> {
                     self.bad_value(spelling, &found, flag.kind.wants());
                 }
             },
-            (None, Json::Object(members)) if self.table.has_below(name) => {
-                for (member, value) in members {
-                    let below = format!("{name}.{member}");
-                    self.assign(&format!("{spelling}.{member}"), &below, value);
-                }
-            }
             (None, _) => self.problems.push(Problem::UnknownFlag {
                 flag: spelling.to_owned(),
                 engine: self.table.engine,

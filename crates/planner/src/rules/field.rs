@@ -133,10 +133,14 @@ impl Field {
         }
     }
 
-    /// Whether 0 is a value like any other: a rank or a count of extras, not a width.
+    /// Whether 0 is a value like any other: a rank, a count of extras or the replicas of a node that
+    /// only has a front door, not a width.
     #[must_use]
     pub fn may_be_zero(self) -> bool {
-        matches!(self, Self::DataStartRank | Self::DataRank | Self::RedundantExperts)
+        matches!(
+            self,
+            Self::DataStartRank | Self::DataLocal | Self::DataRank | Self::RedundantExperts
+        )
     }
 
     /// The key in TOML.

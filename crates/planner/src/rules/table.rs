@@ -106,7 +106,7 @@ const RULES: &[Rule] = rules! {
     "data-start" [N V] replicas::data_start, [DataStartRank DataLocal Data], "";
     "data-rank" [N V] replicas::data_rank, [DataRank Data], "";
     "external-needs-data" [N V] replicas::external_needs_data, [Data], "use internal load balancing";
-    "external-needs-rank" [N V] replicas::external_needs_rank, [], "say which replica this process serves (data_rank)";
+    "external-needs-rank" [N V] replicas::external_needs_rank, [], "say which replica this process serves (data_rank), or how many this node does (data_local)";
     "external-local-one" [N V] replicas::external_local_one, [DataLocal], "";
     "hybrid-needs-local" [N V] replicas::hybrid_needs_local, [], "say how many replicas are on this node (data_local)";
     "rank-needs-external" [N V] replicas::rank_needs_external, [], "make load_balancing external, or leave data_rank out";
