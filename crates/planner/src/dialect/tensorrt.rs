@@ -73,6 +73,17 @@ pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
             "with tp_size 1 there is one attention group",
         ));
     }
+    let groups = meaning.spec.attention_data;
+    if groups > 1 && !settings.on(Key::TensorLmHead) {
+        meaning.notes.push(Note::new(
+            NoteKind::Checked,
+            settings.spelling(Key::AttentionDataSwitch),
+            format!(
+                "without enable_lm_head_tp_in_adp every rank holds the whole head; the plan splits \
+                 the vocabulary over {groups}, so it shows less memory than the head needs"
+            ),
+        ));
+    }
     refuse(settings, kind, &mapping, &meaning.spec, &mut meaning.refused);
 }
 

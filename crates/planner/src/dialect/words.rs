@@ -142,10 +142,11 @@ impl<'a> Heard<'a> {
             return self.unknown(spelling, name, attached, rest);
         };
         let values = rest.iter().take_while(|word| !self.starts_flag(word)).count();
+        let member = is_member(name);
         match found {
             Found::Flag { flag, negated } => {
                 self.known(flag, negated, spelling, attached, &rest[..values.min(1)]);
-                let takes = flag.kind != Kind::Switch && attached.is_none();
+                let takes = (flag.kind != Kind::Switch || member) && attached.is_none();
                 &rest[usize::from(takes).min(values)..]
             }
             Found::Ignored { why, takes } => {
@@ -156,7 +157,7 @@ impl<'a> Heard<'a> {
                 }
                 let used = match takes {
                     _ if attached.is_some() => 0,
-                    Takes::None => 0,
+                    Takes::None => usize::from(member).min(values),
                     Takes::One => values.min(1),
                     Takes::Many => values,
                 };
@@ -175,9 +176,9 @@ impl<'a> Heard<'a> {
     ) {
         self.warn_if_old(flag, spelling);
         let value = match (flag.kind, attached, next) {
-            (Kind::Switch, Some(value), _) => value,
-            (Kind::Switch, None, _) => "true",
             (_, Some(value), _) => value,
+            (Kind::Switch, None, [value, ..]) if is_member(flag.names[0]) => value,
+            (Kind::Switch, None, _) => "true",
             (_, None, [value, ..]) => value,
             (_, None, []) => {
                 let flag_given = spelling.to_owned();
@@ -359,6 +360,11 @@ impl<'a> Heard<'a> {
 fn is_flag(word: &str) -> bool {
     let mut letters = word.trim_start_matches('-').chars();
     word.starts_with('-') && letters.next().is_some_and(char::is_alphabetic) || word == "--"
+}
+
+/// `--a.b` is a member of the JSON object `a`: a switch there takes the word that follows, if any.
+fn is_member(name: &str) -> bool {
+    name.contains('.')
 }
 
 /// `NAME=value` with a name in capitals.
