@@ -22,6 +22,8 @@ pub(super) static TABLE: Table = Table {
     programs: &["sglang.launch_server", "sglang"],
     command: &["python", "-m", "sglang.launch_server"],
     subcommands: &["serve"],
+    images: &[],
+    rankless: &[],
     bare_model: false,
     file_wins: false,
     flags: flags::FLAGS,

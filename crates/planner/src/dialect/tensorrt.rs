@@ -19,6 +19,12 @@ pub(super) static TABLE: Table = Table {
     programs: &["trtllm-serve"],
     command: &["trtllm-serve"],
     subcommands: &["serve"],
+    images: &[],
+    rankless: &[
+        ("disaggregated", "it is the front door of context and generation servers"),
+        ("mm_embedding_serve", "it encodes other modalities"),
+        ("disaggregated_mpi_worker", "its file says which server it is"),
+    ],
     bare_model: true,
     file_wins: true,
     flags: flags::FLAGS,

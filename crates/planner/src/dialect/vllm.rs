@@ -21,6 +21,13 @@ pub(super) static TABLE: Table = Table {
     programs: &["vllm", "vllm.entrypoints.openai.api_server", "vllm.entrypoints.api_server"],
     command: &["vllm", "serve"],
     subcommands: &["serve"],
+    images: &["vllm/vllm-openai"],
+    rankless: &[
+        ("bench", "it measures a server"),
+        ("chat", "it asks a server"),
+        ("complete", "it asks a server"),
+        ("run-batch", "it answers a file of requests"),
+    ],
     bare_model: true,
     file_wins: false,
     flags: flags::FLAGS,
