@@ -5,8 +5,8 @@
 //! help. What the settings mean together, and what the engine would quietly make of them, is a few
 //! lines per engine.
 //!
-//! - **PL-5** nothing is dropped in silence: every word is a setting, a flag listed as ignored with
-//!   the reason, or a [`Problem`]; all problems of a command are reported in one go.
+//! - **PL-5** nothing is dropped in silence: every word is a setting that is carried on, a flag with a
+//!   [`Note`] of the reason, or a [`Problem`]; all problems of a command are reported in one go.
 //! - **PL-6** what an engine would rewrite is applied, because it is what the engine runs, and said
 //!   in a [`Note`].
 //! - **PL-7** what is written for an engine and read back is the same layout; what the engine cannot
@@ -19,6 +19,7 @@ use playhouse_types::ParallelSpec;
 use crate::rules::check_with;
 use crate::{ModelShape, RuleSet, Violation};
 
+mod checked;
 mod differ;
 mod document;
 mod grid;
@@ -26,7 +27,9 @@ mod key;
 mod native;
 mod nearest;
 mod note;
+mod pairs;
 mod problem;
+mod program;
 mod settings;
 mod sglang;
 mod table;
@@ -84,6 +87,8 @@ pub struct Reading {
 pub struct Parameters {
     /// Machines.
     pub nodes: Option<u32>,
+    /// Which of the machines this is.
+    pub node_rank: Option<u32>,
     /// Devices of a machine.
     pub devices_per_node: Option<u32>,
     /// Longest sequence, in tokens.
@@ -141,6 +146,7 @@ fn understood(dialect: Dialect, heard: words::Heard<'_>) -> Result<Reading, Vec<
         return Err(problems);
     }
     notes.append(&mut meaning.notes);
+    notes.extend(checked::notes(&settings, vllm::headless(&meaning.spec)));
     notes.extend(differences(dialect, &meaning.spec, None));
     Ok(Reading {
         dialect,
@@ -185,6 +191,7 @@ fn parameters(settings: &Settings) -> Parameters {
     let text = |key| settings.text(key).map(str::to_owned);
     Parameters {
         nodes: settings.size(Key::Nodes),
+        node_rank: settings.size(Key::NodeRank),
         devices_per_node: settings.size(Key::DevicesPerNode),
         context_tokens: settings.tokens(Key::ContextTokens),
         dtype: text(Key::Dtype),
@@ -195,6 +202,14 @@ fn parameters(settings: &Settings) -> Parameters {
         batch_tokens_max: settings.tokens(Key::BatchTokensMax),
         memory_fraction: settings.fraction(Key::MemoryFraction),
         expert_slots: settings.size(Key::ExpertSlots),
+    }
+}
+
+/// Tokens of a KV block: as told, where the engine can be told.
+fn block_tokens(rules: RuleSet, parameters: &Parameters) -> u32 {
+    match (rules, parameters.block_tokens) {
+        (RuleSet::Vllm, Some(tokens)) => tokens,
+        _ => u32::try_from(playhouse_types::BLOCK_TOKENS).unwrap_or(u32::MAX),
     }
 }
 
@@ -258,10 +273,7 @@ impl Reading {
     /// flags that are no part of the layout.
     #[must_use]
     pub fn check(&self, shape: Option<&ModelShape>, rules: RuleSet) -> Vec<Violation> {
-        let block_tokens = match (rules, self.parameters.block_tokens) {
-            (RuleSet::Vllm, Some(tokens)) => tokens,
-            _ => u32::try_from(playhouse_types::BLOCK_TOKENS).unwrap_or(u32::MAX),
-        };
+        let block_tokens = block_tokens(rules, &self.parameters);
         let mut violations = check_with(&self.spec, shape, rules, block_tokens);
         if rules == self.dialect.rules() {
             violations.extend(self.refused.iter().cloned());

@@ -1,6 +1,8 @@
 //! The guarantees of the rules and the dialects, under arbitrary layouts and arguments.
 
-use playhouse_planner::dialect::{Dialect, Document, Parameters, flags, help, read, write};
+use playhouse_planner::dialect::{
+    Dialect, Document, Flag, Key, Kind, Parameters, flags, help, read, write,
+};
 use playhouse_planner::{ModelShape, RuleSet, Violation, Widths, check};
 use playhouse_types::{
     ExpertBalance, ExpertParallel, ExpertPlacement, LoadBalancing, ParallelSpec, Role,
@@ -318,4 +320,47 @@ fn no_dialect_has_one_name_for_two_things() {
         names.dedup();
         assert_eq!(names.len(), before, "{dialect:?}");
     }
+}
+
+/// Values that are what the engine does anyway.
+const USUAL: [&str; 6] = ["internal", "linear", "null", "unified", "ULYSSES", "none"];
+
+/// Values to try a flag with.
+fn samples(kind: Kind) -> Vec<&'static str> {
+    match kind {
+        Kind::Switch => vec!["true"],
+        Kind::Size | Kind::SizeOrAuto => vec!["3"],
+        Kind::Sizes => vec!["1,2"],
+        Kind::Tokens => vec!["4096"],
+        Kind::Fraction => vec!["0.5"],
+        Kind::OneOf(words) => words.iter().filter(|word| !USUAL.contains(word)).copied().collect(),
+        Kind::Text => vec!["word"],
+        Kind::Tree => vec![],
+    }
+}
+
+/// PL-5: whatever a flag says is carried on, noted or refused.
+#[test]
+fn no_flag_is_dropped_in_silence() {
+    let mut dropped = Vec::new();
+    for dialect in Dialect::ALL {
+        let bare = read(dialect, &[], &[]).expect("nothing is a command");
+        let said = |flag: &&Flag| ![Key::Model, Key::ConfigFile].contains(&flag.key);
+        for flag in flags(dialect).iter().filter(said) {
+            let name = flag.names[0];
+            let dashes = if name.starts_with('-') { "" } else { "--" };
+            for value in samples(flag.kind) {
+                let words = [format!("{dashes}{name}={value}")];
+                let reading = read(dialect, &words, &[]).expect("a sample value fits");
+                let told = reading.spec != bare.spec
+                    || reading.parameters != bare.parameters
+                    || reading.notes.len() > bare.notes.len()
+                    || !reading.check(None, dialect.rules()).is_empty();
+                if !told {
+                    dropped.push(format!("{} {}", dialect.name(), words[0]));
+                }
+            }
+        }
+    }
+    assert_eq!(dropped, Vec::<String>::new());
 }

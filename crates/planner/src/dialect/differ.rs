@@ -22,6 +22,7 @@ pub fn differences(dialect: Dialect, spec: &ParallelSpec, shape: Option<&ModelSh
         data_width(dialect, spec, &widths),
         tensor_width(dialect, spec, &widths),
         rank_order(dialect, spec),
+        expert_order(dialect, &widths, facts),
         uneven_stages(dialect, spec, facts),
         placement(dialect, spec, facts),
     ]
@@ -79,12 +80,19 @@ fn data_width(dialect: Dialect, spec: &ParallelSpec, widths: &Widths) -> Option<
     let (groups, replica) = (spec.attention_data, widths.replica_ranks());
     if groups > 1 {
         let separate = u64::from(groups).saturating_mul(replica);
+        let alone = (widths.attention_tensor, widths.attention_context) == (1, 1);
+        let same = if alone && spec.data == 1 {
+            format!("; beside tensor-parallel-size 1 it is {replica}")
+        } else {
+            String::new()
+        };
         return note(
             "data width",
             format!(
                 "{groups} attention groups share the {replica} ranks of a replica (SGLang's \
-                 dp-size with --enable-dp-attention, TensorRT-LLM's enable_attention_dp); vLLM's \
-                 data-parallel-size {groups} would be {separate} ranks"
+                 dp-size with --enable-dp-attention, TensorRT-LLM's enable_attention_dp); beside \
+                 tensor-parallel-size {}, vLLM's data-parallel-size {groups} is {separate} ranks{same}",
+                spec.tensor
             ),
         );
     }
@@ -136,6 +144,24 @@ fn rank_order(dialect: Dialect, spec: &ParallelSpec) -> Option<Note> {
             ),
         )
     })
+}
+
+/// Which ranks of a stage share an expert where experts are spread and split: TensorRT-LLM takes
+/// `tp_rank % moe_ep` for the expert's share and `tp_rank / moe_ep` for the slice.
+fn expert_order(dialect: Dialect, widths: &Widths, facts: Option<&Facts>) -> Option<Note> {
+    let (spread, slices) = (widths.moe_expert, widths.moe_tensor);
+    let dense = facts.is_some_and(|facts| !facts.moe);
+    if dialect != Dialect::TensorRtLlm || spread < 2 || slices < 2 || dense {
+        return None;
+    }
+    note(
+        "expert order",
+        format!(
+            "TensorRT-LLM counts the {spread} shares of the experts fastest: tp ranks 0 and \
+             {spread} are two slices of the same experts; here, and in SGLang, those are ranks 0 \
+             and 1: the sizes are the same, the groups are not"
+        ),
+    )
 }
 
 /// Who gets the layers that are left when stages do not divide them.

@@ -15,6 +15,8 @@ pub(super) static TABLE: Table = Table {
     programs: &["playhouse"],
     command: &["playhouse"],
     subcommands: &["plan", "serve"],
+    images: &[],
+    rankless: &[],
     bare_model: true,
     file_wins: false,
     flags: FLAGS,

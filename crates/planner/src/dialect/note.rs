@@ -18,6 +18,8 @@ pub struct Note {
 pub enum NoteKind {
     /// A flag without meaning here.
     Ignored,
+    /// A flag that was held against the layout, of which it is no part.
+    Checked,
     /// A flag that the engine is going to drop, or has dropped.
     Deprecated,
     /// What the engine quietly makes of it, applied here too.
@@ -54,6 +56,7 @@ impl NoteKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Ignored => "ignored",
+            Self::Checked => "checked",
             Self::Deprecated => "deprecated",
             Self::Rewritten => "rewritten",
             Self::Chosen => "chosen",

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::rules::either;
+
 /// A word, value or file that cannot be understood.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Problem {
@@ -59,6 +61,23 @@ pub enum Problem {
         /// Whose words they look like.
         other: &'static str,
     },
+    /// A program that starts another one, which is not among its words.
+    #[error("{wrapper:?} starts another program, and none of its words is {}; give the command from \
+             there on", either(.programs))]
+    NoProgram {
+        /// The program that was given.
+        wrapper: String,
+        /// The programs that were looked for.
+        programs: &'static [&'static str],
+    },
+    /// A subcommand that starts no ranks.
+    #[error("{command:?} starts no ranks: {reason}; give the command of a server")]
+    NoRanks {
+        /// The subcommand.
+        command: String,
+        /// What it does.
+        reason: &'static str,
+    },
     /// A file that is no JSON, YAML or TOML, or not a table of settings.
     #[error("{name}: {reason}")]
     BadDocument {
@@ -82,6 +101,8 @@ impl Problem {
             Self::Contradiction { .. } => "contradiction",
             Self::StrayWord { .. } => "stray-word",
             Self::ForeignCommand { .. } => "foreign-command",
+            Self::NoProgram { .. } => "no-program",
+            Self::NoRanks { .. } => "no-ranks",
             Self::BadDocument { .. } => "bad-document",
         }
     }

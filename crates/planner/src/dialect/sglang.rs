@@ -22,6 +22,8 @@ pub(super) static TABLE: Table = Table {
     programs: &["sglang.launch_server", "sglang"],
     command: &["python", "-m", "sglang.launch_server"],
     subcommands: &["serve"],
+    images: &[],
+    rankless: &[],
     bare_model: false,
     file_wins: false,
     flags: flags::FLAGS,
@@ -33,6 +35,7 @@ pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
     let mut spec = layout(settings);
     replicas(settings, &mut spec, &mut meaning.notes);
     experts(settings, &mut spec, &mut meaning.notes);
+    heads(settings, &spec, &mut meaning.notes);
     refused::refuse(settings, &spec, &mut meaning.refused);
     vllm::idle_balance(settings, &spec, &mut meaning.notes);
     meaning.spec = spec;
@@ -125,6 +128,11 @@ fn experts(settings: &Settings, spec: &mut ParallelSpec, notes: &mut Vec<Note>) 
         ));
         width = stage;
     }
+    if settings.on(Key::Experts) && width != stage {
+        let message = format!("SGLang makes ep-size {width} the tp-size, {stage}");
+        notes.push(Note::new(NoteKind::Rewritten, settings.spelling(Key::Experts), message));
+        width = stage;
+    }
     let prefetch = settings.size(Key::WeightPrefetch).unwrap_or(1);
     if prefetch > 1 {
         notes.push(Note::new(
@@ -142,6 +150,19 @@ fn experts(settings: &Settings, spec: &mut ParallelSpec, notes: &mut Vec<Note>) 
         1 => ExpertParallel::Off,
         width => ExpertParallel::Within(width),
     };
+}
+
+/// Notes that the plan knows one way to split the vocabulary.
+fn heads(settings: &Settings, spec: &ParallelSpec, notes: &mut Vec<Note>) {
+    let split = Widths::of(spec).attention_tensor;
+    if settings.on(Key::DataLmHead) && spec.attention_data > 1 && split < spec.tensor {
+        let message = format!(
+            "each attention group then splits the head over its own {split} ranks; the plan splits \
+             the vocabulary over {}, so it shows less memory than the head needs",
+            spec.tensor
+        );
+        notes.push(Note::new(NoteKind::Checked, settings.spelling(Key::DataLmHead), message));
+    }
 }
 
 /// The settings that say `spec`, which SGLang can express.

@@ -15,6 +15,10 @@ pub(super) struct Table {
     pub(super) command: &'static [&'static str],
     /// What may stand between program and flags.
     pub(super) subcommands: &'static [&'static str],
+    /// Container images whose entry point is the program.
+    pub(super) images: &'static [&'static str],
+    /// Subcommands that start no ranks, and what they do instead.
+    pub(super) rankless: &'static [(&'static str, &'static str)],
     /// Whether a word without a flag names the model.
     pub(super) bare_model: bool,
     /// Whether a settings file wins over the command line.

@@ -19,6 +19,12 @@ pub(super) static TABLE: Table = Table {
     programs: &["trtllm-serve"],
     command: &["trtllm-serve"],
     subcommands: &["serve"],
+    images: &[],
+    rankless: &[
+        ("disaggregated", "it is the front door of context and generation servers"),
+        ("mm_embedding_serve", "it encodes other modalities"),
+        ("disaggregated_mpi_worker", "its file says which server it is"),
+    ],
     bare_model: true,
     file_wins: true,
     flags: flags::FLAGS,
@@ -57,6 +63,31 @@ pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
             NoteKind::Ignored,
             settings.spelling(Key::KvInterleave),
             "only Helix over more than one rank splits KV blocks",
+        ));
+    }
+    if settings.get(Key::ContextKind).is_some() && mapping.context == 1 {
+        meaning.notes.push(Note::new(
+            NoteKind::Ignored,
+            settings.spelling(Key::ContextKind),
+            "there is one context rank",
+        ));
+    }
+    if settings.on(Key::AttentionDataSwitch) && mapping.tensor == 1 {
+        meaning.notes.push(Note::new(
+            NoteKind::Rewritten,
+            settings.spelling(Key::AttentionDataSwitch),
+            "with tp_size 1 there is one attention group",
+        ));
+    }
+    let groups = meaning.spec.attention_data;
+    if groups > 1 && !settings.on(Key::TensorLmHead) {
+        meaning.notes.push(Note::new(
+            NoteKind::Checked,
+            settings.spelling(Key::AttentionDataSwitch),
+            format!(
+                "without enable_lm_head_tp_in_adp every rank holds the whole head; the plan splits \
+                 the vocabulary over {groups}, so it shows less memory than the head needs"
+            ),
         ));
     }
     refuse(settings, kind, &mapping, &meaning.spec, &mut meaning.refused);

@@ -12,12 +12,22 @@ use super::{Dialect, Key, Meaning, Note, NoteKind};
 mod flags;
 mod refused;
 
+/// All-to-all backends that were removed.
+const REMOVED_BACKENDS: [&str; 2] = ["naive", "pplx"];
+
 pub(super) static TABLE: Table = Table {
     dialect: Dialect::Vllm,
     engine: "vLLM",
     programs: &["vllm", "vllm.entrypoints.openai.api_server", "vllm.entrypoints.api_server"],
     command: &["vllm", "serve"],
     subcommands: &["serve"],
+    images: &["vllm/vllm-openai"],
+    rankless: &[
+        ("bench", "it measures a server"),
+        ("chat", "it asks a server"),
+        ("complete", "it asks a server"),
+        ("run-batch", "it answers a file of requests"),
+    ],
     bare_model: true,
     file_wins: false,
     flags: flags::FLAGS,
@@ -28,6 +38,7 @@ pub(super) static TABLE: Table = Table {
 pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
     let mut spec = layout(settings);
     balancing(settings, &mut spec, &mut meaning.notes);
+    removed_backend(settings, &mut meaning.notes);
     refused::refuse(settings, &spec, &mut meaning.refused);
     idle_balance(settings, &spec, &mut meaning.notes);
     meaning.spec = spec;
@@ -40,6 +51,15 @@ pub(super) fn idle_balance(settings: &Settings, spec: &ParallelSpec, notes: &mut
             let message = "it has no effect: expert balancing is off (--enable-eplb)";
             notes.push(Note::new(NoteKind::Ignored, settings.spelling(key), message));
         }
+    }
+}
+
+/// Notes what carries the traffic of experts where the backend asked for is gone (**PL-6**).
+fn removed_backend(settings: &Settings, notes: &mut Vec<Note>) {
+    let backend = settings.text(Key::AllToAll);
+    if let Some(backend) = backend.filter(|backend| REMOVED_BACKENDS.contains(backend)) {
+        let message = format!("vLLM has {backend} no more and uses allgather_reducescatter");
+        notes.push(Note::new(NoteKind::Rewritten, settings.spelling(Key::AllToAll), message));
     }
 }
 
@@ -86,14 +106,17 @@ fn balancing(settings: &Settings, spec: &mut ParallelSpec, notes: &mut Vec<Note>
     let mut rewritten = |key: Key, message: String| {
         notes.push(Note::new(NoteKind::Rewritten, settings.spelling(key), message));
     };
-    if settings.on(Key::ExternalBalancing) || settings.on(Key::MultiPortBalancing) {
+    if settings.on(Key::MultiPortBalancing) {
+        spec.load_balancing = LoadBalancing::External;
+        several_ports(spec);
+    } else if settings.on(Key::ExternalBalancing) {
         spec.load_balancing = LoadBalancing::External;
     } else if let Some(rank) = spec.data_rank {
         spec.load_balancing = LoadBalancing::External;
         rewritten(Key::DataRank, format!("rank {rank} alone means external load balancing"));
     } else if settings.on(Key::HybridBalancing) {
         spec.load_balancing = LoadBalancing::Hybrid;
-    } else if settings.get(Key::DataStartRank).is_some() && !settings.on(Key::Headless) {
+    } else if spec.data_start_rank > 0 && !settings.on(Key::Headless) {
         spec.load_balancing = LoadBalancing::Hybrid;
         let message = "a first rank without --headless means hybrid load balancing";
         rewritten(Key::DataStartRank, message.to_owned());
@@ -111,6 +134,22 @@ fn balancing(settings: &Settings, spec: &mut ParallelSpec, notes: &mut Vec<Note>
         let message = "hybrid load balancing with all replicas local is internal load balancing";
         rewritten(Key::DataLocal, message.to_owned());
     }
+}
+
+/// A supervised front door per replica of this node: without a number, all are here; one alone is
+/// what it serves.
+fn several_ports(spec: &mut ParallelSpec) {
+    let local = spec.data_local.unwrap_or(spec.data);
+    spec.data_local = Some(local);
+    if local == 1 && spec.data_rank.is_none() {
+        spec.data_rank = Some(spec.data_start_rank);
+    }
+}
+
+/// Whether a node without a front door is part of the layout: its first replica says so, and alone
+/// it would mean hybrid load balancing.
+pub(super) fn headless(spec: &ParallelSpec) -> bool {
+    spec.load_balancing == LoadBalancing::Internal && spec.data_start_rank > 0
 }
 
 /// The settings that say `spec`, which vLLM can express.
@@ -141,13 +180,14 @@ pub(super) fn settings_of(spec: &ParallelSpec) -> Settings {
         settings.set(Key::PipelinePartition, Value::Sizes(partition.clone()));
     }
     let spreads = !matches!(spec.expert, ExpertParallel::Off | ExpertParallel::Within(1));
+    let external = spec.load_balancing == LoadBalancing::External;
     let switches = [
         (Key::Experts, spreads),
         (Key::Balance, spec.expert_balance.is_some()),
         (Key::HybridBalancing, spec.load_balancing == LoadBalancing::Hybrid),
-        (Key::ExternalBalancing, spec.load_balancing == LoadBalancing::External),
-        // A first rank alone would mean hybrid.
-        (Key::Headless, spec.load_balancing == LoadBalancing::Internal && spec.data_start_rank > 0),
+        (Key::ExternalBalancing, external && spec.data_rank.is_some()),
+        (Key::MultiPortBalancing, external && spec.data_rank.is_none()),
+        (Key::Headless, headless(spec)),
     ];
     for (key, on) in switches {
         if on {

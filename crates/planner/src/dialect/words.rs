@@ -3,6 +3,8 @@
 use serde_json::Value as Json;
 
 use super::document::{self, Document};
+use super::pairs;
+use super::program::Command;
 use super::settings::{Given, Settings};
 use super::table::{Flag, Found, Kind, Table, Takes};
 use super::value::Value;
@@ -68,34 +70,30 @@ impl<'a> Heard<'a> {
         &words[count..]
     }
 
-    /// The words after the program; `None` for another engine's program.
+    /// The words after the program, and after what starts it; `None` for another engine's program.
     fn program<'w>(&mut self, words: &'w [String]) -> Option<&'w [String]> {
-        let Some(first) = words.first() else { return Some(words) };
-        let program = first.rsplit('/').next().unwrap_or(first);
-        let (named, mut rest) = match words {
-            [_, flag, module, rest @ ..] if program.starts_with("python") && flag == "-m" => {
-                (module.as_str(), rest)
+        match Command::of(self.table, words) {
+            Ok(Command { before: [], flags }) => Some(flags),
+            Ok(Command { before, flags }) => {
+                self.known_variables(before);
+                self.ignore(&before[0], "what starts the program does not move its ranks");
+                Some(flags)
             }
-            [_, rest @ ..] => (program, rest),
-            [] => return Some(words),
-        };
-        if let Some(other) = speaker(named).filter(|other| other.dialect != self.table.dialect) {
-            self.problems.push(Problem::ForeignCommand {
-                command: named.to_owned(),
-                engine: self.table.engine,
-                other: other.dialect.name(),
-            });
-            return None;
+            Err(problem) => {
+                self.problems.push(problem);
+                None
+            }
         }
-        if !self.table.programs.contains(&named) {
-            rest = words;
+    }
+
+    /// Variables that mean something, among the words of what starts the program.
+    fn known_variables(&mut self, words: &[String]) {
+        for (name, value) in words.iter().filter_map(|word| variable(word)) {
+            let known = self.table.variables.iter().find(|(known, ..)| *known == name);
+            if let Some((_, key, kind)) = known {
+                self.set(name, *key, *kind, value);
+            }
         }
-        if let [word, after @ ..] = rest
-            && self.table.subcommands.contains(&word.as_str())
-        {
-            rest = after;
-        }
-        Some(rest)
     }
 
     fn flags(&mut self, words: &[String]) {
@@ -106,9 +104,8 @@ impl<'a> Heard<'a> {
                 continue;
             } else if is_flag(word) {
                 words = self.flag(word, rest);
-            } else if let Some((name, value)) = word.split_once('=').filter(|_| self.takes_pairs())
-            {
-                self.assign(name, name, &Json::String(value.to_owned()));
+            } else if self.takes_pairs() && pairs::is_pair(word) {
+                words = self.pairs(word, rest);
             } else {
                 self.bare(word);
             }
@@ -118,6 +115,28 @@ impl<'a> Heard<'a> {
     /// Whether `name=value` without dashes is a setting, as in TensorRT-LLM's `Mapping`.
     fn takes_pairs(&self) -> bool {
         self.table.dialect == Dialect::TensorRtLlm
+    }
+
+    /// `tp_size=8` or `Mapping(tp_size=8, pp_partition=[1, 2])`; returns the words after it.
+    fn pairs<'w>(&mut self, word: &str, rest: &'w [String]) -> &'w [String] {
+        let mut text = word.to_owned();
+        let mut rest = rest;
+        // A list goes on to its end.
+        while let [next, after @ ..] = rest
+            && pairs::is_open(&text)
+        {
+            text += next;
+            rest = after;
+        }
+        for pair in pairs::split(&text) {
+            match pair.split_once('=') {
+                // Python's word for nothing.
+                Some((_, "None")) => {}
+                Some((name, value)) => self.assign(name, name, &Json::String(value.to_owned())),
+                None => self.bare(pair),
+            }
+        }
+        rest
     }
 
     fn bare(&mut self, word: &str) {
@@ -142,10 +161,11 @@ impl<'a> Heard<'a> {
             return self.unknown(spelling, name, attached, rest);
         };
         let values = rest.iter().take_while(|word| !self.starts_flag(word)).count();
+        let member = is_member(name);
         match found {
             Found::Flag { flag, negated } => {
                 self.known(flag, negated, spelling, attached, &rest[..values.min(1)]);
-                let takes = flag.kind != Kind::Switch && attached.is_none();
+                let takes = (flag.kind != Kind::Switch || member) && attached.is_none();
                 &rest[usize::from(takes).min(values)..]
             }
             Found::Ignored { why, takes } => {
@@ -156,7 +176,7 @@ impl<'a> Heard<'a> {
                 }
                 let used = match takes {
                     _ if attached.is_some() => 0,
-                    Takes::None => 0,
+                    Takes::None => usize::from(member).min(values),
                     Takes::One => values.min(1),
                     Takes::Many => values,
                 };
@@ -175,9 +195,9 @@ impl<'a> Heard<'a> {
     ) {
         self.warn_if_old(flag, spelling);
         let value = match (flag.kind, attached, next) {
-            (Kind::Switch, Some(value), _) => value,
-            (Kind::Switch, None, _) => "true",
             (_, Some(value), _) => value,
+            (Kind::Switch, None, [value, ..]) if is_member(flag.names[0]) => value,
+            (Kind::Switch, None, _) => "true",
             (_, None, [value, ..]) => value,
             (_, None, []) => {
                 let flag_given = spelling.to_owned();
@@ -275,6 +295,15 @@ impl<'a> Heard<'a> {
             return;
         }
         match (self.table.find(name), value) {
+            // Before what is ignored: `name.*` there is the rest of a table that is read.
+            (None | Some(Found::Ignored { .. }), Json::Object(members))
+                if self.table.has_below(name) =>
+            {
+                for (member, value) in members {
+                    let below = format!("{name}.{member}");
+                    self.assign(&format!("{spelling}.{member}"), &below, value);
+                }
+            }
             (Some(Found::Ignored { why, .. }), _) => self.ignore(spelling, why),
             (Some(Found::Flag { flag, .. }), Json::Object(members)) if flag.kind == Kind::Tree => {
                 for (member, value) in members {
@@ -290,12 +319,6 @@ impl<'a> Heard<'a> {
                     self.bad_value(spelling, &found, flag.kind.wants());
                 }
             },
-            (None, Json::Object(members)) if self.table.has_below(name) => {
-                for (member, value) in members {
-                    let below = format!("{name}.{member}");
-                    self.assign(&format!("{spelling}.{member}"), &below, value);
-                }
-            }
             (None, _) => self.problems.push(Problem::UnknownFlag {
                 flag: spelling.to_owned(),
                 engine: self.table.engine,
@@ -358,17 +381,17 @@ fn is_flag(word: &str) -> bool {
     word.starts_with('-') && letters.next().is_some_and(char::is_alphabetic) || word == "--"
 }
 
+/// `--a.b` is a member of the JSON object `a`: a switch there takes the word that follows, if any.
+fn is_member(name: &str) -> bool {
+    name.contains('.')
+}
+
 /// `NAME=value` with a name in capitals.
 fn variable(word: &str) -> Option<(&str, &str)> {
     let (name, value) = word.split_once('=')?;
     let capital = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
     let first = name.bytes().next()?;
     (first.is_ascii_uppercase() && name.bytes().all(capital)).then_some((name, value))
-}
-
-/// Whose program it is.
-fn speaker(program: &str) -> Option<&'static Table> {
-    Dialect::ALL.into_iter().map(Dialect::table).find(|table| table.programs.contains(&program))
 }
 
 /// A JSON value as it would stand on a command line.

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use playhouse_types::ParallelSpec;
 use serde_json::{Map, Value as Json};
 
-use crate::{FfnShape, ModelShape, Violation, check};
+use crate::rules::check_with;
+use crate::{FfnShape, ModelShape, Violation};
 
 use super::settings::Settings;
 use super::table::{Flag, Table, dashed};
@@ -39,7 +40,9 @@ pub fn write(
     shape: Option<&ModelShape>,
     parameters: &Parameters,
 ) -> Result<Written, Vec<Violation>> {
-    let mut violations = check(spec, shape, dialect.rules());
+    let rules = dialect.rules();
+    let block_tokens = super::block_tokens(rules, parameters);
+    let mut violations = check_with(spec, shape, rules, block_tokens);
     let experts = experts(shape);
     if dialect == Dialect::TensorRtLlm && spec.redundant_experts > 0 && experts.is_none() {
         violations.push(Violation::new(
@@ -56,12 +59,15 @@ pub fn write(
         return Err(violations);
     }
     let settings = match dialect {
-        Dialect::Native => return Ok(Written::toml(spec)),
+        Dialect::Native => return Ok(Written::toml(spec, model, parameters)),
         Dialect::Vllm => vllm::settings_of(spec),
         Dialect::Sglang => sglang::settings_of(spec),
         Dialect::TensorRtLlm => tensorrt::settings_of(spec, experts),
     };
-    let mut written = Written::new(dialect.table(), settings, model, parameters);
+    // With the model, slots of experts are redundant experts of the layout.
+    let expert_slots = parameters.expert_slots.filter(|_| experts.is_none());
+    let parameters = Parameters { expert_slots, ..parameters.clone() };
+    let mut written = Written::new(dialect.table(), settings, model, &parameters);
     written.notes.extend(super::differences(dialect, spec, shape));
     Ok(written)
 }
@@ -76,11 +82,20 @@ fn experts(shape: Option<&ModelShape>) -> Option<u64> {
 // === impl Written ===
 
 impl Written {
-    fn toml(spec: &ParallelSpec) -> Self {
+    fn toml(spec: &ParallelSpec, model: Option<&str>, parameters: &Parameters) -> Self {
         // Every field of a spec has a TOML form.
         let text = toml::to_string(spec).unwrap_or_default();
         let document = Some(Document { name: TOML_NAME.to_owned(), text });
-        Self { words: Vec::new(), document, notes: Vec::new() }
+        let model = model.map(|model| (Key::Model, Value::Text(model.to_owned())));
+        let notes = model
+            .into_iter()
+            .chain(valued(parameters))
+            .map(|(key, value)| {
+                let message = format!("a layout has no place for it ({value})");
+                Note::new(NoteKind::Ignored, subject(key), message)
+            })
+            .collect();
+        Self { words: Vec::new(), document, notes }
     }
 
     fn new(
@@ -97,7 +112,12 @@ impl Written {
             }
         }
         add_parameters(table, parameters, &mut settings, &mut notes);
+        name_nodes(table, &settings, &mut notes);
         if settings.get(Key::AttentionTensor).is_some() {
+            if let Some(model) = model {
+                let message = format!("a Mapping has no place for it ({model})");
+                notes.push(Note::new(NoteKind::Ignored, subject(Key::Model), message));
+            }
             notes.push(Note::new(
                 NoteKind::Ignored,
                 "trtllm-serve",
@@ -143,16 +163,17 @@ impl Written {
     }
 }
 
-/// Adds what the engine has a flag for, and notes the rest.
-fn add_parameters(
-    table: &Table,
-    parameters: &Parameters,
-    settings: &mut Settings,
-    notes: &mut Vec<Note>,
-) {
+/// What a note is about that no flag of the target says.
+fn subject(key: Key) -> &'static str {
+    key.about().trim_end_matches('.')
+}
+
+/// The parameters that are given.
+fn valued(parameters: &Parameters) -> impl Iterator<Item = (Key, Value)> {
     let text = |text: &Option<String>| text.clone().map(Value::Text);
     let values = [
         (Key::Nodes, parameters.nodes.map(Value::Size)),
+        (Key::NodeRank, parameters.node_rank.map(Value::Size)),
         (Key::DevicesPerNode, parameters.devices_per_node.map(Value::Size)),
         (Key::ContextTokens, parameters.context_tokens.map(Value::Tokens)),
         (Key::Dtype, text(&parameters.dtype)),
@@ -162,9 +183,35 @@ fn add_parameters(
         (Key::RequestsMax, parameters.requests_max.map(Value::Size)),
         (Key::BatchTokensMax, parameters.batch_tokens_max.map(Value::Tokens)),
         (Key::MemoryFraction, parameters.memory_fraction.map(Value::Fraction)),
+        (Key::ExpertSlots, parameters.expert_slots.map(Value::Size)),
     ];
-    for (key, value) in values {
-        let Some(value) = value else { continue };
+    values.into_iter().filter_map(|(key, value)| Some((key, value?)))
+}
+
+/// A command for several nodes is not the same on each of them.
+fn name_nodes(table: &Table, settings: &Settings, notes: &mut Vec<Note>) {
+    let address = match table.dialect {
+        Dialect::Vllm => "--master-addr",
+        Dialect::Sglang => "--dist-init-addr",
+        Dialect::TensorRtLlm | Dialect::Native => return,
+    };
+    let Some(nodes) = settings.size(Key::Nodes).filter(|nodes| *nodes > 1) else { return };
+    let message = match settings.size(Key::NodeRank) {
+        Some(rank) => format!("this is the command of node {rank} of {nodes}"),
+        None => format!("each of the {nodes} nodes needs its own, 0 to {}", nodes - 1),
+    };
+    let message = format!("{message}; all need the address of node 0 ({address})");
+    notes.push(Note::new(NoteKind::Chosen, "--node-rank", message));
+}
+
+/// Adds what the engine has a flag for, and notes the rest.
+fn add_parameters(
+    table: &Table,
+    parameters: &Parameters,
+    settings: &mut Settings,
+    notes: &mut Vec<Note>,
+) {
+    for (key, value) in valued(parameters) {
         if key == Key::MemoryFraction {
             notes.push(Note::new(
                 NoteKind::Differs,
@@ -176,11 +223,15 @@ fn add_parameters(
                 ),
             ));
         }
+        // Slots that the model's experts settled are among the settings of the layout.
+        if settings.get(key).is_some() {
+            continue;
+        }
         if table.flag_of(key).is_some() {
             settings.set(key, value);
         } else {
             let message = format!("{} has no flag for it ({value})", table.engine);
-            notes.push(Note::new(NoteKind::Ignored, key.about(), message));
+            notes.push(Note::new(NoteKind::Ignored, subject(key), message));
         }
     }
 }

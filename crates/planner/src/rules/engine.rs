@@ -4,34 +4,44 @@ use playhouse_types::{ExpertBalance, ExpertParallel, ExpertPlacement, LoadBalanc
 
 use crate::Widths;
 
-use super::Case;
 use super::table::Findings;
+use super::{Case, Field};
 
 pub(super) fn vllm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     countable(case)?;
     let (spec, widths) = (case.spec, Widths::of(case.spec));
     let stage = widths.stage_ranks;
     if spec.attention_data > 1 {
-        out.push(format_args!(
-            "vLLM has no attention data parallelism inside a replica (attention_data {}); its \
-             replicas (data) share experts instead",
-            spec.attention_data
-        ));
+        out.push_for(
+            Field::AttentionData,
+            format_args!(
+                "vLLM has no attention data parallelism inside a replica (attention_data {}); its \
+                 replicas (data) share experts instead",
+                spec.attention_data
+            ),
+        );
+        or_replicas(case, out);
     } else if case.attention_tensor.is_some()
         && (widths.attention_tensor, widths.attention_context)
             != (spec.tensor, spec.prefill_context)
     {
-        out.push(format_args!(
-            "vLLM splits attention as tensor × prefill_context = {} × {}, not as \
+        out.push_for(
+            Field::AttentionTensor,
+            format_args!(
+                "vLLM splits attention as tensor × prefill_context = {} × {}, not as \
              attention_tensor {} × attention_context {}",
-            spec.tensor, spec.prefill_context, widths.attention_tensor, widths.attention_context
-        ));
+                spec.tensor,
+                spec.prefill_context,
+                widths.attention_tensor,
+                widths.attention_context
+            ),
+        );
     }
     if let ExpertParallel::Within(width) = spec.expert
         && width > 1
         && (width != stage || spec.data > 1)
     {
-        out.push(format_args!(
+        out.push_for(Field::ExpertWithin, format_args!(
             "vLLM spreads experts over all ranks of a stage in all replicas ({}), not over {width}",
             u64::from(stage) * u64::from(spec.data)
         ));
@@ -46,6 +56,7 @@ pub(super) fn vllm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
              moe_cluster {} or moe_tensor {}",
             spec.moe_data, spec.moe_cluster, widths.moe_tensor
         ));
+        out.or(format_args!("moe_data = 1, moe_cluster = 1 and moe_tensor open"));
     }
     if spec.load_balancing == LoadBalancing::Hybrid
         && let Some(local) = spec.data_local.filter(|local| *local == 1 || *local == spec.data)
@@ -56,6 +67,7 @@ pub(super) fn vllm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
             "vLLM makes hybrid load balancing of {local} local replicas of {} {instead}",
             spec.data
         ));
+        out.or(format_args!("load_balancing = {instead:?}"));
     }
     no_dense_tensor(case, out, "vLLM");
     no_micro_batch(case, out, "vLLM");
@@ -68,26 +80,45 @@ pub(super) fn sglang(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     one_front_door(case, out, "SGLang");
     let context = case.attention_context.filter(|context| Some(*context) != case.prefill_context);
     if let Some(context) = context {
-        out.push(format_args!(
-            "SGLang's context width is one number: attention_context {context} must equal \
+        out.push_for(
+            Field::AttentionContext,
+            format_args!(
+                "SGLang's context width is one number: attention_context {context} must equal \
              prefill_context {}",
-            spec.prefill_context
-        ));
+                spec.prefill_context
+            ),
+        );
     }
     if spec.expert == ExpertParallel::AcrossReplicas && spec.data > 1 {
-        out.push(format_args!(
-            "SGLang's expert groups stay inside a replica; {} replicas cannot share experts",
-            spec.data
-        ));
+        out.push_for(
+            Field::Data,
+            format_args!(
+                "SGLang's expert groups stay inside a replica; {} replicas cannot share experts",
+                spec.data
+            ),
+        );
+        if let Some(ranks) = one_rank_replicas(case) {
+            out.or(format_args!(
+                "--tp-size {ranks} --dp-size {ranks} --enable-dp-attention --ep-size {ranks} \
+                 --moe-dense-tp-size 1 --enable-dp-lm-head keeps the same experts and requests \
+                 on the same ranks"
+            ));
+        }
     }
     if spec.moe_cluster != 1 {
-        out.push(format_args!("SGLang has no expert clusters (moe_cluster {})", spec.moe_cluster));
+        out.push_for(
+            Field::MoeCluster,
+            format_args!("SGLang has no expert clusters (moe_cluster {})", spec.moe_cluster),
+        );
     }
     if spec.kv_interleave_tokens != 1 {
-        out.push(format_args!(
-            "SGLang has no interleave of the decode context (kv_interleave_tokens {})",
-            spec.kv_interleave_tokens
-        ));
+        out.push_for(
+            Field::KvInterleaveTokens,
+            format_args!(
+                "SGLang has no interleave of the decode context (kv_interleave_tokens {})",
+                spec.kv_interleave_tokens
+            ),
+        );
     }
     linear_placement(case, out, "SGLang");
     None
@@ -98,26 +129,35 @@ pub(super) fn tensorrt_llm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let (spec, widths) = (case.spec, Widths::of(case.spec));
     const NAME: &str = "TensorRT-LLM";
     if spec.data > 1 {
-        out.push(format_args!(
+        out.push_for(Field::Data, format_args!(
             "{NAME} has no replicas inside a server ({} asked): start one server each behind its \
              orchestrator",
             spec.data
         ));
+        if let Some(ranks) = one_rank_replicas(case) {
+            out.or(format_args!(
+                "tp_size={ranks} moe_ep_size={ranks} enable_attention_dp=true keeps the same \
+                 experts and requests on the same ranks"
+            ));
+        }
     }
     one_front_door(case, out, NAME);
     let context = spec.prefill_context;
     if spec.decode_context != 1 && spec.decode_context != context {
-        out.push(format_args!(
+        out.push_for(Field::DecodeContext, format_args!(
             "{NAME} splits the KV cache over the whole context width (Helix, {context}) or not at \
              all, not over {}",
             spec.decode_context
         ));
     }
     if spec.kv_interleave_tokens != 1 && spec.decode_context == 1 {
-        out.push(format_args!(
-            "{NAME} knows an interleave for Helix only (kv_interleave_tokens {})",
-            spec.kv_interleave_tokens
-        ));
+        out.push_for(
+            Field::KvInterleaveTokens,
+            format_args!(
+                "{NAME} knows an interleave for Helix only (kv_interleave_tokens {})",
+                spec.kv_interleave_tokens
+            ),
+        );
     }
     // Ulysses leaves the experts to the tensor ranks: each context rank has a copy.
     let ulysses = context > 1
@@ -126,24 +166,52 @@ pub(super) fn tensorrt_llm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
         && spec.moe_data != 1;
     let copies = if ulysses { context } else { 1 };
     if spec.moe_data != copies {
-        out.push(format_args!(
-            "{NAME} keeps {copies} copies of the experts in a stage here, not moe_data {}",
-            spec.moe_data
-        ));
+        out.push_for(
+            Field::MoeData,
+            format_args!(
+                "{NAME} keeps {copies} copies of the experts in a stage here, not moe_data {}",
+                spec.moe_data
+            ),
+        );
     }
     if spec.expert == ExpertParallel::AcrossReplicas && widths.moe_tensor != 1 {
         out.push(format_args!(
             "moe_tensor {} contradicts experts across all ranks",
             widths.moe_tensor
         ));
+        out.or(format_args!("leave moe_tensor open"));
     }
     if spec.expert_balance.is_some_and(|balance| balance != ExpertBalance::default()) {
         out.push(format_args!("{NAME} has no window or interval of expert balancing"));
+        let ExpertBalance { window_steps, interval_steps } = ExpertBalance::default();
+        out.or(format_args!(
+            "expert_balance.window_steps = {window_steps} and interval_steps = {interval_steps}"
+        ));
     }
     linear_placement(case, out, NAME);
     no_dense_tensor(case, out, NAME);
     no_micro_batch(case, out, NAME);
     None
+}
+
+/// Attention groups of one rank that share their experts are what vLLM calls replicas of one rank.
+fn or_replicas(case: &Case<'_>, out: &mut Findings) {
+    let spec = case.spec;
+    let alone = case.attention_tensor == Some(1) && case.attention_context == Some(1);
+    let shared = case.moe_expert == case.stage_ranks && case.spreads_experts();
+    if alone && shared && spec.data == 1 {
+        out.or(format_args!(
+            "--tensor-parallel-size 1 --data-parallel-size {} --enable-expert-parallel keeps the \
+             same experts and requests on the same ranks",
+            spec.attention_data
+        ));
+    }
+}
+
+/// The replicas, where each is one rank of a stage and they share experts.
+fn one_rank_replicas(case: &Case<'_>) -> Option<u64> {
+    let shared = case.spec.expert == ExpertParallel::AcrossReplicas;
+    case.data.filter(|_| shared && case.stage_ranks == Some(1))
 }
 
 /// What is zero is reported as that, and nothing is said about its meaning (**PL-3**).
@@ -163,15 +231,18 @@ fn one_front_door(case: &Case<'_>, out: &mut Findings, engine: &str) {
             "{engine} starts all replicas from one place: no data_local, data_start_rank or \
              data_rank"
         ));
+        out.or(format_args!("data_start_rank = 0, and leave data_local and data_rank open"));
     }
     if spec.load_balancing != LoadBalancing::Internal {
         out.push(format_args!("{engine} has internal load balancing only"));
+        out.or(format_args!("load_balancing = \"internal\""));
     }
 }
 
 fn linear_placement(case: &Case<'_>, out: &mut Findings, engine: &str) {
     if case.spec.expert_placement == ExpertPlacement::RoundRobin {
         out.push(format_args!("{engine} places experts linearly, not round-robin"));
+        out.or(format_args!("expert_placement = \"linear\""));
     }
 }
 
@@ -180,11 +251,13 @@ fn no_dense_tensor(case: &Case<'_>, out: &mut Findings, engine: &str) {
         out.push(format_args!(
             "{engine} has no width of its own for dense layers (moe_dense_tensor {width})"
         ));
+        out.or(format_args!("leave moe_dense_tensor open"));
     }
 }
 
 fn no_micro_batch(case: &Case<'_>, out: &mut Findings, engine: &str) {
     if let Some(most) = case.spec.micro_batch_max {
         out.push(format_args!("{engine} has no limit of a micro-batch (micro_batch_max {most})"));
+        out.or(format_args!("leave micro_batch_max open"));
     }
 }

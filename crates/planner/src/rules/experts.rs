@@ -5,7 +5,7 @@ use super::near::Divisors;
 use super::table::Findings;
 
 /// Extra physical experts that vLLM's logical-to-physical map has room for.
-const REDUNDANT_MAX: u32 = 1023;
+pub(super) const REDUNDANT_MAX: u32 = 1023;
 
 pub(super) fn experts_need_moe(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     if case.facts?.moe {

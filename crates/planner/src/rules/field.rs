@@ -133,10 +133,24 @@ impl Field {
         }
     }
 
-    /// Whether 0 is a value like any other: a rank or a count of extras, not a width.
+    /// Leaves the number open, where a spec can.
+    pub(super) fn leave_open(self, spec: &mut ParallelSpec) {
+        match self {
+            Self::AttentionTensor => spec.attention_tensor = None,
+            Self::AttentionContext => spec.attention_context = None,
+            Self::MoeTensor => spec.moe_tensor = None,
+            _ => {}
+        }
+    }
+
+    /// Whether 0 is a value like any other: a rank, a count of extras or the replicas of a node that
+    /// only has a front door, not a width.
     #[must_use]
     pub fn may_be_zero(self) -> bool {
-        matches!(self, Self::DataStartRank | Self::DataRank | Self::RedundantExperts)
+        matches!(
+            self,
+            Self::DataStartRank | Self::DataLocal | Self::DataRank | Self::RedundantExperts
+        )
     }
 
     /// The key in TOML.

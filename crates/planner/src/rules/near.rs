@@ -4,8 +4,9 @@ use std::fmt;
 
 use playhouse_types::ParallelSpec;
 
+use super::experts::REDUNDANT_MAX;
 use super::table::{Finding, Rule};
-use super::{Case, Change, Field};
+use super::{Case, Change, Field, RANKS_MAX};
 
 /// Numbers tried on either side of a value, besides those that divide or multiply something.
 const WINDOW: u32 = 16;
@@ -95,9 +96,28 @@ fn candidates(case: &Case<'_>, value: u32) -> Vec<u32> {
     candidates.extend((0..=16).map(|power| 1_u32 << power));
     let divisors = numbers.into_iter().flat_map(all_divisors);
     candidates.extend(divisors.filter_map(|divisor| u32::try_from(divisor).ok()));
+    candidates.extend(even_redundancy(case));
+    // What no pool is large enough for is no advice.
+    candidates.retain(|candidate| u64::from(*candidate) <= RANKS_MAX);
     candidates.sort_unstable();
     candidates.dedup();
     candidates
+}
+
+/// The redundant experts next to those there are, and to the most there may be, that the ranks hold
+/// evenly.
+fn even_redundancy(case: &Case<'_>) -> Vec<u32> {
+    let Some((facts, ranks)) = case.facts.zip(case.expert_ranks) else { return Vec::new() };
+    let around = |redundant: u32| {
+        facts.experts.iter().flat_map(move |experts| {
+            let over = experts.saturating_add(u64::from(redundant)) % ranks;
+            let redundant = u64::from(redundant);
+            [redundant.checked_sub(over), redundant.checked_add(ranks - over)]
+        })
+    };
+    let evens = around(case.spec.redundant_experts).chain(around(REDUNDANT_MAX));
+    let evens = evens.flatten().filter_map(|redundant| u32::try_from(redundant).ok());
+    evens.chain([REDUNDANT_MAX]).collect()
 }
 
 /// What to do about `finding`, in words.
@@ -113,9 +133,8 @@ pub(super) fn fix(finding: &Finding<'_>, spec: &ParallelSpec, nearest: &[Change]
             _ => ways.push(format!("{field} = {now} → {}", change.value)),
         }
     }
-    if !finding.rule.hint.is_empty() {
-        ways.push(finding.rule.hint.to_owned());
-    }
+    let hints = [finding.hint.as_str(), finding.rule.hint];
+    ways.extend(hints.into_iter().filter(|hint| !hint.is_empty()).map(str::to_owned));
     if ways.is_empty() {
         return format!("no single change of {} mends it", either(finding.rule.fields));
     }

@@ -44,7 +44,9 @@ pub(super) fn external_needs_data(case: &Case<'_>, out: &mut Findings) -> Option
 
 pub(super) fn external_needs_rank(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let external = case.spec.load_balancing == LoadBalancing::External;
-    if external && case.spec.data_rank.is_none() && case.data? > 1 {
+    // Several replicas of a node each have a front door of their own.
+    let several = case.spec.data_local.is_some_and(|local| local > 1);
+    if external && !several && case.spec.data_rank.is_none() && case.data? > 1 {
         out.push(format_args!(
             "with external load balancing a process serves one replica, and data_rank does not \
              say which"
@@ -54,19 +56,20 @@ pub(super) fn external_needs_rank(case: &Case<'_>, out: &mut Findings) -> Option
 }
 
 pub(super) fn external_local_one(case: &Case<'_>, out: &mut Findings) -> Option<()> {
-    let local = case.spec.data_local?;
-    if case.spec.load_balancing == LoadBalancing::External && local > 1 {
+    let (local, _) = (case.spec.data_local?, case.spec.data_rank?);
+    if case.spec.load_balancing == LoadBalancing::External && local != 1 {
         out.push(format_args!(
-            "with external load balancing a process serves one replica, not {local}"
+            "with external load balancing a process that names its replica (data_rank) serves that \
+             one, not {local}"
         ));
     }
     None
 }
 
 pub(super) fn hybrid_needs_local(case: &Case<'_>, out: &mut Findings) -> Option<()> {
-    if case.spec.load_balancing == LoadBalancing::Hybrid && case.spec.data_local.is_none() {
+    if case.spec.load_balancing == LoadBalancing::Hybrid && case.spec.data_local.unwrap_or(0) == 0 {
         out.push(format_args!(
-            "hybrid load balancing needs to know the replicas of this node: data_local is open"
+            "hybrid load balancing needs to know the replicas of this node: data_local is open or 0"
         ));
     }
     None

@@ -17,9 +17,18 @@ pub(crate) struct Rule {
 
 type Check = fn(&Case<'_>, &mut Findings) -> Option<()>;
 
+/// One breach of a rule.
+struct Found {
+    message: String,
+    /// The numbers that mend it, if not the rule's.
+    fields: Option<&'static [Field]>,
+    /// What else would mend this one; may be empty.
+    hint: String,
+}
+
 /// What one rule found.
 pub(crate) struct Findings {
-    found: Vec<(String, Option<&'static [Field]>)>,
+    found: Vec<Found>,
     /// Messages are not wanted: thousands of candidates are tried for the nearest values.
     quiet: bool,
 }
@@ -30,6 +39,8 @@ pub(crate) struct Finding<'r> {
     pub(crate) message: String,
     /// The numbers that mend it, most likely first.
     pub(crate) fields: &'static [Field],
+    /// What else would mend it, before the hint of the rule; may be empty.
+    pub(crate) hint: String,
 }
 
 const N: RuleSet = RuleSet::Native;
@@ -61,11 +72,11 @@ const RULES: &[Rule] = rules! {
     "width-positive" [N V S T] world::width_positive, [], "";
     "partition-positive" [N V S T] world::partition_positive, [], "give every stage a layer";
     "rank-count" [N V S T] world::rank_count, [Data Pipeline Tensor], "plan fewer ranks";
-    "attention-factors" [N V S T] world::attention_factors, [AttentionTensor AttentionContext AttentionData Tensor], "leave attention_tensor open and it becomes what is left";
-    "moe-factors" [N V S T] world::moe_factors, [MoeTensor ExpertWithin MoeData MoeCluster Tensor], "leave moe_tensor open and it becomes what is left";
+    "attention-factors" [N V S T] world::attention_factors, [AttentionTensor AttentionContext AttentionData Tensor], "";
+    "moe-factors" [N V S T] world::moe_factors, [MoeTensor ExpertWithin MoeData MoeCluster Tensor], "";
     "stages-fit" [N V S T] world::stages_fit, [Pipeline], "";
-    "partition-length" [N V S T] world::partition_length, [Pipeline], "give one entry per stage";
-    "partition-sum" [N V S T] world::partition_sum, [], "make the entries add up to the layers of the model";
+    "partition-length" [N V S T] world::partition_length, [Pipeline], "";
+    "partition-sum" [N V S T] world::partition_sum, [], "";
 
     "heads-divide" [N V S T] weights::heads_divide, [AttentionTensor Tensor AttentionData], "";
     "kv-heads-divide" [N V S T] weights::kv_heads_divide, [AttentionTensor Tensor AttentionData], "";
@@ -106,16 +117,16 @@ const RULES: &[Rule] = rules! {
     "data-start" [N V] replicas::data_start, [DataStartRank DataLocal Data], "";
     "data-rank" [N V] replicas::data_rank, [DataRank Data], "";
     "external-needs-data" [N V] replicas::external_needs_data, [Data], "use internal load balancing";
-    "external-needs-rank" [N V] replicas::external_needs_rank, [], "say which replica this process serves (data_rank)";
+    "external-needs-rank" [N V] replicas::external_needs_rank, [], "say which replica this process serves (data_rank), or how many this node does (data_local)";
     "external-local-one" [N V] replicas::external_local_one, [DataLocal], "";
     "hybrid-needs-local" [N V] replicas::hybrid_needs_local, [], "say how many replicas are on this node (data_local)";
     "rank-needs-external" [N V] replicas::rank_needs_external, [], "make load_balancing external, or leave data_rank out";
     "external-needs-experts" [V] replicas::external_needs_experts, [], "start independent servers without data parallelism";
     "data-beside-attention-data" [S] replicas::data_beside_attention_data, [Data AttentionData], "start one server per replica";
 
-    "not-expressible" [V] engine::vllm, [], "change it, or render for an engine that has it";
-    "not-expressible" [S] engine::sglang, [], "change it, or render for an engine that has it";
-    "not-expressible" [T] engine::tensorrt_llm, [], "change it, or render for an engine that has it";
+    "not-expressible" [V] engine::vllm, [], "render for an engine that has it";
+    "not-expressible" [S] engine::sglang, [], "render for an engine that has it";
+    "not-expressible" [T] engine::tensorrt_llm, [], "render for an engine that has it";
 };
 
 /// The rules of a set, in the order of the table.
@@ -134,10 +145,11 @@ impl Rule {
     /// How often it is broken, and how.
     pub(crate) fn findings(&'static self, case: &Case<'_>) -> Vec<Finding<'static>> {
         let found = self.run(case, false).into_iter();
-        let finding = |(message, fields): (String, Option<_>)| Finding {
+        let finding = |Found { message, fields, hint }| Finding {
             rule: self,
             message,
             fields: fields.unwrap_or(self.fields),
+            hint,
         };
         found.map(finding).collect()
     }
@@ -147,7 +159,7 @@ impl Rule {
         self.run(case, true).len()
     }
 
-    fn run(&self, case: &Case<'_>, quiet: bool) -> Vec<(String, Option<&'static [Field]>)> {
+    fn run(&self, case: &Case<'_>, quiet: bool) -> Vec<Found> {
         let mut out = Findings { found: Vec::new(), quiet };
         (self.check)(case, &mut out);
         out.found
@@ -168,9 +180,16 @@ impl Findings {
         self.add(message, Some(at.map_or(&[], |at| &ALL_FIELDS[at..=at])));
     }
 
+    /// Says what else mends the last breach.
+    pub(super) fn or(&mut self, hint: fmt::Arguments<'_>) {
+        if let Some(last) = self.found.last_mut().filter(|_| !self.quiet) {
+            last.hint = hint.to_string();
+        }
+    }
+
     fn add(&mut self, message: fmt::Arguments<'_>, fields: Option<&'static [Field]>) {
         let message = if self.quiet { String::new() } else { message.to_string() };
-        self.found.push((message, fields));
+        self.found.push(Found { message, fields, hint: String::new() });
     }
 }
 

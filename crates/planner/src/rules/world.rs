@@ -3,6 +3,9 @@
 use super::table::Findings;
 use super::{Case, Field, RANKS_MAX};
 
+/// Stages of a partition that is suggested: more are not read.
+const STAGES_SHOWN: u64 = 64;
+
 pub(super) fn width_positive(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     for field in Field::ALL {
         if field.get(case.spec) == Some(0) && !field.may_be_zero() {
@@ -43,6 +46,8 @@ pub(super) fn attention_factors(case: &Case<'_>, out: &mut Findings) -> Option<(
              attention_data {data} × attention_context {} × attention_tensor {} = {product}",
             widths.attention_context, widths.attention_tensor
         ));
+        let open = [Field::AttentionTensor, Field::AttentionContext];
+        or_open(case, out, &open);
     }
     None
 }
@@ -56,7 +61,36 @@ pub(super) fn moe_factors(case: &Case<'_>, out: &mut Findings) -> Option<()> {
              moe_cluster {} = {product}",
             widths.moe_data, widths.moe_expert, widths.moe_tensor, widths.moe_cluster
         ));
+        or_open(case, out, &[Field::MoeTensor]);
     }
+    None
+}
+
+/// Suggests to leave open what is given and, left open, makes the product right.
+fn or_open(case: &Case<'_>, out: &mut Findings, fields: &[Field]) {
+    for field in fields.iter().filter(|field| field.get(case.spec).is_some()) {
+        let mut spec = case.spec.clone();
+        field.leave_open(&mut spec);
+        let after = Case::of(&spec, case.facts, case.block_tokens);
+        let mended = match field {
+            Field::MoeTensor => after.moe_product,
+            _ => after.attention_product,
+        };
+        if mended == case.stage_ranks {
+            return out.or(format_args!("leave {field} open and it becomes what is left"));
+        }
+    }
+}
+
+/// Suggests a partition: as even as possible, the remainder to the first stages.
+fn or_even(case: &Case<'_>, out: &mut Findings) -> Option<()> {
+    let (stages, layers) = (case.pipeline?, case.facts.map(|facts| facts.layers)?);
+    if stages > layers || stages > STAGES_SHOWN {
+        return None;
+    }
+    let layers_of = |stage: u64| layers / stages + u64::from(stage < layers % stages);
+    let even: Vec<String> = (0..stages).map(|stage| layers_of(stage).to_string()).collect();
+    out.or(format_args!("pipeline_partition = [{}], or leave it open", even.join(", ")));
     None
 }
 
@@ -73,6 +107,8 @@ pub(super) fn partition_length(case: &Case<'_>, out: &mut Findings) -> Option<()
     let (entries, stages) = (partition.len() as u64, case.pipeline?);
     if entries != stages {
         out.push(format_args!("pipeline_partition has {entries} entries for {stages} stages"));
+        out.or(format_args!("give one entry per stage"));
+        or_even(case, out);
     }
     None
 }
@@ -87,6 +123,8 @@ pub(super) fn partition_sum(case: &Case<'_>, out: &mut Findings) -> Option<()> {
         out.push(format_args!(
             "pipeline_partition hands out {sum} layers; the model has {layers} ({difference} {word})"
         ));
+        out.or(format_args!("make the entries add up to {layers}"));
+        or_even(case, out);
     }
     None
 }

@@ -41,6 +41,10 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(&["dcp-size", "decode-context-parallel-size"], Kind::Size, Key::DecodeContext),
     Flag::new(&["dcp-comm-backend"], Kind::OneOf(&["ag_rs", "a2a", "fi_a2a"]), Key::DecodeContextBackend),
     Flag::new(&["ep-size", "expert-parallel-size", "ep"], Kind::Size, Key::ExpertWidth),
+    Flag::new(&["enable-ep-moe"], Kind::Switch, Key::Experts)
+        .old("earlier versions of SGLang had it; now --ep-size says how wide"),
+    Flag::new(&["enable-deepep-moe"], Kind::Switch, Key::Experts)
+        .old("earlier versions of SGLang had it; now --moe-a2a-backend deepep does that"),
     Flag::new(&["moe-dp-size", "moe-data-parallel-size"], Kind::Size, Key::MoeData),
     Flag::new(&["moe-dense-tp-size"], Kind::Size, Key::MoeDenseTensor),
     Flag::new(&["dwdp-size"], Kind::Size, Key::WeightPrefetch),

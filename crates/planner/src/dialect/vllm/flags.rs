@@ -103,13 +103,13 @@ pub(super) static IGNORED: &[Ignored] = &[
                    enable-server-load-tracking enable-force-include-usage \
                    enable-tokenizer-info-endpoint exclude-tools-when-tool-choice-none \
                    return-tokens-as-token-ids trust-request-chat-template \
-                   enable-log-outputs enable-log-deltas log-error-stack",
+                   enable-log-outputs enable-log-deltas log-error-stack tokens-only",
         values: "chat-template chat-template-content-format default-chat-template-kwargs \
                  response-role tool-call-parser tool-parser-plugin tool-server \
                  reasoning-parser reasoning-parser-plugin reasoning-config.* \
                  structured-outputs-config.* guided-decoding-backend generation-config \
                  override-generation-config.* max-logprobs logprobs-mode stream-interval \
-                 tokens-only io-processor-plugin renderer-num-workers",
+                 io-processor-plugin renderer-num-workers",
         lists: "served-model-name logits-processors",
     },
     Ignored {
@@ -159,13 +159,14 @@ pub(super) static IGNORED: &[Ignored] = &[
         why: "admission, order and caching decide what runs when, not where",
         switches: "enable-prefix-caching async-scheduling disable-hybrid-kv-cache-manager \
                    disable-chunked-mm-input scheduler-reserve-full-isl \
-                   enable-batch-sharded-sampling enable-sleep-mode enable-cumem-allocator",
+                   enable-batch-sharded-sampling enable-sleep-mode enable-cumem-allocator \
+                   kv-sharing-fast-prefill",
         values: "scheduling-policy scheduler-cls max-num-active-seqs max-num-queued-reqs \
                  max-num-queued-tokens max-num-partial-prefills \
                  max-long-partial-prefills prefill-schedule-interval watermark \
                  prefix-caching-hash-algo num-gpu-blocks-override \
                  kv-cache-memory-bytes kv-offloading-size kv-offloading-backend \
-                 kv-sharing-fast-prefill kv-cache-dtype-skip-layers cpu-offload-gb \
+                 kv-cache-dtype-skip-layers cpu-offload-gb \
                  cpu-offload-params offload-backend swap-space num-lookahead-slots \
                  kv-transfer-config.engine_id \
                  kv-transfer-config.kv_buffer_device kv-transfer-config.kv_buffer_size \

@@ -11,13 +11,11 @@ use crate::rules::either;
 const DUAL_BATCH_BACKENDS: [&str; 3] = ["deepep_low_latency", "deepep_high_throughput", "nixl_ep"];
 /// Backends that survive a lost replica.
 const FAULT_TOLERANT_BACKENDS: [&str; 2] = ["deepep_low_latency", "nixl_ep"];
-/// Backends that were removed.
-const REMOVED_BACKENDS: [&str; 2] = ["naive", "pplx"];
 /// Micro-batches of `--enable-dbo`.
 const DUAL: u32 = 2;
 
 pub(super) fn refuse(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
-    balancing(settings, out);
+    balancing(settings, spec, out);
     nodes(settings, spec, out);
     elastic(settings, spec, out);
     fault_tolerance(settings, spec, out);
@@ -27,7 +25,7 @@ pub(super) fn refuse(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Vio
     budgets(settings, out);
 }
 
-fn balancing(settings: &Settings, out: &mut Vec<Violation>) {
+fn balancing(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
     let modes = [Key::HybridBalancing, Key::ExternalBalancing, Key::MultiPortBalancing];
     let given: Vec<&str> = modes
         .into_iter()
@@ -39,6 +37,20 @@ fn balancing(settings: &Settings, out: &mut Vec<Violation>) {
             "one-balancing-mode",
             format!("{} name {} ways to spread requests", given.join(" and "), given.len()),
             format!("keep one: {}", either(&given)),
+        ));
+    } else if settings.on(Key::ExternalBalancing)
+        && spec.data_rank.is_none()
+        && spec.data_local.is_some_and(|local| local > 1)
+    {
+        // Several replicas without a rank are an external layout, but only behind several ports.
+        out.push(Violation::new(
+            "external-needs-rank",
+            format!(
+                "{} serves one replica, and {} does not say which",
+                settings.spelling(Key::ExternalBalancing),
+                settings.spelling(Key::DataLocal)
+            ),
+            "--data-parallel-rank, or --data-parallel-multi-port-external-lb for all of this node",
         ));
     } else if settings.on(Key::HybridBalancing) && settings.get(Key::DataRank).is_some() {
         out.push(Violation::new(
@@ -184,15 +196,6 @@ fn dual_batch(settings: &Settings, out: &mut Vec<Violation>) {
 }
 
 fn balance(settings: &Settings, out: &mut Vec<Violation>) {
-    if let Some(backend) =
-        settings.text(Key::AllToAll).filter(|backend| REMOVED_BACKENDS.contains(backend))
-    {
-        out.push(Violation::new(
-            "removed-backend",
-            format!("the all-to-all backend {backend} was removed; vLLM falls back with a warning"),
-            "--all2all-backend allgather_reducescatter",
-        ));
-    }
     if !settings.on(Key::Balance) {
         return;
     }
