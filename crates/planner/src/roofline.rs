@@ -356,9 +356,6 @@ impl Roofline<'_> {
                 let near = near.min(ranks);
                 return (near as f64, (ranks as f64 / near as f64).ceil());
             }
-            GroupKind::Expert if exchange.operation == Operation::AllToAll => {
-                u64::from(widths.expert_slices())
-            }
             _ => 1,
         };
         let near = (in_domain / stride.max(1)).clamp(1, ranks);

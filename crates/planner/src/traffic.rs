@@ -193,15 +193,16 @@ impl Ledger<'_> {
             self.reduce(GroupKind::MoeTensor, all, tokens, layers);
         } else {
             let width = f64::from(expert);
-            // A token goes once to each rank that has one of its experts (DeepEP), if not here.
+            // A token goes once to each rank that has a part of one of its experts (DeepEP): to all
+            // slices of the places it reaches, of which one rank is this.
             let reached = width * (1.0 - (1.0 - 1.0 / width).powf(top_k as f64));
-            let remote = reached * (width - 1.0) / width;
+            let remote = reached * f64::from(slices) * f64::from(all - 1) / f64::from(all);
             let own = self.tokens.all().div_ceil(widths.attention_tensor.max(1).into());
-            let row = product(&[own, self.hidden, ACTIVATION_BYTES, 2, slices.into(), layers]);
+            let row = product(&[own, self.hidden, ACTIVATION_BYTES, 2, layers]);
             // An estimate; a cast of floats saturates.
             let sent = (row as f64 * remote) as u64;
             let calls = layers.saturating_mul(2);
-            self.add(GroupKind::Expert, expert, Operation::AllToAll, calls, sent);
+            self.add(GroupKind::Expert, all, Operation::AllToAll, calls, sent);
         }
     }
 

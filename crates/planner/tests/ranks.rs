@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use playhouse_planner::{
-    AttentionShape, FfnShape, GroupKind, Inventory, LayerShape, ModelShape, RankMap, RankMemory,
-    Serving, Slice, StepLoad, WeightType,
+    AttentionShape, FfnShape, GroupKind, Inventory, LayerShape, ModelShape, Operation, RankMap,
+    RankMemory, Serving, Slice, StepLoad, WeightType,
 };
 use playhouse_types::{ExpertBalance, ExpertParallel, ExpertPlacement, ParallelSpec};
 use proptest::prelude::*;
@@ -229,6 +229,36 @@ fn a_step_sends_what_megatron_sends() {
     let found: Vec<_> = sent.iter().map(|one| (one.group, one.calls, one.bytes)).collect();
     let (tensor, rows) = (GroupKind::Tensor, 1000 * 4096 * 2);
     assert_eq!(found, [(tensor, 65, 65 * rows), (tensor, 1, 128_256 * 2 / 2)]);
+}
+
+/// DeepSeek-V3's 58 routed layers, 8 of 256 experts a token, 1024 of 8192 tokens on each of eight
+/// ranks. With experts on `n` places of `8 / n` slices a token reaches `n (1 - (1 - 1/n)^8)` places,
+/// and all slices of each; one rank of eight is its own.
+#[test]
+fn slices_of_an_expert_multiply_what_an_all_to_all_sends() {
+    let shape = shape("deepseek-v3.json");
+    let inventory = Inventory::of(&shape);
+    let load = StepLoad { prefill_tokens: 8192, decode_tokens: 0, sampled: 1 };
+    for (places, ranks_reached, gib) in [(2, 7.969, 11.06), (4, 7.199, 9.99), (8, 5.251, 7.29)] {
+        let spec = ParallelSpec {
+            tensor: 8,
+            attention_data: 8,
+            moe_dense_tensor: Some(1),
+            expert: ExpertParallel::Within(places),
+            ..ParallelSpec::default()
+        };
+        let map = map(&spec, &shape);
+        let kv = Serving::default().kv;
+        let sent = map.exchanges(&shape, &inventory, &map.coordinates(0), &load, kv);
+        let all_to_all: Vec<_> =
+            sent.iter().filter(|one| one.operation == Operation::AllToAll).collect();
+        let [one] = all_to_all[..] else { panic!("{sent:?}") };
+        assert_eq!((one.group, one.ranks, one.calls), (GroupKind::Expert, 8, 2 * 58));
+        let bytes = 58.0 * 2.0 * 1024.0 * 7168.0 * 2.0 * ranks_reached * 7.0 / 8.0;
+        let found = one.bytes as f64;
+        assert!((found / bytes - 1.0).abs() < 1e-3, "{places} places: {found} for {bytes}");
+        assert!((found / f64::from(1 << 30) - gib).abs() < 0.005, "{places} places: {found}");
+    }
 }
 
 /// A model whose every count is divisible by powers of two up to 64, and whose KV cache may be split.
