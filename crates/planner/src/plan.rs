@@ -27,7 +27,7 @@ pub struct Plan {
     pub placement: Option<Placement>,
     /// Tokens of KV that fit in all replicas, given hardware.
     pub kv_tokens: Option<u64>,
-    /// What runs, but not well.
+    /// What runs, but not well, or is counted by guess.
     pub warnings: Vec<String>,
 }
 
@@ -119,7 +119,7 @@ impl Plan {
             plan.ranks.push(PlannedRank { at, node, device, share, memory, kv_tokens });
         }
         plan.kv_tokens = plan.capacity();
-        plan.warnings = plan.warn();
+        plan.warnings = shape.note().into_iter().chain(plan.warn()).collect();
         Ok(plan)
     }
 

@@ -130,6 +130,15 @@ fn a_stage_over_nodes_is_a_warning() {
 }
 
 #[test]
+fn a_model_that_is_read_as_another_is_a_warning() {
+    let mut shape = shape("llama-3.1-8b.json");
+    shape.architecture = "GemmaForCausalLM".to_owned();
+    let plan =
+        Plan::new(&eight(), &shape, None, &Serving::default(), CrossDomain::Warn).expect("a plan");
+    assert!(plan.to_string().contains("warning: GemmaForCausalLM is read as Llama"), "{plan}");
+}
+
+#[test]
 fn layouts_are_named_in_a_few_words() {
     let spec = ParallelSpec {
         prefill_context: 2,
