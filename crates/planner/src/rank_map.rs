@@ -94,8 +94,12 @@ impl RankMap {
         if !violations.is_empty() {
             return Err(violations);
         }
+        // The dense layers of a mixture of experts may have a width of their own; those of a dense
+        // model are the model.
+        let moe_dense_tensor = spec.moe_dense_tensor.filter(|_| shape.is_moe());
+        let widths = Widths::of(&ParallelSpec { moe_dense_tensor, ..spec.clone() });
         Ok(Self {
-            widths: Widths::of(spec),
+            widths,
             stages: stages(spec, shape.layers.len() as u64),
             expert_placement: spec.expert_placement,
             redundant_experts: spec.redundant_experts.into(),

@@ -231,6 +231,20 @@ fn a_step_sends_what_megatron_sends() {
     assert_eq!(found, [(tensor, 65, 65 * rows), (tensor, 1, 128_256 * 2 / 2)]);
 }
 
+/// SGLang's `--moe-dense-tp-size 1` is about the dense layers between routed ones.
+#[test]
+fn a_dense_width_for_mixtures_leaves_dense_models_split() {
+    let own = ParallelSpec { tensor: 8, moe_dense_tensor: Some(1), ..ParallelSpec::default() };
+    let none = ParallelSpec { moe_dense_tensor: None, ..own.clone() };
+    let bytes = |spec: &ParallelSpec, name: &str| {
+        let shape = shape(name);
+        let map = map(spec, &shape);
+        map.weight_bytes(&Inventory::of(&shape), &map.coordinates(0))
+    };
+    assert_eq!(bytes(&own, "llama-3.1-8b.json"), bytes(&none, "llama-3.1-8b.json"));
+    assert!(bytes(&own, "deepseek-v3.json") > bytes(&none, "deepseek-v3.json"));
+}
+
 /// DeepSeek-V3's 58 routed layers, 8 of 256 experts a token, 1024 of 8192 tokens on each of eight
 /// ranks. With experts on `n` places of `8 / n` slices a token reaches `n (1 - (1 - 1/n)^8)` places,
 /// and all slices of each; one rank of eight is its own.
