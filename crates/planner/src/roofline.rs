@@ -253,8 +253,8 @@ impl Roofline<'_> {
                 self.matrix(weight, (part.0, part.1, 1), pairs, bytes * read / held.max(1.0))
             }
             (Cut::Outputs(Axis::Inner(_)) | Cut::Inputs(Axis::Inner(_)), _) => {
-                let gathered = widths.dense_tensor.div_ceil(widths.attention_tensor.max(1)).max(1);
-                self.matrix(weight, part, local * f64::from(gathered), bytes)
+                let gathered = tokens.gathered(self.map, widths.dense_tensor) as f64;
+                self.matrix(weight, part, local * gathered, bytes)
             }
             _ => self.matrix(weight, part, local, bytes),
         }

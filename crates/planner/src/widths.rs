@@ -62,7 +62,7 @@ impl Widths {
             stages: spec.pipeline,
             stage_ranks,
             tensor: spec.tensor,
-            dense_tensor: spec.moe_dense_tensor.unwrap_or(spec.tensor),
+            dense_tensor: spec.moe_dense_tensor.or(spec.dense_tensor).unwrap_or(spec.tensor),
             attention_data: spec.attention_data,
             attention_context,
             attention_tensor,

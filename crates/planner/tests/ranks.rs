@@ -245,6 +245,34 @@ fn a_dense_width_for_mixtures_leaves_dense_models_split() {
     assert!(bytes(&own, "deepseek-v3.json") > bytes(&none, "deepseek-v3.json"));
 }
 
+/// SGLang's `--tp 8 --attn-cp-size 2` splits dense layers over all eight ranks, which gather the
+/// tokens of both context ranks; vLLM's `-tp 4 -pcp 2` over four, each context rank for itself.
+#[test]
+fn dense_layers_are_split_over_the_stage_or_within_a_context_rank() {
+    let shape = shape("llama-3.1-8b.json");
+    let inventory = Inventory::of(&shape);
+    let within = ParallelSpec { tensor: 4, prefill_context: 2, ..ParallelSpec::default() };
+    let whole = ParallelSpec { dense_tensor: Some(8), ..within.clone() };
+    let (within, whole) = (map(&within, &shape), map(&whole, &shape));
+    assert_eq!(groups(&within, GroupKind::Dense), [[0, 1, 2, 3], [4, 5, 6, 7]]);
+    assert_eq!(groups(&whole, GroupKind::Dense), [[0, 1, 2, 3, 4, 5, 6, 7]]);
+    let bytes = |map: &RankMap| map.weight_bytes(&inventory, &map.coordinates(0));
+    let dense = 32 * 3 * 14_336 * 4096 * 2;
+    assert_eq!(bytes(&within) - bytes(&whole), dense / 4 - dense / 8);
+
+    // Tokens of both context ranks in a prompt; in decode both have the same.
+    let sent = |load: StepLoad| {
+        let kv = Serving::default().kv;
+        let sent = whole.exchanges(&shape, &inventory, &whole.coordinates(0), &load, kv);
+        sent.iter().find(|one| one.group == GroupKind::Dense).expect("a dense group").bytes
+    };
+    let reduced = |tokens: u64| 32 * (tokens * 4096 * 2 * 2 / 8 * 7);
+    let prompt = StepLoad { prefill_tokens: 1000, decode_tokens: 0, sampled: 1 };
+    assert_eq!(sent(prompt), reduced(1000));
+    let decode = StepLoad { prefill_tokens: 0, decode_tokens: 64, sampled: 64 };
+    assert_eq!(sent(decode), reduced(64));
+}
+
 /// DeepSeek-V3's 58 routed layers, 8 of 256 experts a token, 1024 of 8192 tokens on each of eight
 /// ranks. With experts on `n` places of `8 / n` slices a token reaches `n (1 - (1 - 1/n)^8)` places,
 /// and all slices of each; one rank of eight is its own.

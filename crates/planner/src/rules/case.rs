@@ -45,6 +45,8 @@ pub(crate) struct Case<'a> {
     pub(crate) decode_context: Option<u64>,
     /// `tensor * prefill_context`.
     pub(crate) stage_ranks: Option<u64>,
+    /// Ranks that split the dense layers of this model.
+    pub(crate) dense_tensor: Option<u64>,
     pub(crate) attention_data: Option<u64>,
     pub(crate) attention_context: Option<u64>,
     pub(crate) attention_tensor: Option<u64>,
@@ -131,6 +133,8 @@ impl<'a> Case<'a> {
         };
         let attention = |width| sound(width, attention_broken);
         let moe = |width| sound(width, moe_broken);
+        let of_moe = spec.moe_dense_tensor.filter(|_| facts.is_some_and(|facts| facts.moe));
+        let dense_tensor = of_moe.or(spec.dense_tensor).unwrap_or(spec.tensor);
         let mut case = Self {
             spec,
             facts,
@@ -141,6 +145,7 @@ impl<'a> Case<'a> {
             prefill_context: countable(spec.prefill_context),
             decode_context: countable(spec.decode_context),
             stage_ranks,
+            dense_tensor: countable(dense_tensor),
             attention_data: attention(widths.attention_data),
             attention_context: attention(widths.attention_context),
             attention_tensor: attention(widths.attention_tensor),

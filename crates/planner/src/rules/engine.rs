@@ -74,6 +74,14 @@ pub(super) fn sglang(case: &Case<'_>, out: &mut Findings) -> Option<()> {
             spec.prefill_context
         ));
     }
+    let (tensor, stage) = (spec.tensor, u64::from(spec.tensor) * u64::from(spec.prefill_context));
+    let dense = spec.dense_tensor.unwrap_or(tensor);
+    if u64::from(dense) != stage {
+        out.push(format_args!(
+            "SGLang splits dense layers over the whole stage ({stage}), not over {dense}: \
+             dense_tensor would be {stage}"
+        ));
+    }
     if spec.expert == ExpertParallel::AcrossReplicas && spec.data > 1 {
         out.push(format_args!(
             "SGLang's expert groups stay inside a replica; {} replicas cannot share experts",
@@ -176,6 +184,12 @@ fn linear_placement(case: &Case<'_>, out: &mut Findings, engine: &str) {
 }
 
 fn no_dense_tensor(case: &Case<'_>, out: &mut Findings, engine: &str) {
+    let tensor = case.spec.tensor;
+    if let Some(width) = case.spec.dense_tensor.filter(|width| *width != tensor) {
+        out.push(format_args!(
+            "{engine} splits dense layers over tensor ({tensor}), not over {width} (dense_tensor)"
+        ));
+    }
     if let Some(width) = case.spec.moe_dense_tensor {
         out.push(format_args!(
             "{engine} has no width of its own for dense layers (moe_dense_tensor {width})"
