@@ -349,7 +349,7 @@ impl Roofline<'_> {
                 return (1.0, if crosses { 2.0 } else { 1.0 });
             }
             GroupKind::Context => u64::from(widths.attention_tensor),
-            GroupKind::Expert if widths.expert_replicas > 1 => {
+            GroupKind::Expert | GroupKind::MoeTensor if widths.sharing_replicas() > 1 => {
                 // A stage's ranks in each of several replicas.
                 let near =
                     stage.min(in_domain) * (in_domain / self.map.widths().replica_ranks()).max(1);

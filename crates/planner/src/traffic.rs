@@ -78,7 +78,7 @@ impl LocalTokens {
         // Decode does not split the token that it computes.
         let split = load.prefill_tokens > 0;
         let context = if split { widths.attention_context.max(1) } else { 1 };
-        let replicas = widths.expert_replicas.max(1);
+        let replicas = widths.sharing_replicas().max(1);
         Self {
             prefill: load.prefill_tokens.div_ceil(data).div_ceil(context.into()),
             decode: load.decode_tokens.div_ceil(data),

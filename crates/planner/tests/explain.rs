@@ -148,6 +148,8 @@ fn layouts_are_named_in_a_few_words() {
         moe_dense_tensor: Some(1),
         ..eight()
     };
+    let split = ParallelSpec { expert: ExpertParallel::SplitAcrossReplicas, ..eight() };
+    assert_eq!(layout(&split), "DP 2 × PP 2 × TP 2, MoE-TP across replicas");
     assert_eq!(
         layout(&spec),
         "DP 2 × PP 2 × TP 2 × CP 2, attention-DP 2, DCP 4, EP across replicas, dense TP 1"

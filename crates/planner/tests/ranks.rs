@@ -75,6 +75,35 @@ fn expert_groups_span_replicas_as_in_vllm() {
     assert_eq!([experts(0), experts(1), experts(4), experts(5)], [[0, 1], [2, 3], [4, 5], [6, 7]]);
 }
 
+/// vLLM without expert parallelism: the same ranks share each expert.
+#[test]
+fn expert_slices_span_replicas_as_in_vllm() {
+    let expert = ExpertParallel::SplitAcrossReplicas;
+    let shape = shape("deepseek-v3.json");
+    let inventory = Inventory::of(&shape);
+    let spec = ParallelSpec { tensor: 2, pipeline: 2, data: 2, expert, ..ParallelSpec::default() };
+    let slices = map(&spec, &shape);
+    assert_eq!(groups(&slices, GroupKind::MoeTensor), [[0, 1, 4, 5], [2, 3, 6, 7]]);
+    assert_eq!([0, 1, 4, 5].map(|rank| slices.coordinates(rank).moe_tensor), [0, 1, 2, 3]);
+
+    // Eight replicas of one rank hold an eighth of every expert each, and all tokens meet.
+    let bytes = |expert| {
+        let map = map(&ParallelSpec { data: 8, expert, ..ParallelSpec::default() }, &shape);
+        map.weight_bytes(&inventory, &map.coordinates(7))
+    };
+    let (matrices, scales) = (256 * 3 * 2048 * 7168, 256 * 3 * 16 * 56 * 4);
+    let experts = 58 * (matrices + scales);
+    assert_eq!(bytes(ExpertParallel::Off) - bytes(expert), experts - experts / 8);
+    assert_eq!(bytes(expert), bytes(ExpertParallel::AcrossReplicas));
+
+    let map = map(&ParallelSpec { data: 8, expert, ..ParallelSpec::default() }, &shape);
+    let load = StepLoad { prefill_tokens: 1000, decode_tokens: 0, sampled: 1 };
+    let kv = Serving::default().kv;
+    let sent = map.exchanges(&shape, &inventory, &map.coordinates(0), &load, kv);
+    let found: Vec<_> = sent.iter().map(|one| (one.group, one.ranks, one.bytes)).collect();
+    assert_eq!(found, [(GroupKind::MoeTensor, 8, 58 * 2 * 7 * 1000 * 7168 * 2)]);
+}
+
 /// vLLM: contiguous tensor ranks; with prefill context the two axes are swapped first.
 #[test]
 fn decode_context_re_uses_tensor_ranks_context_first() {
@@ -356,7 +385,7 @@ fn powers(bits: u32, parts: usize) -> impl Strategy<Value = Vec<u32>> {
 fn specs() -> impl Strategy<Value = ParallelSpec> {
     let outer = (1u32..5, 1u32..5);
     let inner = (0u32..6).prop_flat_map(|bits| (powers(bits, 3), powers(bits, 3)));
-    (outer, inner, 0u8..3, 0u32..3, any::<bool>()).prop_map(
+    (outer, inner, 0u8..4, 0u32..3, any::<bool>()).prop_map(
         |((data, pipeline), (attention, experts), expert, decode, round_robin)| {
             let tensor = attention[0] * attention[1];
             let stage = tensor * attention[2];
@@ -376,11 +405,12 @@ fn specs() -> impl Strategy<Value = ParallelSpec> {
                 expert: match expert {
                     0 => ExpertParallel::Off,
                     1 => ExpertParallel::AcrossReplicas,
+                    3 => ExpertParallel::SplitAcrossReplicas,
                     _ => ExpertParallel::Within(experts[0]),
                 },
                 moe_data: if across { 1 } else { experts[1] },
                 moe_tensor: match expert {
-                    0 => Some(stage / experts[1]),
+                    0 | 3 => Some(stage / experts[1]),
                     1 => Some(1),
                     _ => Some(experts[2]),
                 },

@@ -126,6 +126,9 @@ pub enum ExpertParallel {
     /// Every rank of the stage holds a slice of every expert.
     #[default]
     Off,
+    /// Every rank of the stage of *all* replicas holds a slice of every expert: width
+    /// `data * prefill_context * tensor`. vLLM without `--enable-expert-parallel`.
+    SplitAcrossReplicas,
     /// Experts are spread over the stage's ranks of *all* replicas: width
     /// `data * prefill_context * tensor`. vLLM `--enable-expert-parallel`.
     AcrossReplicas,

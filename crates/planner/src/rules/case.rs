@@ -54,6 +54,8 @@ pub(crate) struct Case<'a> {
     /// Width of the expert group within a stage.
     pub(crate) moe_expert: Option<u64>,
     pub(crate) moe_tensor: Option<u64>,
+    /// Ranks that split one expert: `moe_tensor`, over all replicas in vLLM's sense.
+    pub(crate) slice_ranks: Option<u64>,
     pub(crate) moe_cluster: Option<u64>,
     /// Ranks that share one set of experts: `moe_expert`, over all replicas in vLLM's sense.
     pub(crate) expert_ranks: Option<u64>,
@@ -154,6 +156,7 @@ impl<'a> Case<'a> {
             moe_tensor: moe(widths.moe_tensor),
             moe_cluster: moe(widths.moe_cluster),
             expert_ranks: None,
+            slice_ranks: None,
             attention_product: None,
             moe_product: None,
         };
@@ -163,9 +166,13 @@ impl<'a> Case<'a> {
             product([case.moe_data, case.moe_expert, case.moe_tensor, case.moe_cluster]);
         case.expert_ranks = match spec.expert {
             ExpertParallel::AcrossReplicas => product([case.moe_expert, data]),
-            ExpertParallel::Off | ExpertParallel::Within(_) => case.moe_expert,
+            _ => case.moe_expert,
         };
         case.silence_mismatches();
+        case.slice_ranks = match spec.expert {
+            ExpertParallel::SplitAcrossReplicas => product([case.moe_tensor, data]),
+            _ => case.moe_tensor,
+        };
         case
     }
 
@@ -183,7 +190,7 @@ impl<'a> Case<'a> {
     /// Whether whole experts are spread over ranks.
     pub(crate) fn spreads_experts(&self) -> bool {
         match self.spec.expert {
-            ExpertParallel::Off => false,
+            ExpertParallel::Off | ExpertParallel::SplitAcrossReplicas => false,
             ExpertParallel::AcrossReplicas => true,
             ExpertParallel::Within(width) => width > 1,
         }

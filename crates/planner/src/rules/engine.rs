@@ -36,6 +36,17 @@ pub(super) fn vllm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
             u64::from(stage) * u64::from(spec.data)
         ));
     }
+    if spec.expert == ExpertParallel::Off
+        && spec.data > 1
+        && case.facts.is_some_and(|facts| facts.moe)
+    {
+        out.push(format_args!(
+            "vLLM splits each expert over all {} ranks of a stage in {} replicas (expert = \
+             split_across_replicas), not over the {stage} of each",
+            u64::from(stage) * u64::from(spec.data),
+            spec.data
+        ));
+    }
     let whole = if case.spreads_experts() { 1 } else { stage };
     // A partial width was reported above, and what is left of the stage follows from it.
     let partial =
@@ -85,6 +96,12 @@ pub(super) fn sglang(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     if spec.expert == ExpertParallel::AcrossReplicas && spec.data > 1 {
         out.push(format_args!(
             "SGLang's expert groups stay inside a replica; {} replicas cannot share experts",
+            spec.data
+        ));
+    }
+    if spec.expert == ExpertParallel::SplitAcrossReplicas && spec.data > 1 {
+        out.push(format_args!(
+            "SGLang splits an expert inside a replica; {} replicas cannot share the slices",
             spec.data
         ));
     }

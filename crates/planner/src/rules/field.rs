@@ -92,7 +92,7 @@ impl Field {
             Self::AttentionContext => spec.attention_context,
             Self::ExpertWithin => match spec.expert {
                 ExpertParallel::Within(width) => Some(width),
-                ExpertParallel::Off | ExpertParallel::AcrossReplicas => None,
+                _ => None,
             },
             Self::MoeTensor => spec.moe_tensor,
             Self::MoeData => Some(spec.moe_data),

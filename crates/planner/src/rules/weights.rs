@@ -64,7 +64,7 @@ pub(super) fn dense_tensor_one_of_two(case: &Case<'_>, out: &mut Findings) -> Op
 }
 
 pub(super) fn expert_inner_divides(case: &Case<'_>, out: &mut Findings) -> Option<()> {
-    let (width, facts) = (case.moe_tensor?, case.facts?);
+    let (width, facts) = (case.slice_ranks?, case.facts?);
     for inner in &facts.expert_inner {
         if inner % width != 0 {
             out.push(format_args!("the expert width {inner} cannot be split over {width} ranks"));
@@ -79,7 +79,7 @@ pub(super) fn scale_blocks(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let facts = case.facts?;
     let rows = facts.scale_rows?;
     let dense = facts.dense_inner.iter().map(|inner| ("feed-forward", *inner, case.dense_tensor));
-    let expert = facts.expert_inner.iter().map(|inner| ("expert", *inner, case.moe_tensor));
+    let expert = facts.expert_inner.iter().map(|inner| ("expert", *inner, case.slice_ranks));
     for (what, inner, width) in dense.chain(expert) {
         let Some(width) = width.filter(|width| *width > 1 && inner % width == 0) else { continue };
         let share = inner / width;
