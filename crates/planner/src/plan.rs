@@ -21,7 +21,7 @@ pub struct Plan {
     pub ranks: Vec<PlannedRank>,
     /// The groups of each kind that has more than one rank and is no other's equal.
     pub groups: Vec<Groups>,
-    /// What the first rank of each stage of a replica sends in a step full of prompts.
+    /// What the first rank of each stage of a replica sends in a step.
     pub traffic: Vec<StageTraffic>,
     /// The device of each rank, given hardware.
     pub placement: Option<Placement>,
@@ -56,8 +56,10 @@ pub struct PlannedRank {
 pub struct StageTraffic {
     /// Stage.
     pub stage: u32,
-    /// What its first rank sends.
-    pub exchanges: Vec<Exchange>,
+    /// What its first rank sends in a step full of prompts.
+    pub prompts: Vec<Exchange>,
+    /// What it sends in a step in which [`Plan::generated`] requests of a replica generate.
+    pub decode: Vec<Exchange>,
 }
 
 // === impl Plan ===
@@ -129,6 +131,13 @@ impl Plan {
         serde_json::to_string_pretty(self).expect("a plan has string keys only")
     }
 
+    /// Requests of a replica that generate a token in one step: those that run, divided over the
+    /// stages, which work on different ones.
+    #[must_use]
+    pub fn generated(&self) -> u64 {
+        generated(&self.serving, &self.widths)
+    }
+
     fn seat<'a>(&self, hardware: &'a Hardware, rank: u32) -> Option<(&'a Node, u32)> {
         let seat = self.placement.as_ref()?.seats.get(rank as usize)?;
         Some((hardware.nodes.get(seat.node as usize)?, seat.device))
@@ -184,19 +193,25 @@ fn traffic(
     inventory: &Inventory,
     serving: &Serving,
 ) -> Vec<StageTraffic> {
-    let load = StepLoad {
+    let widths = map.widths();
+    let prompts = StepLoad {
         prefill_tokens: serving.step_tokens,
         decode_tokens: 0,
         sampled: serving.running.min(serving.step_tokens),
     };
-    let widths = map.widths();
+    let generated = generated(serving, widths);
+    let decode = StepLoad { prefill_tokens: 0, decode_tokens: generated, sampled: generated };
     (0..widths.stages)
         .map(|stage| {
             let at = map.coordinates(stage.saturating_mul(widths.stage_ranks));
-            let exchanges = map.exchanges(shape, inventory, &at, &load, serving.kv);
-            StageTraffic { stage, exchanges }
+            let sent = |load| map.exchanges(shape, inventory, &at, load, serving.kv);
+            StageTraffic { stage, prompts: sent(&prompts), decode: sent(&decode) }
         })
         .collect()
+}
+
+fn generated(serving: &Serving, widths: &Widths) -> u64 {
+    serving.running.div_ceil(u64::from(widths.stages).max(1))
 }
 
 // === impl Violation ===

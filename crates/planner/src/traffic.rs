@@ -215,6 +215,14 @@ impl Ledger<'_> {
             let sent = (row as f64 * remote) as u64;
             let calls = layers.saturating_mul(2);
             self.add(GroupKind::Expert, all, Operation::AllToAll, calls, sent);
+            // Each tensor rank sent and has back its part of the tokens; the next layer's attention
+            // wants all of them.
+            let tensor = u64::from(widths.attention_tensor);
+            if tensor > 1 {
+                let gathered = product(&[own, self.hidden, ACTIVATION_BYTES, tensor - 1, layers]);
+                let group = GroupKind::Tensor;
+                self.add(group, widths.attention_tensor, Operation::AllGather, layers, gathered);
+            }
         }
     }
 

@@ -6,7 +6,9 @@
 use std::fs;
 use std::path::Path;
 
-use playhouse_planner::{CrossDomain, Hardware, ModelShape, Plan, Serving, layout};
+use playhouse_planner::{
+    CrossDomain, Exchange, GroupKind, Hardware, ModelShape, Plan, Serving, layout,
+};
 use playhouse_types::{ExpertParallel, ParallelSpec};
 use serde_json::Value;
 
@@ -95,6 +97,24 @@ fn kv_tokens_are_the_least_of_a_replica_times_its_groups() {
         let left = device - rank.memory.weight_bytes - rank.memory.workspace_bytes;
         assert_eq!(rank.kv_tokens, Some(left / rank.memory.kv_bytes_per_token));
     }
+}
+
+/// DeepSeek-V3 on `-tp 8 -dcp 8`: 61 layers, 256 requests. Each rank gathers the queries of its 16
+/// heads, 576 wide, from seven others and scatters as much.
+#[test]
+fn a_step_of_generated_tokens_is_shown_with_the_split_cache() {
+    let spec = ParallelSpec { tensor: 8, decode_context: 8, ..ParallelSpec::default() };
+    let plan = plan(&spec, "deepseek-v3.json", None);
+    let [stage] = &plan.traffic[..] else { panic!("one stage") };
+    let of = |sent: &[Exchange]| {
+        let split = sent.iter().find(|one| one.group == GroupKind::DecodeContext);
+        split.map(|one| (one.ranks, one.calls, one.bytes))
+    };
+    assert_eq!(of(&stage.prompts), None);
+    assert_eq!(of(&stage.decode), Some((8, 2 * 61, 61 * 256 * 16 * 576 * 2 * 2 * 7)));
+    let text = plan.to_string();
+    let (_, decode) = text.split_once("256 generated tokens per replica:\n").expect(&text);
+    assert!(decode.contains("DCP  8 ranks  gather and scatter  122 calls  3.75 GiB"), "{text}");
 }
 
 #[test]

@@ -332,6 +332,26 @@ fn slices_of_an_expert_multiply_what_an_all_to_all_sends() {
     }
 }
 
+/// Two attention groups of four tensor ranks: each rank sends a quarter of its group's tokens to the
+/// experts and then gathers the other three quarters.
+#[test]
+fn tensor_ranks_gather_what_each_has_back_from_the_experts() {
+    let shape = shape("deepseek-v3.json");
+    let inventory = Inventory::of(&shape);
+    let expert = ExpertParallel::Within(8);
+    let spec = ParallelSpec { tensor: 8, attention_data: 2, expert, ..ParallelSpec::default() };
+    let map = map(&spec, &shape);
+    let load = StepLoad { prefill_tokens: 0, decode_tokens: 64, sampled: 64 };
+    let kv = Serving::default().kv;
+    let sent = map.exchanges(&shape, &inventory, &map.coordinates(0), &load, kv);
+    let gather = sent
+        .iter()
+        .find(|one| (one.group, one.operation) == (GroupKind::Tensor, Operation::AllGather));
+    let gather = gather.expect("a gather");
+    assert_eq!((gather.ranks, gather.calls), (4, 58));
+    assert_eq!(gather.bytes, 58 * 32 / 4 * 3 * 7168 * 2);
+}
+
 /// A model whose every count is divisible by powers of two up to 64, and whose KV cache may be split.
 fn divisible() -> ModelShape {
     let attention = AttentionShape::Mla {
