@@ -4,8 +4,9 @@ use playhouse_types::ParallelSpec;
 use serde::Serialize;
 
 use crate::{
-    Coordinates, CrossDomain, Exchange, GroupKind, Groups, Hardware, Inventory, ModelShape, Node,
-    Placement, PlacementError, RankMap, RankMemory, Serving, Share, StepLoad, Violation, Widths,
+    Change, Coordinates, CrossDomain, Exchange, Field, GroupKind, Groups, Hardware, Inventory,
+    ModelShape, Node, Placement, PlacementError, RankMap, RankMemory, Serving, Share, StepLoad,
+    Violation, Widths,
 };
 
 /// A layout that can run: where each rank is, what it holds, whom it talks to.
@@ -62,6 +63,18 @@ pub struct StageTraffic {
     pub decode: Vec<Exchange>,
 }
 
+/// How many times as wide a layout may be that is offered instead.
+const WIDER_MAX: u32 = 16;
+
+/// What a plan is made of.
+struct Ground<'a> {
+    spec: &'a ParallelSpec,
+    shape: &'a ModelShape,
+    hardware: &'a Hardware,
+    serving: &'a Serving,
+    cross: CrossDomain,
+}
+
 // === impl Plan ===
 
 impl Plan {
@@ -103,21 +116,21 @@ impl Plan {
         for at in map.ranks() {
             let share = map.share(shape, &at);
             let memory = RankMemory::of(&map, shape, &inventory, &at, serving);
-            let on = hardware.and_then(|hardware| plan.seat(hardware, at.rank));
-            let fits = on.map(|(node, device)| {
-                (
-                    node.name.clone(),
-                    device,
-                    memory.tokens_in(serving.usable_bytes(node.device.memory_bytes)),
-                )
-            });
-            let (node, device, kv_tokens) = match fits {
-                None => (None, None, None),
-                Some((node, device, Some(tokens))) => (Some(node), Some(device), Some(tokens)),
-                Some((node, device, None)) => {
-                    return Err(vec![too_small(&at, &node, device, &memory)]);
+            let seat = hardware.and_then(|hardware| plan.seat(hardware, at.rank));
+            let kv_tokens = match (hardware, seat) {
+                (Some(hardware), Some((node, device))) => {
+                    let usable = serving.usable_bytes(node.device.memory_bytes);
+                    let room = memory.tokens_in(usable);
+                    if room.is_none() {
+                        let ground = Ground { spec, shape, hardware, serving, cross };
+                        return Err(vec![ground.too_small(at.rank, node, device, &memory)]);
+                    }
+                    room
                 }
+                _ => None,
             };
+            let node = seat.map(|(node, _)| node.name.clone());
+            let device = seat.map(|(_, device)| device);
             plan.ranks.push(PlannedRank { at, node, device, share, memory, kv_tokens });
         }
         plan.kv_tokens = plan.capacity();
@@ -172,21 +185,6 @@ impl Plan {
     }
 }
 
-fn too_small(at: &Coordinates, node: &str, device: u32, memory: &RankMemory) -> Violation {
-    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-    Violation::new(
-        "memory-fits",
-        format!(
-            "rank {} needs {:.1} GiB for weights and {:.1} GiB for activations; device {device} of \
-             {node} has less",
-            at.rank,
-            gib(memory.weight_bytes),
-            gib(memory.workspace_bytes)
-        ),
-        "split the model over more ranks (tensor or pipeline), or use smaller steps",
-    )
-}
-
 fn traffic(
     map: &RankMap,
     shape: &ModelShape,
@@ -212,6 +210,75 @@ fn traffic(
 
 fn generated(serving: &Serving, widths: &Widths) -> u64 {
     serving.running.div_ceil(u64::from(widths.stages).max(1))
+}
+
+// === impl Ground ===
+
+impl Ground<'_> {
+    /// A device is too small for what a rank needs, with the nearest wider layouts that fit.
+    fn too_small(&self, rank: u32, node: &Node, device: u32, memory: &RankMemory) -> Violation {
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        let has = node.device.memory_bytes;
+        let (percent, usable) = (self.serving.memory_percent, self.serving.usable_bytes(has));
+        let needed = memory.weight_bytes.saturating_add(memory.workspace_bytes);
+        let message = format!(
+            "rank {rank} needs {:.1} GiB for weights and {:.1} GiB for activations, {:.1} GiB in \
+             all; device {device} of {} has {:.1} GiB, of which {percent} % may be used: {:.1} GiB",
+            gib(memory.weight_bytes),
+            gib(memory.workspace_bytes),
+            gib(needed),
+            node.name,
+            gib(has),
+            gib(usable)
+        );
+        let nearest: Vec<_> =
+            [Field::Tensor, Field::Pipeline].into_iter().filter_map(|of| self.wider(of)).collect();
+        let ways: Vec<_> = nearest
+            .iter()
+            .map(|change| {
+                let now = change.field.get(self.spec).unwrap_or_default();
+                format!("{} = {now} → {}", change.field, change.value)
+            })
+            .collect();
+        let fix = if ways.is_empty() {
+            format!(
+                "no wider tensor or pipeline fits on these {} devices: use more of them, or larger \
+                 ones",
+                self.hardware.devices()
+            )
+        } else {
+            ways.join("; or ")
+        };
+        Violation { nearest, ..Violation::new("memory-fits", message, fix) }
+    }
+
+    /// The least multiple of a width with which the model can run here.
+    fn wider(&self, field: Field) -> Option<Change> {
+        let now = field.get(self.spec)?;
+        (2..=WIDER_MAX)
+            .filter_map(|times| Some(Change { field, value: now.checked_mul(times)? }))
+            .take_while(|change| {
+                let mut spec = self.spec.clone();
+                change.apply(&mut spec);
+                Widths::of(&spec).world() <= self.hardware.devices()
+            })
+            .find(|change| self.runs_with(*change).is_some())
+    }
+
+    fn runs_with(&self, change: Change) -> Option<()> {
+        let mut spec = self.spec.clone();
+        change.apply(&mut spec);
+        let map = RankMap::new(&spec, self.shape).ok()?;
+        let placement = Placement::new(&map, self.hardware, self.cross, None).ok()?;
+        let inventory = Inventory::of(self.shape);
+        map.ranks().try_for_each(|at| {
+            let seat = placement.seats.get(at.rank as usize)?;
+            let node = self.hardware.nodes.get(seat.node as usize)?;
+            let memory = RankMemory::of(&map, self.shape, &inventory, &at, self.serving);
+            let usable = self.serving.usable_bytes(node.device.memory_bytes);
+            memory.tokens_in(usable).map(|_| ())
+        })
+    }
 }
 
 // === impl Violation ===

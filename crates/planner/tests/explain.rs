@@ -135,10 +135,39 @@ fn a_plan_that_cannot_run_says_what_is_missing() {
     assert!(message.contains("the largest has 4 devices free"), "{message}");
     let (rule, message) = refused(&eight, "deepseek-v3.json", "8xH100", CrossDomain::Warn);
     assert_eq!(rule, "memory-fits");
-    assert!(message.starts_with("rank 0 needs 79.3 GiB for weights"), "{message}");
+    assert_eq!(
+        message,
+        "rank 0 needs 79.3 GiB for weights and 2.2 GiB for activations, 81.5 GiB in all; device 0 \
+         of node-0 has 79.6 GiB, of which 90 % may be used: 71.7 GiB"
+    );
     let three = ParallelSpec { tensor: 3, ..ParallelSpec::default() };
     let (rule, _) = refused(&three, "llama-3.1-8b.json", "8xH100", CrossDomain::Warn);
     assert_eq!(rule, "heads-divide");
+}
+
+/// What is offered for a device that is too small is tried first.
+#[test]
+fn a_model_too_large_is_offered_the_widths_that_fit() {
+    let refused = |spec: &ParallelSpec, model: &str, hardware: &str| {
+        let hardware = Hardware::parse(hardware).expect(hardware);
+        let (shape, serving) = (shape(model), Serving::default());
+        let plan = |spec: &ParallelSpec| {
+            Plan::new(spec, &shape, Some(&hardware), &serving, CrossDomain::Warn)
+        };
+        let violations = plan(spec).expect_err("refused");
+        for change in &violations[0].nearest {
+            let mut spec = spec.clone();
+            change.apply(&mut spec);
+            assert!(plan(&spec).is_ok(), "{change}");
+        }
+        (violations[0].rule, violations[0].fix.clone())
+    };
+    let eight = ParallelSpec { tensor: 8, ..ParallelSpec::default() };
+    let fix = "tensor = 8 → 16; or pipeline = 1 → 2".to_owned();
+    assert_eq!(refused(&eight, "llama-3.1-405b.json", "2x8xH100"), ("memory-fits", fix));
+    let fix =
+        "no wider tensor or pipeline fits on these 8 devices: use more of them, or larger ones";
+    assert_eq!(refused(&eight, "deepseek-v3.json", "8xH100"), ("memory-fits", fix.to_owned()));
 }
 
 #[test]
