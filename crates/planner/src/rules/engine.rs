@@ -36,7 +36,8 @@ pub(super) fn vllm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
             u64::from(stage) * u64::from(spec.data)
         ));
     }
-    if spec.expert == ExpertParallel::Off
+    if !case.spreads_experts()
+        && spec.expert != ExpertParallel::SplitAcrossReplicas
         && spec.data > 1
         && case.facts.is_some_and(|facts| facts.moe)
     {
