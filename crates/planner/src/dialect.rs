@@ -14,7 +14,7 @@
 //!
 //! Not here: whether the layout can run (see [`check`](crate::check), which [`Reading::check`] calls).
 
-use playhouse_types::ParallelSpec;
+use playhouse_types::{ExpertParallel, ParallelSpec};
 
 use crate::rules::check_with;
 use crate::{ModelShape, RuleSet, Violation};
@@ -282,7 +282,7 @@ impl Reading {
     }
 
     /// Settles what depends on the model: TensorRT-LLM counts slots where the others count redundant
-    /// experts. Notes what engines make of this layout for this model.
+    /// experts, vLLM's replicas of a mixture of experts share each expert. Notes what engines make of this layout for this model.
     pub fn settle(&mut self, shape: &ModelShape) {
         let experts = shape.layers.iter().find_map(|layer| match layer.ffn {
             crate::FfnShape::Moe { experts, .. } => Some(experts),
@@ -298,6 +298,13 @@ impl Reading {
                     format!("num_slots = {slots} → {experts}"),
                 )),
             }
+        }
+        if self.dialect == Dialect::Vllm
+            && self.spec.expert == ExpertParallel::Off
+            && self.spec.data > 1
+            && experts.is_some()
+        {
+            self.spec.expert = ExpertParallel::SplitAcrossReplicas;
         }
         self.notes.retain(|note| note.kind != NoteKind::Differs);
         self.notes.extend(differences(self.dialect, &self.spec, Some(shape)));

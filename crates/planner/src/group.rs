@@ -165,7 +165,10 @@ impl RankMap {
                 let replicas = at.replica / widths.expert_replicas.max(1);
                 [replicas, at.stage, at.moe_data, at.moe_tensor, at.moe_cluster]
             }
-            GroupKind::MoeTensor => within(at.moe_data, at.expert, 0),
+            GroupKind::MoeTensor => {
+                let replicas = at.replica / widths.slice_replicas.max(1);
+                [replicas, at.stage, at.moe_data, at.expert, 0]
+            }
             GroupKind::MoeData => within(at.expert, at.moe_tensor, at.moe_cluster),
         }
     }

@@ -4,8 +4,9 @@ use playhouse_types::ParallelSpec;
 use serde::Serialize;
 
 use crate::{
-    Coordinates, CrossDomain, Exchange, GroupKind, Groups, Hardware, Inventory, ModelShape, Node,
-    Placement, PlacementError, RankMap, RankMemory, Serving, Share, StepLoad, Violation, Widths,
+    Change, Coordinates, CrossDomain, Exchange, Field, GroupKind, Groups, Hardware, Inventory,
+    ModelShape, Node, Placement, PlacementError, RankMap, RankMemory, Serving, Share, StepLoad,
+    Violation, Widths,
 };
 
 /// A layout that can run: where each rank is, what it holds, whom it talks to.
@@ -21,13 +22,13 @@ pub struct Plan {
     pub ranks: Vec<PlannedRank>,
     /// The groups of each kind that has more than one rank and is no other's equal.
     pub groups: Vec<Groups>,
-    /// What the first rank of each stage of a replica sends in a step full of prompts.
+    /// What the first rank of each stage of a replica sends in a step.
     pub traffic: Vec<StageTraffic>,
     /// The device of each rank, given hardware.
     pub placement: Option<Placement>,
     /// Tokens of KV that fit in all replicas, given hardware.
     pub kv_tokens: Option<u64>,
-    /// What runs, but not well.
+    /// What runs, but not well, or is counted by guess.
     pub warnings: Vec<String>,
 }
 
@@ -56,8 +57,22 @@ pub struct PlannedRank {
 pub struct StageTraffic {
     /// Stage.
     pub stage: u32,
-    /// What its first rank sends.
-    pub exchanges: Vec<Exchange>,
+    /// What its first rank sends in a step full of prompts.
+    pub prompts: Vec<Exchange>,
+    /// What it sends in a step in which [`Plan::generated`] requests of a replica generate.
+    pub decode: Vec<Exchange>,
+}
+
+/// How many times as wide a layout may be that is offered instead.
+const WIDER_MAX: u32 = 16;
+
+/// What a plan is made of.
+struct Ground<'a> {
+    spec: &'a ParallelSpec,
+    shape: &'a ModelShape,
+    hardware: &'a Hardware,
+    serving: &'a Serving,
+    cross: CrossDomain,
 }
 
 // === impl Plan ===
@@ -101,25 +116,25 @@ impl Plan {
         for at in map.ranks() {
             let share = map.share(shape, &at);
             let memory = RankMemory::of(&map, shape, &inventory, &at, serving);
-            let on = hardware.and_then(|hardware| plan.seat(hardware, at.rank));
-            let fits = on.map(|(node, device)| {
-                (
-                    node.name.clone(),
-                    device,
-                    memory.tokens_in(serving.usable_bytes(node.device.memory_bytes)),
-                )
-            });
-            let (node, device, kv_tokens) = match fits {
-                None => (None, None, None),
-                Some((node, device, Some(tokens))) => (Some(node), Some(device), Some(tokens)),
-                Some((node, device, None)) => {
-                    return Err(vec![too_small(&at, &node, device, &memory)]);
+            let seat = hardware.and_then(|hardware| plan.seat(hardware, at.rank));
+            let kv_tokens = match (hardware, seat) {
+                (Some(hardware), Some((node, device))) => {
+                    let usable = serving.usable_bytes(node.device.memory_bytes);
+                    let room = memory.tokens_in(usable);
+                    if room.is_none() {
+                        let ground = Ground { spec, shape, hardware, serving, cross };
+                        return Err(vec![ground.too_small(at.rank, node, device, &memory)]);
+                    }
+                    room
                 }
+                _ => None,
             };
+            let node = seat.map(|(node, _)| node.name.clone());
+            let device = seat.map(|(_, device)| device);
             plan.ranks.push(PlannedRank { at, node, device, share, memory, kv_tokens });
         }
         plan.kv_tokens = plan.capacity();
-        plan.warnings = plan.warn();
+        plan.warnings = shape.note().into_iter().chain(plan.warn()).collect();
         Ok(plan)
     }
 
@@ -127,6 +142,13 @@ impl Plan {
     #[must_use]
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("a plan has string keys only")
+    }
+
+    /// Requests of a replica that generate a token in one step: those that run, divided over the
+    /// stages, which work on different ones.
+    #[must_use]
+    pub fn generated(&self) -> u64 {
+        generated(&self.serving, &self.widths)
     }
 
     fn seat<'a>(&self, hardware: &'a Hardware, rank: u32) -> Option<(&'a Node, u32)> {
@@ -163,40 +185,100 @@ impl Plan {
     }
 }
 
-fn too_small(at: &Coordinates, node: &str, device: u32, memory: &RankMemory) -> Violation {
-    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-    Violation::new(
-        "memory-fits",
-        format!(
-            "rank {} needs {:.1} GiB for weights and {:.1} GiB for activations; device {device} of \
-             {node} has less",
-            at.rank,
-            gib(memory.weight_bytes),
-            gib(memory.workspace_bytes)
-        ),
-        "split the model over more ranks (tensor or pipeline), or use smaller steps",
-    )
-}
-
 fn traffic(
     map: &RankMap,
     shape: &ModelShape,
     inventory: &Inventory,
     serving: &Serving,
 ) -> Vec<StageTraffic> {
-    let load = StepLoad {
+    let widths = map.widths();
+    let prompts = StepLoad {
         prefill_tokens: serving.step_tokens,
         decode_tokens: 0,
         sampled: serving.running.min(serving.step_tokens),
     };
-    let widths = map.widths();
+    let generated = generated(serving, widths);
+    let decode = StepLoad { prefill_tokens: 0, decode_tokens: generated, sampled: generated };
     (0..widths.stages)
         .map(|stage| {
             let at = map.coordinates(stage.saturating_mul(widths.stage_ranks));
-            let exchanges = map.exchanges(shape, inventory, &at, &load, serving.kv);
-            StageTraffic { stage, exchanges }
+            let sent = |load| map.exchanges(shape, inventory, &at, load, serving.kv);
+            StageTraffic { stage, prompts: sent(&prompts), decode: sent(&decode) }
         })
         .collect()
+}
+
+fn generated(serving: &Serving, widths: &Widths) -> u64 {
+    serving.running.div_ceil(u64::from(widths.stages).max(1))
+}
+
+// === impl Ground ===
+
+impl Ground<'_> {
+    /// A device is too small for what a rank needs, with the nearest wider layouts that fit.
+    fn too_small(&self, rank: u32, node: &Node, device: u32, memory: &RankMemory) -> Violation {
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        let has = node.device.memory_bytes;
+        let (percent, usable) = (self.serving.memory_percent, self.serving.usable_bytes(has));
+        let needed = memory.weight_bytes.saturating_add(memory.workspace_bytes);
+        let message = format!(
+            "rank {rank} needs {:.1} GiB for weights and {:.1} GiB for activations, {:.1} GiB in \
+             all; device {device} of {} has {:.1} GiB, of which {percent} % may be used: {:.1} GiB",
+            gib(memory.weight_bytes),
+            gib(memory.workspace_bytes),
+            gib(needed),
+            node.name,
+            gib(has),
+            gib(usable)
+        );
+        let nearest: Vec<_> =
+            [Field::Tensor, Field::Pipeline].into_iter().filter_map(|of| self.wider(of)).collect();
+        let ways: Vec<_> = nearest
+            .iter()
+            .map(|change| {
+                let now = change.field.get(self.spec).unwrap_or_default();
+                format!("{} = {now} → {}", change.field, change.value)
+            })
+            .collect();
+        let fix = if ways.is_empty() {
+            format!(
+                "no wider tensor or pipeline fits on these {} devices: use more of them, or larger \
+                 ones",
+                self.hardware.devices()
+            )
+        } else {
+            ways.join("; or ")
+        };
+        Violation { nearest, ..Violation::new("memory-fits", message, fix) }
+    }
+
+    /// The least multiple of a width with which the model can run here.
+    fn wider(&self, field: Field) -> Option<Change> {
+        let now = field.get(self.spec)?;
+        (2..=WIDER_MAX)
+            .filter_map(|times| Some(Change { field, value: now.checked_mul(times)? }))
+            .take_while(|change| {
+                let mut spec = self.spec.clone();
+                change.apply(&mut spec);
+                Widths::of(&spec).world() <= self.hardware.devices()
+            })
+            .find(|change| self.runs_with(*change).is_some())
+    }
+
+    fn runs_with(&self, change: Change) -> Option<()> {
+        let mut spec = self.spec.clone();
+        change.apply(&mut spec);
+        let map = RankMap::new(&spec, self.shape).ok()?;
+        let placement = Placement::new(&map, self.hardware, self.cross, None).ok()?;
+        let inventory = Inventory::of(self.shape);
+        map.ranks().try_for_each(|at| {
+            let seat = placement.seats.get(at.rank as usize)?;
+            let node = self.hardware.nodes.get(seat.node as usize)?;
+            let memory = RankMemory::of(&map, self.shape, &inventory, &at, self.serving);
+            let usable = self.serving.usable_bytes(node.device.memory_bytes);
+            memory.tokens_in(usable).map(|_| ())
+        })
+    }
 }
 
 // === impl Violation ===

@@ -49,7 +49,7 @@ pub struct Coordinates {
     pub moe_data: u32,
     /// Place among the ranks that hold different experts, those of other replicas included.
     pub expert: u32,
-    /// Place among the ranks that split one expert.
+    /// Place among the ranks that split one expert, those of other replicas included.
     pub moe_tensor: u32,
     /// Place within a cluster that shares an expert's rows.
     pub moe_cluster: u32,
@@ -94,8 +94,12 @@ impl RankMap {
         if !violations.is_empty() {
             return Err(violations);
         }
+        // The dense layers of a mixture of experts may have a width of their own; those of a dense
+        // model are the model.
+        let moe_dense_tensor = spec.moe_dense_tensor.filter(|_| shape.is_moe());
+        let widths = Widths::of(&ParallelSpec { moe_dense_tensor, ..spec.clone() });
         Ok(Self {
-            widths: Widths::of(spec),
+            widths,
             stages: stages(spec, shape.layers.len() as u64),
             expert_placement: spec.expert_placement,
             redundant_experts: spec.redundant_experts.into(),
@@ -145,7 +149,8 @@ impl RankMap {
         let moe_tensor = moe.digit(widths.moe_tensor);
         let expert = moe.digit(widths.moe_expert);
         let moe_data = moe.digit(widths.moe_data);
-        let replica_in_group = replica % widths.expert_replicas.max(1);
+        let in_experts = replica % widths.expert_replicas.max(1);
+        let in_slices = replica % widths.slice_replicas.max(1);
         // Context fastest, as vLLM cuts its decode-context groups.
         let in_group = tensor.saturating_mul(widths.attention_context).saturating_add(context);
         Coordinates {
@@ -158,8 +163,8 @@ impl RankMap {
             tensor,
             decode_context: in_group % widths.decode_context.max(1),
             moe_data,
-            expert: replica_in_group.saturating_mul(widths.moe_expert).saturating_add(expert),
-            moe_tensor,
+            expert: in_experts.saturating_mul(widths.moe_expert).saturating_add(expert),
+            moe_tensor: in_slices.saturating_mul(widths.moe_tensor).saturating_add(moe_tensor),
             moe_cluster,
         }
     }

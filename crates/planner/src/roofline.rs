@@ -253,8 +253,8 @@ impl Roofline<'_> {
                 self.matrix(weight, (part.0, part.1, 1), pairs, bytes * read / held.max(1.0))
             }
             (Cut::Outputs(Axis::Inner(_)) | Cut::Inputs(Axis::Inner(_)), _) => {
-                let gathered = widths.dense_tensor.div_ceil(widths.attention_tensor.max(1)).max(1);
-                self.matrix(weight, part, local * f64::from(gathered), bytes)
+                let gathered = tokens.gathered(self.map, widths.dense_tensor) as f64;
+                self.matrix(weight, part, local * gathered, bytes)
             }
             _ => self.matrix(weight, part, local, bytes),
         }
@@ -349,15 +349,12 @@ impl Roofline<'_> {
                 return (1.0, if crosses { 2.0 } else { 1.0 });
             }
             GroupKind::Context => u64::from(widths.attention_tensor),
-            GroupKind::Expert if widths.expert_replicas > 1 => {
+            GroupKind::Expert | GroupKind::MoeTensor if widths.sharing_replicas() > 1 => {
                 // A stage's ranks in each of several replicas.
                 let near =
                     stage.min(in_domain) * (in_domain / self.map.widths().replica_ranks()).max(1);
                 let near = near.min(ranks);
                 return (near as f64, (ranks as f64 / near as f64).ceil());
-            }
-            GroupKind::Expert if exchange.operation == Operation::AllToAll => {
-                u64::from(widths.expert_slices())
             }
             _ => 1,
         };

@@ -4,7 +4,8 @@
 //! - **SH-2** a `config.json` that is refused gives one [`ShapeError`] naming the key, what was found
 //!   and what is expected. No content panics.
 //! - **SH-3** [`ModelShape::parameters`] and [`ModelShape::checkpoint_bytes`] are exact for the
-//!   families of the table in `family`; a foreign decoder is counted as Llama with its sizes.
+//!   families of the table in `family`; a foreign decoder is counted as Llama with its sizes, which
+//!   [`ModelShape::note`] says, or refused where it has experts or latent attention.
 //!
 //! Not here: whether Playhouse can run the model (see `playhouse-model`).
 
@@ -192,12 +193,25 @@ impl ModelShape {
     /// decoder the standard keys are required. A multimodal file is read at its `text_config`.
     ///
     /// # Errors
-    /// When a size is missing or out of [`limits`], or the quantization is unknown (**SH-2**).
+    /// When a size is missing or out of [`limits`], the quantization is unknown, the model has an
+    /// encoder, or an unknown family has experts or latent attention (**SH-2**).
     pub fn parse(config_json: &[u8]) -> Result<Self, ShapeError> {
         let map = parse_object(config_json)?;
         let top = Fields::new(&map);
         let text = top.object("text_config")?.filter(|_| top.value("hidden_size").is_none());
         family::shape(&top, text.as_ref().unwrap_or(&top))
+    }
+
+    /// What to know of a shape whose family is not in the table; `None` where its layers are known.
+    #[must_use]
+    pub fn note(&self) -> Option<String> {
+        (!family::is_known(&self.architecture)).then(|| {
+            format!(
+                "{} is read as Llama with its sizes: norms, biases, windows and whatever else its \
+                 layers have are not counted",
+                self.architecture
+            )
+        })
     }
 
     /// Weights of the model, each counted once: a tied head adds none. Without the extra layers of

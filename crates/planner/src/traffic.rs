@@ -65,6 +65,8 @@ pub(crate) struct LocalTokens {
     pub(crate) decode: u64,
     /// Ranks, or groups of ranks, of an expert group that bring tokens of their own.
     pub(crate) sources: u64,
+    /// The ranks of a context group have tokens of their own.
+    split: bool,
 }
 
 // === impl LocalTokens ===
@@ -74,18 +76,28 @@ impl LocalTokens {
         let widths = map.widths();
         let data = u64::from(widths.attention_data).max(1);
         // Decode does not split the token that it computes.
-        let context = if load.prefill_tokens > 0 { widths.attention_context.max(1) } else { 1 };
-        let replicas = widths.expert_replicas.max(1);
+        let split = load.prefill_tokens > 0;
+        let context = if split { widths.attention_context.max(1) } else { 1 };
+        let replicas = widths.sharing_replicas().max(1);
         Self {
             prefill: load.prefill_tokens.div_ceil(data).div_ceil(context.into()),
             decode: load.decode_tokens.div_ceil(data),
             sources: product(&[data, context.into(), replicas.into()])
                 .div_ceil(widths.moe_data.max(1).into()),
+            split,
         }
     }
 
     pub(crate) fn all(&self) -> u64 {
         self.prefill.saturating_add(self.decode)
+    }
+
+    /// How many ranks' tokens come together where `ranks` of a stage compute them as one.
+    pub(crate) fn gathered(&self, map: &RankMap, ranks: u32) -> u64 {
+        let widths = map.widths();
+        let context = if self.split { 1 } else { widths.attention_context.max(1) };
+        let alike = widths.attention_tensor.max(1).saturating_mul(context);
+        ranks.div_ceil(alike).max(1).into()
     }
 }
 
@@ -163,8 +175,8 @@ impl Ledger<'_> {
     fn ffn(&mut self, layer: &LayerShape, layers: u64) {
         let widths = *self.map.widths();
         let dense = |ledger: &mut Self| {
-            let gathered = widths.dense_tensor.div_ceil(widths.attention_tensor.max(1)).max(1);
-            let tokens = ledger.tokens.all().saturating_mul(gathered.into());
+            let gathered = ledger.tokens.gathered(ledger.map, widths.dense_tensor);
+            let tokens = ledger.tokens.all().saturating_mul(gathered);
             let group = ledger.map.same_as(GroupKind::Dense);
             ledger.reduce(group, widths.dense_tensor, tokens, layers);
         };
@@ -193,22 +205,31 @@ impl Ledger<'_> {
             self.reduce(GroupKind::MoeTensor, all, tokens, layers);
         } else {
             let width = f64::from(expert);
-            // A token goes once to each rank that has one of its experts (DeepEP), if not here.
+            // A token goes once to each rank that has a part of one of its experts (DeepEP): to all
+            // slices of the places it reaches, of which one rank is this.
             let reached = width * (1.0 - (1.0 - 1.0 / width).powf(top_k as f64));
-            let remote = reached * (width - 1.0) / width;
+            let remote = reached * f64::from(slices) * f64::from(all - 1) / f64::from(all);
             let own = self.tokens.all().div_ceil(widths.attention_tensor.max(1).into());
-            let row = product(&[own, self.hidden, ACTIVATION_BYTES, 2, slices.into(), layers]);
+            let row = product(&[own, self.hidden, ACTIVATION_BYTES, 2, layers]);
             // An estimate; a cast of floats saturates.
             let sent = (row as f64 * remote) as u64;
             let calls = layers.saturating_mul(2);
-            self.add(GroupKind::Expert, expert, Operation::AllToAll, calls, sent);
+            self.add(GroupKind::Expert, all, Operation::AllToAll, calls, sent);
+            // Each tensor rank sent and has back its part of the tokens; the next layer's attention
+            // wants all of them.
+            let tensor = u64::from(widths.attention_tensor);
+            if tensor > 1 {
+                let gathered = product(&[own, self.hidden, ACTIVATION_BYTES, tensor - 1, layers]);
+                let group = GroupKind::Tensor;
+                self.add(group, widths.attention_tensor, Operation::AllGather, layers, gathered);
+            }
         }
     }
 
     fn ends(&mut self, shape: &ModelShape, at: &Coordinates, load: &StepLoad) {
         let widths = *self.map.widths();
-        let gathered = widths.tensor.div_ceil(widths.attention_tensor.max(1)).max(1);
-        let tokens = self.tokens.all().saturating_mul(gathered.into());
+        let gathered = self.tokens.gathered(self.map, widths.tensor);
+        let tokens = self.tokens.all().saturating_mul(gathered);
         let group = self.map.same_as(GroupKind::Vocab);
         if at.stage == 0 {
             self.reduce(group, widths.tensor, tokens, 1);
@@ -221,7 +242,7 @@ impl Ledger<'_> {
             self.add(GroupKind::Pipeline, widths.stages, Operation::Send, 1, sent);
         } else if widths.tensor > 1 {
             let rows = load.sampled.div_ceil(u64::from(widths.attention_data).max(1));
-            let whole = product(&[rows, gathered.into(), shape.vocab, ACTIVATION_BYTES]);
+            let whole = product(&[rows, gathered, shape.vocab, ACTIVATION_BYTES]);
             let sent = whole / u64::from(widths.tensor) * u64::from(widths.tensor - 1);
             self.add(group, widths.tensor, Operation::AllGather, 1, sent);
         }

@@ -29,12 +29,14 @@ pub struct Widths {
     pub moe_data: u32,
     /// Ranks within a stage over which whole experts are spread.
     pub moe_expert: u32,
-    /// Ranks over which one expert is split.
+    /// Ranks within a stage over which one expert is split.
     pub moe_tensor: u32,
     /// Ranks of a cluster that share an expert's rows.
     pub moe_cluster: u32,
     /// Replicas that one expert group spans: `replicas` in vLLM's expert parallelism, else 1.
     pub expert_replicas: u32,
+    /// Replicas that one expert is split over: `replicas` in vLLM without it, else 1.
+    pub slice_replicas: u32,
 }
 
 impl Widths {
@@ -51,10 +53,11 @@ impl Widths {
         let attention_tensor = spec
             .attention_tensor
             .unwrap_or_else(|| rest(spec.attention_data.saturating_mul(attention_context)));
-        let (moe_expert, expert_replicas) = match spec.expert {
-            ExpertParallel::Off => (1, 1),
-            ExpertParallel::Within(width) => (width, 1),
-            ExpertParallel::AcrossReplicas => (stage_ranks, spec.data),
+        let (moe_expert, expert_replicas, slice_replicas) = match spec.expert {
+            ExpertParallel::Off => (1, 1, 1),
+            ExpertParallel::SplitAcrossReplicas => (1, 1, spec.data),
+            ExpertParallel::Within(width) => (width, 1, 1),
+            ExpertParallel::AcrossReplicas => (stage_ranks, spec.data, 1),
         };
         let others = spec.moe_data.saturating_mul(moe_expert).saturating_mul(spec.moe_cluster);
         Self {
@@ -62,7 +65,7 @@ impl Widths {
             stages: spec.pipeline,
             stage_ranks,
             tensor: spec.tensor,
-            dense_tensor: spec.moe_dense_tensor.unwrap_or(spec.tensor),
+            dense_tensor: spec.moe_dense_tensor.or(spec.dense_tensor).unwrap_or(spec.tensor),
             attention_data: spec.attention_data,
             attention_context,
             attention_tensor,
@@ -72,6 +75,7 @@ impl Widths {
             moe_tensor: spec.moe_tensor.unwrap_or_else(|| rest(others)),
             moe_cluster: spec.moe_cluster,
             expert_replicas,
+            slice_replicas,
         }
     }
 
@@ -81,10 +85,16 @@ impl Widths {
         self.moe_expert.saturating_mul(self.expert_replicas)
     }
 
-    /// Ranks that split one expert.
+    /// Ranks that split one expert, those of other replicas included.
     #[must_use]
     pub fn expert_slices(&self) -> u32 {
-        self.moe_tensor.saturating_mul(self.moe_cluster)
+        self.moe_tensor.saturating_mul(self.moe_cluster).saturating_mul(self.slice_replicas)
+    }
+
+    /// Replicas whose ranks share one set of experts.
+    #[must_use]
+    pub fn sharing_replicas(&self) -> u32 {
+        self.expert_replicas.max(self.slice_replicas)
     }
 
     /// Ranks of a replica.

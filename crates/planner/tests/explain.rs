@@ -6,7 +6,9 @@
 use std::fs;
 use std::path::Path;
 
-use playhouse_planner::{CrossDomain, Hardware, ModelShape, Plan, Serving, layout};
+use playhouse_planner::{
+    CrossDomain, Exchange, GroupKind, Hardware, ModelShape, Plan, Serving, layout,
+};
 use playhouse_types::{ExpertParallel, ParallelSpec};
 use serde_json::Value;
 
@@ -97,6 +99,24 @@ fn kv_tokens_are_the_least_of_a_replica_times_its_groups() {
     }
 }
 
+/// DeepSeek-V3 on `-tp 8 -dcp 8`: 61 layers, 256 requests. Each rank gathers the queries of its 16
+/// heads, 576 wide, from seven others and scatters as much.
+#[test]
+fn a_step_of_generated_tokens_is_shown_with_the_split_cache() {
+    let spec = ParallelSpec { tensor: 8, decode_context: 8, ..ParallelSpec::default() };
+    let plan = plan(&spec, "deepseek-v3.json", None);
+    let [stage] = &plan.traffic[..] else { panic!("one stage") };
+    let of = |sent: &[Exchange]| {
+        let split = sent.iter().find(|one| one.group == GroupKind::DecodeContext);
+        split.map(|one| (one.ranks, one.calls, one.bytes))
+    };
+    assert_eq!(of(&stage.prompts), None);
+    assert_eq!(of(&stage.decode), Some((8, 2 * 61, 61 * 256 * 16 * 576 * 2 * 2 * 7)));
+    let text = plan.to_string();
+    let (_, decode) = text.split_once("256 generated tokens per replica:\n").expect(&text);
+    assert!(decode.contains("DCP  8 ranks  gather and scatter  122 calls  3.75 GiB"), "{text}");
+}
+
 #[test]
 fn a_plan_that_cannot_run_says_what_is_missing() {
     let refused = |spec: &ParallelSpec, model: &str, hardware: &str, cross| {
@@ -115,10 +135,39 @@ fn a_plan_that_cannot_run_says_what_is_missing() {
     assert!(message.contains("the largest has 4 devices free"), "{message}");
     let (rule, message) = refused(&eight, "deepseek-v3.json", "8xH100", CrossDomain::Warn);
     assert_eq!(rule, "memory-fits");
-    assert!(message.starts_with("rank 0 needs 79.3 GiB for weights"), "{message}");
+    assert_eq!(
+        message,
+        "rank 0 needs 79.3 GiB for weights and 2.2 GiB for activations, 81.5 GiB in all; device 0 \
+         of node-0 has 79.6 GiB, of which 90 % may be used: 71.7 GiB"
+    );
     let three = ParallelSpec { tensor: 3, ..ParallelSpec::default() };
     let (rule, _) = refused(&three, "llama-3.1-8b.json", "8xH100", CrossDomain::Warn);
     assert_eq!(rule, "heads-divide");
+}
+
+/// What is offered for a device that is too small is tried first.
+#[test]
+fn a_model_too_large_is_offered_the_widths_that_fit() {
+    let refused = |spec: &ParallelSpec, model: &str, hardware: &str| {
+        let hardware = Hardware::parse(hardware).expect(hardware);
+        let (shape, serving) = (shape(model), Serving::default());
+        let plan = |spec: &ParallelSpec| {
+            Plan::new(spec, &shape, Some(&hardware), &serving, CrossDomain::Warn)
+        };
+        let violations = plan(spec).expect_err("refused");
+        for change in &violations[0].nearest {
+            let mut spec = spec.clone();
+            change.apply(&mut spec);
+            assert!(plan(&spec).is_ok(), "{change}");
+        }
+        (violations[0].rule, violations[0].fix.clone())
+    };
+    let eight = ParallelSpec { tensor: 8, ..ParallelSpec::default() };
+    let fix = "tensor = 8 → 16; or pipeline = 1 → 2".to_owned();
+    assert_eq!(refused(&eight, "llama-3.1-405b.json", "2x8xH100"), ("memory-fits", fix));
+    let fix =
+        "no wider tensor or pipeline fits on these 8 devices: use more of them, or larger ones";
+    assert_eq!(refused(&eight, "deepseek-v3.json", "8xH100"), ("memory-fits", fix.to_owned()));
 }
 
 #[test]
@@ -127,6 +176,15 @@ fn a_stage_over_nodes_is_a_warning() {
     let plan = plan(&spec, "llama-3.1-70b.json", Some("2x4xH100"));
     let [warning] = &plan.warnings[..] else { panic!("{:?}", plan.warnings) };
     assert!(warning.starts_with("stage 0 of replica 0 sits on several nodes"), "{warning}");
+}
+
+#[test]
+fn a_model_that_is_read_as_another_is_a_warning() {
+    let mut shape = shape("llama-3.1-8b.json");
+    shape.architecture = "GemmaForCausalLM".to_owned();
+    let plan =
+        Plan::new(&eight(), &shape, None, &Serving::default(), CrossDomain::Warn).expect("a plan");
+    assert!(plan.to_string().contains("warning: GemmaForCausalLM is read as Llama"), "{plan}");
 }
 
 #[test]
@@ -139,6 +197,8 @@ fn layouts_are_named_in_a_few_words() {
         moe_dense_tensor: Some(1),
         ..eight()
     };
+    let split = ParallelSpec { expert: ExpertParallel::SplitAcrossReplicas, ..eight() };
+    assert_eq!(layout(&split), "DP 2 × PP 2 × TP 2, MoE-TP across replicas");
     assert_eq!(
         layout(&spec),
         "DP 2 × PP 2 × TP 2 × CP 2, attention-DP 2, DCP 4, EP across replicas, dense TP 1"

@@ -95,7 +95,7 @@ fn shape() -> impl Strategy<Value = ModelShape> {
 fn spec() -> impl Strategy<Value = ParallelSpec> {
     let outer = (width(), width(), width(), width());
     let inner = (width(), width(), prop::option::of(width()), prop::option::of(width()));
-    let experts = (0u8..3, width(), width(), prop::option::of(width()), any::<bool>());
+    let experts = (0u8..4, width(), width(), prop::option::of(width()), any::<bool>());
     (outer, inner, experts).prop_map(
         |((data, pipeline, tensor, context), (ad, dcp, at, ac), (kind, ep, moe, dense, round))| {
             ParallelSpec {
@@ -110,6 +110,7 @@ fn spec() -> impl Strategy<Value = ParallelSpec> {
                 expert: match kind {
                     0 => ExpertParallel::Off,
                     1 => ExpertParallel::AcrossReplicas,
+                    2 => ExpertParallel::SplitAcrossReplicas,
                     _ => ExpertParallel::Within(ep),
                 },
                 moe_data: moe,

@@ -162,6 +162,9 @@ fn a_foreign_decoder_is_read_by_the_standard_keys_or_refused_by_the_missing_one(
     let foreign = ModelShape::parse(config.to_string().as_bytes()).unwrap();
     assert_eq!(foreign.architecture, "GraniteForCausalLM");
     assert_eq!(foreign.parameters(), 8_030_261_248);
+    let note = foreign.note().expect("a note");
+    assert!(note.starts_with("GraniteForCausalLM is read as Llama"), "{note}");
+    assert_eq!(shape("llama-3.1-8b").note(), None);
 
     config.as_object_mut().unwrap().remove("num_hidden_layers");
     let refused = ModelShape::parse(config.to_string().as_bytes()).unwrap_err();
@@ -169,6 +172,38 @@ fn a_foreign_decoder_is_read_by_the_standard_keys_or_refused_by_the_missing_one(
         refused.to_string(),
         "config.json: key `num_hidden_layers`: found nothing, expected a whole number between 1 \
          and 1024"
+    );
+}
+
+/// Read as dense Llama they would be planned at a fraction of their size, or as what they are not.
+#[test]
+fn experts_latents_and_encoders_of_unknown_families_are_refused() {
+    let with = |architecture: &str, key: &str, value: Value| {
+        let mut config: Value = serde_json::from_slice(&fixture("llama-3.1-8b.json")).unwrap();
+        config["architectures"] = vec![architecture].into();
+        config[key] = value;
+        ModelShape::parse(config.to_string().as_bytes())
+    };
+    assert_eq!(
+        with("GptOssForCausalLM", "num_local_experts", 32.into()).unwrap_err().to_string(),
+        "config.json: key `num_local_experts`: found 32, expected none: how GptOssForCausalLM uses \
+         it is not known; experts and latent attention are planned for MixtralForCausalLM, \
+         Qwen2MoeForCausalLM, Qwen3MoeForCausalLM, DeepseekV2ForCausalLM, DeepseekV3ForCausalLM"
+    );
+    for (key, value) in [("num_experts", Value::from(64)), ("kv_lora_rank", 512.into())] {
+        let refused = with("KimiForCausalLM", key, value).unwrap_err();
+        assert!(
+            matches!(&refused, ShapeError::Key { key: named, .. } if named == key),
+            "{refused}"
+        );
+    }
+    assert!(with("GraniteMoeHybridForCausalLM", "num_local_experts", 0.into()).is_ok());
+    assert!(with("T5ForConditionalGeneration", "is_encoder_decoder", false.into()).is_ok());
+    assert_eq!(
+        with("BartForConditionalGeneration", "is_encoder_decoder", true.into())
+            .unwrap_err()
+            .to_string(),
+        "config.json: key `is_encoder_decoder`: found true, expected false: decoders are planned"
     );
 }
 

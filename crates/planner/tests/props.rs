@@ -133,6 +133,7 @@ prop_compose! {
         copies in select(vec![1_u32, 1, 1, 2]),
         expert in select(vec![1_u32, 1, 1, 2, 4, 8]),
         across in prop::bool::weighted(0.3),
+        whole in any::<bool>(),
         balance in prop::bool::weighted(0.15),
         role in seldom(Role::Unified, select(vec![Role::Prefill, Role::Decode])),
     ) -> ParallelSpec {
@@ -147,6 +148,9 @@ prop_compose! {
             attention_data: groups,
             prefill_context: context,
             decode_context: decode,
+            // Of the engines only SGLang splits dense layers over context ranks.
+            dense_tensor: (context > 1 && whole)
+                .then(|| tensor.saturating_mul(groups).saturating_mul(context)),
             moe_data: if copies > 1 { context } else { 1 },
             attention_context: (copies > 1).then_some(1),
             expert_balance: balance.then(ExpertBalance::default),
@@ -180,6 +184,7 @@ fn plain(spec: &ParallelSpec) -> ParallelSpec {
             other => other,
         },
         data_local: spec.data_local.filter(|local| *local != spec.data),
+        dense_tensor: spec.dense_tensor.filter(|width| *width != spec.tensor),
         ..spec.clone()
     }
 }

@@ -75,6 +75,35 @@ fn expert_groups_span_replicas_as_in_vllm() {
     assert_eq!([experts(0), experts(1), experts(4), experts(5)], [[0, 1], [2, 3], [4, 5], [6, 7]]);
 }
 
+/// vLLM without expert parallelism: the same ranks share each expert.
+#[test]
+fn expert_slices_span_replicas_as_in_vllm() {
+    let expert = ExpertParallel::SplitAcrossReplicas;
+    let shape = shape("deepseek-v3.json");
+    let inventory = Inventory::of(&shape);
+    let spec = ParallelSpec { tensor: 2, pipeline: 2, data: 2, expert, ..ParallelSpec::default() };
+    let slices = map(&spec, &shape);
+    assert_eq!(groups(&slices, GroupKind::MoeTensor), [[0, 1, 4, 5], [2, 3, 6, 7]]);
+    assert_eq!([0, 1, 4, 5].map(|rank| slices.coordinates(rank).moe_tensor), [0, 1, 2, 3]);
+
+    // Eight replicas of one rank hold an eighth of every expert each, and all tokens meet.
+    let bytes = |expert| {
+        let map = map(&ParallelSpec { data: 8, expert, ..ParallelSpec::default() }, &shape);
+        map.weight_bytes(&inventory, &map.coordinates(7))
+    };
+    let (matrices, scales) = (256 * 3 * 2048 * 7168, 256 * 3 * 16 * 56 * 4);
+    let experts = 58 * (matrices + scales);
+    assert_eq!(bytes(ExpertParallel::Off) - bytes(expert), experts - experts / 8);
+    assert_eq!(bytes(expert), bytes(ExpertParallel::AcrossReplicas));
+
+    let map = map(&ParallelSpec { data: 8, expert, ..ParallelSpec::default() }, &shape);
+    let load = StepLoad { prefill_tokens: 1000, decode_tokens: 0, sampled: 1 };
+    let kv = Serving::default().kv;
+    let sent = map.exchanges(&shape, &inventory, &map.coordinates(0), &load, kv);
+    let found: Vec<_> = sent.iter().map(|one| (one.group, one.ranks, one.bytes)).collect();
+    assert_eq!(found, [(GroupKind::MoeTensor, 8, 58 * 2 * 7 * 1000 * 7168 * 2)]);
+}
+
 /// vLLM: contiguous tensor ranks; with prefill context the two axes are swapped first.
 #[test]
 fn decode_context_re_uses_tensor_ranks_context_first() {
@@ -215,20 +244,46 @@ fn kv_bytes_follow_heads_latents_and_the_sequence_cut() {
     assert_eq!(kv("deepseek-v3.json", split), latent / 8);
 }
 
-/// A prompt of 1,000 tokens through Llama-3.1-8B on two ranks: two sums per layer and one for the
-/// embedding, each sending 2 · (2-1)/2 of 1,000 rows of 4096 bf16 values.
+/// SGLang's `--moe-dense-tp-size 1` is about the dense layers between routed ones.
 #[test]
-fn a_step_sends_what_megatron_sends() {
+fn a_dense_width_for_mixtures_leaves_dense_models_split() {
+    let own = ParallelSpec { tensor: 8, moe_dense_tensor: Some(1), ..ParallelSpec::default() };
+    let none = ParallelSpec { moe_dense_tensor: None, ..own.clone() };
+    let bytes = |spec: &ParallelSpec, name: &str| {
+        let shape = shape(name);
+        let map = map(spec, &shape);
+        map.weight_bytes(&Inventory::of(&shape), &map.coordinates(0))
+    };
+    assert_eq!(bytes(&own, "llama-3.1-8b.json"), bytes(&none, "llama-3.1-8b.json"));
+    assert!(bytes(&own, "deepseek-v3.json") > bytes(&none, "deepseek-v3.json"));
+}
+
+/// SGLang's `--tp 8 --attn-cp-size 2` splits dense layers over all eight ranks, which gather the
+/// tokens of both context ranks; vLLM's `-tp 4 -pcp 2` over four, each context rank for itself.
+#[test]
+fn dense_layers_are_split_over_the_stage_or_within_a_context_rank() {
     let shape = shape("llama-3.1-8b.json");
     let inventory = Inventory::of(&shape);
-    let spec = ParallelSpec { tensor: 2, ..ParallelSpec::default() };
-    let map = map(&spec, &shape);
-    let load = StepLoad { prefill_tokens: 1000, decode_tokens: 0, sampled: 1 };
-    let kv = Serving::default().kv;
-    let sent = map.exchanges(&shape, &inventory, &map.coordinates(0), &load, kv);
-    let found: Vec<_> = sent.iter().map(|one| (one.group, one.calls, one.bytes)).collect();
-    let (tensor, rows) = (GroupKind::Tensor, 1000 * 4096 * 2);
-    assert_eq!(found, [(tensor, 65, 65 * rows), (tensor, 1, 128_256 * 2 / 2)]);
+    let within = ParallelSpec { tensor: 4, prefill_context: 2, ..ParallelSpec::default() };
+    let whole = ParallelSpec { dense_tensor: Some(8), ..within.clone() };
+    let (within, whole) = (map(&within, &shape), map(&whole, &shape));
+    assert_eq!(groups(&within, GroupKind::Dense), [[0, 1, 2, 3], [4, 5, 6, 7]]);
+    assert_eq!(groups(&whole, GroupKind::Dense), [[0, 1, 2, 3, 4, 5, 6, 7]]);
+    let bytes = |map: &RankMap| map.weight_bytes(&inventory, &map.coordinates(0));
+    let dense = 32 * 3 * 14_336 * 4096 * 2;
+    assert_eq!(bytes(&within) - bytes(&whole), dense / 4 - dense / 8);
+
+    // Tokens of both context ranks in a prompt; in decode both have the same.
+    let sent = |load: StepLoad| {
+        let kv = Serving::default().kv;
+        let sent = whole.exchanges(&shape, &inventory, &whole.coordinates(0), &load, kv);
+        sent.iter().find(|one| one.group == GroupKind::Dense).expect("a dense group").bytes
+    };
+    let reduced = |tokens: u64| 32 * (tokens * 4096 * 2 * 2 / 8 * 7);
+    let prompt = StepLoad { prefill_tokens: 1000, decode_tokens: 0, sampled: 1 };
+    assert_eq!(sent(prompt), reduced(1000));
+    let decode = StepLoad { prefill_tokens: 0, decode_tokens: 64, sampled: 64 };
+    assert_eq!(sent(decode), reduced(64));
 }
 
 /// A model whose every count is divisible by powers of two up to 64, and whose KV cache may be split.
@@ -284,7 +339,7 @@ fn powers(bits: u32, parts: usize) -> impl Strategy<Value = Vec<u32>> {
 fn specs() -> impl Strategy<Value = ParallelSpec> {
     let outer = (1u32..5, 1u32..5);
     let inner = (0u32..6).prop_flat_map(|bits| (powers(bits, 3), powers(bits, 3)));
-    (outer, inner, 0u8..3, 0u32..3, any::<bool>()).prop_map(
+    (outer, inner, 0u8..4, 0u32..3, any::<bool>()).prop_map(
         |((data, pipeline), (attention, experts), expert, decode, round_robin)| {
             let tensor = attention[0] * attention[1];
             let stage = tensor * attention[2];
@@ -304,11 +359,12 @@ fn specs() -> impl Strategy<Value = ParallelSpec> {
                 expert: match expert {
                     0 => ExpertParallel::Off,
                     1 => ExpertParallel::AcrossReplicas,
+                    3 => ExpertParallel::SplitAcrossReplicas,
                     _ => ExpertParallel::Within(experts[0]),
                 },
                 moe_data: if across { 1 } else { experts[1] },
                 moe_tensor: match expert {
-                    0 => Some(stage / experts[1]),
+                    0 | 3 => Some(stage / experts[1]),
                     1 => Some(1),
                     _ => Some(experts[2]),
                 },

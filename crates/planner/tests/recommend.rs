@@ -133,6 +133,13 @@ fn deepseek_needs_two_nodes_of_h100() {
     assert_ne!(busy.expert, ExpertParallel::Off, "{busy:?}");
 }
 
+/// Whole experts: a slice of each would be sent every token as often as there are slices.
+#[test]
+fn deepseek_does_not_split_experts_that_it_can_spread() {
+    let found = best("deepseek-v3", "2x8xH100", Goal::Balanced);
+    assert_eq!((found.attention_data, found.expert), (8, ExpertParallel::Within(8)), "{found:?}");
+}
+
 /// Context parallelism halves the time to the first token of a long prompt (Yang et al. 2024,
 /// "Context Parallelism for Scalable Million-Token Inference"); for a short one it does not pay.
 #[test]

@@ -46,10 +46,11 @@ pub(crate) fn split(args: Vec<OsString>, cli: &Command) -> Split {
             Some(text) => {
                 // What follows a flag that nobody knows is taken for its value, if it may be one.
                 let next = args.as_slice().first().and_then(|next| next.to_str());
-                let follows = !text.contains('=')
-                    && kind(text).map_or(next.is_some_and(|next| !next.starts_with('-')), |kind| {
-                        kind != Kind::Switch
-                    });
+                let is_value = next.is_some_and(|next| {
+                    // A number below zero is a value, if a bad one.
+                    !next.starts_with('-') || next[1..].starts_with(|c: char| c.is_ascii_digit())
+                });
+                let follows = !text.contains('=') && is_value && kind(text) != Some(Kind::Switch);
                 split.layout.push(text.to_owned());
                 let value = args.by_ref().take(usize::from(follows));
                 split.layout.extend(value.map(|value| value.to_string_lossy().into_owned()));

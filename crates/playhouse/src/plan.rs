@@ -31,7 +31,7 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_name = "FILE", requires = "from")]
     settings: Option<String>,
     /// An autotuner's JSON grid in the words of --from: check every combination
-    #[arg(long, value_name = "FILE", requires = "from", conflicts_with = "settings")]
+    #[arg(long, value_name = "FILE", requires = "from", conflicts_with_all = ["settings", "to"])]
     grid: Option<String>,
     /// Print the layout in the words of this engine, or as toml
     #[arg(long, value_name = "ENGINE")]
@@ -43,10 +43,10 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_name = "NODES")]
     hardware: Option<String>,
     /// Recommend layouts for this goal; needs --hardware
-    #[arg(long, requires = "hardware")]
+    #[arg(long, requires = "hardware", conflicts_with_all = ["to", "grid", "rules"])]
     goal: Option<GoalArg>,
     /// Tokens of a typical request, such as 128k, for --goal
-    #[arg(long, value_name = "TOKENS", value_parser = sources::tokens)]
+    #[arg(long, value_name = "TOKENS", requires = "goal", value_parser = sources::tokens)]
     context: Option<u64>,
     /// A cluster that comes with playhouse: balanced, high-throughput, low-latency and more
     #[arg(long, value_name = "NAME")]
@@ -143,7 +143,7 @@ pub(crate) fn run(args: &PlanArgs, layout: &[String]) -> Result<ExitCode, CliErr
         return refuse(&violations, rules);
     }
     match args.to {
-        Some(target) => print_words(target, &reading, &setting),
+        Some(target) => print_words(args, target, &reading, &setting),
         None => print_plan(args, &reading, &setting),
     }
 }
@@ -161,7 +161,13 @@ fn print_plan(args: &PlanArgs, reading: &Reading, setting: &Setting) -> Result<E
     let plan = Plan::new(&reading.spec, shape, setting.hardware.as_ref(), &setting.serving, cross);
     let plan = match plan {
         Ok(plan) => plan,
-        Err(violations) => return refuse(&violations, Dialect::Native),
+        Err(violations) => {
+            if args.dialect() != Dialect::Native || args.rules.is_some() {
+                let engine = args.rules.map_or(args.dialect(), Engine::dialect).name();
+                complain(&format!("note: {engine} accepts the layout; it cannot be planned here"));
+            }
+            return refuse(&violations, Dialect::Native);
+        }
     };
     print(&match args.format {
         Format::Text => plan.to_string(),
@@ -198,15 +204,20 @@ fn print_recommendation(
     Ok(if recommendation.ranked.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn print_words(target: Target, reading: &Reading, setting: &Setting) -> Result<ExitCode, CliError> {
+fn print_words(
+    args: &PlanArgs,
+    target: Target,
+    reading: &Reading,
+    setting: &Setting,
+) -> Result<ExitCode, CliError> {
     let dialect = target.dialect();
-    let model = reading.model.as_deref();
+    let model = reading.model.as_deref().or(args.model.as_deref());
     let shape = setting.shape.as_ref();
     match dialect::write(dialect, &reading.spec, model, shape, &reading.parameters) {
         Err(violations) => refuse(&violations, dialect),
         Ok(written) => {
             written.notes.iter().for_each(|note| complain(&format!("note: {note}")));
-            let mut text = written.words.join(" ");
+            let mut text = written.line();
             if !text.is_empty() {
                 text.push('\n');
             }

@@ -92,7 +92,12 @@ pub struct ParallelSpec {
     pub moe_data: u32,
     /// Ranks that share one expert's rows in a cluster. Default 1. TensorRT-LLM `moe_cluster_size`.
     pub moe_cluster: u32,
-    /// Tensor width of the dense layers of a mixture-of-experts model. Default: that of the stage.
+    /// Ranks that split dense layers and shared experts: `tensor`, or the whole stage, whose context
+    /// ranks then gather their tokens. Default `tensor`.
+    ///
+    /// vLLM and TensorRT-LLM have `tensor`; SGLang the whole stage.
+    pub dense_tensor: Option<u32>,
+    /// Tensor width of the dense layers of a mixture-of-experts model. Default: `dense_tensor`.
     ///
     /// SGLang `--moe-dense-tp-size` (1, or the whole stage in later versions).
     pub moe_dense_tensor: Option<u32>,
@@ -121,6 +126,9 @@ pub enum ExpertParallel {
     /// Every rank of the stage holds a slice of every expert.
     #[default]
     Off,
+    /// Every rank of the stage of *all* replicas holds a slice of every expert: width
+    /// `data * prefill_context * tensor`. vLLM without `--enable-expert-parallel`.
+    SplitAcrossReplicas,
     /// Experts are spread over the stage's ranks of *all* replicas: width
     /// `data * prefill_context * tensor`. vLLM `--enable-expert-parallel`.
     AcrossReplicas,
@@ -202,6 +210,7 @@ impl Default for ParallelSpec {
             moe_tensor: None,
             moe_data: 1,
             moe_cluster: 1,
+            dense_tensor: None,
             moe_dense_tensor: None,
             expert_placement: ExpertPlacement::Linear,
             redundant_experts: 0,

@@ -63,6 +63,15 @@ fn expert_width(
                  TensorRT-LLM); vLLM has no such number, its expert parallelism would span {across}"
             ),
         ),
+        ExpertParallel::SplitAcrossReplicas => note(
+            "expert width",
+            format!(
+                "each expert is split over data {} × prefill_context {} × tensor {} = {across} \
+                 ranks of each stage (vLLM); SGLang and TensorRT-LLM split it inside a replica, \
+                 over at most {stage} here",
+                spec.data, spec.prefill_context, spec.tensor
+            ),
+        ),
         ExpertParallel::Off if dialect == Dialect::Vllm && spec.data > 1 => note(
             "expert width",
             format!(

@@ -66,6 +66,7 @@ fn layout(settings: &Settings) -> ParallelSpec {
         Some(0) => {
             spec.tensor = stage / context;
             spec.prefill_context = context;
+            spec.dense_tensor = (context > 1).then_some(stage);
         }
         // A width that does not divide the stage has no exact translation; the rules report it.
         Some(_) => spec.attention_context = Some(context),

@@ -179,7 +179,11 @@ pub(super) fn settings_of(spec: &ParallelSpec) -> Settings {
     if let Some(partition) = &spec.pipeline_partition {
         settings.set(Key::PipelinePartition, Value::Sizes(partition.clone()));
     }
-    let spreads = !matches!(spec.expert, ExpertParallel::Off | ExpertParallel::Within(1));
+    let spreads = match spec.expert {
+        ExpertParallel::Off | ExpertParallel::SplitAcrossReplicas => false,
+        ExpertParallel::Within(width) => width > 1,
+        ExpertParallel::AcrossReplicas => true,
+    };
     let external = spec.load_balancing == LoadBalancing::External;
     let switches = [
         (Key::Experts, spreads),

@@ -24,6 +24,7 @@ pub fn layout(spec: &ParallelSpec) -> String {
     }
     match spec.expert {
         ExpertParallel::Off => {}
+        ExpertParallel::SplitAcrossReplicas => text += ", MoE-TP across replicas",
         ExpertParallel::Within(width) => text += &format!(", EP {width}"),
         ExpertParallel::AcrossReplicas => text += ", EP across replicas",
     }

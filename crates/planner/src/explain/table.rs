@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::names::{bytes, layout, range, set, thousands};
-use crate::{Experts, GroupKind, Groups, Operation, Plan, PlannedRank};
+use crate::{Exchange, Experts, GroupKind, Groups, Operation, Plan, PlannedRank, StageTraffic};
 
 /// A column: its title, how a rank fills it.
 struct Column {
@@ -111,14 +111,21 @@ impl Plan {
     }
 
     fn write_traffic(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.traffic.iter().all(|stage| stage.exchanges.is_empty()) {
-            return Ok(());
-        }
-        let tokens = thousands(self.serving.step_tokens);
-        writeln!(out, "\nsent by one rank in a step of {tokens} prompt tokens per replica:")?;
+        let prompts = format!("{} prompt tokens", thousands(self.serving.step_tokens));
+        let decode = format!("{} generated tokens", thousands(self.generated()));
+        self.write_step(out, &prompts, |stage| &stage.prompts)?;
+        self.write_step(out, &decode, |stage| &stage.decode)
+    }
+
+    fn write_step(
+        &self,
+        out: &mut fmt::Formatter<'_>,
+        load: &str,
+        exchanges: impl Fn(&StageTraffic) -> &[Exchange],
+    ) -> fmt::Result {
         let mut rows = Vec::new();
         for stage in &self.traffic {
-            for exchange in &stage.exchanges {
+            for exchange in exchanges(stage) {
                 rows.push(vec![
                     format!("stage {}", stage.stage),
                     exchange.group.label().to_owned(),
@@ -129,6 +136,10 @@ impl Plan {
                 ]);
             }
         }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "\nsent by one rank in a step of {load} per replica:")?;
         write_aligned(out, &rows)
     }
 }

@@ -45,6 +45,8 @@ pub(crate) struct Case<'a> {
     pub(crate) decode_context: Option<u64>,
     /// `tensor * prefill_context`.
     pub(crate) stage_ranks: Option<u64>,
+    /// Ranks that split the dense layers of this model.
+    pub(crate) dense_tensor: Option<u64>,
     pub(crate) attention_data: Option<u64>,
     pub(crate) attention_context: Option<u64>,
     pub(crate) attention_tensor: Option<u64>,
@@ -52,6 +54,8 @@ pub(crate) struct Case<'a> {
     /// Width of the expert group within a stage.
     pub(crate) moe_expert: Option<u64>,
     pub(crate) moe_tensor: Option<u64>,
+    /// Ranks that split one expert: `moe_tensor`, over all replicas in vLLM's sense.
+    pub(crate) slice_ranks: Option<u64>,
     pub(crate) moe_cluster: Option<u64>,
     /// Ranks that share one set of experts: `moe_expert`, over all replicas in vLLM's sense.
     pub(crate) expert_ranks: Option<u64>,
@@ -131,6 +135,8 @@ impl<'a> Case<'a> {
         };
         let attention = |width| sound(width, attention_broken);
         let moe = |width| sound(width, moe_broken);
+        let of_moe = spec.moe_dense_tensor.filter(|_| facts.is_some_and(|facts| facts.moe));
+        let dense_tensor = of_moe.or(spec.dense_tensor).unwrap_or(spec.tensor);
         let mut case = Self {
             spec,
             facts,
@@ -141,6 +147,7 @@ impl<'a> Case<'a> {
             prefill_context: countable(spec.prefill_context),
             decode_context: countable(spec.decode_context),
             stage_ranks,
+            dense_tensor: countable(dense_tensor),
             attention_data: attention(widths.attention_data),
             attention_context: attention(widths.attention_context),
             attention_tensor: attention(widths.attention_tensor),
@@ -149,6 +156,7 @@ impl<'a> Case<'a> {
             moe_tensor: moe(widths.moe_tensor),
             moe_cluster: moe(widths.moe_cluster),
             expert_ranks: None,
+            slice_ranks: None,
             attention_product: None,
             moe_product: None,
         };
@@ -158,9 +166,13 @@ impl<'a> Case<'a> {
             product([case.moe_data, case.moe_expert, case.moe_tensor, case.moe_cluster]);
         case.expert_ranks = match spec.expert {
             ExpertParallel::AcrossReplicas => product([case.moe_expert, data]),
-            ExpertParallel::Off | ExpertParallel::Within(_) => case.moe_expert,
+            _ => case.moe_expert,
         };
         case.silence_mismatches();
+        case.slice_ranks = match spec.expert {
+            ExpertParallel::SplitAcrossReplicas => product([case.moe_tensor, data]),
+            _ => case.moe_tensor,
+        };
         case
     }
 
@@ -178,7 +190,7 @@ impl<'a> Case<'a> {
     /// Whether whole experts are spread over ranks.
     pub(crate) fn spreads_experts(&self) -> bool {
         match self.spec.expert {
-            ExpertParallel::Off => false,
+            ExpertParallel::Off | ExpertParallel::SplitAcrossReplicas => false,
             ExpertParallel::AcrossReplicas => true,
             ExpertParallel::Within(width) => width > 1,
         }

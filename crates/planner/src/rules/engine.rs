@@ -46,6 +46,18 @@ pub(super) fn vllm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
             u64::from(stage) * u64::from(spec.data)
         ));
     }
+    if !case.spreads_experts()
+        && spec.expert != ExpertParallel::SplitAcrossReplicas
+        && spec.data > 1
+        && case.facts.is_some_and(|facts| facts.moe)
+    {
+        out.push(format_args!(
+            "vLLM splits each expert over all {} ranks of a stage in {} replicas (expert = \
+             split_across_replicas), not over the {stage} of each",
+            u64::from(stage) * u64::from(spec.data),
+            spec.data
+        ));
+    }
     let whole = if case.spreads_experts() { 1 } else { stage };
     // A partial width was reported above, and what is left of the stage follows from it.
     let partial =
@@ -89,6 +101,14 @@ pub(super) fn sglang(case: &Case<'_>, out: &mut Findings) -> Option<()> {
             ),
         );
     }
+    let (tensor, stage) = (spec.tensor, u64::from(spec.tensor) * u64::from(spec.prefill_context));
+    let dense = spec.dense_tensor.unwrap_or(tensor);
+    if u64::from(dense) != stage {
+        out.push(format_args!(
+            "SGLang splits dense layers over the whole stage ({stage}), not over {dense}: \
+             dense_tensor would be {stage}"
+        ));
+    }
     if spec.expert == ExpertParallel::AcrossReplicas && spec.data > 1 {
         out.push_for(
             Field::Data,
@@ -104,6 +124,12 @@ pub(super) fn sglang(case: &Case<'_>, out: &mut Findings) -> Option<()> {
                  on the same ranks"
             ));
         }
+    }
+    if spec.expert == ExpertParallel::SplitAcrossReplicas && spec.data > 1 {
+        out.push(format_args!(
+            "SGLang splits an expert inside a replica; {} replicas cannot share the slices",
+            spec.data
+        ));
     }
     if spec.moe_cluster != 1 {
         out.push_for(
@@ -247,6 +273,12 @@ fn linear_placement(case: &Case<'_>, out: &mut Findings, engine: &str) {
 }
 
 fn no_dense_tensor(case: &Case<'_>, out: &mut Findings, engine: &str) {
+    let tensor = case.spec.tensor;
+    if let Some(width) = case.spec.dense_tensor.filter(|width| *width != tensor) {
+        out.push(format_args!(
+            "{engine} splits dense layers over tensor ({tensor}), not over {width} (dense_tensor)"
+        ));
+    }
     if let Some(width) = case.spec.moe_dense_tensor {
         out.push(format_args!(
             "{engine} has no width of its own for dense layers (moe_dense_tensor {width})"

@@ -26,6 +26,7 @@ pub enum Field {
     MoeTensor,
     MoeData,
     MoeCluster,
+    DenseTensor,
     MoeDenseTensor,
     RedundantExperts,
     /// `expert_balance.window_steps`.
@@ -47,7 +48,7 @@ pub struct Change {
 
 impl Field {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Tensor,
         Self::Pipeline,
         Self::MicroBatchMax,
@@ -65,6 +66,7 @@ impl Field {
         Self::MoeTensor,
         Self::MoeData,
         Self::MoeCluster,
+        Self::DenseTensor,
         Self::MoeDenseTensor,
         Self::RedundantExperts,
         Self::BalanceWindow,
@@ -90,11 +92,12 @@ impl Field {
             Self::AttentionContext => spec.attention_context,
             Self::ExpertWithin => match spec.expert {
                 ExpertParallel::Within(width) => Some(width),
-                ExpertParallel::Off | ExpertParallel::AcrossReplicas => None,
+                _ => None,
             },
             Self::MoeTensor => spec.moe_tensor,
             Self::MoeData => Some(spec.moe_data),
             Self::MoeCluster => Some(spec.moe_cluster),
+            Self::DenseTensor => spec.dense_tensor,
             Self::MoeDenseTensor => spec.moe_dense_tensor,
             Self::RedundantExperts => Some(spec.redundant_experts),
             Self::BalanceWindow => spec.expert_balance.map(|balance| balance.window_steps),
@@ -122,6 +125,7 @@ impl Field {
             Self::MoeTensor => spec.moe_tensor = Some(value),
             Self::MoeData => spec.moe_data = value,
             Self::MoeCluster => spec.moe_cluster = value,
+            Self::DenseTensor => spec.dense_tensor = Some(value),
             Self::MoeDenseTensor => spec.moe_dense_tensor = Some(value),
             Self::RedundantExperts => spec.redundant_experts = value,
             Self::BalanceWindow => {
@@ -174,6 +178,7 @@ impl Field {
             Self::MoeTensor => "moe_tensor",
             Self::MoeData => "moe_data",
             Self::MoeCluster => "moe_cluster",
+            Self::DenseTensor => "dense_tensor",
             Self::MoeDenseTensor => "moe_dense_tensor",
             Self::RedundantExperts => "redundant_experts",
             Self::BalanceWindow => "expert_balance.window_steps",

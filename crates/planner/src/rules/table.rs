@@ -50,8 +50,8 @@ const T: RuleSet = RuleSet::TensorRtLlm;
 
 use Field::{
     AttentionContext, AttentionData, AttentionTensor, Data, DataLocal, DataRank, DataStartRank,
-    DecodeContext, ExpertWithin, KvInterleaveTokens, MoeCluster, MoeData, MoeDenseTensor,
-    MoeTensor, Pipeline, PrefillContext, RedundantExperts, Tensor,
+    DecodeContext, DenseTensor, ExpertWithin, KvInterleaveTokens, MoeCluster, MoeData,
+    MoeDenseTensor, MoeTensor, Pipeline, PrefillContext, RedundantExperts, Tensor,
 };
 
 /// Writes a row as a sentence: name, whose, check, numbers to change, what else to do.
@@ -80,8 +80,7 @@ const RULES: &[Rule] = rules! {
 
     "heads-divide" [N V S T] weights::heads_divide, [AttentionTensor Tensor AttentionData], "";
     "kv-heads-divide" [N V S T] weights::kv_heads_divide, [AttentionTensor Tensor AttentionData], "";
-    "inner-divides" [N V T] weights::inner_divides, [MoeDenseTensor Tensor], "";
-    "inner-divides" [S] weights::inner_divides_stage, [MoeDenseTensor Tensor], "";
+    "inner-divides" [N V S T] weights::inner_divides, [MoeDenseTensor DenseTensor Tensor], "";
     "expert-inner-divides" [N V S T] weights::expert_inner_divides, [MoeTensor ExpertWithin Tensor], "spread whole experts instead of splitting each";
     "scale-blocks" [N V S] weights::scale_blocks, [MoeTensor ExpertWithin Tensor], "spread whole experts, or use a checkpoint without block scales";
     "vocab-divides" [V] weights::vocab_divides, [Tensor], "";
@@ -105,6 +104,7 @@ const RULES: &[Rule] = rules! {
     "balance-needs-experts" [N V S] experts::balance_needs_experts, [ExpertWithin], "turn expert parallelism on, or balancing off";
     "balance-needs-ranks" [N V S] experts::balance_needs_ranks, [Tensor Data], "turn balancing off";
     "redundancy-cap" [N V] experts::redundancy_cap, [RedundantExperts], "";
+    "dense-tensor" [N V S T] weights::dense_tensor_one_of_two, [DenseTensor], "leave dense_tensor open and it is tensor";
     "dense-tensor" [N] experts::dense_tensor_one, [MoeDenseTensor], "";
     "dense-tensor" [S] experts::dense_tensor_one_or_all, [MoeDenseTensor], "";
     "cluster-alone" [N T] experts::cluster_alone, [MoeCluster ExpertWithin], "";

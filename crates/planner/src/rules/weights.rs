@@ -35,23 +35,8 @@ pub(super) fn kv_heads_divide(case: &Case<'_>, out: &mut Findings) -> Option<()>
     None
 }
 
-/// Ranks that share the dense feed-forward: those of `tensor`; context ranks have other tokens.
 pub(super) fn inner_divides(case: &Case<'_>, out: &mut Findings) -> Option<()> {
-    dense_inner(case, out, case.tensor?)
-}
-
-/// SGLang splits it over the whole stage.
-pub(super) fn inner_divides_stage(case: &Case<'_>, out: &mut Findings) -> Option<()> {
-    dense_inner(case, out, case.stage_ranks?)
-}
-
-fn dense_inner(case: &Case<'_>, out: &mut Findings, width: u64) -> Option<()> {
-    let facts = case.facts?;
-    let width = match case.spec.moe_dense_tensor {
-        Some(0) => return None,
-        Some(width) if facts.moe => u64::from(width),
-        _ => width,
-    };
+    let (width, facts) = (case.dense_tensor?, case.facts?);
     for inner in &facts.dense_inner {
         if inner % width != 0 {
             out.push(format_args!(
@@ -63,8 +48,23 @@ fn dense_inner(case: &Case<'_>, out: &mut Findings, width: u64) -> Option<()> {
     None
 }
 
+/// Whole tensor groups share a dense layer, or the whole stage does.
+pub(super) fn dense_tensor_one_of_two(case: &Case<'_>, out: &mut Findings) -> Option<()> {
+    let width = u64::from(case.spec.dense_tensor.filter(|width| *width > 0)?);
+    let (tensor, stage) = (case.tensor?, case.stage_ranks?);
+    if width != tensor && width != stage {
+        out.push_for(
+            Field::DenseTensor,
+            format_args!(
+                "dense_tensor is tensor ({tensor}) or the whole stage ({stage}); {width} is neither"
+            ),
+        );
+    }
+    None
+}
+
 pub(super) fn expert_inner_divides(case: &Case<'_>, out: &mut Findings) -> Option<()> {
-    let (width, facts) = (case.moe_tensor?, case.facts?);
+    let (width, facts) = (case.slice_ranks?, case.facts?);
     for inner in &facts.expert_inner {
         if inner % width != 0 {
             out.push(format_args!("the expert width {inner} cannot be split over {width} ranks"));
@@ -78,8 +78,8 @@ pub(super) fn expert_inner_divides(case: &Case<'_>, out: &mut Findings) -> Optio
 pub(super) fn scale_blocks(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let facts = case.facts?;
     let rows = facts.scale_rows?;
-    let dense = facts.dense_inner.iter().map(|inner| ("feed-forward", *inner, case.tensor));
-    let expert = facts.expert_inner.iter().map(|inner| ("expert", *inner, case.moe_tensor));
+    let dense = facts.dense_inner.iter().map(|inner| ("feed-forward", *inner, case.dense_tensor));
+    let expert = facts.expert_inner.iter().map(|inner| ("expert", *inner, case.slice_ranks));
     for (what, inner, width) in dense.chain(expert) {
         let Some(width) = width.filter(|width| *width > 1 && inner % width == 0) else { continue };
         let share = inner / width;

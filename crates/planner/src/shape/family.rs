@@ -123,9 +123,31 @@ const FAMILIES: [Family; 9] = [
 /// Default of `max_window_layers` in the configs of Qwen.
 const MAX_WINDOW_LAYERS: u64 = 28;
 
+/// Keys that size a layer which Llama does not have, in the spellings of models that are no family
+/// here: routed experts, compressed keys and values.
+const FOREIGN: [&str; 9] = [
+    "num_local_experts",
+    "num_experts",
+    "n_routed_experts",
+    "moe_num_experts",
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "moe_topk",
+    "moe_intermediate_size",
+    "kv_lora_rank",
+];
+
 /// The shape that the keys of `text` describe; `top` is the whole file.
 pub(super) fn shape(top: &Fields<'_>, text: &Fields<'_>) -> Result<ModelShape, ShapeError> {
     let (architecture, family) = find(top)?;
+    for fields in [top, text] {
+        if fields.flag("is_encoder_decoder")? == Some(true) {
+            return Err(fields.refuse("is_encoder_decoder", "false: decoders are planned"));
+        }
+    }
+    if !is_known(&architecture) {
+        refuse_foreign(&architecture, text)?;
+    }
     let hidden = text.need("hidden_size", limits::HIDDEN)?;
     let layers = text.need("num_hidden_layers", limits::LAYERS)?;
     let attention = family.attention(text, hidden)?;
@@ -169,6 +191,25 @@ fn find(fields: &Fields<'_>) -> Result<(String, &'static Family), ShapeError> {
         Some(name) => Ok(((*name).to_owned(), &FAMILIES[0])),
         None => Err(fields.refuse("architectures", "a list with the name of a decoder")),
     }
+}
+
+/// Whether the layers of an architecture are in the table.
+pub(super) fn is_known(architecture: &str) -> bool {
+    FAMILIES.iter().any(|family| family.architecture == architecture)
+}
+
+/// Refuses a model whose sizes would be wrong by far if it were read as Llama.
+fn refuse_foreign(architecture: &str, fields: &Fields<'_>) -> Result<(), ShapeError> {
+    let counts = |key: &&str| fields.value(key).is_some_and(|value| whole(value) != Some(0));
+    let Some(key) = FOREIGN.into_iter().find(|key| counts(key)) else { return Ok(()) };
+    let wide = |family: &&Family| family.latent || family.experts != Experts::None;
+    let known: Vec<_> = FAMILIES.iter().filter(wide).map(|family| family.architecture).collect();
+    let expected = format!(
+        "none: how {architecture} uses it is not known; experts and latent attention are planned \
+         for {}",
+        known.join(", ")
+    );
+    Err(fields.refuse(key, expected))
 }
 
 // === impl Family ===

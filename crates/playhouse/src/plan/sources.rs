@@ -1,6 +1,7 @@
 //! Where a plan's inputs come from: flags, files, presets.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 
 use playhouse_planner::dialect::{self, Dialect, Document, Problem, Reading};
@@ -36,6 +37,15 @@ pub(super) fn layout(args: &PlanArgs, flags: &[String]) -> Result<Asked, CliErro
     if args.from.is_none() && !args.words.is_empty() {
         return Err(CliError::usage(format!("whose command line is `{}`?", args.words.join(" ")))
             .hint("name the engine with --from vllm, sglang or tensorrt-llm"));
+    }
+    if let Some(file) = args.settings.as_ref().or(args.grid.as_ref())
+        && !args.words.is_empty()
+    {
+        let words = args.words.join(" ");
+        return Err(CliError::usage(format!(
+            "the layout is given twice: by {file}, and by `{words}`"
+        ))
+        .hint("give it in one place"));
     }
     let words = if args.from.is_some() { &args.words[..] } else { flags };
     let mut reading = match &args.settings {
@@ -106,7 +116,11 @@ pub(super) fn shape(
 /// The use, with what a command line says of it.
 pub(super) fn serving(serving: Serving, reading: &Reading) -> Serving {
     let parameters = &reading.parameters;
-    let percent = parameters.memory_fraction.map(|share| (share * 100.0).round() as u8);
+    // SGLang's share is of weights and cache, TensorRT-LLM's of what loading leaves: neither is the
+    // share of the device that a plan may use.
+    let of_device = matches!(reading.dialect, Dialect::Native | Dialect::Vllm);
+    let share = parameters.memory_fraction.filter(|_| of_device);
+    let percent = share.map(|share| (share * 100.0).ceil() as u8);
     let one_byte = parameters.kv_dtype.as_deref().is_some_and(|kind| kind.starts_with("fp8"));
     Serving {
         step_tokens: parameters.batch_tokens_max.unwrap_or(serving.step_tokens),
@@ -119,11 +133,18 @@ pub(super) fn serving(serving: Serving, reading: &Reading) -> Serving {
 /// A text file.
 pub(super) fn document(name: &str) -> Result<Document, CliError> {
     let failure = |why: String| CliError::failure(format!("{name}: {why}"));
-    let size = fs::metadata(name).map_err(|why| failure(why.to_string()))?.len();
-    if size > BYTES_MAX {
-        return Err(failure(format!("{size} bytes; at most {BYTES_MAX} are read")));
+    // A device or a pipe has no end, or none in sight.
+    let kind = fs::metadata(name).map_err(|why| failure(why.to_string()))?;
+    if !kind.is_file() {
+        return Err(failure("not a regular file".to_owned()));
     }
-    let text = fs::read_to_string(name).map_err(|why| failure(why.to_string()))?;
+    let file = fs::File::open(name).map_err(|why| failure(why.to_string()))?;
+    let mut text = String::new();
+    let read = file.take(BYTES_MAX + 1).read_to_string(&mut text);
+    read.map_err(|why| failure(why.to_string()))?;
+    if text.len() as u64 > BYTES_MAX {
+        return Err(failure(format!("more than {BYTES_MAX} bytes; no configuration is that long")));
+    }
     Ok(Document { name: name.to_owned(), text })
 }
 

@@ -26,7 +26,7 @@ fn stage(settings: &Settings) -> u32 {
 fn expert_width(spec: &ParallelSpec) -> u32 {
     match spec.expert {
         ExpertParallel::Within(width) => width,
-        ExpertParallel::Off | ExpertParallel::AcrossReplicas => 1,
+        _ => 1,
     }
 }
 
