@@ -104,7 +104,8 @@ fn a_wait_ends_at_the_timeout_for_everybody() {
 /// **LA-1**
 #[test]
 fn ranks_that_call_different_operations_are_told_so() {
-    let calls: [fn(&Group) -> Result<(), CollectiveError>; 4] = [
+    type Call = fn(&Group) -> Result<(), CollectiveError>;
+    let calls: [Call; 4] = [
         |group| group.all_reduce(&[1f32; 4], &mut [0f32; 4]),
         |group| group.all_reduce(&[1f32; 5], &mut [0f32; 5]),
         |group| group.all_gather_v(&[1f32; 4], &[4, 4], &mut [0f32; 8]),
