@@ -15,8 +15,12 @@ fn wait_for_rank_2(group: &Group, way: usize) -> CollectiveError {
     match way {
         0 => group.all_reduce(&input, &mut output),
         1 => group.recv(&mut output, 2),
-        // Far more than is buffered.
-        2 => group.send(&input, 2),
+        // Until everything on the way is full.
+        2 => loop {
+            if let Err(error) = group.send(&input, 2) {
+                break Err(error);
+            }
+        },
         3 => group.broadcast(&mut output, 2),
         _ => group.barrier(),
     }
