@@ -1,7 +1,8 @@
 //! What moving tensors costs, between two processes on one machine.
 //!
 //! `cargo bench -p playhouse-collectives` prints a table. The second process is this program again.
-//! Bandwidth counts the bytes of the tensor, as copying it once does: `copy` says how fast that is.
+//! Bandwidth counts the bytes of the tensor, as copying it once does. `of copy` compares with a copy
+//! of memory, beyond the caches, in the same run.
 #![expect(clippy::disallowed_types, reason = "a benchmark measures real time")]
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "the table is the product")]
 
@@ -32,10 +33,11 @@ fn main() {
         measure(&group);
         return;
     }
-    let copy = copy();
+    let (copy_cached, copy) = (copy(LARGE, LARGE_ROUNDS), copy_beyond_caches());
     println!("two processes; microseconds, and GB/s of tensor bytes at the p50\n");
     println!("{:<34} {:>8} {:>8} {:>8} {:>7} {:>8}", "", "p50", "p90", "p99", "GB/s", "of copy");
-    print("copy 4 MB", &copy, Some(&copy));
+    print("copy 4 MB, in cache", &copy_cached, Some(&copy));
+    print("copy 4 MB, beyond caches", &copy, Some(&copy));
     for (way, machines) in [("shared memory", ["a", "a"]), ("TCP loopback", ["a", "b"])] {
         let spec = spec(machines);
         let mut second = second(&spec);
@@ -102,13 +104,19 @@ fn send(group: &Group, len: usize, rounds: usize) -> Vec<Duration> {
     there_and_back.into_iter().map(|time| time / 2).collect()
 }
 
-fn copy() -> Vec<Duration> {
-    let input = vec![bf16::ONE; LARGE];
-    let mut output = vec![bf16::ZERO; LARGE];
-    times(LARGE_ROUNDS, || {
+/// Copies of `len` elements.
+fn copy(len: usize, rounds: usize) -> Vec<Duration> {
+    let input = vec![bf16::ONE; len];
+    let mut output = vec![bf16::ZERO; len];
+    times(rounds, || {
         output.copy_from_slice(std::hint::black_box(&input));
         std::hint::black_box(&mut output);
     })
+}
+
+/// The time of 4 MB within copies of 256 MB.
+fn copy_beyond_caches() -> Vec<Duration> {
+    copy(64 * LARGE, 5).into_iter().map(|time| time / 64).collect()
 }
 
 /// Sorted.

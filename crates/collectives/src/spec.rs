@@ -30,7 +30,8 @@ pub struct GroupSpec {
     /// The longest that joining, or one operation, waits for other ranks. Above zero.
     pub timeout: Duration,
     /// Bytes that may be under way from one rank to another, for each such pair: what a send can
-    /// leave behind without a matching receive. Within [`BUFFER_BYTES`]; used in whole pages.
+    /// leave behind without a matching receive. Between machines both ends have as much, and the
+    /// kernel its own. Within [`BUFFER_BYTES`]; used in whole pages.
     pub buffer_bytes: usize,
 }
 

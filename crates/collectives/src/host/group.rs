@@ -17,8 +17,9 @@ use crate::{CollectiveError, Element, Summand};
 /// One rank's end of a group on CPUs, for slices. Dropping it leaves the group: a rank that still
 /// waits for it then fails with [`PeerLost`](CollectiveError::PeerLost).
 ///
-/// All ranks call the same operations in the same order, and sends match receives; calls from
-/// several threads of one rank take turns. Every operation fails as [`CollectiveError`] says.
+/// All ranks call the same operations in the same order. A send is matched by a receive at the same
+/// place in the order of what the two ranks do with each other. Calls from several threads of one
+/// rank take turns. Every operation fails as [`CollectiveError`] says.
 pub struct Group {
     rank: usize,
     size: usize,

@@ -126,7 +126,7 @@ impl Joining<'_> {
             let gone = Arc::new(AtomicBool::new(false));
             watched.insert(peer, Presence::Machine { gone: Arc::clone(&gone) });
             let (fuse, bell) = (Arc::clone(&fuse), bell.clone());
-            pumps.push(Pump::start(&rings[&peer], stream, spec.epoch, fuse, bell, gone)?);
+            pumps.push(Pump::start(&rings[&peer], stream, spec, fuse, bell, gone)?);
         }
         let ends = |peer: usize| match rings.get(&peer) {
             Some(rings) => rings.rank_ends(),

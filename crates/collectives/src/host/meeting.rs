@@ -257,12 +257,6 @@ impl Meeting<'_> {
         }
         let streams = state.arrivals;
         let missing = self.awaited.into_iter().filter(|peer| !streams.contains_key(peer)).collect();
-        for stream in streams.values() {
-            let limits = stream
-                .set_read_timeout(None)
-                .and_then(|()| stream.set_write_timeout(Some(self.spec.timeout)));
-            limits.map_err(|error| JoinError::system("set up a connection", error))?;
-        }
         Ok(Arrivals { streams, missing, refused: state.refused })
     }
 

@@ -14,14 +14,18 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::bell::Bell;
+use super::clock::Deadline;
 use super::frame::{FRAME_BYTES_MAX, Frames, HEADER_BYTES, Kind};
 use super::fuse::Fuse;
 use super::memory::{Memory, PAGE, Place};
 use super::ring::{Marks, Reader, Site, Writer};
+use crate::GroupSpec;
 use crate::error::Cause;
 
 /// A thread with nothing to do sleeps this long at a time: whatever happens rings its bell.
 const NAP: Duration = Duration::from_secs(1);
+/// Between looks at whether the group is over, while the peer does not read.
+const CLOGGED: Duration = Duration::from_millis(100);
 
 /// The rings and bells of a connection, before its threads run.
 #[derive(Debug)]
@@ -43,6 +47,8 @@ pub(super) struct Pump {
 struct Wire {
     stream: TcpStream,
     epoch: u64,
+    /// The group's.
+    timeout: Duration,
     fuse: Arc<Fuse>,
     /// The rank leaves: send what is there, say so, and end.
     closing: AtomicBool,
@@ -92,16 +98,19 @@ impl Pump {
     pub(super) fn start(
         rings: &Rings,
         stream: TcpStream,
-        epoch: u64,
+        spec: &GroupSpec,
         fuse: Arc<Fuse>,
         rank: Place<Bell>,
         gone: Arc<AtomicBool>,
     ) -> io::Result<Self> {
+        stream.set_read_timeout(None)?;
+        stream.set_write_timeout(Some(CLOGGED))?;
         let from_rank = Reader::new(&rings.memory, rings.site(0), rank.clone());
         let to_rank = Writer::new(&rings.memory, rings.site(1), rank.clone());
         let (outward, inward) = (rings.outward(), rings.inward());
-        let closing = AtomicBool::new(false);
-        let wire = Arc::new(Wire { stream, epoch, fuse, closing, gone, rank, outward, inward });
+        let (epoch, timeout, closing) = (spec.epoch, spec.timeout, AtomicBool::new(false));
+        let wire =
+            Arc::new(Wire { stream, epoch, timeout, fuse, closing, gone, rank, outward, inward });
         let mut pump = Self { wire: Arc::clone(&wire), outward: None, inward: None };
         let thread = |name: &str| thread::Builder::new().name(name.to_owned());
         pump.inward = Some(thread("collective-in").spawn(move || wire.receive(to_rank))?);
@@ -118,8 +127,8 @@ impl Pump {
 }
 
 impl Drop for Pump {
-    /// Takes as long as the peer needs to read what is left, and not longer than the write timeout
-    /// of the connection if it does not.
+    /// Takes as long as the peer needs to read what is left, and not longer than the group's timeout
+    /// if it does not; a moment if the group is over.
     fn drop(&mut self) {
         self.close();
         // The threads do not panic: they return what goes wrong.
@@ -149,16 +158,16 @@ impl Wire {
             let len = ring.available().min(FRAME_BYTES_MAX);
             if let Some(cause) = self.fuse.cause() {
                 let header = frames.announce(Kind::Abort, 8);
-                write_all(&self.stream, [&header, &cause.to_word().to_le_bytes(), &[]])?;
+                self.write([&header, &cause.to_word().to_le_bytes(), &[]])?;
                 return self.stream.shutdown(Shutdown::Write);
             }
             if len > 0 {
                 let header = frames.announce(Kind::Data, len);
                 let [first, second] = ring.peek(0, len);
-                write_all(&self.stream, [&header, first, second])?;
+                self.write([&header, first, second])?;
                 ring.consume(len);
             } else if is_closing {
-                write_all(&self.stream, [&frames.announce(Kind::Bye, 0), &[], &[]])?;
+                self.write([&frames.announce(Kind::Bye, 0), &[], &[]])?;
                 return self.stream.shutdown(Shutdown::Write);
             } else {
                 self.outward.sleep_unless(NAP, || {
@@ -219,23 +228,32 @@ impl Wire {
         Ok(())
     }
 
+    /// Writes three slices as one, without a call for each. Waits for a peer that does not read, but
+    /// not if the group is over, nor for long once this rank has left.
+    fn write(&self, slices: [&[u8]; 3]) -> io::Result<()> {
+        let (mut rest, mut patience) = (slices.map(IoSlice::new), None);
+        let mut rest = rest.as_mut_slice();
+        while rest.iter().any(|slice| !slice.is_empty()) {
+            match (&self.stream).write_vectored(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => IoSlice::advance_slices(&mut rest, written),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                Err(clogged) if self.fuse.cause().is_some() => return Err(clogged),
+                Err(clogged) if self.closing.load(Ordering::Acquire) => {
+                    let leaving = *patience.get_or_insert_with(|| Deadline::after(self.timeout));
+                    if leaving.has_passed() {
+                        return Err(clogged);
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     fn hang_up(&self) {
         self.gone.store(true, Ordering::Release);
         self.rank.ring();
     }
-}
-
-/// Writes three slices as one, without a call for each.
-fn write_all(mut stream: &TcpStream, slices: [&[u8]; 3]) -> io::Result<()> {
-    let mut rest = slices.map(IoSlice::new);
-    let mut rest = rest.as_mut_slice();
-    while rest.iter().any(|slice| !slice.is_empty()) {
-        match stream.write_vectored(rest) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut rest, written),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

@@ -16,9 +16,9 @@ use super::watch::Watch;
 use crate::CollectiveError;
 use crate::element::{Kind, Summand, bytes_of, bytes_of_mut, elements_of};
 
-/// The most that a step moves from one rank to another at once. Two such pieces and what is on its
-/// way stay in the second-level cache.
-const PIECE_BYTES_MAX: usize = 64 << 10;
+/// The most that a step moves from one rank to another at once: few enough bytes to stay in cache,
+/// enough to outweigh a wait.
+const PIECE_BYTES_MAX: usize = 32 << 10;
 
 /// Up to this many bytes to send, every rank sends all it has to all others and sums everything
 /// itself: one exchange instead of two, for twice the bytes or more.

@@ -5,6 +5,7 @@
 //!   group that is over ends at once.
 //! - **WA-3** what a rank wrote before it left is still read.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,11 @@ const SPINS: u32 = 100;
 /// How long the processor is offered before the rank sleeps: longer than ranks that share a step
 /// drift apart within a layer. An idle processor takes longer to wake than that.
 const YIELDS: Duration = Duration::from_micros(100);
+/// Whoever takes an offered processor for longer than this is no rank of the group.
+const TURN: Duration = Duration::from_micros(500);
+/// Waits after such an offer without another. A rank that sleeps instead gets its processor back as
+/// soon as it is woken; one that yields, when everybody else has had their turn.
+const CROWDED_WAITS: u32 = 1_000;
 /// Sleep between looks at the peer's process. The bell wakes a rank for everything else.
 const SLICE: Duration = Duration::from_millis(10);
 
@@ -43,6 +49,8 @@ pub(super) struct Watch {
     pub(super) peers: Vec<Presence>,
     /// Looks before yielding: none where ranks outnumber processors.
     spins: u32,
+    /// Waits to come in which the processor is not offered: somebody took it for long.
+    crowded: Cell<u32>,
 }
 
 /// How to see that a rank is gone.
@@ -100,7 +108,7 @@ impl Watch {
             peers.iter().filter(|peer| !matches!(peer, Presence::Machine { .. })).count();
         let processors = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let spins = if neighbours <= processors { SPINS } else { 0 };
-        Self { rank, timeout, bell, fuse, peers, spins }
+        Self { rank, timeout, bell, fuse, peers, spins, crowded: Cell::new(0) }
     }
 
     /// # Errors
@@ -135,12 +143,8 @@ impl Watch {
             std::hint::spin_loop();
         }
         let deadline = *deadline.get_or_insert_with(|| Deadline::after(self.timeout));
-        let nap = deadline.within(YIELDS);
-        while !nap.has_passed() {
-            thread::yield_now();
-            if ready() {
-                return Ok(());
-            }
+        if self.offer_processor(deadline, &mut ready) {
+            return Ok(());
         }
         loop {
             // In this order: what it wrote before it left is there when it is seen gone (**WA-3**).
@@ -160,6 +164,27 @@ impl Watch {
             let is_awake = || ready() || self.fuse.cause().is_some();
             self.bell.sleep_unless(remaining.min(SLICE), is_awake);
         }
+    }
+
+    /// Offers the processor to others for a while, until `ready`. Whether it is.
+    fn offer_processor(&self, deadline: Deadline, ready: &mut impl FnMut() -> bool) -> bool {
+        if let Some(waits) = self.crowded.get().checked_sub(1) {
+            self.crowded.set(waits);
+            return false;
+        }
+        let end = deadline.within(YIELDS);
+        while !end.has_passed() {
+            let turn = deadline.within(TURN);
+            thread::yield_now();
+            if turn.has_passed() {
+                self.crowded.set(CROWDED_WAITS);
+                return ready();
+            }
+            if ready() {
+                return true;
+            }
+        }
+        false
     }
 }
 

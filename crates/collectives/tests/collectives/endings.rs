@@ -1,12 +1,13 @@
 //! How a group ends: at once, on every rank, with one cause.
 
-use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
 use playhouse_collectives::{CollectiveError, Group};
 
-use crate::ranks::{PATIENCE, blank, cast, layouts, values};
+use crate::ranks::{Moment, PATIENCE, blank, cast, layouts, values};
 
 /// What waits for rank 2, which does not come, in every kind of operation.
 fn wait_for_rank_2(group: &Group, way: usize) -> CollectiveError {
@@ -14,8 +15,12 @@ fn wait_for_rank_2(group: &Group, way: usize) -> CollectiveError {
     match way {
         0 => group.all_reduce(&input, &mut output),
         1 => group.recv(&mut output, 2),
-        // Far more than is buffered.
-        2 => group.send(&input, 2),
+        // Until everything on the way is full.
+        2 => loop {
+            if let Err(error) = group.send(&input, 2) {
+                break Err(error);
+            }
+        },
         3 => group.broadcast(&mut output, 2),
         _ => group.barrier(),
     }
@@ -104,7 +109,8 @@ fn a_wait_ends_at_the_timeout_for_everybody() {
 /// **LA-1**
 #[test]
 fn ranks_that_call_different_operations_are_told_so() {
-    let calls: [fn(&Group) -> Result<(), CollectiveError>; 4] = [
+    type Call = fn(&Group) -> Result<(), CollectiveError>;
+    let calls: [Call; 4] = [
         |group| group.all_reduce(&[1f32; 4], &mut [0f32; 4]),
         |group| group.all_reduce(&[1f32; 5], &mut [0f32; 5]),
         |group| group.all_gather_v(&[1f32; 4], &[4, 4], &mut [0f32; 8]),
@@ -187,4 +193,46 @@ fn leaving_does_not_wait_for_a_rank_that_does_not_read() {
             assert_eq!(data, [1; 8_000]);
         }
     });
+}
+
+/// Nor does dropping one that is over, whatever is stuck on the way.
+#[test]
+fn an_aborted_rank_does_not_wait_for_a_peer_that_does_not_read() {
+    let done = Barrier::new(2);
+    let mut cast = cast(&[0, 1]);
+    cast.spec.timeout = 10 * PATIENCE;
+    let start = Moment::now();
+    cast.play(|group| {
+        if group.rank() == 0 {
+            let (handle, sent) = (group.abort_handle(), Arc::new(AtomicUsize::new(0)));
+            let count = Arc::clone(&sent);
+            let sender = thread::spawn(move || {
+                let error = loop {
+                    if let Err(error) = group.send(&[1u8; 64 << 10], 1) {
+                        break error;
+                    }
+                    count.fetch_add(1, Ordering::SeqCst);
+                };
+                assert_eq!(error, CollectiveError::Aborted { by: 0 });
+                drop(group);
+            });
+            until_unchanged(&sent);
+            handle.abort();
+            sender.join().unwrap();
+        }
+        done.wait();
+    });
+    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+}
+
+/// Waits until a count has been above zero and the same for a while.
+fn until_unchanged(count: &AtomicUsize) {
+    let (mut last, mut since) = (0, Moment::now());
+    while last == 0 || since.elapsed() < Duration::from_millis(300) {
+        let now = count.load(Ordering::SeqCst);
+        if now != last {
+            (last, since) = (now, Moment::now());
+        }
+        thread::yield_now();
+    }
 }

@@ -5,7 +5,9 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use playhouse_collectives::{CollectiveError, Group, GroupSpec, JoinError, Secret};
+use playhouse_collectives::{
+    BUFFER_BYTES, CollectiveError, Group, GroupSpec, JoinError, RANKS_MAX, Secret,
+};
 
 use crate::ranks::{cast, layouts, values};
 
@@ -255,4 +257,13 @@ fn a_spec_survives_json_and_hides_its_secret_when_printed() {
     let json = serde_json::to_string(&spec).unwrap();
     assert_eq!(serde_json::from_str::<GroupSpec>(&json).unwrap(), spec);
     assert!(format!("{spec:?}").contains("secret: Secret(..)"), "{spec:?}");
+}
+
+#[test]
+fn buffers_for_collectives_fit_the_shared_memory_of_a_container() {
+    for ranks in 1..=RANKS_MAX {
+        let bytes = GroupSpec::collective_buffer_bytes(ranks);
+        assert!(BUFFER_BYTES.contains(&bytes), "{bytes}");
+        assert!(ranks * (ranks - 1) * bytes.next_multiple_of(4096) < 64 << 20, "{ranks}");
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use half::bf16;
 use playhouse_collectives::{CollectiveError, Group, GroupSpec};
 
-use crate::ranks::{NaiveSum as _, PATIENCE, Value as _, blank, cast, layouts, values};
+use crate::ranks::{Moment, NaiveSum as _, PATIENCE, Value as _, blank, cast, layouts, values};
 
 const SPEC: &str = "PLAYHOUSE_TEST_SPEC";
 const RANK: &str = "PLAYHOUSE_TEST_RANK";
@@ -130,20 +130,5 @@ fn a_killed_process_is_lost_to_everybody_who_waits() {
             assert_eq!(waiter.says("error "), lost.to_string());
         });
         ranks.remove(0).ends_well();
-    }
-}
-
-/// When something happened.
-#[expect(clippy::disallowed_types, reason = "the test measures real time")]
-struct Moment(std::time::Instant);
-
-#[expect(clippy::disallowed_types, reason = "the test measures real time")]
-impl Moment {
-    fn now() -> Self {
-        Self(std::time::Instant::now())
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.0.elapsed()
     }
 }

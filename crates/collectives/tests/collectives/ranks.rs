@@ -134,3 +134,18 @@ pub(crate) fn values<T: Value>(rank: usize, len: usize) -> Vec<T> {
 pub(crate) fn blank<T: Value>(len: usize) -> Vec<T> {
     vec![T::value(99, 99); len]
 }
+
+/// When something happened.
+#[expect(clippy::disallowed_types, reason = "the test measures real time")]
+pub(crate) struct Moment(std::time::Instant);
+
+#[expect(clippy::disallowed_types, reason = "the test measures real time")]
+impl Moment {
+    pub(crate) fn now() -> Self {
+        Self(std::time::Instant::now())
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
