@@ -269,7 +269,8 @@ impl SendHalf {
             match &mut self.stream {
                 SendStream::Quic(stream) => {
                     let written = stream.write_chunks(std::slice::from_mut(bytes)).await;
-                    written.map_err(|error| quic::write_end(&error, |e| self.connection.lost(e)))?;
+                    written
+                        .map_err(|error| quic::write_end(&error, |e| self.connection.lost(e)))?;
                 }
                 SendStream::Twin(stream) => {
                     let written = stream.write(bytes).await;
@@ -329,10 +330,6 @@ impl RecvHalf {
             RecvStream::Quic(stream) => drop(stream.stop(code.number().into())),
             RecvStream::Twin(stream) => stream.stop(code),
         }
-    }
-
-    pub(crate) fn connection(&self) -> &Connection {
-        &self.connection
     }
 }
 

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use playhouse_wire::{
-    DecodeError, Hello, HelloReply, Message, PeerId, PrefaceError, Refusal, check_preface, preface,
+    DecodeError, Hello, HelloReply, Message, PeerId, PrefaceError, Refusal, Request, check_preface,
+    preface,
 };
 
 use crate::connection::{Connection, PeerLost, SendHalf, StreamEnd};
@@ -26,12 +27,7 @@ pub(crate) async fn say_hello(
     own: &Hello,
     expected: &PeerId,
 ) -> Result<Hello, NoGreeting> {
-    let (send, recv) = connection.open().await.map_err(NoGreeting::Lost)?;
-    say(send, own).await?;
-    let mut frames = Frames::new(recv);
-    check_preface(frames.prefix().await?).map_err(NoGreeting::Preface)?;
-    let frame = frames.next().await?.ok_or(NoGreeting::Silent)?;
-    match HelloReply::decode(&frame).map_err(NoGreeting::Unreadable)? {
+    match ask(connection, own).await? {
         HelloReply::Refused(refusal) => Err(NoGreeting::Refused(refusal)),
         HelloReply::Welcome(hello) => match hello.peer() {
             Ok(peer) if peer == *expected => Ok(hello),
@@ -40,8 +36,21 @@ pub(crate) async fn say_hello(
     }
 }
 
-/// Hears the other side's hello. The answer is still to be given on the returned half.
-pub(crate) async fn hear_hello(connection: &Connection) -> Result<(Hello, SendHalf), NoGreeting> {
+/// Sends the first message of a connection, and returns the answer.
+pub(crate) async fn ask<R: Request>(
+    connection: &Connection,
+    request: &R,
+) -> Result<R::Reply, NoGreeting> {
+    let (send, recv) = connection.open().await.map_err(NoGreeting::Lost)?;
+    say(send, request).await?;
+    let mut frames = Frames::new(recv);
+    check_preface(frames.prefix().await?).map_err(NoGreeting::Preface)?;
+    let frame = frames.next().await?.ok_or(NoGreeting::Silent)?;
+    R::Reply::decode(&frame).map_err(NoGreeting::Unreadable)
+}
+
+/// Hears the first message of a connection. The answer is still to be given on the returned half.
+pub(crate) async fn hear<R: Request>(connection: &Connection) -> Result<(R, SendHalf), NoGreeting> {
     let (mut send, recv) = connection.accept().await.map_err(NoGreeting::Lost)?;
     let mut frames = Frames::new(recv);
     if let Err(error) = check_preface(frames.prefix().await?) {
@@ -51,15 +60,15 @@ pub(crate) async fn hear_hello(connection: &Connection) -> Result<(Hello, SendHa
         return Err(NoGreeting::Preface(error));
     }
     let frame = frames.next().await?.ok_or(NoGreeting::Silent)?;
-    let hello = Hello::decode(&frame).map_err(NoGreeting::Unreadable)?;
-    Ok((hello, send))
+    let request = R::decode(&frame).map_err(NoGreeting::Unreadable)?;
+    Ok((request, send))
 }
 
 /// Sends the only message of this direction, behind the preface.
 pub(crate) async fn say<M: Message>(mut send: SendHalf, message: &M) -> Result<(), NoGreeting> {
     let mut bytes = preface().to_vec();
-    // Names are bounded, so a message of these kinds never is too long.
-    drop(message.encode_into(&mut bytes));
+    // A refusal in too many words is none.
+    message.encode_into(&mut bytes).map_err(|_| NoGreeting::Silent)?;
     send.write(&mut bytes.into()).await?;
     send.finish();
     Ok(())

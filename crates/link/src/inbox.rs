@@ -83,8 +83,7 @@ impl Inbox {
                 drop(control.send(half));
             }
         });
-        let notes =
-            Notes { waiting: Some(waiting), frames: None, connection: connection.clone() };
+        let notes = Notes { waiting: Some(waiting), frames: None, connection: connection.clone() };
         Self { streams: Streams { queue }, notes }
     }
 }

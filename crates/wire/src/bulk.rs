@@ -4,8 +4,7 @@ use crate::message::message;
 
 /// Opens a stream of raw bytes, which follow this frame. The reader ends its own half, without a
 /// message, when it has them all.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct BulkOpening {
     /// What the bytes are; agreed on before, in a request or a plan.
     pub tag: u64,

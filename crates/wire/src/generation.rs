@@ -7,8 +7,7 @@ use crate::Request;
 use crate::message::message;
 
 /// The front door to a replica. The only message of its direction.
-#[derive(Clone, Debug)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum GenerationRequest {
     /// Generate, on this replica.
     Generate {
@@ -22,8 +21,7 @@ pub enum GenerationRequest {
 }
 
 /// A replica to the front door.
-#[derive(Clone, Debug, PartialEq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum GenerationEvent {
     /// A token, or the end. The last event has a finish reason.
     Emission(Emission),
@@ -32,8 +30,9 @@ pub enum GenerationEvent {
 }
 
 /// Why a replica does not take a generation. The front door may try another.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, thiserror::Error, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
 pub enum NotTaken {
     /// It has no room now.
     #[error("the replica has no room; try again in {retry_after_ms} ms")]

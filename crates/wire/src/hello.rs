@@ -14,8 +14,7 @@ pub const PREFACE_BYTES: usize = 8;
 const MAGIC: [u8; 4] = *b"PLAY";
 
 /// Who is speaking.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Hello {
     /// Must be the role of the certificate.
     pub role: Role,
@@ -28,8 +27,7 @@ pub struct Hello {
 }
 
 /// The answer to a hello.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum HelloReply {
     /// The connection stands.
     Welcome(Hello),
@@ -38,8 +36,9 @@ pub enum HelloReply {
 }
 
 /// Why a peer is not let in.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, thiserror::Error, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
 pub enum Refusal {
     /// The hello says another name than the certificate.
     #[error("the certificate is of {certificate}, but the hello says {hello}")]

@@ -7,8 +7,7 @@ use crate::{Request, Role};
 
 /// Asks the head for a certificate. Sent to a head whose certificate authority was checked against
 /// the token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct JoinRequest {
     /// Names the token; not secret.
     pub token: [u8; 8],
@@ -22,8 +21,7 @@ pub struct JoinRequest {
 }
 
 /// The answer to a [`JoinRequest`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum JoinReply {
     /// The token is used up.
     Granted {
@@ -35,8 +33,9 @@ pub enum JoinReply {
 }
 
 /// Why no certificate is given.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, thiserror::Error, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
 pub enum JoinRefusal {
     /// The head knows no such token: it is mistyped, or older than the head's last start.
     #[error("the head knows no such token: make one with `playhouse token create`")]
@@ -62,8 +61,7 @@ pub enum JoinRefusal {
 }
 
 /// Everything a process needs to prove who it is. A parent writes it to its child's standard input.
-#[derive(Clone, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct IdentityBundle {
     /// As in the certificate.
     pub role: Role,

@@ -6,8 +6,7 @@ use crate::Request;
 use crate::message::message;
 
 /// The head asks a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum NodeRequest {
     /// Start the process of one rank.
     Spawn(Spawn),
@@ -21,8 +20,7 @@ pub enum NodeRequest {
 }
 
 /// One rank to start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Spawn {
     /// The shard's name.
     pub name: String,
@@ -39,8 +37,7 @@ pub struct Spawn {
 }
 
 /// A node's answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum NodeReply {
     /// The process runs.
     Spawned {
@@ -56,8 +53,7 @@ pub enum NodeReply {
 }
 
 /// How a node is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct NodeStats {
     /// Processes it has spawned that run.
     pub processes: u32,
@@ -66,8 +62,7 @@ pub struct NodeStats {
 }
 
 /// A node asks the head.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum HeadRequest {
     /// What the node brings; its first call.
     Offer {
@@ -79,8 +74,7 @@ pub enum HeadRequest {
 }
 
 /// One thing a rank can run on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Device {
     /// What it is.
     pub kind: DeviceKind,
@@ -93,8 +87,7 @@ pub struct Device {
 }
 
 /// What a device is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum DeviceKind {
     /// Cores of the host.
     Cpu,
@@ -103,8 +96,7 @@ pub enum DeviceKind {
 }
 
 /// The head's answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum HeadReply {
     /// The offer is taken; ranks may follow.
     Accepted,

@@ -6,8 +6,7 @@ use crate::message::message;
 use crate::{NodeStats, Note};
 
 /// Told by the head.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum HeadNote {
     /// The head missed prefix events of a replica: begin again with [`PrefixEvent::Reset`].
     ResyncPrefixes {
@@ -19,8 +18,7 @@ pub enum HeadNote {
 }
 
 /// Told by a node or a shard.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum PeerNote {
     /// A process the node spawned has ended.
     Exited(Exit),
@@ -40,8 +38,7 @@ pub enum PeerNote {
 }
 
 /// The end of a process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Exit {
     /// As in [`crate::NodeReply::Spawned`].
     pub pid: u32,
@@ -52,8 +49,7 @@ pub struct Exit {
 }
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum ExitStatus {
     /// With this code.
     Code(i32),
@@ -62,8 +58,7 @@ pub enum ExitStatus {
 }
 
 /// A change of a prefix cache. Blocks are named by their chained hashes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum PrefixEvent {
     /// These blocks can be found now.
     Stored(Vec<u64>),

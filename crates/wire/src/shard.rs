@@ -6,8 +6,7 @@ use crate::Request;
 use crate::message::message;
 
 /// The head to a shard.
-#[derive(Clone, Debug, PartialEq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum ShardCommand {
     /// Load the model and join the groups; the first command. Progress follows, then `Ready` or
     /// `Failed`.
@@ -17,8 +16,7 @@ pub enum ShardCommand {
 }
 
 /// Everything a shard is to be.
-#[derive(Clone, Debug, PartialEq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Prepare {
     /// Plans of other epochs are refused.
     pub epoch: Epoch,
@@ -43,8 +41,7 @@ pub struct Prepare {
 }
 
 /// In which type weights and activations are held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum Dtype {
     /// As in the checkpoint.
     Auto,
@@ -57,8 +54,7 @@ pub enum Dtype {
 }
 
 /// Coordinates of a rank: `at` in each dimension, below `of`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Rank {
     /// Among all ranks of the cluster.
     pub global: u32,
@@ -77,8 +73,7 @@ pub struct Rank {
 }
 
 /// A place in one dimension.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Place {
     /// Counted from 0.
     pub at: u32,
@@ -87,8 +82,7 @@ pub struct Place {
 }
 
 /// A group of ranks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Group {
     /// What it is for, such as `tensor`.
     pub name: String,
@@ -99,8 +93,7 @@ pub struct Group {
 }
 
 /// What a step may hold at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct StepLimits {
     /// Sequences that have a seat.
     pub max_num_seqs: u32,
@@ -111,8 +104,7 @@ pub struct StepLimits {
 }
 
 /// A shard to the head.
-#[derive(Clone, Debug, PartialEq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum ShardEvent {
     /// How far loading has come.
     Progress {
@@ -128,8 +120,7 @@ pub enum ShardEvent {
 }
 
 /// A shard that takes plans.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Ready {
     /// Blocks of the KV cache.
     pub kv_blocks: u32,

@@ -6,8 +6,7 @@ use crate::Request;
 use crate::message::message;
 
 /// The planner to a shard.
-#[derive(Clone, Debug, PartialEq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum StepCommand {
     /// Opens the stream; no plan yet.
     Attach {
@@ -19,8 +18,7 @@ pub enum StepCommand {
 }
 
 /// A shard to the planner.
-#[derive(Clone, Debug, PartialEq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum StepEvent {
     /// What came of a plan; from the rank that samples.
     Outcome(StepOutcome),

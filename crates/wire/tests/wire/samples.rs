@@ -73,52 +73,68 @@ fn handshake(all: &mut Vec<Sample>) {
     let hello = Hello { role: Role::Node, name: text("rack-7"), incarnation: 9, epoch: Epoch(2) };
     add(all, [hello.clone(), Hello { role: Role::Shard, ..hello.clone() }]);
     let refused = HelloReply::Refused;
-    add(all, [
-        HelloReply::Welcome(Hello { role: Role::Head, ..hello }),
-        refused(Refusal::OtherIdentity { certificate: text("node a"), hello: text("node b") }),
-        refused(Refusal::DuplicateName { name: text("node a"), live: 8, given: 7 }),
-        refused(Refusal::StaleEpoch { given: Epoch(1), current: Epoch(2) }),
-        refused(Refusal::Unexpected(text("no shard of this name was spawned"))),
-        refused(Refusal::Full(1024)),
-    ]);
-    add(all, [JoinRequest {
-        token: [1, 2, 3, 4, 5, 6, 7, 8],
-        proof: [9; 32],
-        name: text("rack-7"),
-        csr: vec![0x30, 0x82, 0x01],
-    }]);
-    add(all, [
-        JoinReply::Granted { certificate: vec![0x30, 0x81] },
-        JoinReply::Refused(JoinRefusal::UnknownToken),
-        JoinReply::Refused(JoinRefusal::Expired),
-        JoinReply::Refused(JoinRefusal::Used),
-        JoinReply::Refused(JoinRefusal::WrongSecret),
-        JoinReply::Refused(JoinRefusal::NameTaken(text("rack-7"))),
-        JoinReply::Refused(JoinRefusal::BadRequest(text("no key"))),
-        JoinReply::Refused(JoinRefusal::NoAuthority),
-    ]);
-    add(all, [IdentityBundle {
-        role: Role::Shard,
-        name: text("r0-0"),
-        authority: vec![1],
-        certificate: vec![2, 2],
-        key: vec![3, 3, 3],
-    }]);
+    add(
+        all,
+        [
+            HelloReply::Welcome(Hello { role: Role::Head, ..hello }),
+            refused(Refusal::OtherIdentity { certificate: text("node a"), hello: text("node b") }),
+            refused(Refusal::DuplicateName { name: text("node a"), live: 8, given: 7 }),
+            refused(Refusal::StaleEpoch { given: Epoch(1), current: Epoch(2) }),
+            refused(Refusal::Unexpected(text("no shard of this name was spawned"))),
+            refused(Refusal::Full(1024)),
+        ],
+    );
+    add(
+        all,
+        [JoinRequest {
+            token: [1, 2, 3, 4, 5, 6, 7, 8],
+            proof: [9; 32],
+            name: text("rack-7"),
+            csr: vec![0x30, 0x82, 0x01],
+        }],
+    );
+    add(
+        all,
+        [
+            JoinReply::Granted { certificate: vec![0x30, 0x81] },
+            JoinReply::Refused(JoinRefusal::UnknownToken),
+            JoinReply::Refused(JoinRefusal::Expired),
+            JoinReply::Refused(JoinRefusal::Used),
+            JoinReply::Refused(JoinRefusal::WrongSecret),
+            JoinReply::Refused(JoinRefusal::NameTaken(text("rack-7"))),
+            JoinReply::Refused(JoinRefusal::BadRequest(text("no key"))),
+            JoinReply::Refused(JoinRefusal::NoAuthority),
+        ],
+    );
+    add(
+        all,
+        [IdentityBundle {
+            role: Role::Shard,
+            name: text("r0-0"),
+            authority: vec![1],
+            certificate: vec![2, 2],
+            key: vec![3, 3, 3],
+        }],
+    );
 }
 
 fn control(all: &mut Vec<Sample>) {
     add(all, [HeadNote::ResyncPrefixes { replica: 1 }, HeadNote::Shutdown]);
     let exit = |status| PeerNote::Exited(Exit { pid: 77, status, reason: text("out of memory") });
-    let prefix = |sequence, event| PeerNote::Prefix { replica: 1, epoch: Epoch(2), sequence, event };
+    let prefix =
+        |sequence, event| PeerNote::Prefix { replica: 1, epoch: Epoch(2), sequence, event };
     let stats = NodeStats { processes: 2, memory_free: 1 << 33 };
-    add(all, [
-        exit(ExitStatus::Code(-1)),
-        exit(ExitStatus::Signal(9)),
-        PeerNote::Stats(stats.clone()),
-        prefix(0, PrefixEvent::Stored(vec![1, u64::MAX])),
-        prefix(1, PrefixEvent::Removed(vec![1])),
-        prefix(2, PrefixEvent::Reset),
-    ]);
+    add(
+        all,
+        [
+            exit(ExitStatus::Code(-1)),
+            exit(ExitStatus::Signal(9)),
+            PeerNote::Stats(stats.clone()),
+            prefix(0, PrefixEvent::Stored(vec![1, u64::MAX])),
+            prefix(1, PrefixEvent::Removed(vec![1])),
+            prefix(2, PrefixEvent::Reset),
+        ],
+    );
     let spawn = Spawn {
         name: text("r0-1"),
         epoch: Epoch(2),
@@ -128,12 +144,15 @@ fn control(all: &mut Vec<Sample>) {
         identity: vec![5; 9],
     };
     add(all, [NodeRequest::Spawn(spawn), NodeRequest::Kill { pid: 77 }, NodeRequest::Stats]);
-    add(all, [
-        NodeReply::Spawned { pid: 77 },
-        NodeReply::Killed,
-        NodeReply::Stats(stats),
-        NodeReply::Failed(text("no such device")),
-    ]);
+    add(
+        all,
+        [
+            NodeReply::Spawned { pid: 77 },
+            NodeReply::Killed,
+            NodeReply::Stats(stats),
+            NodeReply::Failed(text("no such device")),
+        ],
+    );
     let device = |kind, name| Device { kind, name: text(name), memory: 1 << 36, threads: 8 };
     let devices = vec![device(DeviceKind::Cpu, "cpu"), device(DeviceKind::Cuda, "H100")];
     add(all, [HeadRequest::Offer { devices, memory: 1 << 37 }]);
@@ -164,17 +183,20 @@ fn shard(all: &mut Vec<Sample>) {
     };
     let bare = Prepare { model: None, kv_blocks: None, groups: Vec::new(), ..prepare.clone() };
     add(all, [ShardCommand::Prepare(prepare), ShardCommand::Prepare(bare), ShardCommand::Stop]);
-    add(all, [
-        ShardEvent::Progress { bytes: 1, of: 2 },
-        ShardEvent::Ready(Ready {
-            kv_blocks: 512,
-            kv_bytes: 1 << 30,
-            weight_bytes: 1 << 31,
-            load_ms: 1500,
-            join_ms: 20,
-        }),
-        ShardEvent::Failed(text("no such file")),
-    ]);
+    add(
+        all,
+        [
+            ShardEvent::Progress { bytes: 1, of: 2 },
+            ShardEvent::Ready(Ready {
+                kv_blocks: 512,
+                kv_bytes: 1 << 30,
+                weight_bytes: 1 << 31,
+                load_ms: 1500,
+                join_ms: 20,
+            }),
+            ShardEvent::Failed(text("no such file")),
+        ],
+    );
 }
 
 fn sampling() -> SamplingParams {
@@ -223,11 +245,14 @@ fn steps(all: &mut Vec<Sample>) {
         outcome(Some(Sampled { token: 6, logprobs: None }), Vec::new()),
         outcome(None, Vec::new()),
     ];
-    add(all, [
-        StepEvent::Outcome(StepOutcome { epoch: Epoch(2), step: StepId(40), runs }),
-        StepEvent::Done { epoch: Epoch(2), step: StepId(40) },
-        StepEvent::Exited { epoch: Epoch(2), reason: text("panicked") },
-    ]);
+    add(
+        all,
+        [
+            StepEvent::Outcome(StepOutcome { epoch: Epoch(2), step: StepId(40), runs }),
+            StepEvent::Done { epoch: Epoch(2), step: StepId(40) },
+            StepEvent::Exited { epoch: Epoch(2), reason: text("panicked") },
+        ],
+    );
 }
 
 fn generation(all: &mut Vec<Sample>) {
@@ -247,14 +272,17 @@ fn generation(all: &mut Vec<Sample>) {
             finish,
         })
     };
-    add(all, [
-        emission(Some(Sampled { token: 5, logprobs: Some(logprobs()) }), None),
-        emission(None, Some(FinishReason::Stop(2))),
-        emission(None, Some(FinishReason::Length)),
-        emission(None, Some(FinishReason::Cancelled)),
-        emission(None, Some(FinishReason::Failed(text("the engine is gone")))),
-        GenerationEvent::Refused(NotTaken::Overloaded { retry_after_ms: 250 }),
-        GenerationEvent::Refused(NotTaken::Draining),
-        GenerationEvent::Refused(NotTaken::NotHere { replica: 1, epoch: Epoch(2) }),
-    ]);
+    add(
+        all,
+        [
+            emission(Some(Sampled { token: 5, logprobs: Some(logprobs()) }), None),
+            emission(None, Some(FinishReason::Stop(2))),
+            emission(None, Some(FinishReason::Length)),
+            emission(None, Some(FinishReason::Cancelled)),
+            emission(None, Some(FinishReason::Failed(text("the engine is gone")))),
+            GenerationEvent::Refused(NotTaken::Overloaded { retry_after_ms: 250 }),
+            GenerationEvent::Refused(NotTaken::Draining),
+            GenerationEvent::Refused(NotTaken::NotHere { replica: 1, epoch: Epoch(2) }),
+        ],
+    );
 }
