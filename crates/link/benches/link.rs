@@ -28,8 +28,8 @@ const WITHIN: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(5);
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all();
-    let runtime = { runtime }.build().expect("a runtime");
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).enable_all().build().expect("a runtime");
     match env::var_os("LINK_BENCH_CHILD") {
         Some(_) => runtime.block_on(serve()),
         None => runtime.block_on(measure()),

@@ -203,6 +203,9 @@ impl Incoming {
         match BulkOpening::decode(&self.opening) {
             Ok(opening) => {
                 let missing = opening.bytes;
+                if missing == 0 {
+                    taken.finish();
+                }
                 Ok(BulkReader { opening, frames, taken, missing })
             }
             Err(error) => {
@@ -239,19 +242,23 @@ impl BulkReader {
     /// longer than announced is cut off there.
     pub async fn next(&mut self) -> Result<Option<Bytes>, RecvError> {
         if self.missing == 0 {
-            self.taken.finish();
             return Ok(None);
         }
         let Some(mut bytes) = self.frames.raw().await? else { return Err(RecvError::Cancelled) };
         bytes.truncate(usize::try_from(self.missing).unwrap_or(usize::MAX));
         self.missing -= bytes.len() as u64;
+        if self.missing == 0 {
+            self.taken.finish();
+        }
         Ok(Some(bytes))
     }
 }
 
 impl Drop for BulkReader {
     fn drop(&mut self) {
-        // After the end it does nothing.
-        self.taken.reset(StreamCode::Cancelled);
+        // A reset would overtake the end that says that everything was taken.
+        if self.missing > 0 {
+            self.taken.reset(StreamCode::Cancelled);
+        }
     }
 }

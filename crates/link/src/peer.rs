@@ -185,6 +185,9 @@ impl Peer {
     /// # Errors
     /// See [`TellError`].
     pub fn tell<N: Note>(&self, note: &N) -> Result<(), TellError> {
+        if let Some(lost) = self.inner.lost.borrow().clone() {
+            return Err(lost.into());
+        }
         let mut bytes = Vec::new();
         note.encode_into(&mut bytes)?;
         // A note has a few MiB at most, so its length fits.
