@@ -414,3 +414,6 @@ impl DialError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -211,6 +211,12 @@ impl Peer {
         self.inner.connection.close(CloseCode::Bye, PeerLost::Local, reason);
     }
 
+    /// For tests that say what no peer would.
+    #[cfg(test)]
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.inner.connection
+    }
+
     fn why_lost(&self) -> PeerLost {
         self.inner.lost.borrow().clone().unwrap_or(PeerLost::Local)
     }

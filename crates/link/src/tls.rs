@@ -89,6 +89,20 @@ pub(crate) fn joiner(
     finish(tls, JOIN_PROTOCOL, config)
 }
 
+/// Shows nothing, and speaks as a peer all the same.
+#[cfg(test)]
+pub(crate) fn bare(
+    identity: &Identity,
+    config: &LinkConfig,
+) -> Result<quinn::ClientConfig, IdentityError> {
+    let tls = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(failed(BUILDING))?
+        .with_root_certificates(roots(identity)?)
+        .with_no_client_auth();
+    finish(tls, PEER_PROTOCOL, config)
+}
+
 const BUILDING: &str = "setting up TLS";
 
 fn finish(
