@@ -7,17 +7,20 @@
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use playhouse_link::{Arrivals, Authority, Endpoint, Identity, Knock, LinkConfig, Peer, Streams};
+use playhouse_link::{
+    Arrivals, Authority, Endpoint, Identity, Knock, LinkConfig, Peer, Stream, Streams,
+};
 use playhouse_types::{Emission, Epoch, GenerateRequest, RequestId, Sampled, SamplingParams};
 use playhouse_wire::{
-    BulkOpening, GenerationEvent, GenerationRequest, Kind, NodeReply, NodeRequest, NodeStats,
-    PeerId, Role,
+    BulkOpening, GenerationEvent, GenerationRequest, Kind, NodeReply, NodeRequest, PeerId, Role,
 };
+use tokio::runtime::Handle;
 
 const CALLS: usize = 20_000;
 const STREAMS: u32 = 256;
@@ -30,10 +33,12 @@ const IDLE: Duration = Duration::from_secs(5);
 fn main() {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(1).enable_all().build().expect("a runtime");
+    // On a worker, as handlers and actors are.
     match env::var_os("LINK_BENCH_CHILD") {
-        Some(_) => runtime.block_on(serve()),
-        None => runtime.block_on(measure()),
+        Some(_) => runtime.block_on(runtime.spawn(serve())),
+        None => runtime.block_on(runtime.spawn(measure())),
     }
+    .expect("no panic");
 }
 
 fn config() -> LinkConfig {
@@ -51,11 +56,14 @@ async fn serve() {
     let identity = Identity::from_bytes(&bytes).expect("an identity");
     let (endpoint, mut arrivals) =
         Endpoint::bind(loopback(), &identity, 1, config()).expect("a socket");
+    let plain = UdpSocket::bind(loopback()).expect("a socket");
     println!("{}", endpoint.local_addr().expect("an address"));
+    println!("{}", plain.local_addr().expect("an address"));
     io::stdout().flush().expect("the parent reads");
     let (peer, inbox) = admit(&mut arrivals).await;
     let mut lost = peer.lost();
-    tokio::spawn(answer(inbox.streams));
+    thread::spawn(move || echo(&plain));
+    endpoint.runtime().spawn(answer(inbox.streams, Handle::current()));
     lost.wait_for(Option::is_some).await.expect("the link reports the end");
 }
 
@@ -66,27 +74,42 @@ async fn admit(arrivals: &mut Arrivals) -> (Peer, playhouse_link::Inbox) {
     }
 }
 
-async fn answer(mut streams: Streams) {
-    let mut senders = Vec::new();
+/// Sends every datagram back.
+fn echo(socket: &UdpSocket) {
+    let mut buffer = [0; 64];
+    while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+        socket.send_to(&buffer[..length], from).expect("loopback takes it");
+    }
+}
+
+/// Runs on the link's runtime. `Kill` is answered on the process's own instead, and generations
+/// are served there.
+async fn answer(mut streams: Streams, own: Handle) {
+    let mut opened = Vec::new();
     while let Some(incoming) = streams.next().await {
         match incoming.kind() {
             Kind::NodeRequest => {
-                let (_, mut stream) = incoming.take::<NodeRequest>().expect("a call");
-                let stats = NodeStats { processes: 1, memory_free: 2 };
-                // The caller may be gone at the end.
-                if stream.sender.send(&NodeReply::Stats(stats)).await.is_ok() {
-                    drop(stream.sender.finish().await);
+                let (request, mut stream) = incoming.take::<NodeRequest>().expect("a call");
+                let reply = async move {
+                    // The caller may be gone at the end.
+                    if stream.sender.send(&NodeReply::Killed).await.is_ok() {
+                        drop(stream.sender.finish().await);
+                    }
+                };
+                match request {
+                    NodeRequest::Kill { .. } => drop(own.spawn(reply)),
+                    _ => reply.await,
                 }
             }
             Kind::Bulk => {
                 let mut reader = incoming.take_bulk().expect("bulk");
-                tokio::spawn(async move { while let Ok(Some(_)) = reader.next().await {} });
+                own.spawn(async move { while let Ok(Some(_)) = reader.next().await {} });
             }
             _ => {
                 let (_, stream) = incoming.take::<GenerationRequest>().expect("a generation");
-                senders.push(stream);
-                if senders.len() == STREAMS as usize {
-                    tokio::spawn(generate(std::mem::take(&mut senders)));
+                opened.push(stream);
+                if opened.len() == STREAMS as usize {
+                    own.spawn(generate(std::mem::take(&mut opened)));
                 }
             }
         }
@@ -94,7 +117,7 @@ async fn answer(mut streams: Streams) {
 }
 
 /// One token per stream and step, as a replica does.
-async fn generate(mut streams: Vec<playhouse_link::Stream<GenerationEvent, GenerationRequest>>) {
+async fn generate(mut streams: Vec<Stream<GenerationEvent, GenerationRequest>>) {
     for step in 0..STEPS {
         for stream in &mut streams {
             let emission = Emission {
@@ -117,15 +140,18 @@ async fn measure() {
     let id = |role, name| PeerId::new(role, name).expect("a name");
     let (head, node) = (id(Role::Head, "head"), id(Role::Node, "a"));
     let bytes = authority.identify(&node).and_then(|identity| identity.to_bytes());
-    let (mut child, addr) = spawn(&bytes.expect("an identity"));
+    let (mut child, addr, plain) = spawn(&bytes.expect("an identity"));
     let identity = authority.identify(&head).expect("an identity");
     let (endpoint, _arrivals) =
         Endpoint::bind(loopback(), &identity, 1, config()).expect("a socket");
     let (peer, _inbox) = endpoint.dial(addr, &node, Epoch(0)).await.expect("the child listens");
 
     println!("{:<44} {:>10} {:>10} {:>10}", "two processes, loopback", "p50", "p99", "max");
-    calls(&peer, CALLS / 10).await;
-    row("idle call, microseconds", calls(&peer, CALLS).await);
+    row("a datagram and back, microseconds", datagrams(plain));
+    let on_link = endpoint.runtime().spawn(calls(peer.clone(), NodeRequest::Stats));
+    row("idle call, tasks on the links' runtimes", on_link.await.expect("no panic"));
+    let elsewhere = calls(peer.clone(), NodeRequest::Kill { pid: 1 });
+    row("idle call, tasks on runtimes of their own", elsewhere.await);
     let (rate, step) = tokens(&peer).await;
     println!("{:<44} {rate:>10.0}", "256 streams, one token per step, tokens/s");
     println!("{:<44} {:>10.0}", "  microseconds per step of 256 tokens", step.as_secs_f64() * 1e6);
@@ -136,7 +162,8 @@ async fn measure() {
     child.wait().expect("the child ends with its peer");
 }
 
-fn spawn(identity: &[u8]) -> (Child, SocketAddr) {
+/// The child, where it listens, and where it sends datagrams back.
+fn spawn(identity: &[u8]) -> (Child, SocketAddr, SocketAddr) {
     let mut child = Command::new(env::current_exe().expect("this program"))
         .env("LINK_BENCH_CHILD", "1")
         .stdin(Stdio::piped())
@@ -146,23 +173,35 @@ fn spawn(identity: &[u8]) -> (Child, SocketAddr) {
     let mut stdin = child.stdin.take().expect("its input");
     stdin.write_all(identity).expect("the child reads");
     drop(stdin);
-    let mut line = String::new();
-    let stdout = child.stdout.take().expect("its output");
-    BufReader::new(stdout).read_line(&mut line).expect("the child writes");
-    (child, line.trim().parse().expect("an address"))
+    let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+    let mut addr = || lines.next().expect("a line").expect("text").parse().expect("an address");
+    let (link, plain) = (addr(), addr());
+    (child, link, plain)
 }
 
-async fn calls(peer: &Peer, count: usize) -> Vec<Duration> {
-    let mut times = Vec::with_capacity(count);
-    for _ in 0..count {
-        times.push(call(peer).await);
+/// Times of round trips without a link.
+fn datagrams(to: SocketAddr) -> Vec<Duration> {
+    let socket = UdpSocket::bind(loopback()).expect("a socket");
+    let round_trip = |_| {
+        let start = Instant::now();
+        socket.send_to(&[7; 64], to).expect("loopback takes it");
+        socket.recv(&mut [0; 64]).expect("it comes back");
+        start.elapsed()
+    };
+    (0..CALLS).map(round_trip).collect()
+}
+
+async fn calls(peer: Peer, request: NodeRequest) -> Vec<Duration> {
+    let mut times = Vec::with_capacity(CALLS);
+    for _ in 0..CALLS {
+        times.push(call(&peer, request.clone()).await);
     }
     times
 }
 
-async fn call(peer: &Peer) -> Duration {
+async fn call(peer: &Peer, request: NodeRequest) -> Duration {
     let start = Instant::now();
-    peer.call(NodeRequest::Stats, WITHIN).await.expect("a reply");
+    peer.call(request, WITHIN).await.expect("a reply");
     start.elapsed()
 }
 
@@ -182,12 +221,15 @@ async fn tokens(peer: &Peer) -> (f64, Duration) {
     let start = Instant::now();
     let readers: Vec<_> = streams
         .into_iter()
-        .map(|mut stream| {
+        .map(|stream| {
             tokio::spawn(async move {
+                // Dropping the sender would cancel the request.
+                let Stream { sender, mut receiver } = stream;
                 let mut read = 0;
-                while stream.receiver.next().await.expect("a token").is_some() {
+                while receiver.next().await.expect("a token").is_some() {
                     read += 1;
                 }
+                drop(sender);
                 read
             })
         })
@@ -215,7 +257,7 @@ async fn bulk(peer: &Peer) -> (Vec<Duration>, f64) {
     });
     let mut times = Vec::new();
     while !transfer.is_finished() {
-        times.push(call(peer).await);
+        times.push(call(peer, NodeRequest::Kill { pid: 1 }).await);
     }
     let took = transfer.await.expect("the transfer ends");
     (times, BULK_BYTES as f64 / 1e6 / took.as_secs_f64())

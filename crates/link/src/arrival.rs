@@ -24,7 +24,7 @@ pub struct Arrivals {
 #[derive(Debug)]
 pub enum Knock {
     /// A peer of the cluster, to be admitted or refused.
-    Peer(Arrival),
+    Peer(Box<Arrival>),
     /// Somebody who was turned away. For logs: when many come at once, some go unreported.
     TurnedAway(TurnedAway),
 }
@@ -196,7 +196,7 @@ pub(crate) async fn receive(
                 Arrival { peer: certified, hello, from, connection, answer: Some(answer), shared };
             if arrival.hello.peer().is_ok_and(|peer| peer == arrival.peer) {
                 // A full queue or none at all drops the arrival, which closes it.
-                drop(timeout(patience, queue.send(Knock::Peer(arrival))).await);
+                drop(timeout(patience, queue.send(Knock::Peer(Box::new(arrival)))).await);
                 return;
             }
             let certificate = arrival.peer.to_string();

@@ -1,6 +1,7 @@
 //! A UDP relay in front of a real endpoint: the cable that a test can cut.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,16 +27,20 @@ impl Relay {
             let mut buffer = vec![0; 65_536];
             loop {
                 let (length, from) = outside.recv_from(&mut buffer).await.expect("loopback works");
-                if !inside.contains_key(&from) {
-                    let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a socket"));
-                    socket.connect(to).await.expect("an address");
-                    let back = (Arc::clone(&socket), Arc::clone(&outside), Arc::clone(&is_cut));
-                    tokio::spawn(pass_back(back, from));
-                    inside.insert(from, socket);
-                }
+                let socket = match inside.entry(from) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => {
+                        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+                        socket.connect(to).await.expect("an address");
+                        let socket = Arc::new(socket);
+                        let back = (Arc::clone(&socket), Arc::clone(&outside), Arc::clone(&is_cut));
+                        tokio::spawn(pass_back(back, from));
+                        new.insert(socket)
+                    }
+                };
                 if !is_cut.load(Ordering::Relaxed) {
                     // A full buffer loses packets, as networks do.
-                    drop(inside[&from].send(&buffer[..length]).await);
+                    drop(socket.send(&buffer[..length]).await);
                 }
             }
         });

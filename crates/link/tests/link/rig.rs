@@ -30,7 +30,7 @@ pub(crate) struct Rig {
 }
 
 pub(crate) enum World {
-    Quic { authority: Authority, relay: Option<Relay> },
+    Quic { authority: Box<Authority>, relay: Option<Relay> },
     Twin(Network),
 }
 
@@ -74,7 +74,12 @@ impl Rig {
         let (head, arrivals) = bind(&identity, 1);
         let relay = Relay::start(head.local_addr().expect("an address")).await;
         let addr = relay.addr;
-        Self { world: World::Quic { authority, relay: Some(relay) }, _head: head, arrivals, addr }
+        Self {
+            world: World::Quic { authority: Box::new(authority), relay: Some(relay) },
+            _head: head,
+            arrivals,
+            addr,
+        }
     }
 
     /// Its packets are in nobody's hands but the kernel's, so that the test may block its runtime.
@@ -83,7 +88,12 @@ impl Rig {
         let identity = authority.identify(&head_id()).expect("an identity");
         let (head, arrivals) = bind(&identity, 1);
         let addr = head.local_addr().expect("an address");
-        Self { world: World::Quic { authority, relay: None }, _head: head, arrivals, addr }
+        Self {
+            world: World::Quic { authority: Box::new(authority), relay: None },
+            _head: head,
+            arrivals,
+            addr,
+        }
     }
 
     pub(crate) async fn twin() -> Self {
@@ -140,7 +150,7 @@ impl Rig {
 
 pub(crate) async fn next_arrival(arrivals: &mut Arrivals) -> Arrival {
     match soon(arrivals.next()).await.expect("the endpoint lives") {
-        Knock::Peer(arrival) => arrival,
+        Knock::Peer(arrival) => *arrival,
         Knock::TurnedAway(turned) => panic!("{turned}"),
     }
 }
