@@ -82,8 +82,7 @@ fn echo(socket: &UdpSocket) {
     }
 }
 
-/// Runs on the link's runtime. `Kill` is answered on the process's own instead, and generations
-/// are served there.
+/// Runs on the link's runtime. `Kill` is answered on the process's own instead.
 async fn answer(mut streams: Streams, own: Handle) {
     let mut opened = Vec::new();
     while let Some(incoming) = streams.next().await {
@@ -109,14 +108,15 @@ async fn answer(mut streams: Streams, own: Handle) {
                 let (_, stream) = incoming.take::<GenerationRequest>().expect("a generation");
                 opened.push(stream);
                 if opened.len() == STREAMS as usize {
-                    own.spawn(generate(std::mem::take(&mut opened)));
+                    tokio::spawn(generate(std::mem::take(&mut opened)));
                 }
             }
         }
     }
 }
 
-/// One token per stream and step, as a replica does.
+/// One token per stream and step, on the link's runtime: where a process that hosts replicas would
+/// hand out the tokens of a step.
 async fn generate(mut streams: Vec<Stream<GenerationEvent, GenerationRequest>>) {
     for step in 0..STEPS {
         for stream in &mut streams {
@@ -129,6 +129,8 @@ async fn generate(mut streams: Vec<Stream<GenerationEvent, GenerationRequest>>) 
             };
             stream.sender.send(&GenerationEvent::Emission(emission)).await.expect("a reader");
         }
+        // The end of a step: what was written leaves now, many tokens to a packet.
+        tokio::task::yield_now().await;
     }
     for stream in streams {
         stream.sender.finish().await.expect("a reader");

@@ -6,7 +6,8 @@ use playhouse_types::Epoch;
 use playhouse_wire::PeerId;
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::endpoint::{DialError, Endpoint};
+use crate::dial::DialError;
+use crate::endpoint::Endpoint;
 use crate::inbox::Inbox;
 use crate::peer::Peer;
 

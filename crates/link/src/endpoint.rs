@@ -5,17 +5,18 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use playhouse_types::Epoch;
-use playhouse_wire::{DecodeError, Hello, PeerId, PrefaceError, Refusal};
+use playhouse_wire::{Hello, PeerId};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Duration, timeout};
+use tokio::time::timeout;
 
 use crate::arrival::{Arrivals, Knock, TurnReason, receive, turn_away};
 use crate::config::LinkConfig;
 use crate::connection::{CloseCode, Connection, PeerLost, Transport};
 use crate::desk::JoinDesk;
-use crate::greeting::{self, NoGreeting};
+use crate::dial::DialError;
+use crate::greeting;
 use crate::identity::{Identity, IdentityError, certified_peer};
 use crate::inbox::Inbox;
 use crate::join;
@@ -30,7 +31,8 @@ const GREETINGS_MAX: usize = 64;
 /// Arrivals and reports that wait for [`Arrivals::next`].
 const KNOCKS_QUEUED_MAX: usize = 64;
 
-/// One socket of one process. Dropping it ends listening; its peers stay.
+/// One socket of one process. Dropping it ends listening; its peers stay. A process that ends calls
+/// [`Endpoint::shut_down`] first, or its peers notice by the idle timeout only.
 #[derive(Debug)]
 pub struct Endpoint {
     shared: Arc<Shared>,
@@ -71,50 +73,6 @@ pub enum BindError {
         /// What the system says.
         source: io::Error,
     },
-}
-
-/// Why a peer was not reached.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DialError {
-    /// The address cannot be dialled from this endpoint.
-    #[error("cannot dial {addr}: {why}")]
-    Address {
-        /// As given.
-        addr: SocketAddr,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// Nobody answers, or not in time.
-    #[error("no answer from {addr} in {after:?}: is the process running and is UDP let through?")]
-    NoAnswer {
-        /// As given.
-        addr: SocketAddr,
-        /// How long was waited at most.
-        after: Duration,
-    },
-    /// One of the two certificates is not of the authority, or of another peer than was dialled.
-    #[error("the certificates do not fit: {0}")]
-    Certificate(String),
-    /// The other side speaks something else, or another version.
-    #[error(transparent)]
-    Preface(#[from] PrefaceError),
-    /// The other side's hello cannot be read.
-    #[error(transparent)]
-    Unreadable(#[from] DecodeError),
-    /// The other side says no.
-    #[error("refused: {0}")]
-    Refused(#[from] Refusal),
-    /// The other side says it is somebody else than its certificate.
-    #[error("the certificate is of {expected}, but the hello says {found}")]
-    Stranger {
-        /// Who was dialled.
-        expected: String,
-        /// Who answers.
-        found: String,
-    },
-    /// The connection broke during the greeting.
-    #[error(transparent)]
-    Lost(#[from] PeerLost),
 }
 
 // === impl Endpoint ===
@@ -376,51 +334,6 @@ async fn greet(
     };
     connection.close(CloseCode::Protocol, PeerLost::Local, &reason.to_string());
     turn_away(from, reason, &knocks);
-}
-
-// === impl DialError ===
-
-impl DialError {
-    /// Whether trying again cannot help, because something must be changed first.
-    #[must_use]
-    pub fn is_final(&self) -> bool {
-        match self {
-            Self::Address { .. }
-            | Self::Certificate(_)
-            | Self::Preface(_)
-            | Self::Unreadable(_)
-            | Self::Stranger { .. } => true,
-            Self::NoAnswer { .. } | Self::Lost(_) => false,
-            Self::Refused(refusal) => match refusal {
-                Refusal::OtherIdentity { .. }
-                | Refusal::DuplicateName { .. }
-                | Refusal::StaleEpoch { .. } => true,
-                Refusal::Unexpected(_) | Refusal::Full(_) => false,
-            },
-        }
-    }
-
-    fn from_lost(lost: PeerLost, addr: SocketAddr, after: Duration) -> Self {
-        match lost {
-            PeerLost::TimedOut => Self::NoAnswer { addr, after },
-            PeerLost::Certificate(why) => Self::Certificate(why),
-            lost => Self::Lost(lost),
-        }
-    }
-
-    fn from_greeting(reason: NoGreeting, addr: SocketAddr, to: &PeerId, after: Duration) -> Self {
-        match reason {
-            NoGreeting::Preface(error) => Self::Preface(error),
-            NoGreeting::Unreadable(error) => Self::Unreadable(error),
-            NoGreeting::Refused(refusal) => Self::Refused(refusal),
-            NoGreeting::Stranger(hello) => {
-                let name = crate::arrival::printable(&hello.name);
-                Self::Stranger { expected: to.to_string(), found: format!("{} {name}", hello.role) }
-            }
-            NoGreeting::Silent => Self::NoAnswer { addr, after },
-            NoGreeting::Lost(lost) => Self::from_lost(lost, addr, after),
-        }
-    }
 }
 
 #[cfg(test)]

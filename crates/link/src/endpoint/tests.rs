@@ -3,10 +3,11 @@
 
 use bytes::Bytes;
 use playhouse_wire::{
-    FrameError, HelloReply, Kind, Message, NodeReply, NodeRequest, PREFACE_BYTES, PROTOCOL_VERSION,
-    Role, preface, preface_of,
+    DecodeError, FrameError, HelloReply, Kind, Message, NodeReply, NodeRequest, PREFACE_BYTES,
+    PROTOCOL_VERSION, PrefaceError, Refusal, Role, preface, preface_of,
 };
 use tokio::net::UdpSocket;
+use tokio::time::Duration;
 
 use super::*;
 use crate::arrival::TurnedAway;
