@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Top to bottom. A crate may depend on any crate before it.
-const LAYERS: [&str; 12] = [
+const LAYERS: [&str; 14] = [
     "playhouse-types",
     "playhouse-telemetry",
     "playhouse-kvcache",
@@ -16,13 +16,15 @@ const LAYERS: [&str; 12] = [
     "playhouse-collectives",
     "playhouse-model",
     "playhouse-engine",
+    "playhouse-wire",
+    "playhouse-link",
     "playhouse-cluster",
     "playhouse-gateway",
     "playhouse",
 ];
 
 /// Edges that the order would allow but an invariant forbids: nothing of the left uses the right.
-const FORBIDDEN: [(&[&str], &[&str], &str); 7] = [
+const FORBIDDEN: [(&[&str], &[&str], &str); 9] = [
     (
         &["playhouse-types", "playhouse-kvcache", "playhouse-scheduler", "playhouse-planner"],
         &["tokio", "rand", "playhouse-telemetry"],
@@ -42,6 +44,16 @@ const FORBIDDEN: [(&[&str], &[&str], &str); 7] = [
         &["playhouse-engine"],
         &["playhouse-scheduler", "playhouse-kvcache", "tokio"],
         "A4: the engine decides nothing",
+    ),
+    (
+        &["playhouse-wire"],
+        &["tokio", "quinn", "bytes", "playhouse-telemetry", "playhouse-engine"],
+        "A6: wire does no I/O",
+    ),
+    (
+        &["playhouse-link"],
+        &["ractor", "playhouse-scheduler", "playhouse-engine", "playhouse-collectives"],
+        "A6: link knows peers and bytes, not actors",
     ),
     (&["playhouse-gateway"], &["ractor", "playhouse-engine"], "A7: only cluster knows actors"),
     (&["playhouse-cluster"], &["axum", "hyper"], "A8: only gateway knows HTTP"),

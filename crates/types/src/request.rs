@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{RequestId, Sampled, SamplingParams, TokenId, TokenLogprobs};
 
 /// One accepted generation, checked by [`SamplingParams::check`] and against the context length.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct GenerateRequest {
     /// Names the request in every message about it.
     pub id: RequestId,
@@ -18,7 +18,7 @@ pub struct GenerateRequest {
 }
 
 /// Why a generation ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum FinishReason {
     /// This stop token was sampled. It is the last token of the emission.
     Stop(TokenId),
@@ -31,7 +31,7 @@ pub enum FinishReason {
 }
 
 /// What one step produced for one request.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Emission {
     /// The request.
     pub id: RequestId,

@@ -9,7 +9,7 @@ pub const TOP_LOGPROBS_MAX: u32 = 20;
 ///
 /// The order of operations is that of vLLM: `min_tokens` mask and `logit_bias`, repetition, frequency
 /// and presence penalties, temperature, `min_p`, `top_k`, `top_p`, draw.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct SamplingParams {
     /// 0 is greedy. At most 2.
     pub temperature: f32,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::{BlockId, Epoch, SamplingParams, Slot, StepId, TokenId};
 
 /// One forward pass over a ragged batch.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct StepPlan {
     /// The incarnation that planned it.
     pub epoch: Epoch,
@@ -25,7 +25,7 @@ pub struct StepPlan {
 }
 
 /// A sequence taking a seat, new or resumed after preemption.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Admitted {
     /// The seat.
     pub slot: Slot,
@@ -40,7 +40,7 @@ pub struct Admitted {
 }
 
 /// Consecutive tokens of one sequence to feed through the model.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Run {
     /// The seat.
     pub slot: Slot,
@@ -57,7 +57,7 @@ pub struct Run {
 }
 
 /// Which rows of a run go through the language-model head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum Logits {
     /// A prefill chunk before the last: none.
     None,
@@ -69,7 +69,7 @@ pub enum Logits {
 }
 
 /// What came of a [`StepPlan`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct StepOutcome {
     /// As in the plan.
     pub epoch: Epoch,
@@ -80,7 +80,7 @@ pub struct StepOutcome {
 }
 
 /// What came of a [`Run`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct RunOutcome {
     /// The seat.
     pub slot: Slot,
@@ -92,7 +92,7 @@ pub struct RunOutcome {
 }
 
 /// A token chosen by the engine.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Sampled {
     /// The token.
     pub token: TokenId,
@@ -102,7 +102,7 @@ pub struct Sampled {
 
 /// Log-probabilities (natural logarithm, of the model's own distribution: before penalties, bias
 /// and temperature) at one position.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct TokenLogprobs {
     /// The token that stands at the position.
     pub token: TokenId,

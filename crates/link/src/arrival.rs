@@ -1,0 +1,231 @@
+//! Who comes: connections from outside, as far as they have proved who they are.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use playhouse_types::Epoch;
+use playhouse_wire::{DecodeError, Hello, HelloReply, JoinRefusal, PeerId, PrefaceError, Refusal};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::connection::{CloseCode, Connection, PeerLost, SendHalf};
+use crate::endpoint::Shared;
+use crate::greeting::{self, NoGreeting};
+use crate::inbox::Inbox;
+use crate::peer::Peer;
+
+/// The connections that come to an endpoint.
+#[derive(Debug)]
+pub struct Arrivals {
+    pub(crate) queue: mpsc::Receiver<Knock>,
+}
+
+/// Something came from outside.
+#[derive(Debug)]
+pub enum Knock {
+    /// A peer of the cluster, to be admitted or refused.
+    Peer(Box<Arrival>),
+    /// Somebody who was turned away. For logs: when many come at once, some go unreported.
+    TurnedAway(TurnedAway),
+}
+
+/// A peer that has proved its identity and said hello. Dropping it closes the connection.
+#[derive(Debug)]
+pub struct Arrival {
+    peer: PeerId,
+    hello: Hello,
+    from: SocketAddr,
+    connection: Connection,
+    /// Until it is answered.
+    answer: Option<SendHalf>,
+    shared: Arc<Shared>,
+}
+
+/// A connection that came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("turned away {from}: {reason}")]
+pub struct TurnedAway {
+    /// Where it came from.
+    pub from: SocketAddr,
+    /// Why it came to nothing.
+    pub reason: TurnReason,
+}
+
+/// Why a connection came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TurnReason {
+    /// It showed no certificate.
+    #[error("it has no certificate: join with a token first")]
+    NoCertificate,
+    /// Its certificate is of the authority, but names no peer.
+    #[error("its certificate names no peer")]
+    Nameless,
+    /// It speaks something else.
+    #[error(transparent)]
+    Preface(#[from] PrefaceError),
+    /// Its first message cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] DecodeError),
+    /// It was refused, and told why.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Its token was refused, and it was told why.
+    #[error(transparent)]
+    NotJoined(#[from] JoinRefusal),
+    /// It was too slow, or stopped talking.
+    #[error("it did not finish its greeting in time")]
+    Silent,
+    /// The connection broke, or TLS failed.
+    #[error(transparent)]
+    Lost(#[from] PeerLost),
+}
+
+// === impl Arrivals ===
+
+impl Arrivals {
+    /// The next one; `None` when the endpoint is gone. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Knock> {
+        self.queue.recv().await
+    }
+}
+
+// === impl Arrival ===
+
+impl Arrival {
+    /// Who it is, as its certificate says.
+    #[must_use]
+    pub fn peer(&self) -> &PeerId {
+        &self.peer
+    }
+
+    /// What it says about itself; its name is that of the certificate.
+    #[must_use]
+    pub fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// Where it comes from.
+    #[must_use]
+    pub fn from(&self) -> SocketAddr {
+        self.from
+    }
+
+    /// Lets the peer in, and tells it our `epoch`. A connection of an earlier start of the same
+    /// peer ends with [`PeerLost::Superseded`] (**LK-9**).
+    ///
+    /// # Errors
+    /// When a later start of the same peer is connected, too many peers are, or the connection
+    /// broke meanwhile.
+    pub async fn admit(mut self, epoch: Epoch) -> Result<(Peer, Inbox), TurnReason> {
+        let incarnation = self.hello.incarnation;
+        let entered = self.shared.roster.enter(&self.peer, incarnation, &self.connection);
+        match entered {
+            Err(refusal) => {
+                self.reply(&HelloReply::Refused(refusal.clone())).await;
+                return Err(refusal.into());
+            }
+            Ok(None) => {}
+            Ok(Some(replaced)) => {
+                let reason = "a later start of the same peer has connected";
+                replaced.close(CloseCode::Superseded, PeerLost::Superseded, reason);
+            }
+        }
+        // From here the roster hears of the end.
+        let (peer, inbox) = self.shared.start(&self.peer, &self.hello, &self.connection);
+        let welcome = HelloReply::Welcome(self.shared.hello(epoch));
+        let Some(answer) = self.answer.take() else { unreachable!("an arrival is answered once") };
+        match greeting::say(answer, &welcome).await {
+            Ok(()) => Ok((peer, inbox)),
+            Err(NoGreeting::Lost(lost)) => Err(lost.into()),
+            Err(_) => Err(TurnReason::Silent),
+        }
+    }
+
+    /// Sends the peer away, and tells it why.
+    pub async fn refuse(mut self, refusal: Refusal) {
+        self.reply(&HelloReply::Refused(refusal)).await;
+    }
+
+    /// Answers, and gives the other side the time to read it.
+    async fn reply(&mut self, reply: &HelloReply) {
+        if let Some(answer) = self.answer.take() {
+            // If it is gone already, it needs no answer.
+            drop(greeting::say(answer, reply).await);
+            let patience = self.shared.config.idle;
+            drop(timeout(patience, self.connection.closed()).await);
+            self.connection.close(CloseCode::Bye, PeerLost::Local, "refused");
+        }
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        if self.answer.is_some() {
+            self.connection.close(CloseCode::Bye, PeerLost::Local, "not admitted");
+        }
+    }
+}
+
+// === impl TurnReason ===
+
+impl From<NoGreeting> for TurnReason {
+    fn from(reason: NoGreeting) -> Self {
+        match reason {
+            NoGreeting::Preface(error) => Self::Preface(error),
+            NoGreeting::Unreadable(error) => Self::Unreadable(error),
+            NoGreeting::Refused(refusal) => Self::Refused(refusal),
+            NoGreeting::Lost(lost) => Self::Lost(lost),
+            NoGreeting::Stranger(_) | NoGreeting::Silent => Self::Silent,
+        }
+    }
+}
+
+/// Hears a connection's hello, and hands it to whoever admits peers.
+pub(crate) async fn receive(
+    shared: Arc<Shared>,
+    connection: Connection,
+    certified: PeerId,
+    from: SocketAddr,
+    queue: mpsc::Sender<Knock>,
+) {
+    let patience = shared.config.handshake;
+    let heard = timeout(patience, greeting::hear::<Hello>(&connection)).await;
+    let reason = match heard.unwrap_or(Err(NoGreeting::Silent)) {
+        Ok((hello, answer)) => {
+            let mut arrival =
+                Arrival { peer: certified, hello, from, connection, answer: Some(answer), shared };
+            if arrival.hello.peer().is_ok_and(|peer| peer == arrival.peer) {
+                // A full queue or none at all drops the arrival, which closes it.
+                drop(timeout(patience, queue.send(Knock::Peer(Box::new(arrival)))).await);
+                return;
+            }
+            let certificate = arrival.peer.to_string();
+            let hello = format!("{} {}", arrival.hello.role, printable(&arrival.hello.name));
+            let refusal = Refusal::OtherIdentity { certificate, hello };
+            arrival.reply(&HelloReply::Refused(refusal.clone())).await;
+            TurnReason::Refused(refusal)
+        }
+        Err(reason) => {
+            // What was answered, if anything, must arrive before the end.
+            let (wait, text) = (shared.config.idle, TurnReason::from(reason.clone()).to_string());
+            if matches!(reason, NoGreeting::Preface(_)) {
+                drop(timeout(wait, connection.closed()).await);
+            }
+            connection.close(CloseCode::Protocol, PeerLost::Local, &text);
+            reason.into()
+        }
+    };
+    turn_away(from, reason, &queue);
+}
+
+/// Says so, once in the log and once to the owner of the endpoint.
+pub(crate) fn turn_away(from: SocketAddr, reason: TurnReason, queue: &mpsc::Sender<Knock>) {
+    tracing::warn!(%from, %reason, "turned away");
+    // Reports must not pile up, whoever causes them.
+    drop(queue.try_send(Knock::TurnedAway(TurnedAway { from, reason })));
+}
+
+/// The beginning of a name nobody has checked.
+pub(crate) fn printable(name: &str) -> String {
+    name.chars().take(playhouse_wire::NAME_BYTES_MAX).flat_map(char::escape_default).collect()
+}

@@ -1,0 +1,96 @@
+//! The first words on a connection: prefaces, hello, answer.
+
+use bytes::Bytes;
+use playhouse_wire::{
+    DecodeError, Hello, HelloReply, Message, PeerId, PrefaceError, Refusal, Request, check_preface,
+    preface,
+};
+
+use crate::connection::{Connection, PeerLost, SendHalf, StreamEnd};
+use crate::stream::{Frames, RecvError};
+
+/// Why no greeting came about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NoGreeting {
+    Preface(PrefaceError),
+    Unreadable(DecodeError),
+    Refused(Refusal),
+    /// The other side says it is somebody else.
+    Stranger(Hello),
+    Silent,
+    Lost(PeerLost),
+}
+
+/// Says hello, and returns the hello of whoever answers; it must be `expected`.
+pub(crate) async fn say_hello(
+    connection: &Connection,
+    own: &Hello,
+    expected: &PeerId,
+) -> Result<Hello, NoGreeting> {
+    match ask(connection, own).await? {
+        HelloReply::Refused(refusal) => Err(NoGreeting::Refused(refusal)),
+        HelloReply::Welcome(hello) => match hello.peer() {
+            Ok(peer) if peer == *expected => Ok(hello),
+            _ => Err(NoGreeting::Stranger(hello)),
+        },
+    }
+}
+
+/// Sends the first message of a connection, and returns the answer.
+pub(crate) async fn ask<R: Request>(
+    connection: &Connection,
+    request: &R,
+) -> Result<R::Reply, NoGreeting> {
+    let (send, recv) = connection.open().await.map_err(NoGreeting::Lost)?;
+    say(send, request).await?;
+    let mut frames = Frames::new(recv);
+    check_preface(frames.prefix().await?).map_err(NoGreeting::Preface)?;
+    let frame = frames.next().await?.ok_or(NoGreeting::Silent)?;
+    R::Reply::decode(&frame).map_err(NoGreeting::Unreadable)
+}
+
+/// Hears the first message of a connection. The answer is still to be given on the returned half.
+pub(crate) async fn hear<R: Request>(connection: &Connection) -> Result<(R, SendHalf), NoGreeting> {
+    let (mut send, recv) = connection.accept().await.map_err(NoGreeting::Lost)?;
+    let mut frames = Frames::new(recv);
+    if let Err(error) = check_preface(frames.prefix().await?) {
+        // The other side draws the same conclusion from our preface.
+        send.write(&mut Bytes::copy_from_slice(&preface())).await?;
+        send.finish();
+        return Err(NoGreeting::Preface(error));
+    }
+    let frame = frames.next().await?.ok_or(NoGreeting::Silent)?;
+    let request = R::decode(&frame).map_err(NoGreeting::Unreadable)?;
+    Ok((request, send))
+}
+
+/// Sends the only message of this direction, behind the preface.
+pub(crate) async fn say<M: Message>(mut send: SendHalf, message: &M) -> Result<(), NoGreeting> {
+    let mut bytes = preface().to_vec();
+    // A refusal in too many words is none.
+    message.encode_into(&mut bytes).map_err(|_| NoGreeting::Silent)?;
+    send.write(&mut bytes.into()).await?;
+    send.finish();
+    Ok(())
+}
+
+// === impl NoGreeting ===
+
+impl From<StreamEnd> for NoGreeting {
+    fn from(end: StreamEnd) -> Self {
+        match end {
+            StreamEnd::Lost(lost) => Self::Lost(lost),
+            StreamEnd::GivenUp(_) => Self::Silent,
+        }
+    }
+}
+
+impl From<RecvError> for NoGreeting {
+    fn from(error: RecvError) -> Self {
+        match error {
+            RecvError::Lost(lost) => Self::Lost(lost),
+            RecvError::Malformed(error) => Self::Unreadable(error),
+            RecvError::Cancelled | RecvError::NotServed | RecvError::Misunderstood => Self::Silent,
+        }
+    }
+}

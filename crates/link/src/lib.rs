@@ -1,0 +1,58 @@
+//! Peers: processes that know each other by certificate and talk over one QUIC connection.
+//!
+//! - **LK-1** a [`Peer::call`] ends in a reply or a typed error, at its deadline at the latest.
+//! - **LK-2** dropping either half of a stream tells the other side at once; a reader that is slow
+//!   holds its writer back, and nobody else.
+//! - **LK-3** what is [told](Peer::tell) arrives in order, or the peer is lost. The queue is bounded
+//!   in messages and bytes; telling never waits.
+//! - **LK-4** a peer that hangs or cannot be reached is [lost](Peer::lost) within the idle timeout;
+//!   a busy process is not, because the link runs on a thread of its own (**G3**).
+//! - **LK-5** a lost peer stays lost. A new connection is a new [`Peer`], and nothing that was sent
+//!   to the old one is sent again.
+//! - **LK-6** both ends of a connection have proved their identity: the certificate of a common
+//!   authority says role and name, and the hello may not say otherwise.
+//! - **LK-7** a join token lets one node in, once, before it expires; its secret never travels, and
+//!   the joiner talks to nobody but the authority the token names.
+//! - **LK-8** whatever arrives from outside costs bounded memory and ends as a typed error on both
+//!   sides; other peers do not notice.
+//! - **LK-9** two live connections never have the same peer: a later start replaces an earlier one,
+//!   and an earlier one is refused.
+//!
+//! Who dials is up to the caller: between two processes it is always the same one. Not here: what
+//! messages mean (see `wire`), and what is done about a lost peer (see `cluster`).
+#![forbid(unsafe_code)]
+
+mod arrival;
+mod backoff;
+mod config;
+mod connection;
+mod desk;
+mod dial;
+mod endpoint;
+mod greeting;
+mod identity;
+mod inbox;
+mod join;
+mod peer;
+mod quic;
+mod roster;
+mod runtime;
+mod stream;
+mod tls;
+mod token;
+mod twin;
+
+pub use arrival::{Arrival, Arrivals, Knock, TurnReason, TurnedAway};
+pub use backoff::{Backoff, GaveUp};
+pub use config::LinkConfig;
+pub use connection::PeerLost;
+pub use desk::JoinDesk;
+pub use dial::DialError;
+pub use endpoint::{BindError, Endpoint};
+pub use identity::{Authority, Identity, IdentityError};
+pub use inbox::{BulkReader, Inbox, Incoming, NoteError, Notes, Streams};
+pub use join::{JoinError, join};
+pub use peer::{CallError, OpenError, Peer, TELL_BYTES_MAX, TELL_QUEUE_MAX, TellError};
+pub use stream::{BulkWriter, Receiver, RecvError, SendError, Sender, Stream};
+pub use token::{BadToken, JoinToken};
+pub use twin::Network;

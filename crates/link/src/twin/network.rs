@@ -1,0 +1,229 @@
+//! [`Network`]: hosts, and what a test does to the ways between them.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+
+use playhouse_wire::PeerId;
+use tokio::sync::mpsc;
+use tokio::time::{Duration, Instant, sleep};
+
+use super::end::{End, close};
+use super::world::{Fault, Listener, Pair, Side, World};
+use crate::arrival::Arrivals;
+use crate::config::LinkConfig;
+use crate::connection::{CloseCode, PeerLost};
+use crate::endpoint::Endpoint;
+
+/// Connections that wait to be greeted.
+const CONNECTIONS_QUEUED_MAX: usize = 64;
+
+/// A network in memory. Clones are the same network.
+#[derive(Clone, Debug)]
+pub struct Network {
+    world: Arc<World>,
+}
+
+/// A host's place in the network.
+#[derive(Debug)]
+pub(crate) struct Host {
+    world: Arc<World>,
+    id: PeerId,
+    addr: SocketAddr,
+    config: LinkConfig,
+}
+
+// === impl Network ===
+
+impl Network {
+    /// A network without hosts and faults. What is lost on it follows from the seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let world = Arc::<World>::default();
+        world.lock().random = seed;
+        Self { world }
+    }
+
+    /// A new host, which is `id` without having to prove it. Needs a tokio runtime, whose clock
+    /// may be paused. Its address is what [`Endpoint::local_addr`] says.
+    #[must_use]
+    pub fn endpoint(
+        &self,
+        id: &PeerId,
+        incarnation: u64,
+        config: LinkConfig,
+    ) -> (Endpoint, Arrivals) {
+        let (connections, queue) = mpsc::channel(CONNECTIONS_QUEUED_MAX);
+        let addr = self.world.change(|state| {
+            state.next_host += 1;
+            let [high, low] = state.next_host.to_be_bytes();
+            let addr = SocketAddr::from(([10, 0, high, low], 7000));
+            let LinkConfig { idle, keep_alive, .. } = config;
+            let listener = Listener { id: id.clone(), connections, idle, keep_alive };
+            state.hosts.insert(addr, listener);
+            addr
+        });
+        let host = Host { world: Arc::clone(&self.world), id: id.clone(), addr, config };
+        Endpoint::twin(id, incarnation, config, host, queue)
+    }
+
+    /// Loses this share of what goes from one host to the other: 0 is nothing, 1 is everything.
+    pub fn drop(&self, from: &PeerId, to: &PeerId, share: f64) {
+        self.fault(from, to, |fault| fault.share = share);
+    }
+
+    /// What goes from one host to the other takes this long.
+    pub fn delay(&self, from: &PeerId, to: &PeerId, delay: Duration) {
+        self.fault(from, to, |fault| fault.delay = delay);
+    }
+
+    /// Nothing goes between two hosts, in either direction.
+    pub fn cut(&self, a: &PeerId, b: &PeerId) {
+        self.fault(a, b, |fault| fault.cut = true);
+        self.fault(b, a, |fault| fault.cut = true);
+    }
+
+    /// Nothing goes to or from a host: it has crashed, hangs, or its cable is out.
+    pub fn isolate(&self, host: &PeerId) {
+        let mut others: Vec<PeerId> =
+            self.world.lock().hosts.values().map(|other| other.id.clone()).collect();
+        others.retain(|other| other != host);
+        for other in others {
+            self.cut(host, &other);
+        }
+    }
+
+    /// Takes all faults away. What was sent meanwhile arrives, where the connection still stands.
+    pub fn recover(&self) {
+        self.world.change(|state| state.faults.clear());
+    }
+
+    fn fault(&self, from: &PeerId, to: &PeerId, change: impl FnOnce(&mut Fault)) {
+        let way = (from.clone(), to.clone());
+        self.world.change(|state| change(state.faults.entry(way).or_default()));
+    }
+}
+
+// === impl Host ===
+
+impl Host {
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// A connection to the host at `addr`, after one round trip.
+    pub(crate) async fn connect(&self, addr: SocketAddr, to: &PeerId) -> Result<End, PeerLost> {
+        let now = Instant::now();
+        let trip = {
+            let mut state = self.world.lock();
+            let there = state.hosts.get(&addr).map(|host| host.id.clone());
+            let there = there.filter(|_| !state.hosts[&addr].connections.is_closed());
+            there.and_then(|id| {
+                let (out, back) = (state.fault(&self.id, &id), state.fault(&id, &self.id));
+                let lost = out.cut || back.cut;
+                let lost = lost || state.loses(out.share) || state.loses(back.share);
+                (!lost).then(|| (id, out.delay + back.delay))
+            })
+        };
+        let Some((id, trip)) = trip else {
+            sleep(self.config.idle).await;
+            return Err(PeerLost::TimedOut);
+        };
+        sleep(trip).await;
+        if id != *to {
+            return Err(PeerLost::Certificate(format!("it is of {id}, not of {to}")));
+        }
+        let (near, far, connections) = self.pair(addr, &id, now).ok_or(PeerLost::TimedOut)?;
+        connections.try_send(far).map_err(|_| PeerLost::Closed("too busy".to_owned()))?;
+        Ok(near)
+    }
+
+    fn pair(
+        &self,
+        addr: SocketAddr,
+        id: &PeerId,
+        now: Instant,
+    ) -> Option<(End, End, mpsc::Sender<End>)> {
+        let mut state = self.world.lock();
+        let host = state.hosts.get(&addr)?;
+        let (connections, idle) = (host.connections.clone(), host.idle.min(self.config.idle));
+        let beats = [self.config.keep_alive, host.keep_alive];
+        let pair = state.next_pair;
+        state.next_pair += 1;
+        let side = |id: &PeerId| Side {
+            id: id.clone(),
+            lost: None,
+            farewell: None,
+            heard: now,
+            opened: Vec::new(),
+        };
+        let sides = [side(&self.id), side(id)];
+        state.pairs.insert(pair, Pair { sides, streams: Default::default(), next_stream: 0 });
+        for (side, beat) in beats.into_iter().enumerate() {
+            tokio::spawn(beat_until_lost(Arc::downgrade(&self.world), pair, side, beat, idle));
+        }
+        let end = |side, other| End { world: Arc::clone(&self.world), pair, side, other };
+        let near = end(0, (id.clone(), addr));
+        Some((near, end(1, (self.id.clone(), self.addr)), connections))
+    }
+
+    /// Says farewell on every connection of this host.
+    pub(crate) fn close_all(&self, reason: &str) {
+        self.world.change(|state| {
+            let mine = |side: &Side| side.id == self.id;
+            let ends: Vec<(u64, usize)> = state
+                .pairs
+                .iter()
+                .filter_map(|(&pair, state)| {
+                    state.sides.iter().position(mine).map(|side| (pair, side))
+                })
+                .collect();
+            for (pair, side) in ends {
+                let heard = CloseCode::heard(CloseCode::Bye.number().into(), reason.to_owned());
+                close(state, pair, side, heard);
+            }
+        });
+    }
+}
+
+/// Sends keep-alives from one side until it is lost, and loses the other side when it has heard
+/// nothing for the idle timeout (**TW-3**).
+async fn beat_until_lost(
+    world: Weak<World>,
+    pair: u64,
+    side: usize,
+    beat: Duration,
+    idle: Duration,
+) {
+    loop {
+        sleep(beat).await;
+        let Some(world) = world.upgrade() else { return };
+        let done = world.change(|state| {
+            let now = Instant::now();
+            let gone = state.lost(pair, side, now).is_ready();
+            if !gone && state.is_open(pair, side) {
+                let sides = &state.pairs[&pair].sides;
+                let share = state.fault(&sides[side].id, &sides[1 - side].id).share;
+                if !state.loses(share)
+                    && let Some(pair) = state.pairs.get_mut(&pair)
+                {
+                    pair.sides[1 - side].heard = now;
+                }
+            }
+            let Some(sides) = state.pairs.get_mut(&pair).map(|pair| &mut pair.sides) else {
+                return true;
+            };
+            if !gone && now - sides[side].heard >= idle {
+                sides[side].lost = Some(PeerLost::TimedOut);
+            }
+            let done = sides[side].lost.is_some();
+            if sides.iter().all(|side| side.lost.is_some()) {
+                // Nobody looks at its bytes again.
+                state.pairs.entry(pair).and_modify(|pair| pair.streams.clear());
+            }
+            done
+        });
+        if done {
+            return;
+        }
+    }
+}
