@@ -55,6 +55,7 @@ fn every_command_is_known_here() {
         "cargo test",
         "curl",
         "serve /models/",
+        "serve -tp",
         " plan ",
         " chat ",
         " bench ",
@@ -92,6 +93,19 @@ fn a_checkpoint_in_a_folder_is_served() {
     arguments.extend(flags);
     let server = Server::start(&arguments);
     assert!(server.banner.contains("Qwen2ForCausalLM"), "{}", server.banner);
+}
+
+#[test]
+fn ranks_serve_what_one_serves() {
+    let command = command_with("serve -tp");
+    let arguments: Vec<_> = command.split(' ').skip(2).collect();
+    let server = Server::start(&arguments);
+    assert!(server.banner.contains("2 stages, 2 shards each"), "{}", server.banner);
+    let body = serde_json::json!({ "messages": [
+        { "role": "user", "content": "What is the capital of France?" },
+    ] });
+    let answer = server.post("/v1/chat/completions", &body).body;
+    assert!(answer.contains("Paris"), "{answer}");
 }
 
 #[test]
