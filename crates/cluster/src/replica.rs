@@ -275,8 +275,11 @@ impl State {
             self.report.planned(&plan);
             self.in_flight += 1;
             self.planned += 1;
+            let Some((last, others)) = self.ports.split_last() else { break };
             // An engine that is gone has said so to its shard; the restart is on its way.
-            if self.ports.iter().any(|port| port.submit(plan.clone()).is_err()) {
+            if others.iter().any(|port| port.submit(plan.clone()).is_err())
+                || last.submit(plan).is_err()
+            {
                 self.ready = 0;
             }
         }
