@@ -1,10 +1,12 @@
 //! Deployment: the root of the actor tree, and the handle the binary holds it by.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
+use playhouse_types::{Epoch, ReplicaId};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -13,17 +15,22 @@ use tracing::error;
 
 use crate::backend::Backend;
 use crate::front_door::{AdmissionLimits, Bounds, FrontDoor};
-use crate::replica::{Replica, ReplicaArgs, ReplicaMsg};
-use crate::shard::{EngineFactory, Layout};
-use crate::state::ReplicaState;
+use crate::rank::{Layout, RankStarter};
+use crate::replica::{Replica, ReplicaArgs};
+use crate::seats::{Seat, Seats};
+use crate::status::{ReplicaState, ReplicaStatus, ShardState, ShardStatus, Share, StageStatus};
 
 /// What to run.
 pub struct DeploymentConfig {
-    /// Ranks of the replica.
+    /// Copies of the model.
+    pub replicas: NonZeroU32,
+    /// Ranks of each replica.
     pub layout: Layout,
-    /// Starts the engine of each rank.
-    pub engine: EngineFactory,
-    /// Bounds of the scheduler and of the KV cache.
+    /// What each of them holds, stage by stage.
+    pub shares: Vec<Share>,
+    /// Starts each rank.
+    pub starter: RankStarter,
+    /// Bounds of each scheduler and its KV cache.
     pub limits: Limits,
     /// Bounds of the front door.
     pub admission: AdmissionLimits,
@@ -33,7 +40,7 @@ pub struct DeploymentConfig {
     /// prefix-cache blocks only with prompts of the same length. `usize::MAX` unless the model has
     /// dynamic rope, where the frequencies of a whole prompt follow from its length.
     pub shared_prompt_max: usize,
-    /// Where the replica reports.
+    /// Where the replicas report.
     pub metrics: Arc<Metrics>,
 }
 
@@ -52,9 +59,14 @@ pub enum StartError {
     /// An actor refused to start; the text has the cause, such as a thread that cannot be made.
     #[error("cannot start the replica: {0}")]
     Spawn(#[from] SpawnErr),
-    /// The engine died before it served.
-    #[error("the engine failed while starting: {0}")]
-    Engine(String),
+    /// A replica failed before it served.
+    #[error("{replica} failed while starting: {reason}")]
+    Replica {
+        /// Which one.
+        replica: ReplicaId,
+        /// Why its last rank died.
+        reason: String,
+    },
 }
 
 struct Deployment;
@@ -65,43 +77,24 @@ enum DeploymentMsg {}
 // === impl Cluster ===
 
 impl Cluster {
-    /// Starts the actor tree and waits until its replica serves.
+    /// Starts the actor tree and waits until every replica serves.
     ///
     /// # Errors
     /// [`StartError`], with nothing left running.
     pub async fn start(config: DeploymentConfig) -> Result<Self, StartError> {
-        let DeploymentConfig {
-            layout,
-            engine,
-            limits,
-            admission,
-            vocab,
-            shared_prompt_max,
-            metrics,
-        } = config;
-        let bounds = Bounds { limits, admission, vocab, shared_prompt_max };
-        let (state, mut watched) = watch::channel(ReplicaState::Starting);
-        let args = ReplicaArgs { limits, layout, engine, metrics, state };
         let (deployment, actors) = Actor::spawn(None, Deployment, ()).await?;
-        let spawned = Actor::spawn_linked(None, Replica, args, deployment.get_cell()).await;
-        let replica: ActorRef<ReplicaMsg> = match spawned {
-            Ok((replica, _)) => replica,
+        let started = start_replicas(&deployment, &config).await;
+        let seats = match started {
+            Ok(seats) => seats,
             Err(why) => {
                 deployment.stop(None);
-                return Err(why.into());
+                drop(actors.await);
+                return Err(why);
             }
         };
-        let settled = |state: &ReplicaState| {
-            !matches!(state, ReplicaState::Starting | ReplicaState::Restarting { .. })
-        };
-        // The sender lives in the replica, which publishes a state before it goes.
-        let state = watched.wait_for(settled).await.map(|state| state.clone());
-        match state {
-            Ok(ReplicaState::Serving) => {}
-            Ok(ReplicaState::Failed { reason }) => return Err(StartError::Engine(reason)),
-            _ => return Err(StartError::Engine("the replica stopped".to_owned())),
-        }
-        let front_door = FrontDoor::new(Backend::Replica(replica), watched, bounds);
+        let DeploymentConfig { limits, admission, vocab, shared_prompt_max, .. } = config;
+        let front_door =
+            FrontDoor::new(Seats::new(seats), Bounds { limits, admission, vocab, shared_prompt_max });
         Ok(Self { front_door, deployment, actors })
     }
 
@@ -125,6 +118,67 @@ impl Cluster {
             error!(reason = %why, "the actor tree panicked while stopping");
         }
         left
+    }
+}
+
+/// Starts all replicas, then waits for each.
+async fn start_replicas(
+    deployment: &ActorRef<DeploymentMsg>,
+    config: &DeploymentConfig,
+) -> Result<Vec<Seat>, StartError> {
+    let mut seats = Vec::new();
+    for id in (0..config.replicas.get()).map(ReplicaId) {
+        let (board, status) = watch::channel(unstarted(id, config));
+        let args = ReplicaArgs {
+            id,
+            limits: config.limits,
+            layout: config.layout,
+            starter: Arc::clone(&config.starter),
+            metrics: config.metrics.replica(id.0),
+            board,
+        };
+        let (actor, _) = Actor::spawn_linked(None, Replica, args, deployment.get_cell()).await?;
+        seats.push(Seat { id, backend: Backend::Replica(actor), status });
+    }
+    let settled = |status: &ReplicaStatus| {
+        !matches!(status.state, ReplicaState::Starting | ReplicaState::Restarting { .. })
+    };
+    for seat in &mut seats {
+        // The sender lives in the replica, which publishes a state before it goes.
+        let state = seat.status.wait_for(settled).await.map(|status| status.state.clone());
+        let reason = match state {
+            Ok(ReplicaState::Serving) => continue,
+            Ok(ReplicaState::Failed { reason }) => reason,
+            _ => "it stopped".to_owned(),
+        };
+        return Err(StartError::Replica { replica: seat.id, reason });
+    }
+    Ok(seats)
+}
+
+fn unstarted(id: ReplicaId, config: &DeploymentConfig) -> ReplicaStatus {
+    let shard = |share: &Share| ShardStatus {
+        state: ShardState::Starting,
+        whereabouts: None,
+        share: share.clone(),
+    };
+    let stage = |shares: &[Share]| StageStatus {
+        layers: shares[0].layers.clone(),
+        shards: shares.iter().map(shard).collect(),
+    };
+    ReplicaStatus {
+        id,
+        state: ReplicaState::Starting,
+        epoch: Epoch(1),
+        running: 0,
+        waiting: 0,
+        kv_blocks_held: 0,
+        kv_blocks: config.limits.kv_blocks as usize,
+        prefix_queried_tokens: 0,
+        prefix_hit_tokens: 0,
+        prefill_tokens: 0,
+        generated_tokens: 0,
+        stages: config.shares.chunks(config.layout.tensor).map(stage).collect(),
     }
 }
 

@@ -7,12 +7,13 @@ use std::time::Duration;
 use playhouse_scheduler::Limits;
 use playhouse_types::{Emission, GenerateRequest, RequestId, SamplingParams, TokenId};
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use crate::backend::Backend;
 use crate::generation::{self, Generation};
 use crate::replica::ReplicaMsg;
-use crate::state::ReplicaState;
+use crate::seats::Seats;
+use crate::status::ReplicaStatus;
 
 /// How long a refused caller should stay away. Long enough for a queue to move, short enough that
 /// capacity is not left idle.
@@ -35,8 +36,7 @@ pub struct FrontDoor {
 
 #[derive(Debug)]
 struct Shared {
-    backend: Backend,
-    state: watch::Receiver<ReplicaState>,
+    seats: Seats,
     draining: AtomicBool,
     next_id: AtomicU64,
     requests: Arc<Semaphore>,
@@ -88,15 +88,10 @@ pub enum Rejected {
 // === impl FrontDoor ===
 
 impl FrontDoor {
-    pub(crate) fn new(
-        backend: Backend,
-        state: watch::Receiver<ReplicaState>,
-        bounds: Bounds,
-    ) -> Self {
+    pub(crate) fn new(seats: Seats, bounds: Bounds) -> Self {
         let semaphore = |permits: u32| Arc::new(Semaphore::new(permits as usize));
         let shared = Shared {
-            backend,
-            state,
+            seats,
             draining: AtomicBool::new(false),
             next_id: AtomicU64::new(0),
             requests: semaphore(bounds.admission.requests),
@@ -125,8 +120,7 @@ impl FrontDoor {
         };
         let admission = AdmissionLimits { requests: max_requests, prompt_tokens: 1 << 24 };
         let bounds = Bounds { limits, admission, vocab, shared_prompt_max: usize::MAX };
-        let (_, serving) = watch::channel(ReplicaState::Serving);
-        Self::new(Backend::scripted(Box::new(script)), serving, bounds)
+        Self::new(Seats::only(Backend::scripted(Box::new(script))), bounds)
     }
 
     /// Accepts a request, or refuses it without waiting (**C-2**).
@@ -146,19 +140,17 @@ impl FrontDoor {
         if self.is_draining() {
             return Err(Rejected::Draining);
         }
-        if let ReplicaState::Failed { reason } = &*shared.state.borrow() {
-            return Err(Rejected::Unavailable { reason: reason.clone() });
-        }
         let (tokens, limit) = (prompt.len() + 1, shared.bounds.limits.context());
         if tokens > limit {
             return Err(Rejected::NeverFits { tokens, limit });
         }
         let permits = self.permits(prompt.len())?;
+        let backend = shared.seats.pick().map_err(|reason| Rejected::Unavailable { reason })?;
         let id = RequestId(shared.next_id.fetch_add(1, Ordering::Relaxed));
-        let (sink, generation) = generation::connect(id, shared.backend.clone(), permits);
+        let (sink, generation) = generation::connect(id, backend.clone(), permits);
         let cache_salt = shared.salt(cache_salt, prompt.len());
         let request = GenerateRequest { id, prompt, sampling, cache_salt };
-        shared.backend.cast(ReplicaMsg::Admit(request, sink));
+        backend.cast(ReplicaMsg::Admit(request, sink));
         Ok(generation)
     }
 
@@ -193,7 +185,7 @@ impl FrontDoor {
     /// Whether a replica takes work and we are not draining.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        !self.is_draining() && *self.shared.state.borrow() == ReplicaState::Serving
+        !self.is_draining() && self.shared.seats.any_serves()
     }
 
     /// Whether new requests are refused because the server is going down.
@@ -202,10 +194,10 @@ impl FrontDoor {
         self.shared.draining.load(Ordering::Relaxed)
     }
 
-    /// What the replica is doing.
+    /// How each replica is, by id.
     #[must_use]
-    pub fn replica_state(&self) -> ReplicaState {
-        self.shared.state.borrow().clone()
+    pub fn replicas(&self) -> Vec<ReplicaStatus> {
+        self.shared.seats.statuses()
     }
 
     /// Longest sequence, prompt and output together, in tokens.

@@ -3,8 +3,8 @@
 //! blocks.
 //!
 //! ```text
-//! Deployment        keeps what should run running; knows the state of its replica
-//!  └ Replica        one model copy: scheduler, epoch, one-for-all restart
+//! Deployment        keeps what should run running
+//!  └ Replica × DP   one model copy: scheduler, epoch, one-for-all restart
 //!     └ Stage × PP  a range of layers
 //!        └ Shard × TP   one rank: owns an engine thread
 //! ```
@@ -24,15 +24,21 @@ mod backend;
 mod deployment;
 mod front_door;
 mod generation;
+mod pipeline;
+mod rank;
 mod replica;
 mod report;
 mod restart;
+mod seats;
 mod shard;
 mod stage;
-mod state;
+mod status;
 
 pub use deployment::{Cluster, DeploymentConfig, StartError};
 pub use front_door::{AdmissionLimits, FrontDoor, Rejected};
 pub use generation::Generation;
-pub use shard::{EngineFactory, EngineSink, Layout, Rank};
-pub use state::ReplicaState;
+pub use rank::{Layout, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank};
+pub use status::{
+    ClusterStatus, DeviceStatus, NodeStatus, ReplicaState, ReplicaStatus, ShardState, ShardStatus,
+    Share, StageStatus, Whereabouts,
+};

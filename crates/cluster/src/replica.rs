@@ -5,31 +5,33 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use playhouse_engine::{STEPS_QUEUED_MAX, StepPort};
+use playhouse_engine::EngineEvent;
 use playhouse_scheduler::{Limits, Scheduler};
-use playhouse_telemetry::Metrics;
-use playhouse_types::{Emission, Epoch, FinishReason, GenerateRequest, RequestId, StepOutcome};
+use playhouse_telemetry::ReplicaMetrics;
+use playhouse_types::{
+    Emission, Epoch, FinishReason, GenerateRequest, ReplicaId, RequestId, StepOutcome,
+};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::generation::Sink;
-use crate::report::Report;
+use crate::pipeline::Pipeline;
+use crate::rank::{Layout, Rank, RankEvent, RankPort, RankStarter};
+use crate::report::{Board, Report};
 use crate::restart::RestartBudget;
-use crate::shard::{EngineFactory, Layout, Rank};
 use crate::stage::{Stage, StageArgs, StageMsg};
-use crate::state::ReplicaState;
+use crate::status::{ReplicaState, ShardState};
 
 pub(crate) struct Replica;
 
-#[derive(Clone)]
 pub(crate) struct ReplicaArgs {
+    pub(crate) id: ReplicaId,
     pub(crate) limits: Limits,
     pub(crate) layout: Layout,
-    pub(crate) engine: EngineFactory,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) state: watch::Sender<ReplicaState>,
+    pub(crate) starter: RankStarter,
+    pub(crate) metrics: ReplicaMetrics,
+    pub(crate) board: Board,
 }
 
 pub(crate) enum ReplicaMsg {
@@ -37,33 +39,23 @@ pub(crate) enum ReplicaMsg {
     Admit(GenerateRequest, Sink),
     /// The caller left.
     Cancel(RequestId),
-    /// A shard has started its engine.
-    EngineStarted { epoch: Epoch, port: StepPort },
-    /// An engine has its model and the ranks it computes with.
-    EngineReady { epoch: Epoch },
-    /// The engine that samples has run a step.
-    StepDone(StepOutcome),
-    /// Another engine has run a step.
-    StepFollowed { epoch: Epoch, rank: Rank },
+    /// A shard has started its rank.
+    Started { epoch: Epoch, rank: Rank, port: RankPort },
+    /// A rank reports.
+    Reported { epoch: Epoch, rank: Rank, event: RankEvent },
     /// The backoff is over: start again.
     Restart,
 }
 
 pub(crate) struct State {
-    args: ReplicaArgs,
+    id: ReplicaId,
+    layout: Layout,
+    starter: RankStarter,
     scheduler: Scheduler,
     sinks: HashMap<RequestId, Sink>,
     epoch: Epoch,
     stages: Vec<ActorRef<StageMsg>>,
-    /// Of the engines that have started.
-    ports: Vec<StepPort>,
-    /// Engines that can take plans.
-    ready: usize,
-    /// Steps planned in this epoch.
-    planned: usize,
-    /// Steps that each engine has run in this epoch, stage by stage.
-    reports: Vec<usize>,
-    in_flight: usize,
+    pipeline: Pipeline,
     restarts: RestartBudget,
     report: Report,
     origin: Instant,
@@ -81,23 +73,23 @@ impl Actor for Replica {
         me: ActorRef<ReplicaMsg>,
         args: ReplicaArgs,
     ) -> Result<State, ActorProcessingErr> {
+        let ReplicaArgs { id, limits, layout, starter, metrics, board } = args;
         let epoch = Epoch(1);
-        let report = Report::new(Arc::clone(&args.metrics), &args.limits);
-        Ok(State {
-            scheduler: Scheduler::new(args.limits, epoch),
-            stages: start_stages(&me, &args, epoch).await?,
-            args,
+        let mut state = State {
+            id,
+            layout,
+            starter,
+            scheduler: Scheduler::new(limits, epoch),
             sinks: HashMap::new(),
             epoch,
-            ports: Vec::new(),
-            ready: 0,
-            planned: 0,
-            reports: Vec::new(),
-            in_flight: 0,
+            stages: Vec::new(),
+            pipeline: Pipeline::new(layout),
             restarts: RestartBudget::default(),
-            report,
+            report: Report::new(metrics, board, &limits),
             origin: Instant::now(),
-        })
+        };
+        state.start_stages(&me).await?;
+        Ok(state)
     }
 
     async fn handle(
@@ -109,29 +101,19 @@ impl Actor for Replica {
         match message {
             ReplicaMsg::Admit(request, sink) => state.admit(request, sink),
             ReplicaMsg::Cancel(id) => state.cancel(id),
-            ReplicaMsg::EngineStarted { epoch, port } if epoch == state.epoch => {
-                state.ports.push(port);
+            ReplicaMsg::Started { epoch, rank, port } if epoch == state.epoch => {
+                state.pipeline.connect(rank, port);
                 state.announce();
             }
-            ReplicaMsg::EngineReady { epoch } if epoch == state.epoch => {
-                state.ready += 1;
-                state.announce();
+            ReplicaMsg::Reported { epoch, rank, event } if epoch == state.epoch => {
+                state.reported(rank, event);
             }
-            ReplicaMsg::StepDone(outcome) if outcome.epoch == state.epoch => {
-                let stage = state.args.layout.stages - 1;
-                state.reported(Rank { stage, tensor: 0 });
-                state.settle(outcome);
-            }
-            ReplicaMsg::StepFollowed { epoch, rank } if epoch == state.epoch => {
-                state.reported(rank);
-            }
-            // An older epoch: that engine is gone.
-            ReplicaMsg::EngineStarted { .. }
-            | ReplicaMsg::EngineReady { .. }
-            | ReplicaMsg::StepDone(_)
-            | ReplicaMsg::StepFollowed { .. } => {}
+            // An older epoch: that rank is gone.
+            ReplicaMsg::Started { .. } | ReplicaMsg::Reported { .. } => {}
             ReplicaMsg::Restart => {
-                state.stages = start_stages(&me, &state.args, state.epoch).await?;
+                if let Err(why) = state.start_stages(&me).await {
+                    state.restart_all(&me, &why.to_string())?;
+                }
             }
         }
         state.fill_pipeline();
@@ -146,9 +128,7 @@ impl Actor for Replica {
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorFailed(who, why) if state.has_stage(who.get_id()) => {
-                let backoff = state.restart_all(&why.to_string())?;
-                me.send_after(backoff, || ReplicaMsg::Restart);
-                Ok(())
+                state.restart_all(&me, &why.to_string())
             }
             _ => Ok(()),
         }
@@ -159,8 +139,9 @@ impl Actor for Replica {
         _: ActorRef<ReplicaMsg>,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        state.ports.clear(); // ends the engines, which their shards join
-        state.args.state.send_replace(ReplicaState::Stopped);
+        // Ends the ranks, for which their shards wait.
+        state.pipeline = Pipeline::new(state.layout);
+        state.report.state(ReplicaState::Stopped);
         for stage in &state.stages {
             stage.stop_and_wait(None, None).await?;
         }
@@ -168,24 +149,21 @@ impl Actor for Replica {
     }
 }
 
-async fn start_stages(
-    me: &ActorRef<ReplicaMsg>,
-    args: &ReplicaArgs,
-    epoch: Epoch,
-) -> Result<Vec<ActorRef<StageMsg>>, ActorProcessingErr> {
-    let Layout { stages, tensor } = args.layout;
-    let mut started = Vec::with_capacity(stages);
-    for stage in 0..stages {
-        let (engine, replica) = (Arc::clone(&args.engine), me.clone());
-        let args = StageArgs { epoch, stage, tensor, engine, replica };
-        started.push(Actor::spawn_linked(None, Stage, args, me.get_cell()).await?.0);
-    }
-    Ok(started)
-}
-
 // === impl State ===
 
 impl State {
+    async fn start_stages(&mut self, me: &ActorRef<ReplicaMsg>) -> Result<(), ActorProcessingErr> {
+        let Layout { stages, tensor } = self.layout;
+        for stage in 0..stages {
+            let first = Rank { replica: self.id, stage, tensor: 0 };
+            let (starter, replica) = (Arc::clone(&self.starter), me.clone());
+            let args = StageArgs { epoch: self.epoch, first, tensor, starter, replica };
+            let (stage, _) = Actor::spawn_linked(None, Stage, args, me.get_cell()).await?;
+            self.stages.push(stage);
+        }
+        Ok(())
+    }
+
     fn now(&self) -> Duration {
         self.origin.elapsed()
     }
@@ -210,46 +188,39 @@ impl State {
         self.stages.iter().any(|stage| stage.get_id() == id)
     }
 
-    /// Ranks of the replica.
-    fn ranks(&self) -> usize {
-        self.args.layout.stages * self.args.layout.tensor
-    }
-
-    /// Every engine can take plans, and we know where.
-    fn serves(&self) -> bool {
-        self.ready == self.ranks() && self.ports.len() == self.ranks()
-    }
-
-    fn reported(&mut self, Rank { stage, tensor }: Rank) {
-        self.reports.resize(self.ranks(), 0);
-        self.reports[stage * self.args.layout.tensor + tensor] += 1;
-    }
-
-    /// The queue of the engine that is furthest behind has room. The one that samples may be ahead.
-    fn may_submit(&self) -> bool {
-        let least = self.reports.iter().min().copied().unwrap_or(0);
-        self.planned - least < STEPS_QUEUED_MAX
-    }
-
-    /// With the last engine the replica serves. An engine may be ready before its shard says that
-    /// it has started.
-    fn announce(&mut self) {
-        if self.serves() {
-            info!(epoch = %self.epoch, "replica serving");
-            self.args.state.send_replace(ReplicaState::Serving);
+    fn reported(&mut self, rank: Rank, event: RankEvent) {
+        match event {
+            RankEvent::Seated(whereabouts) => {
+                self.report.shard(rank, |shard| shard.whereabouts = Some(whereabouts));
+            }
+            RankEvent::Loading { bytes, of } => {
+                self.report.shard(rank, |shard| shard.state = ShardState::Loading { bytes, of });
+            }
+            RankEvent::Engine(EngineEvent::Ready { .. }) => {
+                self.report.shard(rank, |shard| shard.state = ShardState::Ready);
+                self.pipeline.ready(rank);
+                self.announce();
+            }
+            RankEvent::Engine(EngineEvent::Step(outcome)) => {
+                self.pipeline.ran(rank);
+                self.settle(outcome);
+            }
+            RankEvent::Engine(EngineEvent::Followed { .. }) => self.pipeline.ran(rank),
+            // Its shard has failed, and the news of that is on the way.
+            RankEvent::Engine(EngineEvent::Exited { .. }) => {}
         }
     }
 
-    /// Steps in flight at most. One stage has one: a second step could only hold requests left out
-    /// of the first, and would split the batch. Several have one more than there are stages, so
-    /// that the first has a step to begin while the last reports (the batch queue of vLLM's
-    /// `step_with_batch_queue`).
-    fn depth(&self) -> usize {
-        if self.args.layout.stages == 1 { 1 } else { self.args.layout.stages + 1 }
+    /// With its last rank the replica serves.
+    fn announce(&mut self) {
+        if self.pipeline.serves() {
+            info!(replica = %self.id, epoch = %self.epoch, "replica serving");
+            self.report.state(ReplicaState::Serving);
+        }
     }
 
     fn settle(&mut self, outcome: StepOutcome) {
-        self.in_flight -= 1;
+        self.pipeline.settled();
         let now = self.now();
         let emissions = self.scheduler.apply(outcome, now);
         // Whoever sees a request end finds its blocks free in the metrics.
@@ -270,50 +241,46 @@ impl State {
     }
 
     fn fill_pipeline(&mut self) {
-        while self.serves() && self.in_flight < self.depth() && self.may_submit() {
+        while self.pipeline.has_room() {
             let Some(plan) = self.scheduler.plan_step(self.origin.elapsed()) else { break };
             self.report.planned(&plan);
-            self.in_flight += 1;
-            self.planned += 1;
-            let Some((last, others)) = self.ports.split_last() else { break };
-            // An engine that is gone has said so to its shard; the restart is on its way.
-            if others.iter().any(|port| port.submit(plan.clone()).is_err())
-                || last.submit(plan).is_err()
-            {
-                self.ready = 0;
-            }
+            self.pipeline.submit(plan);
         }
         self.report.update(&mut self.scheduler);
     }
 
     /// One for all: the requests stay, everything below them starts again in a higher epoch
-    /// (**C-5**). Returns the backoff, or the error that escalates.
-    fn restart_all(&mut self, reason: &str) -> Result<Duration, ActorProcessingErr> {
-        // Ends the engines that live, once the dead one has ended their groups.
-        self.ports.clear();
+    /// (**C-5**).
+    ///
+    /// # Errors
+    /// Past the budget, with the reason, which escalates.
+    fn restart_all(
+        &mut self,
+        me: &ActorRef<ReplicaMsg>,
+        reason: &str,
+    ) -> Result<(), ActorProcessingErr> {
+        // Ends the ranks that live, once the dead one has ended their groups.
+        self.pipeline = Pipeline::new(self.layout);
         self.stages.drain(..).for_each(|stage| stage.stop(None));
-        self.ready = 0;
-        self.planned = 0;
-        self.reports.clear();
-        self.in_flight = 0;
+        self.report.ranks_lost();
         let now = self.now();
         let Some(backoff) = self.restarts.take(now) else {
-            error!(epoch = %self.epoch, reason, "replica failed: restart budget spent");
+            error!(replica = %self.id, epoch = %self.epoch, reason, "replica failed: restart budget spent");
             let reason = reason.to_owned();
-            self.args.state.send_replace(ReplicaState::Failed { reason: reason.clone() });
+            self.report.state(ReplicaState::Failed { reason: reason.clone() });
             for (id, sink) in self.sinks.drain() {
                 sink.finish(failure(id, format!("the replica failed: {reason}")));
             }
             return Err(reason.into());
         };
-        warn!(epoch = %self.epoch, reason, ?backoff, "replica restarting");
+        warn!(replica = %self.id, epoch = %self.epoch, reason, ?backoff, "replica restarting");
         self.epoch = Epoch(self.epoch.0 + 1);
-        self.args.state.send_replace(ReplicaState::Restarting { reason: reason.to_owned() });
-        self.report.restarted();
+        self.report.restarted(self.epoch, reason);
         for emission in self.scheduler.restart(self.epoch) {
             self.deliver(emission);
         }
-        Ok(backoff)
+        me.send_after(backoff, || ReplicaMsg::Restart);
+        Ok(())
     }
 }
 

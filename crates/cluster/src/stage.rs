@@ -7,16 +7,19 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tracing::info;
 
 use crate::replica::ReplicaMsg;
-use crate::shard::{EngineFactory, Rank, Shard, ShardArgs};
+use crate::rank::{Rank, RankStarter};
+use crate::shard::{Shard, ShardArgs};
 
 pub(crate) struct Stage;
 
 /// What a stage is started with.
 pub(crate) struct StageArgs {
     pub(crate) epoch: Epoch,
-    pub(crate) stage: usize,
+    /// Its first rank.
+    pub(crate) first: Rank,
+    /// How many there are.
     pub(crate) tensor: usize,
-    pub(crate) engine: EngineFactory,
+    pub(crate) starter: RankStarter,
     pub(crate) replica: ActorRef<ReplicaMsg>,
 }
 
@@ -35,10 +38,10 @@ impl Actor for Stage {
         me: ActorRef<StageMsg>,
         args: StageArgs,
     ) -> Result<Epoch, ActorProcessingErr> {
-        let StageArgs { epoch, stage, tensor, engine, replica } = args;
+        let StageArgs { epoch, first, tensor, starter, replica } = args;
         for tensor in 0..tensor {
-            let (engine, replica) = (Arc::clone(&engine), replica.clone());
-            let shard = ShardArgs { epoch, rank: Rank { stage, tensor }, engine, replica };
+            let (starter, replica) = (Arc::clone(&starter), replica.clone());
+            let shard = ShardArgs { epoch, rank: Rank { tensor, ..first }, starter, replica };
             Actor::spawn_linked(None, Shard, shard, me.get_cell()).await?;
         }
         Ok(epoch)

@@ -3,18 +3,19 @@
 #[path = "engines/scripted.rs"]
 mod scripted;
 
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use playhouse_cluster::{
-    AdmissionLimits, Cluster, DeploymentConfig, EngineFactory, FrontDoor, Generation, Layout, Rank,
-    Rejected, ReplicaState, StartError,
+    AdmissionLimits, Cluster, DeploymentConfig, FrontDoor, Generation, Layout, Rank, RankStarter,
+    Rejected, ReplicaState, Share, StartError,
 };
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
-use playhouse_types::{FinishReason, SamplingParams, TokenId};
+use playhouse_types::{FinishReason, ReplicaId, SamplingParams, TokenId};
 
 use scripted::{Fault, RankFault, engines, engines_of, no_fault};
 
@@ -28,15 +29,19 @@ const LIMITS: Limits = Limits {
 };
 const ADMISSION: AdmissionLimits = AdmissionLimits { requests: 8, prompt_tokens: 1024 };
 
+const SHARE: Share = Share { layers: 0..1, query_heads: 1, kv_heads: 1, weight_bytes: 1 };
+
 /// The token at a position is the position.
 fn count(position: usize) -> TokenId {
     TokenId::try_from(position).expect("a short sequence")
 }
 
-fn config(engine: EngineFactory, metrics: Arc<Metrics>) -> DeploymentConfig {
+fn config(starter: RankStarter, metrics: Arc<Metrics>) -> DeploymentConfig {
     DeploymentConfig {
+        replicas: NonZeroU32::MIN,
         layout: Layout { stages: 1, tensor: 1 },
-        engine,
+        starter,
+        shares: vec![SHARE; 1],
         limits: LIMITS,
         admission: ADMISSION,
         vocab: 1 << 16,
@@ -45,8 +50,8 @@ fn config(engine: EngineFactory, metrics: Arc<Metrics>) -> DeploymentConfig {
     }
 }
 
-async fn start(engine: EngineFactory, metrics: &Arc<Metrics>) -> Cluster {
-    let config = config(engine, Arc::clone(metrics));
+async fn start(starter: RankStarter, metrics: &Arc<Metrics>) -> Cluster {
+    let config = config(starter, Arc::clone(metrics));
     Cluster::start(config).await.expect("the cluster starts")
 }
 
@@ -149,7 +154,7 @@ async fn dropping_a_generation_frees_its_blocks_within_a_step() {
     drop(open);
     assert_eq!(collect(&mut other).await.1, FinishReason::Length);
     assert_eq!(door.in_flight(), 0);
-    assert_eq!(metrics.kv_blocks_held.get(), 0, "C-4: no block is held");
+    assert_eq!(metrics.replica(0).kv_blocks_held.get(), 0, "C-4: no block is held");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -171,7 +176,7 @@ async fn a_dead_engine_is_replaced_and_streams_go_on() {
     let mut late = submit(cluster.front_door(), 30, 12).expect("accepted");
     let (tokens, finish) = collect(&mut late).await;
     assert_eq!((tokens, finish), ((30..42).collect(), FinishReason::Length), "C-1, C-5");
-    assert_eq!(metrics.replica_restarts.get(), 2);
+    assert_eq!(metrics.replica(0).replica_restarts.get(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -180,7 +185,7 @@ async fn a_crash_loop_ends_in_failed_with_its_reason() {
     let cluster = start(engines(count, fault), &metrics()).await;
     let door = cluster.front_door();
     // Each poisonous request may kill the engine twice; the budget holds five restarts.
-    while door.replica_state() != (ReplicaState::Failed { reason: "always".to_owned() }) {
+    while door.replicas()[0].state != (ReplicaState::Failed { reason: "always".to_owned() }) {
         if let Ok(mut generation) = submit(door, 8, 2) {
             let (_, finish) = collect(&mut generation).await;
             assert!(matches!(finish, FinishReason::Failed(_)), "{finish:?}");
@@ -194,8 +199,8 @@ async fn a_crash_loop_ends_in_failed_with_its_reason() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_engine_that_cannot_start_is_a_start_error() {
-    let engine: EngineFactory = Arc::new(|_, _, _| Err(std::io::Error::other("no thread left")));
-    let config = config(engine, metrics());
+    let starter: RankStarter = Arc::new(|_, _, _| Err(std::io::Error::other("no thread left")));
+    let config = config(starter, metrics());
     let error: StartError = Cluster::start(config).await.expect_err("it cannot start");
     assert!(error.to_string().contains("no thread left"), "{error}");
 }
@@ -216,14 +221,15 @@ async fn draining_finishes_what_was_accepted_and_refuses_the_rest() {
     let (tokens, finish) = collect(&mut accepted).await;
     assert_eq!((tokens.len(), finish), (5, FinishReason::Length));
     assert_eq!(stopping.await.expect("no panic"), 0);
-    assert_eq!(door.replica_state(), ReplicaState::Stopped);
+    assert_eq!(door.replicas()[0].state, ReplicaState::Stopped);
 }
 
 /// 2 stages of 2 ranks, of which the first rank of the last stage samples.
 async fn start_ranks(fault: RankFault, metrics: &Arc<Metrics>) -> Cluster {
-    let engine = engines_of(count, Rank { stage: 1, tensor: 0 }, fault);
-    let mut config = config(engine, Arc::clone(metrics));
+    let starter = engines_of(count, 2, fault);
+    let mut config = config(starter, Arc::clone(metrics));
     config.layout = Layout { stages: 2, tensor: 2 };
+    config.shares = vec![SHARE; 4];
     config.limits.stages = 2;
     Cluster::start(config).await.expect("the cluster starts")
 }
@@ -263,7 +269,7 @@ async fn the_death_of_any_rank_restarts_all_and_loses_no_token() {
     for (stage, tensor) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
         let died = AtomicUsize::new(0);
         let fault: RankFault = Arc::new(move |rank, plan| {
-            let now = rank == Rank { stage, tensor } && plan.step.0 == 5;
+            let now = rank == Rank { replica: ReplicaId(0), stage, tensor } && plan.step.0 == 5;
             if now && died.fetch_add(1, Ordering::Relaxed) == 0 {
                 return Err("killed by the test".to_owned());
             }

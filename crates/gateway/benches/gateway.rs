@@ -14,11 +14,12 @@
 mod scripted;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig, Layout};
+use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig, Layout, Share};
 use playhouse_gateway::{ChatTemplate, Gateway, GatewayConfig, Tokenizer, serve};
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
@@ -173,8 +174,10 @@ async fn start() -> SocketAddr {
     let template = ChatTemplate::new(TEMPLATE, vec![]).expect("compiles");
     let metrics = Arc::new(Metrics::new("tiny"));
     let deployment = DeploymentConfig {
+        replicas: NonZeroU32::MIN,
         layout: Layout { stages: 1, tensor: 1 },
-        engine: engines(letter, no_fault()),
+        shares: vec![Share { layers: 0..1, query_heads: 1, kv_heads: 1, weight_bytes: 1 }],
+        starter: engines(letter, no_fault()),
         limits: LIMITS,
         admission: AdmissionLimits { requests: 4096, prompt_tokens: 1 << 22 },
         vocab: 288,

@@ -12,8 +12,8 @@
 mod logs;
 mod metrics;
 pub mod names;
+mod replica;
 
 pub use logs::{LogsAlreadySet, init_logs};
-pub use metrics::{
-    BlockLabels, CONTENT_TYPE, FinishLabels, Finished, HttpLabels, Metrics, StatusClass,
-};
+pub use metrics::{CONTENT_TYPE, FinishLabels, Finished, HttpLabels, Metrics, StatusClass};
+pub use replica::ReplicaMetrics;

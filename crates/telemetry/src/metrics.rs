@@ -2,28 +2,27 @@
 
 use std::fmt::{self, Write};
 use std::iter;
-use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
 use crate::names::{self, Name};
+use crate::replica::{ReplicaFamilies, ReplicaMetrics};
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Every metric of one served model. Handles are shared with the registry: recording is a few atomic
+/// Every metric of one served model; those of its replicas are labelled `engine` as vLLM does. Handles are shared with the registry: recording is a few atomic
 /// operations (a short lock for histograms), and nothing is recorded twice (**TEL-1**).
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
 
-    /// Answered HTTP requests. Recorded by the gateway, as are the next eleven.
+    /// Answered HTTP requests. Recorded by the gateway, as are all that follow.
     pub http_requests: Family<HttpLabels, Counter>,
     /// Seconds from arrival to the first token.
     pub time_to_first_token: Histogram,
@@ -48,36 +47,8 @@ pub struct Metrics {
     /// Ended generations by reason.
     pub request_success: Family<FinishLabels, Counter>,
 
-    /// Sequences in the batch. Recorded by the cluster, as are all that follow.
-    pub requests_running: Gauge,
-    /// Sequences accepted and waiting.
-    pub requests_waiting: Gauge,
-    /// Used KV blocks over all KV blocks, 0 to 1.
-    pub kv_cache_usage: Gauge<f64, AtomicU64>,
-    /// Set to 1 for the one block geometry in use.
-    pub cache_config: Family<BlockLabels, Gauge>,
-    /// Prompt tokens looked up in the prefix cache.
-    pub prefix_cache_queries: Counter,
-    /// Prompt tokens found there.
-    pub prefix_cache_hits: Counter,
-    /// Preemptions (by recomputation).
-    pub preemptions: Counter,
-    /// Tokens per step.
-    pub iteration_tokens: Histogram,
-    /// Seconds from acceptance to the first step.
-    pub queue_time: Histogram,
-    /// Seconds from the first step to the first token.
-    pub prefill_time: Histogram,
-    /// Seconds from the first to the last token.
-    pub decode_time: Histogram,
-    /// Seconds from the first step to the last token.
-    pub inference_time: Histogram,
-    /// KV blocks held by sequences.
-    pub kv_blocks_held: Gauge,
-    /// KV blocks there are.
-    pub kv_blocks: Gauge,
-    /// Restarts of the replica after an engine died.
-    pub replica_restarts: Counter,
+    /// What each replica records.
+    replicas: ReplicaFamilies,
 }
 
 /// Labels of [`Metrics::http_requests`]; all of them from fixed sets (**TEL-2**).
@@ -116,28 +87,18 @@ pub enum Finished {
     error,
 }
 
-/// Labels of [`Metrics::cache_config`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct BlockLabels {
-    /// Tokens per block.
-    pub block_size: u32,
-    /// Blocks in the pool. vLLM's name for it, on every device.
-    pub num_gpu_blocks: u32,
-}
-
 /// Registers a metric under each of its names.
-struct Spellings<'a>(&'a mut Registry);
+pub(crate) struct Spellings<'a>(&'a mut Registry);
 
 // === impl Metrics ===
 
 impl Metrics {
-    /// All metrics at zero, labelled `model_name="…", engine="0"`.
+    /// All metrics at zero, labelled `model_name="…"`.
     #[must_use]
     pub fn new(model_name: &str) -> Self {
         let mut registry = Registry::default();
-        let labels = [("model_name", model_name.to_owned()), ("engine", "0".to_owned())]
-            .map(|(name, value)| (name.into(), value.into()));
-        let mut add = Spellings(registry.sub_registry_with_labels(labels.into_iter()));
+        let label = ("model_name".into(), model_name.to_owned().into());
+        let mut add = Spellings(registry.sub_registry_with_label(label));
         let mut metrics = Self {
             http_requests: add.metric(names::HTTP_REQUESTS, Family::default()),
             time_to_first_token: add.histogram(names::TIME_TO_FIRST_TOKEN, SECONDS),
@@ -151,21 +112,7 @@ impl Metrics {
             request_max_tokens: add.histogram(names::REQUEST_MAX_TOKENS, TOKENS),
             request_n: add.histogram(names::REQUEST_N, &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]),
             request_success: add.metric(names::REQUEST_SUCCESS, Family::default()),
-            requests_running: add.metric(names::REQUESTS_RUNNING, Gauge::default()),
-            requests_waiting: add.metric(names::REQUESTS_WAITING, Gauge::default()),
-            kv_cache_usage: add.metric(names::KV_CACHE_USAGE, Gauge::default()),
-            cache_config: add.metric(names::CACHE_CONFIG, Family::default()),
-            prefix_cache_queries: add.metric(names::PREFIX_CACHE_QUERIES, Counter::default()),
-            prefix_cache_hits: add.metric(names::PREFIX_CACHE_HITS, Counter::default()),
-            preemptions: add.metric(names::PREEMPTIONS, Counter::default()),
-            iteration_tokens: add.histogram(names::ITERATION_TOKENS, TOKENS),
-            queue_time: add.histogram(names::QUEUE_TIME, SECONDS),
-            prefill_time: add.histogram(names::PREFILL_TIME, SECONDS),
-            decode_time: add.histogram(names::DECODE_TIME, SECONDS),
-            inference_time: add.histogram(names::INFERENCE_TIME, SECONDS),
-            kv_blocks_held: add.metric(names::KV_BLOCKS_HELD, Gauge::default()),
-            kv_blocks: add.metric(names::KV_BLOCKS, Gauge::default()),
-            replica_restarts: add.metric(names::REPLICA_RESTARTS, Counter::default()),
+            replicas: ReplicaFamilies::new(&mut add),
             registry: Registry::default(),
         };
         // A rate over a series that appears with its first event misses that event.
@@ -175,6 +122,12 @@ impl Metrics {
         }
         metrics.registry = registry;
         metrics
+    }
+
+    /// The metrics of a replica, which appear with this call.
+    #[must_use]
+    pub fn replica(&self, replica: u32) -> ReplicaMetrics {
+        self.replicas.of(replica)
     }
 
     /// Everything, in the OpenMetrics text format ([`CONTENT_TYPE`]).
@@ -189,7 +142,7 @@ impl Metrics {
 // === impl Spellings ===
 
 impl Spellings<'_> {
-    fn metric<M: Metric + Clone>(&mut self, name: Name, metric: M) -> M {
+    pub(crate) fn metric<M: Metric + Clone>(&mut self, name: Name, metric: M) -> M {
         for spelling in iter::once(name.ours).chain(name.vllm) {
             self.0.register(spelling, name.help, metric.clone());
         }
@@ -210,13 +163,13 @@ impl EncodeLabelValue for StatusClass {
 }
 
 /// From a fast decode step to a long generation.
-const SECONDS: &[f64] = &[
+pub(crate) const SECONDS: &[f64] = &[
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75,
     1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
 ];
 
 /// vLLM's 1-2-5 series, up to the longest contexts in use.
-const TOKENS: &[f64] = &[
+pub(crate) const TOKENS: &[f64] = &[
     1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5,
     5e5, 1e6,
 ];
@@ -243,7 +196,7 @@ mod tests {
         let metrics = Metrics::new("tiny");
         metrics.prompt_tokens.inc_by(7);
         metrics.time_to_first_token.observe(0.5);
-        metrics.kv_cache_usage.set(0.25);
+        metrics.replica(3).kv_cache_usage.set(0.25);
         metrics
             .http_requests
             .get_or_create(&HttpLabels {
@@ -254,24 +207,21 @@ mod tests {
             .inc();
         let text = metrics.encode();
         let series = series(&text);
-        let labels = r#"model_name="tiny",engine="0""#;
+        let labels = r#"model_name="tiny""#;
         for prefix in ["playhouse_", "vllm:"] {
             assert_eq!(series[&*format!("{prefix}prompt_tokens_total{{{labels}}}")], 7.0);
             let sum = format!("{prefix}time_to_first_token_seconds_sum{{{labels}}}");
             assert_eq!(series[&*sum], 0.5);
         }
-        assert_eq!(series[&*format!("vllm:kv_cache_usage_perc{{{labels}}}")], 0.25);
-        let http = r#"http_requests_total{model_name="tiny",engine="0",handler="/v1/models/{id}",method="GET",status="4xx"}"#;
+        assert_eq!(series[r#"vllm:kv_cache_usage_perc{model_name="tiny",engine="3"}"#], 0.25);
+        let http = r#"http_requests_total{model_name="tiny",handler="/v1/models/{id}",method="GET",status="4xx"}"#;
         assert_eq!(series[http], 1.0);
     }
 
     #[test]
     fn every_name_is_exported_once_with_its_type_and_the_text_ends_properly() {
         let metrics = Metrics::new("tiny");
-        metrics
-            .cache_config
-            .get_or_create(&BlockLabels { block_size: 16, num_gpu_blocks: 9 })
-            .set(1);
+        metrics.replica(0).has_blocks(16, 9);
         let labels = HttpLabels { handler: "/health", method: "GET", status: StatusClass(200) };
         metrics.http_requests.get_or_create(&labels).inc();
         let text = metrics.encode();

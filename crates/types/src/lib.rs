@@ -16,7 +16,7 @@ mod sampling;
 mod step;
 
 pub use decoder::{Activation, Attention, DecoderSpec, FeedForward, LayerSpec, Rope, RopeScaling};
-pub use ids::{BLOCK_TOKENS, BlockId, Epoch, RequestId, Slot, StepId, TokenId};
+pub use ids::{BLOCK_TOKENS, BlockId, Epoch, ReplicaId, RequestId, Slot, StepId, TokenId};
 pub use parallel::{
     ExpertBalance, ExpertParallel, ExpertPlacement, LoadBalancing, ParallelSpec, Role,
 };

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 
-use playhouse_cluster::{EngineFactory, EngineSink, Rank};
+use playhouse_cluster::{Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank};
 use playhouse_engine::{EngineEvent, StepPort};
 use playhouse_types::{
     Epoch, Logits, Run, RunOutcome, Sampled, Slot, StepOutcome, StepPlan, TokenId,
@@ -18,17 +18,17 @@ pub(crate) type Script = fn(position: usize) -> TokenId;
 pub(crate) type Fault = Arc<dyn Fn(&StepPlan) -> Result<(), String> + Send + Sync>;
 
 /// Starts scripted engines that fail when `fault` says so.
-pub(crate) fn engines(script: Script, fault: Fault) -> EngineFactory {
-    let samples = Rank { stage: 0, tensor: 0 };
-    engines_of(script, samples, Arc::new(move |_, plan| fault(plan)))
+pub(crate) fn engines(script: Script, fault: Fault) -> RankStarter {
+    engines_of(script, 1, Arc::new(move |_, plan| fault(plan)))
 }
 
-/// As [`engines`], of several ranks, of which `samples` has the outcomes.
-pub(crate) fn engines_of(script: Script, samples: Rank, fault: RankFault) -> EngineFactory {
+/// As [`engines`], of several ranks; the first of the last of `stages` has the outcomes.
+pub(crate) fn engines_of(script: Script, stages: usize, fault: RankFault) -> RankStarter {
     Arc::new(move |epoch, rank, sink| {
         let fault = Arc::clone(&fault);
         let fault: Fault = Arc::new(move |plan| fault(rank, plan));
-        start(script, rank == samples, fault, epoch, sink)
+        let samples = rank.stage + 1 == stages && rank.tensor == 0;
+        start(script, samples, fault, epoch, sink)
     })
 }
 
@@ -45,9 +45,10 @@ fn start(
     samples: bool,
     fault: Fault,
     epoch: Epoch,
-    sink: EngineSink,
-) -> io::Result<(StepPort, JoinHandle<()>)> {
+    sink: RankSink,
+) -> io::Result<StartedRank> {
     let (port, plans) = StepPort::bounded();
+    let sink = move |event| sink(RankEvent::Engine(event));
     let thread = thread::Builder::new().name("scripted".into()).spawn(move || {
         sink(EngineEvent::Ready { epoch });
         let mut lengths = HashMap::new();
@@ -63,7 +64,11 @@ fn start(
             });
         }
     })?;
-    Ok((port, thread))
+    let ended = async move {
+        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        drop(joined.expect("it is not cancelled"));
+    };
+    Ok(StartedRank { port: RankPort::Engine(port), ended: Box::pin(ended) })
 }
 
 fn run(script: Script, lengths: &mut HashMap<Slot, usize>, plan: StepPlan) -> StepOutcome {

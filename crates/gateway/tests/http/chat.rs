@@ -309,7 +309,7 @@ fn requests_are_counted_and_timed() {
     let expected = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     assert_eq!(reply.header("content-type"), Some(expected));
     let text = reply.text();
-    let labels = format!(r#"model_name="{MODEL}",engine="0""#);
+    let labels = format!(r#"model_name="{MODEL}""#);
     let tokens = tokens_of("abc").len() + 1;
     for line in [
         format!("vllm:generation_tokens_total{{{labels}}} {tokens}"),

@@ -1,0 +1,163 @@
+//! What each replica of a model records.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+
+use crate::metrics::{SECONDS, Spellings, TOKENS};
+use crate::names::{self, Name};
+
+/// The metrics of one replica. Recorded by the cluster.
+#[derive(Clone, Debug)]
+pub struct ReplicaMetrics {
+    /// Sequences in the batch.
+    pub requests_running: Gauge,
+    /// Sequences accepted and waiting.
+    pub requests_waiting: Gauge,
+    /// Used KV blocks over all KV blocks, 0 to 1.
+    pub kv_cache_usage: Gauge<f64, AtomicU64>,
+    /// Prompt tokens looked up in the prefix cache.
+    pub prefix_cache_queries: Counter,
+    /// Prompt tokens found there.
+    pub prefix_cache_hits: Counter,
+    /// Preemptions (by recomputation).
+    pub preemptions: Counter,
+    /// Tokens per step.
+    pub iteration_tokens: Histogram,
+    /// Seconds from acceptance to the first step.
+    pub queue_time: Histogram,
+    /// Seconds from the first step to the first token.
+    pub prefill_time: Histogram,
+    /// Seconds from the first to the last token.
+    pub decode_time: Histogram,
+    /// Seconds from the first step to the last token.
+    pub inference_time: Histogram,
+    /// KV blocks held by sequences.
+    pub kv_blocks_held: Gauge,
+    /// KV blocks there are.
+    pub kv_blocks: Gauge,
+    /// Restarts of the replica after an engine died.
+    pub replica_restarts: Counter,
+    engine: u32,
+    cache_config: Family<BlockLabels, Gauge>,
+}
+
+/// A series for each replica.
+#[derive(Debug)]
+pub(crate) struct ReplicaFamilies {
+    requests_running: Family<EngineLabel, Gauge>,
+    requests_waiting: Family<EngineLabel, Gauge>,
+    kv_cache_usage: Family<EngineLabel, Gauge<f64, AtomicU64>>,
+    prefix_cache_queries: Family<EngineLabel, Counter>,
+    prefix_cache_hits: Family<EngineLabel, Counter>,
+    preemptions: Family<EngineLabel, Counter>,
+    iteration_tokens: Histograms,
+    queue_time: Histograms,
+    prefill_time: Histograms,
+    decode_time: Histograms,
+    inference_time: Histograms,
+    kv_blocks_held: Family<EngineLabel, Gauge>,
+    kv_blocks: Family<EngineLabel, Gauge>,
+    replica_restarts: Family<EngineLabel, Counter>,
+    cache_config: Family<BlockLabels, Gauge>,
+}
+
+type Histograms = Family<EngineLabel, Histogram, Bounds>;
+
+/// Which replica, in vLLM's words.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EngineLabel {
+    engine: u32,
+}
+
+/// The block geometry of a replica.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BlockLabels {
+    engine: u32,
+    /// Tokens per block.
+    block_size: u32,
+    /// Blocks in the pool. vLLM's name for it, on every device.
+    num_gpu_blocks: u32,
+}
+
+/// Makes histograms with these upper bounds.
+#[derive(Clone, Copy, Debug)]
+struct Bounds(&'static [f64]);
+
+// === impl ReplicaFamilies ===
+
+impl ReplicaFamilies {
+    pub(crate) fn new(add: &mut Spellings<'_>) -> Self {
+        let mut histogram = |name: Name, bounds| -> Histograms {
+            add.metric(name, Family::new_with_constructor(Bounds(bounds)))
+        };
+        let iteration_tokens = histogram(names::ITERATION_TOKENS, TOKENS);
+        let queue_time = histogram(names::QUEUE_TIME, SECONDS);
+        let prefill_time = histogram(names::PREFILL_TIME, SECONDS);
+        let decode_time = histogram(names::DECODE_TIME, SECONDS);
+        let inference_time = histogram(names::INFERENCE_TIME, SECONDS);
+        Self {
+            requests_running: add.metric(names::REQUESTS_RUNNING, Family::default()),
+            requests_waiting: add.metric(names::REQUESTS_WAITING, Family::default()),
+            kv_cache_usage: add.metric(names::KV_CACHE_USAGE, Family::default()),
+            prefix_cache_queries: add.metric(names::PREFIX_CACHE_QUERIES, Family::default()),
+            prefix_cache_hits: add.metric(names::PREFIX_CACHE_HITS, Family::default()),
+            preemptions: add.metric(names::PREEMPTIONS, Family::default()),
+            iteration_tokens,
+            queue_time,
+            prefill_time,
+            decode_time,
+            inference_time,
+            kv_blocks_held: add.metric(names::KV_BLOCKS_HELD, Family::default()),
+            kv_blocks: add.metric(names::KV_BLOCKS, Family::default()),
+            replica_restarts: add.metric(names::REPLICA_RESTARTS, Family::default()),
+            cache_config: add.metric(names::CACHE_CONFIG, Family::default()),
+        }
+    }
+
+    /// The series of one replica, which appear with this call.
+    pub(crate) fn of(&self, engine: u32) -> ReplicaMetrics {
+        let label = &EngineLabel { engine };
+        ReplicaMetrics {
+            requests_running: self.requests_running.get_or_create_owned(label),
+            requests_waiting: self.requests_waiting.get_or_create_owned(label),
+            kv_cache_usage: self.kv_cache_usage.get_or_create_owned(label),
+            prefix_cache_queries: self.prefix_cache_queries.get_or_create_owned(label),
+            prefix_cache_hits: self.prefix_cache_hits.get_or_create_owned(label),
+            preemptions: self.preemptions.get_or_create_owned(label),
+            iteration_tokens: self.iteration_tokens.get_or_create_owned(label),
+            queue_time: self.queue_time.get_or_create_owned(label),
+            prefill_time: self.prefill_time.get_or_create_owned(label),
+            decode_time: self.decode_time.get_or_create_owned(label),
+            inference_time: self.inference_time.get_or_create_owned(label),
+            kv_blocks_held: self.kv_blocks_held.get_or_create_owned(label),
+            kv_blocks: self.kv_blocks.get_or_create_owned(label),
+            replica_restarts: self.replica_restarts.get_or_create_owned(label),
+            engine,
+            cache_config: self.cache_config.clone(),
+        }
+    }
+}
+
+// === impl ReplicaMetrics ===
+
+impl ReplicaMetrics {
+    /// States the block geometry of the replica.
+    pub fn has_blocks(&self, block_size: u32, blocks: u32) {
+        let labels = BlockLabels { engine: self.engine, block_size, num_gpu_blocks: blocks };
+        self.cache_config.get_or_create(&labels).set(1);
+        self.kv_blocks.set(blocks.into());
+    }
+}
+
+// === impl Bounds ===
+
+impl MetricConstructor<Histogram> for Bounds {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(self.0.iter().copied())
+    }
+}
