@@ -15,6 +15,7 @@ use tracing::error;
 
 use crate::backend::Backend;
 use crate::front_door::{AdmissionLimits, Bounds, FrontDoor};
+use crate::overview::Overview;
 use crate::rank::{Layout, RankStarter};
 use crate::replica::{Replica, ReplicaArgs};
 use crate::seats::{Seat, Seats};
@@ -102,6 +103,12 @@ impl Cluster {
     #[must_use]
     pub fn front_door(&self) -> &FrontDoor {
         &self.front_door
+    }
+
+    /// What operators see.
+    #[must_use]
+    pub fn overview(&self) -> Overview {
+        Overview::new(self.front_door.clone(), Vec::new())
     }
 
     /// Refuses new requests, waits until the accepted ones have finished or `deadline` has

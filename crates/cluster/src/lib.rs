@@ -24,6 +24,7 @@ mod backend;
 mod deployment;
 mod front_door;
 mod generation;
+mod overview;
 mod pipeline;
 mod rank;
 mod replica;
@@ -37,6 +38,7 @@ mod status;
 pub use deployment::{Cluster, DeploymentConfig, StartError};
 pub use front_door::{AdmissionLimits, FrontDoor, Rejected};
 pub use generation::Generation;
+pub use overview::{NoToken, Overview};
 pub use rank::{Layout, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank};
 pub use status::{
     ClusterStatus, DeviceStatus, NodeStatus, ReplicaState, ReplicaStatus, ShardState, ShardStatus,

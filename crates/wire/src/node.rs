@@ -1,6 +1,6 @@
 //! Calls between the head and a node agent.
 
-use playhouse_types::Epoch;
+use std::fmt;
 
 use crate::Request;
 use crate::message::message;
@@ -20,18 +20,12 @@ pub enum NodeRequest {
 }
 
 /// One rank to start.
-#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Spawn {
     /// The shard's name.
     pub name: String,
-    /// The epoch it is started for.
-    pub epoch: Epoch,
-    /// Its rank within the replica.
-    pub rank: u32,
     /// One of the devices the node offered.
     pub device: u32,
-    /// Where the shard finds the head, `host:port`.
-    pub head: String,
     /// The shard's identity: an encoded [`crate::IdentityBundle`], for its standard input.
     pub identity: Vec<u8>,
 }
@@ -115,4 +109,13 @@ impl Request for NodeRequest {
 
 impl Request for HeadRequest {
     type Reply = HeadReply;
+}
+
+impl fmt::Debug for Spawn {
+    /// Without the identity, which holds a private key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, device, .. } = self;
+        let mut spawn = f.debug_struct("Spawn");
+        spawn.field("name", name).field("device", device).finish_non_exhaustive()
+    }
 }

@@ -1,4 +1,7 @@
-//! The stream between the head and one shard, open as long as the shard lives.
+//! The stream between the head and one shard, open as long as an epoch lasts. Dropping it ends the
+//! engine of the epoch; the shard keeps its weights for the next.
+
+use std::fmt;
 
 use playhouse_types::Epoch;
 
@@ -6,20 +9,17 @@ use crate::Request;
 use crate::message::message;
 
 /// The head to a shard.
-#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum ShardCommand {
-    /// Load the model and join the groups; the first command. Progress follows, then `Ready` or
-    /// `Failed`.
-    Prepare(Prepare),
-    /// Finish the steps that were submitted, then exit.
-    Stop,
+    /// Hold this part of the model; the first command. Progress follows, then `Loaded` or `Failed`.
+    Load(Load),
+    /// Join the groups and take plans; the second and last. `Ready` or `Failed` follows.
+    Join(Join),
 }
 
-/// Everything a shard is to be.
-#[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub struct Prepare {
-    /// Plans of other epochs are refused.
-    pub epoch: Epoch,
+/// A part of a model.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Load {
     /// Directory of the checkpoint, on the shard's machine; `None` is the embedded one.
     pub model: Option<String>,
     /// In which type weights are held.
@@ -28,16 +28,25 @@ pub struct Prepare {
     pub first_layer: u32,
     /// Behind the last layer it holds.
     pub end_layer: u32,
-    /// Where it stands.
-    pub rank: Rank,
-    /// Groups it joins, as `collectives` spells them.
-    pub groups: Vec<Group>,
-    /// Blocks of its KV cache; `None` lets it measure and report what fits.
-    pub kv_blocks: Option<u32>,
+    /// Which share of those layers it holds.
+    pub tensor: Place,
     /// CPU threads.
     pub threads: u32,
-    /// What a step may hold.
-    pub limits: StepLimits,
+}
+
+/// An epoch to take part in.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Join {
+    /// Plans of other epochs are refused.
+    pub epoch: Epoch,
+    /// The ranks of its stage.
+    pub tensor: Group,
+    /// The ranks with its share of the layers, one of each stage.
+    pub pipeline: Group,
+    /// Blocks of its KV cache.
+    pub kv_blocks: u32,
+    /// Sequences that have a seat.
+    pub max_num_seqs: u32,
 }
 
 /// In which type weights and activations are held.
@@ -53,25 +62,6 @@ pub enum Dtype {
     F32,
 }
 
-/// Coordinates of a rank: `at` in each dimension, below `of`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub struct Rank {
-    /// Among all ranks of the cluster.
-    pub global: u32,
-    /// Data parallel.
-    pub replica: Place,
-    /// Pipeline parallel.
-    pub stage: Place,
-    /// Attention data parallel, within the stage.
-    pub attention_data: Place,
-    /// Context parallel, within the stage.
-    pub context: Place,
-    /// Tensor parallel, within the stage.
-    pub tensor: Place,
-    /// Expert parallel.
-    pub expert: Place,
-}
-
 /// A place in one dimension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Place {
@@ -81,26 +71,26 @@ pub struct Place {
     pub of: u32,
 }
 
-/// A group of ranks.
-#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+/// Ranks that exchange tensors.
+#[derive(Clone, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Group {
-    /// What it is for, such as `tensor`.
+    /// Its name, unique in the cluster.
     pub name: String,
+    /// What its members have in common and nobody else.
+    pub secret: [u8; 32],
     /// This shard's rank in it.
     pub rank: u32,
-    /// How to join it; opaque here.
-    pub spec: Vec<u8>,
+    /// Where each rank is, in order.
+    pub members: Vec<Member>,
 }
 
-/// What a step may hold at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub struct StepLimits {
-    /// Sequences that have a seat.
-    pub max_num_seqs: u32,
-    /// Tokens fed.
-    pub max_num_batched_tokens: u32,
-    /// Tokens of one sequence.
-    pub max_model_len: u32,
+/// Where a rank exchanges tensors.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Member {
+    /// Ranks of the same machine share memory.
+    pub machine: String,
+    /// Where it listens for the ranks of other machines, `address:port`.
+    pub address: String,
 }
 
 /// A shard to the head.
@@ -113,25 +103,21 @@ pub enum ShardEvent {
         /// Bytes to read.
         of: u64,
     },
+    /// It has its part of the model.
+    Loaded(Loaded),
     /// It takes plans.
-    Ready(Ready),
+    Ready,
     /// It does not, and will exit; the text says why, for a person.
     Failed(String),
 }
 
-/// A shard that takes plans.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub struct Ready {
-    /// Blocks of the KV cache.
-    pub kv_blocks: u32,
-    /// Bytes of the KV cache.
-    pub kv_bytes: u64,
+/// A shard with weights.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Loaded {
     /// Bytes of the weights it holds.
     pub weight_bytes: u64,
-    /// Milliseconds to read the weights.
-    pub load_ms: u64,
-    /// Milliseconds to join the groups.
-    pub join_ms: u64,
+    /// Where it exchanges tensors.
+    pub member: Member,
 }
 
 message!(ShardCommand, ShardCommand);
@@ -139,4 +125,13 @@ message!(ShardEvent, ShardEvent);
 
 impl Request for ShardCommand {
     type Reply = ShardEvent;
+}
+
+impl fmt::Debug for Group {
+    /// Without the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, rank, members, .. } = self;
+        let mut group = f.debug_struct("Group");
+        group.field("name", name).field("rank", rank).field("members", members).finish()
+    }
 }

@@ -137,10 +137,7 @@ fn control(all: &mut Vec<Sample>) {
     );
     let spawn = Spawn {
         name: text("r0-1"),
-        epoch: Epoch(2),
-        rank: 1,
         device: 0,
-        head: text("10.0.0.1:7000"),
         identity: vec![5; 9],
     };
     add(all, [NodeRequest::Spawn(spawn), NodeRequest::Kill { pid: 77 }, NodeRequest::Stats]);
@@ -160,40 +157,36 @@ fn control(all: &mut Vec<Sample>) {
 }
 
 fn shard(all: &mut Vec<Sample>) {
-    let place = |at, of| Place { at, of };
-    let prepare = Prepare {
-        epoch: Epoch(2),
+    let load = Load {
         model: Some(text("/models/m")),
         dtype: Dtype::Bf16,
         first_layer: 12,
         end_layer: 24,
-        rank: Rank {
-            global: 3,
-            replica: place(0, 1),
-            stage: place(1, 2),
-            attention_data: place(0, 1),
-            context: place(0, 1),
-            tensor: place(1, 2),
-            expert: place(0, 1),
-        },
-        groups: vec![Group { name: text("tensor"), rank: 1, spec: vec![1, 2, 3] }],
-        kv_blocks: Some(512),
+        tensor: Place { at: 1, of: 2 },
         threads: 1,
-        limits: StepLimits { max_num_seqs: 64, max_num_batched_tokens: 2048, max_model_len: 4096 },
     };
-    let bare = Prepare { model: None, kv_blocks: None, groups: Vec::new(), ..prepare.clone() };
-    add(all, [ShardCommand::Prepare(prepare), ShardCommand::Prepare(bare), ShardCommand::Stop]);
+    let member = Member { machine: text("m"), address: text("10.0.0.1:7001") };
+    let group = |name, rank, size| Group {
+        name: text(name),
+        secret: [7; 32],
+        rank,
+        members: vec![member.clone(); size],
+    };
+    let join = Join {
+        epoch: Epoch(2),
+        tensor: group("r0-s1", 1, 2),
+        pipeline: group("r0-t1", 1, 2),
+        kv_blocks: 512,
+        max_num_seqs: 64,
+    };
+    let bare = Load { model: None, ..load.clone() };
+    add(all, [ShardCommand::Load(load), ShardCommand::Load(bare), ShardCommand::Join(join)]);
     add(
         all,
         [
             ShardEvent::Progress { bytes: 1, of: 2 },
-            ShardEvent::Ready(Ready {
-                kv_blocks: 512,
-                kv_bytes: 1 << 30,
-                weight_bytes: 1 << 31,
-                load_ms: 1500,
-                join_ms: 20,
-            }),
+            ShardEvent::Loaded(Loaded { weight_bytes: 1 << 31, member }),
+            ShardEvent::Ready,
             ShardEvent::Failed(text("no such file")),
         ],
     );
