@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tracing::error;
 
 use crate::backend::Backend;
+use crate::control::ControlPlane;
 use crate::front_door::{AdmissionLimits, Bounds, FrontDoor};
 use crate::overview::Overview;
 use crate::rank::{Layout, RankStarter};
@@ -31,6 +32,8 @@ pub struct DeploymentConfig {
     pub shares: Vec<Share>,
     /// Starts each rank.
     pub starter: RankStarter,
+    /// The control plane, if ranks are processes.
+    pub control: Option<ControlPlane>,
     /// Bounds of each scheduler and its KV cache.
     pub limits: Limits,
     /// Bounds of the front door.
@@ -50,6 +53,7 @@ pub struct DeploymentConfig {
 #[derive(Debug)]
 pub struct Cluster {
     front_door: FrontDoor,
+    control: Option<ControlPlane>,
     deployment: ActorRef<DeploymentMsg>,
     actors: JoinHandle<()>,
 }
@@ -93,10 +97,10 @@ impl Cluster {
                 return Err(why);
             }
         };
-        let DeploymentConfig { limits, admission, vocab, shared_prompt_max, .. } = config;
+        let DeploymentConfig { limits, admission, vocab, shared_prompt_max, control, .. } = config;
         let front_door =
             FrontDoor::new(Seats::new(seats), Bounds { limits, admission, vocab, shared_prompt_max });
-        Ok(Self { front_door, deployment, actors })
+        Ok(Self { front_door, control, deployment, actors })
     }
 
     /// Where requests enter.
@@ -108,7 +112,7 @@ impl Cluster {
     /// What operators see.
     #[must_use]
     pub fn overview(&self) -> Overview {
-        Overview::new(self.front_door.clone(), Vec::new())
+        Overview::new(self.front_door.clone(), self.control.clone())
     }
 
     /// Refuses new requests, waits until the accepted ones have finished or `deadline` has
@@ -123,6 +127,9 @@ impl Cluster {
         self.deployment.stop(None);
         if let Err(why) = self.actors.await {
             error!(reason = %why, "the actor tree panicked while stopping");
+        }
+        if let Some(control) = self.control {
+            control.shut_down().await;
         }
         left
     }

@@ -35,7 +35,7 @@ pub type RankStarter =
     Arc<dyn Fn(Epoch, Rank, RankSink) -> io::Result<StartedRank> + Send + Sync>;
 
 /// Where a rank reports; called on whatever thread it runs.
-pub type RankSink = Box<dyn Fn(RankEvent) + Send>;
+pub type RankSink = Arc<dyn Fn(RankEvent) + Send + Sync>;
 
 /// What a rank reports.
 #[derive(Clone, Debug, PartialEq)]

@@ -42,6 +42,7 @@ fn config(starter: RankStarter, metrics: Arc<Metrics>) -> DeploymentConfig {
         layout: Layout { stages: 1, tensor: 1 },
         starter,
         shares: vec![SHARE; 1],
+        control: None,
         limits: LIMITS,
         admission: ADMISSION,
         vocab: 1 << 16,

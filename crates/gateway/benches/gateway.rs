@@ -178,6 +178,7 @@ async fn start() -> SocketAddr {
         layout: Layout { stages: 1, tensor: 1 },
         shares: vec![Share { layers: 0..1, query_heads: 1, kv_heads: 1, weight_bytes: 1 }],
         starter: engines(letter, no_fault()),
+        control: None,
         limits: LIMITS,
         admission: AdmissionLimits { requests: 4096, prompt_tokens: 1 << 22 },
         vocab: 288,

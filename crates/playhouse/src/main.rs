@@ -9,14 +9,18 @@ mod date;
 mod demo;
 mod doctor;
 mod error;
+mod isolation;
+mod layout;
 mod layout_flags;
 mod loading;
 mod plan;
 mod progress;
 mod ranks;
 mod serve;
+mod shard;
 mod signals;
 mod sizing;
+mod threads;
 
 use std::process::ExitCode;
 
@@ -44,6 +48,8 @@ enum Command {
     Chat(chat::ChatArgs),
     /// Check this machine, and a model folder, before serving.
     Doctor(doctor::DoctorArgs),
+    #[command(hide = true)]
+    Shard(shard::ShardArgs),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +63,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => on_one_thread(bench::run(*args)),
         Command::Chat(args) => on_one_thread(chat::run(args)),
         Command::Doctor(args) => on_one_thread(doctor::run(args)),
+        Command::Shard(args) => shard::run(&args),
     };
     outcome.unwrap_or_else(|error| error.report())
 }

@@ -185,7 +185,10 @@ fn shard(all: &mut Vec<Sample>) {
         all,
         [
             ShardEvent::Progress { bytes: 1, of: 2 },
-            ShardEvent::Loaded(Loaded { weight_bytes: 1 << 31, member }),
+            ShardEvent::Loaded(Loaded {
+                tensor: member.clone(),
+                pipeline: member,
+            }),
             ShardEvent::Ready,
             ShardEvent::Failed(text("no such file")),
         ],
