@@ -23,7 +23,7 @@ use crate::nodes::{Device, Nodes, Seat};
 use crate::status::{NodeStatus, Whereabouts};
 
 /// The name of every head: there is one.
-pub(crate) const HEAD: &str = "head";
+pub const HEAD: &str = "head";
 
 /// How long a started process may take to connect. It only has to start and to shake hands.
 const ARRIVAL: Duration = Duration::from_secs(20);
@@ -161,7 +161,8 @@ impl ControlPlane {
         let (arrived, arrival) = oneshot::channel();
         lock(&inner.awaited).insert(id.clone(), arrived);
         let launched = self.spawn(name, &seat, identity).await;
-        let (pid, mut exited, hold) = launched.inspect_err(|_| drop(lock(&inner.awaited).remove(&id)))?;
+        let (pid, mut exited, hold) =
+            launched.inspect_err(|_| drop(lock(&inner.awaited).remove(&id)))?;
         let came = tokio::select! {
             came = timeout(ARRIVAL, arrival) => came.ok().and_then(Result::ok),
             gone = exited.wait_for(Option::is_some) => {

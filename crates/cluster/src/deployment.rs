@@ -82,25 +82,32 @@ enum DeploymentMsg {}
 // === impl Cluster ===
 
 impl Cluster {
-    /// Starts the actor tree and waits until every replica serves.
+    /// Starts the actor tree. Requests may be submitted at once; they wait until a replica serves.
     ///
     /// # Errors
-    /// [`StartError`], with nothing left running.
+    /// When an actor refuses to start, with nothing left running.
     pub async fn start(config: DeploymentConfig) -> Result<Self, StartError> {
         let (deployment, actors) = Actor::spawn(None, Deployment, ()).await?;
-        let started = start_replicas(&deployment, &config).await;
-        let seats = match started {
+        let seats = match start_replicas(&deployment, &config).await {
             Ok(seats) => seats,
             Err(why) => {
                 deployment.stop(None);
                 drop(actors.await);
-                return Err(why);
+                return Err(why.into());
             }
         };
         let DeploymentConfig { limits, admission, vocab, shared_prompt_max, control, .. } = config;
-        let front_door =
-            FrontDoor::new(Seats::new(seats), Bounds { limits, admission, vocab, shared_prompt_max });
+        let bounds = Bounds { limits, admission, vocab, shared_prompt_max };
+        let front_door = FrontDoor::new(Seats::new(seats), bounds);
         Ok(Self { front_door, control, deployment, actors })
+    }
+
+    /// Waits until every replica serves.
+    ///
+    /// # Errors
+    /// When one of them has failed; the others run on.
+    pub async fn serving(&self) -> Result<(), StartError> {
+        self.front_door.all_serve().await
     }
 
     /// Where requests enter.
@@ -135,11 +142,10 @@ impl Cluster {
     }
 }
 
-/// Starts all replicas, then waits for each.
 async fn start_replicas(
     deployment: &ActorRef<DeploymentMsg>,
     config: &DeploymentConfig,
-) -> Result<Vec<Seat>, StartError> {
+) -> Result<Vec<Seat>, SpawnErr> {
     let mut seats = Vec::new();
     for id in (0..config.replicas.get()).map(ReplicaId) {
         let (board, status) = watch::channel(unstarted(id, config));
@@ -153,19 +159,6 @@ async fn start_replicas(
         };
         let (actor, _) = Actor::spawn_linked(None, Replica, args, deployment.get_cell()).await?;
         seats.push(Seat { id, backend: Backend::Replica(actor), status });
-    }
-    let settled = |status: &ReplicaStatus| {
-        !matches!(status.state, ReplicaState::Starting | ReplicaState::Restarting { .. })
-    };
-    for seat in &mut seats {
-        // The sender lives in the replica, which publishes a state before it goes.
-        let state = seat.status.wait_for(settled).await.map(|status| status.state.clone());
-        let reason = match state {
-            Ok(ReplicaState::Serving) => continue,
-            Ok(ReplicaState::Failed { reason }) => reason,
-            _ => "it stopped".to_owned(),
-        };
-        return Err(StartError::Replica { replica: seat.id, reason });
     }
     Ok(seats)
 }

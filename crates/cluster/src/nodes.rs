@@ -254,9 +254,8 @@ impl Floor {
         let others = self.seats.iter().filter(|(id, _)| **id != replica);
         let others: Vec<&Seat> = others.flat_map(|(_, seats)| seats).collect();
         let free = all.map(|(name, devices)| {
-            let taken = |index: u32| {
-                others.iter().any(|seat| seat.node == name && seat.device == index)
-            };
+            let taken =
+                |index: u32| others.iter().any(|seat| seat.node == name && seat.device == index);
             let devices = (0..).zip(devices).filter(|(index, _)| !taken(*index));
             let devices = devices.map(|(index, device)| (index, device.threads)).collect();
             (name.clone(), devices)

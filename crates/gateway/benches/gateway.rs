@@ -186,6 +186,7 @@ async fn start() -> SocketAddr {
         metrics: Arc::clone(&metrics),
     };
     let cluster = Cluster::start(deployment).await.expect("the actors start");
+    cluster.serving().await.expect("its replica serves");
     let door = cluster.front_door().clone();
     let gateway =
         Gateway::new(GatewayConfig::new("tiny"), door, tokenizer, Some(template), metrics)

@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 
 use playhouse_gateway::GatewayConfig;
-use playhouse_ops::Isa;
 use playhouse_scheduler::Limits;
 use playhouse_types::BLOCK_TOKENS;
 
@@ -46,13 +45,13 @@ impl Banner {
             (
                 "layout",
                 format!(
-                    "{}, {} each, {} per stage",
+                    "{} of {} of {}",
                     plural(served.replicas.get() as usize, "replica"),
                     plural(served.layout.stages, "stage"),
                     plural(served.layout.tensor, "shard")
                 ),
             ),
-            ("device", format!("cpu, {}, {}", venue.text, Isa::detect())),
+            ("device", venue.text.clone()),
             ("context", format!("{} tokens", limits.max_model_len)),
             (
                 "KV cache",

@@ -9,9 +9,10 @@ use playhouse_cluster::{
     ControlConfig, ControlPlane, Device, RankStarter, RemoteConfig, processes,
 };
 use playhouse_link::Authority;
-use playhouse_model::Dtype;
+use playhouse_model::{Dtype, Shard};
+use playhouse_ops::Isa;
 use playhouse_scheduler::Limits;
-use playhouse_wire::{Load, Place};
+use playhouse_wire::Load;
 
 use crate::error::CliError;
 use crate::layout::ServedLayout;
@@ -28,6 +29,16 @@ pub(crate) enum Isolation {
     Process,
 }
 
+/// Where ranks are to run.
+pub(crate) enum Place {
+    /// In this process, with so many threads each.
+    Here(NonZeroUsize),
+    /// In processes of this machine, with so many threads each.
+    Children(NonZeroUsize),
+    /// On the nodes that join at this address and have a certificate of this authority.
+    Nodes(SocketAddr, Authority),
+}
+
 /// Where the ranks of a deployment run.
 pub(crate) struct Venue {
     pub(crate) starter: RankStarter,
@@ -40,45 +51,68 @@ pub(crate) struct Venue {
 // === impl Venue ===
 
 impl Venue {
-    /// Prepares ranks on this machine, which share its cores or `all_threads`. Must be called on
-    /// the runtime that is to drive processes.
+    /// Prepares ranks. Must be called on the runtime that is to drive processes.
     ///
     /// # Errors
     /// What is wrong with the weights, if they are read here; or why no process can be driven.
-    pub(crate) fn here(
+    pub(crate) fn new(
+        place: Place,
         loaded: &Loaded,
         served: &ServedLayout,
         limits: &Limits,
-        isolation: Isolation,
-        all_threads: Option<NonZeroUsize>,
     ) -> Result<Self, CliError> {
-        let all = all_threads.or_else(|| available_parallelism().ok());
-        let each = all.and_then(|all| NonZeroUsize::new(all.get() / served.world()));
-        let each = each.unwrap_or(NonZeroUsize::MIN);
-        let kind = match isolation {
-            Isolation::Thread => "in this process",
-            Isolation::Process => "a process each",
-        };
-        let s = if each.get() == 1 { "" } else { "s" };
-        let text = format!("shards are {kind}, {each} thread{s} each");
-        let Loaded { checkpoint, config, .. } = loaded;
-        match isolation {
-            Isolation::Thread => {
-                let starter = threads(checkpoint, config, served, limits, each)?;
-                Ok(Self { starter, control: None, text })
+        let text = place.text();
+        let control = match place {
+            Place::Here(threads_each) => {
+                let Loaded { checkpoint, config, .. } = loaded;
+                let starter = threads(checkpoint, config, served, limits, threads_each)?;
+                return Ok(Self { starter, control: None, text });
             }
-            Isolation::Process => {
+            Place::Children(threads_each) => {
                 let device = Device {
                     memory_bytes: available_memory().0 / served.world() as u64,
-                    threads: u32::try_from(each.get()).unwrap_or(u32::MAX),
+                    threads: u32::try_from(threads_each.get()).unwrap_or(u32::MAX),
                 };
                 let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
                 let authority = Authority::new().map_err(failed)?;
-                let devices = vec![device; served.world()];
-                let control = control(address, authority, devices)?;
-                let starter = processes(remote(loaded, served, limits), control.clone());
-                Ok(Self { starter, control: Some(control), text })
+                control(address, authority, vec![device; served.world()])?
             }
+            Place::Nodes(address, authority) => control(address, authority, Vec::new())?,
+        };
+        let starter = processes(remote(loaded, served, limits), control.clone());
+        Ok(Self { starter, control: Some(control), text })
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// On this machine, where `world` ranks share its cores or `all_threads`.
+    pub(crate) fn local(
+        isolation: Option<Isolation>,
+        world: usize,
+        all_threads: Option<NonZeroUsize>,
+    ) -> Self {
+        let by_default = if world == 1 { Isolation::Thread } else { Isolation::Process };
+        let all = all_threads.or_else(|| available_parallelism().ok());
+        let each = all.and_then(|all| NonZeroUsize::new(all.get() / world));
+        let each = each.unwrap_or(NonZeroUsize::MIN);
+        match isolation.unwrap_or(by_default) {
+            Isolation::Thread => Self::Here(each),
+            Isolation::Process => Self::Children(each),
+        }
+    }
+
+    fn text(&self) -> String {
+        let each = |each: &NonZeroUsize| {
+            format!("{each} thread{} per shard", if each.get() == 1 { "" } else { "s" })
+        };
+        match self {
+            Self::Here(threads) => format!("cpu, {}, {}", each(threads), Isa::detect()),
+            Self::Children(threads) => {
+                format!("cpu, a process with {}, {}", each(threads), Isa::detect())
+            }
+            Self::Nodes(address, _) => format!("those of the nodes that join at {address}"),
         }
     }
 }
@@ -96,7 +130,7 @@ fn control(
 /// What the processes of the ranks are told.
 fn remote(loaded: &Loaded, served: &ServedLayout, limits: &Limits) -> RemoteConfig {
     let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    let load = |shard: &playhouse_model::Shard| Load {
+    let load = |shard: &Shard| Load {
         model: loaded.folder.as_ref().map(|folder| folder.display().to_string()),
         dtype: match served.dtype {
             Dtype::Auto => playhouse_wire::Dtype::Auto,
@@ -106,7 +140,10 @@ fn remote(loaded: &Loaded, served: &ServedLayout, limits: &Limits) -> RemoteConf
         },
         first_layer: number(shard.layers().start),
         end_layer: number(shard.layers().end),
-        tensor: Place { at: number(shard.tensor_rank()), of: number(shard.tensor_size()) },
+        tensor: playhouse_wire::Place {
+            at: number(shard.tensor_rank()),
+            of: number(shard.tensor_size()),
+        },
         threads: 1,
     };
     RemoteConfig {

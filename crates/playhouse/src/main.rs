@@ -1,6 +1,7 @@
 //! The `playhouse` command: a table of contents. Each subcommand is a module of its own.
 #![forbid(unsafe_code)]
 
+mod authority;
 mod banner;
 mod bench;
 mod chat;
@@ -13,6 +14,7 @@ mod isolation;
 mod layout;
 mod layout_flags;
 mod loading;
+mod node;
 mod plan;
 mod progress;
 mod ranks;
@@ -46,6 +48,10 @@ enum Command {
     Bench(Box<bench::BenchArgs>),
     /// Talk to a model behind an OpenAI endpoint.
     Chat(chat::ChatArgs),
+    /// Offer this machine's devices to a head.
+    Node(node::NodeArgs),
+    /// Set a cluster of several machines up.
+    Cluster(authority::ClusterArgs),
     /// Check this machine, and a model folder, before serving.
     Doctor(doctor::DoctorArgs),
     #[command(hide = true)]
@@ -63,6 +69,8 @@ fn main() -> ExitCode {
         Command::Bench(args) => on_one_thread(bench::run(*args)),
         Command::Chat(args) => on_one_thread(chat::run(args)),
         Command::Doctor(args) => on_one_thread(doctor::run(args)),
+        Command::Node(args) => node::run(&args),
+        Command::Cluster(args) => authority::run(&args),
         Command::Shard(args) => shard::run(&args),
     };
     outcome.unwrap_or_else(|error| error.report())

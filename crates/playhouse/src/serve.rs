@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig};
+use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig, StartError};
 use playhouse_gateway::{Gateway, GatewayConfig, serve};
 use playhouse_model::{Dtype, GenerationDefaults, ModelConfig};
 use playhouse_planner::dialect::{self, Dialect};
@@ -18,9 +18,10 @@ use playhouse_types::{DecoderSpec, ParallelSpec, RopeScaling};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
+use crate::authority;
 use crate::banner::Banner;
 use crate::error::CliError;
-use crate::isolation::{Isolation, Venue};
+use crate::isolation::{Isolation, Place, Venue};
 use crate::layout::ServedLayout;
 use crate::loading::{self, Loaded};
 use crate::signals::Signals;
@@ -76,6 +77,22 @@ pub(crate) struct ServeArgs {
     /// Whether ranks are threads of this process or processes; threads if there is only one rank
     #[arg(long, env = "PLAYHOUSE_ISOLATION")]
     isolation: Option<Isolation>,
+    /// Listen here for nodes, and run all ranks on those that join
+    #[arg(
+        long,
+        env = "PLAYHOUSE_CLUSTER_LISTEN",
+        value_name = "ADDRESS:PORT",
+        conflicts_with_all = ["isolation", "threads"]
+    )]
+    cluster_listen: Option<SocketAddr>,
+    /// Folder of the cluster's certificate authority, as `playhouse cluster init` made it
+    #[arg(
+        long,
+        env = "PLAYHOUSE_CLUSTER_DIR",
+        value_name = "DIR",
+        default_value = authority::DEFAULT_DIR
+    )]
+    cluster_dir: PathBuf,
     /// Key that clients must send; better given by the environment, which `ps` does not show
     #[arg(long, env = "PLAYHOUSE_API_KEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
@@ -141,9 +158,11 @@ async fn run_cluster(
     let address = listener.local_addr().map_err(|why| CliError::failure(why.to_string()))?;
     let config = gateway_config(args, &loaded);
     let metrics = Arc::new(Metrics::new(&config.served_model_names[0]));
-    let by_default = if served.world() == 1 { Isolation::Thread } else { Isolation::Process };
-    let isolation = args.isolation.unwrap_or(by_default);
-    let venue = Venue::here(&loaded, &served, &limits, isolation, args.threads)?;
+    let place = match args.cluster_listen {
+        None => Place::local(args.isolation, served.world(), args.threads),
+        Some(address) => Place::Nodes(address, authority::read(&args.cluster_dir)?),
+    };
+    let venue = Venue::new(place, &loaded, &served, &limits)?;
     let banner = Banner::new(&config, &loaded, &served, &venue, &limits, address);
     let Loaded { config: ModelConfig { spec, .. }, tokenizer, template, .. } = loaded;
 
@@ -165,8 +184,10 @@ async fn run_cluster(
         control: venue.control,
         metrics: Arc::clone(&metrics),
     };
-    let cluster =
-        Cluster::start(deployment).await.map_err(|why| CliError::failure(why.to_string()))?;
+    let failed = |why: StartError| CliError::failure(why.to_string());
+    let cluster = Cluster::start(deployment).await.map_err(failed)?;
+    // A signal before the model is there ends the process, and with it every rank.
+    cluster.serving().await.map_err(failed)?;
     let door = cluster.front_door().clone();
     let gateway = Gateway::new(config, door.clone(), tokenizer, template, metrics)
         .map_err(|why| CliError::failure(why.to_string()))?;
@@ -190,11 +211,7 @@ async fn run_cluster(
 }
 
 /// The scheduler's bounds: what was asked for, checked against the model and the memory.
-fn limits(
-    args: &ServeArgs,
-    spec: &DecoderSpec,
-    served: &ServedLayout,
-) -> Result<Limits, CliError> {
+fn limits(args: &ServeArgs, spec: &DecoderSpec, served: &ServedLayout) -> Result<Limits, CliError> {
     let max_model_len = args.max_model_len.map_or(spec.max_positions, NonZeroUsize::get);
     if max_model_len > spec.max_positions {
         return Err(CliError::usage(format!(

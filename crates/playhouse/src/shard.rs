@@ -95,7 +95,8 @@ fn identity() -> Result<Identity, String> {
 fn machine() -> String {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let link = |name: &str| fs::read_link(name).map(|link| link.display().to_string());
-    let [net, pid] = ["/proc/self/ns/net", "/proc/self/ns/pid"].map(|it| link(it).unwrap_or_default());
+    let [net, pid] =
+        ["/proc/self/ns/net", "/proc/self/ns/pid"].map(|it| link(it).unwrap_or_default());
     let shm = fs::metadata("/dev/shm").map(|shm| shm.st_dev()).unwrap_or_default();
     format!("{} {net} {pid} {shm}", boot.trim())
 }

@@ -84,7 +84,8 @@ fn start(
         seat(format!("s{stage}"), layout.tensor, tensor),
         seat(format!("t{tensor}"), layout.stages, stage),
     ];
-    let device = format!("cpu:{}", (replica.0 as usize * layout.stages + stage) * layout.tensor + tensor);
+    let device =
+        format!("cpu:{}", (replica.0 as usize * layout.stages + stage) * layout.tensor + tensor);
     sink(RankEvent::Seated(Whereabouts { node: "head".to_owned(), device, pid }));
     let on_event = move |event| sink(RankEvent::Engine(event));
     let (port, thread) = model.start(config, groups, GroupAborts::default(), on_event)?;

@@ -43,8 +43,7 @@ impl Meeting {
         };
         let first = rank.stage * tensor;
         let stage = all[first..first + tensor].iter().map(|[stage, _]| stage.clone()).collect();
-        let chain =
-            (0..stages).map(|stage| all[stage * tensor + rank.tensor][1].clone()).collect();
+        let chain = (0..stages).map(|stage| all[stage * tensor + rank.tensor][1].clone()).collect();
         (
             group(format!("s{}", rank.stage), rank.tensor, stage),
             group(format!("t{}", rank.tensor), rank.stage, chain),
