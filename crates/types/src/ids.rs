@@ -28,6 +28,10 @@ id!(
     RequestId(u64), "request-"
 );
 id!(
+    /// A copy of the model, among those of a deployment.
+    ReplicaId(u32), "replica-"
+);
+id!(
     /// The incarnation of a replica. Whatever carries an older epoch is dropped.
     Epoch(u64), "epoch-"
 );

@@ -11,15 +11,17 @@
 mod decoder;
 mod ids;
 mod parallel;
+mod prefix;
 mod request;
 mod sampling;
 mod step;
 
 pub use decoder::{Activation, Attention, DecoderSpec, FeedForward, LayerSpec, Rope, RopeScaling};
-pub use ids::{BLOCK_TOKENS, BlockId, Epoch, RequestId, Slot, StepId, TokenId};
+pub use ids::{BLOCK_TOKENS, BlockId, Epoch, ReplicaId, RequestId, Slot, StepId, TokenId};
 pub use parallel::{
     ExpertBalance, ExpertParallel, ExpertPlacement, LoadBalancing, ParallelSpec, Role,
 };
+pub use prefix::PrefixEvent;
 pub use request::{Emission, FinishReason, GenerateRequest};
 pub use sampling::{InvalidParam, SamplingParams, TOP_LOGPROBS_MAX};
 pub use step::{Admitted, Logits, Run, RunOutcome, Sampled, StepOutcome, StepPlan, TokenLogprobs};
