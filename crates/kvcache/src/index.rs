@@ -36,6 +36,8 @@ struct Entry {
 /// entry per block, and nobody has to take events.
 #[derive(Debug)]
 struct Untold {
+    /// No event has been taken.
+    everything: bool,
     blocks: Vec<BlockId>,
     /// Whether a block is in `blocks`.
     noted: Vec<bool>,
@@ -93,7 +95,7 @@ impl PrefixIndex {
     /// removals come first.
     pub(crate) fn take_events(&mut self) -> Vec<PrefixEvent> {
         let (mut removed, mut stored) = (Vec::new(), Vec::new());
-        let Untold { blocks, noted, told } = &mut self.untold;
+        let Untold { everything, blocks, noted, told } = &mut self.untold;
         for block in blocks.drain(..) {
             let at = block.0 as usize;
             noted[at] = false;
@@ -104,15 +106,18 @@ impl PrefixIndex {
                 stored.extend(name);
             }
         }
-        let removed = removed.chunks(PrefixEvent::BLOCKS_MAX).map(<[u64]>::to_vec);
-        removed.map(PrefixEvent::Removed).chain(stored_events(&stored)).collect()
+        let reset = std::mem::take(everything).then_some(PrefixEvent::Reset);
+        let removed = cut(&removed).map(PrefixEvent::Removed);
+        let stored = cut(&stored).map(PrefixEvent::Stored);
+        reset.into_iter().chain(removed).chain(stored).collect()
     }
 
     /// All names, after a reset. Events taken later go on from here.
     pub(crate) fn snapshot(&mut self) -> Vec<PrefixEvent> {
         self.take_events();
         let stored: Vec<u64> = self.untold.told.iter().copied().flatten().collect();
-        std::iter::once(PrefixEvent::Reset).chain(stored_events(&stored)).collect()
+        let stored = cut(&stored).map(PrefixEvent::Stored);
+        std::iter::once(PrefixEvent::Reset).chain(stored).collect()
     }
 
     /// Panics unless every named block, and no other, is found by its name.
@@ -145,7 +150,7 @@ impl PrefixIndex {
 impl Untold {
     fn new(blocks: usize) -> Self {
         let (noted, told) = (vec![false; blocks], vec![None; blocks]);
-        Self { blocks: Vec::with_capacity(blocks), noted, told }
+        Self { everything: true, blocks: Vec::with_capacity(blocks), noted, told }
     }
 
     fn note(&mut self, block: BlockId) {
@@ -155,8 +160,8 @@ impl Untold {
     }
 }
 
-fn stored_events(names: &[u64]) -> impl Iterator<Item = PrefixEvent> {
-    names.chunks(PrefixEvent::BLOCKS_MAX).map(|names| PrefixEvent::Stored(names.to_vec()))
+fn cut(names: &[u64]) -> impl Iterator<Item = Vec<u64>> {
+    names.chunks(PrefixEvent::BLOCKS_MAX).map(<[u64]>::to_vec)
 }
 
 #[cfg(test)]

@@ -159,7 +159,8 @@ impl BlockPool {
     }
 
     /// What has changed in the index since the last call, as at most one list of removed and one of
-    /// stored blocks, each cut where [`PrefixEvent::BLOCKS_MAX`] says (**KV-7**).
+    /// stored blocks, each cut where [`PrefixEvent::BLOCKS_MAX`] says. The first call, and the first
+    /// after [`clear`](Self::clear), begins with a reset (**KV-7**).
     ///
     /// Costs O(1) per block that has changed; nothing is lost when nobody calls it.
     pub fn take_events(&mut self) -> Vec<PrefixEvent> {
@@ -172,8 +173,7 @@ impl BlockPool {
         self.index.snapshot()
     }
 
-    /// Forgets every holder and every content: the device memory behind the blocks is gone. There
-    /// is no event of that: a reader of events has to forget all too.
+    /// Forgets every holder and every content: the device memory behind the blocks is gone.
     pub fn clear(&mut self) {
         let Self { queried_tokens, hit_tokens, .. } = *self;
         let blocks = u32::try_from(self.holders.len()).expect("built from a u32");

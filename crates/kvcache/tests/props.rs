@@ -167,7 +167,8 @@ fn run(pool: &mut BlockPool, model: &mut Model, call: Call) {
         }
         Call::Clear => {
             pool.clear();
-            *model = Model::default();
+            let heard = std::mem::take(&mut model.heard);
+            *model = Model { heard, ..Model::default() };
         }
         Call::Listen { lost } => model.listen(pool, lost),
         _ => {}

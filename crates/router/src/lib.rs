@@ -10,13 +10,15 @@
 //!   it forgets the replica's blocks and says so; after the [`Reset`](PrefixEvent::Reset) that asks for
 //!   it is exact again. Events may come in any order, twice or never; those of an older epoch change
 //!   nothing.
-//! - **RO-3** the default policy gives a request to whoever has the least work before its end, in
-//!   tokens of prefill: what is queued there, what the request does not find in the cache there, and
-//!   [`REQUEST_TOKENS`] for every request there, which is what their decodes cost. That count grows as
-//!   the KV cache fills up, to 16 times as much, because who runs out of blocks computes again.
-//!   So a prefix draws requests until the queue is longer than the prefix, and then spreads.
-//! - **RO-4** where that differs by no more than [`TIE_TOKENS`], the least recently chosen is picked. So
-//!   unrelated prompts spread evenly over idle replicas, even if all begin with the same few words.
+//! - **RO-3** the default policy picks the least cost, in tokens of prefill: what is queued there, twice
+//!   what the request does not find in the cache there, and [`REQUEST_TOKENS`] for every request there,
+//!   which is what their decodes cost. That last number grows as the KV cache fills up, to 16 times as
+//!   much, because who runs out of blocks computes again. Equal costs go to the least recently chosen.
+//!   So a prefix draws requests until the queue is twice as long as the prefix, and then spreads.
+//! - **RO-4** cold prompts, of which nobody has more than [`COLD_TOKENS`], spread evenly: they go to the
+//!   least recently chosen of those whose load exceeds the least by no more than the prompt's length. A
+//!   prompt may begin a conversation whose turns follow it, so load comes from how many of them a
+//!   replica was given more than from how long each is.
 //! - **RO-5** a burst between two reports spreads: a request counts as queued where it was sent until
 //!   the reports of that replica say that it has accepted as many, or until the fourth report from
 //!   then on: a request that never arrived must not count for ever.
@@ -26,8 +28,7 @@
 //!   replica (it is removed, begins an epoch or has a gap) takes a walk through the tables. Memory is
 //!   bounded by the blocks that replicas have, and [`UNREPORTED_MAX`] requests for each.
 //!
-//! The weights are those of NVIDIA Dynamo's KV router, simplified; RO-4 is the least recently used
-//! order of llm-d for cold prompts.
+//! The cost is that of NVIDIA Dynamo's KV router, simplified; the order of cold prompts is llm-d's.
 //!
 //! Not here: who is alive, draining or full (the caller says who is eligible), asking for a resync and
 //! sending anything (see `cluster`).
@@ -41,7 +42,7 @@ mod router;
 
 pub use policy::{Policy, UnknownPolicy};
 pub use replica::{Load, REQUEST_TOKENS, UNREPORTED_MAX};
-pub use router::{Applied, Ask, Pick, Router, TIE_TOKENS};
+pub use router::{Applied, Ask, COLD_TOKENS, Pick, Router};
 
 #[cfg(doc)]
 use playhouse_types::PrefixEvent;

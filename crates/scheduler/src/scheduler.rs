@@ -204,7 +204,8 @@ impl Scheduler {
     }
 
     /// Takes what has changed in the prefix cache since the last call, at best after every
-    /// [`apply`](Self::apply) (**S-11**). Nothing piles up when nobody calls it.
+    /// [`apply`](Self::apply). An epoch begins with a reset (**S-11**). Nothing piles up when nobody
+    /// calls it.
     pub fn take_prefix_events(&mut self) -> Vec<PrefixEvent> {
         self.pool.take_events()
     }
