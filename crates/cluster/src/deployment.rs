@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use playhouse_router::Policy;
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
 use playhouse_types::{Epoch, ReplicaId};
@@ -19,6 +20,7 @@ use crate::front_door::{AdmissionLimits, Bounds, FrontDoor};
 use crate::overview::Overview;
 use crate::rank::{Layout, RankStarter};
 use crate::replica::{Replica, ReplicaArgs};
+use crate::routing::Routing;
 use crate::seats::{Seat, Seats};
 use crate::status::{ReplicaState, ReplicaStatus, ShardState, ShardStatus, Share, StageStatus};
 
@@ -30,6 +32,8 @@ pub struct DeploymentConfig {
     pub layout: Layout,
     /// What each of them holds, stage by stage.
     pub shares: Vec<Share>,
+    /// How requests are spread over the replicas.
+    pub policy: Policy,
     /// Starts each rank.
     pub starter: RankStarter,
     /// The control plane, if ranks are processes.
@@ -88,7 +92,9 @@ impl Cluster {
     /// When an actor refuses to start, with nothing left running.
     pub async fn start(config: DeploymentConfig) -> Result<Self, StartError> {
         let (deployment, actors) = Actor::spawn(None, Deployment, ()).await?;
-        let seats = match start_replicas(&deployment, &config).await {
+        // Routing is not secret: a fixed seed keeps it reproducible.
+        let routing = Routing::new(config.policy, 0, config.replicas.get());
+        let seats = match start_replicas(&deployment, &config, &routing).await {
             Ok(seats) => seats,
             Err(why) => {
                 deployment.stop(None);
@@ -98,7 +104,7 @@ impl Cluster {
         };
         let DeploymentConfig { limits, admission, vocab, shared_prompt_max, control, .. } = config;
         let bounds = Bounds { limits, admission, vocab, shared_prompt_max };
-        let front_door = FrontDoor::new(Seats::new(seats), bounds);
+        let front_door = FrontDoor::new(Seats::new(seats, routing), bounds);
         Ok(Self { front_door, control, deployment, actors })
     }
 
@@ -145,6 +151,7 @@ impl Cluster {
 async fn start_replicas(
     deployment: &ActorRef<DeploymentMsg>,
     config: &DeploymentConfig,
+    routing: &Routing,
 ) -> Result<Vec<Seat>, SpawnErr> {
     let mut seats = Vec::new();
     for id in (0..config.replicas.get()).map(ReplicaId) {
@@ -156,6 +163,7 @@ async fn start_replicas(
             starter: Arc::clone(&config.starter),
             metrics: config.metrics.replica(id.0),
             board,
+            teller: routing.teller(id),
         };
         let (actor, _) = Actor::spawn_linked(None, Replica, args, deployment.get_cell()).await?;
         seats.push(Seat { id, backend: Backend::Replica(actor), status });

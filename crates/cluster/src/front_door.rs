@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+#[cfg(doc)]
+use playhouse_router::Policy;
 use playhouse_scheduler::Limits;
 use playhouse_types::{Emission, GenerateRequest, RequestId, SamplingParams, TokenId};
 use tokio::sync::mpsc::UnboundedSender;
@@ -127,7 +129,8 @@ impl FrontDoor {
     /// Accepts a request, or refuses it without waiting (**C-2**).
     ///
     /// `sampling` must have passed [`SamplingParams::check`], and `prompt` must be non-empty with
-    /// prompt and `max_tokens` together within [`FrontDoor::max_model_len`].
+    /// prompt and `max_tokens` together within [`FrontDoor::max_model_len`]. Requests of one
+    /// `session` go to one replica where the routing policy is [`Policy::Session`].
     ///
     /// # Errors
     /// See [`Rejected`].
@@ -136,6 +139,7 @@ impl FrontDoor {
         prompt: Arc<[TokenId]>,
         sampling: Arc<SamplingParams>,
         cache_salt: u64,
+        session: Option<&str>,
     ) -> Result<Generation, Rejected> {
         let shared = &*self.shared;
         if self.is_draining() {
@@ -146,11 +150,12 @@ impl FrontDoor {
             return Err(Rejected::NeverFits { tokens, limit });
         }
         let permits = self.permits(prompt.len())?;
-        let backend = shared.seats.pick().map_err(|reason| Rejected::Unavailable { reason })?;
         let id = RequestId(shared.next_id.fetch_add(1, Ordering::Relaxed));
-        let (sink, generation) = generation::connect(id, backend.clone(), permits);
         let cache_salt = shared.salt(cache_salt, prompt.len());
         let request = GenerateRequest { id, prompt, sampling, cache_salt };
+        let backend = shared.seats.pick(&request, session);
+        let backend = backend.map_err(|reason| Rejected::Unavailable { reason })?;
+        let (sink, generation) = generation::connect(id, backend.clone(), permits);
         backend.cast(ReplicaMsg::Admit(request, sink));
         Ok(generation)
     }

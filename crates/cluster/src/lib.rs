@@ -36,6 +36,7 @@ mod remote;
 mod replica;
 mod report;
 mod restart;
+mod routing;
 mod seats;
 mod shard;
 mod stage;
@@ -51,6 +52,7 @@ pub use overview::{NoToken, Overview};
 pub use rank::{Layout, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank};
 pub use rank_process::{RankEngine, RankHost, RankProcessError, run_rank};
 pub use remote::{RemoteConfig, processes};
+pub use playhouse_router::Policy;
 pub use status::{
     ClusterStatus, DeviceStatus, NodeStatus, ReplicaState, ReplicaStatus, ShardState, ShardStatus,
     Share, StageStatus, Whereabouts,

@@ -20,6 +20,7 @@ use crate::pipeline::Pipeline;
 use crate::rank::{Layout, Rank, RankEvent, RankPort, RankStarter};
 use crate::report::{Board, Report};
 use crate::restart::RestartBudget;
+use crate::routing::Teller;
 use crate::stage::{Stage, StageArgs, StageMsg};
 use crate::status::{ReplicaState, ShardState};
 
@@ -32,6 +33,7 @@ pub(crate) struct ReplicaArgs {
     pub(crate) starter: RankStarter,
     pub(crate) metrics: ReplicaMetrics,
     pub(crate) board: Board,
+    pub(crate) teller: Teller,
 }
 
 pub(crate) enum ReplicaMsg {
@@ -73,7 +75,7 @@ impl Actor for Replica {
         me: ActorRef<ReplicaMsg>,
         args: ReplicaArgs,
     ) -> Result<State, ActorProcessingErr> {
-        let ReplicaArgs { id, limits, layout, starter, metrics, board } = args;
+        let ReplicaArgs { id, limits, layout, starter, metrics, board, teller } = args;
         let epoch = Epoch(1);
         let mut state = State {
             id,
@@ -85,7 +87,7 @@ impl Actor for Replica {
             stages: Vec::new(),
             pipeline: Pipeline::new(layout),
             restarts: RestartBudget::default(),
-            report: Report::new(metrics, board, &limits),
+            report: Report::new(metrics, board, teller, &limits),
             origin: Instant::now(),
         };
         state.start_stages(&me).await?;
@@ -170,6 +172,7 @@ impl State {
 
     fn admit(&mut self, request: GenerateRequest, sink: Sink) {
         let id = request.id;
+        self.report.accepted();
         match self.scheduler.enqueue(request, self.now()) {
             Ok(()) => {
                 self.sinks.insert(id, sink);
@@ -224,7 +227,7 @@ impl State {
         let now = self.now();
         let emissions = self.scheduler.apply(outcome, now);
         // Whoever sees a request end finds its blocks free in the metrics.
-        self.report.update(&mut self.scheduler);
+        self.report.update(self.epoch, &mut self.scheduler);
         for emission in emissions {
             self.deliver(emission);
         }
@@ -246,7 +249,7 @@ impl State {
             self.report.planned(&plan);
             self.pipeline.submit(plan);
         }
-        self.report.update(&mut self.scheduler);
+        self.report.update(self.epoch, &mut self.scheduler);
     }
 
     /// One for all: the requests stay, everything below them starts again in a higher epoch

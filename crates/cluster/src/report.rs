@@ -1,4 +1,5 @@
-//! Turns what a scheduler counts into metrics and the status of its replica.
+//! Turns what a scheduler counts into metrics, the status of its replica and what the router
+//! knows of it.
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use playhouse_types::{BLOCK_TOKENS, Epoch, StepPlan};
 use tokio::sync::watch;
 
 use crate::rank::Rank;
+use crate::routing::Teller;
 use crate::status::{ReplicaState, ReplicaStatus, ShardState, ShardStatus};
 
 /// Where a replica shows how it is.
@@ -17,20 +19,31 @@ pub(crate) type Board = watch::Sender<ReplicaStatus>;
 pub(crate) struct Report {
     metrics: ReplicaMetrics,
     board: Board,
+    teller: Teller,
     last: Stats,
 }
 
 // === impl Report ===
 
 impl Report {
-    pub(crate) fn new(metrics: ReplicaMetrics, board: Board, limits: &Limits) -> Self {
+    pub(crate) fn new(
+        metrics: ReplicaMetrics,
+        board: Board,
+        teller: Teller,
+        limits: &Limits,
+    ) -> Self {
         metrics.has_blocks(BLOCK_TOKENS as u32, limits.kv_blocks);
-        Self { metrics, board, last: Stats::default() }
+        Self { metrics, board, teller, last: Stats::default() }
     }
 
     pub(crate) fn planned(&self, plan: &StepPlan) {
         let tokens: u32 = plan.runs.iter().map(|run| run.tokens).sum();
         self.metrics.iteration_tokens.observe(tokens.into());
+    }
+
+    /// A request was taken in.
+    pub(crate) fn accepted(&mut self) {
+        self.teller.accepted();
     }
 
     pub(crate) fn state(&self, state: ReplicaState) {
@@ -58,8 +71,8 @@ impl Report {
         });
     }
 
-    /// Brings gauges and counters up to date.
-    pub(crate) fn update(&mut self, scheduler: &mut Scheduler) {
+    /// Brings gauges, counters and the router up to date.
+    pub(crate) fn update(&mut self, epoch: Epoch, scheduler: &mut Scheduler) {
         let (metrics, stats) = (&self.metrics, scheduler.stats());
         metrics.requests_running.set(stats.running as i64);
         metrics.requests_waiting.set(stats.waiting as i64);
@@ -71,6 +84,7 @@ impl Report {
         metrics.prefix_cache_queries.inc_by(queried);
         metrics.prefix_cache_hits.inc_by(stats.kv.hit_tokens - last.kv.hit_tokens);
         self.board.send_modify(|status| show(&stats, status));
+        self.teller.tell(epoch, scheduler, &stats);
         self.last = stats;
         for timings in scheduler.take_timings() {
             self.ended(&timings);

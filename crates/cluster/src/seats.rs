@@ -1,16 +1,20 @@
 //! The replicas as the front door knows them, and which one a request goes to.
 
-use playhouse_types::{Epoch, ReplicaId};
+use playhouse_router::Policy;
+use playhouse_types::{Epoch, GenerateRequest, ReplicaId};
 use tokio::sync::watch;
 
 use crate::backend::Backend;
 use crate::deployment::StartError;
+use crate::routing::Routing;
 use crate::status::{ReplicaState, ReplicaStatus};
 
 /// Every replica there is.
 #[derive(Debug)]
 pub(crate) struct Seats {
+    /// In the order of their ids, from 0.
     seats: Vec<Seat>,
+    routing: Routing,
 }
 
 /// One replica.
@@ -24,8 +28,8 @@ pub(crate) struct Seat {
 // === impl Seats ===
 
 impl Seats {
-    pub(crate) fn new(seats: Vec<Seat>) -> Self {
-        Self { seats }
+    pub(crate) fn new(seats: Vec<Seat>, routing: Routing) -> Self {
+        Self { seats, routing }
     }
 
     /// One that always serves.
@@ -45,26 +49,27 @@ impl Seats {
             generated_tokens: 0,
             stages: Vec::new(),
         });
-        Self::new(vec![Seat { id, backend, status }])
+        Self::new(vec![Seat { id, backend, status }], Routing::new(Policy::default(), 0, 1))
     }
 
     /// Where a request goes: to a replica that serves, or waits in one that will.
     ///
     /// # Errors
     /// When every replica has failed: why one of them did.
-    pub(crate) fn pick(&self) -> Result<&Backend, String> {
-        let load = |seat: &&Seat| {
-            let status = seat.status.borrow();
-            let rank = match status.state {
-                ReplicaState::Serving => 0,
-                ReplicaState::Starting | ReplicaState::Restarting { .. } => 1,
-                ReplicaState::Failed { .. } | ReplicaState::Stopped => return None,
-            };
-            Some((rank, status.running + status.waiting))
+    pub(crate) fn pick(
+        &self,
+        request: &GenerateRequest,
+        session: Option<&str>,
+    ) -> Result<&Backend, String> {
+        let seat = |id: ReplicaId| &self.seats[id.0 as usize];
+        let serves = |id| seat(id).status.borrow().state == ReplicaState::Serving;
+        let will_serve = |id| {
+            let state = &seat(id).status.borrow().state;
+            matches!(state, ReplicaState::Starting | ReplicaState::Restarting { .. })
         };
-        let seats = self.seats.iter().filter_map(|seat| Some((load(&seat)?, seat)));
-        let best = seats.min_by_key(|(load, _)| *load);
-        best.map(|(_, seat)| &seat.backend).ok_or_else(|| self.why_failed())
+        let picked = self.routing.pick(request, session, serves);
+        let picked = picked.or_else(|| self.routing.pick(request, session, will_serve));
+        picked.map(|id| &seat(id).backend).ok_or_else(|| self.why_failed())
     }
 
     fn why_failed(&self) -> String {

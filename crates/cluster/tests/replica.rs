@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use playhouse_cluster::{
-    AdmissionLimits, Cluster, DeploymentConfig, FrontDoor, Generation, Layout, Rank, RankStarter,
+    AdmissionLimits, Cluster, DeploymentConfig, FrontDoor, Generation, Layout, Policy, Rank, RankStarter,
     Rejected, ReplicaState, Share,
 };
 use playhouse_scheduler::Limits;
@@ -43,6 +43,7 @@ fn config(starter: RankStarter, metrics: Arc<Metrics>) -> DeploymentConfig {
         starter,
         shares: vec![SHARE; 1],
         control: None,
+        policy: Policy::default(),
         limits: LIMITS,
         admission: ADMISSION,
         vocab: 1 << 16,
@@ -64,7 +65,7 @@ fn metrics() -> Arc<Metrics> {
 
 fn submit(door: &FrontDoor, prompt: u32, max_tokens: u32) -> Result<Generation, Rejected> {
     let prompt: Vec<TokenId> = (0..prompt).collect();
-    door.submit(prompt.into(), Arc::new(SamplingParams::greedy(max_tokens)), 0)
+    door.submit(prompt.into(), Arc::new(SamplingParams::greedy(max_tokens)), 0, None)
 }
 
 async fn collect(generation: &mut Generation) -> (Vec<TokenId>, FinishReason) {

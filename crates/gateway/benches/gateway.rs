@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig, Layout, Share};
+use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig, Layout, Policy, Share};
 use playhouse_gateway::{ChatTemplate, Gateway, GatewayConfig, Tokenizer, serve};
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
@@ -179,6 +179,7 @@ async fn start() -> SocketAddr {
         shares: vec![Share { layers: 0..1, query_heads: 1, kv_heads: 1, weight_bytes: 1 }],
         starter: engines(letter, no_fault()),
         control: None,
+        policy: Policy::default(),
         limits: LIMITS,
         admission: AdmissionLimits { requests: 4096, prompt_tokens: 1 << 22 },
         vocab: 288,

@@ -32,7 +32,12 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// Submits every generation of `job`; if one is refused, the others are cancelled.
-    pub(crate) fn submit(gateway: &Arc<Gateway>, job: Job, arrived: Instant) -> Result<Self> {
+    pub(crate) fn submit(
+        gateway: &Arc<Gateway>,
+        job: Job,
+        session: Option<&str>,
+        arrived: Instant,
+    ) -> Result<Self> {
         let Job { form, prompts, n, stops, cache_salt } = job;
         let reply = Reply::new(gateway, &form);
         let setting = Setting { gateway: Arc::clone(gateway), form, stops, arrived };
@@ -44,8 +49,8 @@ impl Answer {
                 let seed = work.sampling.seed.wrapping_add(choice.into());
                 let sampling = Arc::new(SamplingParams { seed, ..work.sampling.clone() });
                 let tokens = Arc::clone(&prompt.tokens);
-                let generation =
-                    gateway.front_door().submit(tokens, Arc::clone(&sampling), cache_salt)?;
+                let door = gateway.front_door();
+                let generation = door.submit(tokens, Arc::clone(&sampling), cache_salt, session)?;
                 let index = choices.len();
                 let prompt = Arc::clone(&prompt);
                 choices.push(Choice::new(&setting, index, prompt, &sampling, generation));

@@ -31,6 +31,9 @@
 //! With an API key set, every path asks for it but those marked *: deny by default, so a path added
 //! later is closed until somebody opens it. (vLLM asks under `/v1` only.)
 //!
+//! With several replicas and the routing policy `session`, requests with the same `x-session-id`
+//! go to the same replica.
+//!
 //! # Fields
 //! `null` is absent; `16.0` is an integer; unknown fields are ignored.
 //!
@@ -65,7 +68,7 @@
 //! | Ignored: cannot change the answer | |
 //! |---|---|
 //! | `user` `safety_identifier` `metadata` `store` `service_tier` `prompt_cache_key` | for OpenAI's own bookkeeping |
-//! | `request_id` `session_id` | send `x-request-id` |
+//! | `request_id` `session_id` | send `x-request-id`, `x-session-id` |
 //! | `parallel_tool_calls` `include_reasoning` `truncation_side` `spaces_between_special_tokens` | say how to do what was not asked for |
 //!
 //! Refused with `unsupported_parameter` unless they ask for nothing: tools and functions, structured

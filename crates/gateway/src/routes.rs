@@ -225,8 +225,10 @@ async fn generate(
     parse: fn(&Gateway, &[u8]) -> Result<Job>,
 ) -> Result<Response> {
     let arrived = Instant::now();
+    let session = request.headers().get("x-session-id").cloned();
     let job = with_body(gateway, request, parse).await?;
-    Answer::submit(gateway, job, arrived)?.respond().await
+    let session = session.as_ref().and_then(|id| id.to_str().ok());
+    Answer::submit(gateway, job, session, arrived)?.respond().await
 }
 
 // Tokens

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig, StartError};
+use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig, Policy, StartError};
 use playhouse_gateway::{Gateway, GatewayConfig, serve};
 use playhouse_model::{Dtype, GenerationDefaults, ModelConfig};
 use playhouse_planner::dialect::{self, Dialect};
@@ -77,6 +77,10 @@ pub(crate) struct ServeArgs {
     /// Whether ranks are threads of this process or processes; threads if there is only one rank
     #[arg(long, env = "PLAYHOUSE_ISOLATION")]
     isolation: Option<Isolation>,
+    /// How requests are spread over replicas: prefix, round_robin, least_load, power_of_two or
+    /// session (by the x-session-id header)
+    #[arg(long, env = "PLAYHOUSE_ROUTING_POLICY", default_value_t, value_name = "POLICY")]
+    routing_policy: Policy,
     /// Listen here for nodes, and run all ranks on those that join
     #[arg(
         long,
@@ -180,6 +184,7 @@ async fn run_cluster(
         replicas: served.replicas,
         layout: served.layout,
         shares: served.shares,
+        policy: args.routing_policy,
         starter: venue.starter,
         control: venue.control,
         metrics: Arc::clone(&metrics),

@@ -1,0 +1,110 @@
+//! The router, shared by the front door that asks it and the replicas that tell it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use playhouse_kvcache::{BlockHash, HashChain};
+use playhouse_router::{Applied, Ask, Load, Policy, Router};
+use playhouse_scheduler::{Scheduler, Stats};
+use playhouse_types::{Epoch, GenerateRequest, PrefixEvent, ReplicaId};
+
+/// Cheap to clone. Every use is short: a lock and one call of a pure function.
+#[derive(Clone, Debug)]
+pub(crate) struct Routing {
+    router: Arc<Mutex<Router>>,
+    /// With one replica there is nothing to choose and nothing to tell.
+    replicas: u32,
+}
+
+/// What one replica tells the router.
+#[derive(Debug)]
+pub(crate) struct Teller {
+    routing: Routing,
+    replica: ReplicaId,
+    epoch: Epoch,
+    /// Of the next event.
+    sequence: u64,
+    /// Requests enqueued so far.
+    accepted: u64,
+}
+
+// === impl Routing ===
+
+impl Routing {
+    pub(crate) fn new(policy: Policy, seed: u64, replicas: u32) -> Self {
+        let mut router = Router::new(policy, seed);
+        (0..replicas).for_each(|id| router.add(ReplicaId(id)));
+        Self { router: Arc::new(Mutex::new(router)), replicas }
+    }
+
+    fn router(&self) -> MutexGuard<'_, Router> {
+        self.router.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The replica for a request, of those that are eligible.
+    pub(crate) fn pick(
+        &self,
+        request: &GenerateRequest,
+        session: Option<&str>,
+        eligible: impl Fn(ReplicaId) -> bool,
+    ) -> Option<ReplicaId> {
+        if self.replicas == 1 {
+            return Some(ReplicaId(0)).filter(|only| eligible(*only));
+        }
+        // Hashing a long prompt takes longer than the pick, so it is done outside the lock.
+        let mut chain = HashChain::new(request.cache_salt);
+        chain.extend(&request.prompt);
+        let hashes: Vec<u64> = chain.hashes().iter().map(BlockHash::short).collect();
+        let tokens = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
+        let ask = Ask { hashes: &hashes, tokens, session };
+        self.router().pick(&ask, eligible).map(|pick| pick.replica)
+    }
+
+    pub(crate) fn teller(&self, replica: ReplicaId) -> Teller {
+        let routing = self.clone();
+        Teller { routing, replica, epoch: Epoch::default(), sequence: 0, accepted: 0 }
+    }
+}
+
+// === impl Teller ===
+
+impl Teller {
+    /// A request was enqueued, or refused for good.
+    pub(crate) fn accepted(&mut self) {
+        self.accepted += 1;
+    }
+
+    /// Tells what has changed since the last time: the prefix cache and the load.
+    pub(crate) fn tell(&mut self, epoch: Epoch, scheduler: &mut Scheduler, stats: &Stats) {
+        let events = scheduler.take_prefix_events();
+        if self.routing.replicas == 1 {
+            return;
+        }
+        if epoch != self.epoch {
+            (self.epoch, self.sequence) = (epoch, 0);
+        }
+        let routing = self.routing.clone();
+        let mut router = routing.router();
+        if self.apply(&mut router, &events) == Applied::Gap {
+            self.apply(&mut router, &scheduler.prefix_snapshot());
+        }
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let load = Load {
+            accepted: self.accepted,
+            queued_tokens: scheduler.tokens_left() as u64,
+            running: number(stats.running),
+            waiting: number(stats.waiting),
+            kv_used_blocks: number(stats.kv.held),
+            kv_total_blocks: number(stats.kv.total),
+        };
+        router.report(self.replica, load);
+    }
+
+    fn apply(&mut self, router: &mut Router, events: &[PrefixEvent]) -> Applied {
+        let mut last = Applied::Applied;
+        for event in events {
+            last = router.apply(self.replica, self.epoch, self.sequence, event);
+            self.sequence += 1;
+        }
+        last
+    }
+}
