@@ -30,6 +30,11 @@ pub struct DeploymentConfig {
     pub replicas: NonZeroU32,
     /// Ranks of each replica.
     pub layout: Layout,
+    /// Steps in flight at most. With one stage a second one could only hold requests left out of
+    /// the first, and would split the batch. With several, one more than there are stages lets the
+    /// first begin a step while the last reports (the batch queue of vLLM's
+    /// `step_with_batch_queue`).
+    pub concurrent_batches: usize,
     /// What each of them holds, stage by stage.
     pub shares: Vec<Share>,
     /// How requests are spread over the replicas.
@@ -160,6 +165,7 @@ async fn start_replicas(
             id,
             limits: config.limits,
             layout: config.layout,
+            concurrent_batches: config.concurrent_batches,
             starter: Arc::clone(&config.starter),
             metrics: config.metrics.replica(id.0),
             board,

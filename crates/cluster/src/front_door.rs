@@ -118,7 +118,8 @@ impl FrontDoor {
             max_num_batched_tokens: max_model_len,
             max_model_len,
             kv_blocks: u32::try_from(max_model_len).unwrap_or(u32::MAX),
-            stages: 1,
+            micro_batches: 1,
+            micro_batch_max: usize::MAX,
             prefix_caching: false,
         };
         let admission = AdmissionLimits { requests: max_requests, prompt_tokens: 1 << 24 };

@@ -9,6 +9,8 @@ use crate::rank::{Layout, Rank, RankPort};
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     layout: Layout,
+    /// Steps in flight at most.
+    depth: usize,
     /// Stage by stage.
     ranks: Vec<Seat>,
     /// Steps planned.
@@ -29,9 +31,9 @@ struct Seat {
 
 impl Pipeline {
     /// One whose ranks are yet to come.
-    pub(crate) fn new(layout: Layout) -> Self {
+    pub(crate) fn new(layout: Layout, depth: usize) -> Self {
         let ranks = (0..layout.ranks()).map(|_| Seat::default()).collect();
-        Self { layout, ranks, planned: 0, in_flight: 0 }
+        Self { layout, depth, ranks, planned: 0, in_flight: 0 }
     }
 
     fn seat(&mut self, rank: Rank) -> &mut Seat {
@@ -63,19 +65,11 @@ impl Pipeline {
         self.ranks.iter().all(|seat| seat.ready && seat.port.is_some())
     }
 
-    /// Another step may begin: fewer than [`Pipeline::depth`] are in flight, and the queue of the
+    /// Another step may begin: fewer than `depth` are in flight, and the queue of the
     /// rank that is furthest behind has room. The one that samples may be ahead of it.
     pub(crate) fn has_room(&self) -> bool {
         let least = self.ranks.iter().map(|seat| seat.ran).min().unwrap_or(0);
-        self.serves() && self.in_flight < self.depth() && self.planned - least < STEPS_QUEUED_MAX
-    }
-
-    /// Steps in flight at most. One stage has one: a second step could only hold requests left out
-    /// of the first, and would split the batch. Several have one more than there are stages, so
-    /// that the first has a step to begin while the last reports (the batch queue of vLLM's
-    /// `step_with_batch_queue`).
-    fn depth(&self) -> usize {
-        if self.layout.stages == 1 { 1 } else { self.layout.stages + 1 }
+        self.serves() && self.in_flight < self.depth && self.planned - least < STEPS_QUEUED_MAX
     }
 
     /// Sends a plan to every rank. One that is gone has said so to its shard; until the restart

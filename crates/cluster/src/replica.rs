@@ -30,6 +30,7 @@ pub(crate) struct ReplicaArgs {
     pub(crate) id: ReplicaId,
     pub(crate) limits: Limits,
     pub(crate) layout: Layout,
+    pub(crate) concurrent_batches: usize,
     pub(crate) starter: RankStarter,
     pub(crate) metrics: ReplicaMetrics,
     pub(crate) board: Board,
@@ -52,6 +53,7 @@ pub(crate) enum ReplicaMsg {
 pub(crate) struct State {
     id: ReplicaId,
     layout: Layout,
+    concurrent_batches: usize,
     starter: RankStarter,
     scheduler: Scheduler,
     sinks: HashMap<RequestId, Sink>,
@@ -75,19 +77,20 @@ impl Actor for Replica {
         me: ActorRef<ReplicaMsg>,
         args: ReplicaArgs,
     ) -> Result<State, ActorProcessingErr> {
-        let ReplicaArgs { id, limits, layout, starter, metrics, board, teller } = args;
+        let ReplicaArgs { id, limits, layout, concurrent_batches, starter, metrics, .. } = args;
         let epoch = Epoch(1);
         let mut state = State {
             id,
             layout,
+            concurrent_batches,
             starter,
             scheduler: Scheduler::new(limits, epoch),
             sinks: HashMap::new(),
             epoch,
             stages: Vec::new(),
-            pipeline: Pipeline::new(layout),
+            pipeline: Pipeline::new(layout, concurrent_batches),
             restarts: RestartBudget::default(),
-            report: Report::new(metrics, board, teller, &limits),
+            report: Report::new(metrics, args.board, args.teller, &limits),
             origin: Instant::now(),
         };
         state.start_stages(&me).await?;
@@ -142,7 +145,7 @@ impl Actor for Replica {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         // Ends the ranks, for which their shards wait.
-        state.pipeline = Pipeline::new(state.layout);
+        state.pipeline = Pipeline::new(state.layout, state.concurrent_batches);
         state.report.state(ReplicaState::Stopped);
         for stage in &state.stages {
             stage.stop_and_wait(None, None).await?;
@@ -263,7 +266,7 @@ impl State {
         reason: &str,
     ) -> Result<(), ActorProcessingErr> {
         // Ends the ranks that live, once the dead one has ended their groups.
-        self.pipeline = Pipeline::new(self.layout);
+        self.pipeline = Pipeline::new(self.layout, self.concurrent_batches);
         self.stages.drain(..).for_each(|stage| stage.stop(None));
         self.report.ranks_lost();
         let now = self.now();

@@ -24,7 +24,8 @@ const LIMITS: Limits = Limits {
     max_num_batched_tokens: 64,
     max_model_len: 256,
     kv_blocks: 64,
-    stages: 1,
+    micro_batches: 1,
+    micro_batch_max: usize::MAX,
     prefix_caching: true,
 };
 const ADMISSION: AdmissionLimits = AdmissionLimits { requests: 8, prompt_tokens: 1024 };
@@ -43,6 +44,7 @@ fn config(starter: RankStarter, metrics: Arc<Metrics>) -> DeploymentConfig {
         starter,
         shares: vec![SHARE; 1],
         control: None,
+        concurrent_batches: 1,
         policy: Policy::default(),
         limits: LIMITS,
         admission: ADMISSION,
@@ -234,7 +236,8 @@ async fn start_ranks(fault: RankFault, metrics: &Arc<Metrics>) -> Cluster {
     let mut config = config(starter, Arc::clone(metrics));
     config.layout = Layout { stages: 2, tensor: 2 };
     config.shares = vec![SHARE; 4];
-    config.limits.stages = 2;
+    config.limits.micro_batches = 2;
+    config.concurrent_batches = 3;
     let cluster = Cluster::start(config).await.expect("the cluster starts");
     cluster.serving().await.expect("its replicas serve");
     cluster

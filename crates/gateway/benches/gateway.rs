@@ -34,7 +34,8 @@ const LIMITS: Limits = Limits {
     max_num_batched_tokens: 8192,
     max_model_len: 4096,
     kv_blocks: 1 << 16,
-    stages: 1,
+    micro_batches: 1,
+    micro_batch_max: usize::MAX,
     prefix_caching: true,
 };
 
@@ -179,6 +180,7 @@ async fn start() -> SocketAddr {
         shares: vec![Share { layers: 0..1, query_heads: 1, kv_heads: 1, weight_bytes: 1 }],
         starter: engines(letter, no_fault()),
         control: None,
+        concurrent_batches: 1,
         policy: Policy::default(),
         limits: LIMITS,
         admission: AdmissionLimits { requests: 4096, prompt_tokens: 1 << 22 },

@@ -24,6 +24,8 @@ pub(crate) struct ServedLayout {
     pub(crate) dtype: Dtype,
     /// The same, as candle spells it.
     pub(crate) dtype_name: &'static str,
+    /// Requests in one step of a pipeline.
+    pub(crate) micro_batch_max: usize,
     /// Bytes of one KV block, on all ranks of a replica together.
     pub(crate) bytes_per_block: u64,
 }
@@ -52,6 +54,7 @@ impl ServedLayout {
             shares: Vec::new(),
             dtype,
             dtype_name: "",
+            micro_batch_max: parallel.micro_batch_max.map_or(usize::MAX, |most| most as usize),
             bytes_per_block: 0,
             map,
         };
@@ -91,6 +94,7 @@ fn rank_map(checkpoint: &Checkpoint, parallel: &ParallelSpec) -> Result<RankMap,
         pipeline: parallel.pipeline,
         pipeline_partition: parallel.pipeline_partition.clone(),
         data: parallel.data,
+        micro_batch_max: parallel.micro_batch_max,
         ..ParallelSpec::default()
     };
     if *parallel != served {

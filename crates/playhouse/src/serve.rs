@@ -64,6 +64,9 @@ pub(crate) struct ServeArgs {
         default_value = "512"
     )]
     max_num_batched_tokens: NonZeroUsize,
+    /// Steps in flight; one, or with several pipeline stages one more than there are stages
+    #[arg(long, env = "PLAYHOUSE_MAX_CONCURRENT_BATCHES", value_name = "N")]
+    max_concurrent_batches: Option<NonZeroUsize>,
     /// Element type of weights, activations and KV cache; auto keeps that of the checkpoint
     #[arg(long, env = "PLAYHOUSE_DTYPE", default_value = "auto")]
     dtype: DtypeArg,
@@ -183,6 +186,7 @@ async fn run_cluster(
         },
         replicas: served.replicas,
         layout: served.layout,
+        concurrent_batches: concurrent_batches(args, &served),
         shares: served.shares,
         policy: args.routing_policy,
         starter: venue.starter,
@@ -240,9 +244,18 @@ fn limits(args: &ServeArgs, spec: &DecoderSpec, served: &ServedLayout) -> Result
         max_num_batched_tokens: args.max_num_batched_tokens.get(),
         max_model_len,
         kv_blocks,
-        stages: served.layout.stages,
+        // A pipeline that has one step at a time need not split its batch.
+        micro_batches: served.layout.stages.min(concurrent_batches(args, served)),
+        micro_batch_max: served.micro_batch_max,
         prefix_caching: true,
     })
+}
+
+/// Steps in flight: see [`DeploymentConfig`].
+fn concurrent_batches(args: &ServeArgs, served: &ServedLayout) -> usize {
+    let stages = served.layout.stages;
+    let by_default = if stages == 1 { 1 } else { stages + 1 };
+    args.max_concurrent_batches.map_or(by_default, NonZeroUsize::get)
 }
 
 fn gateway_config(args: &ServeArgs, loaded: &Loaded) -> GatewayConfig {

@@ -135,7 +135,8 @@ impl Bench {
             max_num_batched_tokens: load.budget,
             max_model_len: 1 << 20,
             kv_blocks: load.kv_blocks,
-            stages: 1,
+            micro_batches: 1,
+            micro_batch_max: usize::MAX,
             prefix_caching: load.prefix_caching,
         };
         let mut bench = Self {

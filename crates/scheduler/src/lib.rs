@@ -25,8 +25,8 @@
 //!   has been applied. A block that a step in flight writes to is not handed out.
 //! - **S-9** a request that kills the engine fails alone. What was in flight when an engine died
 //!   runs alone until it is past the point of death; who dies a second time before that fails.
-//! - **S-10** with several stages a step runs at most its share of the requests that can run,
-//!   rounded up, and the oldest that are not in flight.
+//! - **S-10** with several micro-batches a step runs at most its share of the requests that can run,
+//!   rounded up, and no more than `micro_batch_max`: the oldest that are not in flight.
 //! - **S-11** whoever applies the prefix events of an epoch in order, from the first or from a
 //!   snapshot on, knows which blocks a request enqueued now could hit.
 //!

@@ -14,9 +14,11 @@ pub struct Limits {
     pub max_model_len: usize,
     /// Blocks of the KV cache, of [`BLOCK_TOKENS`] tokens each.
     pub kv_blocks: u32,
-    /// Stages of the pipeline. With several, a step takes only its share of the requests, so that
-    /// each stage has a step of its own to work on.
-    pub stages: usize,
+    /// Steps that shall be under way at a time, such as one for each stage of a pipeline. With
+    /// several, a step takes only its share of the requests.
+    pub micro_batches: usize,
+    /// Requests in one step, if that is less than its share; `usize::MAX` for no such limit.
+    pub micro_batch_max: usize,
     /// Share full blocks between requests with the same beginning and the same salt.
     pub prefix_caching: bool,
 }
@@ -49,10 +51,16 @@ impl Limits {
     }
 
     pub(crate) fn check(&self) {
-        let Self { max_num_seqs, max_num_batched_tokens, max_model_len, kv_blocks, stages, .. } =
-            *self;
-        let sizes =
-            [max_num_seqs, max_num_batched_tokens, max_model_len, kv_blocks as usize, stages];
+        let Self { max_num_seqs, max_num_batched_tokens, max_model_len, kv_blocks, .. } = *self;
+        let Self { micro_batches, micro_batch_max, .. } = *self;
+        let sizes = [
+            max_num_seqs,
+            max_num_batched_tokens,
+            max_model_len,
+            kv_blocks as usize,
+            micro_batches,
+            micro_batch_max,
+        ];
         assert!(sizes.iter().all(|&size| size > 0), "a limit of 0 lets nothing run: {self:?}");
     }
 }

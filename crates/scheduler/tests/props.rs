@@ -85,15 +85,17 @@ struct World {
 }
 
 fn limits() -> impl Strategy<Value = (Limits, usize)> {
-    let sizes =
-        (1..6usize, 1..40usize, 20..160usize, 2..24u32, any::<bool>(), 1..4usize, 1..4usize);
-    sizes.prop_map(|(seqs, budget, len, kv_blocks, prefix_caching, depth, stages)| {
+    let sizes = (1..6usize, 1..40usize, 20..160usize, 2..24u32, any::<bool>(), 1..4usize);
+    let micro_batches = (1..4usize, prop_oneof![Just(usize::MAX), 1..4usize]);
+    (sizes, micro_batches).prop_map(|(sizes, (micro_batches, micro_batch_max))| {
+        let (seqs, budget, len, kv_blocks, prefix_caching, depth) = sizes;
         let limits = Limits {
             max_num_seqs: seqs,
             max_num_batched_tokens: budget,
             max_model_len: len,
             kv_blocks,
-            stages,
+            micro_batches,
+            micro_batch_max,
             prefix_caching,
         };
         (limits, depth)
@@ -229,7 +231,7 @@ impl World {
         }
         assert!(self.seats.len() <= self.limits.max_num_seqs, "S-6");
         let requests = unfinished.len().min(self.limits.max_num_seqs);
-        let share = requests.div_ceil(self.limits.stages).max(1);
+        let share = requests.div_ceil(self.limits.micro_batches).clamp(1, self.limits.micro_batch_max);
         assert!(plan.runs.len() <= share, "S-10: {} of {requests} run", plan.runs.len());
         for id in robbed {
             let last = self.seats.values().filter(|seated| unfinished.contains(seated)).max();
@@ -245,7 +247,7 @@ impl World {
         let kv = self.scheduler.stats().kv;
         let blocks = kv.total - kv.held >= self.limits.max_num_seqs;
         let budget = self.limits.max_num_batched_tokens >= self.limits.max_num_seqs;
-        if !(blocks && budget) || self.epoch > 1 || self.limits.stages > 1 {
+        if !(blocks && budget) || self.epoch > 1 || self.limits.micro_batches > 1 {
             return;
         }
         let moving: HashSet<RequestId> =

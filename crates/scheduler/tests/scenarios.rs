@@ -145,7 +145,8 @@ impl World {
             max_num_batched_tokens: words.number("budget", 64) as usize,
             max_model_len: words.number("len", 256) as usize,
             kv_blocks: words.number("blocks", 16) as u32,
-            stages: words.number("stages", 1) as usize,
+            micro_batches: words.number("micro-batches", 1) as usize,
+            micro_batch_max: usize::MAX,
             prefix_caching: words.get("cache") != Some("off"),
         };
         Self {

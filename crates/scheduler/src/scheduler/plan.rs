@@ -77,7 +77,7 @@ impl Scheduler {
     /// Requests of one step (**S-10**).
     fn share(&self) -> usize {
         let soon = self.running.len() + self.waiting.len().min(self.empty.len());
-        soon.div_ceil(self.limits.stages).max(1)
+        soon.div_ceil(self.limits.micro_batches).clamp(1, self.limits.micro_batch_max)
     }
 
     /// The first suspect, unless it waits for room.
