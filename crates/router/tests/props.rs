@@ -1,7 +1,7 @@
 //! RO-1 and RO-2 under arbitrary calls: the router, fed by the events of real block pools over a link
 //! that loses some, against those pools.
 
-use playhouse_kvcache::{BlockPool, HashChain, blocks_for};
+use playhouse_kvcache::{BlockHash, BlockPool, HashChain, blocks_for};
 use playhouse_router::{Applied, Ask, Load, Policy, Router};
 use playhouse_types::{BlockId, Epoch, PrefixEvent, ReplicaId, TokenId};
 use proptest::prelude::*;
@@ -176,7 +176,8 @@ impl World {
         let is_eligible = |replica: ReplicaId| {
             ACTIVE.iter().position(|&id| id == replica.0).is_some_and(|at| eligible >> at & 1 == 1)
         };
-        let hashes: Vec<u64> = chain(family, tokens).hashes().iter().map(|h| h.short()).collect();
+        let hashes: Vec<u64> =
+            chain(family, tokens).hashes().iter().map(BlockHash::short).collect();
         let ask = Ask { hashes: &hashes, tokens: tokens as u32, session: Some("x") };
         match self.router.pick(&ask, is_eligible) {
             Some(pick) => assert!(is_eligible(pick.replica), "RO-1: {pick:?}"),
@@ -190,7 +191,7 @@ impl World {
             replica.tell(&mut self.router, Fate::Heard);
             for family in 0..3 {
                 let chain = chain(family, 200);
-                let hashes: Vec<u64> = chain.hashes().iter().map(|hash| hash.short()).collect();
+                let hashes: Vec<u64> = chain.hashes().iter().map(BlockHash::short).collect();
                 let ask = Ask { hashes: &hashes, tokens: 200, session: None };
                 let pick = self.router.pick(&ask, |id| id == replica.id).expect("it was added");
                 let hits = replica.pool.lookup(&chain, usize::MAX).blocks.len() * 16;
