@@ -29,7 +29,7 @@ enum Call {
     Pick { family: TokenId, tokens: usize, eligible: u8 },
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
     Heard,
     Lost,
@@ -107,12 +107,9 @@ impl Replica {
         while let Some(event) = (!events.is_empty()).then(|| events.remove(0)) {
             let sequence = self.sequence;
             self.sequence += 1;
-            match fate {
-                Fate::Lost => {
-                    self.behind = true;
-                    continue;
-                }
-                Fate::Heard | Fate::Twice => {}
+            if fate == Fate::Lost {
+                self.behind = true;
+                continue;
             }
             let applied = router.apply(self.id, self.epoch, sequence, &event);
             if applied == Applied::Gap {
@@ -122,7 +119,7 @@ impl Replica {
             } else {
                 assert_eq!((applied, self.behind), (Applied::Applied, false), "RO-2: {event:?}");
             }
-            if matches!(fate, Fate::Twice) {
+            if fate == Fate::Twice {
                 let again = router.apply(self.id, self.epoch, sequence, &PrefixEvent::Reset);
                 assert_eq!(again, Applied::Stale, "RO-2: heard before");
             }
