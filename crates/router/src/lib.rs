@@ -7,9 +7,9 @@
 //! - **RO-1** a pick is a replica that was added, not removed since, and eligible; while there is one,
 //!   there is a pick.
 //! - **RO-2** the index knows of a replica what its events tell and nothing else. When one is missing,
-//!   it forgets the replica's blocks and says so; after the [`Reset`](PrefixEvent::Reset) that asks for
-//!   it is exact again. Events may come in any order, twice or never; those of an older epoch change
-//!   nothing.
+//!   which the next one shows, it forgets the replica's blocks and says so; from a
+//!   [`Reset`](PrefixEvent::Reset) on it is exact again. Events may come in any order, twice or never;
+//!   those of an older epoch change nothing.
 //! - **RO-3** the default policy picks the least cost, in tokens of prefill: what is queued there, twice
 //!   what the request does not find in the cache there, and [`REQUEST_TOKENS`] for every request there,
 //!   which is what their decodes cost. That last number grows as the KV cache fills up, to 16 times as
@@ -23,10 +23,10 @@
 //!   the reports of that replica say that it has accepted as many, or until the fourth report from
 //!   then on: a request that never arrived must not count for ever.
 //! - **RO-6** a session stays with its replica while that is eligible, whoever else comes and goes.
-//! - **RO-7** `pick` costs O(blocks of the prompt + replicas), `apply` O(blocks of the event), `report`
-//!   O(1) amortized: one look into a table per block and 64 replicas. Only to forget the blocks of a
-//!   replica (it is removed, begins an epoch or has a gap) takes a walk through the tables. Memory is
-//!   bounded by the blocks that replicas have, and [`UNREPORTED_MAX`] requests for each.
+//! - **RO-7** `pick` costs O(blocks of the prompt + replicas), `apply` O(blocks of the event + replicas):
+//!   one look into a table per block (of a prompt: per block and 64 replicas). Only to forget the blocks
+//!   of a replica (it is removed, begins an epoch or has a gap) takes a walk through a table. Memory is
+//!   bounded by the blocks that replicas tell of, and [`UNREPORTED_MAX`] requests for each replica.
 //!
 //! The cost is that of NVIDIA Dynamo's KV router, simplified; the order of cold prompts is llm-d's.
 //!

@@ -1,7 +1,7 @@
 //! RO-1 and RO-2 under arbitrary calls: the router, fed by the events of real block pools over a link
 //! that loses some, against those pools.
 
-use playhouse_kvcache::{BlockPool, HashChain, blocks_for};
+use playhouse_kvcache::{BlockHash, BlockPool, HashChain, blocks_for};
 use playhouse_router::{Applied, Ask, Load, Policy, Router};
 use playhouse_types::{BlockId, Epoch, PrefixEvent, ReplicaId, TokenId};
 use proptest::prelude::*;
@@ -29,7 +29,7 @@ enum Call {
     Pick { family: TokenId, tokens: usize, eligible: u8 },
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
     Heard,
     Lost,
@@ -107,12 +107,9 @@ impl Replica {
         while let Some(event) = (!events.is_empty()).then(|| events.remove(0)) {
             let sequence = self.sequence;
             self.sequence += 1;
-            match fate {
-                Fate::Lost => {
-                    self.behind = true;
-                    continue;
-                }
-                Fate::Heard | Fate::Twice => {}
+            if fate == Fate::Lost {
+                self.behind = true;
+                continue;
             }
             let applied = router.apply(self.id, self.epoch, sequence, &event);
             if applied == Applied::Gap {
@@ -122,7 +119,7 @@ impl Replica {
             } else {
                 assert_eq!((applied, self.behind), (Applied::Applied, false), "RO-2: {event:?}");
             }
-            if matches!(fate, Fate::Twice) {
+            if fate == Fate::Twice {
                 let again = router.apply(self.id, self.epoch, sequence, &PrefixEvent::Reset);
                 assert_eq!(again, Applied::Stale, "RO-2: heard before");
             }
@@ -176,7 +173,8 @@ impl World {
         let is_eligible = |replica: ReplicaId| {
             ACTIVE.iter().position(|&id| id == replica.0).is_some_and(|at| eligible >> at & 1 == 1)
         };
-        let hashes: Vec<u64> = chain(family, tokens).hashes().iter().map(|h| h.short()).collect();
+        let hashes: Vec<u64> =
+            chain(family, tokens).hashes().iter().map(BlockHash::short).collect();
         let ask = Ask { hashes: &hashes, tokens: tokens as u32, session: Some("x") };
         match self.router.pick(&ask, is_eligible) {
             Some(pick) => assert!(is_eligible(pick.replica), "RO-1: {pick:?}"),
@@ -190,7 +188,7 @@ impl World {
             replica.tell(&mut self.router, Fate::Heard);
             for family in 0..3 {
                 let chain = chain(family, 200);
-                let hashes: Vec<u64> = chain.hashes().iter().map(|hash| hash.short()).collect();
+                let hashes: Vec<u64> = chain.hashes().iter().map(BlockHash::short).collect();
                 let ask = Ask { hashes: &hashes, tokens: 200, session: None };
                 let pick = self.router.pick(&ask, |id| id == replica.id).expect("it was added");
                 let hits = replica.pool.lookup(&chain, usize::MAX).blocks.len() * 16;

@@ -346,6 +346,7 @@ impl World {
         assert!(self.seats.is_empty(), "the engine was told of every seat: {:?}", self.seats);
         let stats = self.scheduler.stats();
         assert_eq!((stats.running, stats.waiting, stats.waiting_tokens), (0, 0, 0));
+        assert_eq!(self.scheduler.tokens_left(), 0);
         assert_eq!(stats.kv.held, 0, "S-1");
         let timings = self.scheduler.take_timings();
         let timed: HashSet<RequestId> = timings.iter().map(|timings| timings.id).collect();

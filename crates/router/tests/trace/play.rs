@@ -12,7 +12,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use playhouse_kvcache::HashChain;
+use playhouse_kvcache::{BlockHash, HashChain};
 use playhouse_router::{Applied, Ask, Load, Policy, Router};
 use playhouse_scheduler::{Limits, Scheduler};
 use playhouse_types::{
@@ -125,7 +125,7 @@ impl Play {
         }
         for at in 0..self.replicas.len() {
             self.work(at);
-            if now % 4 == 0 {
+            if now.is_multiple_of(4) {
                 let Replica { id, accepted, ref scheduler, .. } = self.replicas[at];
                 self.router.report(id, load(accepted, scheduler));
             }
@@ -143,8 +143,7 @@ impl Play {
         conversation.turns += 1;
         conversation.next = None;
         let prompt = &conversation.tokens;
-        let hashes: Vec<u64> =
-            conversation.chain.hashes().iter().map(|hash| hash.short()).collect();
+        let hashes: Vec<u64> = conversation.chain.hashes().iter().map(BlockHash::short).collect();
         let usable = &hashes[..(prompt.len() - 1) / BLOCK_TOKENS];
         let best = usable.iter().take_while(|name| self.ever.contains(name)).count();
         self.outcome.best_tokens += (best * BLOCK_TOKENS) as u64;

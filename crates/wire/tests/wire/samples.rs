@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use playhouse_types::{
-    Admitted, BlockId, Emission, Epoch, FinishReason, GenerateRequest, Logits, PrefixEvent, RequestId,
-    Run, RunOutcome, Sampled, SamplingParams, Slot, StepId, StepOutcome, StepPlan, TokenLogprobs,
+    Admitted, BlockId, Emission, Epoch, FinishReason, GenerateRequest, Logits, PrefixEvent,
+    RequestId, Run, RunOutcome, Sampled, SamplingParams, Slot, StepId, StepOutcome, StepPlan,
+    TokenLogprobs,
 };
 use playhouse_wire::*;
 
