@@ -220,7 +220,8 @@ impl Replica {
             max_num_batched_tokens: BUDGET,
             max_model_len: 1 << 20,
             kv_blocks,
-            stages: 1,
+            micro_batches: 1,
+            micro_batch_max: usize::MAX,
             prefix_caching: true,
         };
         Self { id, scheduler: Scheduler::new(limits, Epoch(1)), events: 0, accepted: 0 }
