@@ -49,10 +49,10 @@ pub use generation::Generation;
 pub use node::{NodeConfig, NodeError, run_node};
 pub use nodes::Device;
 pub use overview::{NoToken, Overview};
+pub use playhouse_router::Policy;
 pub use rank::{Layout, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank};
 pub use rank_process::{RankEngine, RankHost, RankProcessError, run_rank};
 pub use remote::{RemoteConfig, processes};
-pub use playhouse_router::Policy;
 pub use status::{
     ClusterStatus, DeviceStatus, NodeStatus, ReplicaState, ReplicaStatus, ShardState, ShardStatus,
     Share, StageStatus, Whereabouts,

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use playhouse_cluster::{
-    AdmissionLimits, Cluster, DeploymentConfig, FrontDoor, Generation, Layout, Policy, Rank, RankStarter,
-    Rejected, ReplicaState, Share,
+    AdmissionLimits, Cluster, DeploymentConfig, FrontDoor, Generation, Layout, Policy, Rank,
+    RankStarter, Rejected, ReplicaState, Share,
 };
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;

@@ -231,7 +231,8 @@ impl World {
         }
         assert!(self.seats.len() <= self.limits.max_num_seqs, "S-6");
         let requests = unfinished.len().min(self.limits.max_num_seqs);
-        let share = requests.div_ceil(self.limits.micro_batches).clamp(1, self.limits.micro_batch_max);
+        let share =
+            requests.div_ceil(self.limits.micro_batches).clamp(1, self.limits.micro_batch_max);
         assert!(plan.runs.len() <= share, "S-10: {} of {requests} run", plan.runs.len());
         for id in robbed {
             let last = self.seats.values().filter(|seated| unfinished.contains(seated)).max();
@@ -247,7 +248,8 @@ impl World {
         let kv = self.scheduler.stats().kv;
         let blocks = kv.total - kv.held >= self.limits.max_num_seqs;
         let budget = self.limits.max_num_batched_tokens >= self.limits.max_num_seqs;
-        if !(blocks && budget) || self.epoch > 1 || self.limits.micro_batches > 1 {
+        let splits = self.limits.micro_batches > 1 || self.limits.micro_batch_max < usize::MAX;
+        if !(blocks && budget) || self.epoch > 1 || splits {
             return;
         }
         let moving: HashSet<RequestId> =
