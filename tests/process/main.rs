@@ -3,6 +3,7 @@
 mod clients;
 mod plan;
 mod python;
+mod ranks;
 mod readme;
 mod serve;
 mod server;

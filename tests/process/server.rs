@@ -29,10 +29,16 @@ pub(crate) struct Response {
 impl Server {
     /// Starts `playhouse serve ARGS --port 0` and waits for its address.
     pub(crate) fn start(args: &[&str]) -> Self {
+        Self::start_with(args, &[])
+    }
+
+    /// As [`Server::start`], with more in its environment.
+    pub(crate) fn start_with(args: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_playhouse"))
             .arg("serve")
             .args(args)
             .args(["--port", "0"])
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -101,6 +107,10 @@ impl Server {
             assert!(waited < PATIENCE, "waited {waited:?} until {what}");
             std::thread::yield_now();
         }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, name: &str) {

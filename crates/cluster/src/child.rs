@@ -4,6 +4,7 @@
 //! which it got its identity, ends then.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
@@ -46,6 +47,9 @@ impl Child {
     ) -> io::Result<Self> {
         let mut process = Command::new(program)
             .args(["shard", "--head", &head.to_string()])
+            // The parent's environment may hold secrets, such as the API key.
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| is_kept(name)))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -75,6 +79,12 @@ impl Child {
         });
         Ok(Self { pid, exited, _alive: alive })
     }
+}
+
+/// Whether a variable is passed on to rank processes: those of logs, libraries and devices.
+fn is_kept(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    ["RUST_", "LD_", "CUDA_", "NCCL_", "NVIDIA_"].iter().any(|kept| name.starts_with(kept))
 }
 
 /// Hands over the identity, then waits for the process to end or to be no longer wanted.

@@ -195,8 +195,16 @@ async fn run_cluster(
     };
     let failed = |why: StartError| CliError::failure(why.to_string());
     let cluster = Cluster::start(deployment).await.map_err(failed)?;
-    // A signal before the model is there ends the process, and with it every rank.
-    cluster.serving().await.map_err(failed)?;
+    let serving = tokio::select! {
+        serving = cluster.serving() => serving.map_err(failed),
+        signal = signals.next() => {
+            Err(CliError::failure(format!("stopped by {signal} before the model was loaded")))
+        }
+    };
+    if let Err(why) = serving {
+        cluster.stop(Duration::ZERO).await;
+        return Err(why);
+    }
     let door = cluster.front_door().clone();
     let gateway = Gateway::new(config, door.clone(), tokenizer, template, metrics)
         .map_err(|why| CliError::failure(why.to_string()))?;
