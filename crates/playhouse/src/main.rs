@@ -1,6 +1,7 @@
 //! The `playhouse` command: a table of contents. Each subcommand is a module of its own.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod banner;
 mod bench;
 mod chat;
@@ -17,6 +18,11 @@ mod ranks;
 mod serve;
 mod signals;
 mod sizing;
+mod status;
+mod table;
+mod terminal;
+mod token;
+mod top;
 
 use std::process::ExitCode;
 
@@ -44,6 +50,12 @@ enum Command {
     Chat(chat::ChatArgs),
     /// Check this machine, and a model folder, before serving.
     Doctor(doctor::DoctorArgs),
+    /// Show what a cluster looks like: nodes, replicas, stages, shards.
+    Status(status::StatusArgs),
+    /// Watch a cluster at work.
+    Top(top::TopArgs),
+    /// Make tokens that let nodes join a cluster.
+    Token(token::TokenArgs),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +69,9 @@ fn main() -> ExitCode {
         Command::Bench(args) => on_one_thread(bench::run(*args)),
         Command::Chat(args) => on_one_thread(chat::run(args)),
         Command::Doctor(args) => on_one_thread(doctor::run(args)),
+        Command::Status(args) => on_one_thread(status::run(args)),
+        Command::Top(args) => on_one_thread(top::run(args)),
+        Command::Token(args) => on_one_thread(token::run(args)),
     };
     outcome.unwrap_or_else(|error| error.report())
 }
