@@ -11,6 +11,7 @@ const LAYERS: [&str; 15] = [
     "playhouse-telemetry",
     "playhouse-kvcache",
     "playhouse-scheduler",
+    "playhouse-router",
     "playhouse-planner",
     "playhouse-ops",
     "playhouse-collectives",
@@ -27,7 +28,13 @@ const LAYERS: [&str; 15] = [
 /// Edges that the order would allow but an invariant forbids: nothing of the left uses the right.
 const FORBIDDEN: [(&[&str], &[&str], &str); 10] = [
     (
-        &["playhouse-types", "playhouse-kvcache", "playhouse-scheduler", "playhouse-planner"],
+        &[
+            "playhouse-types",
+            "playhouse-kvcache",
+            "playhouse-scheduler",
+            "playhouse-router",
+            "playhouse-planner",
+        ],
         &["tokio", "rand", "playhouse-telemetry"],
         "A1: pure crates know no runtime, randomness or clock",
     ),

@@ -100,7 +100,7 @@ fn ranks_serve_what_one_serves() {
     let command = command_with("serve -tp");
     let arguments: Vec<_> = command.split(' ').skip(2).collect();
     let server = Server::start(&arguments);
-    assert!(server.banner.contains("2 stages, 2 shards each"), "{}", server.banner);
+    assert!(server.banner.contains("1 replica of 2 stages of 2 shards"), "{}", server.banner);
     let body = serde_json::json!({ "messages": [
         { "role": "user", "content": "What is the capital of France?" },
     ] });

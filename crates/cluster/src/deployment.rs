@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tracing::error;
 
 use crate::backend::Backend;
+use crate::control::ControlPlane;
 use crate::front_door::{AdmissionLimits, Bounds, FrontDoor};
 use crate::overview::Overview;
 use crate::rank::{Layout, RankStarter};
@@ -31,6 +32,8 @@ pub struct DeploymentConfig {
     pub shares: Vec<Share>,
     /// Starts each rank.
     pub starter: RankStarter,
+    /// The control plane, if ranks are processes.
+    pub control: Option<ControlPlane>,
     /// Bounds of each scheduler and its KV cache.
     pub limits: Limits,
     /// Bounds of the front door.
@@ -50,6 +53,7 @@ pub struct DeploymentConfig {
 #[derive(Debug)]
 pub struct Cluster {
     front_door: FrontDoor,
+    control: Option<ControlPlane>,
     deployment: ActorRef<DeploymentMsg>,
     actors: JoinHandle<()>,
 }
@@ -78,25 +82,32 @@ enum DeploymentMsg {}
 // === impl Cluster ===
 
 impl Cluster {
-    /// Starts the actor tree and waits until every replica serves.
+    /// Starts the actor tree. Requests may be submitted at once; they wait until a replica serves.
     ///
     /// # Errors
-    /// [`StartError`], with nothing left running.
+    /// When an actor refuses to start, with nothing left running.
     pub async fn start(config: DeploymentConfig) -> Result<Self, StartError> {
         let (deployment, actors) = Actor::spawn(None, Deployment, ()).await?;
-        let started = start_replicas(&deployment, &config).await;
-        let seats = match started {
+        let seats = match start_replicas(&deployment, &config).await {
             Ok(seats) => seats,
             Err(why) => {
                 deployment.stop(None);
                 drop(actors.await);
-                return Err(why);
+                return Err(why.into());
             }
         };
-        let DeploymentConfig { limits, admission, vocab, shared_prompt_max, .. } = config;
-        let front_door =
-            FrontDoor::new(Seats::new(seats), Bounds { limits, admission, vocab, shared_prompt_max });
-        Ok(Self { front_door, deployment, actors })
+        let DeploymentConfig { limits, admission, vocab, shared_prompt_max, control, .. } = config;
+        let bounds = Bounds { limits, admission, vocab, shared_prompt_max };
+        let front_door = FrontDoor::new(Seats::new(seats), bounds);
+        Ok(Self { front_door, control, deployment, actors })
+    }
+
+    /// Waits until every replica serves.
+    ///
+    /// # Errors
+    /// When one of them has failed; the others run on.
+    pub async fn serving(&self) -> Result<(), StartError> {
+        self.front_door.all_serve().await
     }
 
     /// Where requests enter.
@@ -108,7 +119,7 @@ impl Cluster {
     /// What operators see.
     #[must_use]
     pub fn overview(&self) -> Overview {
-        Overview::new(self.front_door.clone(), Vec::new())
+        Overview::new(self.front_door.clone(), self.control.clone())
     }
 
     /// Refuses new requests, waits until the accepted ones have finished or `deadline` has
@@ -124,15 +135,17 @@ impl Cluster {
         if let Err(why) = self.actors.await {
             error!(reason = %why, "the actor tree panicked while stopping");
         }
+        if let Some(control) = self.control {
+            control.shut_down().await;
+        }
         left
     }
 }
 
-/// Starts all replicas, then waits for each.
 async fn start_replicas(
     deployment: &ActorRef<DeploymentMsg>,
     config: &DeploymentConfig,
-) -> Result<Vec<Seat>, StartError> {
+) -> Result<Vec<Seat>, SpawnErr> {
     let mut seats = Vec::new();
     for id in (0..config.replicas.get()).map(ReplicaId) {
         let (board, status) = watch::channel(unstarted(id, config));
@@ -146,19 +159,6 @@ async fn start_replicas(
         };
         let (actor, _) = Actor::spawn_linked(None, Replica, args, deployment.get_cell()).await?;
         seats.push(Seat { id, backend: Backend::Replica(actor), status });
-    }
-    let settled = |status: &ReplicaStatus| {
-        !matches!(status.state, ReplicaState::Starting | ReplicaState::Restarting { .. })
-    };
-    for seat in &mut seats {
-        // The sender lives in the replica, which publishes a state before it goes.
-        let state = seat.status.wait_for(settled).await.map(|status| status.state.clone());
-        let reason = match state {
-            Ok(ReplicaState::Serving) => continue,
-            Ok(ReplicaState::Failed { reason }) => reason,
-            _ => "it stopped".to_owned(),
-        };
-        return Err(StartError::Replica { replica: seat.id, reason });
     }
     Ok(seats)
 }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use crate::backend::Backend;
+use crate::deployment::StartError;
 use crate::generation::{self, Generation};
 use crate::replica::ReplicaMsg;
 use crate::seats::Seats;
@@ -192,6 +193,10 @@ impl FrontDoor {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.shared.draining.load(Ordering::Relaxed)
+    }
+
+    pub(crate) async fn all_serve(&self) -> Result<(), StartError> {
+        self.shared.seats.all_serve().await
     }
 
     /// How each replica is, by id.

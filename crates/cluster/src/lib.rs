@@ -21,12 +21,18 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+mod child;
+mod control;
 mod deployment;
 mod front_door;
 mod generation;
+mod node;
+mod nodes;
 mod overview;
 mod pipeline;
 mod rank;
+mod rank_process;
+mod remote;
 mod replica;
 mod report;
 mod restart;
@@ -35,11 +41,16 @@ mod shard;
 mod stage;
 mod status;
 
+pub use control::{ControlConfig, ControlError, ControlPlane, HEAD};
 pub use deployment::{Cluster, DeploymentConfig, StartError};
 pub use front_door::{AdmissionLimits, FrontDoor, Rejected};
 pub use generation::Generation;
+pub use node::{NodeConfig, NodeError, run_node};
+pub use nodes::Device;
 pub use overview::{NoToken, Overview};
 pub use rank::{Layout, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank};
+pub use rank_process::{RankEngine, RankHost, RankProcessError, run_rank};
+pub use remote::{RemoteConfig, processes};
 pub use status::{
     ClusterStatus, DeviceStatus, NodeStatus, ReplicaState, ReplicaStatus, ShardState, ShardStatus,
     Share, StageStatus, Whereabouts,

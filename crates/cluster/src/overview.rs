@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use crate::control::ControlPlane;
 use crate::front_door::FrontDoor;
-use crate::status::{ClusterStatus, NodeStatus};
+use crate::status::ClusterStatus;
 
 /// A handle for operators. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Overview {
     front_door: FrontDoor,
-    nodes: Vec<NodeStatus>,
+    control: Option<ControlPlane>,
 }
 
 /// Why there is no join token.
@@ -26,15 +27,15 @@ pub enum NoToken {
 // === impl Overview ===
 
 impl Overview {
-    pub(crate) fn new(front_door: FrontDoor, nodes: Vec<NodeStatus>) -> Self {
-        Self { front_door, nodes }
+    pub(crate) fn new(front_door: FrontDoor, control: Option<ControlPlane>) -> Self {
+        Self { front_door, control }
     }
 
     /// The cluster as it is now.
     #[must_use]
     pub fn status(&self) -> ClusterStatus {
         ClusterStatus {
-            nodes: self.nodes.clone(),
+            nodes: self.control.as_ref().map(ControlPlane::statuses).unwrap_or_default(),
             replicas: self.front_door.replicas(),
             in_flight: self.front_door.in_flight(),
             draining: self.front_door.is_draining(),
@@ -45,7 +46,8 @@ impl Overview {
     ///
     /// # Errors
     /// See [`NoToken`].
-    pub fn create_token(&self, _ttl: Duration) -> Result<String, NoToken> {
-        Err(NoToken::NotListening)
+    pub fn create_token(&self, ttl: Duration) -> Result<String, NoToken> {
+        let control = self.control.as_ref().ok_or(NoToken::NotListening)?;
+        control.create_token(ttl).map_err(|why| NoToken::Failed(why.to_string()))
     }
 }

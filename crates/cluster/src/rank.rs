@@ -31,11 +31,10 @@ pub struct Rank {
 }
 
 /// Starts a rank for an epoch. Called again after each death of its replica.
-pub type RankStarter =
-    Arc<dyn Fn(Epoch, Rank, RankSink) -> io::Result<StartedRank> + Send + Sync>;
+pub type RankStarter = Arc<dyn Fn(Epoch, Rank, RankSink) -> io::Result<StartedRank> + Send + Sync>;
 
 /// Where a rank reports; called on whatever thread it runs.
-pub type RankSink = Box<dyn Fn(RankEvent) + Send>;
+pub type RankSink = Arc<dyn Fn(RankEvent) + Send + Sync>;
 
 /// What a rank reports.
 #[derive(Clone, Debug, PartialEq)]

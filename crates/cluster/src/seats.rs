@@ -4,6 +4,7 @@ use playhouse_types::{Epoch, ReplicaId};
 use tokio::sync::watch;
 
 use crate::backend::Backend;
+use crate::deployment::StartError;
 use crate::status::{ReplicaState, ReplicaStatus};
 
 /// Every replica there is.
@@ -77,6 +78,28 @@ impl Seats {
     /// Whether some replica serves.
     pub(crate) fn any_serves(&self) -> bool {
         self.seats.iter().any(|seat| seat.status.borrow().state == ReplicaState::Serving)
+    }
+
+    /// Waits until every replica serves.
+    ///
+    /// # Errors
+    /// When one of them has failed.
+    pub(crate) async fn all_serve(&self) -> Result<(), StartError> {
+        let settled = |status: &ReplicaStatus| {
+            !matches!(status.state, ReplicaState::Starting | ReplicaState::Restarting { .. })
+        };
+        for seat in &self.seats {
+            let mut status = seat.status.clone();
+            // The sender lives in the replica, which publishes a state before it goes.
+            let state = status.wait_for(settled).await.map(|status| status.state.clone());
+            let reason = match state {
+                Ok(ReplicaState::Serving) => continue,
+                Ok(ReplicaState::Failed { reason }) => reason,
+                _ => "it stopped".to_owned(),
+            };
+            return Err(StartError::Replica { replica: seat.id, reason });
+        }
+        Ok(())
     }
 
     /// How each replica is.

@@ -1,6 +1,7 @@
 //! Shard: the proxy of one rank. Knows nothing of plans and tokens.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use playhouse_engine::EngineEvent;
 use playhouse_types::Epoch;
@@ -39,7 +40,7 @@ impl Actor for Shard {
     ) -> Result<Self::State, ActorProcessingErr> {
         let ShardArgs { epoch, rank, starter, replica } = args;
         let reports = replica.clone();
-        let sink = Box::new(move |event| match event {
+        let sink = Arc::new(move |event| match event {
             RankEvent::Engine(EngineEvent::Exited { reason, .. }) => {
                 drop(me.cast(ShardMsg::Exited { reason }));
             }

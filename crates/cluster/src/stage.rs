@@ -6,8 +6,8 @@ use playhouse_types::Epoch;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tracing::info;
 
-use crate::replica::ReplicaMsg;
 use crate::rank::{Rank, RankStarter};
+use crate::replica::ReplicaMsg;
 use crate::shard::{Shard, ShardArgs};
 
 pub(crate) struct Stage;

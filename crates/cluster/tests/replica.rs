@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use playhouse_cluster::{
     AdmissionLimits, Cluster, DeploymentConfig, FrontDoor, Generation, Layout, Rank, RankStarter,
-    Rejected, ReplicaState, Share, StartError,
+    Rejected, ReplicaState, Share,
 };
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
@@ -42,6 +42,7 @@ fn config(starter: RankStarter, metrics: Arc<Metrics>) -> DeploymentConfig {
         layout: Layout { stages: 1, tensor: 1 },
         starter,
         shares: vec![SHARE; 1],
+        control: None,
         limits: LIMITS,
         admission: ADMISSION,
         vocab: 1 << 16,
@@ -52,7 +53,9 @@ fn config(starter: RankStarter, metrics: Arc<Metrics>) -> DeploymentConfig {
 
 async fn start(starter: RankStarter, metrics: &Arc<Metrics>) -> Cluster {
     let config = config(starter, Arc::clone(metrics));
-    Cluster::start(config).await.expect("the cluster starts")
+    let cluster = Cluster::start(config).await.expect("the cluster starts");
+    cluster.serving().await.expect("its replicas serve");
+    cluster
 }
 
 fn metrics() -> Arc<Metrics> {
@@ -201,7 +204,7 @@ async fn a_crash_loop_ends_in_failed_with_its_reason() {
 async fn an_engine_that_cannot_start_is_a_start_error() {
     let starter: RankStarter = Arc::new(|_, _, _| Err(std::io::Error::other("no thread left")));
     let config = config(starter, metrics());
-    let error: StartError = Cluster::start(config).await.expect_err("it cannot start");
+    let error = Cluster::start(config).await.expect_err("it cannot start");
     assert!(error.to_string().contains("no thread left"), "{error}");
 }
 
@@ -231,7 +234,9 @@ async fn start_ranks(fault: RankFault, metrics: &Arc<Metrics>) -> Cluster {
     config.layout = Layout { stages: 2, tensor: 2 };
     config.shares = vec![SHARE; 4];
     config.limits.stages = 2;
-    Cluster::start(config).await.expect("the cluster starts")
+    let cluster = Cluster::start(config).await.expect("the cluster starts");
+    cluster.serving().await.expect("its replicas serve");
+    cluster
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

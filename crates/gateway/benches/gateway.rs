@@ -178,6 +178,7 @@ async fn start() -> SocketAddr {
         layout: Layout { stages: 1, tensor: 1 },
         shares: vec![Share { layers: 0..1, query_heads: 1, kv_heads: 1, weight_bytes: 1 }],
         starter: engines(letter, no_fault()),
+        control: None,
         limits: LIMITS,
         admission: AdmissionLimits { requests: 4096, prompt_tokens: 1 << 22 },
         vocab: 288,
@@ -185,6 +186,7 @@ async fn start() -> SocketAddr {
         metrics: Arc::clone(&metrics),
     };
     let cluster = Cluster::start(deployment).await.expect("the actors start");
+    cluster.serving().await.expect("its replica serves");
     let door = cluster.front_door().clone();
     let gateway =
         Gateway::new(GatewayConfig::new("tiny"), door, tokenizer, Some(template), metrics)

@@ -38,10 +38,12 @@ impl BlockHash {
         Self::truncated(Sha256::new().chain_update(self.0).chain_update(bytes))
     }
 
-    /// As many bits as a hash table can use.
-    pub(crate) fn low_bits(&self) -> u32 {
-        let Self([a, b, c, d, ..]) = *self;
-        u32::from_le_bytes([a, b, c, d])
+    /// The first 64 bits: the name of the block in a [`PrefixEvent`](playhouse_types::PrefixEvent),
+    /// and more than a hash table needs.
+    #[must_use]
+    pub fn short(&self) -> u64 {
+        let Self([a, b, c, d, e, f, g, h, ..]) = *self;
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
     }
 
     fn truncated(digest: Sha256) -> Self {
@@ -142,5 +144,7 @@ mod tests {
         let chain = chain(0, &(0..16).collect::<Vec<_>>());
         let digest = u128::from_be_bytes(chain.hashes()[0].0);
         assert_eq!(format!("{digest:032x}"), "269bbd3e86b31d3eb29751fa8e084f67");
+        let short = u64::from_be_bytes(chain.hashes()[0].short().to_le_bytes());
+        assert_eq!(format!("{short:016x}"), "269bbd3e86b31d3e");
     }
 }

@@ -1,6 +1,6 @@
 //! Finding a block by what it contains.
 
-use playhouse_types::BlockId;
+use playhouse_types::{BlockId, PrefixEvent};
 
 use crate::BlockHash;
 
@@ -20,6 +20,7 @@ pub(crate) struct PrefixIndex {
     entries: Vec<Entry>,
     /// Blocks with a name.
     len: usize,
+    untold: Untold,
 }
 
 #[derive(Clone, Debug)]
@@ -29,12 +30,28 @@ struct Entry {
     next: u32,
 }
 
+/// Blocks whose name may not be the one that events told of them.
+///
+/// A block is noted once, and its name is read when events are taken. So this never has more than one
+/// entry per block, and nobody has to take events.
+#[derive(Debug)]
+struct Untold {
+    /// No event has been taken.
+    everything: bool,
+    blocks: Vec<BlockId>,
+    /// Whether a block is in `blocks`.
+    noted: Vec<bool>,
+    /// What events told of each block.
+    told: Vec<Option<u64>>,
+}
+
 // === impl PrefixIndex ===
 
 impl PrefixIndex {
     pub(crate) fn new(blocks: usize) -> Self {
         let heads = vec![NONE; blocks.next_power_of_two()];
-        Self { heads, entries: vec![Entry { name: None, next: NONE }; blocks], len: 0 }
+        let entries = vec![Entry { name: None, next: NONE }; blocks];
+        Self { heads, entries, len: 0, untold: Untold::new(blocks) }
     }
 
     pub(crate) fn name(&self, block: BlockId) -> Option<BlockHash> {
@@ -56,6 +73,7 @@ impl PrefixIndex {
         *entry = Entry { name: Some(name), next: self.heads[head] };
         self.heads[head] = block.0;
         self.len += 1;
+        self.untold.note(block);
     }
 
     /// Takes its name from a block. Returns whether it had one.
@@ -69,7 +87,37 @@ impl PrefixIndex {
             Some(before) => self.entries[before.0 as usize].next = next,
         }
         self.len -= 1;
+        self.untold.note(block);
         true
+    }
+
+    /// What has changed since events were taken. A name may have gone from one block to another, so
+    /// removals come first.
+    pub(crate) fn take_events(&mut self) -> Vec<PrefixEvent> {
+        let (mut removed, mut stored) = (Vec::new(), Vec::new());
+        let Untold { everything, blocks, noted, told } = &mut self.untold;
+        for block in blocks.drain(..) {
+            let at = block.0 as usize;
+            noted[at] = false;
+            let name = self.entries[at].name.as_ref().map(BlockHash::short);
+            let told = std::mem::replace(&mut told[at], name);
+            if told != name {
+                removed.extend(told);
+                stored.extend(name);
+            }
+        }
+        let reset = std::mem::take(everything).then_some(PrefixEvent::Reset);
+        let removed = cut(&removed).map(PrefixEvent::Removed);
+        let stored = cut(&stored).map(PrefixEvent::Stored);
+        reset.into_iter().chain(removed).chain(stored).collect()
+    }
+
+    /// All names, after a reset. Events taken later go on from here.
+    pub(crate) fn snapshot(&mut self) -> Vec<PrefixEvent> {
+        self.take_events();
+        let stored: Vec<u64> = self.untold.told.iter().copied().flatten().collect();
+        let stored = cut(&stored).map(PrefixEvent::Stored);
+        std::iter::once(PrefixEvent::Reset).chain(stored).collect()
     }
 
     /// Panics unless every named block, and no other, is found by its name.
@@ -87,7 +135,7 @@ impl PrefixIndex {
 
     /// Digests are uniform, so some of their bits are hash enough.
     fn head(&self, name: &BlockHash) -> usize {
-        name.low_bits() as usize & (self.heads.len() - 1)
+        name.short() as usize & (self.heads.len() - 1)
     }
 
     fn chain(&self, head: usize) -> impl Iterator<Item = BlockId> {
@@ -95,6 +143,25 @@ impl PrefixIndex {
         let first = present(self.heads[head]);
         std::iter::successors(first, move |at| present(self.entries[at.0 as usize].next))
     }
+}
+
+// === impl Untold ===
+
+impl Untold {
+    fn new(blocks: usize) -> Self {
+        let (noted, told) = (vec![false; blocks], vec![None; blocks]);
+        Self { everything: true, blocks: Vec::with_capacity(blocks), noted, told }
+    }
+
+    fn note(&mut self, block: BlockId) {
+        if !std::mem::replace(&mut self.noted[block.0 as usize], true) {
+            self.blocks.push(block);
+        }
+    }
+}
+
+fn cut(names: &[u64]) -> impl Iterator<Item = Vec<u64>> {
+    names.chunks(PrefixEvent::BLOCKS_MAX).map(<[u64]>::to_vec)
 }
 
 #[cfg(test)]

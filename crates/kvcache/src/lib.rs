@@ -17,6 +17,8 @@
 //!   The index keeps the block published first; the other becomes free when released.
 //! - **KV-6** taking, holding, publishing and releasing cost O(1) per block and allocate nothing but
 //!   the list they return; the same calls always give the same blocks.
+//! - **KV-7** whoever applies the events taken from a pool, in order and from a reset on, has the
+//!   names in its index and no others.
 //!
 //! The design is that of vLLM V1 (`v1/core/block_pool.py`, `v1/core/kv_cache_utils.py`).
 //!

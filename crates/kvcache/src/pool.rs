@@ -1,6 +1,6 @@
 //! Who holds which block, and which blocks can be found by content.
 
-use playhouse_types::{BLOCK_TOKENS, BlockId};
+use playhouse_types::{BLOCK_TOKENS, BlockId, PrefixEvent};
 
 use crate::free_list::FreeList;
 use crate::index::PrefixIndex;
@@ -156,6 +156,21 @@ impl BlockPool {
                 self.unheld.push_front(block);
             }
         }
+    }
+
+    /// What has changed in the index since the last call, as at most one list of removed and one of
+    /// stored blocks, each cut where [`PrefixEvent::BLOCKS_MAX`] says. The first call, and the first
+    /// after [`clear`](Self::clear), begins with a reset (**KV-7**).
+    ///
+    /// Costs O(1) per block that has changed; nothing is lost when nobody calls it.
+    pub fn take_events(&mut self) -> Vec<PrefixEvent> {
+        self.index.take_events()
+    }
+
+    /// The whole index, for a reader that lost events or is new: it takes the place of what
+    /// [`take_events`](Self::take_events) would have returned. O(blocks).
+    pub fn snapshot(&mut self) -> Vec<PrefixEvent> {
+        self.index.snapshot()
     }
 
     /// Forgets every holder and every content: the device memory behind the blocks is gone.

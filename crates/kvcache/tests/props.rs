@@ -1,10 +1,10 @@
 //! The guarantees of the pool under arbitrary calls, against a model that remembers what every
 //! block contains.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use playhouse_kvcache::{BlockPool, HashChain, blocks_for};
-use playhouse_types::{BLOCK_TOKENS, BlockId, TokenId};
+use playhouse_kvcache::{BlockHash, BlockPool, HashChain, blocks_for};
+use playhouse_types::{BLOCK_TOKENS, BlockId, PrefixEvent, TokenId};
 use proptest::prelude::*;
 
 const BLOCKS: u32 = 24;
@@ -29,6 +29,10 @@ enum Call {
         sequence: usize,
     },
     Clear,
+    /// Take events and apply them; or, when those were lost, a snapshot.
+    Listen {
+        lost: bool,
+    },
 }
 
 struct Sequence {
@@ -46,6 +50,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
         4 => (0..8usize).prop_map(|sequence| Call::Grow { sequence }),
         6 => (0..8usize).prop_map(|sequence| Call::Release { sequence }),
         1 => Just(Call::Clear),
+        4 => prop::bool::weighted(0.2).prop_map(|lost| Call::Listen { lost }),
     ];
     prop::collection::vec(call, 1..120)
 }
@@ -60,6 +65,8 @@ struct Model {
     sequences: Vec<Sequence>,
     /// What each published block holds: the salt and all tokens up to its end.
     contents: HashMap<BlockId, (u64, Vec<TokenId>)>,
+    /// The names in the index, as events told them.
+    heard: HashSet<u64>,
 }
 
 impl Model {
@@ -115,8 +122,37 @@ impl Model {
         self.sequences.iter().any(|sequence| sequence.table.contains(&block))
     }
 
+    fn listen(&mut self, pool: &mut BlockPool, lost: bool) {
+        let mut events = pool.take_events();
+        if lost {
+            events = pool.snapshot();
+        }
+        events.iter().for_each(|event| hear(&mut self.heard, event));
+        for sequence in &self.sequences {
+            let mut longer = sequence.chain.clone();
+            longer.extend(&[0; BLOCK_TOKENS]);
+            let hits = pool.lookup(&longer, usize::MAX).blocks.len();
+            let heard = |hash: &&BlockHash| self.heard.contains(&hash.short());
+            assert_eq!(longer.hashes().iter().take_while(heard).count(), hits, "KV-7: hits");
+        }
+        let mut all = HashSet::new();
+        pool.snapshot().iter().for_each(|event| hear(&mut all, event));
+        assert_eq!(self.heard, all, "KV-7: names heard, names in a snapshot");
+        assert_eq!(pool.take_events(), [], "KV-7: a snapshot tells everything");
+    }
+
     fn check(&self, pool: &BlockPool) {
         pool.check(self.sequences.iter().map(|sequence| &sequence.table[..]));
+    }
+}
+
+fn hear(names: &mut HashSet<u64>, event: &PrefixEvent) {
+    match event {
+        PrefixEvent::Stored(stored) => names.extend(stored),
+        PrefixEvent::Removed(removed) => {
+            assert!(removed.iter().all(|name| names.remove(name)), "KV-7: removed, never stored");
+        }
+        PrefixEvent::Reset => names.clear(),
     }
 }
 
@@ -131,8 +167,10 @@ fn run(pool: &mut BlockPool, model: &mut Model, call: Call) {
         }
         Call::Clear => {
             pool.clear();
-            *model = Model::default();
+            let heard = std::mem::take(&mut model.heard);
+            *model = Model { heard, ..Model::default() };
         }
+        Call::Listen { lost } => model.listen(pool, lost),
         _ => {}
     }
 }

@@ -22,4 +22,4 @@ pub use config::{ConfigError, GenerationDefaults, ModelConfig, limits};
 pub use decoder::{Chunk, ForwardError, Groups, Hidden, Model};
 pub use kv::KvCache;
 pub use shard::{Shard, ShardError};
-pub use weights::{Dtype, Weights, WeightsError};
+pub use weights::{Dtype, Survey, Weights, WeightsError};

@@ -59,6 +59,17 @@ pub struct Weights {
     dtype: DType,
 }
 
+/// What the weights of a shard are, before they are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Survey {
+    /// The element type they will have.
+    pub dtype: DType,
+    /// Bytes to read.
+    pub stored_bytes: usize,
+    /// Bytes to hold.
+    pub held_bytes: usize,
+}
+
 /// From the last layer to logits.
 #[derive(Clone, Debug)]
 pub(crate) struct HeadWeights {
@@ -179,21 +190,7 @@ impl Weights {
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Self, WeightsError> {
         let archive = Archive::open(checkpoint)?;
-        bytes_of(&archive, spec)?;
-        let mut total = 0;
-        for_each_slot(spec, shard, |slot, shape, cut| {
-            let (stored, _) = find(&archive, &slot.to_string(), shape)?;
-            total += stored.bytes.len() / shape[cut.dimension()] * cut.len(shape);
-            Ok(())
-        })?;
-
-        let dtype = match dtype.candle() {
-            Some(dtype) => dtype,
-            None => {
-                let embedding = Slot::Embedding.to_string();
-                find(&archive, &embedding, &[spec.vocab, spec.hidden])?.1
-            }
-        };
+        let Survey { dtype, stored_bytes: total, .. } = survey(&archive, spec, shard, dtype)?;
         let mut done = 0;
         progress(done, total);
         Self::build(spec, shard, dtype, |slot, shape, cut| {
@@ -217,6 +214,19 @@ impl Weights {
     /// As [`Weights::load`].
     pub fn check(checkpoint: &Checkpoint, spec: &DecoderSpec) -> Result<usize, WeightsError> {
         bytes_of(&Archive::open(checkpoint)?, spec)
+    }
+
+    /// What [`Weights::load`] would read and hold, from the headers of the files alone.
+    ///
+    /// # Errors
+    /// As [`Weights::load`].
+    pub fn survey(
+        checkpoint: &Checkpoint,
+        spec: &DecoderSpec,
+        shard: &Shard,
+        dtype: Dtype,
+    ) -> Result<Survey, WeightsError> {
+        survey(&Archive::open(checkpoint)?, spec, shard, dtype)
     }
 
     /// The element type of all of them.
@@ -325,6 +335,28 @@ impl LayerWeights {
             down: out_of(DOWN, ffn.inner, inner, ffn.bias)?,
         })
     }
+}
+
+fn survey(
+    archive: &Archive,
+    spec: &DecoderSpec,
+    shard: &Shard,
+    dtype: Dtype,
+) -> Result<Survey, WeightsError> {
+    bytes_of(archive, spec)?;
+    let dtype = match dtype.candle() {
+        Some(dtype) => dtype,
+        None => find(archive, &Slot::Embedding.to_string(), &[spec.vocab, spec.hidden])?.1,
+    };
+    let mut found = Survey { dtype, stored_bytes: 0, held_bytes: 0 };
+    for_each_slot(spec, shard, |slot, shape, cut| {
+        let (stored, stored_dtype) = find(archive, &slot.to_string(), shape)?;
+        let bytes = stored.bytes.len() / shape[cut.dimension()] * cut.len(shape);
+        found.stored_bytes += bytes;
+        found.held_bytes += bytes / stored_dtype.size_in_bytes() * dtype.size_in_bytes();
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 /// Visits the slots that [`Weights::build`] asks for, without making a weight.

@@ -8,6 +8,8 @@ use playhouse_scheduler::Limits;
 use playhouse_types::BLOCK_TOKENS;
 
 use crate::error::CliError;
+use crate::isolation::Venue;
+use crate::layout::ServedLayout;
 use crate::loading::Loaded;
 use crate::sizing::Bytes;
 
@@ -19,13 +21,14 @@ impl Banner {
     pub(crate) fn new(
         config: &GatewayConfig,
         loaded: &Loaded,
+        served: &ServedLayout,
+        venue: &Venue,
         limits: &Limits,
         address: SocketAddr,
     ) -> Self {
-        let (spec, ranks) = (&loaded.spec, &loaded.ranks);
-        let block = ranks.bytes_per_block(spec);
+        let spec = &loaded.config.spec;
+        let block = served.bytes_per_block;
         let tokens = limits.kv_blocks as usize * BLOCK_TOKENS;
-        let (threads, layout) = (ranks.threads(), ranks.layout());
         let key = if config.api_key.is_some() { "API key required" } else { "no API key" };
         let sampling = &config.sampling;
         let lines = [
@@ -34,20 +37,21 @@ impl Banner {
                 "",
                 format!(
                     "{}, {} parameters, {}",
-                    loaded.architecture,
+                    loaded.config.architecture,
                     count(spec.parameters()),
-                    ranks.dtype()
+                    served.dtype_name
                 ),
             ),
             (
                 "layout",
                 format!(
-                    "1 replica, {}, {} each",
-                    plural(layout.stages, "stage"),
-                    plural(layout.tensor, "shard")
+                    "{} of {} of {}",
+                    plural(served.replicas.get() as usize, "replica"),
+                    plural(served.layout.stages, "stage"),
+                    plural(served.layout.tensor, "shard")
                 ),
             ),
-            ("device", format!("cpu, {} per shard, {}", plural(threads, "thread"), ranks.isa())),
+            ("device", venue.text.clone()),
             ("context", format!("{} tokens", limits.max_model_len)),
             (
                 "KV cache",

@@ -1,18 +1,13 @@
-//! From files to a model that can run, with progress on the way.
+//! From the files of a checkpoint to what the layers above the ranks need of it.
 
 use std::borrow::Cow;
-use std::num::NonZeroUsize;
-use std::path::Path;
-use std::thread;
+use std::path::{Path, PathBuf};
 
 use playhouse_gateway::{ChatTemplate, Tokenizer};
-use playhouse_model::{Checkpoint, Dtype, GenerationDefaults, ModelConfig, Weights};
-use playhouse_types::{DecoderSpec, ParallelSpec};
+use playhouse_model::{Checkpoint, GenerationDefaults, ModelConfig};
 
 use crate::demo;
 use crate::error::CliError;
-use crate::progress::{Progress, Unit};
-use crate::ranks::{self, Ranks};
 
 /// What the files of a checkpoint amount to.
 pub(crate) struct Loaded {
@@ -20,24 +15,20 @@ pub(crate) struct Loaded {
     pub(crate) name: String,
     /// Where it came from, for people.
     pub(crate) source: String,
-    pub(crate) architecture: &'static str,
-    pub(crate) spec: DecoderSpec,
-    pub(crate) ranks: Ranks,
+    /// Its folder, absolute; none if it is embedded.
+    pub(crate) folder: Option<PathBuf>,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) config: ModelConfig,
     pub(crate) generation: GenerationDefaults,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template: Option<ChatTemplate>,
 }
 
-/// Loads the checkpoint in `folder`, or the embedded one.
+/// Reads everything but the weights of the checkpoint in `folder`, or of the embedded one.
 ///
 /// # Errors
 /// The first thing that is wrong with it, by file and key.
-pub(crate) fn load(
-    folder: Option<&Path>,
-    parallel: &ParallelSpec,
-    dtype: Dtype,
-    threads: Option<NonZeroUsize>,
-) -> Result<Loaded, CliError> {
+pub(crate) fn load(folder: Option<&Path>) -> Result<Loaded, CliError> {
     let checkpoint = match folder {
         Some(folder) => Checkpoint::open(folder).map_err(refused)?,
         None => Checkpoint::embedded(demo::FILES),
@@ -47,26 +38,13 @@ pub(crate) fn load(
     let tokenizer = tokenizer(&checkpoint).map_err(CliError::failure)?;
     let template = template(&checkpoint).map_err(CliError::failure)?;
 
-    let shards = ranks::shards(&checkpoint, parallel, &config.spec)?;
-    let load = |shard| {
-        let mut progress = None;
-        let dtype = dtype.or(config.dtype);
-        Weights::load(&checkpoint, &config.spec, shard, dtype, |done, total| {
-            let start = || Progress::start("loading weights", total as u64, Unit::Bytes);
-            progress.get_or_insert_with(start).set(done as u64);
-        })
-    };
-    let weights = shards.iter().map(load).collect::<Result<Vec<_>, _>>();
-    let weights = weights.map_err(refused)?;
-
-    let threads = threads.or_else(|| thread::available_parallelism().ok());
-    let ranks = Ranks::new(parallel, weights, threads.unwrap_or(NonZeroUsize::MIN));
-    let (architecture, spec) = (config.architecture, config.spec);
     let (name, source) = match folder {
         Some(folder) => (name(folder), folder.display().to_string()),
         None => ("demo".to_owned(), "embedded".to_owned()),
     };
-    Ok(Loaded { name, source, architecture, spec, ranks, generation, tokenizer, template })
+    // The checkpoint could be opened, so its path is one.
+    let folder = folder.and_then(|folder| folder.canonicalize().ok());
+    Ok(Loaded { name, source, folder, checkpoint, config, generation, tokenizer, template })
 }
 
 /// Reads `tokenizer.json`.

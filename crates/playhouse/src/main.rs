@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod authority;
 mod banner;
 mod bench;
 mod chat;
@@ -10,12 +11,16 @@ mod date;
 mod demo;
 mod doctor;
 mod error;
+mod isolation;
+mod layout;
 mod layout_flags;
 mod loading;
+mod node;
 mod plan;
 mod progress;
 mod ranks;
 mod serve;
+mod shard;
 mod signals;
 mod sizing;
 mod status;
@@ -23,6 +28,7 @@ mod table;
 mod terminal;
 mod token;
 mod top;
+mod threads;
 
 use std::process::ExitCode;
 
@@ -48,6 +54,10 @@ enum Command {
     Bench(Box<bench::BenchArgs>),
     /// Talk to a model behind an OpenAI endpoint.
     Chat(chat::ChatArgs),
+    /// Offer this machine's devices to a head.
+    Node(node::NodeArgs),
+    /// Set a cluster of several machines up.
+    Cluster(authority::ClusterArgs),
     /// Check this machine, and a model folder, before serving.
     Doctor(doctor::DoctorArgs),
     /// Show what a cluster looks like: nodes, replicas, stages, shards.
@@ -56,6 +66,8 @@ enum Command {
     Top(top::TopArgs),
     /// Make tokens that let nodes join a cluster.
     Token(token::TokenArgs),
+    #[command(hide = true)]
+    Shard(shard::ShardArgs),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +84,9 @@ fn main() -> ExitCode {
         Command::Status(args) => on_one_thread(status::run(args)),
         Command::Top(args) => on_one_thread(top::run(args)),
         Command::Token(args) => on_one_thread(token::run(args)),
+        Command::Node(args) => node::run(&args),
+        Command::Cluster(args) => authority::run(&args),
+        Command::Shard(args) => shard::run(&args),
     };
     outcome.unwrap_or_else(|error| error.report())
 }

@@ -8,18 +8,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig};
+use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig, StartError};
 use playhouse_gateway::{Gateway, GatewayConfig, serve};
-use playhouse_model::{Dtype, GenerationDefaults};
+use playhouse_model::{Dtype, GenerationDefaults, ModelConfig};
 use playhouse_planner::dialect::{self, Dialect};
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::{Metrics, init_logs};
-use playhouse_types::{ParallelSpec, RopeScaling};
+use playhouse_types::{DecoderSpec, ParallelSpec, RopeScaling};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
+use crate::authority;
 use crate::banner::Banner;
 use crate::error::CliError;
+use crate::isolation::{Isolation, Place, Venue};
+use crate::layout::ServedLayout;
 use crate::loading::{self, Loaded};
 use crate::signals::Signals;
 use crate::sizing::{self, Bytes};
@@ -64,13 +67,32 @@ pub(crate) struct ServeArgs {
     /// Element type of weights, activations and KV cache; auto keeps that of the checkpoint
     #[arg(long, env = "PLAYHOUSE_DTYPE", default_value = "auto")]
     dtype: DtypeArg,
-    /// Memory for the KV cache, such as 4GiB; by default what --max-num-seqs sequences need, but no
-    /// more than 40 % of the available memory
+    /// Memory for the KV caches of all replicas, such as 4GiB; by default what --max-num-seqs
+    /// sequences need in each, but no more than 40 % of the available memory
     #[arg(long, env = "PLAYHOUSE_KV_CACHE_MEMORY", value_name = "BYTES")]
     kv_cache_memory: Option<Bytes>,
-    /// Threads that compute; all cores by default
+    /// Threads that compute, which the ranks share; all cores by default
     #[arg(long, env = "PLAYHOUSE_THREADS", value_name = "N")]
     threads: Option<NonZeroUsize>,
+    /// Whether ranks are threads of this process or processes; threads if there is only one rank
+    #[arg(long, env = "PLAYHOUSE_ISOLATION")]
+    isolation: Option<Isolation>,
+    /// Listen here for nodes, and run all ranks on those that join
+    #[arg(
+        long,
+        env = "PLAYHOUSE_CLUSTER_LISTEN",
+        value_name = "ADDRESS:PORT",
+        conflicts_with_all = ["isolation", "threads"]
+    )]
+    cluster_listen: Option<SocketAddr>,
+    /// Folder of the cluster's certificate authority, as `playhouse cluster init` made it
+    #[arg(
+        long,
+        env = "PLAYHOUSE_CLUSTER_DIR",
+        value_name = "DIR",
+        default_value = authority::DEFAULT_DIR
+    )]
+    cluster_dir: PathBuf,
     /// Key that clients must send; better given by the environment, which `ps` does not show
     #[arg(long, env = "PLAYHOUSE_API_KEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
@@ -107,9 +129,12 @@ pub(crate) fn run(args: &ServeArgs, layout: &[String]) -> Result<ExitCode, CliEr
         CliError::failure(format!("cannot listen on {address}: {why}"))
             .hint("another server may be running there; choose a free port with --port")
     })?;
-    let loaded = loading::load(args.model.as_deref(), &parallel, args.dtype.into(), args.threads)?;
-    let limits = limits(args, &loaded)?;
-    runtime.block_on(run_cluster(args, listener, loaded, limits))
+    let loaded = loading::load(args.model.as_deref())?;
+    let dtype = Dtype::from(args.dtype).or(loaded.config.dtype);
+    let spec = &loaded.config.spec;
+    let served = ServedLayout::new(&loaded.checkpoint, &parallel, spec, dtype)?;
+    let limits = limits(args, spec, &served)?;
+    runtime.block_on(run_cluster(args, listener, loaded, served, limits))
 }
 
 /// The layout that the flags ask for.
@@ -125,6 +150,7 @@ async fn run_cluster(
     args: &ServeArgs,
     listener: TcpListener,
     loaded: Loaded,
+    served: ServedLayout,
     limits: Limits,
 ) -> Result<ExitCode, CliError> {
     let mut signals = Signals::install()
@@ -132,8 +158,13 @@ async fn run_cluster(
     let address = listener.local_addr().map_err(|why| CliError::failure(why.to_string()))?;
     let config = gateway_config(args, &loaded);
     let metrics = Arc::new(Metrics::new(&config.served_model_names[0]));
-    let banner = Banner::new(&config, &loaded, &limits, address);
-    let Loaded { spec, ranks, tokenizer, template, .. } = loaded;
+    let place = match args.cluster_listen {
+        None => Place::local(args.isolation, served.world(), args.threads),
+        Some(address) => Place::Nodes(address, authority::read(&args.cluster_dir)?),
+    };
+    let venue = Venue::new(place, &loaded, &served, &limits)?;
+    let banner = Banner::new(&config, &loaded, &served, &venue, &limits, address);
+    let Loaded { config: ModelConfig { spec, .. }, tokenizer, template, .. } = loaded;
 
     let deployment = DeploymentConfig {
         limits,
@@ -146,12 +177,17 @@ async fn run_cluster(
             RopeScaling::Dynamic { original_max, .. } => original_max,
             _ => usize::MAX,
         },
-        layout: ranks.layout(),
-        engine: ranks.engines(spec, &limits),
+        replicas: served.replicas,
+        layout: served.layout,
+        shares: served.shares,
+        starter: venue.starter,
+        control: venue.control,
         metrics: Arc::clone(&metrics),
     };
-    let cluster =
-        Cluster::start(deployment).await.map_err(|why| CliError::failure(why.to_string()))?;
+    let failed = |why: StartError| CliError::failure(why.to_string());
+    let cluster = Cluster::start(deployment).await.map_err(failed)?;
+    // A signal before the model is there ends the process, and with it every rank.
+    cluster.serving().await.map_err(failed)?;
     let door = cluster.front_door().clone();
     let gateway = Gateway::new(config, door.clone(), tokenizer, template, metrics)
         .map_err(|why| CliError::failure(why.to_string()))?;
@@ -175,8 +211,7 @@ async fn run_cluster(
 }
 
 /// The scheduler's bounds: what was asked for, checked against the model and the memory.
-fn limits(args: &ServeArgs, loaded: &Loaded) -> Result<Limits, CliError> {
-    let spec = &loaded.spec;
+fn limits(args: &ServeArgs, spec: &DecoderSpec, served: &ServedLayout) -> Result<Limits, CliError> {
     let max_model_len = args.max_model_len.map_or(spec.max_positions, NonZeroUsize::get);
     if max_model_len > spec.max_positions {
         return Err(CliError::usage(format!(
@@ -185,7 +220,8 @@ fn limits(args: &ServeArgs, loaded: &Loaded) -> Result<Limits, CliError> {
             spec.max_positions
         )));
     }
-    let block = Bytes(loaded.ranks.bytes_per_block(spec));
+    // One block of each replica.
+    let block = Bytes(served.bytes_per_block * u64::from(served.replicas.get()));
     let kv_blocks = sizing::kv_blocks(
         block,
         max_model_len,
@@ -199,7 +235,7 @@ fn limits(args: &ServeArgs, loaded: &Loaded) -> Result<Limits, CliError> {
         max_num_batched_tokens: args.max_num_batched_tokens.get(),
         max_model_len,
         kv_blocks,
-        stages: loaded.ranks.layout().stages,
+        stages: served.layout.stages,
         prefix_caching: true,
     })
 }

@@ -27,6 +27,8 @@
 //!   runs alone until it is past the point of death; who dies a second time before that fails.
 //! - **S-10** with several stages a step runs at most its share of the requests that can run,
 //!   rounded up, and the oldest that are not in flight.
+//! - **S-11** whoever applies the prefix events of an epoch in order, from the first or from a
+//!   snapshot on, knows which blocks a request enqueued now could hit.
 //!
 //! Policy, after vLLM V1 (`v1/core/sched/scheduler.py`): there are no prefill and decode phases.
 //! Each step has one budget of tokens, spent on running requests in order of arrival, then on the

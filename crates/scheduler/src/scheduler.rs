@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use playhouse_kvcache::BlockPool;
 use playhouse_types::{
-    BlockId, Emission, Epoch, FinishReason, GenerateRequest, RequestId, Slot, StepId,
+    BlockId, Emission, Epoch, FinishReason, GenerateRequest, PrefixEvent, RequestId, Slot, StepId,
 };
 
 use crate::queue::Queue;
@@ -201,6 +201,26 @@ impl Scheduler {
     /// all beyond the first [`TIMINGS_MAX`].
     pub fn take_timings(&mut self) -> Vec<Timings> {
         std::mem::take(&mut self.timings)
+    }
+
+    /// Takes what has changed in the prefix cache since the last call, at best after every
+    /// [`apply`](Self::apply). An epoch begins with a reset (**S-11**). Nothing piles up when nobody
+    /// calls it.
+    pub fn take_prefix_events(&mut self) -> Vec<PrefixEvent> {
+        self.pool.take_events()
+    }
+
+    /// The whole prefix cache, for a reader that lost events (**S-11**). O(blocks).
+    pub fn prefix_snapshot(&mut self) -> Vec<PrefixEvent> {
+        self.pool.snapshot()
+    }
+
+    /// Tokens that are known and not computed, of all requests: the work that is before whoever
+    /// comes next. A request that only decodes has one. O(running).
+    #[must_use]
+    pub fn tokens_left(&self) -> usize {
+        let running = self.running.iter().map(|&slot| self.seated(slot).remaining());
+        self.waiting.tokens() + running.sum::<usize>()
     }
 
     /// Panics unless the books balance (**S-1**, **S-6**). O(blocks); for tests. A debug build

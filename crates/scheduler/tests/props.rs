@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use playhouse_scheduler::{Limits, Scheduler};
 use playhouse_types::{
-    Emission, Epoch, FinishReason, GenerateRequest, RequestId, SamplingParams, Slot, StepOutcome,
-    StepPlan, TokenId,
+    Emission, Epoch, FinishReason, GenerateRequest, PrefixEvent, RequestId, SamplingParams, Slot,
+    StepOutcome, StepPlan, TokenId,
 };
 use proptest::prelude::*;
 
@@ -80,6 +80,8 @@ struct World {
     in_flight: VecDeque<InFlight>,
     /// Kills the engine that computes this position of this request.
     poison: Option<(RequestId, u32)>,
+    /// The prefix cache, as events told it.
+    heard: HashSet<u64>,
 }
 
 fn limits() -> impl Strategy<Value = (Limits, usize)> {
@@ -143,6 +145,7 @@ impl World {
             seats: HashMap::new(),
             in_flight: VecDeque::new(),
             poison: None,
+            heard: HashSet::new(),
         }
     }
 
@@ -267,6 +270,17 @@ impl World {
         let outcome = self.engine.execute(&self.salts);
         let emissions = self.scheduler.apply(outcome, Duration::ZERO);
         emissions.into_iter().for_each(|emission| self.take(emission));
+        self.listen();
+    }
+
+    /// S-11: at every point, what events told is what a snapshot tells.
+    fn listen(&mut self) {
+        let events = self.scheduler.take_prefix_events();
+        events.into_iter().for_each(|event| hear(&mut self.heard, event));
+        let mut all = HashSet::new();
+        let snapshot = self.scheduler.prefix_snapshot();
+        snapshot.into_iter().for_each(|event| hear(&mut all, event));
+        assert_eq!(self.heard, all, "S-11");
     }
 
     fn cancel(&mut self, nth: usize) {
@@ -376,6 +390,14 @@ impl Asked {
             deaths: 0,
             died_alone: false,
         }
+    }
+}
+
+fn hear(names: &mut HashSet<u64>, event: PrefixEvent) {
+    match event {
+        PrefixEvent::Stored(stored) => names.extend(stored),
+        PrefixEvent::Removed(removed) => names.retain(|name| !removed.contains(name)),
+        PrefixEvent::Reset => names.clear(),
     }
 }
 

@@ -11,6 +11,7 @@
 mod decoder;
 mod ids;
 mod parallel;
+mod prefix;
 mod request;
 mod sampling;
 mod step;
@@ -20,6 +21,7 @@ pub use ids::{BLOCK_TOKENS, BlockId, Epoch, ReplicaId, RequestId, Slot, StepId, 
 pub use parallel::{
     ExpertBalance, ExpertParallel, ExpertPlacement, LoadBalancing, ParallelSpec, Role,
 };
+pub use prefix::PrefixEvent;
 pub use request::{Emission, FinishReason, GenerateRequest};
 pub use sampling::{InvalidParam, SamplingParams, TOP_LOGPROBS_MAX};
 pub use step::{Admitted, Logits, Run, RunOutcome, Sampled, StepOutcome, StepPlan, TokenLogprobs};

@@ -40,7 +40,7 @@ pub use message::{DecodeError, EncodeError, Message, Note, Request};
 pub use node::{
     Device, DeviceKind, HeadReply, HeadRequest, NodeReply, NodeRequest, NodeStats, Spawn,
 };
-pub use note::{Exit, ExitStatus, HeadNote, PeerNote, PrefixEvent};
+pub use note::{Exit, ExitStatus, HeadNote, PeerNote};
 pub use peer::{BadName, NAME_BYTES_MAX, PeerId, Role};
 pub use shard::{Dtype, Group, Join, Load, Loaded, Member, Place, ShardCommand, ShardEvent};
 pub use step::{StepCommand, StepEvent};

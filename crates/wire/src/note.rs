@@ -1,6 +1,6 @@
 //! What is told on the control stream, in order and without an answer.
 
-use playhouse_types::Epoch;
+use playhouse_types::{Epoch, PrefixEvent};
 
 use crate::message::message;
 use crate::{NodeStats, Note};
@@ -55,17 +55,6 @@ pub enum ExitStatus {
     Code(i32),
     /// By this signal.
     Signal(i32),
-}
-
-/// A change of a prefix cache. Blocks are named by their chained hashes.
-#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub enum PrefixEvent {
-    /// These blocks can be found now.
-    Stored(Vec<u64>),
-    /// These can no longer.
-    Removed(Vec<u64>),
-    /// Forget all; what is there follows as `Stored`.
-    Reset,
 }
 
 message!(HeadNote, HeadNote);

@@ -107,17 +107,17 @@ pub enum ShardEvent {
     Loaded(Loaded),
     /// It takes plans.
     Ready,
-    /// It does not, and will exit; the text says why, for a person.
+    /// It does not; the text says why, for a person.
     Failed(String),
 }
 
 /// A shard with weights.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Loaded {
-    /// Bytes of the weights it holds.
-    pub weight_bytes: u64,
-    /// Where it exchanges tensors.
-    pub member: Member,
+    /// Where it meets the ranks of its stage.
+    pub tensor: Member,
+    /// Where it meets the ranks of its chain.
+    pub pipeline: Member,
 }
 
 message!(ShardCommand, ShardCommand);

@@ -1,8 +1,8 @@
 //! **LK-3**: notes are ordered and bounded.
 
 use playhouse_link::{NoteError, PeerLost, TELL_QUEUE_MAX, TellError};
-use playhouse_types::Epoch;
-use playhouse_wire::{DecodeError, HeadNote, Kind, PeerNote, PrefixEvent};
+use playhouse_types::{Epoch, PrefixEvent};
+use playhouse_wire::{DecodeError, HeadNote, Kind, PeerNote};
 
 use crate::rig::{Linked, Rig, both, lost, soon};
 

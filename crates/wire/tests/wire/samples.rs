@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use playhouse_types::{
-    Admitted, BlockId, Emission, Epoch, FinishReason, GenerateRequest, Logits, RequestId, Run,
-    RunOutcome, Sampled, SamplingParams, Slot, StepId, StepOutcome, StepPlan, TokenLogprobs,
+    Admitted, BlockId, Emission, Epoch, FinishReason, GenerateRequest, Logits, PrefixEvent, RequestId,
+    Run, RunOutcome, Sampled, SamplingParams, Slot, StepId, StepOutcome, StepPlan, TokenLogprobs,
 };
 use playhouse_wire::*;
 
@@ -135,11 +135,7 @@ fn control(all: &mut Vec<Sample>) {
             prefix(2, PrefixEvent::Reset),
         ],
     );
-    let spawn = Spawn {
-        name: text("r0-1"),
-        device: 0,
-        identity: vec![5; 9],
-    };
+    let spawn = Spawn { name: text("r0-1"), device: 0, identity: vec![5; 9] };
     add(all, [NodeRequest::Spawn(spawn), NodeRequest::Kill { pid: 77 }, NodeRequest::Stats]);
     add(
         all,
@@ -185,7 +181,7 @@ fn shard(all: &mut Vec<Sample>) {
         all,
         [
             ShardEvent::Progress { bytes: 1, of: 2 },
-            ShardEvent::Loaded(Loaded { weight_bytes: 1 << 31, member }),
+            ShardEvent::Loaded(Loaded { tensor: member.clone(), pipeline: member }),
             ShardEvent::Ready,
             ShardEvent::Failed(text("no such file")),
         ],

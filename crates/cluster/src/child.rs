@@ -1,0 +1,131 @@
+//! The process of a rank, as its parent on the same machine sees it.
+//!
+//! The parent reaps it at once when it dies, and it dies with its parent: its standard input, over
+//! which it got its identity, ends then.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use playhouse_wire::{Exit, ExitStatus};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
+use tokio::process::{Child as Process, ChildStdin, Command};
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+use tracing::info;
+
+/// Lines of standard error that are kept for the reason of an exit.
+const LAST_LINES: usize = 4;
+
+/// Longest wait for the last words of a process that is gone; a grandchild may hold its pipe.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// A running rank process. Dropping it kills the process.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub(crate) pid: u32,
+    /// Becomes `Some` when the process has ended.
+    pub(crate) exited: watch::Receiver<Option<Exit>>,
+    _alive: oneshot::Sender<()>,
+}
+
+// === impl Child ===
+
+impl Child {
+    /// Starts `program shard` as `name` and tells it where the head is. Its standard input gives it
+    /// the length of `identity` in four bytes, little-endian, and then `identity`.
+    pub(crate) fn spawn(
+        program: &Path,
+        name: &str,
+        head: SocketAddr,
+        identity: Vec<u8>,
+    ) -> io::Result<Self> {
+        let mut process = Command::new(program)
+            .args(["shard", "--head", &head.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let pid = process.id().unwrap_or_default();
+        let (stdin, stderr) = (process.stdin.take(), process.stderr.take());
+        let (alive, dropped) = oneshot::channel();
+        let (ended, exited) = watch::channel(None);
+        let name = name.to_owned();
+        tokio::spawn(async move {
+            let words = tokio::spawn(listen(stderr, name));
+            let status = live(process, stdin, identity, dropped).await;
+            let words = timeout(LAST_WORDS, words).await.ok().and_then(Result::ok);
+            let mut reason = words.unwrap_or_default().join(" / ");
+            let status = match status {
+                Ok(status) => match status.signal() {
+                    Some(signal) => ExitStatus::Signal(signal),
+                    None => ExitStatus::Code(status.code().unwrap_or_default()),
+                },
+                Err(why) => {
+                    reason = format!("its parent lost it: {why}");
+                    ExitStatus::Code(-1)
+                }
+            };
+            ended.send_replace(Some(Exit { pid, status, reason }));
+        });
+        Ok(Self { pid, exited, _alive: alive })
+    }
+}
+
+/// Hands over the identity, then waits for the process to end or to be no longer wanted.
+async fn live(
+    mut process: Process,
+    stdin: Option<ChildStdin>,
+    identity: Vec<u8>,
+    dropped: oneshot::Receiver<()>,
+) -> io::Result<std::process::ExitStatus> {
+    // Held open until the end: that is how the process knows that we live.
+    let mut stdin = stdin;
+    let ended = async {
+        if let Some(stdin) = &mut stdin {
+            // A process that is gone already says more by its status.
+            let length = u32::try_from(identity.len()).unwrap_or(u32::MAX);
+            drop(stdin.write_all(&length.to_le_bytes()).await);
+            drop(stdin.write_all(&identity).await);
+            drop(stdin.flush().await);
+        }
+        process.wait().await
+    };
+    tokio::select! {
+        status = ended => return status,
+        _ = dropped => {}
+    }
+    process.start_kill()?;
+    process.wait().await
+}
+
+/// Passes the lines of a process's standard error on, and returns the last of them.
+async fn listen(stderr: Option<impl AsyncRead + Unpin>, name: String) -> Vec<String> {
+    let mut last = VecDeque::with_capacity(LAST_LINES);
+    let Some(stderr) = stderr else { return Vec::new() };
+    let mut lines = BufReader::new(stderr).split(b'\n');
+    while let Ok(Some(line)) = lines.next_segment().await {
+        let line = String::from_utf8_lossy(&line).into_owned();
+        info!(shard = name, "{line}");
+        if last.len() == LAST_LINES {
+            last.pop_front();
+        }
+        last.push_back(line);
+    }
+    last.into()
+}
+
+/// How a process ended, for a person.
+pub(crate) fn ending(exit: &Exit) -> String {
+    let Exit { pid, status, reason } = exit;
+    let how = match status {
+        ExitStatus::Code(code) => format!("process {pid} exited with code {code}"),
+        ExitStatus::Signal(signal) => format!("process {pid} was killed by signal {signal}"),
+    };
+    if reason.is_empty() { how } else { format!("{how}: {reason}") }
+}

@@ -1,0 +1,308 @@
+//! The process of one rank: obeys the head, over as many epochs as the head likes.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use playhouse_engine::{EngineEvent, StepPort};
+use playhouse_link::{
+    Backoff, BindError, Endpoint, GaveUp, Identity, Incoming, LinkConfig, Receiver, Sender, Stream,
+    Streams,
+};
+use playhouse_types::Epoch;
+use playhouse_wire::{
+    Join, Kind, Load, Loaded, PeerId, Role, ShardCommand, ShardEvent, StepCommand, StepEvent,
+};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle as Task, spawn_blocking};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use crate::control::{HEAD, incarnation};
+
+/// How long a rank without its head keeps its weights, for a head that comes back.
+const LEASE: Duration = Duration::from_secs(30);
+
+/// How long an engine may take to end after its groups were aborted: a step at most.
+const STOP: Duration = Duration::from_secs(20);
+
+/// What a rank computes with.
+pub trait RankHost: Send + Sync + 'static {
+    /// Holds a part of a model, reading it unless it is held already, and prepares to meet other
+    /// ranks. `progress` is told the bytes read and the bytes to read. May take minutes.
+    ///
+    /// # Errors
+    /// What is wrong with the checkpoint, for a person.
+    fn load(&self, load: &Load, progress: &dyn Fn(u64, u64)) -> Result<Loaded, String>;
+
+    /// Starts the engine of an epoch on what was loaded last. It joins its groups on its own
+    /// thread.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    fn start(&self, join: Join, sink: Box<dyn Fn(EngineEvent) + Send>) -> io::Result<RankEngine>;
+}
+
+/// The engine of an epoch.
+pub struct RankEngine {
+    /// Where its plans go. Dropping it ends the engine after those.
+    pub port: StepPort,
+    /// Its thread.
+    pub thread: JoinHandle<()>,
+    /// Ends its groups, whatever it is doing.
+    pub abort: Box<dyn Fn() + Send + Sync>,
+}
+
+/// Why a rank process ends.
+#[derive(Debug, thiserror::Error)]
+pub enum RankProcessError {
+    /// It cannot open a socket.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The head does not answer, or has no use for it.
+    #[error("the head at {head}: {why}")]
+    Head {
+        /// Where it was looked for.
+        head: SocketAddr,
+        /// What came of it.
+        why: GaveUp,
+    },
+    /// The engine hangs.
+    #[error("the engine of {0} did not end within {STOP:?} of its abort")]
+    Stuck(Epoch),
+}
+
+/// Everything the streams of the head have in common.
+struct RankProcess {
+    host: Arc<dyn RankHost>,
+    /// What the engine of the current epoch reports, for the step stream to come.
+    stage: Arc<Mutex<Option<OnStage>>>,
+}
+
+/// An engine that takes plans and has no step stream yet.
+struct OnStage {
+    epoch: Epoch,
+    port: StepPort,
+    events: mpsc::UnboundedReceiver<EngineEvent>,
+}
+
+/// Serves the head until it is gone for [`LEASE`].
+///
+/// # Errors
+/// See [`RankProcessError`].
+pub async fn run_rank(
+    head: SocketAddr,
+    identity: &Identity,
+    host: Arc<dyn RankHost>,
+) -> Result<(), RankProcessError> {
+    let any = match head.is_ipv4() {
+        true => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        false => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    let (endpoint, _arrivals) =
+        Endpoint::bind(any, identity, incarnation(), LinkConfig::default())?;
+    let to = PeerId::new(Role::Head, HEAD).unwrap_or_else(|_| unreachable!("a good name"));
+    let process = RankProcess { host, stage: Arc::default() };
+    loop {
+        let backoff = Backoff { budget: LEASE, ..Backoff::default() };
+        let dialled = endpoint.dial_again(head, &to, Epoch(0), backoff).await;
+        let (peer, mut inbox) = dialled.map_err(|why| RankProcessError::Head { head, why })?;
+        process.serve(&mut inbox.streams, &endpoint).await?;
+        let lost = peer.lost().borrow().clone();
+        warn!(reason = lost.map(|lost| lost.to_string()), "the head is gone");
+    }
+}
+
+// === impl RankProcess ===
+
+impl RankProcess {
+    /// Serves one connection until it is lost, and ends the engine with it.
+    async fn serve(
+        &self,
+        streams: &mut Streams,
+        endpoint: &Endpoint,
+    ) -> Result<(), RankProcessError> {
+        let mut playing: Option<Playing> = None;
+        while let Some(incoming) = streams.next().await {
+            match incoming.kind() {
+                Kind::ShardCommand => {
+                    // The head has one epoch at a time: the one before is over.
+                    if let Some(before) = playing.take() {
+                        before.end().await?;
+                    }
+                    playing = Some(self.play(incoming));
+                }
+                Kind::StepCommand => {
+                    let stage = Arc::clone(&self.stage);
+                    endpoint.runtime().spawn(attach(incoming, stage));
+                }
+                // Dropping it says that nobody serves it.
+                kind => debug!(?kind, "a stream for somebody else"),
+            }
+        }
+        match playing {
+            Some(playing) => playing.end().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Starts to serve a control stream.
+    fn play(&self, incoming: Incoming) -> Playing {
+        let (host, stage) = (Arc::clone(&self.host), Arc::clone(&self.stage));
+        let (over, end) = mpsc::channel(1);
+        let task = tokio::spawn(async move {
+            match incoming.take::<ShardCommand>() {
+                Ok((ShardCommand::Load(load), stream)) => {
+                    epoch(host, stage, load, stream, end).await
+                }
+                Ok((ShardCommand::Join(_), _)) => Ok(warn!("the head said `Join` before `Load`")),
+                Err(why) => Ok(warn!("the head said what cannot be read: {why}")),
+            }
+        });
+        Playing { over, task }
+    }
+}
+
+/// A control stream that is being served.
+struct Playing {
+    /// Dropped to end it.
+    over: mpsc::Sender<()>,
+    task: Task<Result<(), RankProcessError>>,
+}
+
+// === impl Playing ===
+
+impl Playing {
+    async fn end(self) -> Result<(), RankProcessError> {
+        drop(self.over);
+        self.task.await.unwrap_or(Ok(()))
+    }
+}
+
+/// One epoch, from its weights to its end: when the head drops the stream, or `end` says so.
+async fn epoch(
+    host: Arc<dyn RankHost>,
+    stage: Arc<Mutex<Option<OnStage>>>,
+    load: Load,
+    stream: Stream<ShardEvent, ShardCommand>,
+    mut end: mpsc::Receiver<()>,
+) -> Result<(), RankProcessError> {
+    let Stream { mut sender, mut receiver } = stream;
+    let Some(join) = prepare(&host, load, &mut sender, &mut receiver).await else { return Ok(()) };
+    let epoch = join.epoch;
+    let (report, mut events) = mpsc::unbounded_channel();
+    let sink = Box::new(move |event| drop(report.send(event)));
+    let engine = match host.start(join, sink) {
+        Ok(engine) => engine,
+        Err(why) => {
+            let why = format!("cannot start an engine: {why}");
+            return Ok(drop(sender.send(&ShardEvent::Failed(why)).await));
+        }
+    };
+    let RankEngine { port, thread, abort } = engine;
+    let first = tokio::select! {
+        first = events.recv() => first,
+        _ = receiver.next() => None,
+        _ = end.recv() => None,
+    };
+    let said = match first {
+        Some(EngineEvent::Ready { .. }) => {
+            // The head attaches its step stream once it has read this.
+            *lock(&stage) = Some(OnStage { epoch, port, events });
+            ShardEvent::Ready
+        }
+        Some(EngineEvent::Exited { reason, .. }) => ShardEvent::Failed(reason),
+        _ => ShardEvent::Failed("the epoch is over".to_owned()),
+    };
+    if sender.send(&said).await.is_ok() && said == ShardEvent::Ready {
+        tokio::select! {
+            _ = receiver.next() => {}
+            _ = end.recv() => {}
+        }
+    }
+    lock(&stage).take();
+    abort();
+    let joined = spawn_blocking(move || drop(thread.join()));
+    match timeout(STOP, joined).await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(RankProcessError::Stuck(epoch)),
+    }
+}
+
+/// Loads, and waits to be told to join. `None` when the epoch has come to nothing.
+async fn prepare(
+    host: &Arc<dyn RankHost>,
+    load: Load,
+    sender: &mut Sender<ShardEvent>,
+    receiver: &mut Receiver<ShardCommand>,
+) -> Option<Join> {
+    let (report, mut progress) = mpsc::unbounded_channel();
+    let loader = Arc::clone(host);
+    let mut loading = spawn_blocking(move || {
+        loader.load(&load, &|bytes, of| {
+            let _ = report.send((bytes, of));
+        })
+    });
+    let loaded = loop {
+        tokio::select! {
+            Some((bytes, of)) = progress.recv() => {
+                sender.send(&ShardEvent::Progress { bytes, of }).await.ok()?;
+            }
+            loaded = &mut loading => break loaded,
+        }
+    };
+    let loaded = loaded.unwrap_or_else(|panic| Err(format!("reading weights: {panic}")));
+    match loaded {
+        Ok(loaded) => sender.send(&ShardEvent::Loaded(loaded)).await.ok()?,
+        Err(why) => {
+            drop(sender.send(&ShardEvent::Failed(why)).await);
+            // The head reads it before it hears that the stream is gone.
+            drop(receiver.next().await);
+            return None;
+        }
+    }
+    match receiver.next().await {
+        Ok(Some(ShardCommand::Join(join))) => Some(join),
+        _ => None,
+    }
+}
+
+/// Passes plans to the engine on stage and what comes of them back.
+async fn attach(incoming: Incoming, stage: Arc<Mutex<Option<OnStage>>>) {
+    let Ok((StepCommand::Attach { epoch }, stream)) = incoming.take::<StepCommand>() else {
+        return warn!("the head opened a step stream without attaching to an epoch");
+    };
+    let own = lock(&stage).take_if(|on_stage| on_stage.epoch == epoch);
+    let Some(OnStage { port, mut events, .. }) = own else {
+        return debug!(%epoch, "no engine of this epoch is on stage");
+    };
+    let Stream { mut sender, mut receiver } = stream;
+    loop {
+        let event = tokio::select! {
+            plan = receiver.next() => match plan {
+                Ok(Some(StepCommand::Plan(plan))) => match port.submit(plan) {
+                    Ok(()) => continue,
+                    // It has said why, or is about to.
+                    Err(why) => StepEvent::Exited { epoch, reason: why.to_string() },
+                },
+                _ => return,
+            },
+            event = events.recv() => match event {
+                Some(EngineEvent::Step(outcome)) => StepEvent::Outcome(outcome),
+                Some(EngineEvent::Followed { epoch, step }) => StepEvent::Done { epoch, step },
+                Some(EngineEvent::Exited { epoch, reason }) => StepEvent::Exited { epoch, reason },
+                Some(EngineEvent::Ready { .. }) => continue,
+                None => return,
+            },
+        };
+        if sender.send(&event).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,88 @@
+//! `playhouse cluster init`: the certificate authority of a cluster, in a folder of the head.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use playhouse_link::Authority;
+
+use crate::error::CliError;
+
+/// Where the authority is unless somebody says otherwise.
+pub(crate) const DEFAULT_DIR: &str = "playhouse-cluster";
+
+const CERTIFICATE: &str = "authority.der";
+const KEY: &str = "authority.key";
+
+/// Set a cluster up.
+#[derive(Args)]
+pub(crate) struct ClusterArgs {
+    #[command(subcommand)]
+    command: ClusterCommand,
+}
+
+#[derive(Subcommand)]
+enum ClusterCommand {
+    /// Make the certificate authority that the head signs its nodes' certificates with
+    Init {
+        /// Folder to make; only its owner can read it
+        #[arg(long, env = "PLAYHOUSE_CLUSTER_DIR", default_value = DEFAULT_DIR)]
+        dir: PathBuf,
+    },
+}
+
+/// Makes an authority and keeps it.
+///
+/// # Errors
+/// When there is one already, or it cannot be written.
+pub(crate) fn run(args: &ClusterArgs) -> Result<ExitCode, CliError> {
+    let ClusterCommand::Init { dir } = &args.command;
+    let authority = Authority::new().map_err(|why| CliError::failure(why.to_string()))?;
+    if dir.join(CERTIFICATE).exists() || dir.join(KEY).exists() {
+        return Err(CliError::failure(format!("{} holds an authority already", dir.display()))
+            .hint("nodes trust the one they joined: remove the folder only with the cluster"));
+    }
+    let written = DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .and_then(|()| write(&dir.join(CERTIFICATE), authority.certificate()))
+        .and_then(|()| write(&dir.join(KEY), authority.key()));
+    let show = dir.display();
+    written.map_err(|why| CliError::failure(format!("cannot write to {show}: {why}")))?;
+    let mut out = io::stdout().lock();
+    let next = format!(
+        "made the cluster's certificate authority in {show}\n\
+         start the head with: playhouse serve --cluster-listen 0.0.0.0:7100 --cluster-dir {show}\n"
+    );
+    out.write_all(next.as_bytes()).map_err(CliError::output)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The authority kept in a folder.
+///
+/// # Errors
+/// When there is none, with how to make it.
+pub(crate) fn read(dir: &Path) -> Result<Authority, CliError> {
+    let show = dir.display();
+    let read = |name: &str| {
+        fs::read(dir.join(name)).map_err(|why| {
+            CliError::failure(format!("cannot read {}: {why}", dir.join(name).display())).hint(
+                format!("`playhouse cluster init --dir {show}` makes a certificate authority"),
+            )
+        })
+    };
+    let (certificate, key) = (read(CERTIFICATE)?, read(KEY)?);
+    Authority::from_der(&certificate, &key)
+        .map_err(|why| CliError::failure(format!("the authority in {show}: {why}")))
+}
+
+/// Writes what only the owner may read, and never over another file.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}

@@ -1,0 +1,111 @@
+//! From a parallel layout to what each rank of a replica holds.
+
+use std::num::NonZeroU32;
+
+use playhouse_cluster::{Layout, Share};
+use playhouse_model::{Checkpoint, Dtype, KvCache, Shard, Weights};
+use playhouse_planner::{ModelShape, RankMap, Violation};
+use playhouse_types::{DecoderSpec, ParallelSpec};
+
+use crate::error::CliError;
+
+/// What `serve` runs.
+pub(crate) struct ServedLayout {
+    pub(crate) replicas: NonZeroU32,
+    /// Ranks of each replica.
+    pub(crate) layout: Layout,
+    /// The same, for the placement.
+    pub(crate) map: RankMap,
+    /// The part that each of them holds, stage by stage.
+    pub(crate) shards: Vec<Shard>,
+    /// The same, for people.
+    pub(crate) shares: Vec<Share>,
+    /// Element type of weights, activations and cache.
+    pub(crate) dtype: Dtype,
+    /// The same, as candle spells it.
+    pub(crate) dtype_name: &'static str,
+    /// Bytes of one KV block, on all ranks of a replica together.
+    pub(crate) bytes_per_block: u64,
+}
+
+// === impl ServedLayout ===
+
+impl ServedLayout {
+    /// Divides the model of a checkpoint.
+    ///
+    /// # Errors
+    /// Every rule that the layout breaks, or the part of it that this version does not serve, or
+    /// what is wrong with the weights.
+    pub(crate) fn new(
+        checkpoint: &Checkpoint,
+        parallel: &ParallelSpec,
+        spec: &DecoderSpec,
+        dtype: Dtype,
+    ) -> Result<Self, CliError> {
+        let map = rank_map(checkpoint, parallel)?;
+        let tensor = parallel.tensor as usize;
+        let layout = Layout { stages: parallel.pipeline as usize, tensor };
+        let mut served = Self {
+            replicas: NonZeroU32::new(parallel.data).unwrap_or(NonZeroU32::MIN),
+            layout,
+            shards: Vec::new(),
+            shares: Vec::new(),
+            dtype,
+            dtype_name: "",
+            bytes_per_block: 0,
+            map,
+        };
+        for at in served.map.ranks() {
+            let held = served.map.stages()[at.stage as usize];
+            let index = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+            let layers = index(held.first)..index(held.end());
+            let shard = Shard::new(spec, layers.clone(), at.stage_rank as usize, tensor);
+            let shard = shard.map_err(|why| CliError::usage(why.to_string()))?;
+            let survey = Weights::survey(checkpoint, spec, &shard, dtype);
+            let survey = survey.map_err(|why| CliError::failure(why.to_string()))?;
+            let part = shard.spec(spec);
+            served.bytes_per_block += KvCache::bytes_per_block(&part, survey.dtype) as u64;
+            served.dtype_name = survey.dtype.as_str();
+            let attention = part.layers.first().map(|layer| &layer.attention);
+            served.shares.push(Share {
+                layers,
+                query_heads: attention.map_or(0, |attention| attention.heads),
+                kv_heads: attention.map_or(0, |attention| attention.kv_heads),
+                weight_bytes: survey.held_bytes as u64,
+            });
+            served.shards.push(shard);
+        }
+        Ok(served)
+    }
+
+    /// Ranks of all replicas.
+    pub(crate) fn world(&self) -> usize {
+        self.replicas.get() as usize * self.layout.ranks()
+    }
+}
+
+/// The ranks of one replica.
+fn rank_map(checkpoint: &Checkpoint, parallel: &ParallelSpec) -> Result<RankMap, CliError> {
+    let served = ParallelSpec {
+        tensor: parallel.tensor,
+        pipeline: parallel.pipeline,
+        pipeline_partition: parallel.pipeline_partition.clone(),
+        data: parallel.data,
+        ..ParallelSpec::default()
+    };
+    if *parallel != served {
+        let what = "this version serves tensor, pipeline and data parallel layouts";
+        return Err(CliError::usage(what)
+            .hint("`playhouse plan` with the same flags shows where every rank would be"));
+    }
+    let config = checkpoint.require("config.json");
+    let config = config.map_err(|why| CliError::failure(why.to_string()))?;
+    let shape = ModelShape::parse(&config);
+    let shape = shape.map_err(|why| CliError::failure(format!("config.json: {why}")))?;
+    let refused = |broken: Vec<Violation>| {
+        let lines: Vec<_> = broken.iter().map(ToString::to_string).collect();
+        CliError::usage(format!("the layout cannot run: {}", lines.join("\nerror: ")))
+    };
+    RankMap::new(parallel, &shape).map_err(refused)?;
+    RankMap::new(&ParallelSpec { data: 1, ..served }, &shape).map_err(refused)
+}

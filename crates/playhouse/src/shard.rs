@@ -1,0 +1,190 @@
+//! `playhouse shard`: the process of one rank. Started by `serve` and `node`, not by people.
+//!
+//! Its standard input gives it its identity and, by staying open, says that its parent lives.
+
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::num::NonZeroUsize;
+use std::os::linux::fs::MetadataExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{fs, thread};
+
+use clap::Args;
+use playhouse_cluster::{RankEngine, RankHost, run_rank};
+use playhouse_collectives::{Member, Secret};
+use playhouse_engine::{EngineConfig, EngineEvent};
+use playhouse_link::Identity;
+use playhouse_model::{Checkpoint, Dtype, ModelConfig, Shard, Weights};
+use playhouse_ops::Threads;
+use playhouse_telemetry::init_logs;
+use playhouse_wire::{Group, Join, Load, Loaded};
+
+use crate::demo;
+use crate::error::CliError;
+use crate::ranks::{GroupAborts, GroupSeat, RankModel};
+
+/// An identity has three certificates or keys; nothing in it comes near to this.
+const IDENTITY_BYTES_MAX: u32 = 1 << 20;
+
+/// Run one rank for a head that started this process.
+#[derive(Args)]
+pub(crate) struct ShardArgs {
+    /// Where the head is
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    head: SocketAddr,
+}
+
+/// The rank's part of a model, and where it meets others.
+struct Host {
+    head: SocketAddr,
+    machine: String,
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    loaded: Option<(Load, RankModel)>,
+    /// For the next epoch's groups.
+    listeners: Option<[TcpListener; 2]>,
+}
+
+/// Obeys the head until it is gone.
+///
+/// # Errors
+/// When there is no identity on standard input, or no head.
+pub(crate) fn run(args: &ShardArgs) -> Result<ExitCode, CliError> {
+    init_logs("warn").map_err(|why| CliError::failure(why.to_string()))?;
+    let identity = identity().map_err(|why| {
+        CliError::failure(format!("standard input holds no identity: {why}"))
+            .hint("`playhouse serve` and `playhouse node` start shards; people do not")
+    })?;
+    thread::spawn(|| {
+        // Its end is the end of our parent.
+        drop(io::copy(&mut io::stdin().lock(), &mut io::sink()));
+        std::process::exit(0);
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(|why| CliError::failure(format!("cannot start the async runtime: {why}")))?;
+    let host = Host { head: args.head, machine: machine(), held: Mutex::default() };
+    let served = runtime.block_on(run_rank(args.head, &identity, Arc::new(host)));
+    served.map_err(|why| CliError::failure(why.to_string()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the length of an identity, and the identity.
+fn identity() -> Result<Identity, String> {
+    let mut stdin = io::stdin().lock();
+    let mut length = [0; 4];
+    stdin.read_exact(&mut length).map_err(|why| why.to_string())?;
+    let length = u32::from_le_bytes(length);
+    if length > IDENTITY_BYTES_MAX {
+        return Err(format!("{length} bytes are too many"));
+    }
+    let mut bytes = vec![0; length as usize];
+    stdin.read_exact(&mut bytes).map_err(|why| why.to_string())?;
+    Identity::from_bytes(&bytes).map_err(|why| why.to_string())
+}
+
+/// Names what ranks must have in common to share memory: the running kernel, the network and
+/// process namespaces, and the file system behind `/dev/shm`.
+fn machine() -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let link = |name: &str| fs::read_link(name).map(|link| link.display().to_string());
+    let [net, pid] =
+        ["/proc/self/ns/net", "/proc/self/ns/pid"].map(|it| link(it).unwrap_or_default());
+    let shm = fs::metadata("/dev/shm").map(|shm| shm.st_dev()).unwrap_or_default();
+    format!("{} {net} {pid} {shm}", boot.trim())
+}
+
+// === impl Host ===
+
+impl RankHost for Host {
+    fn load(&self, load: &Load, progress: &dyn Fn(u64, u64)) -> Result<Loaded, String> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = held.loaded.take().filter(|(kept, _)| kept == load);
+        held.loaded = Some(match kept {
+            Some(kept) => kept,
+            None => (load.clone(), read(load, progress)?),
+        });
+        let listeners = [self.listen()?, self.listen()?];
+        let member = |listener: &TcpListener| -> Result<_, String> {
+            let address = listener.local_addr().map_err(|why| why.to_string())?.to_string();
+            Ok(playhouse_wire::Member { machine: self.machine.clone(), address })
+        };
+        let [tensor, pipeline] = &listeners;
+        let loaded = Loaded { tensor: member(tensor)?, pipeline: member(pipeline)? };
+        held.listeners = Some(listeners);
+        Ok(loaded)
+    }
+
+    fn start(&self, join: Join, sink: Box<dyn Fn(EngineEvent) + Send>) -> io::Result<RankEngine> {
+        let Join { epoch, tensor, pipeline, kv_blocks, max_num_seqs } = join;
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let listeners = held.listeners.take();
+        let Some(((_, model), [stage, chain])) = held.loaded.as_ref().zip(listeners) else {
+            return Err(io::Error::other("nothing was loaded for this epoch"));
+        };
+        let config = EngineConfig {
+            epoch,
+            kv_blocks: kv_blocks as usize,
+            max_num_seqs: max_num_seqs as usize,
+        };
+        let groups = [group_seat(tensor, stage)?, group_seat(pipeline, chain)?];
+        let aborts = GroupAborts::default();
+        let (port, thread) = model.start(config, groups, aborts.clone(), sink)?;
+        Ok(RankEngine { port, thread, abort: Box::new(move || aborts.abort()) })
+    }
+}
+
+impl Host {
+    /// Listens under the address by which the head's network knows this machine.
+    fn listen(&self) -> Result<TcpListener, String> {
+        let any = if self.head.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        // Connecting a datagram socket sends nothing; it asks for the route.
+        let own = UdpSocket::bind(any).and_then(|socket| {
+            socket.connect(self.head)?;
+            socket.local_addr()
+        });
+        let listening = own.and_then(|own| TcpListener::bind((own.ip(), 0)));
+        listening.map_err(|why| format!("cannot listen for other ranks: {why}"))
+    }
+}
+
+fn read(load: &Load, progress: &dyn Fn(u64, u64)) -> Result<RankModel, String> {
+    let checkpoint = match &load.model {
+        Some(folder) => Checkpoint::open(Path::new(folder)).map_err(|why| why.to_string())?,
+        None => Checkpoint::embedded(demo::FILES),
+    };
+    let spec = ModelConfig::read(&checkpoint).map_err(|why| why.to_string())?.spec;
+    let layers = load.first_layer as usize..load.end_layer as usize;
+    let (at, of) = (load.tensor.at as usize, load.tensor.of as usize);
+    let shard = Shard::new(&spec, layers, at, of).map_err(|why| why.to_string())?;
+    let dtype = match load.dtype {
+        playhouse_wire::Dtype::Auto => Dtype::Auto,
+        playhouse_wire::Dtype::Bf16 => Dtype::Bf16,
+        playhouse_wire::Dtype::F16 => Dtype::F16,
+        playhouse_wire::Dtype::F32 => Dtype::F32,
+    };
+    let weights = Weights::load(&checkpoint, &spec, &shard, dtype, |done, total| {
+        progress(done as u64, total as u64);
+    });
+    let weights = weights.map_err(|why| why.to_string())?;
+    let threads = NonZeroUsize::new(load.threads as usize).unwrap_or(NonZeroUsize::MIN);
+    Ok(RankModel { spec, weights, threads: Threads::new(threads) })
+}
+
+fn group_seat(group: Group, listener: TcpListener) -> io::Result<GroupSeat> {
+    let Group { name, secret, rank, members } = group;
+    let member = |member: playhouse_wire::Member| {
+        let address = member.address.parse().map_err(io::Error::other)?;
+        Ok(Member { machine: member.machine, address: Some(address) })
+    };
+    let members = members.into_iter().map(member).collect::<io::Result<_>>()?;
+    let (secret, listener) = (Secret(secret), Some(listener));
+    Ok(GroupSeat { name, secret, members, rank: rank as usize, listener })
+}

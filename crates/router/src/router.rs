@@ -1,0 +1,216 @@
+//! The state of all replicas, and the choice.
+
+use playhouse_types::{BLOCK_TOKENS, Epoch, PrefixEvent, ReplicaId};
+
+use crate::index::PrefixIndex;
+use crate::mix::mix;
+use crate::replica::Replica;
+use crate::{Load, Policy};
+
+/// Who has no more than this of a prompt has nothing of it (**RO-4**): four blocks, which the head of
+/// most chat templates fits in.
+pub const COLD_TOKENS: u32 = 64;
+
+/// What a token that has to be computed weighs, against one that is queued already: the request waits
+/// for it, and whoever comes after it does too. With 1 instead, conversations move as soon as that is
+/// better for themselves: four replicas that are too small for the trace of `benches/router.rs` (24
+/// tokens in a step) then take 1.6 times as many steps.
+const MISSING_WEIGHT: f64 = 2.0;
+
+/// Chooses a replica for every request. See the crate's documentation for what it guarantees.
+#[derive(Debug)]
+pub struct Router {
+    policy: Policy,
+    /// By slot; `None` where a replica was removed.
+    replicas: Vec<Option<Replica>>,
+    index: PrefixIndex,
+    /// Picks so far; with the seed the state of the generator behind [`Policy::PowerOfTwo`].
+    picks: u64,
+    seed: u64,
+}
+
+/// A request, as far as routing needs it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ask<'a> {
+    /// Names of the full blocks of the prompt, in order, salt included; see [`PrefixEvent`].
+    pub hashes: &'a [u64],
+    /// Tokens of the prompt.
+    pub tokens: u32,
+    /// What makes it part of a session, if it is.
+    pub session: Option<&'a str>,
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pick {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// Tokens of the prompt that are in its prefix cache, as far as its events tell. As in the block
+    /// pool, whole blocks only, and at least one token is left to compute.
+    pub cached_tokens_expected: u32,
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// The index has changed as it says.
+    Applied,
+    /// Events before it were lost. The blocks of its replica are forgotten; ask for all of them, as
+    /// [`PrefixEvent::Reset`] and what follows.
+    Gap,
+    /// It changed nothing: it is of an older epoch or was heard before, its replica is not known, or
+    /// a gap was found and the reset has not come.
+    Stale,
+}
+
+/// A replica that may be picked.
+struct Candidate<'a> {
+    slot: usize,
+    replica: &'a Replica,
+    /// Tokens of the prompt that it has.
+    cached_tokens: u32,
+}
+
+// === impl Router ===
+
+impl Router {
+    /// A router without replicas. The `seed` makes random choices, and hash tables, differ.
+    #[must_use]
+    pub fn new(policy: Policy, seed: u64) -> Self {
+        Self { policy, replicas: Vec::new(), index: PrefixIndex::new(seed), picks: 0, seed }
+    }
+
+    /// Adds a replica with no load and no blocks; a known one starts over. Its events are heard from
+    /// the beginning of an epoch, or after a resync ([`Applied::Gap`] asks for it).
+    pub fn add(&mut self, replica: ReplicaId) {
+        self.remove(replica);
+        let free = self.replicas.iter().position(Option::is_none);
+        let slot = free.unwrap_or(self.replicas.len());
+        self.replicas.resize_with(self.replicas.len().max(slot + 1), || None);
+        self.replicas[slot] = Some(Replica::new(replica));
+        self.index.grow(self.replicas.len());
+    }
+
+    /// Forgets a replica; does nothing when it is not known.
+    pub fn remove(&mut self, replica: ReplicaId) {
+        if let Some(slot) = self.slot(replica) {
+            self.index.forget(slot);
+            self.replicas[slot] = None;
+        }
+    }
+
+    /// Takes in a change of a replica's prefix cache (**RO-2**). Events are numbered from 0 in each
+    /// epoch.
+    pub fn apply(
+        &mut self,
+        replica: ReplicaId,
+        epoch: Epoch,
+        sequence: u64,
+        event: &PrefixEvent,
+    ) -> Applied {
+        let Some((slot, replica)) = self.find(replica) else { return Applied::Stale };
+        let (forget, applied) = replica.hear(epoch, sequence, event);
+        if forget {
+            self.index.forget(slot);
+        }
+        if applied == Applied::Applied {
+            match event {
+                PrefixEvent::Stored(names) => self.index.store(slot, names),
+                PrefixEvent::Removed(names) => self.index.remove(slot, names),
+                PrefixEvent::Reset => {}
+            }
+        }
+        applied
+    }
+
+    /// Takes in the load of a replica, which covers what it has accepted by now (**RO-5**). Does
+    /// nothing when the replica is not known.
+    pub fn report(&mut self, replica: ReplicaId, load: Load) {
+        if let Some((_, replica)) = self.find(replica) {
+            replica.report(load);
+        }
+    }
+
+    /// Chooses among the eligible replicas (**RO-1**), and counts the request as queued there. `None`
+    /// when none is eligible.
+    pub fn pick(&mut self, ask: &Ask<'_>, eligible: impl Fn(ReplicaId) -> bool) -> Option<Pick> {
+        let usable = ask.tokens.saturating_sub(1) as usize / BLOCK_TOKENS;
+        let depths = self.index.depths(&ask.hashes[..usable.min(ask.hashes.len())]);
+        let candidates: Vec<Candidate<'_>> = (self.replicas.iter().zip(depths).enumerate())
+            .filter_map(|(slot, (replica, depth))| {
+                let replica = replica.as_ref().filter(|replica| eligible(replica.id))?;
+                Some(Candidate { slot, replica, cached_tokens: (depth * BLOCK_TOKENS) as u32 })
+            })
+            .collect();
+        let &Candidate { slot, cached_tokens, .. } = self.choose(ask, &candidates)?;
+        self.picks += 1;
+        let replica = self.replicas[slot].as_mut().expect("a candidate is a replica");
+        replica.take(ask.tokens - cached_tokens, self.picks);
+        Some(Pick { replica: replica.id, cached_tokens_expected: cached_tokens })
+    }
+
+    fn choose<'c>(
+        &self,
+        ask: &Ask<'_>,
+        candidates: &'c [Candidate<'c>],
+    ) -> Option<&'c Candidate<'c>> {
+        let load = |candidate: &Candidate<'_>| candidate.replica.work();
+        match (self.policy, ask.session) {
+            (Policy::Session, Some(session)) => {
+                let key = session.bytes().fold(0, |key, byte| mix(key ^ u64::from(byte)));
+                let weight =
+                    |candidate: &&Candidate<'_>| mix(key ^ mix(candidate.replica.id.0.into()));
+                candidates.iter().max_by_key(weight)
+            }
+            (Policy::Prefix | Policy::Session, _) => {
+                let cold = |candidate: &Candidate<'_>| candidate.cached_tokens <= COLD_TOKENS;
+                if candidates.iter().all(cold) {
+                    return least(candidates.iter(), load, f64::from(ask.tokens));
+                }
+                let cost = |candidate: &Candidate<'_>| {
+                    let missing = ask.tokens - candidate.cached_tokens;
+                    load(candidate) + MISSING_WEIGHT * f64::from(missing)
+                };
+                least(candidates.iter(), cost, 0.0)
+            }
+            (Policy::RoundRobin, _) => least(candidates.iter(), |_| 0.0, 0.0),
+            (Policy::LeastLoad, _) => least(candidates.iter(), load, 0.0),
+            (Policy::PowerOfTwo, _) => least(self.two(candidates), load, 0.0),
+        }
+    }
+
+    /// Two candidates at random, or all if there are fewer.
+    fn two<'c>(
+        &self,
+        candidates: &'c [Candidate<'c>],
+    ) -> impl Iterator<Item = &'c Candidate<'c>> + Clone {
+        let random = mix(self.seed ^ self.picks);
+        let below = |half: u64, count: usize| (half % count.max(1) as u64) as usize;
+        let first = below(random >> 32, candidates.len());
+        let other = below(random & u64::from(u32::MAX), candidates.len().saturating_sub(1));
+        let second = other + usize::from(other >= first);
+        [candidates.get(first), candidates.get(second)].into_iter().flatten()
+    }
+
+    fn slot(&self, replica: ReplicaId) -> Option<usize> {
+        self.replicas
+            .iter()
+            .position(|known| known.as_ref().is_some_and(|known| known.id == replica))
+    }
+
+    fn find(&mut self, replica: ReplicaId) -> Option<(usize, &mut Replica)> {
+        let slot = self.slot(replica)?;
+        Some((slot, self.replicas[slot].as_mut()?))
+    }
+}
+
+/// Of those that cost at most `tie` more than the cheapest, the least recently chosen.
+fn least<'c>(
+    candidates: impl Iterator<Item = &'c Candidate<'c>> + Clone,
+    cost: impl Fn(&Candidate<'_>) -> f64,
+    tie: f64,
+) -> Option<&'c Candidate<'c>> {
+    let least = candidates.clone().map(&cost).fold(f64::INFINITY, f64::min);
+    let tied = candidates.filter(|candidate| cost(candidate) <= least + tie);
+    tied.min_by_key(|candidate| candidate.replica.chosen)
+}
