@@ -66,7 +66,8 @@ fn read_token(file: &Path) -> Result<String, CliError> {
         CliError::usage(format!("cannot take the admin token from {}: {why}", file.display()))
     };
     let mut text = String::new();
-    let read = File::open(file).and_then(|file| file.take(TOKEN_FILE_MAX).read_to_string(&mut text));
+    let read =
+        File::open(file).and_then(|file| file.take(TOKEN_FILE_MAX).read_to_string(&mut text));
     read.map_err(|why: io::Error| failed(&why))?;
     match text.trim() {
         "" => Err(failed(&"it is empty")),

@@ -26,9 +26,9 @@ mod sizing;
 mod status;
 mod table;
 mod terminal;
+mod threads;
 mod token;
 mod top;
-mod threads;
 
 use std::process::ExitCode;
 

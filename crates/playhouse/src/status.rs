@@ -5,7 +5,7 @@
 //! - **ST-2** words of the cluster cannot steer the terminal, and colours are for terminals only.
 //! - **ST-3** `--watch` lives through an unreachable head, once it was reached.
 
-mod tree;
+pub(crate) mod tree;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -17,8 +17,6 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::admin::{Admin, AdminArgs};
 use crate::error::CliError;
 use crate::terminal::shows_colour;
-
-pub(crate) use self::tree::{node_rows, percent, state_word, summary};
 
 /// How often it is looked at again.
 pub(crate) const PERIOD: Duration = Duration::from_secs(1);
@@ -59,9 +57,9 @@ async fn watch(admin: &Admin, first: Cluster, json: bool) -> Result<ExitCode, Cl
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
+    let clear = if io::stdout().is_terminal() && !json { CLEAR } else { "" };
     let mut shown = Ok(first);
     loop {
-        let clear = if io::stdout().is_terminal() && !json { CLEAR } else { "" };
         match &shown {
             Ok(cluster) => print(&format!("{clear}{}", text(cluster, json)))?,
             Err(error) => drop(CliError::report(error)),

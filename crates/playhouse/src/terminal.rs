@@ -31,6 +31,9 @@ mod tests {
             assert_eq!(visible(plain), plain);
         }
         assert_eq!(visible("a\u{1b}[2Jb\r\n"), "a\\u{1b}[2Jb\\r\\n");
-        assert_eq!(visible("\u{9b}1m \u{7f} \u{202e}x\u{200b}"), "\\u{9b}1m \\u{7f} \\u{202e}x\\u{200b}");
+        assert_eq!(
+            visible("\u{9b}1m \u{7f} \u{202e}x\u{200b}"),
+            "\\u{9b}1m \\u{7f} \\u{202e}x\\u{200b}"
+        );
     }
 }

@@ -42,7 +42,7 @@ pub(crate) async fn run(args: TokenArgs) -> Result<ExitCode, CliError> {
     let _ = writeln!(
         io::stderr(),
         "It lets one node join within {} s. On that machine, with the cluster address that \
-         `playhouse serve` prints:\n  playhouse node --join HOST:PORT --token TOKEN",
+         `playhouse serve` prints:\n  playhouse node --join HOST:PORT --name NAME --token TOKEN",
         made.expires_in_seconds
     );
     Ok(ExitCode::SUCCESS)

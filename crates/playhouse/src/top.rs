@@ -41,7 +41,7 @@ pub(crate) async fn run(args: TopArgs) -> Result<ExitCode, CliError> {
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
     let screen = Screen::enter()?;
     tokio::select! {
-        left = screen.left() => left?,
+        _ = screen.left() => {}
         _ = signals.next() => {}
         _ = hangup.recv() => {}
         ended = show(&screen, &admin, first) => ended?,

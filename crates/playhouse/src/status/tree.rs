@@ -65,10 +65,9 @@ pub(crate) fn percent(part: u64, whole: u64) -> String {
 
 /// How many replicas serve, and how much is going on.
 pub(crate) fn summary(cluster: &Cluster) -> String {
-    let (serving, all, in_flight) =
-        (cluster.serving(), cluster.replicas.len(), cluster.in_flight);
+    let (serving, all) = (cluster.serving(), cluster.replicas.len());
     let draining = if cluster.draining { ", draining" } else { "" };
-    format!("replicas serving: {serving} of {all}, requests in flight: {in_flight}{draining}")
+    format!("{serving} of {all} replicas serve, in flight: {}{draining}", cluster.in_flight)
 }
 
 fn replica_rows(replica: &Replica) -> Vec<Vec<Cell>> {
@@ -154,4 +153,4 @@ fn layers(range: &Range<usize>) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

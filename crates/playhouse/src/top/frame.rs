@@ -3,7 +3,7 @@
 use playhouse_admin::view::{Cluster, Replica};
 use tokio::time::Instant;
 
-use crate::status::{node_rows, percent, state_word, summary};
+use crate::status::tree::{node_rows, percent, state_word, summary};
 use crate::table::align;
 use crate::terminal::visible;
 

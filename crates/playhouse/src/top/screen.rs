@@ -1,10 +1,9 @@
 //! A terminal taken over, and given back (**TOP-1**).
 
-use std::io::{self, IsTerminal, Stdin, Write};
+use std::io::{self, IsTerminal, Read, Write};
 
-use rustix::termios::{OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr};
-use tokio::io::unix::AsyncFd;
-use tokio::io::Interest;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use tokio::sync::oneshot;
 
 use crate::error::CliError;
 use crate::terminal::visible;
@@ -20,7 +19,6 @@ const ESCAPE: u8 = 27;
 
 /// The terminal, while this lives.
 pub(super) struct Screen {
-    keys: AsyncFd<Stdin>,
     before: Termios,
 }
 
@@ -37,22 +35,17 @@ impl Screen {
             .hint("`playhouse status --watch` prints the cluster to anything else"))
     }
 
-    /// Takes the terminal over: keys come one by one, Ctrl-C too.
+    /// Takes the terminal over: keys come as they are typed, Ctrl-C as one of them.
     ///
     /// # Errors
     /// The system does not allow it.
     pub(super) fn enter() -> Result<Self, CliError> {
-        let failed =
-            |why: io::Error| CliError::failure(format!("cannot use the terminal: {why}"));
+        let failed = |why: io::Error| CliError::failure(format!("cannot use the terminal: {why}"));
         let before = tcgetattr(io::stdin()).map_err(|why| failed(why.into()))?;
-        let keys = AsyncFd::with_interest(io::stdin(), Interest::READABLE).map_err(failed)?;
         // From here on everything is put back when it is dropped.
-        let screen = Self { keys, before };
+        let screen = Self { before };
         let mut raw = screen.before.clone();
         raw.make_raw();
-        // A read never waits: the runtime does.
-        raw.special_codes[SpecialCodeIndex::VMIN] = 0;
-        raw.special_codes[SpecialCodeIndex::VTIME] = 0;
         tcsetattr(io::stdin(), OptionalActions::Flush, &raw).map_err(|why| failed(why.into()))?;
         write(ENTER).map_err(CliError::output)?;
         Ok(screen)
@@ -80,29 +73,29 @@ impl Screen {
         write(&text)
     }
 
-    /// Waits for a key that means to leave, or for the end of the terminal (**TOP-2**).
-    ///
-    /// # Errors
-    /// The keys cannot be read.
-    pub(super) async fn left(&self) -> Result<(), CliError> {
-        let failed = |why: io::Error| CliError::failure(format!("cannot read keys: {why}"));
-        loop {
-            let mut ready = self.keys.readable().await.map_err(failed)?;
+    /// Completes with a key that means to leave, or with the end of the terminal (**TOP-2**). A
+    /// thread of its own waits for keys, because a read of a terminal cannot be cancelled: it ends
+    /// with the process.
+    pub(super) fn left(&self) -> oneshot::Receiver<()> {
+        let (leaving, left) = oneshot::channel();
+        std::thread::spawn(move || {
             let mut typed = [0; 64];
-            let count = rustix::io::read(io::stdin(), &mut typed)
-                .map_err(|why| failed(why.into()))?;
-            let ended = count == 0 && ready.ready().is_read_closed();
-            // Arrow keys and their like begin with Escape, but do not end there.
-            let leaves = match &typed[..count] {
-                [ESCAPE] => true,
-                [ESCAPE, ..] => false,
-                keys => keys.iter().any(|key| [b'q', b'Q', CTRL_C, CTRL_D].contains(key)),
-            };
-            if leaves || ended {
-                return Ok(());
-            }
-            ready.clear_ready();
-        }
+            while let Ok(count @ 1..) = io::stdin().read(&mut typed)
+                && !leaves(&typed[..count])
+            {}
+            // The command may have ended for another reason.
+            let _ = leaving.send(());
+        });
+        left
+    }
+}
+
+/// Arrow keys and their like begin with Escape, but do not end there.
+fn leaves(typed: &[u8]) -> bool {
+    match typed {
+        [ESCAPE] => true,
+        [ESCAPE, ..] => false,
+        keys => keys.iter().any(|key| [b'q', b'Q', CTRL_C, CTRL_D].contains(key)),
     }
 }
 
