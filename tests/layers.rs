@@ -21,11 +21,12 @@ const LAYERS: [&str; 15] = [
     "playhouse-link",
     "playhouse-cluster",
     "playhouse-gateway",
+    "playhouse-admin",
     "playhouse",
 ];
 
 /// Edges that the order would allow but an invariant forbids: nothing of the left uses the right.
-const FORBIDDEN: [(&[&str], &[&str], &str); 9] = [
+const FORBIDDEN: [(&[&str], &[&str], &str); 10] = [
     (
         &[
             "playhouse-types",
@@ -62,8 +63,13 @@ const FORBIDDEN: [(&[&str], &[&str], &str); 9] = [
         &["ractor", "playhouse-scheduler", "playhouse-engine", "playhouse-collectives"],
         "A6: link knows peers and bytes, not actors",
     ),
-    (&["playhouse-gateway"], &["ractor", "playhouse-engine"], "A7: only cluster knows actors"),
-    (&["playhouse-cluster"], &["axum", "hyper"], "A8: only gateway knows HTTP"),
+    (
+        &["playhouse-gateway", "playhouse-admin"],
+        &["ractor", "playhouse-engine"],
+        "A7: only cluster knows actors",
+    ),
+    (&["playhouse-admin"], &["playhouse-gateway"], "A8: only gateway knows OpenAI JSON"),
+    (&["playhouse-cluster"], &["axum", "hyper"], "A8: only the edges know HTTP"),
     (&["playhouse"], &["ractor", "axum"], "A7, A8: the binary wires, it knows no actor or route"),
 ];
 

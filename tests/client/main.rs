@@ -3,10 +3,13 @@
 //! Tests are named after what a user sees. A test waits for conditions, never for time: where a
 //! request has to be slow, the server holds it until something else has happened.
 
+mod admin;
 mod bench;
 mod chat;
 mod doctor;
+mod head;
 mod server;
+mod top;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -16,7 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 fn playhouse(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_playhouse"));
     command.args(args).stdin(Stdio::null());
-    for name in ["PLAYHOUSE_API_KEY", "RUST_LOG", "NO_COLOR"] {
+    for name in ["PLAYHOUSE_API_KEY", "PLAYHOUSE_ADMIN_TOKEN", "RUST_LOG", "NO_COLOR"] {
         command.env_remove(name);
     }
     command

@@ -35,7 +35,7 @@ struct Seen {
 /// A request as it came.
 #[derive(Clone, Debug)]
 pub(crate) struct Received {
-    /// Counted from 0 over all POST requests.
+    /// Counted from 0 over all requests that the script answers.
     pub(crate) number: usize,
     pub(crate) path: String,
     pub(crate) authorization: Option<String>,
@@ -62,7 +62,7 @@ struct Pieces(mpsc::Receiver<io::Result<Bytes>>);
 // === impl Server ===
 
 impl Server {
-    /// Starts a server with one model, `demo`, which answers each POST as `script` says.
+    /// Starts a server with one model, `demo`, which answers the rest as `script` says.
     pub(crate) fn start(script: impl Fn(Received) -> Reply + Send + Sync + 'static) -> Self {
         let runtime = Runtime::new().expect("a runtime starts");
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
@@ -91,7 +91,7 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// The POST requests so far.
+    /// The requests so far that the script answers.
     pub(crate) fn requests(&self) -> Vec<Received> {
         self.seen.requests.lock().expect("no test panics inside").clone()
     }
@@ -125,7 +125,10 @@ async fn answer(
     let authorization = request.headers().get("authorization");
     let authorization = authorization.map(|key| key.to_str().expect("ASCII").to_owned());
     let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
-    let body = serde_json::from_slice(&body).expect("the client sends JSON");
+    let body = match &*body {
+        [] => Value::Null,
+        body => serde_json::from_slice(body).expect("the client sends JSON"),
+    };
     let received = {
         let mut requests = seen.requests.lock().expect("no test panics inside");
         let received = Received { number: requests.len(), path, authorization, body };

@@ -21,6 +21,7 @@ use self::answer::{Answer, Sink};
 use self::input::{Command, Input};
 use crate::client::{Client, Target};
 use crate::error::CliError;
+use crate::terminal::shows_colour;
 
 /// Longest silence of the server while an answer is awaited: prefill of a long conversation on a
 /// small machine is slow, and Ctrl-C is at hand.
@@ -298,10 +299,9 @@ impl Session {
 
 impl Terminal {
     fn of_this_process() -> Self {
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
             interactive: io::stdin().is_terminal() && io::stdout().is_terminal(),
-            colour: io::stderr().is_terminal() && !plain,
+            colour: shows_colour(&io::stderr()),
         }
     }
 

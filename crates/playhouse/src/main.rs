@@ -1,6 +1,7 @@
 //! The `playhouse` command: a table of contents. Each subcommand is a module of its own.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod authority;
 mod banner;
 mod bench;
@@ -22,7 +23,12 @@ mod serve;
 mod shard;
 mod signals;
 mod sizing;
+mod status;
+mod table;
+mod terminal;
 mod threads;
+mod token;
+mod top;
 
 use std::process::ExitCode;
 
@@ -54,6 +60,12 @@ enum Command {
     Cluster(authority::ClusterArgs),
     /// Check this machine, and a model folder, before serving.
     Doctor(doctor::DoctorArgs),
+    /// Show what a cluster looks like: nodes, replicas, stages, shards.
+    Status(status::StatusArgs),
+    /// Watch a cluster at work.
+    Top(top::TopArgs),
+    /// Make tokens that let nodes join a cluster.
+    Token(token::TokenArgs),
     #[command(hide = true)]
     Shard(shard::ShardArgs),
 }
@@ -69,6 +81,9 @@ fn main() -> ExitCode {
         Command::Bench(args) => on_one_thread(bench::run(*args)),
         Command::Chat(args) => on_one_thread(chat::run(args)),
         Command::Doctor(args) => on_one_thread(doctor::run(args)),
+        Command::Status(args) => on_one_thread(status::run(args)),
+        Command::Top(args) => on_one_thread(top::run(args)),
+        Command::Token(args) => on_one_thread(token::run(args)),
         Command::Node(args) => node::run(&args),
         Command::Cluster(args) => authority::run(&args),
         Command::Shard(args) => shard::run(&args),

@@ -1,0 +1,386 @@
+//! The guarantees of the crate over real sockets, with a script in the place of a cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use playhouse_admin::{AdminConfig, BODY_BYTES_MAX, Operations, TTL_SECONDS_MAX, serve, view};
+use playhouse_cluster::{
+    ClusterStatus, DeviceStatus, NoToken, NodeStatus, ReplicaState, ReplicaStatus, ShardState,
+    ShardStatus, Share, StageStatus, Whereabouts,
+};
+use playhouse_types::{Epoch, ReplicaId};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+
+const TOKEN: &str = "correct horse";
+
+type CreateToken = fn(Duration) -> Result<String, NoToken>;
+
+#[derive(Clone)]
+struct Script {
+    status: Arc<ClusterStatus>,
+    create_token: CreateToken,
+}
+
+impl Operations for Script {
+    fn status(&self) -> ClusterStatus {
+        (*self.status).clone()
+    }
+
+    fn create_token(&self, ttl: Duration) -> Result<String, NoToken> {
+        (self.create_token)(ttl)
+    }
+}
+
+/// Every state once, every optional field both ways.
+fn cluster() -> ClusterStatus {
+    let shard = |state| {
+        let place = || Whereabouts { node: "a\u{1b}[2J".into(), device: "cpu:0".into(), pid: 7 };
+        let share = Share { layers: 0..2, query_heads: 4, kv_heads: 2, weight_bytes: 1 << 40 };
+        ShardStatus { state, whereabouts: (state != ShardState::Starting).then(place), share }
+    };
+    let loading = ShardState::Loading { bytes: 1, of: 4 };
+    let states = [ShardState::Starting, loading, ShardState::Ready, ShardState::Lost];
+    let stage = StageStatus { layers: 0..2, shards: states.map(shard).to_vec() };
+    let reason = || "it \"died\"\n".to_owned();
+    let states = [
+        ReplicaState::Starting,
+        ReplicaState::Serving,
+        ReplicaState::Restarting { reason: reason() },
+        ReplicaState::Failed { reason: reason() },
+        ReplicaState::Stopped,
+    ];
+    let replica = |(id, state)| ReplicaStatus {
+        id: ReplicaId(id),
+        state,
+        epoch: Epoch(3),
+        running: 2,
+        waiting: 1,
+        kv_blocks_held: 10,
+        kv_blocks: 64,
+        prefix_queried_tokens: 100,
+        prefix_hit_tokens: 45,
+        prefill_tokens: 55,
+        generated_tokens: u64::MAX,
+        stages: vec![stage.clone()],
+    };
+    let node = |name: &str, address: Option<&str>| NodeStatus {
+        name: name.to_owned(),
+        address: address.map(ToOwned::to_owned),
+        connected: address.is_none(),
+        devices: vec![DeviceStatus { name: "cpu:0".into(), memory_bytes: 1 << 34, threads: 2 }],
+    };
+    ClusterStatus {
+        nodes: vec![node("head", None), node("a\u{1b}[2J", Some("10.0.0.2:4433"))],
+        replicas: (0..).zip(states).map(replica).collect(),
+        in_flight: 3,
+        draining: true,
+    }
+}
+
+/// Starts a server; it ends with the sender.
+async fn start(create_token: CreateToken) -> (std::net::SocketAddr, oneshot::Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let (stop, stopped) = oneshot::channel::<()>();
+    let config = AdminConfig { token: TOKEN.to_owned() };
+    let script = Script { status: Arc::new(cluster()), create_token };
+    tokio::spawn(serve(listener, config, script, async { drop(stopped.await) }));
+    (address, stop)
+}
+
+/// Sends bytes; the status and body of the answer.
+async fn raw(address: std::net::SocketAddr, request: &[u8]) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    // It may have enough before it has everything.
+    drop(stream.write_all(request).await);
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.expect("it answers");
+    let answer = String::from_utf8(answer).expect("answers are UTF-8");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a header block");
+    (head[9..12].parse().expect("a status"), body.to_owned())
+}
+
+async fn ask(address: std::net::SocketAddr, line: &str, body: &str) -> (u16, Value) {
+    let length = body.len();
+    let head = format!("authorization: Bearer {TOKEN}\r\ncontent-length: {length}\r\n");
+    let request = format!("{line} HTTP/1.1\r\nhost: x\r\n{head}\r\n{body}");
+    let (status, body) = raw(address, request.as_bytes()).await;
+    (status, serde_json::from_str(&body).unwrap_or_else(|why| panic!("{why}: {body}")))
+}
+
+fn granted(ttl: Duration) -> Result<String, NoToken> {
+    Ok(format!("token for {} s", ttl.as_secs()))
+}
+
+fn error(value: Value) -> view::ErrorDetail {
+    serde_json::from_value::<view::ErrorBody>(value).expect("ADM-2: the one shape").error
+}
+
+#[tokio::test]
+async fn the_cluster_is_told_whole() {
+    let (address, _stop) = start(granted).await;
+    let (status, body) = ask(address, "GET /admin/v1/cluster", "").await;
+    assert_eq!(status, 200);
+    assert_eq!(
+        body["replicas"][1]["stages"][0]["shards"][1],
+        json!({
+            "state": "loading", "loading": { "bytes": 1, "of_bytes": 4 },
+            "whereabouts": { "node": "a\u{1b}[2J", "device": "cpu:0", "pid": 7 },
+            "layers": { "start": 0, "end": 2 }, "query_heads": 4, "kv_heads": 2,
+            "weight_bytes": 1u64 << 40,
+        })
+    );
+    assert_eq!(body["replicas"][3]["reason"], "it \"died\"\n");
+    let read: view::Cluster = serde_json::from_value(body).expect("the types read what they wrote");
+    assert_eq!(read, cluster().into());
+    assert_eq!(read.serving(), 1);
+}
+
+/// ADM-1
+#[tokio::test]
+async fn every_path_but_livez_asks_for_the_token() {
+    let (address, _stop) = start(granted).await;
+    for path in ["cluster", "tokens", "openapi.json", "livez/", "", "../admin/v1/cluster"] {
+        for given in [
+            "",
+            "authorization: Bearer\r\n",
+            "authorization: Bearer \r\n",
+            "authorization: Bearer correct hors\r\n",
+            "authorization: Bearer correct horse battery\r\n",
+            "authorization: Basic correct horse\r\n",
+            "authorization: correct horse\r\n",
+            "x-api-key: correct horse\r\n",
+        ] {
+            let request = format!("GET /admin/v1/{path} HTTP/1.1\r\nhost: x\r\n{given}\r\n");
+            let (status, body) = raw(address, request.as_bytes()).await;
+            let body = serde_json::from_str(&body).expect("JSON");
+            assert_eq!((status, error(body).code.as_str()), (401, "unauthorized"), "{request}");
+        }
+    }
+    let (status, body) = raw(address, b"GET /admin/v1/livez HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert_eq!((status, body.as_str()), (200, "{\"status\":\"alive\"}"));
+}
+
+#[tokio::test]
+async fn an_empty_configured_token_lets_nobody_in() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let script = Script { status: Arc::new(cluster()), create_token: granted };
+    let config = AdminConfig { token: String::new() };
+    tokio::spawn(serve(listener, config, script, std::future::pending()));
+    let request = b"GET /admin/v1/cluster HTTP/1.1\r\nauthorization: Bearer \r\n\r\n";
+    assert_eq!(raw(address, request).await.0, 401);
+}
+
+/// ADM-2
+#[tokio::test]
+async fn wrong_paths_and_methods_are_refused_in_the_one_shape() {
+    let (address, _stop) = start(granted).await;
+    for (line, expected, code) in [
+        ("GET /", 404, "not_found"),
+        ("GET /admin/v1/cluster/", 404, "not_found"),
+        ("GET /v1/models", 404, "not_found"),
+        ("POST /admin/v1/cluster", 405, "method_not_allowed"),
+        ("GET /admin/v1/tokens", 405, "method_not_allowed"),
+        ("DELETE /admin/v1/livez", 405, "method_not_allowed"),
+    ] {
+        let (status, body) = ask(address, line, "").await;
+        assert_eq!((status, error(body).code.as_str()), (expected, code), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_made_for_the_time_asked_for() {
+    let (address, _stop) = start(granted).await;
+    for seconds in [1, 3600, TTL_SECONDS_MAX] {
+        let body = json!({ "ttl_seconds": seconds }).to_string();
+        let (status, token) = ask(address, "POST /admin/v1/tokens", &body).await;
+        let text = format!("token for {seconds} s");
+        assert_eq!(status, 200);
+        assert_eq!(token, json!({ "token": text, "expires_in_seconds": seconds }));
+    }
+}
+
+#[tokio::test]
+async fn wrong_bodies_are_400_and_name_the_field() {
+    let (address, _stop) = start(|_| panic!("nothing asks for a token")).await;
+    for seconds in [0, -1, TTL_SECONDS_MAX + 1, i64::MIN, i64::MAX] {
+        let body = json!({ "ttl_seconds": seconds }).to_string();
+        let (status, body) = ask(address, "POST /admin/v1/tokens", &body).await;
+        let error = error(body);
+        assert_eq!((status, error.code.as_str()), (400, "invalid_field"));
+        assert_eq!(error.field.as_deref(), Some("ttl_seconds"));
+        assert!(error.message.contains(&seconds.to_string()), "{}", error.message);
+    }
+    let deep = "[".repeat(BODY_BYTES_MAX);
+    for (body, says) in [
+        ("", "EOF"),
+        ("{", "EOF"),
+        ("[]", "invalid length"),
+        ("null", "invalid type"),
+        ("{}", "missing field `ttl_seconds`"),
+        (r#"{"ttl_seconds": "1"}"#, "invalid type"),
+        (r#"{"ttl_seconds": 1.5}"#, "invalid type"),
+        (r#"{"ttl_seconds": 1e400}"#, "number out of range"),
+        (r#"{"ttl_seconds": 99999999999999999999}"#, "invalid type"),
+        (r#"{"ttl_seconds": 1, "ttl": 2}"#, "unknown field `ttl`"),
+        (r#"{"ttl_seconds": 1, "ttl_seconds": 2}"#, "duplicate field"),
+        (r#"{"ttl_seconds": 1} x"#, "trailing characters"),
+        (&deep, "invalid"),
+    ] {
+        let (status, body) = ask(address, "POST /admin/v1/tokens", body).await;
+        let error = error(body);
+        assert_eq!((status, error.code.as_str()), (400, "invalid_body"));
+        assert!(error.message.contains(says), "{says:?} not in {:?}", error.message);
+    }
+}
+
+/// ADM-3
+#[tokio::test]
+async fn a_huge_body_is_413_before_it_is_sent() {
+    let (address, _stop) = start(granted).await;
+    for length in [BODY_BYTES_MAX + 1, 1 << 40] {
+        let request = format!(
+            "POST /admin/v1/tokens HTTP/1.1\r\nauthorization: Bearer {TOKEN}\r\n\
+             content-length: {length}\r\n\r\n"
+        );
+        let (status, body) = raw(address, request.as_bytes()).await;
+        let body = serde_json::from_str(&body).expect("JSON");
+        assert_eq!((status, error(body).code.as_str()), (413, "body_too_large"));
+    }
+}
+
+#[tokio::test]
+async fn no_token_is_503_with_the_reason() {
+    for (create_token, code, says) in [
+        ((|_| Err(NoToken::NotListening)) as CreateToken, "not_listening", "--cluster-listen"),
+        (|_| Err(NoToken::Failed("no entropy".into())), "token_failed", "no entropy"),
+    ] {
+        let (address, _stop) = start(create_token).await;
+        let (status, body) = ask(address, "POST /admin/v1/tokens", r#"{"ttl_seconds":1}"#).await;
+        let error = error(body);
+        assert_eq!((status, error.code.as_str()), (503, code));
+        assert!(error.message.contains(says), "{}", error.message);
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_http_end_the_connection_only() {
+    let (address, _stop) = start(granted).await;
+    let long = format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(64 << 10));
+    for bytes in [&b"nonsense\r\n\r\n"[..], b"\x16\x03\x01\0\xa5\r\n\r\n", long.as_bytes()] {
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        drop(stream.write_all(bytes).await);
+        let mut answer = Vec::new();
+        // A reset is as good as an end.
+        drop(stream.read_to_end(&mut answer).await);
+        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"));
+    }
+    assert_eq!(ask(address, "GET /admin/v1/livez", "").await.0, 200);
+}
+
+#[tokio::test]
+async fn it_ends_when_it_is_told_to() {
+    let (address, stop) = start(granted).await;
+    let mut silent = TcpStream::connect(address).await.expect("it listens");
+    assert_eq!(ask(address, "GET /admin/v1/livez", "").await.0, 200);
+    drop(stop);
+    // Neither the listener nor a silent client keeps it.
+    drop(silent.read_to_end(&mut Vec::new()).await);
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// ADM-4
+#[tokio::test]
+async fn the_description_is_that_of_the_answers() {
+    let (address, _stop) = start(granted).await;
+    let (_, document) = ask(address, "GET /admin/v1/openapi.json", "").await;
+    let request = json!({ "ttl_seconds": 60 });
+    let mut described = Vec::new();
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in methods.as_object().expect("methods") {
+            described.push(format!("{method} {path}"));
+            let body = operation.get("requestBody").map_or(String::new(), |body| {
+                check(&document, schema(body), &request).expect("our request is as described");
+                request.to_string()
+            });
+            let line = format!("{} {path}", method.to_uppercase());
+            let (status, answer) = ask(address, &line, &body).await;
+            let answered = &operation["responses"][status.to_string()];
+            check(&document, schema(answered), &answer).unwrap_or_else(|why| panic!("{why}"));
+            let open = operation["security"] == json!([]);
+            let (refused, answer) =
+                raw(address, format!("{line} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await;
+            assert_eq!(open, refused != 401, "{line}");
+            if !open {
+                let answer = serde_json::from_str(&answer).expect("JSON");
+                check(&document, schema(&operation["responses"]["401"]), &answer).expect("as told");
+            }
+        }
+    }
+    described.sort();
+    let known = [
+        "get /admin/v1/cluster",
+        "get /admin/v1/livez",
+        "get /admin/v1/openapi.json",
+        "post /admin/v1/tokens",
+    ];
+    assert_eq!(described, known);
+    let bounds = &document["components"]["schemas"]["TokenRequest"]["properties"]["ttl_seconds"];
+    assert_eq!(bounds["maximum"], TTL_SECONDS_MAX);
+    let (_, refused) = ask(address, "POST /admin/v1/tokens", r#"{"ttl_seconds":0}"#).await;
+    let body = json!({ "$ref": "#/components/schemas/ErrorBody" });
+    check(&document, &body, &refused).expect("with a field");
+}
+
+fn schema(of: &Value) -> &Value {
+    &of["content"]["application/json"]["schema"]
+}
+
+/// Whether `value` is what `schema` says, in as much of JSON Schema as the document uses.
+fn check(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let found = document.pointer(&reference[1..]).ok_or(format!("no {reference}"))?;
+        return check(document, found, value);
+    }
+    if let Some(choices) = schema["oneOf"].as_array() {
+        let fits = |choice: &&Value| check(document, choice, value).is_ok();
+        return match choices.iter().filter(fits).count() {
+            1 => Ok(()),
+            fitting => Err(format!("{value} fits {fitting} of {schema}")),
+        };
+    }
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_u64() => "integer",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let kinds = &schema["type"];
+    let named =
+        *kinds == *kind || kinds.as_array().is_some_and(|kinds| kinds.contains(&json!(kind)));
+    let listed = schema["enum"].as_array().is_none_or(|values| values.contains(value));
+    if !named || !listed {
+        return Err(format!("{value} is not {schema}"));
+    }
+    for item in value.as_array().into_iter().flatten() {
+        check(document, &schema["items"], item)?;
+    }
+    let Some(properties) = schema["properties"].as_object() else { return Ok(()) };
+    let fields = value.as_object().expect("only objects have properties");
+    for required in schema["required"].as_array().expect("what is required is said") {
+        let name = required.as_str().expect("a name");
+        fields.get(name).ok_or(format!("no {name} in {value}"))?;
+    }
+    for (name, field) in fields {
+        let described = properties.get(name).ok_or(format!("{name} is not described"))?;
+        check(document, described, field)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! The cluster as a tree for people.
+
+use std::ops::Range;
+
+use playhouse_admin::view::{Cluster, Node, Replica, ReplicaState, Shard, ShardState, Stage};
+
+use crate::sizing::Bytes;
+use crate::table::{Cell, Mood, align};
+use crate::terminal::visible;
+
+/// The whole of it, lines each ended.
+pub(super) fn text(cluster: &Cluster, colour: bool) -> String {
+    let mut text = summary(cluster) + "\n";
+    if !cluster.nodes.is_empty() {
+        text = text + "\n" + &align(&node_rows(&cluster.nodes), colour);
+    }
+    let mut rows = vec![
+        ["", "STATE", "NODE", "DEVICE", "PID", "LAYERS", "HEADS", "KV HEADS", "WEIGHTS"]
+            .map(Cell::from)
+            .into(),
+    ];
+    for replica in &cluster.replicas {
+        rows.extend(replica_rows(replica));
+    }
+    text + "\n" + &align(&rows, colour)
+}
+
+/// One row per node, under a heading.
+pub(crate) fn node_rows(nodes: &[Node]) -> Vec<Vec<Cell>> {
+    let mut rows = vec![["NODE", "STATE", "ADDRESS", "DEVICES"].map(Cell::from).into()];
+    rows.extend(nodes.iter().map(|node| {
+        let state = match node.connected {
+            true => Cell::new("connected", Mood::Good),
+            false => Cell::new("lost", Mood::Bad),
+        };
+        let address = node.address.as_deref().map_or("-".to_owned(), visible);
+        let devices = node.devices.iter().map(|device| {
+            let (name, memory) = (visible(&device.name), Bytes(device.memory_bytes));
+            format!("{name} ({memory}, threads {})", device.threads)
+        });
+        let devices = devices.collect::<Vec<_>>().join(", ");
+        vec![visible(&node.name).into(), state, address.into(), devices.into()]
+    }));
+    rows
+}
+
+/// The state of a replica in a word.
+pub(crate) fn state_word(state: ReplicaState) -> &'static str {
+    match state {
+        ReplicaState::Starting => "starting",
+        ReplicaState::Serving => "serving",
+        ReplicaState::Restarting => "restarting",
+        ReplicaState::Failed => "failed",
+        ReplicaState::Stopped => "stopped",
+    }
+}
+
+/// `part` of `whole` in percent; nothing of nothing is a dash.
+pub(crate) fn percent(part: u64, whole: u64) -> String {
+    match whole {
+        0 => "-".to_owned(),
+        _ => format!("{:.0} %", part as f64 * 100.0 / whole as f64),
+    }
+}
+
+/// How many replicas serve, and how much is going on.
+pub(crate) fn summary(cluster: &Cluster) -> String {
+    let (serving, all) = (cluster.serving(), cluster.replicas.len());
+    let draining = if cluster.draining { ", draining" } else { "" };
+    format!("{serving} of {all} replicas serve, in flight: {}{draining}", cluster.in_flight)
+}
+
+fn replica_rows(replica: &Replica) -> Vec<Vec<Cell>> {
+    let name = format!("replica {}", replica.id);
+    let mood = match replica.state {
+        ReplicaState::Serving => Mood::Good,
+        ReplicaState::Starting | ReplicaState::Restarting => Mood::Busy,
+        ReplicaState::Failed | ReplicaState::Stopped => Mood::Bad,
+    };
+    let state = Cell::new(state_word(replica.state), mood);
+    let mut rows = vec![vec![name.into(), state, load(replica).into()]];
+    if let Some(reason) = &replica.reason {
+        rows.push(vec!["│".into(), visible(reason).into()]);
+    }
+    let last = replica.stages.len().saturating_sub(1);
+    for (number, stage) in replica.stages.iter().enumerate() {
+        rows.extend(stage_rows(number, stage, number == last));
+    }
+    rows
+}
+
+fn load(replica: &Replica) -> String {
+    let (held, blocks) = (replica.kv_blocks_held, replica.kv_blocks);
+    [
+        format!("epoch {}", replica.epoch),
+        format!("{} running, {} waiting", replica.running, replica.waiting),
+        format!("KV {held}/{blocks} blocks ({})", percent(held as u64, blocks as u64)),
+        format!(
+            "prefix hits {}",
+            percent(replica.prefix_hit_tokens, replica.prefix_queried_tokens)
+        ),
+        format!("{} prefilled, {} generated", replica.prefill_tokens, replica.generated_tokens),
+    ]
+    .join("  ")
+}
+
+fn stage_rows(number: usize, stage: &Stage, is_last: bool) -> Vec<Vec<Cell>> {
+    let (branch, trunk) = if is_last { ("└─", "  ") } else { ("├─", "│ ") };
+    let name = format!("{branch} stage {number}");
+    let mut rows = vec![vec![name.into(), format!("layers {}", layers(&stage.layers)).into()]];
+    let last = stage.shards.len().saturating_sub(1);
+    for (number, shard) in stage.shards.iter().enumerate() {
+        let branch = if number == last { "└─" } else { "├─" };
+        rows.push(shard_row(format!("{trunk} {branch} shard {number}"), shard));
+    }
+    rows
+}
+
+fn shard_row(name: String, shard: &Shard) -> Vec<Cell> {
+    let state = match (shard.state, shard.loading) {
+        (ShardState::Starting, _) => Cell::new("starting", Mood::Busy),
+        (ShardState::Loading, None) => Cell::new("loading", Mood::Busy),
+        (ShardState::Loading, Some(done)) => {
+            Cell::new(format!("loading {}", percent(done.bytes, done.of_bytes)), Mood::Busy)
+        }
+        (ShardState::Ready, _) => Cell::new("ready", Mood::Good),
+        (ShardState::Lost, _) => Cell::new("lost", Mood::Bad),
+    };
+    let [node, device, pid] = match &shard.whereabouts {
+        Some(place) => [visible(&place.node), visible(&place.device), place.pid.to_string()],
+        None => ["-"; 3].map(str::to_owned),
+    };
+    vec![
+        name.into(),
+        state,
+        node.into(),
+        device.into(),
+        pid.into(),
+        layers(&shard.layers).into(),
+        shard.query_heads.to_string().into(),
+        shard.kv_heads.to_string().into(),
+        Bytes(shard.weight_bytes).to_string().into(),
+    ]
+}
+
+/// First and last.
+fn layers(range: &Range<usize>) -> String {
+    match range.len() {
+        0 => "-".to_owned(),
+        1 => range.start.to_string(),
+        _ => format!("{}-{}", range.start, range.end - 1),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,79 @@
+//! `playhouse token`: tokens that let nodes join a cluster.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use playhouse_admin::view::TokenRequest;
+
+use crate::admin::AdminArgs;
+use crate::error::CliError;
+use crate::terminal::visible;
+
+/// The flags of `playhouse token`.
+#[derive(clap::Args)]
+pub(crate) struct TokenArgs {
+    #[command(subcommand)]
+    command: TokenCommand,
+}
+
+#[derive(clap::Subcommand)]
+enum TokenCommand {
+    /// Print a new token, which lets one node join.
+    Create {
+        /// How long it is good for, such as 90s, 15m, 1h or 2d
+        #[arg(long, default_value = "1h", value_parser = seconds, allow_negative_numbers = true)]
+        ttl: i64,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+}
+
+/// Prints a token alone on standard output, so that a script can take it from there.
+///
+/// # Errors
+/// The head gives none.
+pub(crate) async fn run(args: TokenArgs) -> Result<ExitCode, CliError> {
+    let TokenCommand::Create { ttl: ttl_seconds, admin } = args.command;
+    let made = admin.open().await?.create_token(TokenRequest { ttl_seconds }).await?;
+    let mut out = io::stdout().lock();
+    let line = visible(&made.token) + "\n";
+    out.write_all(line.as_bytes()).and_then(|()| out.flush()).map_err(CliError::output)?;
+    // The token was delivered, whoever reads this.
+    let _ = writeln!(
+        io::stderr(),
+        "It lets one node join within {} s. On that machine, with the cluster address that \
+         `playhouse serve` prints:\n  playhouse node --join HOST:PORT --name NAME --token TOKEN",
+        made.expires_in_seconds
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Any whole number: which are too few or too many is for the head to say.
+fn seconds(text: &str) -> Result<i64, String> {
+    let (number, scale) = match text.char_indices().last() {
+        Some((at, 's')) => (&text[..at], 1),
+        Some((at, 'm')) => (&text[..at], 60),
+        Some((at, 'h')) => (&text[..at], 3600),
+        Some((at, 'd')) => (&text[..at], 24 * 3600),
+        _ => (text, 1),
+    };
+    let seconds = number.parse::<i64>().ok().and_then(|number| number.checked_mul(scale));
+    seconds.ok_or_else(|| "write a whole number and a unit, such as 90s, 15m, 1h or 2d".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::seconds;
+
+    #[test]
+    fn times_have_units() {
+        for (text, expected) in
+            [("90", 90), ("90s", 90), ("15m", 900), ("1h", 3600), ("2d", 172_800), ("-1h", -3600)]
+        {
+            assert_eq!(seconds(text), Ok(expected), "{text}");
+        }
+        for text in ["", "h", "1.5h", "1w", "1 h", "1é", "9223372036854775807m"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+    }
+}
