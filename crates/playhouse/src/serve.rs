@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig, Policy, StartError};
+use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig, StartError};
 use playhouse_gateway::{Gateway, GatewayConfig, serve};
 use playhouse_model::{Dtype, GenerationDefaults, ModelConfig};
 use playhouse_planner::dialect::{self, Dialect};
@@ -24,7 +24,7 @@ pub(crate) use self::flags::ServeArgs;
 use crate::authority;
 use crate::banner::Banner;
 use crate::error::CliError;
-use crate::isolation::{Isolation, Place, Venue};
+use crate::isolation::{Place, Venue};
 use crate::layout::ServedLayout;
 use crate::loading::{self, Loaded};
 use crate::signals::Signals;
