@@ -1,6 +1,7 @@
 //! Several machines: nodes join a head, run its ranks, leave and come back.
 
 use std::fs;
+use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -86,7 +87,7 @@ fn whoever_may_not_join_gets_one_clear_line_and_nobody_else_notices() {
         ("b", &used, "cpu:1", "the token has been used"),
         ("b", &unknown, "cpu:1", "the head knows no such token"),
         ("b", &wrong, "cpu:1", "the token's secret is wrong"),
-        ("b", &foreign, "cpu:1", "authority"),
+        ("b", &foreign, "cpu:1", "is not the head that made this token"),
         ("a", &fresh, "cpu:1", "the name a is taken by a connected node"),
         ("b", "playhouse-1", "cpu:1", "not a join token"),
         ("b", &fresh, "cpu:9999", "this machine has"),
@@ -183,7 +184,9 @@ impl Drop for Namespaces {
 #[test]
 fn two_nodes_in_network_namespaces_of_their_own_give_the_same_tokens() {
     let Some(spaces) = Namespaces::new(3) else {
-        return println!("*** NOT TESTED: network namespaces are not permitted here ***");
+        let text = b"\n*** NOT TESTED: network namespaces are not permitted here ***\n";
+        // Past the capture of the test harness: a test that did not run says so.
+        return std::io::stderr().write_all(text).expect("stderr is open");
     };
     let [head_space, first, second] = &spaces.0[..] else { panic!("three were made") };
     for layout in [&["-tp", "2", "-pp", "2"][..], &["-tp", "4"], &["-pp", "2", "-dp", "2"]] {
