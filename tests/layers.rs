@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Top to bottom. A crate may depend on any crate before it.
-const LAYERS: [&str; 15] = [
+const LAYERS: [&str; 16] = [
     "playhouse-types",
     "playhouse-telemetry",
     "playhouse-kvcache",
