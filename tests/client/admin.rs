@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use playhouse_admin::view::Cluster;
 use playhouse_cluster::ReplicaState;
@@ -183,4 +183,36 @@ fn times_that_no_token_can_have_are_refused() {
         let finished = ask(&head, &["token", "create", &format!("--ttl={ttl}")]);
         assert_eq!(finished.code, 2, "{}", finished.stderr);
     }
+}
+
+/// As they stand there, but for the address; what runs until somebody leaves is tested above and in
+/// `top`.
+#[test]
+fn the_commands_of_the_docs_work() {
+    let head = Head::start(ReplicaState::Serving);
+    let has_curl = Command::new("curl").arg("--version").output().is_ok();
+    let mut run = 0;
+    for page in ["README.md", "docs/operations.md"] {
+        let path = format!("{}/../../{page}", env!("CARGO_MANIFEST_DIR"));
+        let page = std::fs::read_to_string(path).expect("the page");
+        let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+        for command in blocks.flat_map(str::lines) {
+            let ends = command.contains(" status") || command.contains(" token");
+            let asks = command.contains(":8001/") && has_curl;
+            if !(ends || asks) || command.contains("--watch") {
+                continue;
+            }
+            let command = command
+                .replace("http://127.0.0.1:8001", &head.url())
+                .replace("playhouse ", &format!("{} ", env!("CARGO_BIN_EXE_playhouse")));
+            let command = if ends { command + " --admin " + &head.url() } else { command };
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &command]).env("PLAYHOUSE_ADMIN_TOKEN", TOKEN);
+            let finished = Finished::from(shell.output().expect("a shell"));
+            assert_eq!(finished.code, 0, "{command}\n{}", finished.stderr);
+            assert!(!finished.stdout.starts_with("{\"error\""), "{command}\n{}", finished.stdout);
+            run += 1;
+        }
+    }
+    assert!(run >= 4, "{run}");
 }
