@@ -17,12 +17,13 @@
 use playhouse_types::{ExpertParallel, ParallelSpec};
 
 use crate::rules::check_with;
-use crate::{ModelShape, RuleSet, Violation};
+use crate::{ModelShape, RuleSet, Serving, Violation};
 
 mod checked;
 mod differ;
 mod document;
 mod grid;
+mod heard;
 mod key;
 mod native;
 mod nearest;
@@ -32,6 +33,7 @@ mod problem;
 mod program;
 mod settings;
 mod sglang;
+mod storage;
 mod table;
 mod tensorrt;
 mod value;
@@ -122,7 +124,7 @@ pub fn read(
     words: &[String],
     documents: &[Document],
 ) -> Result<Reading, Vec<Problem>> {
-    let mut heard = words::Heard::new(dialect.table(), documents);
+    let mut heard = heard::Heard::new(dialect.table(), documents);
     heard.command(words);
     understood(dialect, heard)
 }
@@ -132,13 +134,14 @@ pub fn read(
 /// # Errors
 /// Everything that cannot be understood (**PL-5**).
 pub fn read_document(dialect: Dialect, document: &Document) -> Result<Reading, Vec<Problem>> {
-    let mut heard = words::Heard::new(dialect.table(), &[]);
+    let mut heard = heard::Heard::new(dialect.table(), &[]);
     heard.document(document);
     understood(dialect, heard)
 }
 
-fn understood(dialect: Dialect, heard: words::Heard<'_>) -> Result<Reading, Vec<Problem>> {
-    let words::Heard { settings, mut notes, mut problems, .. } = heard;
+fn understood(dialect: Dialect, heard: heard::Heard<'_>) -> Result<Reading, Vec<Problem>> {
+    let heard::Heard { settings, mut notes, mut problems, .. } = heard;
+    problems.extend(checked::zeros(&settings));
     let mut meaning = Meaning::default();
     (dialect.interpreter())(&settings, &mut meaning);
     problems.append(&mut meaning.problems);
@@ -161,7 +164,7 @@ fn understood(dialect: Dialect, heard: words::Heard<'_>) -> Result<Reading, Vec<
 /// The files that a command line names, to be read and handed to [`read`].
 #[must_use]
 pub fn documents_of(dialect: Dialect, words: &[String]) -> Vec<String> {
-    let mut heard = words::Heard::new(dialect.table(), &[]);
+    let mut heard = heard::Heard::new(dialect.table(), &[]);
     heard.command(words);
     heard.settings.text(Key::ConfigFile).map(str::to_owned).into_iter().collect()
 }
@@ -195,7 +198,7 @@ fn parameters(settings: &Settings) -> Parameters {
         devices_per_node: settings.size(Key::DevicesPerNode),
         context_tokens: settings.tokens(Key::ContextTokens),
         dtype: text(Key::Dtype),
-        quantization: text(Key::Quantization),
+        quantization: text(Key::Quantization).or_else(|| by_loader(settings)),
         kv_dtype: text(Key::KvDtype),
         block_tokens: settings.size(Key::BlockTokens),
         requests_max: settings.size(Key::RequestsMax),
@@ -205,12 +208,16 @@ fn parameters(settings: &Settings) -> Parameters {
     }
 }
 
-/// Tokens of a KV block: as told, where the engine can be told.
-fn block_tokens(rules: RuleSet, parameters: &Parameters) -> u32 {
-    match (rules, parameters.block_tokens) {
-        (RuleSet::Vllm, Some(tokens)) => tokens,
-        _ => u32::try_from(playhouse_types::BLOCK_TOKENS).unwrap_or(u32::MAX),
-    }
+/// The quantization that reading the weights brings with it.
+fn by_loader(settings: &Settings) -> Option<String> {
+    let loader = settings.text(Key::LoadFormat)?;
+    ["bitsandbytes", "gguf"].contains(&loader).then(|| loader.to_owned())
+}
+
+/// Tokens of a KV block, as told or as the engine has them; `None` where it has what we have.
+fn block_tokens(dialect: Dialect, parameters: &Parameters) -> Option<u32> {
+    let theirs = (dialect == Dialect::TensorRtLlm).then_some(tensorrt::BLOCK_TOKENS);
+    parameters.block_tokens.or(theirs)
 }
 
 // === impl Dialect ===
@@ -273,12 +280,28 @@ impl Reading {
     /// flags that are no part of the layout.
     #[must_use]
     pub fn check(&self, shape: Option<&ModelShape>, rules: RuleSet) -> Vec<Violation> {
-        let block_tokens = block_tokens(rules, &self.parameters);
+        let tokens = block_tokens(self.dialect, &self.parameters);
+        let block_tokens = tokens.unwrap_or(Serving::default().block_tokens);
         let mut violations = check_with(&self.spec, shape, rules, block_tokens);
         if rules == self.dialect.rules() {
             violations.extend(self.refused.iter().cloned());
         }
         violations
+    }
+
+    /// Stores the weights of `shape` and the KV cache of `serving` as the command says, and notes or
+    /// refuses what it says otherwise.
+    pub fn store(&mut self, shape: &mut ModelShape, serving: &mut Serving) {
+        let tokens = block_tokens(self.dialect, &self.parameters);
+        serving.block_tokens = tokens.unwrap_or(serving.block_tokens);
+        storage::store(
+            self.dialect,
+            &self.parameters,
+            shape,
+            serving,
+            &mut self.refused,
+            &mut self.notes,
+        );
     }
 
     /// Settles what depends on the model: TensorRT-LLM counts slots where the others count redundant

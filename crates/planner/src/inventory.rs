@@ -71,8 +71,10 @@ pub enum Axis {
     Inner(u64),
     /// Inner features of one routed expert, this many; `count` is divided over experts' ranks.
     ExpertInner(u64),
-    /// Rows of the vocabulary, this many.
-    Vocab(u64),
+    /// Rows of the embedding table, this many.
+    Embedding(u64),
+    /// Rows of the language-model head, this many.
+    Head(u64),
 }
 
 /// Product that sticks at the largest number.
@@ -86,19 +88,23 @@ impl Inventory {
     /// The weights of `shape`.
     #[must_use]
     pub fn of(shape: &ModelShape) -> Self {
-        let vocab = Weight {
+        let embedding = Weight {
             name: "embed_tokens",
             outputs: shape.vocab,
             inputs: shape.hidden,
             count: 1,
-            cut: Cut::Outputs(Axis::Vocab(shape.vocab)),
+            cut: Cut::Outputs(Axis::Embedding(shape.vocab)),
             stored: shape.plain,
         };
         Self {
-            embedding: vocab,
+            embedding,
             runs: runs(shape),
             norm: Weight::vector("norm", shape.hidden, shape.plain),
-            head: (!shape.tied_embeddings).then_some(Weight { name: "lm_head", ..vocab }),
+            head: (!shape.tied_embeddings).then_some(Weight {
+                name: "lm_head",
+                cut: Cut::Outputs(Axis::Head(shape.vocab)),
+                ..embedding
+            }),
         }
     }
 
@@ -361,6 +367,11 @@ fn stored_bytes(stored: WeightType, outputs: u64, inputs: u64) -> u64 {
             });
             values.saturating_add(product(&[scales, 4]))
         }
+        WeightType::Packed { bits, block, scale_bytes } => {
+            let blocks = if block == 0 { 1 } else { inputs.div_ceil(block) };
+            let packed = product(&[values, u64::from(bits)]).div_ceil(8);
+            packed.saturating_add(product(&[blocks, outputs, scale_bytes]))
+        }
         // Values and zero points are packed, a scale is an f16, an index of a group an i32.
         WeightType::Int { bits, group, index } => {
             let packed = |values: u64| product(&[values, u64::from(bits)]).div_ceil(8);
@@ -385,7 +396,8 @@ impl Axis {
             | Axis::KvHeads(units)
             | Axis::Inner(units)
             | Axis::ExpertInner(units)
-            | Axis::Vocab(units) => units,
+            | Axis::Embedding(units)
+            | Axis::Head(units) => units,
         }
     }
 }

@@ -23,7 +23,6 @@
 use serde::Serialize;
 
 use crate::hardware::NETWORK_LATENCY;
-use crate::inventory::product;
 use crate::traffic::{LocalTokens, query_heads};
 use crate::{
     AttentionShape, Axis, Coordinates, Cut, DeviceType, Exchange, FfnShape, GroupKind, Inventory,
@@ -219,7 +218,9 @@ impl Roofline<'_> {
             let head = self.inventory.logits();
             let rows = load.sampled.div_ceil(u64::from(self.map.widths().attention_data).max(1));
             let part = self.map.part(at, head);
-            seconds += self.matrix(head, part, rows as f64, head.part_bytes(part) as f64);
+            let gathered = tokens.gathered(self.map, self.map.widths().head_tensor);
+            let rows = rows.saturating_mul(gathered) as f64;
+            seconds += self.matrix(head, part, rows, head.part_bytes(part) as f64);
         }
         let exchanges = self.map.exchanges(self.shape, self.inventory, at, load, self.serving.kv);
         seconds + exchanges.iter().map(|exchange| self.exchange(at, exchange)).sum::<f64>()
@@ -290,7 +291,7 @@ impl Roofline<'_> {
         };
         let heads = self.map.held(at, Axis::Heads(heads)).count;
         let parts = f64::from(self.map.widths().decode_context.max(1));
-        let kept = product(&[self.map.kv_width(layer, at), self.serving.kv.bytes()]) as f64;
+        let kept = self.serving.kv.bytes(self.map.kv_width(layer, at)) as f64;
         let pairs = |tokens: u64, width: u64| 4.0 * tokens as f64 * heads as f64 * width as f64;
         let prefill = self.longer(
             pairs(tokens.prefill, prefill_width) * seen(context.prefill) / self.device.bf16_flops,

@@ -164,6 +164,15 @@ pub enum WeightType {
         /// An index of the group of each input is stored (`gptq`).
         index: bool,
     },
+    /// Small floats or integers that are made of plain weights: a scale for each block of a row.
+    Packed {
+        /// Bits of a weight.
+        bits: u8,
+        /// Inputs that share a scale; 0 means all.
+        block: u64,
+        /// Bytes of a scale.
+        scale_bytes: u64,
+    },
 }
 
 /// Why a `config.json` was refused.

@@ -50,6 +50,7 @@ keys! {
     MoeData = "Copies of the experts within a stage.";
     MoeCluster = "Ranks that share an expert's rows.";
     MoeDenseTensor = "Tensor width of the dense layers of a mixture-of-experts model.";
+    HeadTensor = "Ranks that split the language-model head.";
     Placement = "Which experts a rank holds.";
     Redundant = "Physical experts beyond the logical ones.";
     Balance = "Rebalance experts by measured load.";
@@ -64,6 +65,7 @@ keys! {
     Dtype = "Type of weights and activations.";
     Quantization = "Quantization of the weights.";
     KvDtype = "Type of the KV cache.";
+    LoadFormat = "How weights are read.";
     BlockTokens = "Tokens of a KV block.";
     RequestsMax = "Most running requests.";
     BatchTokensMax = "Most tokens of one step.";
