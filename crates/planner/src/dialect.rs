@@ -25,6 +25,7 @@ mod document;
 mod grid;
 mod heard;
 mod key;
+mod machines;
 mod native;
 mod nearest;
 mod note;
@@ -75,6 +76,8 @@ pub struct Reading {
     pub spec: ParallelSpec,
     /// The model, where one is named.
     pub model: Option<String>,
+    /// The flags that say the layout, with their values, as they were spelled.
+    pub layout: Vec<String>,
     /// What planning needs to know besides.
     pub parameters: Parameters,
     /// What a reader should know.
@@ -151,8 +154,10 @@ fn understood(dialect: Dialect, heard: heard::Heard<'_>) -> Result<Reading, Vec<
     notes.append(&mut meaning.notes);
     notes.extend(checked::notes(&settings, vllm::headless(&meaning.spec)));
     notes.extend(differences(dialect, &meaning.spec, None));
+    let said = settings.iter().filter(|(key, _)| key.is_layout());
     Ok(Reading {
         dialect,
+        layout: said.map(|(_, given)| format!("{} {}", given.spelling, given.value)).collect(),
         spec: meaning.spec,
         model: settings.text(Key::Model).map(str::to_owned),
         parameters: parameters(&settings),
@@ -328,6 +333,16 @@ impl Reading {
             && experts.is_some()
         {
             self.spec.expert = ExpertParallel::SplitAcrossReplicas;
+        }
+        if let Some(asked) =
+            self.parameters.context_tokens.filter(|asked| *asked > shape.max_positions)
+        {
+            let message = format!(
+                "{asked} tokens are more than the {} positions of the model; engines refuse that \
+                 unless its config.json stretches them (rope_scaling)",
+                shape.max_positions
+            );
+            self.notes.push(Note::new(NoteKind::Checked, "longest sequence", message));
         }
         self.notes.retain(|note| note.kind != NoteKind::Differs);
         self.notes.extend(differences(self.dialect, &self.spec, Some(shape)));

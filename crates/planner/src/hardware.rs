@@ -78,7 +78,7 @@ pub enum HardwareError {
         name: String,
     },
     /// The TOML cannot be read.
-    #[error("hardware file: {0}")]
+    #[error("{0}")]
     Toml(String),
 }
 
@@ -165,6 +165,10 @@ impl Hardware {
             devices = devices.saturating_add(u64::from(entry.count) * u64::from(entry.devices));
             if devices > RANKS_MAX || u64::from(entry.count) > RANKS_MAX {
                 return Err(HardwareError::TooLarge { devices: devices.max(entry.count.into()) });
+            }
+            if entry.name.contains(char::is_control) {
+                let reason = format!("node {:?}: a name has no control characters", entry.name);
+                return Err(HardwareError::Toml(reason));
             }
             let device = entry.device_type()?;
             for at in 0..entry.count {

@@ -15,6 +15,7 @@
 use std::fmt;
 
 use playhouse_types::ParallelSpec;
+use serde::Serialize;
 
 use crate::{ModelShape, Serving};
 
@@ -51,7 +52,7 @@ pub enum RuleSet {
 }
 
 /// One broken rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Violation {
     /// Stable name of the rule, such as `heads-divide`.
     pub rule: &'static str,

@@ -317,11 +317,20 @@ fn yaml(out: &mut String, tree: &Map<String, Json>, depth: usize) {
     }
 }
 
-/// A word that a POSIX shell reads as itself.
+/// A word that a shell reads as itself.
 fn quoted(word: &str) -> String {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./=,:@%+".contains(letter);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();
+    }
+    if word.contains(char::is_control) {
+        // Nothing that a terminal would act upon.
+        let escaped = |letter: char| match letter {
+            '\\' | '\'' => format!("\\{letter}"),
+            _ if letter.is_control() => format!("\\u{:04x}", u32::from(letter)),
+            _ => letter.to_string(),
+        };
+        return format!("$'{}'", word.chars().map(escaped).collect::<String>());
     }
     format!("'{}'", word.replace('\'', r"'\''"))
 }

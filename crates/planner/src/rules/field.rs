@@ -3,6 +3,7 @@
 use std::fmt;
 
 use playhouse_types::{ExpertParallel, ParallelSpec};
+use serde::{Serialize, Serializer};
 
 /// A number of a [`ParallelSpec`]. Printed as its TOML key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,7 +38,7 @@ pub enum Field {
 }
 
 /// A number of a spec, and what it could be instead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
     /// Which number.
     pub field: Field,
@@ -189,6 +190,12 @@ impl Field {
             Self::BalanceWindow => "expert_balance.window_steps",
             Self::BalanceInterval => "expert_balance.interval_steps",
         }
+    }
+}
+
+impl Serialize for Field {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(self.name())
     }
 }
 
