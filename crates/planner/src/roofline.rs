@@ -5,7 +5,9 @@
 //! ```text
 //! step of a stage = Σ weights max(2·o·i·tokens / flops, bytes / bandwidth)
 //!                 + Σ layers  max(attention flops, KV bytes)  +  layer overhead
-//!                 + Σ collectives calls · latency · ⌈log2 n⌉ + bytes / link
+//!                 + Σ collectives calls · latency + bytes / link
+//! latency         = link hop · ⌈log2 near⌉, for a sum over nodes twice that, + network hop · ⌈log2 domains⌉
+//! bytes / link    : between nodes the least of the link and the adapters of the group's devices of a node
 //! experts read    = held · (1 − (1 − top_k/E)^tokens), the busiest rank √(2·mean·ln n) above the mean
 //! TPOT            = Σ stages step(batch / stages)
 //! TTFT            = Σ chunks slowest stage + the other stages once (pipeline fill)
@@ -22,7 +24,6 @@
 
 use serde::Serialize;
 
-use crate::hardware::NETWORK_LATENCY;
 use crate::traffic::{LocalTokens, query_heads};
 use crate::{
     AttentionShape, Axis, Coordinates, Cut, DeviceType, Exchange, FfnShape, GroupKind, Inventory,
@@ -321,7 +322,9 @@ impl Roofline<'_> {
             let latency = self.device.link_latency * hops(ranks);
             return calls * latency + bytes / self.device.link_bandwidth;
         }
-        let latency = link + NETWORK_LATENCY * hops(domains);
+        // A sum is reduced within each domain, then between them, then handed back within each.
+        let within = if exchange.operation == Operation::AllReduce { 2.0 * link } else { link };
+        let latency = within + self.device.network_latency * hops(domains);
         let transfer = match exchange.operation {
             Operation::AllToAll => {
                 let remote = (ranks - near) / (ranks - 1.0);
