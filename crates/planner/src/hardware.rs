@@ -167,10 +167,6 @@ impl Hardware {
             if devices > RANKS_MAX || u64::from(entry.count) > RANKS_MAX {
                 return Err(HardwareError::TooLarge { devices: devices.max(entry.count.into()) });
             }
-            if entry.name.contains(char::is_control) {
-                let reason = format!("node {:?}: a name has no control characters", entry.name);
-                return Err(HardwareError::Toml(reason));
-            }
             let device = entry.device_type()?;
             for at in 0..entry.count {
                 let alone = entry.count == 1;

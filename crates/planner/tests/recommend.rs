@@ -84,9 +84,9 @@ fn what_is_too_large_for_a_node_is_a_pipeline_of_nodes() {
 }
 
 /// A single request waits for one node after the other in a pipeline, and reads the weights of both
-/// at once where tensor parallelism spans them. Over InfiniBand the second is quicker, over a slower
-/// network the first (P: Singhania et al. 2025, arXiv:2511.09557, and "Beyond NCCL", their summary,
-/// on 405B over Slingshot and InfiniBand).
+/// at once where tensor parallelism spans them: which is quicker depends on the network (P: Singhania
+/// et al. 2025, arXiv:2511.09557, and their summary "Beyond NCCL": with Slingshot or InfiniBand the
+/// usual advice does not settle it).
 #[test]
 fn a_single_request_spans_nodes_only_over_a_fast_network() {
     assert_eq!(best("llama-3.1-405b", "2x8xH100", Goal::Latency), plain(1, 1, 16));

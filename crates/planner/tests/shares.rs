@@ -38,7 +38,7 @@ fn layers_leave_their_remainder_to_the_first_and_ends_hold_the_vocabulary() {
     let share = |rank| map.share(&shape, &map.coordinates(rank));
     assert_eq!((share(9).embedding, share(9).head), (None, None), "a middle stage");
     assert_eq!((share(0).embedding.map(|rows| rows.count), share(0).head), (Some(18_992), None));
-    assert_eq!(share(39).head.map(|rows| rows.end()), Some(151_936));
+    assert_eq!(share(39).head.map(playhouse_planner::Slice::end), Some(151_936));
 }
 
 /// Every rank holds as many experts: 60 are even over 8 ranks with 4 redundant ones, which balancing

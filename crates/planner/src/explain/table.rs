@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::names::{bytes, layout, range, set, thousands};
+use super::names::{bytes, layout, range, set, thousands, visible};
 use crate::{
     Exchange, Experts, GroupKind, Groups, Operation, Plan, PlannedRank, Slice, StageTraffic,
 };
@@ -27,7 +27,7 @@ impl fmt::Display for Plan {
             writeln!(out, "\nKV cache: {} tokens in all replicas", thousands(tokens))?;
         }
         for warning in &self.warnings {
-            writeln!(out, "\nwarning: {warning}")?;
+            writeln!(out, "\nwarning: {}", visible(warning))?;
         }
         Ok(())
     }
@@ -43,7 +43,7 @@ impl Plan {
         let alike = widths.embedding_tensor == widths.head_tensor;
         [
             optional(true, "rank", |rank| rank.at.rank.to_string()),
-            optional(placed, "node", |rank| rank.node.clone().unwrap_or_default()),
+            optional(placed, "node", |rank| visible(rank.node.as_deref().unwrap_or_default())),
             optional(placed, "device", |rank| {
                 rank.device.map(|device| device.to_string()).unwrap_or_default()
             }),

@@ -63,7 +63,11 @@ impl Said {
         answer: &T,
         text: impl FnOnce() -> String,
     ) -> Result<ExitCode, CliError> {
-        let text = if self.format == Format::Json { self.json(answer, &[], &[])? } else { text() };
+        let text = if self.format == Format::Json {
+            self.json(answer, &[], &[])?
+        } else {
+            visible(&text())
+        };
         io::stdout().write_all(text.as_bytes()).map_err(CliError::output)?;
         Ok(ExitCode::SUCCESS)
     }
