@@ -114,7 +114,11 @@ impl RankMap {
         // The dense layers of a mixture of experts may have a width of their own; those of a dense
         // model are the model.
         let moe_dense_tensor = spec.moe_dense_tensor.filter(|_| shape.is_moe());
-        let widths = Widths::of(&ParallelSpec { moe_dense_tensor, ..spec.clone() });
+        let mut widths = Widths::of(&ParallelSpec { moe_dense_tensor, ..spec.clone() });
+        if shape.tied_embeddings {
+            // The head is the embedding table.
+            widths.head_tensor = widths.embedding_tensor;
+        }
         Ok(Self {
             widths,
             stages: stages(spec, shape.layers.len() as u64),

@@ -228,8 +228,7 @@ impl Ledger<'_> {
 
     fn ends(&mut self, shape: &ModelShape, at: &Coordinates, load: &StepLoad) {
         let widths = *self.map.widths();
-        // A tied head is the embedding table.
-        let head = if shape.tied_embeddings { widths.embedding_tensor } else { widths.head_tensor };
+        let head = widths.head_tensor;
         if at.stage == 0 {
             let gathered = self.tokens.gathered(self.map, widths.embedding_tensor);
             let tokens = self.tokens.all().saturating_mul(gathered);

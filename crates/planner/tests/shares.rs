@@ -108,6 +108,17 @@ fn embedding_and_head_are_cut_as_attention_groups_have_them() {
     assert_eq!(found[0].rule, "head-tensor");
 }
 
+/// A tied head is the embedding table, however the head of others is cut.
+#[test]
+fn a_tied_head_is_cut_as_the_embedding() {
+    let shape = shape("qwen2.5-0.5b.json");
+    let spec = ParallelSpec { tensor: 2, attention_data: 2, ..ParallelSpec::default() };
+    let map = map(&spec, &shape);
+    let Share { embedding, head, .. } = map.share(&shape, &map.coordinates(1));
+    assert_eq!((embedding, embedding.map(|rows| rows.count)), (head, Some(151_936)));
+    assert_eq!(map.group_size(GroupKind::Head), 1);
+}
+
 /// The groups that split embedding and head follow their widths.
 #[test]
 fn the_head_has_groups_of_its_own() {

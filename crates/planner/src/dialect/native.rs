@@ -109,6 +109,11 @@ pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
             ));
         }
     }
+    if settings.size(Key::Nodes) == Some(0) {
+        let message = "there are 0 nodes".to_owned();
+        meaning.refused.push(Violation::new("node-count", message, "--nnodes 1"));
+    }
+    vllm::refuse_budgets(settings, &mut meaning.refused);
     meaning.spec = spec;
 }
 
