@@ -192,7 +192,7 @@ fn json_has_notes_refusals_and_what_was_not_understood() {
     assert_eq!(output["ranks"].as_array().map(Vec::len), Some(2));
 
     let (code, refused) = json(&[&llama, "-tp", "3"]);
-    assert_eq!(code, 2);
+    assert_eq!((code, &refused["rules"]), (2, &Value::from("playhouse")));
     assert_eq!(refused["violations"][0]["rule"], "heads-divide");
     assert_eq!(refused["violations"][0]["nearest"][0]["field"], "tensor");
     assert_eq!(refused["violations"][0]["nearest"][0]["value"], 2);

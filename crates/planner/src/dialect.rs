@@ -84,6 +84,8 @@ pub struct Reading {
     pub notes: Vec<Note>,
     /// What the engine refuses of flags that are no part of the layout.
     refused: Vec<Violation>,
+    /// What keeps the weights of the checkpoint from being stored as the command says.
+    conflicts: Vec<Violation>,
 }
 
 /// Parameters of an engine that are no part of the layout and matter to planning. `None` where the
@@ -163,6 +165,7 @@ fn understood(dialect: Dialect, heard: heard::Heard<'_>) -> Result<Reading, Vec<
         parameters: parameters(&settings),
         notes,
         refused: meaning.refused,
+        conflicts: Vec::new(),
     })
 }
 
@@ -282,7 +285,7 @@ impl Dialect {
 
 impl Reading {
     /// Every violation of `rules`; those of the engine that was read include what it refuses of
-    /// flags that are no part of the layout.
+    /// flags that are no part of the layout. What a checkpoint is not stored as is always among them.
     #[must_use]
     pub fn check(&self, shape: Option<&ModelShape>, rules: RuleSet) -> Vec<Violation> {
         let tokens = block_tokens(self.dialect, &self.parameters);
@@ -291,6 +294,7 @@ impl Reading {
         if rules == self.dialect.rules() {
             violations.extend(self.refused.iter().cloned());
         }
+        violations.extend(self.conflicts.iter().cloned());
         violations
     }
 
@@ -304,7 +308,7 @@ impl Reading {
             &self.parameters,
             shape,
             serving,
-            &mut self.refused,
+            &mut self.conflicts,
             &mut self.notes,
         );
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use playhouse_planner::dialect::{Dialect, Reading, read, write};
-use playhouse_planner::{CrossDomain, KvType, ModelShape, Plan, Serving, WeightType};
+use playhouse_planner::{CrossDomain, KvType, ModelShape, Plan, RuleSet, Serving, WeightType};
 
 fn shape(name: &str) -> ModelShape {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/models/{name}.json"));
@@ -68,6 +68,11 @@ fn a_quantization_that_is_not_the_checkpoints_is_refused() {
     ] {
         assert_eq!(planned(dialect, words, model), mismatch, "{words} {model}");
     }
+    // By whatever rules the layout is judged.
+    let (mut shape, mut serving) = (shape("qwen2.5-7b-awq"), Serving::default());
+    let mut other = reading(Dialect::Vllm, "m -q fp8");
+    other.store(&mut shape, &mut serving);
+    assert_eq!(other.check(Some(&shape), RuleSet::Native).len(), 1);
     for (dialect, words, model) in [
         (Dialect::Vllm, "m -q awq_marlin", "qwen2.5-7b-awq"),
         (Dialect::Vllm, "m -q fp8", "deepseek-v3"),

@@ -137,13 +137,7 @@ pub(super) fn store(
     refused: &mut Vec<Violation>,
     notes: &mut Vec<Note>,
 ) {
-    let mut plain = parameters.dtype.as_deref().and_then(dtype);
-    let halves = matches!(dialect, Dialect::Vllm | Dialect::Sglang);
-    if plain.is_none() && halves && shape.plain == WeightType::F32 {
-        plain = Some(WeightType::F16);
-        let message = "the engine runs f32 weights in two bytes unless it is told float32";
-        notes.push(Note::new(NoteKind::Rewritten, "--dtype", message));
-    }
+    let plain = plain(dialect, parameters, shape, notes);
     if let Some(plain) = plain {
         if shape.weights == shape.plain {
             shape.weights = plain;
@@ -153,24 +147,37 @@ pub(super) fn store(
     if let Some(word) = parameters.quantization.as_deref() {
         refused.extend(quantize(word, shape, notes));
     }
-    let kind = match parameters.kv_dtype.as_deref().map(cache) {
-        Some(Cache::Half) => Some(KvType::TwoBytes),
-        Some(Cache::E4m3 | Cache::E5m2 | Cache::Int8) => Some(KvType::OneByte),
-        Some(Cache::Fp4) => Some(KvType::HalfByte),
-        // The cache follows the activations.
-        None | Some(Cache::Auto) => match plain {
-            Some(WeightType::F32) => Some(KvType::FourBytes),
-            _ => None,
-        },
-        Some(Cache::Uncounted) => {
-            let word = parameters.kv_dtype.clone().unwrap_or_default();
-            let message =
-                format!("{word}: its layout is not counted; the plan takes {}", serving.kv.name());
+    let word = parameters.kv_dtype.as_deref().unwrap_or("auto");
+    let kept = match cache(word) {
+        Cache::Half => Some(KvType::TwoBytes),
+        Cache::E4m3 | Cache::E5m2 | Cache::Int8 => Some(KvType::OneByte),
+        Cache::Fp4 => Some(KvType::HalfByte),
+        Cache::Auto => (plain == Some(WeightType::F32)).then_some(KvType::FourBytes),
+        Cache::Uncounted => {
+            let counted = serving.kv.name();
+            let message = format!("{word}: its layout is not counted; the plan takes {counted}");
             notes.push(Note::new(NoteKind::Checked, "KV cache type", message));
             None
         }
     };
-    serving.kv = kind.unwrap_or(serving.kv);
+    serving.kv = kept.unwrap_or(serving.kv);
+}
+
+/// The type of plain weights, where it is not that of the checkpoint.
+fn plain(
+    dialect: Dialect,
+    parameters: &Parameters,
+    shape: &ModelShape,
+    notes: &mut Vec<Note>,
+) -> Option<WeightType> {
+    let asked = parameters.dtype.as_deref().and_then(dtype);
+    let halves = matches!(dialect, Dialect::Vllm | Dialect::Sglang);
+    if asked.is_some() || !halves || shape.plain != WeightType::F32 {
+        return asked;
+    }
+    let message = "the engine runs f32 weights in two bytes unless it is told float32";
+    notes.push(Note::new(NoteKind::Rewritten, "--dtype", message));
+    Some(WeightType::F16)
 }
 
 fn quantize(word: &str, shape: &mut ModelShape, notes: &mut Vec<Note>) -> Option<Violation> {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use playhouse_planner::dialect::{Dialect, Grid, Point};
-use playhouse_planner::{ModelShape, layout};
+use playhouse_planner::{ModelShape, Serving, layout};
 use serde::Serialize;
 
 use super::said::Said;
@@ -82,6 +82,7 @@ fn verdict<'a>(point: &'a Point, dialect: Dialect, shape: Option<&ModelShape>) -
         Err(problems) => return refused(problems.iter().map(ToString::to_string).collect()),
     };
     if let Some(shape) = shape {
+        reading.store(&mut shape.clone(), &mut Serving::default());
         reading.settle(shape);
     }
     let violations = reading.check(shape, dialect.rules());

@@ -36,7 +36,13 @@ struct Misread<'a> {
     message: String,
 }
 
-/// Of a layout that cannot run, nothing but the reasons.
+/// Of a layout that cannot run, whose rules it breaks.
+#[derive(Serialize)]
+struct Refused {
+    rules: &'static str,
+}
+
+/// Of what was not understood, nothing but the reasons.
 #[derive(Serialize)]
 struct Nothing {}
 
@@ -68,7 +74,7 @@ impl Said {
         } else {
             visible(&text())
         };
-        io::stdout().write_all(text.as_bytes()).map_err(CliError::output)?;
+        print(&text)?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -86,8 +92,7 @@ impl Said {
             self.complain(&format!("    fix: {fix}"));
         }
         if self.format == Format::Json {
-            let json = self.json(&Nothing {}, violations, &[])?;
-            io::stdout().write_all(json.as_bytes()).map_err(CliError::output)?;
+            print(&self.json(&Refused { rules }, violations, &[])?)?;
         }
         Ok(ExitCode::from(2))
     }
@@ -98,8 +103,7 @@ impl Said {
             self.complain(&format!("error: {problem}"));
         }
         if self.format == Format::Json {
-            let json = self.json(&Nothing {}, &[], problems)?;
-            io::stdout().write_all(json.as_bytes()).map_err(CliError::output)?;
+            print(&self.json(&Nothing {}, &[], problems)?)?;
         }
         Ok(ExitCode::from(2))
     }
@@ -121,13 +125,15 @@ impl Said {
         violations: &[Violation],
         problems: &[Problem],
     ) -> Result<String, CliError> {
-        let misread = |problem: &Problem| problem.to_string();
-        let problems = problems
-            .iter()
-            .map(|problem| Misread { problem: problem.name(), message: misread(problem) })
-            .collect();
+        let misread =
+            |problem| Misread { problem: Problem::name(problem), message: problem.to_string() };
+        let problems = problems.iter().map(misread).collect();
         let outcome = Outcome { answer, notes: &self.notes, violations, problems };
         let json = serde_json::to_string_pretty(&outcome);
         json.map(|json| json + "\n").map_err(|why| CliError::failure(why.to_string()))
     }
+}
+
+fn print(text: &str) -> Result<(), CliError> {
+    io::stdout().write_all(text.as_bytes()).map_err(CliError::output)
 }
