@@ -123,7 +123,7 @@ fn bad_input_gets_every_reason_at_once() {
     let llama = model("llama-3.1-8b");
     let missing = format!("{MODELS}/no-such-model.json");
     let foreign = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deny.toml");
-    let cases: [(&[&str], i32, &[&str]); 21] = [
+    let cases: [(&[&str], i32, &[&str]); 24] = [
         (
             &[&llama, "-tp", "3", "-pp", "33"],
             2,
@@ -154,6 +154,13 @@ fn bad_input_gets_every_reason_at_once() {
         ),
         (&[&llama, "--config", foreign], 1, &["deny.toml: TOML parse error", "parallel"]),
         (&[&llama, "--hardware", foreign], 1, &["deny.toml: TOML parse error", "nodes"]),
+        (&["--from", "sglang", "--settings", foreign, "--to", "toml"], 1, &["deny.toml: "]),
+        (&["--from", "sglang", "--grid", foreign], 1, &["deny.toml: "]),
+        (
+            &[&llama, "--preset", "balanced", "--hardware", "8xH100", "--goal", "latency"],
+            2,
+            &["--goal", "--preset", "cannot be used with"],
+        ),
         (&[&llama, "-q", "awq"], 2, &["quantization-matches", "no quantization_config"]),
         (&["/no\u{1b}[31m/model"], 1, &["/no\\u{1b}[31m/model"]),
         (&[&llama, "--preset", "fast"], 2, &["\"fast\"", "balanced"]),

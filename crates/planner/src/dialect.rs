@@ -285,7 +285,7 @@ impl Dialect {
 
 impl Reading {
     /// Every violation of `rules`; those of the engine that was read include what it refuses of
-    /// flags that are no part of the layout. What a checkpoint is not stored as is always among them.
+    /// flags that are no part of the layout. A conflict with the checkpoint is always among them.
     #[must_use]
     pub fn check(&self, shape: Option<&ModelShape>, rules: RuleSet) -> Vec<Violation> {
         let tokens = block_tokens(self.dialect, &self.parameters);

@@ -42,7 +42,11 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_name = "NODES")]
     hardware: Option<String>,
     /// Recommend layouts for this goal; needs --hardware
-    #[arg(long, requires = "hardware", conflicts_with_all = ["to", "grid", "rules"])]
+    #[arg(
+        long,
+        requires = "hardware",
+        conflicts_with_all = ["to", "grid", "rules", "preset", "config"]
+    )]
     goal: Option<GoalArg>,
     /// Tokens of a typical request, such as 128k, for --goal
     #[arg(long, value_name = "TOKENS", requires = "goal", value_parser = sources::tokens)]

@@ -41,7 +41,7 @@ pub(super) fn run(
     said: &Said,
 ) -> Result<ExitCode, CliError> {
     let document = sources::document(file)?;
-    let grid = Grid::read(dialect, &document).map_err(|why| CliError::usage(why.to_string()))?;
+    let grid = Grid::read(dialect, &document).map_err(|why| CliError::failure(why.to_string()))?;
     let verdicts = Verdicts {
         points: grid.points.iter().map(|point| verdict(point, dialect, shape)).collect(),
         total: grid.total,

@@ -97,7 +97,7 @@ impl Said {
         Ok(ExitCode::from(2))
     }
 
-    /// Everything that was not understood.
+    /// Everything that was not understood; exit code 1 where that is a file.
     pub(super) fn misread(&self, problems: &[Problem]) -> Result<ExitCode, CliError> {
         for problem in problems {
             self.complain(&format!("error: {problem}"));
@@ -105,7 +105,8 @@ impl Said {
         if self.format == Format::Json {
             print(&self.json(&Nothing {}, &[], problems)?)?;
         }
-        Ok(ExitCode::from(2))
+        let file = problems.iter().any(|why| matches!(why, Problem::BadDocument { .. }));
+        Ok(if file { ExitCode::FAILURE } else { ExitCode::from(2) })
     }
 
     /// A line on standard error, so that what is printed can be piped; none beside JSON, which says
