@@ -143,9 +143,13 @@ fn bad_input_gets_every_reason_at_once() {
         (&[&llama, "-ep", "4"], 2, &["-ep: it takes no value", "--expert-parallel-size takes one"]),
         (&[&llama, "--max-num-seqs", "0"], 2, &["--max-num-seqs: \"0\" is not more than 0"]),
         (
-            &[&llama, "--nnodes", "2", "--gpus-per-node", "4", "--hardware", "8xH100"],
+            &[&llama, "-n", "2", "-r", "1", "--gpus-per-node", "4", "--hardware", "8xH100"],
             2,
-            &["2 nodes, the hardware has 1", "4 devices of a node, node-0 has 8"],
+            &[
+                "2 nodes, the hardware has 1",
+                "node 1 is not one of the 1",
+                "4 devices of a node, node-0 has 8",
+            ],
         ),
         (
             &[&llama, "-tp", "2", "--hardware", "8xH100", "--goal", "latency"],

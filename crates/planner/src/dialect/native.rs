@@ -62,6 +62,7 @@ static FLAGS: &[Flag] = &[
     Flag::new(&["eplb-config.num_redundant_experts", "ep-num-redundant-experts"], Kind::Size, Key::Redundant),
     Flag::new(&["role"], ROLES, Key::Role),
     Flag::new(&["nnodes", "-n"], Kind::Size, Key::Nodes),
+    Flag::new(&["node-rank", "-r"], Kind::Size, Key::NodeRank),
     Flag::new(&["gpus-per-node"], Kind::Size, Key::DevicesPerNode),
     Flag::new(&["max-model-len", "context-length", "max-seq-len"], Kind::Tokens, Key::ContextTokens),
     Flag::new(&["dtype"], storage::DTYPES, Key::Dtype),

@@ -1,6 +1,6 @@
 //! What a plan says beside its answer: lines on standard error, or members of the JSON.
 //!
-//! With `--format json` standard output is one object, whatever the outcome: `notes`, `violations`
+//! With `--format json` standard output is one object, whatever becomes of the layout: `notes`, `violations`
 //! and `problems` are always there, each a list, beside the members of the answer.
 
 use std::io::{self, Write as _};
