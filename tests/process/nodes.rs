@@ -138,6 +138,39 @@ fn a_checkpoint_that_a_node_does_not_have_is_named() {
     assert!(last.contains("replica-0 failed while starting") && last.contains(model), "{said}");
 }
 
+/// The page's own commands, with free ports and this machine for the head's.
+#[test]
+fn the_commands_of_the_cluster_page_make_a_cluster() {
+    let page = include_str!("../../docs/cluster.md");
+    let blocks = page.split("```sh\n").skip(1);
+    let lines = blocks.flat_map(|block| block.split("```").next().unwrap_or_default().lines());
+    let commands: Vec<&str> = lines.collect();
+    let [local, init, serve, token, node] = commands[..] else { panic!("{commands:?}") };
+
+    let arguments: Vec<&str> = local.split(' ').skip(2).collect();
+    let server = Server::start(&arguments);
+    assert!(server.banner.contains("2 replicas of 2 stages of 2 shards"), "{}", server.banner);
+    drop(server);
+
+    assert_eq!(init, "playhouse cluster init");
+    let arguments = serve.strip_prefix("playhouse serve --cluster-listen 0.0.0.0:7100 ");
+    let arguments: Vec<&str> = arguments.expect(serve).split(' ').collect();
+    let mut head = Head::start(None, "127.0.0.1", &arguments);
+    let _nodes = ["rack-1", "rack-2"].map(|name| {
+        assert_eq!(token, "playhouse token create");
+        let (token, dir) = (head.token(), head.folder().join(name));
+        let node = node
+            .replace("head.example:7100", &head.join)
+            .replace("$TOKEN", &token)
+            .replace("rack-1", name);
+        let words: Vec<&str> = node.split(' ').skip(1).collect();
+        let dir = dir.to_str().expect("plain");
+        Process::start(None, &[&words[..], &["--dir", dir]].concat())
+    });
+    let api = head.api();
+    assert_eq!(tokens(&post(&api, &request(1))).as_array().map(Vec::len), Some(200));
+}
+
 /// Two machines as far as the network goes: their own addresses, and no shared memory between them.
 struct Namespaces(Vec<String>);
 

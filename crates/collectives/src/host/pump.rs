@@ -145,9 +145,9 @@ impl Drop for Pump {
 impl Wire {
     /// The sending thread.
     fn send(&self, mut ring: Reader) {
-        if self.send_frames(&mut ring).is_err() {
-            self.hang_up();
-        }
+        // When the connection breaks, the receiving thread hangs up: what the peer said before, such
+        // as that the group is over, may still be there to be read.
+        let _ = self.send_frames(&mut ring);
     }
 
     fn send_frames(&self, ring: &mut Reader) -> io::Result<()> {
