@@ -1,7 +1,7 @@
 //! What a plan says beside its answer: lines on standard error, or members of the JSON.
 //!
-//! With `--format json` standard output is one object, whatever becomes of the layout: `notes`, `violations`
-//! and `problems` are always there, each a list, beside the members of the answer.
+//! With `--format json` standard output is one object, whatever becomes of the layout: `notes`,
+//! `violations` and `problems` are always there, each a list, beside the members of the answer.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
