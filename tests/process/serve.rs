@@ -129,6 +129,27 @@ fn flags_out_of_range_are_refused_with_the_numbers() {
     assert_names(&message, &["100000000", "max_position_embeddings"]);
 }
 
+/// What `plan` understands of a command line, and `serve` would have to obey, is never dropped.
+#[test]
+fn what_is_not_served_is_refused() {
+    let cases: [(&[&str], &str); 9] = [
+        (&["--quantization", "fp8"], "bf16, f16 or f32"),
+        (&["--kv-cache-dtype", "fp8"], "type of the weights"),
+        (&["--nnodes", "2"], "playhouse node"),
+        (&["--gpu-memory-utilization", "0.9"], "--kv-cache-memory"),
+        (&["--max-running-requests", "8"], "--max-num-seqs"),
+        (&["--model", "/models/x"], "without --model"),
+        (&["-dcp", "2"], "tensor, pipeline and data parallel"),
+        (&["--enforce-eager"], "no such flag"),
+        (&["-tp", "3"], "heads"),
+    ];
+    for (flags, named) in cases {
+        let (code, message) = refused_with(flags);
+        assert_eq!(code, 2, "{flags:?}: {message}");
+        assert!(message.contains(named), "{flags:?}: {message}");
+    }
+}
+
 /// A completion of a reference prompt by token ids, over HTTP.
 fn greedy(server: &Server, prompt: &Value) -> Value {
     let body = json!({

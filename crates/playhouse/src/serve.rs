@@ -12,7 +12,7 @@ use std::time::Duration;
 use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig, StartError};
 use playhouse_gateway::{Gateway, GatewayConfig, serve};
 use playhouse_model::{Dtype, GenerationDefaults, ModelConfig};
-use playhouse_planner::dialect::{self, Dialect};
+use playhouse_planner::dialect::{self, Dialect, Parameters};
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::{Metrics, init_logs};
 use playhouse_types::{DecoderSpec, ParallelSpec, RopeScaling};
@@ -71,7 +71,32 @@ fn parallel(layout: &[String]) -> Result<ParallelSpec, CliError> {
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
         CliError::usage(lines.join("\nerror: "))
     })?;
-    Ok(reading.spec)
+    // What `plan` understands and a server would have to obey.
+    let Parameters { nodes, node_rank, devices_per_node, quantization, kv_dtype, .. } =
+        &reading.parameters;
+    let Parameters { context_tokens, dtype, requests_max, batch_tokens_max, .. } =
+        &reading.parameters;
+    let Parameters { block_tokens, memory_fraction, expert_slots, .. } = &reading.parameters;
+    let nodes = nodes.or(*node_rank).or(*devices_per_node).is_some();
+    let other = dtype.is_some() || expert_slots.is_some();
+    let refused = [
+        (reading.model.is_some(), "give the model without --model, as the first argument"),
+        (nodes, "machines join by `playhouse node`; see docs/cluster.md"),
+        (quantization.is_some(), "this version serves weights as bf16, f16 or f32 (--dtype)"),
+        (kv_dtype.is_some(), "the KV cache has the type of the weights (--dtype)"),
+        (block_tokens.is_some(), "a KV block has 16 tokens"),
+        (memory_fraction.is_some(), "give the memory of the KV cache as --kv-cache-memory"),
+        (context_tokens.is_some(), "`serve` spells it --max-model-len, in plain tokens"),
+        (requests_max.is_some(), "`serve` spells it --max-num-seqs"),
+        (batch_tokens_max.is_some(), "`serve` spells it --max-num-batched-tokens"),
+        (other, "`serve` has no such setting"),
+    ];
+    let refused: Vec<_> = refused.iter().filter(|(given, _)| *given).map(|(_, why)| *why).collect();
+    if refused.is_empty() {
+        return Ok(reading.spec);
+    }
+    let words = layout.join(" ").escape_debug().to_string();
+    Err(CliError::usage(format!("not served as asked for by `{words}`: {}", refused.join("; "))))
 }
 
 async fn run_cluster(
