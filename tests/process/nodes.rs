@@ -138,6 +138,31 @@ fn a_checkpoint_that_a_node_does_not_have_is_named() {
     assert!(last.contains("replica-0 failed while starting") && last.contains(model), "{said}");
 }
 
+#[test]
+fn a_node_that_returns_with_fewer_devices_is_told_so_and_the_requests_wait() {
+    let mut head = Head::start(None, "127.0.0.1", &["-tp", "2"]);
+    let token = head.token();
+    let mut node = head.node(None, "a", Some(&token));
+    let api = head.api();
+    thread::scope(|scope| {
+        let answer = scope.spawn(|| tokens(&post(&api, &request(1))));
+        wait_until("tokens come", || {
+            head.status()["replicas"][0]["generated_tokens"].as_u64() > Some(10)
+        });
+        node.kill();
+        wait_until("the loss is seen", || head.status()["nodes"][0]["connected"] == false);
+        let dir = head.folder().join("a");
+        let dir = dir.to_str().expect("plain");
+        let words = ["node", "--join", &head.join, "--name", "a", "--dir", dir];
+        let (status, said) =
+            Process::start(None, &[&words[..], &["--devices", "cpu:1"]].concat()).end();
+        assert_eq!(status.code(), Some(1));
+        assert!(said.contains("it offers 1 devices, and ranks belong on 2"), "{said}");
+        let _node = head.node(None, "a", None);
+        assert_eq!(answer.join().expect("answered").as_array().map(Vec::len), Some(200));
+    });
+}
+
 /// The page's own commands, with free ports and this machine for the head's.
 #[test]
 fn the_commands_of_the_cluster_page_make_a_cluster() {

@@ -76,6 +76,8 @@ struct Agent {
 struct State {
     /// The head, as far as it is known to live.
     head: Option<Peer>,
+    /// Which start of the head it was at last.
+    head_incarnation: u64,
     /// By process id. Processes survive the head for a while, and it may come back.
     children: HashMap<u32, Child>,
 }
@@ -101,7 +103,7 @@ pub async fn run_node(config: NodeConfig) -> Result<(), NodeError> {
         let (peer, inbox) = dialled.map_err(|why| NodeError::Head { head, why })?;
         agent.offer(&peer).await?;
         info!("joined the head at {head} with {} devices", agent.config.devices.len());
-        agent.state().head = Some(peer.clone());
+        agent.welcome(&peer);
         agent.serve(inbox.streams).await;
         agent.state().head = None;
         let lost = peer.lost().borrow().as_ref().map(ToString::to_string);
@@ -115,6 +117,16 @@ pub async fn run_node(config: NodeConfig) -> Result<(), NodeError> {
 impl Agent {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Belongs to this head from now on. One that was started anew knows none of our processes.
+    fn welcome(&self, head: &Peer) {
+        let mut state = self.state();
+        if state.head_incarnation != head.incarnation() {
+            state.children.clear();
+        }
+        state.head_incarnation = head.incarnation();
+        state.head = Some(head.clone());
     }
 
     async fn offer(&self, peer: &Peer) -> Result<(), NodeError> {

@@ -110,14 +110,23 @@ impl Nodes {
             warn!("node {name} at {from} was turned away: it did not say what it offers");
             return peer.close("say what the node offers first");
         };
-        let reply = match devices.is_empty() {
-            true => HeadReply::Refused("the node offers no devices: give it --devices".to_owned()),
-            false => HeadReply::Accepted,
+        let (offered, needed) = (devices.len(), self.floor().devices_in_use(&name));
+        let reply = match () {
+            () if offered == 0 => {
+                HeadReply::Refused("it offers no devices: give it --devices".to_owned())
+            }
+            () if offered < needed => HeadReply::Refused(format!(
+                "it offers {offered} devices, and ranks belong on {needed}: start it with as many \
+                 as before, or under another name"
+            )),
+            () => HeadReply::Accepted,
         };
         drop(stream.sender.send(&reply).await);
         drop(stream.sender.finish().await);
         if let HeadReply::Refused(why) = reply {
             warn!("node {name} at {from} was turned away: {why}");
+            // It reads that, and goes.
+            let _ = timeout(OFFER, peer.lost().wait_for(Option::is_some)).await;
             return;
         }
         let devices: Vec<Device> = devices
@@ -244,6 +253,12 @@ impl Floor {
         let seats: Vec<Seat> = placed.seats.iter().map(seat).collect();
         self.seats.insert(replica, seats.clone());
         Ok(seats)
+    }
+
+    /// Devices that a node must have for the ranks that sit there.
+    fn devices_in_use(&self, node: &str) -> usize {
+        let seats = self.seats.values().flatten().filter(|seat| seat.node == node);
+        seats.map(|seat| seat.device as usize + 1).max().unwrap_or(0)
     }
 
     /// Devices with their threads that no replica but `replica` sits on, of nodes that are here.

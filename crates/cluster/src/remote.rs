@@ -7,6 +7,7 @@
 mod meeting;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, mpsc};
 
 use self::meeting::Meeting;
-use crate::control::{ControlPlane, Process};
+use crate::control::{ControlPlane, Process, incarnation};
 use crate::nodes::Seat;
 use crate::rank::{Layout, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank};
 
@@ -51,6 +52,8 @@ struct RemoteRanks {
     /// Drives what waits and starts processes; the link's runtime passes plans on.
     runtime: Handle,
     slots: Mutex<HashMap<Rank, Slot>>,
+    /// Numbers the processes, from the time of this start on.
+    launches: AtomicU64,
     /// The latest epoch of each replica.
     cohorts: Mutex<HashMap<ReplicaId, Arc<Cohort>>>,
 }
@@ -80,6 +83,7 @@ pub fn processes(config: RemoteConfig, control: ControlPlane) -> RankStarter {
         control,
         runtime: Handle::current(),
         slots: Mutex::default(),
+        launches: AtomicU64::new(incarnation()),
         cohorts: Mutex::default(),
     });
     Arc::new(move |epoch, rank, sink| {
@@ -160,7 +164,10 @@ impl RemoteRanks {
         match slot {
             Some(process) => Ok(process),
             empty => {
-                let name = format!("r{}-s{stage}-t{tensor}", replica.0);
+                // An older process of the rank may still look for its head, and must not be taken for
+                // the new one.
+                let start = self.launches.fetch_add(1, Ordering::Relaxed);
+                let name = format!("r{}-s{stage}-t{tensor}-{start:x}", replica.0);
                 Ok(empty.insert(self.control.launch(&name, seat.clone()).await?))
             }
         }
