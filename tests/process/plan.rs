@@ -20,6 +20,15 @@ fn printed(args: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
+/// Exit code and JSON of a plan, whatever becomes of it.
+fn json(args: &[&str]) -> (i32, Value) {
+    let output = plan(&[args, &["--format", "json"]].concat());
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{args:?}: JSON says everything");
+    let json = serde_json::from_str(&text).unwrap_or_else(|why| panic!("{args:?}: {why}: {text}"));
+    (output.status.code().expect("an exit code"), json)
+}
+
 /// Exit code and standard error of a plan that fails.
 fn refused(args: &[&str]) -> (i32, String) {
     let output = plan(args);
@@ -114,19 +123,50 @@ fn bad_input_gets_every_reason_at_once() {
     let llama = model("llama-3.1-8b");
     let missing = format!("{MODELS}/no-such-model.json");
     let foreign = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deny.toml");
-    let cases: [(&[&str], i32, &[&str]); 13] = [
+    let cases: [(&[&str], i32, &[&str]); 24] = [
         (
             &[&llama, "-tp", "3", "-pp", "33"],
-            1,
+            2,
             &["4 rules", "heads-divide", "33 stages", "→ 2 or 4"],
         ),
         (&[&llama, "--tensor-paralel-size", "2"], 2, &["no such flag", "--tensor-parallel-size"]),
         (&[&llama, "-tp", "3", "--tp", "4"], 2, &["-tp 3 and --tp 4 contradict"]),
-        (&[&llama, "-tp", "0", "-pp", "0"], 1, &["2 rules", "tensor is 0", "pipeline is 0"]),
+        (&[&llama, "-tp", "0", "-pp", "0"], 2, &["2 rules", "tensor is 0", "pipeline is 0"]),
         (&[&llama, "-tp=-1"], 2, &["\"-1\""]),
         (&[&llama, "-tp", "99999999999999999999"], 2, &["99999999999999999999"]),
         (&[&llama, "-tp"], 2, &["-tp: the value is missing"]),
-        (&[&llama, "-tp", "2", "--preset", "balanced"], 2, &["given twice", "-tp 2"]),
+        (
+            &[&llama, "-tp", "2", "--preset", "balanced"],
+            2,
+            &["given twice: by -tp 2", "--preset balanced, which has DP 2 × PP 2 × TP 2"],
+        ),
+        (&[&llama, "-ep", "4"], 2, &["-ep: it takes no value", "--expert-parallel-size takes one"]),
+        (&[&llama, "--max-num-seqs", "0"], 2, &["--max-num-seqs: \"0\" is not more than 0"]),
+        (
+            &[&llama, "-n", "2", "-r", "1", "--gpus-per-node", "4", "--hardware", "8xH100"],
+            2,
+            &[
+                "2 nodes, the hardware has 1",
+                "node 1 is not one of the 1",
+                "4 devices of a node, node-0 has 8",
+            ],
+        ),
+        (
+            &[&llama, "-tp", "2", "--hardware", "8xH100", "--goal", "latency"],
+            2,
+            &["--goal asks for a layout, and -tp 2 gives one"],
+        ),
+        (&[&llama, "--config", foreign], 1, &["deny.toml: TOML parse error", "parallel"]),
+        (&[&llama, "--hardware", foreign], 1, &["deny.toml: TOML parse error", "nodes"]),
+        (&["--from", "sglang", "--settings", foreign, "--to", "toml"], 1, &["deny.toml: "]),
+        (&["--from", "sglang", "--grid", foreign], 1, &["deny.toml: "]),
+        (
+            &[&llama, "--preset", "balanced", "--hardware", "8xH100", "--goal", "latency"],
+            2,
+            &["--goal", "--preset", "cannot be used with"],
+        ),
+        (&[&llama, "-q", "awq"], 2, &["quantization-matches", "no quantization_config"]),
+        (&["/no\u{1b}[31m/model"], 1, &["/no\\u{1b}[31m/model"]),
         (&[&llama, "--preset", "fast"], 2, &["\"fast\"", "balanced"]),
         (&[&llama, "--hardware", "2x8xH1000"], 2, &["unknown device `H1000`", "H100"]),
         (&[&missing, "-tp", "2"], 1, &["no-such-model.json"]),
@@ -149,4 +189,68 @@ fn what_means_nothing_here_is_said_and_not_dropped() {
     assert!(output.status.success());
     let notes = String::from_utf8_lossy(&output.stderr);
     assert!(notes.contains("note: ignored --enforce-eager: "), "{notes}");
+}
+
+#[test]
+fn json_has_notes_refusals_and_what_was_not_understood() {
+    let llama = model("llama-3.1-8b");
+    let vllm = ["--from", "vllm", &llama, "--", "m", "-tp", "2", "--enforce-eager"];
+    let (before, words) = vllm.split_at(3);
+    let whole = [before, &["--format", "json"], words].concat();
+    let output: Value = serde_json::from_str(&printed(&whole)).expect("JSON");
+    assert_eq!(output["notes"][0]["kind"], "ignored");
+    assert_eq!(output["notes"][0]["about"], "--enforce-eager");
+    assert_eq!(output["ranks"].as_array().map(Vec::len), Some(2));
+
+    let (code, refused) = json(&[&llama, "-tp", "3"]);
+    assert_eq!((code, &refused["rules"]), (2, &Value::from("playhouse")));
+    assert_eq!(refused["violations"][0]["rule"], "heads-divide");
+    assert_eq!(refused["violations"][0]["nearest"][0]["field"], "tensor");
+    assert_eq!(refused["violations"][0]["nearest"][0]["value"], 2);
+
+    let (code, unread) = json(&[&llama, "--tensor-paralel-size", "2"]);
+    assert_eq!((code, &unread["problems"][0]["problem"]), (2, &Value::from("unknown-flag")));
+
+    let (code, words) = json(&["-tp", "4", "-dp", "2", "--to", "vllm"]);
+    assert_eq!(code, 0);
+    assert_eq!(words["command"], "vllm serve --tensor-parallel-size 4 --data-parallel-size 2");
+    assert_eq!(words["words"][1], "serve");
+
+    let (code, best) = json(&[&llama, "--hardware", "8xH100", "--goal", "latency"]);
+    assert_eq!((code, &best["ranked"][0]["spec"]["tensor"]), (0, &Value::from(8)));
+}
+
+#[test]
+fn a_preset_takes_flags_that_are_no_part_of_the_layout() {
+    let llama = model("llama-3.1-8b");
+    let tokens = |extra: &[&str]| {
+        let (code, plan) = json(&[&[&*llama, "--preset", "balanced"][..], extra].concat());
+        assert_eq!(code, 0, "{plan}");
+        plan["kv_tokens"].as_u64().expect("hardware")
+    };
+    let usual = tokens(&[]);
+    assert!(tokens(&["--gpu-memory-utilization", "0.5"]) < usual);
+    assert!(tokens(&["--kv-cache-dtype", "fp8"]) > usual);
+}
+
+#[test]
+fn help_has_a_line_for_every_flag_of_a_layout() {
+    for command in ["plan", "serve"] {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_playhouse")).args([command, "--help"]).output();
+        let help = String::from_utf8(output.expect("the binary starts").stdout).expect("UTF-8");
+        let layout = help.split("Layout:\n").nth(1).expect("a section");
+        for line in ["  -tp, --tensor-parallel-size N ", "  -ep, --enable-expert-parallel "] {
+            assert!(layout.contains(line), "{command}: {layout}");
+        }
+        assert!(layout.contains("--tp, --tp-size for --tensor-parallel-size"), "{layout}");
+    }
+}
+
+#[test]
+fn a_note_is_said_once() {
+    let words = ["--from", "vllm", "--to", "vllm", "--", "m", "-tp", "2", "-dp", "2", "-ep"];
+    let output = plan(&words);
+    let notes = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(notes.matches("differs expert width").count(), 1, "{notes}");
 }

@@ -208,7 +208,8 @@ async fn receive(inner: std::sync::Weak<Inner>, mut arrivals: Arrivals) {
     while let Some(knock) = arrivals.next().await {
         let Some(inner) = inner.upgrade() else { return };
         match knock {
-            Knock::TurnedAway(turned) => warn!("{turned}"),
+            // The link has logged it.
+            Knock::TurnedAway(_) => {}
             Knock::Peer(arrival) => drop(tokio::spawn(admit(inner, *arrival))),
         }
     }

@@ -17,13 +17,15 @@
 use playhouse_types::{ExpertParallel, ParallelSpec};
 
 use crate::rules::check_with;
-use crate::{ModelShape, RuleSet, Violation};
+use crate::{ModelShape, RuleSet, Serving, Violation};
 
 mod checked;
 mod differ;
 mod document;
 mod grid;
+mod heard;
 mod key;
+mod machines;
 mod native;
 mod nearest;
 mod note;
@@ -32,6 +34,7 @@ mod problem;
 mod program;
 mod settings;
 mod sglang;
+mod storage;
 mod table;
 mod tensorrt;
 mod value;
@@ -73,12 +76,16 @@ pub struct Reading {
     pub spec: ParallelSpec,
     /// The model, where one is named.
     pub model: Option<String>,
+    /// The flags that say the layout, with their values, as they were spelled.
+    pub layout: Vec<String>,
     /// What planning needs to know besides.
     pub parameters: Parameters,
     /// What a reader should know.
     pub notes: Vec<Note>,
     /// What the engine refuses of flags that are no part of the layout.
     refused: Vec<Violation>,
+    /// What keeps the weights of the checkpoint from being stored as the command says.
+    conflicts: Vec<Violation>,
 }
 
 /// Parameters of an engine that are no part of the layout and matter to planning. `None` where the
@@ -122,7 +129,7 @@ pub fn read(
     words: &[String],
     documents: &[Document],
 ) -> Result<Reading, Vec<Problem>> {
-    let mut heard = words::Heard::new(dialect.table(), documents);
+    let mut heard = heard::Heard::new(dialect.table(), documents);
     heard.command(words);
     understood(dialect, heard)
 }
@@ -132,13 +139,14 @@ pub fn read(
 /// # Errors
 /// Everything that cannot be understood (**PL-5**).
 pub fn read_document(dialect: Dialect, document: &Document) -> Result<Reading, Vec<Problem>> {
-    let mut heard = words::Heard::new(dialect.table(), &[]);
+    let mut heard = heard::Heard::new(dialect.table(), &[]);
     heard.document(document);
     understood(dialect, heard)
 }
 
-fn understood(dialect: Dialect, heard: words::Heard<'_>) -> Result<Reading, Vec<Problem>> {
-    let words::Heard { settings, mut notes, mut problems, .. } = heard;
+fn understood(dialect: Dialect, heard: heard::Heard<'_>) -> Result<Reading, Vec<Problem>> {
+    let heard::Heard { settings, mut notes, mut problems, .. } = heard;
+    problems.extend(checked::zeros(&settings));
     let mut meaning = Meaning::default();
     (dialect.interpreter())(&settings, &mut meaning);
     problems.append(&mut meaning.problems);
@@ -148,20 +156,23 @@ fn understood(dialect: Dialect, heard: words::Heard<'_>) -> Result<Reading, Vec<
     notes.append(&mut meaning.notes);
     notes.extend(checked::notes(&settings, vllm::headless(&meaning.spec)));
     notes.extend(differences(dialect, &meaning.spec, None));
+    let said = settings.iter().filter(|(key, _)| key.is_layout());
     Ok(Reading {
         dialect,
+        layout: said.map(|(_, given)| format!("{} {}", given.spelling, given.value)).collect(),
         spec: meaning.spec,
         model: settings.text(Key::Model).map(str::to_owned),
         parameters: parameters(&settings),
         notes,
         refused: meaning.refused,
+        conflicts: Vec::new(),
     })
 }
 
 /// The files that a command line names, to be read and handed to [`read`].
 #[must_use]
 pub fn documents_of(dialect: Dialect, words: &[String]) -> Vec<String> {
-    let mut heard = words::Heard::new(dialect.table(), &[]);
+    let mut heard = heard::Heard::new(dialect.table(), &[]);
     heard.command(words);
     heard.settings.text(Key::ConfigFile).map(str::to_owned).into_iter().collect()
 }
@@ -195,7 +206,7 @@ fn parameters(settings: &Settings) -> Parameters {
         devices_per_node: settings.size(Key::DevicesPerNode),
         context_tokens: settings.tokens(Key::ContextTokens),
         dtype: text(Key::Dtype),
-        quantization: text(Key::Quantization),
+        quantization: text(Key::Quantization).or_else(|| by_loader(settings)),
         kv_dtype: text(Key::KvDtype),
         block_tokens: settings.size(Key::BlockTokens),
         requests_max: settings.size(Key::RequestsMax),
@@ -205,12 +216,16 @@ fn parameters(settings: &Settings) -> Parameters {
     }
 }
 
-/// Tokens of a KV block: as told, where the engine can be told.
-fn block_tokens(rules: RuleSet, parameters: &Parameters) -> u32 {
-    match (rules, parameters.block_tokens) {
-        (RuleSet::Vllm, Some(tokens)) => tokens,
-        _ => u32::try_from(playhouse_types::BLOCK_TOKENS).unwrap_or(u32::MAX),
-    }
+/// The quantization that reading the weights brings with it.
+fn by_loader(settings: &Settings) -> Option<String> {
+    let loader = settings.text(Key::LoadFormat)?;
+    ["bitsandbytes", "gguf"].contains(&loader).then(|| loader.to_owned())
+}
+
+/// Tokens of a KV block, as told or as the engine has them; `None` where it has what we have.
+fn block_tokens(dialect: Dialect, parameters: &Parameters) -> Option<u32> {
+    let theirs = (dialect == Dialect::TensorRtLlm).then_some(tensorrt::BLOCK_TOKENS);
+    parameters.block_tokens.or(theirs)
 }
 
 // === impl Dialect ===
@@ -270,15 +285,32 @@ impl Dialect {
 
 impl Reading {
     /// Every violation of `rules`; those of the engine that was read include what it refuses of
-    /// flags that are no part of the layout.
+    /// flags that are no part of the layout. A conflict with the checkpoint is always among them.
     #[must_use]
     pub fn check(&self, shape: Option<&ModelShape>, rules: RuleSet) -> Vec<Violation> {
-        let block_tokens = block_tokens(rules, &self.parameters);
+        let tokens = block_tokens(self.dialect, &self.parameters);
+        let block_tokens = tokens.unwrap_or(Serving::default().block_tokens);
         let mut violations = check_with(&self.spec, shape, rules, block_tokens);
         if rules == self.dialect.rules() {
             violations.extend(self.refused.iter().cloned());
         }
+        violations.extend(self.conflicts.iter().cloned());
         violations
+    }
+
+    /// Stores the weights of `shape` and the KV cache of `serving` as the command says, and notes or
+    /// refuses what it says otherwise.
+    pub fn store(&mut self, shape: &mut ModelShape, serving: &mut Serving) {
+        let tokens = block_tokens(self.dialect, &self.parameters);
+        serving.block_tokens = tokens.unwrap_or(serving.block_tokens);
+        storage::store(
+            self.dialect,
+            &self.parameters,
+            shape,
+            serving,
+            &mut self.conflicts,
+            &mut self.notes,
+        );
     }
 
     /// Settles what depends on the model: TensorRT-LLM counts slots where the others count redundant
@@ -305,6 +337,16 @@ impl Reading {
             && experts.is_some()
         {
             self.spec.expert = ExpertParallel::SplitAcrossReplicas;
+        }
+        if let Some(asked) =
+            self.parameters.context_tokens.filter(|asked| *asked > shape.max_positions)
+        {
+            let message = format!(
+                "{asked} tokens are more than the {} positions of the model; engines refuse that \
+                 unless its config.json stretches them (rope_scaling)",
+                shape.max_positions
+            );
+            self.notes.push(Note::new(NoteKind::Checked, "longest sequence", message));
         }
         self.notes.retain(|note| note.kind != NoteKind::Differs);
         self.notes.extend(differences(self.dialect, &self.spec, Some(shape)));

@@ -28,8 +28,10 @@ pub enum GroupKind {
     Data,
     /// Splits dense layers and shared experts.
     Dense,
-    /// Splits embedding and head.
-    Vocab,
+    /// Splits the embedding table.
+    Embedding,
+    /// Splits the language-model head.
+    Head,
     /// Holds different experts.
     Expert,
     /// Splits one expert.
@@ -51,7 +53,7 @@ pub struct Groups {
 
 impl GroupKind {
     /// Every kind.
-    pub const ALL: [GroupKind; 11] = [
+    pub const ALL: [GroupKind; 12] = [
         GroupKind::Tensor,
         GroupKind::Context,
         GroupKind::DecodeContext,
@@ -59,7 +61,8 @@ impl GroupKind {
         GroupKind::Pipeline,
         GroupKind::Data,
         GroupKind::Dense,
-        GroupKind::Vocab,
+        GroupKind::Embedding,
+        GroupKind::Head,
         GroupKind::Expert,
         GroupKind::MoeTensor,
         GroupKind::MoeData,
@@ -82,7 +85,8 @@ impl GroupKind {
             GroupKind::Pipeline => "PP",
             GroupKind::Data => "DP",
             GroupKind::Dense => "dense-TP",
-            GroupKind::Vocab => "vocabulary",
+            GroupKind::Embedding => "embedding",
+            GroupKind::Head => "head",
             GroupKind::Expert => "EP",
             GroupKind::MoeTensor => "MoE-TP",
             GroupKind::MoeData => "MoE-DP",
@@ -105,19 +109,20 @@ impl RankMap {
             GroupKind::Pipeline => widths.stages,
             GroupKind::Data => widths.replicas,
             GroupKind::Dense => widths.dense_tensor,
-            GroupKind::Vocab => widths.tensor,
+            GroupKind::Embedding => widths.embedding_tensor,
+            GroupKind::Head => widths.head_tensor,
             GroupKind::Expert => widths.expert(),
             GroupKind::MoeTensor => widths.expert_slices(),
             GroupKind::MoeData => widths.moe_data,
         }
     }
 
-    /// The group in which `Dense` and `Vocab` collectives run: the tensor group where it is as wide,
-    /// for both are consecutive ranks.
+    /// The group in which the collectives of `Dense`, `Embedding` and `Head` run: the tensor group
+    /// where it is as wide, for all are consecutive ranks.
     #[must_use]
     pub fn same_as(&self, kind: GroupKind) -> GroupKind {
         match kind {
-            GroupKind::Dense | GroupKind::Vocab
+            GroupKind::Dense | GroupKind::Embedding | GroupKind::Head
                 if self.group_size(kind) == self.group_size(GroupKind::Tensor) =>
             {
                 GroupKind::Tensor
@@ -160,7 +165,8 @@ impl RankMap {
             GroupKind::Pipeline => [at.replica, at.stage_rank, 0, 0, 0],
             GroupKind::Data => [at.stage, at.stage_rank, 0, 0, 0],
             GroupKind::Dense => within(at.stage_rank / widths.dense_tensor.max(1), 0, 0),
-            GroupKind::Vocab => within(at.stage_rank / widths.tensor.max(1), 0, 0),
+            GroupKind::Embedding => within(at.stage_rank / widths.embedding_tensor.max(1), 0, 0),
+            GroupKind::Head => within(at.stage_rank / widths.head_tensor.max(1), 0, 0),
             GroupKind::Expert => {
                 let replicas = at.replica / widths.expert_replicas.max(1);
                 [replicas, at.stage, at.moe_data, at.moe_tensor, at.moe_cluster]

@@ -16,6 +16,7 @@
 //! memory_gib = 80           # instead of the type's
 //! domain = "rack-1"         # nodes of one domain share the fast link; default: each its own
 //! network_gbit = 400        # per device, instead of the type's
+//! network_latency_us = 30   # of a small collective of two nodes, instead of the type's
 //! ```
 
 mod device;
@@ -23,7 +24,6 @@ mod device;
 use serde::{Deserialize, Serialize};
 
 pub use self::device::DeviceType;
-pub(crate) use self::device::NETWORK_LATENCY;
 use crate::RANKS_MAX;
 
 /// Nodes in a fixed order.
@@ -78,7 +78,7 @@ pub enum HardwareError {
         name: String,
     },
     /// The TOML cannot be read.
-    #[error("hardware file: {0}")]
+    #[error("{0}")]
     Toml(String),
 }
 
@@ -101,6 +101,7 @@ pub(crate) struct Entry {
     memory_gib: Option<u32>,
     domain: Option<String>,
     network_gbit: Option<u32>,
+    network_latency_us: Option<u32>,
 }
 
 /// Where a device is: indices into [`Hardware::nodes`] and the devices of that node.
@@ -238,6 +239,9 @@ impl Entry {
         }
         if let Some(network) = self.network_gbit {
             device.network_bandwidth = f64::from(network.max(1)) * 1e9 / 8.0;
+        }
+        if let Some(latency) = self.network_latency_us {
+            device.network_latency = f64::from(latency) * 1e-6;
         }
         Ok(device)
     }

@@ -71,8 +71,10 @@ pub enum Axis {
     Inner(u64),
     /// Inner features of one routed expert, this many; `count` is divided over experts' ranks.
     ExpertInner(u64),
-    /// Rows of the vocabulary, this many.
-    Vocab(u64),
+    /// Rows of the embedding table, this many.
+    Embedding(u64),
+    /// Rows of the language-model head, this many.
+    Head(u64),
 }
 
 /// Product that sticks at the largest number.
@@ -86,19 +88,23 @@ impl Inventory {
     /// The weights of `shape`.
     #[must_use]
     pub fn of(shape: &ModelShape) -> Self {
-        let vocab = Weight {
+        let embedding = Weight {
             name: "embed_tokens",
             outputs: shape.vocab,
             inputs: shape.hidden,
             count: 1,
-            cut: Cut::Outputs(Axis::Vocab(shape.vocab)),
+            cut: Cut::Outputs(Axis::Embedding(shape.vocab)),
             stored: shape.plain,
         };
         Self {
-            embedding: vocab,
+            embedding,
             runs: runs(shape),
             norm: Weight::vector("norm", shape.hidden, shape.plain),
-            head: (!shape.tied_embeddings).then_some(Weight { name: "lm_head", ..vocab }),
+            head: (!shape.tied_embeddings).then_some(Weight {
+                name: "lm_head",
+                cut: Cut::Outputs(Axis::Head(shape.vocab)),
+                ..embedding
+            }),
         }
     }
 
@@ -315,7 +321,7 @@ impl Weight {
     /// Bytes of all of it.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        product(&[stored_bytes(self.stored, self.outputs, self.inputs), self.count])
+        product(&[self.stored.matrix_bytes(self.outputs, self.inputs), self.count])
     }
 
     /// The part of one rank: outputs, inputs and count, where `held` gives the units of an axis that
@@ -344,33 +350,7 @@ impl Weight {
     /// Bytes of `count` parts of `outputs × inputs`, stored as this weight is.
     #[must_use]
     pub fn part_bytes(&self, (outputs, inputs, count): (u64, u64, u64)) -> u64 {
-        product(&[stored_bytes(self.stored, outputs, inputs), count])
-    }
-}
-
-/// Bytes of a matrix.
-fn stored_bytes(stored: WeightType, outputs: u64, inputs: u64) -> u64 {
-    let values = product(&[outputs, inputs]);
-    match stored {
-        WeightType::F32 => product(&[values, 4]),
-        WeightType::F16 | WeightType::Bf16 => product(&[values, 2]),
-        // A scale is an f32.
-        WeightType::Fp8 { block } => {
-            let scales = block.map_or(1, |(rows, columns)| {
-                product(&[outputs.div_ceil(rows.max(1)), inputs.div_ceil(columns.max(1))])
-            });
-            values.saturating_add(product(&[scales, 4]))
-        }
-        // Values and zero points are packed, a scale is an f16, an index of a group an i32.
-        WeightType::Int { bits, group, index } => {
-            let packed = |values: u64| product(&[values, u64::from(bits)]).div_ceil(8);
-            let groups = if group == 0 { 1 } else { inputs.div_ceil(group) };
-            let scales = product(&[groups, outputs]);
-            let indices = if index { product(&[inputs, 4]) } else { 0 };
-            [packed(values), packed(scales), product(&[scales, 2]), indices]
-                .into_iter()
-                .fold(0, u64::saturating_add)
-        }
+        product(&[self.stored.matrix_bytes(outputs, inputs), count])
     }
 }
 
@@ -385,7 +365,8 @@ impl Axis {
             | Axis::KvHeads(units)
             | Axis::Inner(units)
             | Axis::ExpertInner(units)
-            | Axis::Vocab(units) => units,
+            | Axis::Embedding(units)
+            | Axis::Head(units) => units,
         }
     }
 }

@@ -17,6 +17,7 @@
 //!
 //! Not here: what the driver and the collectives' library take beside the memory share.
 
+use playhouse_types::BLOCK_TOKENS;
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::product;
@@ -39,6 +40,8 @@ pub struct Serving {
     pub memory_percent: u8,
     /// Storage of keys and values. Default two bytes.
     pub kv: KvType,
+    /// Tokens of a KV block. Default 16.
+    pub block_tokens: u32,
 }
 
 /// Storage of keys and values.
@@ -48,8 +51,12 @@ pub enum KvType {
     /// bf16 or f16.
     #[default]
     TwoBytes,
-    /// fp8.
+    /// fp8 or 8-bit integers.
     OneByte,
+    /// f32.
+    FourBytes,
+    /// fp4 with a scale of one byte for 16 values.
+    HalfByte,
 }
 
 /// Bytes of one rank.
@@ -68,7 +75,13 @@ pub struct RankMemory {
 
 impl Default for Serving {
     fn default() -> Self {
-        Self { step_tokens: 8192, running: 256, memory_percent: 90, kv: KvType::TwoBytes }
+        Self {
+            step_tokens: 8192,
+            running: 256,
+            memory_percent: 90,
+            kv: KvType::TwoBytes,
+            block_tokens: u32::try_from(BLOCK_TOKENS).unwrap_or(u32::MAX),
+        }
     }
 }
 
@@ -83,12 +96,25 @@ impl Serving {
 // === impl KvType ===
 
 impl KvType {
-    /// Bytes of a value.
+    /// Bytes of so many values.
     #[must_use]
-    pub fn bytes(self) -> u64 {
+    pub fn bytes(self, values: u64) -> u64 {
         match self {
-            KvType::TwoBytes => 2,
-            KvType::OneByte => 1,
+            KvType::TwoBytes => product(&[values, 2]),
+            KvType::OneByte => values,
+            KvType::FourBytes => product(&[values, 4]),
+            KvType::HalfByte => values.div_ceil(2).saturating_add(values.div_ceil(16)),
+        }
+    }
+
+    /// In words.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            KvType::TwoBytes => "two bytes a value",
+            KvType::OneByte => "one byte a value",
+            KvType::FourBytes => "four bytes a value",
+            KvType::HalfByte => "half a byte a value and its scales",
         }
     }
 }
@@ -155,7 +181,7 @@ impl RankMap {
         let layers = self.stages().get(at.stage as usize).copied().unwrap_or_default();
         inventory
             .runs_in(layers)
-            .map(|(run, count)| product(&[self.kv_width(&run.shape, at), kv.bytes(), count]))
+            .map(|(run, count)| product(&[kv.bytes(self.kv_width(&run.shape, at)), count]))
             .fold(0, u64::saturating_add)
             .div_ceil(u64::from(self.widths().decode_context).max(1))
     }

@@ -91,7 +91,7 @@ impl Plan {
         serving: &Serving,
         cross: CrossDomain,
     ) -> Result<Self, Vec<Violation>> {
-        let map = RankMap::new(spec, shape)?;
+        let map = RankMap::with_blocks(spec, shape, serving.block_tokens)?;
         let inventory = Inventory::of(shape);
         let placement = hardware
             .map(|hardware| Placement::new(&map, hardware, cross, None))
@@ -268,7 +268,7 @@ impl Ground<'_> {
     fn runs_with(&self, change: Change) -> Option<()> {
         let mut spec = self.spec.clone();
         change.apply(&mut spec);
-        let map = RankMap::new(&spec, self.shape).ok()?;
+        let map = RankMap::with_blocks(&spec, self.shape, self.serving.block_tokens).ok()?;
         let placement = Placement::new(&map, self.hardware, self.cross, None).ok()?;
         let inventory = Inventory::of(self.shape);
         map.ranks().try_for_each(|at| {

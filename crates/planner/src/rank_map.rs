@@ -14,7 +14,10 @@
 use playhouse_types::{ExpertPlacement, ParallelSpec};
 use serde::{Deserialize, Serialize};
 
-use crate::{AttentionShape, Axis, FfnShape, ModelShape, RuleSet, Slice, Violation, Widths, check};
+use crate::rules::check_with;
+use crate::{
+    AttentionShape, Axis, FfnShape, ModelShape, RuleSet, Serving, Slice, Violation, Widths,
+};
 
 /// A layout with every rank in its place. Small: coordinates are computed when asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,8 +69,10 @@ pub struct Share {
     pub kv_heads: Option<Slice>,
     /// Experts of a routed layer; `None` without one.
     pub experts: Option<Experts>,
-    /// Rows of embedding and head; `None` between the first and the last stage.
-    pub vocab: Option<Slice>,
+    /// Rows of the embedding table; `None` behind the first stage.
+    pub embedding: Option<Slice>,
+    /// Rows of the language-model head; `None` before the last stage.
+    pub head: Option<Slice>,
 }
 
 /// Physical experts `first`, `first + step`, …: `count` of them. Physical expert `p` is a copy of
@@ -90,14 +95,30 @@ impl RankMap {
     /// # Errors
     /// Every native rule that `spec` breaks.
     pub fn new(spec: &ParallelSpec, shape: &ModelShape) -> Result<Self, Vec<Violation>> {
-        let violations = check(spec, Some(shape), RuleSet::Native);
+        Self::with_blocks(spec, shape, Serving::default().block_tokens)
+    }
+
+    /// [`RankMap::new`] where a KV block holds `block_tokens` tokens.
+    ///
+    /// # Errors
+    /// As for [`RankMap::new`].
+    pub fn with_blocks(
+        spec: &ParallelSpec,
+        shape: &ModelShape,
+        block_tokens: u32,
+    ) -> Result<Self, Vec<Violation>> {
+        let violations = check_with(spec, Some(shape), RuleSet::Native, block_tokens);
         if !violations.is_empty() {
             return Err(violations);
         }
         // The dense layers of a mixture of experts may have a width of their own; those of a dense
         // model are the model.
         let moe_dense_tensor = spec.moe_dense_tensor.filter(|_| shape.is_moe());
-        let widths = Widths::of(&ParallelSpec { moe_dense_tensor, ..spec.clone() });
+        let mut widths = Widths::of(&ParallelSpec { moe_dense_tensor, ..spec.clone() });
+        if shape.tied_embeddings {
+            // The head is the embedding table.
+            widths.head_tensor = widths.embedding_tensor;
+        }
         Ok(Self {
             widths,
             stages: stages(spec, shape.layers.len() as u64),
@@ -179,13 +200,14 @@ impl RankMap {
             Some(AttentionShape::Mla { heads, .. }) => (heads, None),
             None => (0, None),
         };
-        let ends = at.stage == 0 || at.stage + 1 == self.widths.stages;
+        let (first, last) = (at.stage == 0, at.stage + 1 == self.widths.stages);
         Share {
             layers,
             query_heads: self.held(at, Axis::Heads(heads)),
             kv_heads: kv_heads.map(|heads| self.held(at, Axis::KvHeads(heads))),
             experts: routed_experts(shape).map(|experts| self.experts(at, experts)),
-            vocab: ends.then(|| self.held(at, Axis::Vocab(shape.vocab))),
+            embedding: first.then(|| self.held(at, Axis::Embedding(shape.vocab))),
+            head: last.then(|| self.held(at, Axis::Head(shape.vocab))),
         }
     }
 
@@ -194,6 +216,8 @@ impl RankMap {
     pub fn held(&self, at: &Coordinates, axis: Axis) -> Slice {
         let widths = &self.widths;
         let part = |parts: u32, at: u32| Slice::even(axis.units(), parts.into(), at.into());
+        // Over consecutive ranks of the stage.
+        let split = |parts: u32| part(parts, at.stage_rank % parts.max(1));
         match axis {
             Axis::Heads(_) => part(widths.attention_tensor, at.tensor),
             Axis::KvHeads(heads) if heads < u64::from(widths.attention_tensor) => Slice {
@@ -201,13 +225,14 @@ impl RankMap {
                 count: heads.min(1),
             },
             Axis::KvHeads(_) => part(widths.attention_tensor, at.tensor),
-            Axis::Inner(_) => part(widths.dense_tensor, at.stage_rank % widths.dense_tensor.max(1)),
+            Axis::Inner(_) => split(widths.dense_tensor),
             Axis::ExpertInner(_) => {
                 let cluster = widths.moe_cluster;
                 let slice = at.moe_tensor.saturating_mul(cluster).saturating_add(at.moe_cluster);
                 part(widths.expert_slices(), slice)
             }
-            Axis::Vocab(_) => part(widths.tensor, at.stage_rank % widths.tensor.max(1)),
+            Axis::Embedding(_) => split(widths.embedding_tensor),
+            Axis::Head(_) => split(widths.head_tensor),
         }
     }
 

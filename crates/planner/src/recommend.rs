@@ -192,7 +192,8 @@ fn gib(bytes: u64) -> f64 {
 impl Ground<'_> {
     fn rank(&self, spec: &ParallelSpec) -> Result<Ranked, Refusal> {
         let Self { shape, wish, .. } = *self;
-        let map = RankMap::new(spec, shape).map_err(|violations| Refusal::rule(&violations))?;
+        let map = RankMap::with_blocks(spec, shape, wish.serving.block_tokens)
+            .map_err(|violations| Refusal::rule(&violations))?;
         let roofline = Roofline {
             map: &map,
             shape,

@@ -5,7 +5,9 @@
 //! ```text
 //! step of a stage = Σ weights max(2·o·i·tokens / flops, bytes / bandwidth)
 //!                 + Σ layers  max(attention flops, KV bytes)  +  layer overhead
-//!                 + Σ collectives calls · latency · ⌈log2 n⌉ + bytes / link
+//!                 + Σ collectives calls · latency + bytes / link
+//! latency         = link hop · ⌈log2 near⌉, for a sum over nodes twice that, + network hop · ⌈log2 domains⌉
+//! bytes / link    : between nodes the least of the link and the adapters of the group's devices of a node
 //! experts read    = held · (1 − (1 − top_k/E)^tokens), the busiest rank √(2·mean·ln n) above the mean
 //! TPOT            = Σ stages step(batch / stages)
 //! TTFT            = Σ chunks slowest stage + the other stages once (pipeline fill)
@@ -22,8 +24,6 @@
 
 use serde::Serialize;
 
-use crate::hardware::NETWORK_LATENCY;
-use crate::inventory::product;
 use crate::traffic::{LocalTokens, query_heads};
 use crate::{
     AttentionShape, Axis, Coordinates, Cut, DeviceType, Exchange, FfnShape, GroupKind, Inventory,
@@ -219,7 +219,9 @@ impl Roofline<'_> {
             let head = self.inventory.logits();
             let rows = load.sampled.div_ceil(u64::from(self.map.widths().attention_data).max(1));
             let part = self.map.part(at, head);
-            seconds += self.matrix(head, part, rows as f64, head.part_bytes(part) as f64);
+            let gathered = tokens.gathered(self.map, self.map.widths().head_tensor);
+            let rows = rows.saturating_mul(gathered) as f64;
+            seconds += self.matrix(head, part, rows, head.part_bytes(part) as f64);
         }
         let exchanges = self.map.exchanges(self.shape, self.inventory, at, load, self.serving.kv);
         seconds + exchanges.iter().map(|exchange| self.exchange(at, exchange)).sum::<f64>()
@@ -290,7 +292,7 @@ impl Roofline<'_> {
         };
         let heads = self.map.held(at, Axis::Heads(heads)).count;
         let parts = f64::from(self.map.widths().decode_context.max(1));
-        let kept = product(&[self.map.kv_width(layer, at), self.serving.kv.bytes()]) as f64;
+        let kept = self.serving.kv.bytes(self.map.kv_width(layer, at)) as f64;
         let pairs = |tokens: u64, width: u64| 4.0 * tokens as f64 * heads as f64 * width as f64;
         let prefill = self.longer(
             pairs(tokens.prefill, prefill_width) * seen(context.prefill) / self.device.bf16_flops,
@@ -320,7 +322,9 @@ impl Roofline<'_> {
             let latency = self.device.link_latency * hops(ranks);
             return calls * latency + bytes / self.device.link_bandwidth;
         }
-        let latency = link + NETWORK_LATENCY * hops(domains);
+        // A sum is reduced within each domain, then between them, then handed back within each.
+        let within = if exchange.operation == Operation::AllReduce { 2.0 * link } else { link };
+        let latency = within + self.device.network_latency * hops(domains);
         let transfer = match exchange.operation {
             Operation::AllToAll => {
                 let remote = (ranks - near) / (ranks - 1.0);

@@ -14,9 +14,10 @@
 
 use std::fmt;
 
-use playhouse_types::{BLOCK_TOKENS, ParallelSpec};
+use playhouse_types::ParallelSpec;
+use serde::Serialize;
 
-use crate::ModelShape;
+use crate::{ModelShape, Serving};
 
 mod attention;
 mod case;
@@ -51,7 +52,7 @@ pub enum RuleSet {
 }
 
 /// One broken rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Violation {
     /// Stable name of the rule, such as `heads-divide`.
     pub rule: &'static str,
@@ -67,8 +68,7 @@ pub struct Violation {
 /// layout can run.
 #[must_use]
 pub fn check(spec: &ParallelSpec, shape: Option<&ModelShape>, rules: RuleSet) -> Vec<Violation> {
-    let block_tokens = u32::try_from(BLOCK_TOKENS).unwrap_or(u32::MAX);
-    check_with(spec, shape, rules, block_tokens)
+    check_with(spec, shape, rules, Serving::default().block_tokens)
 }
 
 /// [`check`] where a KV block holds `block_tokens` tokens.

@@ -142,7 +142,7 @@ impl Ledger<'_> {
         let widths = self.map.widths();
         self.reduce(GroupKind::Tensor, widths.attention_tensor, self.tokens.all(), layers);
 
-        let keys_values = self.map.kv_width(layer, at).saturating_mul(kv.bytes());
+        let keys_values = kv.bytes(self.map.kv_width(layer, at));
         let context = u64::from(widths.attention_context);
         if context > 1 && self.tokens.prefill > 0 {
             let sent = product(&[self.tokens.prefill, keys_values, context - 1, layers]);
@@ -228,11 +228,12 @@ impl Ledger<'_> {
 
     fn ends(&mut self, shape: &ModelShape, at: &Coordinates, load: &StepLoad) {
         let widths = *self.map.widths();
-        let gathered = self.tokens.gathered(self.map, widths.tensor);
-        let tokens = self.tokens.all().saturating_mul(gathered);
-        let group = self.map.same_as(GroupKind::Vocab);
+        let head = widths.head_tensor;
         if at.stage == 0 {
-            self.reduce(group, widths.tensor, tokens, 1);
+            let gathered = self.tokens.gathered(self.map, widths.embedding_tensor);
+            let tokens = self.tokens.all().saturating_mul(gathered);
+            let group = self.map.same_as(GroupKind::Embedding);
+            self.reduce(group, widths.embedding_tensor, tokens, 1);
         }
         if at.stage + 1 < widths.stages {
             // Each rank sends its part to its successor, which gathers the rest from its
@@ -240,11 +241,12 @@ impl Ledger<'_> {
             let whole = product(&[self.tokens.all(), self.hidden, ACTIVATION_BYTES]);
             let sent = whole.div_ceil(widths.attention_tensor.max(1).into());
             self.add(GroupKind::Pipeline, widths.stages, Operation::Send, 1, sent);
-        } else if widths.tensor > 1 {
+        } else if head > 1 {
+            let gathered = self.tokens.gathered(self.map, head);
             let rows = load.sampled.div_ceil(u64::from(widths.attention_data).max(1));
             let whole = product(&[rows, gathered, shape.vocab, ACTIVATION_BYTES]);
-            let sent = whole / u64::from(widths.tensor) * u64::from(widths.tensor - 1);
-            self.add(group, widths.tensor, Operation::AllGather, 1, sent);
+            let sent = whole / u64::from(head) * u64::from(head - 1);
+            self.add(self.map.same_as(GroupKind::Head), head, Operation::AllGather, 1, sent);
         }
     }
 

@@ -13,10 +13,14 @@ pub struct Widths {
     pub stages: u32,
     /// Ranks of a stage: `tensor * prefill_context`.
     pub stage_ranks: u32,
-    /// Ranks of a stage, context aside; the vocabulary is split over them.
+    /// Ranks of a stage, context aside.
     pub tensor: u32,
     /// Ranks that split the dense layers and the shared experts.
     pub dense_tensor: u32,
+    /// Ranks that split the embedding table: those of an attention group, which need its tokens only.
+    pub embedding_tensor: u32,
+    /// Ranks that split the language-model head.
+    pub head_tensor: u32,
     /// Attention-DP groups of a stage.
     pub attention_data: u32,
     /// Ranks that split the tokens of a request in attention.
@@ -66,6 +70,8 @@ impl Widths {
             stage_ranks,
             tensor: spec.tensor,
             dense_tensor: spec.moe_dense_tensor.or(spec.dense_tensor).unwrap_or(spec.tensor),
+            embedding_tensor: if spec.attention_data > 1 { attention_tensor } else { spec.tensor },
+            head_tensor: spec.head_tensor.unwrap_or(spec.tensor),
             attention_data: spec.attention_data,
             attention_context,
             attention_tensor,

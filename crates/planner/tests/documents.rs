@@ -71,6 +71,21 @@ fn a_command_of_absurd_length_is_refused() {
 #[test]
 fn help_shows_spellings_values_and_meaning() {
     let help = help(Dialect::Native);
-    assert!(help.contains("--tensor-parallel-size, -tp, --tp, --tp-size N\n"), "{help}");
-    assert!(help.contains("      Ranks that share one stage.\n"), "{help}");
+    let line = "  -tp, --tensor-parallel-size N            Ranks that share one stage.\n";
+    assert!(help.contains(line), "{help}");
+    assert!(help.contains("--tp, --tp-size for --tensor-parallel-size"), "{help}");
+    assert!(
+        help.lines().take_while(|line| !line.is_empty()).all(|line| line.len() <= 100),
+        "{help}"
+    );
+}
+
+#[test]
+fn a_mapping_may_be_one_word_of_the_shell() {
+    let read = |words: &[&str]| {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        read(Dialect::TensorRtLlm, &words, &[]).expect("a Mapping").spec
+    };
+    let one = read(&["Mapping(world_size=16, tp_size=8, pp_size=2, pp_partition=[30, 31] )"]);
+    assert_eq!(one, read(&["tp_size=8", "pp_size=2", "pp_partition=[30,31]"]));
 }

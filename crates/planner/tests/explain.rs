@@ -207,7 +207,7 @@ fn layouts_are_named_in_a_few_words() {
 
 /// Names come from files that nobody vouches for.
 #[test]
-fn names_in_the_picture_are_escaped() {
+fn names_in_picture_and_table_are_escaped() {
     let text = "[[nodes]]\nname = \"<a & b>\\u0007\"\ndevices = 8\ndevice = \"H100\"";
     let hardware = Hardware::from_toml(text).expect("hardware");
     let shape = shape("llama-3.1-8b.json");
@@ -217,6 +217,8 @@ fn names_in_the_picture_are_escaped() {
     let svg = plan.to_svg();
     assert!(svg.contains("&lt;a &amp; b&gt; "), "{svg}");
     assert!(!svg.contains('\u{7}'));
+    let table = plan.to_string();
+    assert!(table.contains(r"<a & b>\u{7}") && !table.contains('\u{7}'), "{table}");
 }
 
 #[test]

@@ -102,11 +102,12 @@ prop_compose! {
         attention_data in seldom(1, number()),
         attention_tensor in maybe(),
         attention_context in maybe(),
+        head_tensor in maybe(),
     ) -> ParallelSpec {
         ParallelSpec {
             tensor, pipeline, pipeline_partition, micro_batch_max, prefill_context,
             decode_context, kv_interleave_tokens, attention_data, attention_tensor,
-            attention_context,
+            attention_context, head_tensor,
             expert: experts.expert,
             moe_tensor: experts.moe_tensor,
             moe_data: experts.moe_data,
@@ -134,6 +135,7 @@ prop_compose! {
         expert in select(vec![1_u32, 1, 1, 2, 4, 8]),
         across in prop::bool::weighted(0.3),
         whole in any::<bool>(),
+        head in select(vec![0_u32, 0, 1, 2]),
         balance in prop::bool::weighted(0.15),
         role in seldom(Role::Unified, select(vec![Role::Prefill, Role::Decode])),
     ) -> ParallelSpec {
@@ -151,6 +153,7 @@ prop_compose! {
             // Of the engines only SGLang splits dense layers over context ranks.
             dense_tensor: (context > 1 && whole)
                 .then(|| tensor.saturating_mul(groups).saturating_mul(context)),
+            head_tensor: [None, Some(1), Some(tensor)][head as usize].filter(|_| groups > 1),
             moe_data: if copies > 1 { context } else { 1 },
             attention_context: (copies > 1).then_some(1),
             expert_balance: balance.then(ExpertBalance::default),
@@ -185,6 +188,7 @@ fn plain(spec: &ParallelSpec) -> ParallelSpec {
         },
         data_local: spec.data_local.filter(|local| *local != spec.data),
         dense_tensor: spec.dense_tensor.filter(|width| *width != spec.tensor),
+        head_tensor: spec.head_tensor.filter(|width| *width != spec.tensor),
         ..spec.clone()
     }
 }

@@ -53,7 +53,8 @@ fn small_models_replicate_for_throughput_and_split_for_latency() {
 }
 
 /// Without grouped queries the KV cache is what is short: devices that share the weights hold more
-/// requests than copies do (P: vLLM blog, "Distributed Inference with vLLM", February 2025).
+/// requests than copies do (P: Hyperstack, "How to Run Distributed Inference with vLLM", 2026: two
+/// devices instead of one gave a 70B model 13.9 times the KV cache).
 #[test]
 fn models_with_a_large_kv_cache_share_weights_between_devices() {
     for (model, tensor) in [("llama-2-7b", 2), ("llama-2-13b", 4)] {
@@ -82,6 +83,23 @@ fn what_is_too_large_for_a_node_is_a_pipeline_of_nodes() {
     }
 }
 
+/// A single request waits for one node after the other in a pipeline, and reads the weights of both
+/// at once where tensor parallelism spans them: which is quicker depends on the network (P: Singhania
+/// et al. 2025, arXiv:2511.09557, and their summary "Beyond NCCL": with Slingshot or InfiniBand the
+/// usual advice does not settle it).
+#[test]
+fn a_single_request_spans_nodes_only_over_a_fast_network() {
+    assert_eq!(best("llama-3.1-405b", "2x8xH100", Goal::Latency), plain(1, 1, 16));
+    let slow = |network: &str| {
+        let nodes = "[[nodes]]\nname = \"a\"\ncount = 2\ndevices = 8\ndevice = \"H100\"\n";
+        let hardware = Hardware::from_toml(&format!("{nodes}{network}\n")).expect(network);
+        let wish = Wish::new(Goal::Latency, None);
+        recommend(&shape("llama-3.1-405b.json"), &hardware, &wish).ranked.remove(0).spec
+    };
+    assert_eq!(slow("network_latency_us = 100"), plain(1, 2, 8));
+    assert_eq!(slow("network_gbit = 25"), plain(1, 2, 8));
+}
+
 /// (V) Without NVLink (L40S) pipeline parallelism gives more than tensor parallelism over all.
 #[test]
 fn devices_without_a_fast_link_prefer_stages() {
@@ -97,8 +115,8 @@ fn an_odd_number_of_devices_becomes_stages() {
     assert_eq!(best("llama-3.1-70b", "3xH200", Goal::Throughput), plain(1, 3, 1));
 }
 
-/// Mixtral's own deployment page serves it on two 80 GB devices with `--tensor-parallel-size 2`;
-/// (V) expert parallelism goes with data parallelism where throughput counts.
+/// Two 80 GB devices with tensor parallelism serve Mixtral (P: SkyPilot, "Mixtral", `A100-80GB:2`;
+/// vLLM's performance benchmark, `mixtral8x7B_tp2`); (V) expert parallelism goes with data parallelism where throughput counts.
 #[test]
 fn mixtral_splits_over_two_devices_and_spreads_experts_over_eight() {
     assert_eq!(best("mixtral-8x7b", "2xA100", Goal::Latency), plain(1, 1, 2));
@@ -140,8 +158,9 @@ fn deepseek_does_not_split_experts_that_it_can_spread() {
     assert_eq!((found.attention_data, found.expert), (8, ExpertParallel::Within(8)), "{found:?}");
 }
 
-/// Context parallelism halves the time to the first token of a long prompt (Yang et al. 2024,
-/// "Context Parallelism for Scalable Million-Token Inference"); for a short one it does not pay.
+/// Context parallelism over two nodes halves the time to the first token of a long prompt (P: Yang et
+/// al. 2024, arXiv:2411.01783: near-linear scaling of the prefill latency); for a short one it does
+/// not pay.
 #[test]
 fn long_prompts_are_split_over_nodes() {
     let first = |context| {

@@ -11,6 +11,7 @@ use crate::error::CliError;
 use crate::isolation::Venue;
 use crate::layout::ServedLayout;
 use crate::loading::Loaded;
+use crate::serve::AdminListener;
 use crate::sizing::Bytes;
 
 pub(crate) struct Banner(String);
@@ -25,6 +26,7 @@ impl Banner {
         venue: &Venue,
         limits: &Limits,
         address: SocketAddr,
+        admin: &AdminListener,
     ) -> Self {
         let spec = &loaded.config.spec;
         let block = served.bytes_per_block;
@@ -77,6 +79,7 @@ impl Banner {
                 ),
             ),
             ("API", format!("http://{address}/v1 ({key})")),
+            ("admin", admin.text.clone()),
             ("metrics", format!("http://{address}/metrics")),
         ];
         let mut text = format!("playhouse {}\n\n", env!("CARGO_PKG_VERSION"));
@@ -84,6 +87,16 @@ impl Banner {
             text += &format!("  {label:<10}{fact}\n");
         }
         Self(text + "\n")
+    }
+
+    /// What a head says that waits for nodes.
+    pub(crate) fn waiting(join_at: SocketAddr, devices: usize, admin: &AdminListener) -> Self {
+        Self(format!(
+            "playhouse {}\n\n  waiting   for {} of nodes that join at {join_at}\n  admin     {}\n\n",
+            env!("CARGO_PKG_VERSION"),
+            plural(devices, "device"),
+            admin.text
+        ))
     }
 
     /// Prints it on standard output.

@@ -59,10 +59,11 @@ impl CliError {
 
     /// `error:` and `hint:` lines, as [`CliError::report`] prints them.
     pub(crate) fn text(&self) -> String {
-        match &self.hint {
+        let text = match &self.hint {
             Some(hint) => format!("error: {}\nhint: {hint}\n", self.message),
             None => format!("error: {}\n", self.message),
-        }
+        };
+        visible(&text)
     }
 
     /// Prints the error on standard error and gives the exit code of the process.
@@ -79,6 +80,19 @@ impl CliError {
     }
 }
 
+/// Text of whatever origin without what a terminal would act upon; lines stay.
+pub(crate) fn visible(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_control() && letter != '\n' {
+            plain.extend(letter.escape_default());
+        } else {
+            plain.push(letter);
+        }
+    }
+    plain
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +103,12 @@ mod tests {
         assert_eq!(plain.text(), "error: the disk is full\n");
         let hinted = CliError::usage("no such scenario").hint("see loadtests/");
         assert_eq!(hinted.text(), "error: no such scenario\nhint: see loadtests/\n");
+    }
+
+    #[test]
+    fn control_characters_are_shown_and_not_sent() {
+        let tricky = CliError::failure("no file \u{1b}[2J\r\u{9b}x\nnext");
+        assert_eq!(tricky.text(), "error: no file \\u{1b}[2J\\r\\u{9b}x\nnext\n");
     }
 
     #[test]

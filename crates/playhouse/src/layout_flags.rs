@@ -50,7 +50,8 @@ pub(crate) fn split(args: Vec<OsString>, cli: &Command) -> Split {
                     // A number below zero is a value, if a bad one.
                     !next.starts_with('-') || next[1..].starts_with(|c: char| c.is_ascii_digit())
                 });
-                let follows = !text.contains('=') && is_value && kind(text) != Some(Kind::Switch);
+                let taken = kind(text) != Some(Kind::Switch) || next.is_some_and(is_count);
+                let follows = !text.contains('=') && is_value && taken;
                 split.layout.push(text.to_owned());
                 let value = args.by_ref().take(usize::from(follows));
                 split.layout.extend(value.map(|value| value.to_string_lossy().into_owned()));
@@ -58,6 +59,20 @@ pub(crate) fn split(args: Vec<OsString>, cli: &Command) -> Split {
         }
     }
     split
+}
+
+/// What is taken for the value of a switch, which has none: the planner says so.
+fn is_count(word: &str) -> bool {
+    word.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Adds the flags of a layout to the help of the subcommands that take one.
+pub(crate) fn documented(mut cli: Command) -> Command {
+    for name in COMMANDS {
+        let flags = format!("Layout:\n{}", dialect::help(Dialect::Native));
+        cli = cli.mut_subcommand(name, |command| command.after_help(flags));
+    }
+    cli
 }
 
 /// A flag that clap does not know: one of the layout, or of nobody.

@@ -32,7 +32,7 @@ mod top;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::error::CliError;
 
@@ -71,11 +71,13 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let mut cli = Cli::command();
+    let mut cli = layout_flags::documented(Cli::command());
     cli.build();
     let layout_flags::Split { rest, layout } =
         layout_flags::split(std::env::args_os().collect(), &cli);
-    let outcome = match Cli::parse_from(rest).command {
+    let cli =
+        Cli::from_arg_matches(&cli.get_matches_from(rest)).unwrap_or_else(|error| error.exit());
+    let outcome = match cli.command {
         Command::Serve(args) => serve::run(&args, &layout),
         Command::Plan(args) => plan::run(&args, &layout),
         Command::Bench(args) => on_one_thread(bench::run(*args)),

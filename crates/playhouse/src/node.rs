@@ -29,7 +29,7 @@ pub(crate) struct NodeArgs {
     join: String,
     /// Token that lets this node in, from `playhouse token create`; needed once
     #[arg(long, env = "PLAYHOUSE_TOKEN", hide_env_values = true)]
-    token: Option<JoinToken>,
+    token: Option<String>,
     /// Name of the node, unique in the cluster
     #[arg(long, env = "PLAYHOUSE_NODE_NAME")]
     name: String,
@@ -104,8 +104,11 @@ async fn identity(args: &NodeArgs, head: SocketAddr) -> Result<Identity, CliErro
         return Err(CliError::usage(format!("{} holds no certificate yet", args.dir.display()))
             .hint("give a --token, which `playhouse token create` prints on the head"));
     };
+    // Not parsed by clap, which repeats what it cannot read: that may be most of a secret.
+    let token: JoinToken =
+        token.parse().map_err(|why| CliError::usage(format!("--token: {why}")))?;
     let to = PeerId::new(Role::Head, HEAD).map_err(|why| CliError::usage(why.to_string()))?;
-    let joined = join(head, token, &to, &args.name, LinkConfig::default()).await;
+    let joined = join(head, &token, &to, &args.name, LinkConfig::default()).await;
     let identity = joined.map_err(|why| CliError::failure(format!("cannot join: {why}")))?;
     keep(&args.dir, &file, &identity).map_err(failed)?;
     Ok(identity)

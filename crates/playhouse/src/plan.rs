@@ -5,22 +5,21 @@
 //! flags and printing.
 
 mod grid;
+mod said;
 mod sources;
 
-use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use playhouse_planner::dialect::{self, Dialect, Reading};
-use playhouse_planner::{
-    CrossDomain, Goal, Hardware, ModelShape, Plan, Serving, Violation, Wish, recommend,
-};
+use playhouse_planner::dialect::{self, Dialect, Document, Reading};
+use playhouse_planner::{CrossDomain, Goal, Hardware, ModelShape, Plan, Serving, Wish, recommend};
+use serde::Serialize;
 
+use self::said::Said;
 use crate::error::CliError;
 
 /// Show where every rank of a layout lands, check it, translate it, or recommend one.
 #[derive(Args)]
-#[command(after_help = layout_help())]
 pub(crate) struct PlanArgs {
     /// Folder of a Hugging Face checkpoint, or its config.json
     model: Option<String>,
@@ -43,7 +42,11 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_name = "NODES")]
     hardware: Option<String>,
     /// Recommend layouts for this goal; needs --hardware
-    #[arg(long, requires = "hardware", conflicts_with_all = ["to", "grid", "rules"])]
+    #[arg(
+        long,
+        requires = "hardware",
+        conflicts_with_all = ["to", "grid", "rules", "preset", "config"]
+    )]
     goal: Option<GoalArg>,
     /// Tokens of a typical request, such as 128k, for --goal
     #[arg(long, value_name = "TOKENS", requires = "goal", value_parser = sources::tokens)]
@@ -107,17 +110,26 @@ struct Setting {
     serving: Serving,
 }
 
-fn layout_help() -> String {
-    format!("Layout flags, of `serve` too:\n{}", dialect::help(Dialect::Native))
+/// Words for an engine, in JSON.
+#[derive(Serialize)]
+struct Words<'a> {
+    engine: &'static str,
+    command: String,
+    words: &'a [String],
+    document: Option<&'a Document>,
 }
 
-/// Reads, checks and prints; exit code 1 when the layout cannot run.
+/// Reads, checks and prints. Exit code 2 when the layout cannot run, as for bad usage; 1 for a file
+/// that cannot be read.
 ///
 /// # Errors
 /// What cannot be read or understood.
 pub(crate) fn run(args: &PlanArgs, layout: &[String]) -> Result<ExitCode, CliError> {
-    let asked = sources::layout(args, layout)?;
-    let sources::Asked { mut reading, cluster } = asked;
+    let mut said = Said::new(args.format);
+    let sources::Asked { mut reading, cluster } = match sources::layout(args, layout)? {
+        Ok(asked) => asked,
+        Err(problems) => return said.misread(&problems),
+    };
     let (hardware, serving) = match cluster {
         Some(cluster) if args.hardware.is_none() => (Some(cluster.hardware), cluster.serving),
         other => (
@@ -125,30 +137,37 @@ pub(crate) fn run(args: &PlanArgs, layout: &[String]) -> Result<ExitCode, CliErr
             other.map_or_else(Serving::default, |cluster| cluster.serving),
         ),
     };
-    let shape = sources::shape(args.model.as_deref(), reading.model.as_deref())?;
-    if let Some(shape) = &shape {
+    let mut serving = sources::serving(serving, &reading);
+    let mut shape = sources::shape(args.model.as_deref(), reading.model.as_deref())?;
+    if let Some(shape) = &mut shape {
+        reading.store(shape, &mut serving);
         reading.settle(shape);
     }
-    let setting = Setting { shape, hardware, serving: sources::serving(serving, &reading) };
+    let setting = Setting { shape, hardware, serving };
     if let Some(file) = &args.grid {
-        return grid::run(file, args.dialect(), setting.shape.as_ref());
+        return grid::run(file, args.dialect(), setting.shape.as_ref(), &said);
     }
-    if let Some(goal) = args.goal {
-        return print_recommendation(args, goal.into(), &setting);
-    }
-    notes(&reading);
+    said.note(&reading.notes);
     let rules = args.rules.map_or(args.dialect(), Engine::dialect);
-    let violations = reading.check(setting.shape.as_ref(), rules.rules());
+    let mut violations = reading.check(setting.shape.as_ref(), rules.rules());
+    violations
+        .extend(setting.hardware.iter().flat_map(|hardware| reading.check_hardware(hardware)));
     if !violations.is_empty() {
-        return refuse(&violations, rules);
+        return said.refuse(&violations, rules);
     }
-    match args.to {
-        Some(target) => print_words(args, target, &reading, &setting),
-        None => print_plan(args, &reading, &setting),
+    match (args.goal, args.to) {
+        (Some(goal), _) => print_recommendation(args, goal.into(), &reading, &setting, &said),
+        (None, Some(target)) => print_words(args, target, &reading, &setting, &mut said),
+        (None, None) => print_plan(args, &reading, &setting, &said),
     }
 }
 
-fn print_plan(args: &PlanArgs, reading: &Reading, setting: &Setting) -> Result<ExitCode, CliError> {
+fn print_plan(
+    args: &PlanArgs,
+    reading: &Reading,
+    setting: &Setting,
+    said: &Said,
+) -> Result<ExitCode, CliError> {
     let Some(shape) = &setting.shape else {
         let asked =
             reading.model.as_deref().map_or_else(String::new, |model| format!(" of {model}"));
@@ -159,49 +178,43 @@ fn print_plan(args: &PlanArgs, reading: &Reading, setting: &Setting) -> Result<E
     };
     let cross = if args.strict_placement { CrossDomain::Refuse } else { CrossDomain::Warn };
     let plan = Plan::new(&reading.spec, shape, setting.hardware.as_ref(), &setting.serving, cross);
-    let plan = match plan {
-        Ok(plan) => plan,
+    match plan {
+        Ok(plan) if args.format == Format::Svg => said.answer(&plan, || plan.to_svg()),
+        Ok(plan) => said.answer(&plan, || plan.to_string()),
         Err(violations) => {
             if args.dialect() != Dialect::Native || args.rules.is_some() {
                 let engine = args.rules.map_or(args.dialect(), Engine::dialect).name();
-                complain(&format!("note: {engine} accepts the layout; it cannot be planned here"));
+                said.complain(&format!(
+                    "note: {engine} accepts the layout; it cannot be planned here"
+                ));
             }
-            return refuse(&violations, Dialect::Native);
+            said.refuse(&violations, Dialect::Native)
         }
-    };
-    print(&match args.format {
-        Format::Text => plan.to_string(),
-        Format::Json => plan.to_json() + "\n",
-        Format::Svg => plan.to_svg(),
-    })
+    }
 }
 
 fn print_recommendation(
     args: &PlanArgs,
     goal: Goal,
+    reading: &Reading,
     setting: &Setting,
+    said: &Said,
 ) -> Result<ExitCode, CliError> {
     let (Some(shape), Some(hardware)) = (&setting.shape, &setting.hardware) else {
         return Err(CliError::usage("--goal needs a model and --hardware")
             .hint("for example: playhouse plan MODEL --hardware 8xH100 --goal latency"));
     };
+    if !reading.layout.is_empty() {
+        let layout = reading.layout.join(", ");
+        return Err(CliError::usage(format!("--goal asks for a layout, and {layout} gives one"))
+            .hint("leave out one of them"));
+    }
+    args.no_picture("a recommendation")?;
     let mut wish = Wish::new(goal, args.context);
     wish.serving = setting.serving;
     let recommendation = recommend(shape, hardware, &wish);
-    print(&match args.format {
-        Format::Text => recommendation.to_string(),
-        Format::Json => {
-            serde_json::to_string_pretty(&recommendation)
-                .map_err(|why| CliError::failure(why.to_string()))?
-                + "\n"
-        }
-        Format::Svg => {
-            return Err(CliError::usage(
-                "a recommendation is no picture: use --format text or json",
-            ));
-        }
-    })?;
-    Ok(if recommendation.ranked.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    said.answer(&recommendation, || recommendation.to_string())?;
+    Ok(if recommendation.ranked.is_empty() { ExitCode::from(2) } else { ExitCode::SUCCESS })
 }
 
 fn print_words(
@@ -209,56 +222,40 @@ fn print_words(
     target: Target,
     reading: &Reading,
     setting: &Setting,
+    said: &mut Said,
 ) -> Result<ExitCode, CliError> {
+    args.no_picture("a command line")?;
     let dialect = target.dialect();
     let model = reading.model.as_deref().or(args.model.as_deref());
     let shape = setting.shape.as_ref();
     match dialect::write(dialect, &reading.spec, model, shape, &reading.parameters) {
-        Err(violations) => refuse(&violations, dialect),
+        Err(violations) => said.refuse(&violations, dialect),
         Ok(written) => {
-            written.notes.iter().for_each(|note| complain(&format!("note: {note}")));
-            let mut text = written.line();
-            if !text.is_empty() {
-                text.push('\n');
-            }
-            if let Some(document) = written.document {
-                if !text.is_empty() {
-                    text += &format!("\n# {}\n", document.name);
-                }
-                text += &document.text;
-            }
-            print(&text)
+            said.note(&written.notes);
+            let words = Words {
+                engine: dialect.name(),
+                command: written.line(),
+                words: &written.words,
+                document: written.document.as_ref(),
+            };
+            said.answer(&words, || text_of(&words))
         }
     }
 }
 
-fn notes(reading: &Reading) {
-    reading.notes.iter().for_each(|note| complain(&format!("note: {note}")));
-}
-
-/// Every violation, with what to do about it.
-fn refuse(violations: &[Violation], rules: Dialect) -> Result<ExitCode, CliError> {
-    let count = violations.len();
-    let rules = rules.name();
-    complain(&format!(
-        "error: the layout breaks {count} rule{} of {rules}",
-        if count == 1 { "" } else { "s" }
-    ));
-    for Violation { rule, message, fix, .. } in violations {
-        complain(&format!("  {rule}: {message}\n    fix: {fix}"));
+/// The command, then the file that goes with it.
+fn text_of(words: &Words<'_>) -> String {
+    let mut text = words.command.clone();
+    if !text.is_empty() {
+        text.push('\n');
     }
-    Ok(ExitCode::FAILURE)
-}
-
-fn print(text: &str) -> Result<ExitCode, CliError> {
-    io::stdout().write_all(text.as_bytes()).map_err(CliError::output)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// To standard error, so that what is printed can be piped.
-fn complain(line: &str) {
-    // Nobody is left to tell when standard error is closed.
-    let _ = writeln!(io::stderr(), "{line}");
+    if let Some(document) = words.document {
+        if !text.is_empty() {
+            text += &format!("\n# {}\n", document.name);
+        }
+        text += &document.text;
+    }
+    text
 }
 
 // === impl PlanArgs ===
@@ -266,6 +263,14 @@ fn complain(line: &str) {
 impl PlanArgs {
     fn dialect(&self) -> Dialect {
         self.from.map_or(Dialect::Native, Engine::dialect)
+    }
+
+    /// Only ranks can be drawn.
+    fn no_picture(&self, what: &str) -> Result<(), CliError> {
+        if self.format != Format::Svg {
+            return Ok(());
+        }
+        Err(CliError::usage(format!("{what} is no picture: use --format text or json")))
     }
 }
 

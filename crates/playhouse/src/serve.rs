@@ -1,14 +1,15 @@
 //! `playhouse serve`: loads a model, wires the layers together and serves until told to stop.
 
-use std::net::{IpAddr, SocketAddr};
+mod admin;
+mod flags;
+
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
-use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig, Policy, StartError};
+use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig, StartError};
 use playhouse_gateway::{Gateway, GatewayConfig, serve};
 use playhouse_model::{Dtype, GenerationDefaults, ModelConfig};
 use playhouse_planner::dialect::{self, Dialect};
@@ -18,10 +19,12 @@ use playhouse_types::{DecoderSpec, ParallelSpec, RopeScaling};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
+pub(crate) use self::admin::AdminListener;
+pub(crate) use self::flags::ServeArgs;
 use crate::authority;
 use crate::banner::Banner;
 use crate::error::CliError;
-use crate::isolation::{Isolation, Place, Venue};
+use crate::isolation::{Place, Venue};
 use crate::layout::ServedLayout;
 use crate::loading::{self, Loaded};
 use crate::signals::Signals;
@@ -35,89 +38,6 @@ const QUEUE_PER_SEAT: u32 = 8;
 
 /// Prompt tokens in the house at once, over all requests.
 const QUEUED_TOKENS_MAX: u32 = 4 << 20;
-
-/// Serve a model over the OpenAI API.
-#[derive(Args)]
-pub(crate) struct ServeArgs {
-    /// Folder of a Hugging Face checkpoint; without one, the small model inside the binary
-    pub(crate) model: Option<PathBuf>,
-    /// Address to listen on
-    #[arg(long, env = "PLAYHOUSE_HOST", default_value = "127.0.0.1")]
-    host: IpAddr,
-    /// Port to listen on; 0 takes a free one
-    #[arg(long, env = "PLAYHOUSE_PORT", default_value_t = 8000)]
-    port: u16,
-    /// Names that clients may call the model by; the first one is shown
-    #[arg(long, env = "PLAYHOUSE_SERVED_MODEL_NAME", num_args = 1.., value_name = "NAME")]
-    served_model_name: Vec<String>,
-    /// Longest sequence, prompt and output together, in tokens; as the model allows by default
-    #[arg(long, env = "PLAYHOUSE_MAX_MODEL_LEN", value_name = "TOKENS")]
-    max_model_len: Option<NonZeroUsize>,
-    /// Sequences in one batch
-    #[arg(long, env = "PLAYHOUSE_MAX_NUM_SEQS", value_name = "N", default_value = "256")]
-    max_num_seqs: NonZeroUsize,
-    /// Tokens in one step, prefill chunks and decodes together
-    #[arg(
-        long,
-        env = "PLAYHOUSE_MAX_NUM_BATCHED_TOKENS",
-        value_name = "TOKENS",
-        default_value = "512"
-    )]
-    max_num_batched_tokens: NonZeroUsize,
-    /// Steps in flight; one, or with several pipeline stages one more than there are stages
-    #[arg(long, env = "PLAYHOUSE_MAX_CONCURRENT_BATCHES", value_name = "N")]
-    max_concurrent_batches: Option<NonZeroUsize>,
-    /// Element type of weights, activations and KV cache; auto keeps that of the checkpoint
-    #[arg(long, env = "PLAYHOUSE_DTYPE", default_value = "auto")]
-    dtype: DtypeArg,
-    /// Memory for the KV caches of all replicas, such as 4GiB; by default what --max-num-seqs
-    /// sequences need in each, but no more than 40 % of the available memory
-    #[arg(long, env = "PLAYHOUSE_KV_CACHE_MEMORY", value_name = "BYTES")]
-    kv_cache_memory: Option<Bytes>,
-    /// Threads that compute, which the ranks share; all cores by default
-    #[arg(long, env = "PLAYHOUSE_THREADS", value_name = "N")]
-    threads: Option<NonZeroUsize>,
-    /// Whether ranks are threads of this process or processes; threads if there is only one rank
-    #[arg(long, env = "PLAYHOUSE_ISOLATION")]
-    isolation: Option<Isolation>,
-    /// How requests are spread over replicas: prefix, round_robin, least_load, power_of_two or
-    /// session (by the x-session-id header)
-    #[arg(long, env = "PLAYHOUSE_ROUTING_POLICY", default_value_t, value_name = "POLICY")]
-    routing_policy: Policy,
-    /// Listen here for nodes, and run all ranks on those that join
-    #[arg(
-        long,
-        env = "PLAYHOUSE_CLUSTER_LISTEN",
-        value_name = "ADDRESS:PORT",
-        conflicts_with_all = ["isolation", "threads"]
-    )]
-    cluster_listen: Option<SocketAddr>,
-    /// Folder of the cluster's certificate authority, as `playhouse cluster init` made it
-    #[arg(
-        long,
-        env = "PLAYHOUSE_CLUSTER_DIR",
-        value_name = "DIR",
-        default_value = authority::DEFAULT_DIR
-    )]
-    cluster_dir: PathBuf,
-    /// Key that clients must send; better given by the environment, which `ps` does not show
-    #[arg(long, env = "PLAYHOUSE_API_KEY", hide_env_values = true, value_name = "KEY")]
-    api_key: Option<String>,
-    /// Makes the seeds of requests without one a fixed sequence
-    #[arg(long, env = "PLAYHOUSE_SEED", value_name = "SEED")]
-    seed: Option<u64>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum DtypeArg {
-    Auto,
-    #[value(alias = "bfloat16")]
-    Bf16,
-    #[value(aliases = ["float16", "half"])]
-    F16,
-    #[value(aliases = ["float32", "float"])]
-    F32,
-}
 
 /// Loads, serves, drains.
 ///
@@ -136,12 +56,13 @@ pub(crate) fn run(args: &ServeArgs, layout: &[String]) -> Result<ExitCode, CliEr
         CliError::failure(format!("cannot listen on {address}: {why}"))
             .hint("another server may be running there; choose a free port with --port")
     })?;
+    let admin = runtime.block_on(AdminListener::bind(args))?;
     let loaded = loading::load(args.model.as_deref())?;
     let dtype = Dtype::from(args.dtype).or(loaded.config.dtype);
     let spec = &loaded.config.spec;
     let served = ServedLayout::new(&loaded.checkpoint, &parallel, spec, dtype)?;
     let limits = limits(args, spec, &served)?;
-    runtime.block_on(run_cluster(args, listener, loaded, served, limits))
+    runtime.block_on(run_cluster(args, listener, admin, loaded, served, limits))
 }
 
 /// The layout that the flags ask for.
@@ -156,6 +77,7 @@ fn parallel(layout: &[String]) -> Result<ParallelSpec, CliError> {
 async fn run_cluster(
     args: &ServeArgs,
     listener: TcpListener,
+    admin: AdminListener,
     loaded: Loaded,
     served: ServedLayout,
     limits: Limits,
@@ -169,8 +91,12 @@ async fn run_cluster(
         None => Place::local(args.isolation, served.world(), args.threads),
         Some(address) => Place::Nodes(address, authority::read(&args.cluster_dir)?),
     };
+    let awaits_nodes = matches!(place, Place::Nodes(..));
     let venue = Venue::new(place, &loaded, &served, &limits)?;
-    let banner = Banner::new(&config, &loaded, &served, &venue, &limits, address);
+    if let Some(control) = venue.control.as_ref().filter(|_| awaits_nodes) {
+        Banner::waiting(control.address(), served.world(), &admin).print()?;
+    }
+    let banner = Banner::new(&config, &loaded, &served, &venue, &limits, address, &admin);
     let Loaded { config: ModelConfig { spec, .. }, tokenizer, template, .. } = loaded;
 
     let deployment = DeploymentConfig {
@@ -195,6 +121,7 @@ async fn run_cluster(
     };
     let failed = |why: StartError| CliError::failure(why.to_string());
     let cluster = Cluster::start(deployment).await.map_err(failed)?;
+    admin.serve(cluster.overview());
     let serving = tokio::select! {
         serving = cluster.serving() => serving.map_err(failed),
         signal = signals.next() => {
@@ -283,17 +210,4 @@ fn gateway_config(args: &ServeArgs, loaded: &Loaded) -> GatewayConfig {
     config.api_key = args.api_key.clone();
     config.seed = args.seed;
     config
-}
-
-// === impl DtypeArg ===
-
-impl From<DtypeArg> for Dtype {
-    fn from(arg: DtypeArg) -> Self {
-        match arg {
-            DtypeArg::Auto => Self::Auto,
-            DtypeArg::Bf16 => Self::Bf16,
-            DtypeArg::F16 => Self::F16,
-            DtypeArg::F32 => Self::F32,
-        }
-    }
 }

@@ -101,6 +101,12 @@ pub struct ParallelSpec {
     ///
     /// SGLang `--moe-dense-tp-size` (1, or the whole stage in later versions).
     pub moe_dense_tensor: Option<u32>,
+    /// Ranks that split the language-model head: `tensor`, those of an attention group, or 1. Default
+    /// `tensor`. The embedding table is always split like attention.
+    ///
+    /// SGLang: an attention group with `--enable-dp-lm-head`, else `tensor`; TensorRT-LLM: 1 with
+    /// `enable_attention_dp`, unless `enable_lm_head_tp_in_adp`; vLLM has `tensor`.
+    pub head_tensor: Option<u32>,
     /// Which experts a rank holds. Default linear. vLLM `--expert-placement-strategy`.
     pub expert_placement: ExpertPlacement,
     /// Physical experts per layer beyond the logical ones. Default 0.
@@ -212,6 +218,7 @@ impl Default for ParallelSpec {
             moe_cluster: 1,
             dense_tensor: None,
             moe_dense_tensor: None,
+            head_tensor: None,
             expert_placement: ExpertPlacement::Linear,
             redundant_experts: 0,
             expert_balance: None,

@@ -3,7 +3,7 @@
 
 use super::settings::{Given, Settings};
 use super::value::Value;
-use super::{Key, Note, NoteKind};
+use super::{Key, Note, NoteKind, Problem};
 
 /// Settings that nothing carries on: neither the layout nor [`Parameters`](super::Parameters).
 const CHECKED: &[Key] = &[
@@ -26,7 +26,6 @@ const CHECKED: &[Key] = &[
     Key::ContextStrategy,
     Key::DecodeContextBackend,
     Key::WeightPrefetch,
-    Key::DataLmHead,
     Key::LmHeadAllToAll,
     Key::MoeRunner,
     Key::ElasticBackend,
@@ -37,7 +36,7 @@ const CHECKED: &[Key] = &[
     Key::BalanceInternally,
     Key::WorldSize,
     Key::Rank,
-    Key::TensorLmHead,
+    Key::LoadFormat,
 ];
 
 /// Values of carried settings that the layout makes something else of.
@@ -46,6 +45,32 @@ const NARROWED: &[(Key, &str, &str)] = &[
     (Key::Role, "MM_ENCODER", "encoders of other modalities are not planned"),
     (Key::ContextKind, "STAR", "its ranks are those of RING, which a translation writes"),
 ];
+
+/// Settings that count something there is at least one of.
+const POSITIVE: &[Key] = &[
+    Key::ContextTokens,
+    Key::BlockTokens,
+    Key::RequestsMax,
+    Key::BatchTokensMax,
+    Key::DevicesPerNode,
+    Key::MemoryFraction,
+];
+
+/// A problem for every setting that is zero and cannot be.
+pub(super) fn zeros(settings: &Settings) -> impl Iterator<Item = Problem> {
+    let given = POSITIVE.iter().filter_map(|key| settings.get(*key));
+    let zero = given.filter(|given| match given.value {
+        Value::Size(size) => size == 0,
+        Value::Tokens(tokens) => tokens == 0,
+        Value::Fraction(share) => share == 0.0,
+        _ => false,
+    });
+    zero.map(|given| Problem::BadValue {
+        flag: given.spelling.clone(),
+        value: given.value.to_string(),
+        wants: "more than 0".to_owned(),
+    })
+}
 
 /// A note for every setting that goes no further. `headless` tells whether the layout says it.
 pub(super) fn notes(settings: &Settings, headless: bool) -> Vec<Note> {

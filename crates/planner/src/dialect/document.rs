@@ -1,12 +1,13 @@
 //! Files with settings: JSON, YAML and TOML.
 
 use playhouse_types::ParallelSpec;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::Problem;
 
 /// A file that a command names, or that stands for one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Document {
     /// As the command names it.
     pub name: String,

@@ -1,6 +1,6 @@
 //! Everything that a flag can set, under one name for all engines.
 
-/// Writes the settings as a list: name, what it is.
+/// Writes the settings as a list: name, what it is. `Tensor` to `Role` are the layout.
 macro_rules! keys {
     ($($name:ident = $about:literal;)+) => {
         /// What a flag sets. Several engines have a flag for most of the layout; the rest is one
@@ -11,6 +11,12 @@ macro_rules! keys {
         }
 
         impl Key {
+            /// Whether it is a part of the layout.
+            #[must_use]
+            pub fn is_layout(self) -> bool {
+                (Self::Tensor..=Self::Role).contains(&self)
+            }
+
             /// What it is, for the help.
             #[must_use]
             pub fn about(self) -> &'static str {
@@ -40,7 +46,7 @@ keys! {
     PrefillContext = "Ranks that split the tokens of a prefill.";
     DecodeContext = "Ranks that split the KV cache along the sequence.";
     KvInterleave = "Consecutive tokens on one decode-context rank.";
-    AttentionData = "Groups of a stage that each hold whole requests in attention.";
+    AttentionData = "Groups that each hold whole requests in attention.";
     AttentionDataSwitch = "Attention data parallelism over the ranks of a stage.";
     AttentionTensor = "Ranks that split the heads of a request.";
     AttentionContext = "Ranks that split the tokens of a request in attention.";
@@ -49,7 +55,8 @@ keys! {
     MoeTensor = "Ranks that split each expert.";
     MoeData = "Copies of the experts within a stage.";
     MoeCluster = "Ranks that share an expert's rows.";
-    MoeDenseTensor = "Tensor width of the dense layers of a mixture-of-experts model.";
+    MoeDenseTensor = "Tensor width of dense layers beside experts.";
+    HeadTensor = "Ranks that split the language-model head.";
     Placement = "Which experts a rank holds.";
     Redundant = "Physical experts beyond the logical ones.";
     Balance = "Rebalance experts by measured load.";
@@ -64,6 +71,7 @@ keys! {
     Dtype = "Type of weights and activations.";
     Quantization = "Quantization of the weights.";
     KvDtype = "Type of the KV cache.";
+    LoadFormat = "How weights are read.";
     BlockTokens = "Tokens of a KV block.";
     RequestsMax = "Most running requests.";
     BatchTokensMax = "Most tokens of one step.";

@@ -7,7 +7,7 @@ use crate::Violation;
 
 use super::settings::Settings;
 use super::table::{Flag, Kind, Table};
-use super::{Dialect, Key, Meaning, Problem, vllm};
+use super::{Dialect, Key, Meaning, Problem, storage, vllm};
 
 pub(super) static TABLE: Table = Table {
     dialect: Dialect::Native,
@@ -53,6 +53,7 @@ static FLAGS: &[Flag] = &[
     Flag::new(&["moe-data-parallel-size", "moe-dp-size"], Kind::Size, Key::MoeData),
     Flag::new(&["moe-cluster-size", "cluster-size"], Kind::Size, Key::MoeCluster),
     Flag::new(&["moe-dense-tp-size"], Kind::Size, Key::MoeDenseTensor),
+    Flag::new(&["head-tensor-parallel-size", "head-tp-size"], Kind::Size, Key::HeadTensor),
     Flag::new(&["expert-placement-strategy"], Kind::OneOf(&["linear", "round_robin"]), Key::Placement),
     Flag::new(&["enable-eplb"], Kind::Switch, Key::Balance),
     Flag::new(&["eplb-config"], Kind::Tree, Key::Balance),
@@ -61,11 +62,12 @@ static FLAGS: &[Flag] = &[
     Flag::new(&["eplb-config.num_redundant_experts", "ep-num-redundant-experts"], Kind::Size, Key::Redundant),
     Flag::new(&["role"], ROLES, Key::Role),
     Flag::new(&["nnodes", "-n"], Kind::Size, Key::Nodes),
+    Flag::new(&["node-rank", "-r"], Kind::Size, Key::NodeRank),
     Flag::new(&["gpus-per-node"], Kind::Size, Key::DevicesPerNode),
     Flag::new(&["max-model-len", "context-length", "max-seq-len"], Kind::Tokens, Key::ContextTokens),
-    Flag::new(&["dtype"], Kind::Text, Key::Dtype),
-    Flag::new(&["quantization", "-q"], Kind::Text, Key::Quantization),
-    Flag::new(&["kv-cache-dtype"], Kind::Text, Key::KvDtype),
+    Flag::new(&["dtype"], storage::DTYPES, Key::Dtype),
+    Flag::new(&["quantization", "-q"], storage::QUANTIZATIONS, Key::Quantization),
+    Flag::new(&["kv-cache-dtype"], storage::KV_TYPES, Key::KvDtype),
     Flag::new(&["max-num-seqs", "max-running-requests", "max-batch-size"], Kind::Size, Key::RequestsMax),
     Flag::new(&["max-num-batched-tokens", "max-num-tokens"], Kind::Tokens, Key::BatchTokensMax),
     Flag::new(&["gpu-memory-utilization"], Kind::Fraction, Key::MemoryFraction),
@@ -81,6 +83,7 @@ pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
     spec.moe_data = settings.size(Key::MoeData).unwrap_or(1);
     spec.moe_cluster = settings.size(Key::MoeCluster).unwrap_or(1);
     spec.moe_dense_tensor = settings.size(Key::MoeDenseTensor);
+    spec.head_tensor = settings.size(Key::HeadTensor);
     if let Some(width) = settings.size(Key::ExpertWidth) {
         contradict(settings, &[Key::Experts], Key::ExpertWidth, &mut meaning.problems);
         spec.expert = match width {
@@ -107,6 +110,11 @@ pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
             ));
         }
     }
+    if settings.size(Key::Nodes) == Some(0) {
+        let message = "there are 0 nodes".to_owned();
+        meaning.refused.push(Violation::new("node-count", message, "--nnodes 1"));
+    }
+    vllm::refuse_budgets(settings, &mut meaning.refused);
     meaning.spec = spec;
 }
 

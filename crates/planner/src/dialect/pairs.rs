@@ -16,7 +16,7 @@ pub(super) fn is_open(text: &str) -> bool {
 /// The pairs, at the commas outside lists and tables.
 pub(super) fn split(text: &str) -> impl Iterator<Item = &str> {
     let mut depth = 0_u32;
-    let inside = text.strip_prefix(CALL).unwrap_or(text).trim_end_matches(')');
+    let inside = text.strip_prefix(CALL).unwrap_or(text).trim_end().trim_end_matches(')');
     let pairs = inside.split(move |letter| {
         match letter {
             '[' | '{' => depth = depth.saturating_add(1),
@@ -25,5 +25,5 @@ pub(super) fn split(text: &str) -> impl Iterator<Item = &str> {
         }
         letter == ',' && depth == 0
     });
-    pairs.filter(|pair| !pair.is_empty())
+    pairs.map(str::trim).filter(|pair| !pair.is_empty())
 }

@@ -35,6 +35,16 @@ pub enum Problem {
         /// What would do.
         wants: String,
     },
+    /// A flag that takes no value, before a word that looks like one.
+    #[error("{flag}: it takes no value, and {value:?} is one{}", takes_one(.instead))]
+    SwitchValue {
+        /// As it was given.
+        flag: String,
+        /// The word after it.
+        value: String,
+        /// The flag that takes such a value.
+        instead: Option<String>,
+    },
     /// Two flags that set the same thing to different values.
     #[error("{first} and {second} contradict each other; give one of them")]
     Contradiction {
@@ -98,6 +108,7 @@ impl Problem {
             Self::UnknownFlag { .. } => "unknown-flag",
             Self::MissingValue { .. } => "missing-value",
             Self::BadValue { .. } => "bad-value",
+            Self::SwitchValue { .. } => "switch-value",
             Self::Contradiction { .. } => "contradiction",
             Self::StrayWord { .. } => "stray-word",
             Self::ForeignCommand { .. } => "foreign-command",
@@ -110,6 +121,10 @@ impl Problem {
 
 fn suggest(nearest: &Option<String>) -> String {
     nearest.as_ref().map_or(String::new(), |nearest| format!("; the nearest is {nearest}"))
+}
+
+fn takes_one(instead: &Option<String>) -> String {
+    instead.as_ref().map_or(String::new(), |flag| format!("; {flag} takes one"))
 }
 
 fn model_is(model: &Option<String>) -> String {

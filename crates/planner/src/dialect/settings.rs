@@ -28,6 +28,11 @@ impl Settings {
         self.given.get(&key)
     }
 
+    /// Everything that is given.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &Given)> {
+        self.given.iter().map(|(key, given)| (*key, given))
+    }
+
     pub(super) fn insert(&mut self, key: Key, given: Given) {
         self.given.insert(key, given);
     }

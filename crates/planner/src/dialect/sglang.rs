@@ -35,7 +35,7 @@ pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
     let mut spec = layout(settings);
     replicas(settings, &mut spec, &mut meaning.notes);
     experts(settings, &mut spec, &mut meaning.notes);
-    heads(settings, &spec, &mut meaning.notes);
+    heads(settings, &mut spec);
     refused::refuse(settings, &spec, &mut meaning.refused);
     vllm::idle_balance(settings, &spec, &mut meaning.notes);
     meaning.spec = spec;
@@ -153,16 +153,10 @@ fn experts(settings: &Settings, spec: &mut ParallelSpec, notes: &mut Vec<Note>) 
     };
 }
 
-/// Notes that the plan knows one way to split the vocabulary.
-fn heads(settings: &Settings, spec: &ParallelSpec, notes: &mut Vec<Note>) {
-    let split = Widths::of(spec).attention_tensor;
-    if settings.on(Key::DataLmHead) && spec.attention_data > 1 && split < spec.tensor {
-        let message = format!(
-            "each attention group then splits the head over its own {split} ranks; the plan splits \
-             the vocabulary over {}, so it shows less memory than the head needs",
-            spec.tensor
-        );
-        notes.push(Note::new(NoteKind::Checked, settings.spelling(Key::DataLmHead), message));
+/// Each attention group splits a head of its own, or all split one.
+fn heads(settings: &Settings, spec: &mut ParallelSpec) {
+    if settings.on(Key::DataLmHead) && spec.attention_data > 1 {
+        spec.head_tensor = Some(Widths::of(spec).attention_tensor);
     }
 }
 
@@ -197,6 +191,9 @@ pub(super) fn settings_of(spec: &ParallelSpec) -> Settings {
     }
     if spec.attention_data > 1 {
         settings.set(Key::AttentionDataSwitch, Value::Switch(true));
+    }
+    if spec.head_tensor.is_some_and(|width| width != spec.tensor) {
+        settings.set(Key::DataLmHead, Value::Switch(true));
     }
     if spec.prefill_context > 1 {
         settings.set(Key::ContextSwitch, Value::Switch(true));

@@ -135,6 +135,7 @@ impl Kind {
             Self::Sizes => " N,N,…".to_owned(),
             Self::Tokens => " TOKENS".to_owned(),
             Self::Fraction => " SHARE".to_owned(),
+            Self::OneOf(words) if words.len() > 3 => " WORD".to_owned(),
             Self::OneOf(words) => format!(" {}", words.join("|")),
             Self::Text => " TEXT".to_owned(),
             Self::Tree => " JSON".to_owned(),
@@ -205,14 +206,23 @@ impl Table {
         self.flags.iter().filter(written).find(|flag| flag.key == key)
     }
 
-    /// One line per flag.
+    /// One line per flag with the spelling that is written and the short one; then the other names.
     pub(super) fn help(&self) -> String {
         let mut help = String::new();
+        let mut others = Vec::new();
         for flag in self.flags {
-            let names: Vec<String> = flag.names.iter().map(|name| dashed(name)).collect();
-            let names = names.join(", ") + &flag.kind.placeholder();
-            let _ = writeln!(help, "  {names}\n      {}", flag.key.about());
+            let short = flag.names.iter().find(|name| name.starts_with('-'));
+            let first = short.map_or_else(String::new, |short| format!("{short}, "));
+            let name = dashed(flag.names[0]);
+            let shown = format!("{first}{name}{}", flag.kind.placeholder());
+            let _ = writeln!(help, "  {shown:<40} {}", flag.key.about());
+            let rest = flag.names[1..].iter().filter(|name| Some(*name) != short);
+            let rest: Vec<String> = rest.map(|name| dashed(name)).collect();
+            if !rest.is_empty() {
+                others.push(format!("{} for {name}", rest.join(", ")));
+            }
         }
+        let _ = writeln!(help, "\nOther names: {}.", others.join("; "));
         help
     }
 }

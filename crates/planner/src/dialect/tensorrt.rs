@@ -13,6 +13,9 @@ mod flags;
 
 pub(super) use flags::COMMAND_KEYS;
 
+/// Tokens of a KV block that nobody sets.
+pub(super) const BLOCK_TOKENS: u32 = 32;
+
 pub(super) static TABLE: Table = Table {
     dialect: Dialect::TensorRtLlm,
     engine: "TensorRT-LLM",
@@ -79,15 +82,12 @@ pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
             "with tp_size 1 there is one attention group",
         ));
     }
-    let groups = meaning.spec.attention_data;
-    if groups > 1 && !settings.on(Key::TensorLmHead) {
+    if meaning.spec.attention_data > 1 && settings.on(Key::TensorLmHead) {
         meaning.notes.push(Note::new(
             NoteKind::Checked,
-            settings.spelling(Key::AttentionDataSwitch),
-            format!(
-                "without enable_lm_head_tp_in_adp every rank holds the whole head; the plan splits \
-                 the vocabulary over {groups}, so it shows less memory than the head needs"
-            ),
+            settings.spelling(Key::TensorLmHead),
+            "TensorRT-LLM splits the head over one rank or those of a node, by the tokens of a \
+             step; the plan splits it over all attention groups",
         ));
     }
     refuse(settings, kind, &mapping, &meaning.spec, &mut meaning.refused);
@@ -174,6 +174,9 @@ impl Mapping {
             decode_context: if helix { self.context } else { 1 },
             kv_interleave_tokens: settings.size(Key::KvInterleave).filter(|_| helix).unwrap_or(1),
             attention_data: groups,
+            // Helix makes one tensor group of the context ranks for what is no attention.
+            dense_tensor: helix.then_some(self.tensor.saturating_mul(self.context)),
+            head_tensor: (groups > 1 && !settings.on(Key::TensorLmHead)).then_some(1),
             expert: match self.moe_expert {
                 1 => ExpertParallel::Off,
                 width => ExpertParallel::Within(width),
@@ -306,6 +309,9 @@ pub(super) fn settings_of(spec: &ParallelSpec, experts: Option<u64>) -> Settings
     }
     if spec.attention_data > 1 {
         settings.set(Key::AttentionDataSwitch, Value::Switch(true));
+        if spec.head_tensor.is_none_or(|width| width != 1) {
+            settings.set(Key::TensorLmHead, Value::Switch(true));
+        }
     }
     if let Some(partition) = &spec.pipeline_partition {
         settings.set(Key::PipelinePartition, Value::Sizes(partition.clone()));

@@ -4,6 +4,8 @@ use playhouse_types::{
     ExpertBalance, ExpertParallel, ExpertPlacement, LoadBalancing, ParallelSpec, Role,
 };
 
+use crate::Violation;
+
 use super::settings::Settings;
 use super::table::Table;
 use super::value::Value;
@@ -52,6 +54,11 @@ pub(super) fn idle_balance(settings: &Settings, spec: &ParallelSpec, notes: &mut
             notes.push(Note::new(NoteKind::Ignored, settings.spelling(key), message));
         }
     }
+}
+
+/// What does not fit in a step.
+pub(super) fn refuse_budgets(settings: &Settings, refused: &mut Vec<Violation>) {
+    refused::budgets(settings, refused);
 }
 
 /// Notes what carries the traffic of experts where the backend asked for is gone (**PL-6**).

@@ -6,12 +6,12 @@ use playhouse_types::ParallelSpec;
 use serde_json::{Map, Value as Json};
 
 use crate::rules::check_with;
-use crate::{FfnShape, ModelShape, Violation};
+use crate::{FfnShape, ModelShape, Serving, Violation};
 
 use super::settings::Settings;
 use super::table::{Flag, Table, dashed};
 use super::value::Value;
-use super::{Dialect, Document, Key, Note, NoteKind, Parameters, sglang, tensorrt, vllm};
+use super::{Dialect, Document, Key, Note, NoteKind, Parameters, sglang, storage, tensorrt, vllm};
 
 /// The name of the file beside a `trtllm-serve` command.
 const YAML_NAME: &str = "parallel.yaml";
@@ -41,7 +41,8 @@ pub fn write(
     parameters: &Parameters,
 ) -> Result<Written, Vec<Violation>> {
     let rules = dialect.rules();
-    let block_tokens = super::block_tokens(rules, parameters);
+    let tokens = super::block_tokens(dialect, parameters);
+    let block_tokens = tokens.unwrap_or(Serving::default().block_tokens);
     let mut violations = check_with(spec, shape, rules, block_tokens);
     let experts = experts(shape);
     if dialect == Dialect::TensorRtLlm && spec.redundant_experts > 0 && experts.is_none() {
@@ -227,11 +228,20 @@ fn add_parameters(
         if settings.get(key).is_some() {
             continue;
         }
-        if table.flag_of(key).is_some() {
-            settings.set(key, value);
-        } else {
-            let message = format!("{} has no flag for it ({value})", table.engine);
-            notes.push(Note::new(NoteKind::Ignored, subject(key), message));
+        let told = match (&value, key) {
+            _ if table.flag_of(key).is_none() => Err("flag"),
+            (Value::Text(word), Key::Dtype | Key::Quantization | Key::KvDtype) => {
+                let word = storage::translated(table.dialect, key, word).ok_or("word");
+                word.map(|word| Value::Text(word.to_owned()))
+            }
+            _ => Ok(value.clone()),
+        };
+        match told {
+            Ok(value) => settings.set(key, value),
+            Err(what) => {
+                let message = format!("{} has no {what} for it ({value})", table.engine);
+                notes.push(Note::new(NoteKind::Ignored, subject(key), message));
+            }
         }
     }
 }
@@ -307,11 +317,20 @@ fn yaml(out: &mut String, tree: &Map<String, Json>, depth: usize) {
     }
 }
 
-/// A word that a POSIX shell reads as itself.
+/// A word that a shell reads as itself.
 fn quoted(word: &str) -> String {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./=,:@%+".contains(letter);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();
+    }
+    if word.contains(char::is_control) {
+        // Nothing that a terminal would act upon.
+        let escaped = |letter: char| match letter {
+            '\\' | '\'' => format!("\\{letter}"),
+            _ if letter.is_control() => format!("\\u{:04x}", u32::from(letter)),
+            _ => letter.to_string(),
+        };
+        return format!("$'{}'", word.chars().map(escaped).collect::<String>());
     }
     format!("'{}'", word.replace('\'', r"'\''"))
 }

@@ -34,6 +34,15 @@ pub fn layout(spec: &ParallelSpec) -> String {
     text
 }
 
+/// Text of whatever origin on one line, without what a terminal would act upon.
+pub(super) fn visible(text: &str) -> String {
+    let shown = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    text.chars().map(shown).collect()
+}
+
 /// `0-15`, or `7`, or `-` for none.
 pub(super) fn range(slice: Slice) -> String {
     match slice.count {

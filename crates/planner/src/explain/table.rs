@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use super::names::{bytes, layout, range, set, thousands};
-use crate::{Exchange, Experts, GroupKind, Groups, Operation, Plan, PlannedRank, StageTraffic};
+use super::names::{bytes, layout, range, set, thousands, visible};
+use crate::{
+    Exchange, Experts, GroupKind, Groups, Operation, Plan, PlannedRank, Slice, StageTraffic,
+};
 
 /// A column: its title, how a rank fills it.
 struct Column {
@@ -25,7 +27,7 @@ impl fmt::Display for Plan {
             writeln!(out, "\nKV cache: {} tokens in all replicas", thousands(tokens))?;
         }
         for warning in &self.warnings {
-            writeln!(out, "\nwarning: {warning}")?;
+            writeln!(out, "\nwarning: {}", visible(warning))?;
         }
         Ok(())
     }
@@ -38,9 +40,10 @@ impl Plan {
         let optional = |wanted: bool, title, cell| wanted.then_some(Column { title, cell });
         let routed = self.ranks.iter().any(|rank| rank.share.experts.is_some());
         let placed = self.placement.is_some();
+        let alike = widths.embedding_tensor == widths.head_tensor;
         [
             optional(true, "rank", |rank| rank.at.rank.to_string()),
-            optional(placed, "node", |rank| rank.node.clone().unwrap_or_default()),
+            optional(placed, "node", |rank| visible(rank.node.as_deref().unwrap_or_default())),
             optional(placed, "device", |rank| {
                 rank.device.map(|device| device.to_string()).unwrap_or_default()
             }),
@@ -64,9 +67,9 @@ impl Plan {
             optional(routed, "experts", |rank| {
                 rank.share.experts.map_or_else(String::new, experts)
             }),
-            optional(true, "vocabulary", |rank| {
-                rank.share.vocab.map_or_else(|| "-".to_owned(), range)
-            }),
+            optional(alike, "vocabulary", |rank| rows(rank.share.head.or(rank.share.embedding))),
+            optional(!alike, "embedding", |rank| rows(rank.share.embedding)),
+            optional(!alike, "head", |rank| rows(rank.share.head)),
             optional(true, "weights", |rank| bytes(rank.memory.weight_bytes)),
             optional(true, "KV/token", |rank| bytes(rank.memory.kv_bytes_per_token)),
             optional(true, "workspace", |rank| bytes(rank.memory.workspace_bytes)),
@@ -157,6 +160,11 @@ fn write_aligned(out: &mut fmt::Formatter<'_>, rows: &[Vec<String>]) -> fmt::Res
         writeln!(out, "{}", cells.join("  "))?;
     }
     Ok(())
+}
+
+/// Rows of the vocabulary that a rank holds, or `-` for none.
+fn rows(held: Option<Slice>) -> String {
+    held.map_or_else(|| "-".to_owned(), range)
 }
 
 /// `0-31`, or `3,11,…,59` for round-robin.

@@ -21,15 +21,20 @@ pub struct DeviceType {
     pub link_latency: f64,
     /// Bytes per second, one way, to other domains: a common network for such nodes.
     pub network_bandwidth: f64,
+    /// Seconds that this network adds to a collective per doubling of the domains.
+    pub network_latency: f64,
     /// Devices of a domain that spans nodes; `None`: a domain is a node.
     pub domain_devices: Option<u32>,
     /// Where the numbers are from.
     pub source: &'static str,
 }
 
-/// Seconds that the network adds to a collective per doubling of the domains: assumed, the order of a
-/// small all-reduce of two nodes over InfiniBand.
-pub(crate) const NETWORK_LATENCY: f64 = 30e-6;
+/// A small collective of two nodes over InfiniBand or RoCE with GPUDirect, and over Ethernet through
+/// the hosts: assumed. With the links of both nodes the first makes 45 µs for an all-reduce of 2 × 8
+/// H100; NCCL's own model for two such nodes says 25 µs, a user measured 62 µs (NVIDIA/nccl issue
+/// 1453, 128 bytes).
+const RDMA: f64 = 30e-6;
+const ETHERNET: f64 = 100e-6;
 
 /// A hop between devices with a switched fabric of their own, and over PCIe through the host:
 /// assumed.
@@ -47,6 +52,7 @@ const H100: DeviceType = DeviceType {
     link_bandwidth: 450e9,
     link_latency: FABRIC,
     network_bandwidth: 50e9,
+    network_latency: RDMA,
     domain_devices: None,
     source: "NVIDIA H100 SXM5 data sheet; DGX H100 user guide (400 Gb/s per GPU)",
 };
@@ -59,6 +65,7 @@ const A100: DeviceType = DeviceType {
     link_bandwidth: 300e9,
     link_latency: FABRIC,
     network_bandwidth: 25e9,
+    network_latency: RDMA,
     domain_devices: None,
     source: "NVIDIA A100 80GB SXM data sheet; DGX A100 user guide (200 Gb/s per GPU)",
 };
@@ -107,6 +114,7 @@ const DEVICES: [(DeviceType, &[&str]); 11] = [
             link_bandwidth: 32e9,
             link_latency: PCIE,
             network_bandwidth: 12.5e9,
+            network_latency: ETHERNET,
             domain_devices: None,
             source: "NVIDIA L40S data sheet (PCIe 4.0 x16, no NVLink); 100 Gb/s per GPU assumed",
         },
@@ -122,6 +130,7 @@ const DEVICES: [(DeviceType, &[&str]); 11] = [
             link_bandwidth: 32e9,
             link_latency: PCIE,
             network_bandwidth: 3.125e9,
+            network_latency: ETHERNET,
             domain_devices: None,
             source: "NVIDIA L4 data sheet, half of the figures with sparsity; 25 Gb/s assumed",
         },
@@ -151,6 +160,7 @@ const DEVICES: [(DeviceType, &[&str]); 11] = [
             link_bandwidth: 448e9,
             link_latency: FABRIC,
             network_bandwidth: 50e9,
+            network_latency: RDMA,
             domain_devices: None,
             source: "AMD Instinct MI300X data sheet (7 links of 64 GB/s each way); 400 Gb/s assumed",
         },
@@ -166,6 +176,7 @@ const DEVICES: [(DeviceType, &[&str]); 11] = [
             link_bandwidth: 32e9,
             link_latency: PCIE,
             network_bandwidth: 1.25e9,
+            network_latency: ETHERNET,
             domain_devices: None,
             source: "NVIDIA Ada GPU architecture white paper (fp32 accumulation); 10 Gb/s assumed",
         },
@@ -181,6 +192,7 @@ const DEVICES: [(DeviceType, &[&str]); 11] = [
             link_bandwidth: 20e9,
             link_latency: 5e-6,
             network_bandwidth: 1.25e9,
+            network_latency: ETHERNET,
             domain_devices: None,
             source: "assumed: a server socket with 64 GiB at 100 GB/s; give your own in the TOML form",
         },
@@ -224,6 +236,7 @@ impl DeviceType {
             link_bandwidth: self.link_bandwidth.min(other.link_bandwidth),
             link_latency: self.link_latency.max(other.link_latency),
             network_bandwidth: self.network_bandwidth.min(other.network_bandwidth),
+            network_latency: self.network_latency.max(other.network_latency),
             ..slower
         }
     }

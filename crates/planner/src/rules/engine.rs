@@ -5,7 +5,7 @@ use playhouse_types::{ExpertBalance, ExpertParallel, ExpertPlacement, LoadBalanc
 use crate::Widths;
 
 use super::table::Findings;
-use super::{Case, Field};
+use super::{Case, Field, either};
 
 pub(super) fn vllm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     countable(case)?;
@@ -81,7 +81,8 @@ pub(super) fn vllm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
         ));
         out.or(format_args!("load_balancing = {instead:?}"));
     }
-    no_dense_tensor(case, out, "vLLM");
+    dense_tensor(case, out, "vLLM", spec.tensor);
+    head_tensor(case, out, "vLLM", [spec.tensor; 2]);
     no_micro_batch(case, out, "vLLM");
     None
 }
@@ -147,6 +148,7 @@ pub(super) fn sglang(case: &Case<'_>, out: &mut Findings) -> Option<()> {
         );
     }
     linear_placement(case, out, "SGLang");
+    head_tensor(case, out, "SGLang", [tensor, Widths::of(spec).attention_tensor]);
     None
 }
 
@@ -215,7 +217,10 @@ pub(super) fn tensorrt_llm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
         ));
     }
     linear_placement(case, out, NAME);
-    no_dense_tensor(case, out, NAME);
+    let helix = spec.decode_context > 1;
+    dense_tensor(case, out, NAME, if helix { widths.stage_ranks } else { spec.tensor });
+    let alone = if spec.attention_data > 1 { 1 } else { spec.tensor };
+    head_tensor(case, out, NAME, [spec.tensor, alone]);
     no_micro_batch(case, out, NAME);
     None
 }
@@ -272,18 +277,34 @@ fn linear_placement(case: &Case<'_>, out: &mut Findings, engine: &str) {
     }
 }
 
-fn no_dense_tensor(case: &Case<'_>, out: &mut Findings, engine: &str) {
-    let tensor = case.spec.tensor;
-    if let Some(width) = case.spec.dense_tensor.filter(|width| *width != tensor) {
-        out.push(format_args!(
-            "{engine} splits dense layers over tensor ({tensor}), not over {width} (dense_tensor)"
-        ));
+/// `width` is what the engine splits dense layers over.
+fn dense_tensor(case: &Case<'_>, out: &mut Findings, engine: &str, width: u32) {
+    let asked = case.spec.dense_tensor.unwrap_or(case.spec.tensor);
+    if asked != width {
+        out.push_for(
+            Field::DenseTensor,
+            format_args!("{engine} splits dense layers over {width} ranks here, not over {asked}"),
+        );
     }
     if let Some(width) = case.spec.moe_dense_tensor {
         out.push(format_args!(
             "{engine} has no width of its own for dense layers (moe_dense_tensor {width})"
         ));
         out.or(format_args!("leave moe_dense_tensor open"));
+    }
+}
+
+fn head_tensor(case: &Case<'_>, out: &mut Findings, engine: &str, widths: [u32; 2]) {
+    let mut known = widths.to_vec();
+    known.dedup();
+    if let Some(width) = case.spec.head_tensor.filter(|width| !widths.contains(width)) {
+        out.push_for(
+            Field::HeadTensor,
+            format_args!(
+                "{engine} splits the language-model head over {} ranks here, not over {width}",
+                either(&known)
+            ),
+        );
     }
 }
 

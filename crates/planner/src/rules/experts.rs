@@ -61,6 +61,18 @@ pub(super) fn experts_divide(case: &Case<'_>, out: &mut Findings) -> Option<()> 
     None
 }
 
+/// Every rank holds as many experts; where they are not even, redundant ones make them, and those
+/// need balancing.
+pub(super) fn experts_divide_or_balance(case: &Case<'_>, out: &mut Findings) -> Option<()> {
+    experts_divide(case, out);
+    let (ranks, experts) = (case.expert_ranks?, case.facts?.experts.first()?);
+    if case.spec.expert_balance.is_none() {
+        let missing = ranks - experts % ranks;
+        out.or(format_args!("redundant_experts = {missing} with balancing on (expert_balance)"));
+    }
+    None
+}
+
 pub(super) fn redundant_needs_balance(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let redundant = case.spec.redundant_experts;
     if redundant > 0 && case.spec.expert_balance.is_none() {

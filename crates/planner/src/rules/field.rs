@@ -3,6 +3,7 @@
 use std::fmt;
 
 use playhouse_types::{ExpertParallel, ParallelSpec};
+use serde::{Serialize, Serializer};
 
 /// A number of a [`ParallelSpec`]. Printed as its TOML key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +29,7 @@ pub enum Field {
     MoeCluster,
     DenseTensor,
     MoeDenseTensor,
+    HeadTensor,
     RedundantExperts,
     /// `expert_balance.window_steps`.
     BalanceWindow,
@@ -36,7 +38,7 @@ pub enum Field {
 }
 
 /// A number of a spec, and what it could be instead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
     /// Which number.
     pub field: Field,
@@ -48,7 +50,7 @@ pub struct Change {
 
 impl Field {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Tensor,
         Self::Pipeline,
         Self::MicroBatchMax,
@@ -68,6 +70,7 @@ impl Field {
         Self::MoeCluster,
         Self::DenseTensor,
         Self::MoeDenseTensor,
+        Self::HeadTensor,
         Self::RedundantExperts,
         Self::BalanceWindow,
         Self::BalanceInterval,
@@ -99,6 +102,7 @@ impl Field {
             Self::MoeCluster => Some(spec.moe_cluster),
             Self::DenseTensor => spec.dense_tensor,
             Self::MoeDenseTensor => spec.moe_dense_tensor,
+            Self::HeadTensor => spec.head_tensor,
             Self::RedundantExperts => Some(spec.redundant_experts),
             Self::BalanceWindow => spec.expert_balance.map(|balance| balance.window_steps),
             Self::BalanceInterval => spec.expert_balance.map(|balance| balance.interval_steps),
@@ -127,6 +131,7 @@ impl Field {
             Self::MoeCluster => spec.moe_cluster = value,
             Self::DenseTensor => spec.dense_tensor = Some(value),
             Self::MoeDenseTensor => spec.moe_dense_tensor = Some(value),
+            Self::HeadTensor => spec.head_tensor = Some(value),
             Self::RedundantExperts => spec.redundant_experts = value,
             Self::BalanceWindow => {
                 spec.expert_balance.get_or_insert_default().window_steps = value;
@@ -180,10 +185,17 @@ impl Field {
             Self::MoeCluster => "moe_cluster",
             Self::DenseTensor => "dense_tensor",
             Self::MoeDenseTensor => "moe_dense_tensor",
+            Self::HeadTensor => "head_tensor",
             Self::RedundantExperts => "redundant_experts",
             Self::BalanceWindow => "expert_balance.window_steps",
             Self::BalanceInterval => "expert_balance.interval_steps",
         }
+    }
+}
+
+impl Serialize for Field {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(self.name())
     }
 }
 

@@ -50,7 +50,7 @@ const T: RuleSet = RuleSet::TensorRtLlm;
 
 use Field::{
     AttentionContext, AttentionData, AttentionTensor, Data, DataLocal, DataRank, DataStartRank,
-    DecodeContext, DenseTensor, ExpertWithin, KvInterleaveTokens, MoeCluster, MoeData,
+    DecodeContext, DenseTensor, ExpertWithin, HeadTensor, KvInterleaveTokens, MoeCluster, MoeData,
     MoeDenseTensor, MoeTensor, Pipeline, PrefillContext, RedundantExperts, Tensor,
 };
 
@@ -98,13 +98,15 @@ const RULES: &[Rule] = rules! {
 
     "experts-need-moe" [N V] experts::experts_need_moe, [ExpertWithin], "leave the expert parameters out";
     "experts-fit" [N V S T] experts::experts_fit, [ExpertWithin Data Tensor], "";
-    "physical-experts-divide" [N V] experts::physical_experts_divide, [RedundantExperts ExpertWithin], "";
+    "physical-experts-divide" [V] experts::physical_experts_divide, [RedundantExperts], "";
+    "experts-divide" [N] experts::experts_divide_or_balance, [ExpertWithin RedundantExperts Data Tensor], "";
     "experts-divide" [S T] experts::experts_divide, [ExpertWithin RedundantExperts], "";
     "redundant-needs-balance" [N V] experts::redundant_needs_balance, [RedundantExperts], "turn balancing on (expert_balance)";
     "balance-needs-experts" [N V S] experts::balance_needs_experts, [ExpertWithin], "turn expert parallelism on, or balancing off";
     "balance-needs-ranks" [N V S] experts::balance_needs_ranks, [Tensor Data], "turn balancing off";
     "redundancy-cap" [N V] experts::redundancy_cap, [RedundantExperts], "";
     "dense-tensor" [N V S T] weights::dense_tensor_one_of_two, [DenseTensor], "leave dense_tensor open and it is tensor";
+    "head-tensor" [N V S T] weights::head_tensor, [HeadTensor], "leave head_tensor open and it is tensor";
     "dense-tensor" [N] experts::dense_tensor_one, [MoeDenseTensor], "";
     "dense-tensor" [S] experts::dense_tensor_one_or_all, [MoeDenseTensor], "";
     "cluster-alone" [N T] experts::cluster_alone, [MoeCluster ExpertWithin], "";

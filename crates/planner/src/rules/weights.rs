@@ -63,6 +63,22 @@ pub(super) fn dense_tensor_one_of_two(case: &Case<'_>, out: &mut Findings) -> Op
     None
 }
 
+/// All ranks of a stage share the head, an attention group does, or each rank has all of it.
+pub(super) fn head_tensor(case: &Case<'_>, out: &mut Findings) -> Option<()> {
+    let width = u64::from(case.spec.head_tensor.filter(|width| *width > 0)?);
+    let (tensor, group) = (case.tensor?, case.attention_tensor?);
+    let groups = case.attention_data? > 1;
+    if width != tensor && !(groups && (width == group || width == 1)) {
+        let group =
+            if groups { format!(", an attention group ({group}) or 1") } else { String::new() };
+        out.push_for(
+            Field::HeadTensor,
+            format_args!("head_tensor is tensor ({tensor}){group}; {width} is not"),
+        );
+    }
+    None
+}
+
 pub(super) fn expert_inner_divides(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let (width, facts) = (case.slice_ranks?, case.facts?);
     for inner in &facts.expert_inner {

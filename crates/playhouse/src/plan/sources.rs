@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use playhouse_planner::dialect::{self, Dialect, Document, Problem, Reading};
-use playhouse_planner::{ClusterConfig, Hardware, KvType, ModelShape, Serving};
+use playhouse_planner::{ClusterConfig, Hardware, ModelShape, Serving, layout as layout_name};
 
 use super::PlanArgs;
 use crate::error::CliError;
@@ -20,19 +20,19 @@ pub(super) struct Asked {
     pub(super) cluster: Option<ClusterConfig>,
 }
 
-/// The layout, from the one place that gives it.
-pub(super) fn layout(args: &PlanArgs, flags: &[String]) -> Result<Asked, CliError> {
+/// The layout, from the one place that gives it; the inner error is what was not understood.
+pub(super) fn layout(
+    args: &PlanArgs,
+    flags: &[String],
+) -> Result<Result<Asked, Vec<Problem>>, CliError> {
     let cluster = cluster(args)?;
-    let places = [
-        (!flags.is_empty()).then(|| flags.join(" ")),
-        args.from.map(|_| "--from".to_owned()),
-        cluster.as_ref().map(|_| "--preset or --config".to_owned()),
-    ];
-    if let [first, second, ..] = &places.into_iter().flatten().collect::<Vec<_>>()[..] {
-        return Err(CliError::usage(format!(
-            "the layout is given twice: by {first}, and by {second}"
-        ))
-        .hint("give it in one place; translate a cluster file with --to to edit it"));
+    let file = cluster.as_ref().map(|_| match &args.preset {
+        Some(name) => format!("--preset {name}"),
+        None => format!("--config {}", args.config.as_deref().unwrap_or_default()),
+    });
+    let other = (!flags.is_empty()).then(|| flags.join(" ")).or_else(|| file.clone());
+    if let (Some(_), Some(other)) = (args.from, other) {
+        return Err(given_twice(&other, "--from"));
     }
     if args.from.is_none() && !args.words.is_empty() {
         return Err(CliError::usage(format!("whose command line is `{}`?", args.words.join(" ")))
@@ -42,33 +42,38 @@ pub(super) fn layout(args: &PlanArgs, flags: &[String]) -> Result<Asked, CliErro
         && !args.words.is_empty()
     {
         let words = args.words.join(" ");
-        return Err(CliError::usage(format!(
-            "the layout is given twice: by {file}, and by `{words}`"
-        ))
-        .hint("give it in one place"));
+        return Err(given_twice(file, &format!("`{words}`")));
     }
     let words = if args.from.is_some() { &args.words[..] } else { flags };
-    let mut reading = match &args.settings {
+    let read = match &args.settings {
         Some(file) => dialect::read_document(args.dialect(), &document(file)?),
         None => read(args.dialect(), words)?,
-    }
-    .map_err(|problems| refused(&problems))?;
-    if let Some(cluster) = &cluster {
+    };
+    let mut reading = match read {
+        Ok(reading) => reading,
+        Err(problems) => return Ok(Err(problems)),
+    };
+    if let (Some(cluster), Some(file)) = (&cluster, &file) {
+        // What is no part of the layout may stand beside it.
+        if !reading.layout.is_empty() {
+            let has = format!("{file}, which has {}", layout_name(&cluster.parallel));
+            return Err(given_twice(&reading.layout.join(", "), &has));
+        }
         reading.spec = cluster.parallel.clone();
+        reading.parameters.block_tokens.get_or_insert(cluster.serving.block_tokens);
     }
-    Ok(Asked { reading, cluster })
+    Ok(Ok(Asked { reading, cluster }))
+}
+
+fn given_twice(first: &str, second: &str) -> CliError {
+    CliError::usage(format!("the layout is given twice: by {first}, and by {second}"))
+        .hint("give it in one place; translate a cluster file with --to to edit it")
 }
 
 fn read(dialect: Dialect, words: &[String]) -> Result<Result<Reading, Vec<Problem>>, CliError> {
     let files = dialect::documents_of(dialect, words);
     let documents = files.iter().map(|name| document(name)).collect::<Result<Vec<_>, _>>()?;
     Ok(dialect::read(dialect, words, &documents))
-}
-
-/// All problems in one message.
-fn refused(problems: &[Problem]) -> CliError {
-    let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
-    CliError::usage(lines.join("\nerror: "))
 }
 
 fn cluster(args: &PlanArgs) -> Result<Option<ClusterConfig>, CliError> {
@@ -82,17 +87,16 @@ fn cluster(args: &PlanArgs) -> Result<Option<ClusterConfig>, CliError> {
     let Some(file) = &args.config else { return Ok(None) };
     let text = document(file)?.text;
     let config = ClusterConfig::parse(&text);
-    config.map(Some).map_err(|why| CliError::usage(format!("{file}: {why}")))
+    config.map(Some).map_err(|why| CliError::failure(format!("{file}: {why}")))
 }
 
 /// `2x8xH100`, or a file.
 pub(super) fn hardware(text: &str) -> Result<Hardware, CliError> {
-    let hardware = if text.ends_with(".toml") {
-        Hardware::from_toml(&document(text)?.text)
-    } else {
-        Hardware::parse(text)
-    };
-    hardware.map_err(|why| CliError::usage(why.to_string()))
+    if text.ends_with(".toml") {
+        let hardware = Hardware::from_toml(&document(text)?.text);
+        return hardware.map_err(|why| CliError::failure(format!("{text}: {why}")));
+    }
+    Hardware::parse(text).map_err(|why| CliError::usage(why.to_string()))
 }
 
 /// The shape of the model: of the first argument, else of what a command line names, if it is here.
@@ -113,7 +117,7 @@ pub(super) fn shape(
     shape.map(Some).map_err(|why| CliError::failure(format!("{name}: {why}")))
 }
 
-/// The use, with what a command line says of it.
+/// The use, with what a command line says of it beside what it stores.
 pub(super) fn serving(serving: Serving, reading: &Reading) -> Serving {
     let parameters = &reading.parameters;
     // SGLang's share is of weights and cache, TensorRT-LLM's of what loading leaves: neither is the
@@ -121,12 +125,11 @@ pub(super) fn serving(serving: Serving, reading: &Reading) -> Serving {
     let of_device = matches!(reading.dialect, Dialect::Native | Dialect::Vllm);
     let share = parameters.memory_fraction.filter(|_| of_device);
     let percent = share.map(|share| (share * 100.0).ceil() as u8);
-    let one_byte = parameters.kv_dtype.as_deref().is_some_and(|kind| kind.starts_with("fp8"));
     Serving {
         step_tokens: parameters.batch_tokens_max.unwrap_or(serving.step_tokens),
         running: parameters.requests_max.map_or(serving.running, u64::from),
         memory_percent: percent.unwrap_or(serving.memory_percent),
-        kv: if one_byte { KvType::OneByte } else { serving.kv },
+        ..serving
     }
 }
 

@@ -1,7 +1,7 @@
 //! SGLang's words. Its YAML files have the same names, and `tp`, `dp`, `ep` for short.
 
-use crate::dialect::Key;
 use crate::dialect::table::{Flag, Kind};
+use crate::dialect::{Key, storage};
 
 const ALL_TO_ALL: Kind = Kind::OneOf(&[
     "none",
@@ -66,9 +66,10 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(&["nnodes"], Kind::Size, Key::Nodes),
     Flag::new(&["node-rank"], Kind::Size, Key::NodeRank),
     Flag::new(&["context-length"], Kind::Tokens, Key::ContextTokens),
-    Flag::new(&["dtype"], Kind::Text, Key::Dtype),
-    Flag::new(&["quantization"], Kind::Text, Key::Quantization),
-    Flag::new(&["kv-cache-dtype"], Kind::Text, Key::KvDtype),
+    Flag::new(&["dtype"], storage::DTYPES, Key::Dtype),
+    Flag::new(&["quantization"], storage::SGLANG_QUANTIZATIONS, Key::Quantization),
+    Flag::new(&["kv-cache-dtype"], storage::SGLANG_KV_TYPES, Key::KvDtype),
+    Flag::new(&["load-format"], storage::SGLANG_LOADERS, Key::LoadFormat),
     Flag::new(&["page-size"], Kind::Size, Key::BlockTokens),
     Flag::new(&["max-running-requests"], Kind::Size, Key::RequestsMax),
     Flag::new(&["max-prefill-tokens"], Kind::Tokens, Key::BatchTokensMax),

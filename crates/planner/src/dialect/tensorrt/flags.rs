@@ -1,8 +1,8 @@
 //! TensorRT-LLM's words: the first name of a flag is the command's or the `Mapping`'s, the last the
 //! YAML's.
 
-use crate::dialect::Key;
 use crate::dialect::table::{Flag, Ignored, Kind};
+use crate::dialect::{Key, storage};
 
 const CONTEXT_KINDS: Kind = Kind::OneOf(&["ULYSSES", "STAR", "RING", "HELIX"]);
 const ROLES: Kind = Kind::OneOf(&["CONTEXT", "GENERATION", "MM_ENCODER"]);
@@ -56,10 +56,10 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(&["max_seq_len"], Kind::Tokens, Key::ContextTokens),
     Flag::new(&["kv_cache_free_gpu_memory_fraction", "free_gpu_memory_fraction", "kv_cache_config.free_gpu_memory_fraction"], Kind::Fraction, Key::MemoryFraction),
     Flag::new(&["kv_cache_config.tokens_per_block"], Kind::Size, Key::BlockTokens),
-    Flag::new(&["kv_cache_config.dtype"], Kind::Text, Key::KvDtype),
+    Flag::new(&["kv_cache_dtype", "quant_config.kv_cache_quant_algo", "kv_cache_config.dtype"], storage::TENSORRT_KV_TYPES, Key::KvDtype),
     Flag::new(&["enable_chunked_prefill"], Kind::Switch, Key::ChunkedPrefill),
-    Flag::new(&["dtype"], Kind::Text, Key::Dtype),
-    Flag::new(&["quant_config.quant_algo"], Kind::Text, Key::Quantization),
+    Flag::new(&["dtype"], storage::TENSORRT_DTYPES, Key::Dtype),
+    Flag::new(&["quant_config.quant_algo"], storage::TENSORRT_QUANTIZATIONS, Key::Quantization),
 ];
 
 pub(super) static IGNORED: &[Ignored] = &[

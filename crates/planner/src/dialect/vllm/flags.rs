@@ -1,7 +1,7 @@
 //! vLLM's words.
 
-use crate::dialect::Key;
 use crate::dialect::table::{Flag, Ignored, Kind};
+use crate::dialect::{Key, storage};
 
 const ROLES: Kind = Kind::OneOf(&["kv_producer", "kv_consumer", "kv_both"]);
 const ALL_TO_ALL: Kind = Kind::OneOf(&[
@@ -73,9 +73,10 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(&["elastic-ep-max-dp-size"], Kind::Size, Key::ElasticDataMax),
     Flag::new(&["enable-fault-tolerance"], Kind::Switch, Key::FaultTolerance),
     Flag::new(&["max-model-len"], Kind::Tokens, Key::ContextTokens),
-    Flag::new(&["dtype"], Kind::Text, Key::Dtype),
-    Flag::new(&["quantization", "-q"], Kind::Text, Key::Quantization),
-    Flag::new(&["kv-cache-dtype"], Kind::Text, Key::KvDtype),
+    Flag::new(&["dtype"], storage::DTYPES, Key::Dtype),
+    Flag::new(&["quantization", "-q"], storage::VLLM_QUANTIZATIONS, Key::Quantization),
+    Flag::new(&["kv-cache-dtype"], storage::VLLM_KV_TYPES, Key::KvDtype),
+    Flag::new(&["load-format"], storage::VLLM_LOADERS, Key::LoadFormat),
     Flag::new(&["block-size"], Kind::Size, Key::BlockTokens),
     Flag::new(&["max-num-seqs"], Kind::Size, Key::RequestsMax),
     Flag::new(&["max-num-batched-tokens"], Kind::Tokens, Key::BatchTokensMax),
@@ -133,7 +134,7 @@ pub(super) static IGNORED: &[Ignored] = &[
                    allow-deprecated-quantization enable-prompt-embeds \
                    disable-cascade-attn enable-return-routed-experts",
         values: "tokenizer tokenizer-mode tokenizer-revision revision code-revision \
-                 hf-config-path hf-token hf-overrides.* config-format load-format \
+                 hf-config-path hf-token hf-overrides.* config-format \
                  download-dir safetensors-load-strategy model-loader-extra-config.* \
                  pt-load-map-location model-impl seed task runner convert \
                  allowed-local-media-path quantization-config.* model-class-overrides.* \

@@ -247,7 +247,7 @@ fn transfer(settings: &Settings, out: &mut Vec<Violation>) {
     }
 }
 
-fn budgets(settings: &Settings, out: &mut Vec<Violation>) {
+pub(super) fn budgets(settings: &Settings, out: &mut Vec<Violation>) {
     let (tokens, requests) =
         (settings.tokens(Key::BatchTokensMax), settings.size(Key::RequestsMax));
     if let (Some(tokens), Some(requests)) = (tokens, requests)
