@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use playhouse_admin::view::{Cluster, Node, Replica, ReplicaState, Shard, ShardState, Stage};
+use playhouse_admin::view::{
+    Cluster, Device, Node, Replica, ReplicaState, Shard, ShardState, Stage,
+};
 
 use crate::sizing::Bytes;
 use crate::table::{Cell, Mood, align};
@@ -34,14 +36,23 @@ pub(crate) fn node_rows(nodes: &[Node]) -> Vec<Vec<Cell>> {
             false => Cell::new("lost", Mood::Bad),
         };
         let address = node.address.as_deref().map_or("-".to_owned(), visible);
-        let devices = node.devices.iter().map(|device| {
-            let (name, memory) = (visible(&device.name), Bytes(device.memory_bytes));
-            format!("{name} ({memory}, threads {})", device.threads)
-        });
-        let devices = devices.collect::<Vec<_>>().join(", ");
+        let devices: Vec<_> = node.devices.chunk_by(alike).map(device_group).collect();
+        let devices = devices.join(", ");
         vec![visible(&node.name).into(), state, address.into(), devices.into()]
     }));
     rows
+}
+
+fn alike(one: &Device, other: &Device) -> bool {
+    (one.memory_bytes, one.threads) == (other.memory_bytes, other.threads)
+}
+
+/// Devices that differ in nothing but their names.
+fn device_group(devices: &[Device]) -> String {
+    let names: Vec<_> = devices.iter().map(|device| visible(&device.name)).collect();
+    let (each, Device { memory_bytes, threads, .. }) =
+        (if devices.len() > 1 { "each " } else { "" }, &devices[0]);
+    format!("{} ({each}{}, threads {threads})", names.join(" "), Bytes(*memory_bytes))
 }
 
 /// The state of a replica in a word.

@@ -7,6 +7,7 @@ use crate::status::tree::{node_rows, percent, state_word, summary};
 use crate::table::align;
 use crate::terminal::visible;
 
+const HEADING: &str = "REPLICA STATE        DECODE/S  PREFILL/S   RUN  WAIT  PREFIX  KV";
 /// Narrower than this a replica takes three lines in place of one.
 const TABLE_WIDTH_MIN: usize = 76;
 /// Columns of the table before the bar.
@@ -52,8 +53,6 @@ pub(super) fn frame(previous: &Sample, current: &Sample, width: usize, height: u
     }
     fit(lines, width, height)
 }
-
-const HEADING: &str = "REPLICA STATE        DECODE/S  PREFILL/S   RUN  WAIT  PREFIX  KV";
 
 fn head(cluster: &Cluster, rates: &[Rates]) -> Vec<String> {
     let decode = rates.iter().map(|rates| rates.decode).sum();

@@ -1,4 +1,4 @@
-use playhouse_admin::view::{Device, Loading, Stage, Whereabouts};
+use playhouse_admin::view::{Loading, Stage, Whereabouts};
 
 use super::*;
 
