@@ -43,7 +43,8 @@ fn a_node_that_is_lost_and_returns_costs_no_token() {
     let stages = status["replicas"][0]["stages"].as_array().expect("stages");
     for stage in stages {
         let shards = stage["shards"].as_array().expect("shards");
-        assert_eq!(shards[0]["node"], shards[1]["node"], "a stage stays on one node: {status}");
+        let node = |shard: usize| shards[shard]["whereabouts"]["node"].as_str().expect("a node");
+        assert_eq!(node(0), node(1), "a stage stays on one node: {status}");
     }
 
     thread::scope(|scope| {

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 
 use crate::child::{Child, ending};
 use crate::nodes::{Device, Nodes, Seat};
+use crate::overview::NoToken;
 use crate::status::{NodeStatus, Whereabouts};
 
 /// The name of every head: there is one.
@@ -39,7 +40,7 @@ pub struct ControlConfig {
     pub authority: Authority,
     /// The program whose subcommand `shard` is the process of a rank.
     pub program: PathBuf,
-    /// Devices of this machine that ranks may use.
+    /// Devices of this machine that ranks use. Without any, ranks run on nodes, which may join.
     pub devices: Vec<Device>,
 }
 
@@ -71,6 +72,7 @@ struct Inner {
     endpoint: Endpoint,
     address: SocketAddr,
     desk: Arc<JoinDesk>,
+    admits_nodes: bool,
     program: PathBuf,
     nodes: Nodes,
     awaited: Mutex<HashMap<PeerId, oneshot::Sender<Side>>>,
@@ -112,11 +114,15 @@ impl ControlPlane {
         let (endpoint, arrivals) =
             Endpoint::bind(address, &identity, incarnation(), LinkConfig::default())?;
         let desk = Arc::new(JoinDesk::new(authority));
-        endpoint.admit_nodes(Arc::clone(&desk));
+        let admits_nodes = devices.is_empty();
+        if admits_nodes {
+            endpoint.admit_nodes(Arc::clone(&desk));
+        }
         let address = reachable(endpoint.local_addr()?);
         let nodes = Nodes::new(devices);
         let awaited = Mutex::default();
-        let inner = Arc::new(Inner { endpoint, address, desk, program, nodes, awaited });
+        let inner =
+            Arc::new(Inner { endpoint, address, desk, admits_nodes, program, nodes, awaited });
         tokio::spawn(receive(Arc::downgrade(&inner), arrivals));
         Ok(Self { inner })
     }
@@ -138,8 +144,12 @@ impl ControlPlane {
     }
 
     /// A token that lets one node in.
-    pub(crate) fn create_token(&self, ttl: Duration) -> Result<String, IdentityError> {
-        self.inner.desk.issue(ttl).map(|token| token.to_string())
+    pub(crate) fn create_token(&self, ttl: Duration) -> Result<String, NoToken> {
+        if !self.inner.admits_nodes {
+            return Err(NoToken::NotListening);
+        }
+        let token = self.inner.desk.issue(ttl).map_err(|why| NoToken::Failed(why.to_string()))?;
+        Ok(token.to_string())
     }
 
     /// The runtime of the connections, for tasks that pass messages on.

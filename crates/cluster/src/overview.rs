@@ -48,6 +48,6 @@ impl Overview {
     /// See [`NoToken`].
     pub fn create_token(&self, ttl: Duration) -> Result<String, NoToken> {
         let control = self.control.as_ref().ok_or(NoToken::NotListening)?;
-        control.create_token(ttl).map_err(|why| NoToken::Failed(why.to_string()))
+        control.create_token(ttl)
     }
 }

@@ -157,8 +157,14 @@ impl RankProcess {
                 Ok((ShardCommand::Load(load), stream)) => {
                     epoch(host, stage, load, stream, end).await
                 }
-                Ok((ShardCommand::Join(_), _)) => Ok(warn!("the head said `Join` before `Load`")),
-                Err(why) => Ok(warn!("the head said what cannot be read: {why}")),
+                Ok((ShardCommand::Join(_), _)) => {
+                    warn!("the head said `Join` before `Load`");
+                    Ok(())
+                }
+                Err(why) => {
+                    warn!("the head said what cannot be read: {why}");
+                    Ok(())
+                }
             }
         });
         Playing { over, task }
@@ -198,7 +204,8 @@ async fn epoch(
         Ok(engine) => engine,
         Err(why) => {
             let why = format!("cannot start an engine: {why}");
-            return Ok(drop(sender.send(&ShardEvent::Failed(why)).await));
+            drop(sender.send(&ShardEvent::Failed(why)).await);
+            return Ok(());
         }
     };
     let RankEngine { port, thread, abort } = engine;

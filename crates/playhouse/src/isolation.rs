@@ -36,7 +36,7 @@ pub(crate) enum Place {
     /// In processes of this machine, with so many threads each.
     Children(NonZeroUsize),
     /// On the nodes that join at this address and have a certificate of this authority.
-    Nodes(SocketAddr, Authority),
+    Nodes(SocketAddr, Box<Authority>),
 }
 
 /// Where the ranks of a deployment run.
@@ -77,7 +77,7 @@ impl Venue {
                 let authority = Authority::new().map_err(failed)?;
                 control(address, authority, vec![device; served.world()])?
             }
-            Place::Nodes(address, authority) => control(address, authority, Vec::new())?,
+            Place::Nodes(address, authority) => control(address, *authority, Vec::new())?,
         };
         let starter = processes(remote(loaded, served, limits), control.clone());
         Ok(Self { starter, control: Some(control), text })

@@ -114,7 +114,7 @@ async fn run_cluster(
     let metrics = Arc::new(Metrics::new(&config.served_model_names[0]));
     let place = match args.cluster_listen {
         None => Place::local(args.isolation, served.world(), args.threads),
-        Some(address) => Place::Nodes(address, authority::read(&args.cluster_dir)?),
+        Some(address) => Place::Nodes(address, Box::new(authority::read(&args.cluster_dir)?)),
     };
     let awaits_nodes = matches!(place, Place::Nodes(..));
     let venue = Venue::new(place, &loaded, &served, &limits)?;
