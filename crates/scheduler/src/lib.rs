@@ -23,12 +23,15 @@
 //!   behind it which could run.
 //! - **S-8** a block in the prefix cache was computed: it is published when the step that filled it
 //!   has been applied. A block that a step in flight writes to is not handed out.
-//! - **S-9** a request that kills the engine fails alone. What was in flight when an engine died
-//!   runs alone until it is past the point of death; who dies a second time before that fails.
+//! - **S-9** a request that kills the engine fails alone. What was in flight when an engine died, and
+//!   again before it was past the point of death, runs alone until it is; who dies a third time
+//!   before that fails.
 //! - **S-10** with several micro-batches a step runs at most its share of the requests that can run,
 //!   rounded up, and no more than `micro_batch_max`: the oldest that are not in flight.
 //! - **S-11** whoever applies the prefix events of an epoch in order, from the first or from a
 //!   snapshot on, knows which blocks a request enqueued now could hit.
+//! - **S-12** a request that another scheduler adopts goes on behind its last token, as after a
+//!   restart of its own.
 //!
 //! Policy, after vLLM V1 (`v1/core/sched/scheduler.py`): there are no prefill and decode phases.
 //! Each step has one budget of tokens, spent on running requests in order of arrival, then on the
@@ -50,5 +53,5 @@ mod stats;
 pub use playhouse_kvcache::PoolStats;
 
 pub use limits::{Limits, NeverFits};
-pub use scheduler::Scheduler;
+pub use scheduler::{Evacuee, Scheduler};
 pub use stats::{Stats, TIMINGS_MAX, Timings};

@@ -41,6 +41,14 @@ impl Queue {
         self.sequences.push_front(sequence);
     }
 
+    /// Before those who arrived later.
+    pub(crate) fn insert(&mut self, sequence: Sequence) {
+        self.tokens += sequence.known();
+        let later = |one: &Sequence| one.arrived > sequence.arrived;
+        let at = self.sequences.iter().position(later).unwrap_or(self.sequences.len());
+        self.sequences.insert(at, sequence);
+    }
+
     pub(crate) fn pop_front(&mut self) -> Option<Sequence> {
         let sequence = self.sequences.pop_front()?;
         self.tokens -= sequence.known();

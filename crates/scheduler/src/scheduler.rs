@@ -50,6 +50,10 @@ pub struct Scheduler {
     timings: Vec<Timings>,
 }
 
+/// A request that has left its scheduler, with everything that happened to it.
+#[derive(Debug)]
+pub struct Evacuee(Sequence);
+
 /// What a step in flight was asked to compute, in plan order.
 #[derive(Debug)]
 struct Flight {
@@ -63,6 +67,16 @@ enum Planned {
     Seated { slot: Slot, tokens: usize },
     /// The sequence was cancelled since. The step still writes to its blocks.
     Cancelled { slot: Slot, blocks: Vec<BlockId> },
+}
+
+// === impl Evacuee ===
+
+impl Evacuee {
+    /// What was asked for.
+    #[must_use]
+    pub fn request(&self) -> &GenerateRequest {
+        &self.0.request
+    }
 }
 
 // === impl Scheduler ===
@@ -137,9 +151,9 @@ impl Scheduler {
     /// steps in flight will not come, and are ignored if they do.
     ///
     /// Requests that had a seat return to the front of the queue, in order, with what they emitted,
-    /// and will be computed again. Those that were in flight are suspects (**S-9**); the returned
-    /// emissions end those that were suspects already. So an engine that is replaced for another
-    /// reason should first be let finish what is in flight.
+    /// and will be computed again. Those that were in flight twice are suspects (**S-9**); the
+    /// returned emissions end those that were suspects already. So an engine that is replaced for
+    /// another reason should first be let finish what is in flight.
     ///
     /// # Panics
     /// If `epoch` is not later than the present one.
@@ -148,9 +162,7 @@ impl Scheduler {
         let mut guilty = Vec::new();
         for planned in std::mem::take(&mut self.flights).into_iter().flat_map(|step| step.runs) {
             let Planned::Seated { slot, tokens } = planned else { continue };
-            let sequence = self.seated_mut(slot);
-            let until = sequence.computed + tokens;
-            if sequence.suspect_until.replace(until).is_some() {
+            if self.seated_mut(slot).blame(tokens) {
                 guilty.push(slot);
             }
         }
@@ -159,8 +171,8 @@ impl Scheduler {
             let mut sequence = self.vacate(slot);
             sequence.unseat();
             if guilty.contains(&slot) {
-                let why =
-                    "the engine died computing this request, and again when it was tried alone";
+                let why = "the engine died twice computing this request, and again when it was \
+                           tried alone";
                 failed.push(self.end(&sequence, FinishReason::Failed(why.to_owned())));
             } else {
                 self.waiting.push_front(sequence);
@@ -221,6 +233,18 @@ impl Scheduler {
     pub fn tokens_left(&self) -> usize {
         let running = self.running.iter().map(|&slot| self.seated(slot).remaining());
         self.waiting.tokens() + running.sum::<usize>()
+    }
+
+    /// Gives up every request without a seat, which after a [`restart`](Self::restart) are all, for
+    /// another scheduler to [`adopt`](Self::adopt).
+    pub fn evacuate(&mut self) -> Vec<Evacuee> {
+        std::iter::from_fn(|| self.waiting.pop_front().map(Evacuee)).collect()
+    }
+
+    /// Takes in what another scheduler with the same limits and the same clock gave up: it goes on
+    /// behind what it has emitted (**S-12**). In the queue it stands where it would have arrived.
+    pub fn adopt(&mut self, Evacuee(sequence): Evacuee) {
+        self.waiting.insert(sequence);
     }
 
     /// Panics unless the books balance (**S-1**, **S-6**). O(blocks); for tests. A debug build

@@ -34,13 +34,15 @@ pub(crate) struct Sequence {
     /// Prompt log-probabilities emitted: those of positions `1..=reported`.
     pub(crate) reported: usize,
     /// An engine died while it computed this sequence up to here, which it has not passed since.
+    blamed_until: Option<usize>,
+    /// A second one did.
     pub(crate) suspect_until: Option<usize>,
     /// Tokens at which it finishes for length.
     length_max: usize,
     /// Tokens from the prefix cache at the first admission.
     cached_tokens: Option<usize>,
     pub(crate) preemptions: u32,
-    arrived: Duration,
+    pub(crate) arrived: Duration,
     seated: Option<Duration>,
     first_token: Option<Duration>,
 }
@@ -66,6 +68,7 @@ impl Sequence {
             told: 0,
             in_flight: false,
             reported: 0,
+            blamed_until: None,
             suspect_until: None,
             cached_tokens: None,
             preemptions: 0,
@@ -165,8 +168,24 @@ impl Sequence {
         let start = self.computed;
         self.computed += tokens;
         self.in_flight = false;
-        self.suspect_until = self.suspect_until.filter(|&until| self.computed < until);
+        let ahead = |until: &usize| self.computed < *until;
+        self.blamed_until = self.blamed_until.filter(ahead);
+        self.suspect_until = self.suspect_until.filter(ahead);
         start
+    }
+
+    /// The engine died while it computed the next `tokens` tokens. Returns whether that is once too
+    /// often (**S-9**).
+    pub(crate) fn blame(&mut self, tokens: usize) -> bool {
+        let until = Some(self.computed + tokens);
+        if self.suspect_until.is_some() {
+            return true;
+        }
+        match self.blamed_until {
+            Some(_) => self.suspect_until = until,
+            None => self.blamed_until = until,
+        }
+        false
     }
 
     /// Takes the log-probabilities of the prompt tokens after `start` and returns those that have
