@@ -58,7 +58,7 @@ impl Scripted {
     fn handle(&self, message: ReplicaMsg) {
         let held = || self.permits.lock().unwrap_or_else(PoisonError::into_inner);
         match message {
-            ReplicaMsg::Admit(request, Sink { emissions, permits }) => {
+            ReplicaMsg::Admit(request, Sink { emissions, permits, .. }) => {
                 held().insert(request.id, permits);
                 (self.script)(request, emissions);
             }

@@ -11,7 +11,7 @@ use playhouse_types::{Epoch, ReplicaId};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::error;
 
 use crate::backend::Backend;
@@ -99,17 +99,18 @@ impl Cluster {
         let (deployment, actors) = Actor::spawn(None, Deployment, ()).await?;
         // Routing is not secret: a fixed seed keeps it reproducible.
         let routing = Routing::new(config.policy, 0, config.replicas.get());
-        let seats = match start_replicas(&deployment, &config, &routing).await {
-            Ok(seats) => seats,
+        let seats = Arc::new(Seats::new(routing));
+        match start_replicas(&deployment, &config, &seats).await {
+            Ok(started) => seats.fill(started),
             Err(why) => {
                 deployment.stop(None);
                 drop(actors.await);
                 return Err(why.into());
             }
-        };
+        }
         let DeploymentConfig { limits, admission, vocab, shared_prompt_max, control, .. } = config;
         let bounds = Bounds { limits, admission, vocab, shared_prompt_max };
-        let front_door = FrontDoor::new(Seats::new(seats, routing), bounds);
+        let front_door = FrontDoor::new(seats, bounds);
         Ok(Self { front_door, control, deployment, actors })
     }
 
@@ -156,9 +157,11 @@ impl Cluster {
 async fn start_replicas(
     deployment: &ActorRef<DeploymentMsg>,
     config: &DeploymentConfig,
-    routing: &Routing,
+    seats: &Arc<Seats>,
 ) -> Result<Vec<Seat>, SpawnErr> {
-    let mut seats = Vec::new();
+    // All replicas have the same clock, because requests move between them.
+    let origin = Instant::now();
+    let mut started = Vec::new();
     for id in (0..config.replicas.get()).map(ReplicaId) {
         let (board, status) = watch::channel(unstarted(id, config));
         let args = ReplicaArgs {
@@ -169,12 +172,14 @@ async fn start_replicas(
             starter: Arc::clone(&config.starter),
             metrics: config.metrics.replica(id.0),
             board,
-            teller: routing.teller(id),
+            teller: seats.routing().teller(id),
+            seats: Arc::clone(seats),
+            origin,
         };
         let (actor, _) = Actor::spawn_linked(None, Replica, args, deployment.get_cell()).await?;
-        seats.push(Seat { id, backend: Backend::Replica(actor), status });
+        started.push(Seat { id, backend: Backend::Replica(actor), status });
     }
-    Ok(seats)
+    Ok(started)
 }
 
 fn unstarted(id: ReplicaId, config: &DeploymentConfig) -> ReplicaStatus {

@@ -39,7 +39,7 @@ pub struct FrontDoor {
 
 #[derive(Debug)]
 struct Shared {
-    seats: Seats,
+    seats: Arc<Seats>,
     draining: AtomicBool,
     next_id: AtomicU64,
     requests: Arc<Semaphore>,
@@ -91,7 +91,7 @@ pub enum Rejected {
 // === impl FrontDoor ===
 
 impl FrontDoor {
-    pub(crate) fn new(seats: Seats, bounds: Bounds) -> Self {
+    pub(crate) fn new(seats: Arc<Seats>, bounds: Bounds) -> Self {
         let semaphore = |permits: u32| Arc::new(Semaphore::new(permits as usize));
         let shared = Shared {
             seats,
@@ -124,7 +124,7 @@ impl FrontDoor {
         };
         let admission = AdmissionLimits { requests: max_requests, prompt_tokens: 1 << 24 };
         let bounds = Bounds { limits, admission, vocab, shared_prompt_max: usize::MAX };
-        Self::new(Seats::only(Backend::scripted(Box::new(script))), bounds)
+        Self::new(Arc::new(Seats::only(Backend::scripted(Box::new(script)))), bounds)
     }
 
     /// Accepts a request, or refuses it without waiting (**C-2**).
@@ -154,10 +154,11 @@ impl FrontDoor {
         let id = RequestId(shared.next_id.fetch_add(1, Ordering::Relaxed));
         let cache_salt = shared.salt(cache_salt, prompt.len());
         let request = GenerateRequest { id, prompt, sampling, cache_salt };
-        let backend = shared.seats.pick(&request, session);
-        let backend = backend.map_err(|reason| Rejected::Unavailable { reason })?;
-        let (sink, generation) = generation::connect(id, backend.clone(), permits);
-        backend.cast(ReplicaMsg::Admit(request, sink));
+        let picked = shared.seats.pick(&request, session);
+        let replica = picked.map_err(|reason| Rejected::Unavailable { reason })?;
+        let seats = Arc::clone(&shared.seats);
+        let (sink, generation) = generation::connect(id, replica, seats, permits);
+        shared.seats.cast(replica, ReplicaMsg::Admit(request, sink));
         Ok(generation)
     }
 

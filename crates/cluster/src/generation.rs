@@ -1,12 +1,14 @@
 //! The two ends of a generation: the caller's [`Generation`] and the replica's [`Sink`].
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
-use playhouse_types::{Emission, FinishReason, RequestId};
+use playhouse_types::{Emission, FinishReason, ReplicaId, RequestId};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::backend::Backend;
 use crate::replica::ReplicaMsg;
+use crate::seats::Seats;
 
 /// The tokens of one accepted request, as they come. The last emission carries a finish reason.
 ///
@@ -17,7 +19,8 @@ pub struct Generation {
     // At most one emission per prompt and per output token, so its length is bounded by the
     // request's own size although the channel is not.
     emissions: mpsc::UnboundedReceiver<Emission>,
-    backend: Backend,
+    home: Home,
+    seats: Arc<Seats>,
     finished: bool,
 }
 
@@ -27,16 +30,27 @@ pub struct Generation {
 pub(crate) struct Sink {
     pub(crate) emissions: mpsc::UnboundedSender<Emission>,
     pub(crate) permits: Permits,
+    home: Home,
 }
+
+/// The replica that has a request, as its caller knows it.
+#[derive(Clone, Debug)]
+struct Home(Arc<AtomicU32>);
 
 /// One request, and the tokens of its prompt.
 pub(crate) type Permits = [OwnedSemaphorePermit; 2];
 
-/// Connects a caller to `backend`.
-pub(crate) fn connect(id: RequestId, backend: Backend, permits: Permits) -> (Sink, Generation) {
+/// Connects a caller to `replica`.
+pub(crate) fn connect(
+    id: RequestId,
+    replica: ReplicaId,
+    seats: Arc<Seats>,
+    permits: Permits,
+) -> (Sink, Generation) {
     let (sender, emissions) = mpsc::unbounded_channel();
-    let sink = Sink { emissions: sender, permits };
-    (sink, Generation { id, emissions, backend, finished: false })
+    let home = Home(Arc::new(AtomicU32::new(replica.0)));
+    let sink = Sink { emissions: sender, permits, home: home.clone() };
+    (sink, Generation { id, emissions, home, seats, finished: false })
 }
 
 // === impl Sink ===
@@ -45,6 +59,17 @@ impl Sink {
     /// Hands over one emission. A caller that left is not an error: its `Cancel` is on the way.
     pub(crate) fn send(&self, emission: Emission) {
         drop(self.emissions.send(emission));
+    }
+
+    /// The request goes to another replica: its caller's `Cancel` shall follow. One that was sent
+    /// to the old replica meanwhile is found by [`Sink::is_abandoned`].
+    pub(crate) fn move_to(&self, ReplicaId(replica): ReplicaId) {
+        self.home.0.store(replica, Ordering::SeqCst);
+    }
+
+    /// The caller has left.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.emissions.is_closed()
     }
 
     /// Hands over the last emission. Whoever sees it finds the permits returned.
@@ -104,7 +129,10 @@ impl Generation {
 
 impl Drop for Generation {
     fn drop(&mut self) {
+        // Before it is known who is told: a replica that takes the request over finds it abandoned.
+        self.emissions.close();
         // What has finished is unknown by now, and cancelling it does nothing.
-        self.backend.cast(ReplicaMsg::Cancel(self.id));
+        let home = ReplicaId(self.home.0.load(Ordering::SeqCst));
+        self.seats.cast(home, ReplicaMsg::Cancel(self.id));
     }
 }

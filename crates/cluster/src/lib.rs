@@ -16,8 +16,10 @@
 //! - **C-3** plans go from the replica straight to the engine's port, and outcomes straight back:
 //!   Deployment, Stage and Shard never see a plan or a token (**A10**).
 //! - **C-4** dropping a [`Generation`] frees its blocks within one step (**G5**).
-//! - **C-5** one dead engine restarts the whole replica under a higher epoch, within a budget; past
-//!   it the replica is failed, says why, and the process lives (**G10**).
+//! - **C-5** one dead rank restarts the whole replica under a higher epoch, within a budget; past it
+//!   the replica is failed, says why, and the process lives (**G10**).
+//! - **C-6** the requests of a replica that restarts or fails move to one that serves, if there is
+//!   one, and go on behind their last token (**G1**).
 #![forbid(unsafe_code)]
 
 mod backend;

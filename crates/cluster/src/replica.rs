@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use playhouse_engine::EngineEvent;
-use playhouse_scheduler::{Limits, Scheduler};
+use playhouse_scheduler::{Evacuee, Limits, Scheduler};
 use playhouse_telemetry::ReplicaMetrics;
 use playhouse_types::{
     Emission, Epoch, FinishReason, GenerateRequest, ReplicaId, RequestId, StepOutcome,
@@ -21,6 +21,7 @@ use crate::rank::{Layout, Rank, RankEvent, RankPort, RankStarter};
 use crate::report::{Board, Report};
 use crate::restart::RestartBudget;
 use crate::routing::Teller;
+use crate::seats::Seats;
 use crate::stage::{Stage, StageArgs, StageMsg};
 use crate::status::{ReplicaState, ShardState};
 
@@ -35,11 +36,17 @@ pub(crate) struct ReplicaArgs {
     pub(crate) metrics: ReplicaMetrics,
     pub(crate) board: Board,
     pub(crate) teller: Teller,
+    /// Where requests go that cannot stay.
+    pub(crate) seats: Arc<Seats>,
+    /// When time began.
+    pub(crate) origin: Instant,
 }
 
 pub(crate) enum ReplicaMsg {
     /// Take a request in; its emissions go to the sink.
     Admit(GenerateRequest, Sink),
+    /// Take over what another replica cannot serve now.
+    Adopt(Evacuee, Sink),
     /// The caller left.
     Cancel(RequestId),
     /// A shard has started its rank.
@@ -61,6 +68,9 @@ pub(crate) struct State {
     stages: Vec<ActorRef<StageMsg>>,
     pipeline: Pipeline,
     restarts: RestartBudget,
+    /// Past the budget: why. It serves nobody any more, and answers who does not know yet.
+    failed: Option<String>,
+    seats: Arc<Seats>,
     report: Report,
     origin: Instant,
 }
@@ -90,8 +100,10 @@ impl Actor for Replica {
             stages: Vec::new(),
             pipeline: Pipeline::new(layout, concurrent_batches),
             restarts: RestartBudget::default(),
+            failed: None,
             report: Report::new(metrics, args.board, args.teller, &limits),
-            origin: Instant::now(),
+            seats: args.seats,
+            origin: args.origin,
         };
         state.start_stages(&me).await?;
         Ok(state)
@@ -105,6 +117,7 @@ impl Actor for Replica {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             ReplicaMsg::Admit(request, sink) => state.admit(request, sink),
+            ReplicaMsg::Adopt(moved, sink) => state.adopt(moved, sink),
             ReplicaMsg::Cancel(id) => state.cancel(id),
             ReplicaMsg::Started { epoch, rank, port } if epoch == state.epoch => {
                 state.pipeline.connect(rank, port);
@@ -117,7 +130,7 @@ impl Actor for Replica {
             ReplicaMsg::Started { .. } | ReplicaMsg::Reported { .. } => {}
             ReplicaMsg::Restart => {
                 if let Err(why) = state.start_stages(&me).await {
-                    state.restart_all(&me, &why.to_string())?;
+                    state.restart_all(&me, &why.to_string());
                 }
             }
         }
@@ -133,10 +146,11 @@ impl Actor for Replica {
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorFailed(who, why) if state.has_stage(who.get_id()) => {
-                state.restart_all(&me, &why.to_string())
+                state.restart_all(&me, &why.to_string());
             }
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(())
     }
 
     async fn post_stop(
@@ -176,11 +190,55 @@ impl State {
     fn admit(&mut self, request: GenerateRequest, sink: Sink) {
         let id = request.id;
         self.report.accepted();
+        if let Some(reason) = &self.failed {
+            // It was sent before that was known.
+            return match self.seats.pick_other(&request, self.id) {
+                Some(other) => {
+                    sink.move_to(other);
+                    self.seats.cast(other, ReplicaMsg::Admit(request, sink));
+                }
+                None => sink.finish(failure(id, reason)),
+            };
+        }
         match self.scheduler.enqueue(request, self.now()) {
             Ok(()) => {
                 self.sinks.insert(id, sink);
             }
-            Err(why) => sink.finish(failure(id, why.to_string())),
+            Err(why) => sink.finish(failure(id, &why.to_string())),
+        }
+    }
+
+    fn adopt(&mut self, moved: Evacuee, sink: Sink) {
+        self.report.accepted();
+        // The caller's cancellation may have gone to the replica it comes from.
+        if !sink.is_abandoned() {
+            self.sinks.insert(moved.request().id, sink);
+            self.scheduler.adopt(moved);
+        }
+        if self.failed.is_some() {
+            self.hand_over();
+        }
+    }
+
+    /// Gives every request to a replica that serves, if there is one (**C-6**). Who fails ends the
+    /// others.
+    fn hand_over(&mut self) {
+        for moved in self.scheduler.evacuate() {
+            let id = moved.request().id;
+            match self.seats.pick_other(moved.request(), self.id) {
+                None => self.scheduler.adopt(moved),
+                Some(other) => {
+                    let Some(sink) = self.sinks.remove(&id) else { continue };
+                    sink.move_to(other);
+                    self.seats.cast(other, ReplicaMsg::Adopt(moved, sink));
+                }
+            }
+        }
+        if let Some(reason) = &self.failed {
+            self.scheduler.evacuate();
+            for (id, sink) in self.sinks.drain() {
+                sink.finish(failure(id, reason));
+            }
         }
     }
 
@@ -255,42 +313,35 @@ impl State {
         self.report.update(self.epoch, &mut self.scheduler);
     }
 
-    /// One for all: the requests stay, everything below them starts again in a higher epoch
-    /// (**C-5**).
-    ///
-    /// # Errors
-    /// Past the budget, with the reason, which escalates.
-    fn restart_all(
-        &mut self,
-        me: &ActorRef<ReplicaMsg>,
-        reason: &str,
-    ) -> Result<(), ActorProcessingErr> {
+    /// One for all: everything below starts again in a higher epoch (**C-5**), unless that was tried
+    /// too often.
+    fn restart_all(&mut self, me: &ActorRef<ReplicaMsg>, reason: &str) {
         // Ends the ranks that live, once the dead one has ended their groups.
         self.pipeline = Pipeline::new(self.layout, self.concurrent_batches);
         self.stages.drain(..).for_each(|stage| stage.stop(None));
         self.report.ranks_lost();
-        let now = self.now();
-        let Some(backoff) = self.restarts.take(now) else {
-            error!(replica = %self.id, epoch = %self.epoch, reason, "replica failed: restart budget spent");
-            let reason = reason.to_owned();
-            self.report.state(ReplicaState::Failed { reason: reason.clone() });
-            for (id, sink) in self.sinks.drain() {
-                sink.finish(failure(id, format!("the replica failed: {reason}")));
-            }
-            return Err(reason.into());
-        };
-        warn!(replica = %self.id, epoch = %self.epoch, reason, ?backoff, "replica restarting");
         self.epoch = Epoch(self.epoch.0 + 1);
-        self.report.restarted(self.epoch, reason);
+        let now = self.now();
+        match self.restarts.take(now) {
+            Some(backoff) => {
+                warn!(replica = %self.id, epoch = %self.epoch, reason, ?backoff, "restarting");
+                self.report.restarted(self.epoch, reason);
+                me.send_after(backoff, || ReplicaMsg::Restart);
+            }
+            None => {
+                error!(replica = %self.id, reason, "replica failed: restart budget spent");
+                self.report.state(ReplicaState::Failed { reason: reason.to_owned() });
+                self.failed = Some(format!("the replica failed: {reason}"));
+            }
+        }
         for emission in self.scheduler.restart(self.epoch) {
             self.deliver(emission);
         }
-        me.send_after(backoff, || ReplicaMsg::Restart);
-        Ok(())
+        self.hand_over();
     }
 }
 
-fn failure(id: RequestId, reason: String) -> Emission {
-    let finish = Some(FinishReason::Failed(reason));
+fn failure(id: RequestId, reason: &str) -> Emission {
+    let finish = Some(FinishReason::Failed(reason.to_owned()));
     Emission { id, cached_tokens: 0, prompt_logprobs: Vec::new(), token: None, finish }
 }
