@@ -17,6 +17,8 @@ mod communicator;
 mod element;
 mod error;
 mod host;
+#[cfg(feature = "cuda")]
+mod nccl;
 mod spec;
 
 pub use communicator::Communicator;
