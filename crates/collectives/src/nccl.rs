@@ -10,24 +10,13 @@
 //!   the CPU group and at the clock, so that **CO-2** holds. The time counts from the call: it
 //!   includes what the stream had to do before.
 //! - **NC-2** an operation returns once the device has done it. One that fails is aborted
-//!   (`ncclCommAbort`) before its tensors are freed.
+//!   (`ncclCommAbort`), and its tensors are freed in the order of the stream: after it.
 //! - **NC-3** of **CO-1** only this is left: all ranks get the same bits. In which order NCCL adds,
 //!   and how often it rounds, depends on ranks, sizes and links.
 //! - **NC-4** ranks that call different operations, or with different sizes, are not told so. They
 //!   time out, or get wrong values.
 //! - **NC-5** nothing is buffered: a send returns once it is received. Leave after a barrier: a rank
 //!   that leaves ends what others still do.
-//!
-//! # Building and testing
-//!
-//! The feature `cuda` needs a CUDA toolkit with `nvcc` in `PATH`, and `libnccl`, of 2.22 or later,
-//! where the linker looks for libraries. A machine without a GPU to ask also needs
-//! `CUDA_COMPUTE_CAP` (`90` for an H100), and `lib64/stubs` in `LIBRARY_PATH` for `libcuda`.
-//!
-//! ```text
-//! cargo test -p playhouse-collectives --features cuda                # needs no GPU
-//! cargo test -p playhouse-collectives --features cuda -- --ignored   # on all GPUs of the machine
-//! ```
 
 mod comm;
 mod group;

@@ -87,7 +87,7 @@ impl Comm {
     ///
     /// # Safety
     /// From `input` and from `output` on, there is memory of this device for what the calls read
-    /// and write. It stays until the stream has done them or this is dropped.
+    /// and write. It stays until the stream has done them, or gave up because this was dropped.
     pub(super) unsafe fn submit(
         &self,
         calls: &[Call],
@@ -163,7 +163,7 @@ fn non_blocking() -> sys::ncclConfig_t {
         size: size_of::<sys::ncclConfig_t>(),
         magic: 0xcafe_beef,
         // The one whose fields these are; an older NCCL reads those that it knows.
-        version: 2_30_00,
+        version: 23_000,
         blocking: 0,
         cgaClusterSize: UNSET,
         minCTAs: UNSET,

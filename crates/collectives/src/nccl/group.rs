@@ -6,7 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use candle_core::cuda_backend::CudaDType;
-use candle_core::cuda_backend::cudarc::driver::{DevicePtr as _, DevicePtrMut as _, DeviceRepr};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaSlice, DevicePtr as _, DevicePtrMut as _, DeviceRepr,
+};
 use candle_core::cuda_backend::cudarc::nccl::safe::NcclType;
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Device, Shape, Storage, Tensor};
@@ -162,24 +164,23 @@ impl Group {
         shape: Shape,
         calls: &[Call],
     ) -> Result<Tensor, CollectiveError> {
-        let refused = |error: candle_core::Error| misuse(op, error.to_string());
-        let input = input.map(Tensor::contiguous).transpose().map_err(refused)?;
+        let failed = |error: candle_core::Error| self.cpu.fail(&error.to_string());
+        let input = input.map(Tensor::contiguous).transpose().map_err(failed)?;
         let input = input.as_ref().map(Tensor::storage_and_layout);
         let stream = self.device.cuda_stream();
         let source = match &input {
             None => None,
             Some((storage, layout)) => {
-                let elements = self.storage(op, storage)?.as_cuda_slice::<E>().map_err(refused)?;
+                let elements = self.elements::<E>(op, storage)?;
                 let (start, end) = layout.contiguous_offsets().expect("made contiguous above");
                 Some(elements.slice(start..end))
             }
         };
         let source = source.as_ref().map(|elements| elements.device_ptr(&stream));
-        // CUDA has no allocation of 0 bytes.
+        // CUDA has no allocations of 0 bytes.
         let len = shape.elem_count().max(1);
         // SAFETY: of numbers, which the calls write before anybody reads them.
-        let mut output = unsafe { self.device.alloc::<E>(len) }
-            .map_err(|error| self.cpu.fail(&format!("allocate {len} elements: {error}")))?;
+        let mut output = unsafe { self.device.alloc::<E>(len) }.map_err(failed)?;
         let (target, written) = output.device_ptr_mut(&stream);
         let (source, _read) = source.unzip();
         // SAFETY: the plan reads within the input and writes within the output (its tests), which
@@ -202,7 +203,7 @@ impl Group {
         let mut turn = self.turn();
         self.cpu.check()?;
         let comm = turn.as_ref().expect("a group whose communicator is gone is over");
-        // SAFETY: the caller's. The memory stays until the stream is done or `comm` is dropped.
+        // SAFETY: the caller's. What is allocated on the stream is freed in its order.
         let submitted = unsafe { comm.submit(calls, E::as_nccl_type(), size_of::<E>(), places) };
         let done = match submitted {
             Ok(()) => {
@@ -252,13 +253,15 @@ impl Group {
     }
 
     /// The memory of a tensor on this group's device.
-    fn storage<'a>(
+    fn elements<'a, E: Number>(
         &self,
         op: &'static str,
         storage: &'a Storage,
-    ) -> Result<&'a CudaStorage, CollectiveError> {
+    ) -> Result<&'a CudaSlice<E>, CollectiveError> {
         match storage {
-            Storage::Cuda(storage) if storage.device.id() == self.device.id() => Ok(storage),
+            Storage::Cuda(storage) if storage.device.id() == self.device.id() => {
+                storage.as_cuda_slice().map_err(|error| misuse(op, error.to_string()))
+            }
             _ => Err(misuse(op, "a tensor of another device; this group moves its GPU's".into())),
         }
     }

@@ -228,7 +228,7 @@ fn misuse_is_refused_and_harms_nobody() {
         let size = group.size();
         for refused in [
             group.all_reduce(tensor(values::<f32>(0, 4), &Device::Cpu)),
-            group.all_reduce(own.to_dtype(DType::F64).unwrap()),
+            group.all_reduce(Tensor::zeros(4, DType::F64, device).unwrap()),
             group.all_gather_v(&own, &vec![4; size + 1]),
             group.all_gather_v(&own, &vec![5; size]),
             group.reduce_scatter_v(&own, &vec![5; size]),
