@@ -7,6 +7,9 @@ use candle_core::{CpuStorage, DType, Device, Shape, Storage, Tensor, WithDType};
 use half::vec::HalfBitsVecExt as _;
 use half::{bf16, f16};
 
+use crate::error::misuse;
+#[cfg(feature = "cuda")]
+use crate::nccl;
 use crate::{AbortHandle, CollectiveError, Element, Group, GroupSpec, JoinError};
 
 /// One rank's end of a group, for tensors: `bf16`, `f16` and `f32`, and `u8` and `u32` where nothing
@@ -24,6 +27,8 @@ enum Backend {
     /// One rank: nothing moves.
     Solo,
     Host(Arc<Group>),
+    #[cfg(feature = "cuda")]
+    Nccl(Arc<nccl::Group>),
 }
 
 /// An element that candle knows.
@@ -58,6 +63,16 @@ macro_rules! with_element {
     };
 }
 
+/// Leaves an operation to NCCL in a group of GPUs.
+macro_rules! on_gpus {
+    ($self:ident, $group:ident => $result:expr) => {
+        #[cfg(feature = "cuda")]
+        if let Backend::Nccl($group) = &$self.backend {
+            return $result;
+        }
+    };
+}
+
 // === impl Communicator ===
 
 impl Communicator {
@@ -88,6 +103,22 @@ impl Communicator {
         Ok(Self::from(Group::join(spec, rank, Some(listener))?))
     }
 
+    /// Joins a group of GPUs as `rank`, with a `device` of
+    /// [`new_cuda_with_stream`](Device::new_cuda_with_stream). The same spec joins their CPUs, for
+    /// all but tensors: the least of `buffer_bytes` will do.
+    ///
+    /// Over NCCL sums depend on the order that it chooses, a send waits until it is received, and
+    /// ranks that call different operations are not told so. Call [`barrier`](Self::barrier) before
+    /// dropping this: what other ranks still do would fail.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join), and when NCCL or the device fails.
+    #[cfg(feature = "cuda")]
+    pub fn join_nccl(spec: &GroupSpec, rank: usize, device: &Device) -> Result<Self, JoinError> {
+        let group = nccl::Group::join(Group::join(spec, rank, None)?, spec.timeout, device)?;
+        Ok(Self { backend: Backend::Nccl(Arc::new(group)) })
+    }
+
     /// This rank, counted from 0.
     #[must_use]
     pub fn rank(&self) -> usize {
@@ -114,6 +145,7 @@ impl Communicator {
         let Some(group) = self.group() else { return Ok(tensor) };
         let op = "all_reduce";
         with_summand!(op, tensor.dtype(), E => {
+            on_gpus!(self, gpus => gpus.all_reduce::<E>(&tensor));
             let mut output = <E as Stored>::zeros(tensor.elem_count());
             with_elements::<E, _>(op, &tensor, |input| group.all_reduce(input, &mut output))?;
             tensor_of(op, output, tensor.shape().clone())
@@ -129,6 +161,7 @@ impl Communicator {
         let Some(group) = self.group() else { return solo_rows(op, tensor, &[rows]) };
         let (shape, counts) = cut(op, tensor, rows)?;
         with_element!(op, tensor.dtype(), E => {
+            on_gpus!(self, gpus => gpus.all_gather_v::<E>(tensor, &counts, shape));
             let mut output = <E as Stored>::zeros(shape.elem_count());
             with_elements::<E, _>(op, tensor, |input| {
                 group.all_gather_v(input, &counts, &mut output)
@@ -153,6 +186,7 @@ impl Communicator {
         let own = rows.get(group.rank()).map_or(&[][..], std::slice::from_ref);
         let (shape, _) = cut(op, tensor, own)?;
         with_summand!(op, tensor.dtype(), E => {
+            on_gpus!(self, gpus => gpus.reduce_scatter_v::<E>(tensor, &counts, shape));
             let mut output = <E as Stored>::zeros(shape.elem_count());
             with_elements::<E, _>(op, tensor, |input| {
                 group.reduce_scatter_v(input, &counts, &mut output)
@@ -179,6 +213,7 @@ impl Communicator {
         let (_, sent) = cut(op, tensor, send_rows)?;
         let (shape, received) = cut(op, tensor, recv_rows)?;
         with_element!(op, tensor.dtype(), E => {
+            on_gpus!(self, gpus => gpus.all_to_all_v::<E>(tensor, &sent, &received, shape));
             let mut output = <E as Stored>::zeros(shape.elem_count());
             with_elements::<E, _>(op, tensor, |input| {
                 group.all_to_all_v(input, &sent, &mut output, &received)
@@ -199,6 +234,7 @@ impl Communicator {
             return if root == 0 { Ok(tensor) } else { Err(misuse(op, reason)) };
         };
         with_element!(op, tensor.dtype(), E => {
+            on_gpus!(self, gpus => gpus.broadcast::<E>(&tensor, root));
             let mut data = with_elements::<E, _>(op, &tensor, |input| Ok(input.to_vec()))?;
             group.broadcast(&mut data, root)?;
             tensor_of(op, data, tensor.shape().clone())
@@ -214,6 +250,7 @@ impl Communicator {
         let op = "send";
         let group = self.group().ok_or_else(|| misuse(op, alone(to)))?;
         with_element!(op, tensor.dtype(), E => {
+            on_gpus!(self, gpus => gpus.send::<E>(tensor, to));
             with_elements::<E, _>(op, tensor, |data| group.send(data, to))
         })
     }
@@ -232,6 +269,7 @@ impl Communicator {
         let (op, shape) = ("recv", shape.into());
         let group = self.group().ok_or_else(|| misuse(op, alone(from)))?;
         with_element!(op, dtype, E => {
+            on_gpus!(self, gpus => gpus.recv::<E>(shape, from));
             let mut data = <E as Stored>::zeros(shape.elem_count());
             group.recv(&mut data, from)?;
             tensor_of(op, data, shape)
@@ -243,6 +281,7 @@ impl Communicator {
     /// # Errors
     /// As [`CollectiveError`] says.
     pub fn barrier(&self) -> Result<(), CollectiveError> {
+        on_gpus!(self, gpus => gpus.barrier());
         self.group().map_or(Ok(()), Group::barrier)
     }
 
@@ -250,6 +289,8 @@ impl Communicator {
         match &self.backend {
             Backend::Solo => None,
             Backend::Host(group) => Some(group),
+            #[cfg(feature = "cuda")]
+            Backend::Nccl(group) => Some(group.cpu()),
         }
     }
 }
@@ -349,8 +390,4 @@ fn solo_rows(
 
 fn alone(rank: usize) -> String {
     format!("rank {rank}; this group of one has no other rank")
-}
-
-fn misuse(op: &'static str, reason: String) -> CollectiveError {
-    CollectiveError::Misuse { op, reason }
 }

@@ -39,6 +39,14 @@ pub enum CollectiveError {
         /// Both sides of it; empty on the ranks that did not find out.
         detail: String,
     },
+    /// The device of a rank failed, or NCCL, or they did not finish within the group's timeout.
+    #[error("the GPU of rank {by}, or its way to the others, failed{detail}")]
+    Device {
+        /// Who found out.
+        by: usize,
+        /// What it found; empty on the others.
+        detail: String,
+    },
     /// Shared memory is full.
     #[error(
         "no room in shared memory for {wanted_bytes} bytes of send buffer ({reason}); enlarge \
@@ -112,6 +120,7 @@ pub(crate) enum Cause {
     Lost { rank: u16 },
     TimedOut { by: u16, on: u16 },
     Mismatch { by: u16, with: u16 },
+    Device { by: u16 },
 }
 
 // === impl Cause ===
@@ -123,6 +132,7 @@ impl Cause {
             Self::Lost { rank } => (2, rank, 0),
             Self::TimedOut { by, on } => (3, by, on),
             Self::Mismatch { by, with } => (4, by, with),
+            Self::Device { by } => (5, by, 0),
         };
         kind << 32 | u64::from(a) << 16 | u64::from(b)
     }
@@ -135,6 +145,7 @@ impl Cause {
             2 => Some(Self::Lost { rank: a }),
             3 => Some(Self::TimedOut { by: a, on: b }),
             4 => Some(Self::Mismatch { by: a, with: b }),
+            5 => Some(Self::Device { by: a }),
             _ => Some(Self::Aborted { by: a }),
         }
     }
@@ -151,6 +162,7 @@ impl Cause {
                 with: with.into(),
                 detail: String::new(),
             },
+            Self::Device { by } => CollectiveError::Device { by: by.into(), detail: String::new() },
         }
     }
 }
@@ -164,6 +176,10 @@ impl JoinError {
 }
 
 // === impl CollectiveError ===
+
+pub(crate) fn misuse(op: &'static str, reason: String) -> CollectiveError {
+    CollectiveError::Misuse { op, reason }
+}
 
 /// For callers whose own errors are candle's.
 impl From<CollectiveError> for candle_core::Error {

@@ -21,4 +21,8 @@ mod segment;
 mod sum;
 mod watch;
 
+#[cfg(feature = "cuda")]
+pub(crate) use clock::Deadline;
+#[cfg(feature = "cuda")]
+pub(crate) use group::expect_len;
 pub use group::{AbortHandle, Group};

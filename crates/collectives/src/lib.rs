@@ -12,11 +12,25 @@
 //! - **CO-5** ranks of different epochs, groups or secrets exchange nothing.
 //!
 //! Not here: which ranks form a group, and when a new one is formed (see `cluster`).
+//!
+//! # GPUs
+//!
+//! The feature `cuda` adds groups of NVIDIA GPUs over NCCL, for which `nccl` says what differs. It
+//! needs a CUDA toolkit with `nvcc` in `PATH` and `CUDA_HOME` set, and `libnccl` where the linker
+//! looks. To build without a GPU, also set `CUDA_COMPUTE_CAP` (`90` for an H100) and let
+//! `LIBRARY_PATH` name the toolkit's `lib64/stubs`.
+//!
+//! ```text
+//! cargo test -p playhouse-collectives --features cuda                      # without a GPU
+//! cargo test -p playhouse-collectives --features cuda nccl -- --ignored    # two GPUs or more
+//! ```
 
 mod communicator;
 mod element;
 mod error;
 mod host;
+#[cfg(feature = "cuda")]
+mod nccl;
 mod spec;
 
 pub use communicator::Communicator;

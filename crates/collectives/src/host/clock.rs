@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// A moment after which nobody waits.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Deadline {
+pub(crate) struct Deadline {
     start: Instant,
     limit: Duration,
 }
@@ -13,25 +13,25 @@ pub(super) struct Deadline {
 // === impl Deadline ===
 
 impl Deadline {
-    pub(super) fn after(limit: Duration) -> Self {
+    pub(crate) fn after(limit: Duration) -> Self {
         Self { start: Instant::now(), limit }
     }
 
     /// Zero once it has passed.
-    pub(super) fn remaining(self) -> Duration {
+    pub(crate) fn remaining(self) -> Duration {
         self.limit.saturating_sub(self.elapsed())
     }
 
-    pub(super) fn has_passed(self) -> bool {
+    pub(crate) fn has_passed(self) -> bool {
         self.remaining().is_zero()
     }
 
-    pub(super) fn elapsed(self) -> Duration {
+    pub(crate) fn elapsed(self) -> Duration {
         self.start.elapsed()
     }
 
     /// Whichever comes first.
-    pub(super) fn within(self, limit: Duration) -> Self {
+    pub(crate) fn within(self, limit: Duration) -> Self {
         Self::after(limit.min(self.remaining()))
     }
 }

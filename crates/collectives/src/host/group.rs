@@ -11,7 +11,7 @@ use super::seat::Seat;
 use super::segment::Segment;
 use super::watch::narrow;
 use crate::element::{Kind, bytes_of, bytes_of_mut};
-use crate::error::Cause;
+use crate::error::{Cause, misuse};
 use crate::{CollectiveError, Element, Summand};
 
 /// One rank's end of a group on CPUs, for slices. Dropping it leaves the group: a rank that still
@@ -152,9 +152,7 @@ impl Group {
         data: &mut [T],
         root: usize,
     ) -> Result<(), CollectiveError> {
-        if root >= self.size {
-            return Err(misuse("broadcast", format!("root {root} of {} ranks", self.size)));
-        }
+        self.expect_root("broadcast", root)?;
         let mut seat = self.seat()?;
         let mut sends = vec![None; self.size];
         let mut receives: Vec<_> = (0..self.size).map(|_| None).collect();
@@ -212,7 +210,7 @@ impl Group {
     }
 
     /// Where the part of each rank lies.
-    fn parts(
+    pub(crate) fn parts(
         &self,
         op: &'static str,
         counts: &[usize],
@@ -235,12 +233,43 @@ impl Group {
         Ok(parts)
     }
 
-    fn expect_peer(&self, op: &'static str, rank: usize) -> Result<(), CollectiveError> {
+    pub(crate) fn expect_root(&self, op: &'static str, root: usize) -> Result<(), CollectiveError> {
+        if root < self.size {
+            return Ok(());
+        }
+        Err(misuse(op, format!("root {root} of {} ranks", self.size)))
+    }
+
+    pub(crate) fn expect_peer(&self, op: &'static str, rank: usize) -> Result<(), CollectiveError> {
         if rank < self.size && rank != self.rank {
             return Ok(());
         }
         let (own, size) = (self.rank, self.size);
         Err(misuse(op, format!("rank {rank}; the other end of rank {own} is another of {size}")))
+    }
+}
+
+/// For a rank whose device waits.
+#[cfg(feature = "cuda")]
+impl Group {
+    /// # Errors
+    /// When the group is over, or now is, because a rank is gone.
+    pub(crate) fn check(&self) -> Result<(), CollectiveError> {
+        self.seat()?.watch.check_ranks()
+    }
+
+    /// Ends the group because of this rank's device, unless it has ended already.
+    pub(crate) fn fail(&self, reason: &str) -> CollectiveError {
+        let seat = match self.seat() {
+            Ok(seat) => seat,
+            Err(over) => return over,
+        };
+        match seat.watch.fail(Cause::Device { by: narrow(self.rank) }) {
+            CollectiveError::Device { by, .. } if by == self.rank => {
+                CollectiveError::Device { by, detail: format!(": {reason}") }
+            }
+            over => over,
+        }
     }
 }
 
@@ -288,7 +317,7 @@ fn split_mut<'a, T: Element>(mut all: &'a mut [T], counts: &[usize]) -> Vec<Opti
     parts
 }
 
-fn expect_len(
+pub(crate) fn expect_len(
     op: &'static str,
     what: &str,
     given: usize,
@@ -298,8 +327,4 @@ fn expect_len(
         return Ok(());
     }
     Err(misuse(op, format!("{what} has {given} elements; {expected} fit the other arguments")))
-}
-
-fn misuse(op: &'static str, reason: String) -> CollectiveError {
-    CollectiveError::Misuse { op, reason }
 }

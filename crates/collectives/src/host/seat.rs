@@ -27,7 +27,7 @@ const DIRECT_BYTES_MAX: usize = 32 << 10;
 /// One rank at work.
 #[derive(Debug)]
 pub(super) struct Seat {
-    watch: Watch,
+    pub(super) watch: Watch,
     /// One for each other rank: the next one first, then round.
     lanes: Vec<Lane>,
     /// The most bytes of a piece.

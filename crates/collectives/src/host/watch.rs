@@ -120,6 +120,18 @@ impl Watch {
         }
     }
 
+    /// For a rank that waits for all others, without knowing for which.
+    ///
+    /// # Errors
+    /// When the group is over, or now is, because a rank is gone.
+    #[cfg(feature = "cuda")]
+    pub(super) fn check_ranks(&self) -> Result<(), CollectiveError> {
+        let mut others = self.peers.iter().enumerate().filter(|(rank, _)| *rank != self.rank);
+        let gone = others.find(|(_, peer)| peer.is_gone());
+        self.check()?;
+        gone.map_or(Ok(()), |(rank, _)| Err(self.fail(Cause::Lost { rank: narrow(rank) })))
+    }
+
     /// Ends the group because of `cause`, unless it has ended already.
     pub(super) fn fail(&self, cause: Cause) -> CollectiveError {
         self.fuse.blow(cause).into_error(self.timeout)

@@ -4,6 +4,8 @@
 mod agreement;
 mod endings;
 mod joining;
+#[cfg(feature = "cuda")]
+mod nccl;
 mod processes;
 mod ranks;
 mod sequences;
