@@ -65,4 +65,14 @@ impl Actor for Stage {
             _ => Ok(()),
         }
     }
+
+    async fn post_stop(
+        &self,
+        me: ActorRef<StageMsg>,
+        _: &mut Epoch,
+    ) -> Result<(), ActorProcessingErr> {
+        // Each waits until nothing of its rank runs any more.
+        me.stop_children_and_wait(None, None).await;
+        Ok(())
+    }
 }

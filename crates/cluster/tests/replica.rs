@@ -295,3 +295,60 @@ async fn the_death_of_any_rank_restarts_all_and_loses_no_token() {
         assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
     }
 }
+
+/// Two replicas, of which the first dies at every fifth step.
+async fn start_frail(metrics: &Arc<Metrics>) -> Cluster {
+    let fault: RankFault = Arc::new(|rank, plan| match (rank.replica, plan.step.0) {
+        (ReplicaId(0), 5..) => Err("killed by the test".to_owned()),
+        _ => Ok(()),
+    });
+    let mut config = config(engines_of(count, 1, fault), Arc::clone(metrics));
+    config.replicas = NonZeroU32::new(2).expect("two");
+    config.policy = Policy::RoundRobin;
+    let cluster = Cluster::start(config).await.expect("the cluster starts");
+    cluster.serving().await.expect("its replicas serve");
+    cluster
+}
+
+/// **C-6**: nobody waits for the replica that died, and nobody ends with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_of_a_dying_replica_go_on_in_another() {
+    let metrics = metrics();
+    let cluster = start_frail(&metrics).await;
+    let door = cluster.front_door();
+    let failed = ReplicaState::Failed { reason: "killed by the test".to_owned() };
+    let mut round = 0;
+    while door.replicas()[0].state != failed {
+        round += 1;
+        let mut running: Vec<_> =
+            (1..5).map(|n| submit(door, n * 20, 30).expect("accepted")).collect();
+        for (n, generation) in (1..5).zip(&mut running) {
+            let (tokens, finish) = collect(generation).await;
+            assert_eq!(tokens, (n * 20..n * 20 + 30).collect::<Vec<_>>(), "round {round}");
+            assert_eq!(finish, FinishReason::Length);
+        }
+    }
+    assert_eq!(door.replicas()[1].state, ReplicaState::Serving, "C-5: the other lives");
+    assert_eq!(metrics.replica(1).replica_restarts.get(), 0);
+    assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
+}
+
+/// **C-4** wherever the request is by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropping_a_generation_that_moves_frees_its_blocks() {
+    let metrics = metrics();
+    let cluster = start_frail(&metrics).await;
+    let door = cluster.front_door();
+    for _ in 0..40 {
+        let mut running: Vec<_> =
+            (1..5).map(|n| submit(door, n * 20, 100).expect("accepted")).collect();
+        for generation in &mut running {
+            generation.next().await.expect("a token");
+        }
+    }
+    let held = || metrics.replica(0).kv_blocks_held.get() + metrics.replica(1).kv_blocks_held.get();
+    while held() > 0 || door.in_flight() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
+}
