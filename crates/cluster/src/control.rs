@@ -5,7 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use playhouse_link::{
     Arrival, Arrivals, Authority, BindError, Endpoint, IdentityError, Inbox, JoinDesk, Knock,
@@ -19,12 +19,10 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::child::{Child, ending};
+use crate::head::{HEAD, incarnation};
 use crate::nodes::{Device, Nodes, Seat};
 use crate::overview::NoToken;
 use crate::status::{NodeStatus, Whereabouts};
-
-/// The name of every head: there is one.
-pub const HEAD: &str = "head";
 
 /// How long a started process may take to connect. It only has to start and to shake hands.
 const ARRIVAL: Duration = Duration::from_secs(20);
@@ -291,12 +289,6 @@ impl Drop for Hold {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Grows with every start of a process, unless the clock is set back between two.
-pub(crate) fn incarnation() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The address under which processes of this machine find a socket.

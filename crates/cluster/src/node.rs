@@ -7,19 +7,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use playhouse_link::{
-    Backoff, BindError, CallError, Endpoint, GaveUp, Identity, Incoming, LinkConfig, Peer, Stream,
-    Streams,
-};
-use playhouse_types::Epoch;
+use playhouse_link::{BindError, CallError, Identity, Incoming, Peer, Stream, Streams};
 use playhouse_wire::{
-    DeviceKind, HeadReply, HeadRequest, NodeReply, NodeRequest, NodeStats, PeerId, PeerNote, Role,
-    Spawn,
+    DeviceKind, HeadReply, HeadRequest, NodeReply, NodeRequest, NodeStats, PeerNote, Spawn,
 };
 use tracing::{info, warn};
 
 use crate::child::Child;
-use crate::control::{HEAD, incarnation};
+use crate::head::{NoHead, Way};
 use crate::nodes::Device;
 
 /// How long to look for the head: at first, when its address may be wrong ...
@@ -51,13 +46,8 @@ pub enum NodeError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The head does not answer, or does not let it in.
-    #[error("the head at {head}: {why}")]
-    Head {
-        /// Where it was looked for.
-        head: SocketAddr,
-        /// What came of it.
-        why: GaveUp,
-    },
+    #[error(transparent)]
+    Head(#[from] NoHead),
     /// The head did not answer the offer.
     #[error("the head at {0} did not answer the offer of devices: {1}")]
     Unanswered(SocketAddr, CallError),
@@ -87,22 +77,14 @@ struct State {
 /// # Errors
 /// See [`NodeError`].
 pub async fn run_node(config: NodeConfig) -> Result<(), NodeError> {
-    let any = SocketAddr::from(match config.head {
-        SocketAddr::V4(_) => ([0; 4].into(), 0),
-        SocketAddr::V6(_) => (std::net::IpAddr::from([0; 16]), 0),
-    });
-    let (endpoint, _arrivals) =
-        Endpoint::bind(any, &config.identity, incarnation(), LinkConfig::default())?;
-    let to = PeerId::new(Role::Head, HEAD).unwrap_or_else(|_| unreachable!("a good name"));
+    let way = Way::new(config.head, &config.identity)?;
     let agent = Arc::new(Agent { config, state: Mutex::default() });
-    let head = agent.config.head;
     let mut budget = FIRST;
     loop {
-        let backoff = Backoff { budget, ..Backoff::default() };
-        let dialled = endpoint.dial_again(head, &to, Epoch(0), backoff).await;
-        let (peer, inbox) = dialled.map_err(|why| NodeError::Head { head, why })?;
+        let (peer, inbox) = way.dial(budget).await?;
         agent.offer(&peer).await?;
-        info!("joined the head at {head} with {} devices", agent.config.devices.len());
+        let NodeConfig { head, devices, .. } = &agent.config;
+        info!("joined the head at {head} with {} devices", devices.len());
         agent.welcome(&peer);
         agent.serve(inbox.streams).await;
         agent.state().head = None;

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::control::HEAD;
+use crate::head::HEAD;
 use crate::status::{DeviceStatus, NodeStatus};
 
 /// How long a node may take to say what it offers.

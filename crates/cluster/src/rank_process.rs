@@ -1,26 +1,21 @@
 //! The process of one rank: obeys the head, over as many epochs as the head likes.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use playhouse_engine::{EngineEvent, StepPort};
-use playhouse_link::{
-    Backoff, BindError, Endpoint, GaveUp, Identity, Incoming, LinkConfig, Receiver, Sender, Stream,
-    Streams,
-};
+use playhouse_link::{BindError, Endpoint, Identity, Incoming, Receiver, Sender, Stream, Streams};
 use playhouse_types::Epoch;
-use playhouse_wire::{
-    Join, Kind, Load, Loaded, PeerId, Role, ShardCommand, ShardEvent, StepCommand, StepEvent,
-};
+use playhouse_wire::{Join, Kind, Load, Loaded, ShardCommand, ShardEvent, StepCommand, StepEvent};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle as Task, spawn_blocking};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use crate::control::{HEAD, incarnation};
+use crate::head::{NoHead, Way};
 
 /// How long a rank without its head keeps its weights, for a head that comes back.
 const LEASE: Duration = Duration::from_secs(30);
@@ -62,13 +57,8 @@ pub enum RankProcessError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The head does not answer, or has no use for it.
-    #[error("the head at {head}: {why}")]
-    Head {
-        /// Where it was looked for.
-        head: SocketAddr,
-        /// What came of it.
-        why: GaveUp,
-    },
+    #[error(transparent)]
+    Head(#[from] NoHead),
     /// The engine hangs.
     #[error("the engine of {0} did not end within {STOP:?} of its abort")]
     Stuck(Epoch),
@@ -97,19 +87,11 @@ pub async fn run_rank(
     identity: &Identity,
     host: Arc<dyn RankHost>,
 ) -> Result<(), RankProcessError> {
-    let any = match head.is_ipv4() {
-        true => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-        false => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-    };
-    let (endpoint, _arrivals) =
-        Endpoint::bind(any, identity, incarnation(), LinkConfig::default())?;
-    let to = PeerId::new(Role::Head, HEAD).unwrap_or_else(|_| unreachable!("a good name"));
+    let way = Way::new(head, identity)?;
     let process = RankProcess { host, stage: Arc::default() };
     loop {
-        let backoff = Backoff { budget: LEASE, ..Backoff::default() };
-        let dialled = endpoint.dial_again(head, &to, Epoch(0), backoff).await;
-        let (peer, mut inbox) = dialled.map_err(|why| RankProcessError::Head { head, why })?;
-        process.serve(&mut inbox.streams, &endpoint).await?;
+        let (peer, mut inbox) = way.dial(LEASE).await?;
+        process.serve(&mut inbox.streams, &way.endpoint).await?;
         let lost = peer.lost().borrow().clone();
         warn!(reason = lost.map(|lost| lost.to_string()), "the head is gone");
     }

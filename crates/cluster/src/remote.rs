@@ -21,7 +21,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, mpsc};
 
 use self::meeting::Meeting;
-use crate::control::{ControlPlane, Process, incarnation};
+use crate::control::{ControlPlane, Process};
+use crate::head::incarnation;
 use crate::nodes::Seat;
 use crate::rank::{Layout, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank};
 

@@ -46,7 +46,7 @@ pub(crate) enum ReplicaMsg {
     /// Take a request in; its emissions go to the sink.
     Admit(GenerateRequest, Sink),
     /// Take over what another replica cannot serve now.
-    Adopt(Evacuee, Sink),
+    Adopt(Box<Evacuee>, Sink),
     /// The caller left.
     Cancel(RequestId),
     /// A shard has started its rank.
@@ -117,7 +117,7 @@ impl Actor for Replica {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             ReplicaMsg::Admit(request, sink) => state.admit(request, sink),
-            ReplicaMsg::Adopt(moved, sink) => state.adopt(moved, sink),
+            ReplicaMsg::Adopt(moved, sink) => state.adopt(*moved, sink),
             ReplicaMsg::Cancel(id) => state.cancel(id),
             ReplicaMsg::Started { epoch, rank, port } if epoch == state.epoch => {
                 state.pipeline.connect(rank, port);
@@ -230,7 +230,7 @@ impl State {
                 Some(other) => {
                     let Some(sink) = self.sinks.remove(&id) else { continue };
                     sink.move_to(other);
-                    self.seats.cast(other, ReplicaMsg::Adopt(moved, sink));
+                    self.seats.cast(other, ReplicaMsg::Adopt(Box::new(moved), sink));
                 }
             }
         }
