@@ -70,6 +70,36 @@ fn a_node_that_is_lost_and_returns_costs_no_token() {
 }
 
 #[test]
+fn streams_move_to_the_replica_of_another_node() {
+    let layout = ["-pp", "2", "-dp", "2"];
+    let expected = expected(&["-pp", "2"], 4);
+    let mut head = Head::start(None, "127.0.0.1", &layout);
+    let mut nodes = ["a", "b"].map(|name| head.node(None, name, Some(&head.token())));
+    let api = head.api();
+    let status = head.status();
+    let of = |replica: usize| {
+        status["replicas"][replica]["stages"][0]["shards"][0]["whereabouts"]["node"].clone()
+    };
+    assert_ne!(of(0), of(1), "replicas are spread: {status}");
+    thread::scope(|scope| {
+        let answers: Vec<_> = (0..4)
+            .map(|index| {
+                let api = &api;
+                scope.spawn(move || tokens(&post(api, &request(index))))
+            })
+            .collect();
+        wait_until("both generate", || {
+            let generated = |replica: &Value| replica["generated_tokens"].as_u64() > Some(20);
+            head.status()["replicas"].as_array().expect("two").iter().all(generated)
+        });
+        nodes[0].kill();
+        for (answer, expected) in answers.into_iter().zip(&expected) {
+            assert_eq!(answer.join().expect("answered"), *expected, "nobody comes back");
+        }
+    });
+}
+
+#[test]
 fn whoever_may_not_join_gets_one_clear_line_and_nobody_else_notices() {
     let mut head = Head::start(None, "127.0.0.1", &["-pp", "2"]);
     let used = head.token();
