@@ -104,6 +104,14 @@ impl Process {
         (self.child.wait().expect("ours"), errors)
     }
 
+    /// Asks the process to stop, and waits until it has.
+    pub(crate) fn stop(&mut self) {
+        let pid = self.child.id().to_string();
+        let asked = Command::new("kill").args(["-s", "TERM", &pid]).status();
+        assert!(asked.expect("kill runs").success());
+        assert_eq!(self.child.wait().expect("ours").code(), Some(0));
+    }
+
     pub(crate) fn kill(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());

@@ -92,7 +92,8 @@ fn streams_move_to_the_replica_of_another_node() {
             let generated = |replica: &Value| replica["generated_tokens"].as_u64() > Some(20);
             head.status()["replicas"].as_array().expect("two").iter().all(generated)
         });
-        nodes[0].kill();
+        // One that says goodbye, and so is not waited for.
+        nodes[0].stop();
         for (answer, expected) in answers.into_iter().zip(&expected) {
             assert_eq!(answer.join().expect("answered"), *expected, "nobody comes back");
         }
@@ -114,12 +115,13 @@ fn whoever_may_not_join_gets_one_clear_line_and_nobody_else_notices() {
     let last = if body.ends_with('0') { "1" } else { "0" };
     let wrong = format!("{}{last}{digit}", &body[..body.len() - 1]);
     let foreign = format!("{}{}", &fresh[..fresh.len() - 64], "ab".repeat(32));
-    let cases: [(&str, &str, &str, &str); 7] = [
+    let cases: [(&str, &str, &str, &str); 8] = [
         ("b", &used, "cpu:1", "the token has been used"),
         ("b", &unknown, "cpu:1", "the head knows no such token"),
         ("b", &wrong, "cpu:1", "the token's secret is wrong"),
         ("b", &foreign, "cpu:1", "is not the head that made this token"),
         ("a", &fresh, "cpu:1", "the name a is taken by a connected node"),
+        ("head", &fresh, "cpu:1", "the head's own machine has this name"),
         ("b", "playhouse-1", "cpu:1", "not a join token"),
         ("b", &fresh, "cpu:9999", "this machine has"),
     ];

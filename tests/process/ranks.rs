@@ -87,6 +87,34 @@ fn the_death_of_any_rank_process_changes_no_token() {
         .wait_until("no block is held", |server| server.metric("playhouse_kv_blocks_held") == 0.0);
 }
 
+/// Deaths from outside are not blamed on the requests that were in flight.
+#[test]
+fn the_same_requests_outlive_death_after_death() {
+    let server = Server::start(&["-tp", "2"]);
+    let expected: Vec<_> = (0..6).map(|index| tokens(&server, &long(index))).collect();
+    thread::scope(|scope| {
+        let answers: Vec<_> = (0..6)
+            .map(|index| {
+                let server = &server;
+                scope.spawn(move || tokens(server, &long(index)))
+            })
+            .collect();
+        for death in 1..=4 {
+            let generated = server.metric("playhouse_generation_tokens_total");
+            server.wait_until("tokens come", |server| {
+                server.metric("playhouse_generation_tokens_total") > generated + 10.0
+            });
+            kill(children(server.pid())[0], "KILL");
+            server.wait_until("it is seen", |server| {
+                server.metric("playhouse_replica_restarts_total") == f64::from(death)
+            });
+        }
+        for (answer, expected) in answers.into_iter().zip(&expected) {
+            assert_eq!(answer.join().expect("answered"), *expected);
+        }
+    });
+}
+
 #[test]
 fn rank_processes_end_with_the_head_however_it_ends() {
     for signal in ["KILL", "TERM"] {

@@ -22,7 +22,7 @@ use crate::operations::Operations;
 use crate::routes::{AdminConfig, router};
 
 /// Longest life of a connection.
-pub const CONNECTION_MAX: Duration = Duration::from_secs(10);
+pub const CONNECTION_MAX: Duration = Duration::from_secs(3);
 
 /// Connections at once; more wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 64;

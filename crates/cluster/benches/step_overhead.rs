@@ -288,14 +288,12 @@ impl Ranks {
 impl Heard {
     fn of(event: RankEvent) -> Option<Self> {
         match event {
-            RankEvent::Engine(EngineEvent::Ready { .. }) => Some(Self::Ready),
-            RankEvent::Engine(EngineEvent::Step(StepOutcome { step: StepId(at), .. })) => {
+            RankEvent::Ready => Some(Self::Ready),
+            RankEvent::Step(StepOutcome { step: StepId(at), .. }) => {
                 Some(Self::Got { at, outcome: Some(now()) })
             }
-            RankEvent::Engine(EngineEvent::Followed { step: StepId(at), .. }) => {
-                Some(Self::Got { at, outcome: None })
-            }
-            RankEvent::Engine(EngineEvent::Exited { reason, .. }) => Some(Self::Failed(reason)),
+            RankEvent::Followed(StepId(at)) => Some(Self::Got { at, outcome: None }),
+            RankEvent::Lost(loss) => Some(Self::Failed(loss.reason)),
             RankEvent::Seated(_) | RankEvent::Loading { .. } => None,
         }
     }

@@ -13,17 +13,23 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use playhouse_wire::{Exit, ExitStatus};
+use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::{Child as Process, ChildStdin, Command};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tracing::info;
 
+use crate::rank::{Loss, LossCause};
+
 /// Lines of standard error that are kept for the reason of an exit.
 const LAST_LINES: usize = 4;
 
 /// Longest wait for the last words of a process that is gone; a grandchild may hold its pipe.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// The exit code of a Rust program whose main thread panicked.
+const PANICKED: i32 = 101;
 
 /// A running rank process. Dropping it kills the process.
 #[derive(Debug)]
@@ -131,11 +137,26 @@ async fn listen(stderr: Option<impl AsyncRead + Unpin>, name: String) -> Vec<Str
 }
 
 /// How a process ended, for a person.
-pub(crate) fn ending(exit: &Exit) -> String {
+fn ending(exit: &Exit) -> String {
     let Exit { pid, status, reason } = exit;
     let how = match status {
         ExitStatus::Code(code) => format!("process {pid} exited with code {code}"),
         ExitStatus::Signal(signal) => format!("process {pid} was killed by signal {signal}"),
     };
     if reason.is_empty() { how } else { format!("{how}: {reason}") }
+}
+
+impl From<&Exit> for Loss {
+    fn from(exit: &Exit) -> Self {
+        // Signals that a process brings on itself, and the code of a panic.
+        let of_step = match exit.status {
+            ExitStatus::Code(code) => code == PANICKED,
+            ExitStatus::Signal(signal) => {
+                let own = [Signal::ILL, Signal::ABORT, Signal::BUS, Signal::FPE, Signal::SEGV];
+                own.iter().any(|own| own.as_raw() == signal)
+            }
+        };
+        let cause = if of_step { LossCause::Step } else { LossCause::Outside };
+        Self { reason: ending(exit), cause }
+    }
 }

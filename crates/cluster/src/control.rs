@@ -18,14 +18,15 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::child::{Child, ending};
+use crate::child::Child;
 use crate::head::{HEAD, incarnation};
 use crate::nodes::{Device, Nodes, Seat};
 use crate::overview::NoToken;
+use crate::rank::Loss;
 use crate::status::{NodeStatus, Whereabouts};
 
 /// How long a started process may take to connect. It only has to start and to shake hands.
-const ARRIVAL: Duration = Duration::from_secs(20);
+const ARRIVAL: Duration = Duration::from_secs(10);
 
 /// How long a node may take to start a process.
 const SPAWN: Duration = Duration::from_secs(10);
@@ -89,6 +90,12 @@ pub(crate) struct Process {
     exited: watch::Receiver<Option<Exit>>,
     _hold: Hold,
     _inbox: Inbox,
+}
+
+/// A place in the list of who is awaited, for as long as somebody waits.
+struct Awaited<'a> {
+    inner: &'a Inner,
+    id: PeerId,
 }
 
 /// What keeps a process alive.
@@ -161,26 +168,26 @@ impl ControlPlane {
     }
 
     /// Starts the process of a rank on its seat, and waits until it has connected.
-    pub(crate) async fn launch(&self, name: &str, seat: Seat) -> Result<Process, String> {
+    pub(crate) async fn launch(&self, name: &str, seat: Seat) -> Result<Process, Loss> {
         let inner = &*self.inner;
-        let id = PeerId::new(Role::Shard, name).map_err(|why| why.to_string())?;
+        let id = PeerId::new(Role::Shard, name).map_err(|why| Loss::outside(why.to_string()))?;
         let identity = inner.desk.authority().identify(&id);
-        let identity = identity.and_then(|it| it.to_bytes()).map_err(|why| why.to_string())?;
+        let identity = identity.and_then(|identity| identity.to_bytes());
+        let identity = identity.map_err(|why| Loss::outside(why.to_string()))?;
         let (arrived, arrival) = oneshot::channel();
         lock(&inner.awaited).insert(id.clone(), arrived);
-        let launched = self.spawn(name, &seat, identity).await;
-        let (pid, mut exited, hold) =
-            launched.inspect_err(|_| drop(lock(&inner.awaited).remove(&id)))?;
+        let _awaited = Awaited { inner, id };
+        let (pid, mut exited, hold) = self.spawn(name, &seat, identity).await?;
         let came = tokio::select! {
             came = timeout(ARRIVAL, arrival) => came.ok().and_then(Result::ok),
             gone = exited.wait_for(Option::is_some) => {
-                lock(&inner.awaited).remove(&id);
-                return Err(gone.ok().and_then(|exit| exit.as_ref().map(ending)).unwrap_or_default());
+                let gone = gone.ok().and_then(|exit| exit.as_ref().map(Loss::from));
+                return Err(gone.unwrap_or_else(|| Loss::outside("its parent is gone")));
             }
         };
-        lock(&inner.awaited).remove(&id);
-        let (peer, inbox) =
-            came.ok_or_else(|| format!("process {pid} did not connect within {ARRIVAL:?}"))?;
+        let (peer, inbox) = came.ok_or_else(|| {
+            Loss::outside(format!("process {pid} did not connect within {ARRIVAL:?}"))
+        })?;
         let Seat { node, device, .. } = &seat;
         let whereabouts = Whereabouts { node: node.clone(), device: format!("cpu:{device}"), pid };
         Ok(Process { peer, whereabouts, seat, exited, _hold: hold, _inbox: inbox })
@@ -191,23 +198,31 @@ impl ControlPlane {
         name: &str,
         seat: &Seat,
         identity: Vec<u8>,
-    ) -> Result<(u32, watch::Receiver<Option<Exit>>, Hold), String> {
+    ) -> Result<(u32, watch::Receiver<Option<Exit>>, Hold), Loss> {
         let inner = &*self.inner;
-        let Some(node) = inner.nodes.peer(&seat.node)? else {
+        let Some(node) = inner.nodes.peer(&seat.node).map_err(Loss::no_seat)? else {
             let child = Child::spawn(&inner.program, name, inner.address, identity);
-            let child = child.map_err(|why| format!("cannot start a process: {why}"))?;
+            let child =
+                child.map_err(|why| Loss::outside(format!("cannot start a process: {why}")))?;
             return Ok((child.pid, child.exited.clone(), Hold::Here { _child: child }));
         };
         let spawn = Spawn { name: name.to_owned(), device: seat.device, identity };
-        let reply = node.call(NodeRequest::Spawn(spawn), SPAWN).await;
-        match reply.map_err(|why| format!("{}: {why}", node.id()))? {
-            NodeReply::Spawned { pid } => {
-                let exited = inner.nodes.watch_process(&seat.node, pid);
-                Ok((pid, exited, Hold::There { pid, node, runtime: self.runtime().clone() }))
-            }
-            NodeReply::Failed(why) => Err(format!("{}: {why}", node.id())),
-            _ => Err(format!("{}: an answer to another question", node.id())),
-        }
+        let runtime = self.runtime().clone();
+        // In a task of its own: a process that nobody waits for any more is ended all the same.
+        let (answer, answered) = oneshot::channel();
+        self.runtime().spawn(async move {
+            let who = node.id().clone();
+            let hold = match node.call(NodeRequest::Spawn(spawn), SPAWN).await {
+                Ok(NodeReply::Spawned { pid }) => Ok((pid, Hold::There { pid, node, runtime })),
+                Ok(NodeReply::Failed(why)) => Err(Loss::outside(format!("{who}: {why}"))),
+                Ok(_) => Err(Loss::outside(format!("{who}: an answer to another question"))),
+                Err(why) => Err(Loss::no_seat(format!("{who}: {why}"))),
+            };
+            drop(answer.send(hold));
+        });
+        let answered = answered.await.unwrap_or_else(|_| Err(Loss::outside("the head stops")));
+        let (pid, hold) = answered?;
+        Ok((pid, inner.nodes.watch_process(&seat.node, pid), hold))
     }
 }
 
@@ -259,20 +274,28 @@ impl Process {
     }
 
     /// Waits until the process has ended or cannot be reached: why.
-    pub(crate) async fn ended(&self) -> String {
+    pub(crate) async fn ended(&self) -> Loss {
         let (mut exited, mut lost) = (self.exited.clone(), self.peer.lost());
         let exit = async move {
             let exit = exited.wait_for(Option::is_some).await;
-            exit.ok().and_then(|exit| exit.as_ref().map(ending))
+            exit.ok().and_then(|exit| exit.as_ref().map(Loss::from))
         };
         let gone = async {
             let why = lost.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
             // Its parent may know better why, and soon.
             tokio::time::sleep(LAST_WORDS).await;
-            why.map(|why| format!("process {}: {why}", self.whereabouts.pid))
+            why.map(|why| Loss::outside(format!("process {}: {why}", self.whereabouts.pid)))
         };
         let why = tokio::select! { biased; why = exit => why, why = gone => why };
-        why.unwrap_or_else(|| "its parent is gone".to_owned())
+        why.unwrap_or_else(|| Loss::outside("its parent is gone"))
+    }
+}
+
+// === impl Awaited ===
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        lock(&self.inner.awaited).remove(&self.id);
     }
 }
 

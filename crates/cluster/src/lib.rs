@@ -54,7 +54,9 @@ pub use node::{NodeConfig, NodeError, run_node};
 pub use nodes::Device;
 pub use overview::{NoToken, Overview};
 pub use playhouse_router::Policy;
-pub use rank::{Layout, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank};
+pub use rank::{
+    Layout, Loss, LossCause, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank,
+};
 pub use rank_process::{RankEngine, RankHost, RankProcessError, run_rank};
 pub use remote::{RemoteConfig, processes};
 pub use status::{

@@ -72,12 +72,23 @@ struct State {
     children: HashMap<u32, Child>,
 }
 
-/// Serves the head, and looks for it when it is lost.
+/// Serves the head, and looks for it when it is lost, until `stop` completes. Then the head is told,
+/// and every process ends.
 ///
 /// # Errors
 /// See [`NodeError`].
-pub async fn run_node(config: NodeConfig) -> Result<(), NodeError> {
+pub async fn run_node(config: NodeConfig, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
     let way = Way::new(config.head, &config.identity)?;
+    let served = serve(&way, config);
+    tokio::select! {
+        served = served => return served,
+        () = stop => {}
+    }
+    way.endpoint.shut_down("the node stops").await;
+    Ok(())
+}
+
+async fn serve(way: &Way, config: NodeConfig) -> Result<(), NodeError> {
     let agent = Arc::new(Agent { config, state: Mutex::default() });
     let mut budget = FIRST;
     loop {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use playhouse_link::{Inbox, Peer};
+use playhouse_link::{Inbox, Peer, PeerLost};
 use playhouse_planner::{CrossDomain, DeviceType, Hardware, Node, Placement, RankMap};
 use playhouse_types::ReplicaId;
 use playhouse_wire::{Exit, ExitStatus, HeadReply, HeadRequest, Kind, PeerNote};
@@ -91,9 +91,7 @@ impl Nodes {
     pub(crate) fn watch_process(&self, node: &str, pid: u32) -> watch::Receiver<Option<Exit>> {
         let mut floor = self.floor();
         let Some(entry) = floor.nodes.get_mut(node) else {
-            let status = ExitStatus::Code(-1);
-            let exit = Exit { pid, status, reason: "its node has left".to_owned() };
-            return watch::channel(Some(exit)).1;
+            return watch::channel(Some(left(pid))).1;
         };
         entry.processes.retain(|other, exit| *other == pid || exit.receiver_count() > 0);
         entry.processes.entry(pid).or_default().subscribe()
@@ -112,6 +110,9 @@ impl Nodes {
         };
         let (offered, needed) = (devices.len(), self.floor().devices_in_use(&name));
         let reply = match () {
+            () if name == HEAD => HeadReply::Refused(format!(
+                "{HEAD} is the name of the head's own machine: give another --name"
+            )),
             () if offered == 0 => {
                 HeadReply::Refused("it offers no devices: give it --devices".to_owned())
             }
@@ -137,7 +138,9 @@ impl Nodes {
         self.enter(&name, devices, from, peer.clone());
         let lost = self.listen(&name, &mut inbox).await;
         warn!("node {name} at {from} was lost: {lost}");
-        self.leave(&name, &peer);
+        // A node that says goodbye takes its processes with it; one that falls silent may not.
+        let goodbye = matches!(*peer.lost().borrow(), Some(PeerLost::Closed(_)));
+        self.leave(&name, &peer, goodbye);
     }
 
     fn enter(&self, name: &str, devices: Vec<Device>, address: SocketAddr, peer: Peer) {
@@ -167,11 +170,16 @@ impl Nodes {
     }
 
     /// Unless a later start of the node has taken its place.
-    fn leave(&self, name: &str, peer: &Peer) {
+    fn leave(&self, name: &str, peer: &Peer, goodbye: bool) {
         let mut floor = self.floor();
         if let Some(entry) = floor.nodes.get_mut(name) {
             let own = |live: &Peer| live.incarnation() == peer.incarnation();
             entry.peer = entry.peer.take().filter(|live| !own(live));
+            if goodbye && entry.peer.is_none() {
+                for (pid, exit) in &entry.processes {
+                    exit.send_replace(Some(left(*pid)));
+                }
+            }
         }
     }
 
@@ -298,4 +306,8 @@ fn previous(
     let seats: Vec<_> = seats.iter().map(|seat| named(seat).unwrap_or(gone)).collect();
     let stage_ranks = map.widths().stage_ranks;
     Some(Placement { nodes, seats, stage_ranks, crossing: Vec::new() })
+}
+
+fn left(pid: u32) -> Exit {
+    Exit { pid, status: ExitStatus::Code(-1), reason: "its node has left".to_owned() }
 }

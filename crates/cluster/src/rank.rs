@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use playhouse_engine::{EngineEvent, StepPort, SubmitError};
-use playhouse_types::{Epoch, ReplicaId, StepPlan};
+use playhouse_types::{Epoch, ReplicaId, StepId, StepOutcome, StepPlan};
 use tokio::sync::mpsc;
 
 use crate::status::Whereabouts;
@@ -48,8 +48,35 @@ pub enum RankEvent {
         /// Bytes to read.
         of: u64,
     },
-    /// Its engine says so.
-    Engine(EngineEvent),
+    /// It takes plans.
+    Ready,
+    /// It has run a step, and has the outcome.
+    Step(StepOutcome),
+    /// It has run a step whose outcome another rank has.
+    Followed(StepId),
+    /// It is lost. The last event.
+    Lost(Loss),
+}
+
+/// Why a rank is lost.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Loss {
+    /// For a person.
+    pub reason: String,
+    /// Of what sort it is.
+    pub cause: LossCause,
+}
+
+/// What a rank is lost of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossCause {
+    /// What it was computing, as far as can be told.
+    Step,
+    /// Something outside: a signal, a cut, another rank.
+    Outside,
+    /// There is no device for it, or no process could be had there.
+    NoSeat,
 }
 
 /// A rank that was started. Dropping the port ends it.
@@ -77,6 +104,36 @@ impl Layout {
     #[must_use]
     pub fn ranks(&self) -> usize {
         self.stages * self.tensor
+    }
+}
+
+// === impl RankEvent ===
+
+impl From<EngineEvent> for RankEvent {
+    fn from(event: EngineEvent) -> Self {
+        match event {
+            EngineEvent::Ready { .. } => Self::Ready,
+            EngineEvent::Step(outcome) => Self::Step(outcome),
+            EngineEvent::Followed { step, .. } => Self::Followed(step),
+            EngineEvent::Exited { reason, of_step, .. } => {
+                let cause = if of_step { LossCause::Step } else { LossCause::Outside };
+                Self::Lost(Loss { reason, cause })
+            }
+        }
+    }
+}
+
+// === impl Loss ===
+
+impl Loss {
+    /// Of something outside.
+    pub(crate) fn outside(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), cause: LossCause::Outside }
+    }
+
+    /// For want of a device or a process.
+    pub(crate) fn no_seat(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), cause: LossCause::NoSeat }
     }
 }
 

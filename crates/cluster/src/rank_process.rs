@@ -274,14 +274,18 @@ async fn attach(incoming: Incoming, stage: Arc<Mutex<Option<OnStage>>>) {
                 Ok(Some(StepCommand::Plan(plan))) => match port.submit(plan) {
                     Ok(()) => continue,
                     // It has said why, or is about to.
-                    Err(why) => StepEvent::Exited { epoch, reason: why.to_string() },
+                    Err(why) => {
+                        StepEvent::Exited { epoch, reason: why.to_string(), of_step: false }
+                    }
                 },
                 _ => return,
             },
             event = events.recv() => match event {
                 Some(EngineEvent::Step(outcome)) => StepEvent::Outcome(outcome),
                 Some(EngineEvent::Followed { epoch, step }) => StepEvent::Done { epoch, step },
-                Some(EngineEvent::Exited { epoch, reason }) => StepEvent::Exited { epoch, reason },
+                Some(EngineEvent::Exited { epoch, reason, of_step }) => {
+                    StepEvent::Exited { epoch, reason, of_step }
+                }
                 Some(EngineEvent::Ready { .. }) => continue,
                 None => return,
             },

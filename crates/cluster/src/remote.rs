@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use playhouse_engine::{EngineEvent, STEPS_QUEUED_MAX};
+use playhouse_engine::STEPS_QUEUED_MAX;
 use playhouse_link::{OpenError, RecvError, SendError, Stream};
 use playhouse_planner::RankMap;
 use playhouse_types::{Epoch, ReplicaId, StepPlan};
@@ -24,7 +24,9 @@ use self::meeting::Meeting;
 use crate::control::{ControlPlane, Process};
 use crate::head::incarnation;
 use crate::nodes::Seat;
-use crate::rank::{Layout, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank};
+use crate::rank::{
+    Layout, Loss, LossCause, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank,
+};
 
 /// How long a replica waits for devices before it counts as a failed start.
 const DEVICES: Duration = Duration::from_secs(60);
@@ -92,8 +94,8 @@ pub fn processes(config: RemoteConfig, control: ControlPlane) -> RankStarter {
         let ranks = Arc::clone(&ranks);
         let runtime = ranks.runtime.clone();
         let task = runtime.spawn(async move {
-            if let Err(reason) = ranks.run(epoch, rank, queue, &sink).await {
-                sink(RankEvent::Engine(EngineEvent::Exited { epoch, reason }));
+            if let Err(loss) = ranks.run(epoch, rank, queue, &sink).await {
+                sink(RankEvent::Lost(loss));
             }
         });
         let ended = Box::pin(async move { drop(task.await) });
@@ -111,8 +113,8 @@ impl RemoteRanks {
         rank: Rank,
         mut plans: mpsc::Receiver<StepPlan>,
         sink: &RankSink,
-    ) -> Result<(), String> {
-        let cohort = self.cohort(epoch, rank.replica)?;
+    ) -> Result<(), Loss> {
+        let cohort = self.cohort(epoch, rank.replica).map_err(Loss::no_seat)?;
         let slot = Arc::clone(lock(&self.slots).entry(rank).or_default());
         let mut slot = slot.lock().await;
         let process = tokio::select! {
@@ -154,10 +156,10 @@ impl RemoteRanks {
         cohort: &Cohort,
         rank: Rank,
         slot: &'a mut Option<Process>,
-    ) -> Result<&'a Process, String> {
+    ) -> Result<&'a Process, Loss> {
         let Rank { replica, stage, tensor } = rank;
         let place = || self.control.nodes().place(replica, &self.config.map, DEVICES);
-        let seats = cohort.seats.get_or_try_init(place).await?;
+        let seats = cohort.seats.get_or_try_init(place).await.map_err(Loss::no_seat)?;
         let seat = &seats[stage * self.config.layout.tensor + tensor];
         if slot.as_ref().is_some_and(|process| !process.lives() || process.seat != *seat) {
             *slot = None;
@@ -182,16 +184,15 @@ impl RemoteRanks {
         process: &Process,
         mut plans: mpsc::Receiver<StepPlan>,
         sink: &RankSink,
-    ) -> Result<(), String> {
+    ) -> Result<(), Loss> {
         let started = tokio::select! {
-            started = self.ready(cohort, rank, process, sink) => started?,
+            started = self.ready(cohort, rank, process, sink) => started.map_err(Loss::outside)?,
             _ = plans.recv() => return Ok(()),
         };
-        let epoch = cohort.epoch;
-        sink(RankEvent::Engine(EngineEvent::Ready { epoch }));
+        sink(RankEvent::Ready);
         let passing = pass_on(started, plans, Arc::clone(sink));
         let passed = self.control.runtime().spawn(passing).await;
-        passed.unwrap_or_else(|why| Err(why.to_string()))
+        passed.unwrap_or_else(|why| Err(Loss::outside(why.to_string())))
     }
 
     async fn ready(
@@ -231,24 +232,29 @@ async fn pass_on(
     started: Started,
     mut plans: mpsc::Receiver<StepPlan>,
     sink: RankSink,
-) -> Result<(), String> {
+) -> Result<(), Loss> {
     let Started { _control, steps: Stream { mut sender, mut receiver } } = started;
     loop {
         tokio::select! {
             plan = plans.recv() => match plan {
-                Some(plan) => sender.send(&StepCommand::Plan(plan)).await.map_err(sending)?,
+                Some(plan) => {
+                    let sent = sender.send(&StepCommand::Plan(plan)).await;
+                    sent.map_err(|why| Loss::outside(sending(why)))?;
+                }
                 None => return Ok(()),
             },
-            event = receiver.next() => match event.map_err(receiving)? {
-                Some(StepEvent::Outcome(outcome)) => {
-                    sink(RankEvent::Engine(EngineEvent::Step(outcome)));
+            event = receiver.next() => {
+                let event = event.map_err(|why| Loss::outside(receiving(why)))?;
+                match event {
+                    Some(StepEvent::Outcome(outcome)) => sink(RankEvent::Step(outcome)),
+                    Some(StepEvent::Done { step, .. }) => sink(RankEvent::Followed(step)),
+                    Some(StepEvent::Exited { reason, of_step, .. }) => {
+                        let cause = if of_step { LossCause::Step } else { LossCause::Outside };
+                        return Err(Loss { reason, cause });
+                    }
+                    None => return Err(Loss::outside("the rank ended its step stream")),
                 }
-                Some(StepEvent::Done { epoch, step }) => {
-                    sink(RankEvent::Engine(EngineEvent::Followed { epoch, step }));
-                }
-                Some(StepEvent::Exited { reason, .. }) => return Err(reason),
-                None => return Err("the rank ended its step stream".to_owned()),
-            },
+            }
         }
     }
 }

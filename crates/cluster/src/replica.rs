@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use playhouse_engine::EngineEvent;
 use playhouse_scheduler::{Evacuee, Limits, Scheduler};
 use playhouse_telemetry::ReplicaMetrics;
 use playhouse_types::{
@@ -17,13 +16,20 @@ use tracing::{error, info, warn};
 
 use crate::generation::Sink;
 use crate::pipeline::Pipeline;
-use crate::rank::{Layout, Rank, RankEvent, RankPort, RankStarter};
+use crate::rank::{Layout, Loss, LossCause, Rank, RankEvent, RankPort, RankStarter};
 use crate::report::{Board, Report};
 use crate::restart::RestartBudget;
 use crate::routing::Teller;
 use crate::seats::Seats;
 use crate::stage::{Stage, StageArgs, StageMsg};
 use crate::status::{ReplicaState, ShardState};
+
+/// How long after the first loss of an epoch the others may come in. One of several ranks dies of a
+/// step, and the others lose it: which of them is heard first says nothing.
+const VERDICT: Duration = Duration::from_millis(10);
+
+/// Before a rank that found no device looks for one again.
+const NO_SEAT_BACKOFF: Duration = Duration::from_millis(500);
 
 pub(crate) struct Replica;
 
@@ -53,6 +59,8 @@ pub(crate) enum ReplicaMsg {
     Started { epoch: Epoch, rank: Rank, port: RankPort },
     /// A rank reports.
     Reported { epoch: Epoch, rank: Rank, event: RankEvent },
+    /// It is known why the ranks of an epoch were lost: see to the requests.
+    Recover { lost: Epoch },
     /// The backoff is over: start again.
     Restart,
 }
@@ -68,6 +76,10 @@ pub(crate) struct State {
     stages: Vec<ActorRef<StageMsg>>,
     pipeline: Pipeline,
     restarts: RestartBudget,
+    /// Before the next start; none past the budget.
+    backoff: Option<Duration>,
+    /// The latest epoch that may have died of what it was computing.
+    died_of_step: Option<Epoch>,
     /// Past the budget: why. It serves nobody any more, and answers who does not know yet.
     failed: Option<String>,
     seats: Arc<Seats>,
@@ -100,6 +112,8 @@ impl Actor for Replica {
             stages: Vec::new(),
             pipeline: Pipeline::new(layout, concurrent_batches),
             restarts: RestartBudget::default(),
+            backoff: None,
+            died_of_step: None,
             failed: None,
             report: Report::new(metrics, args.board, args.teller, &limits),
             seats: args.seats,
@@ -123,14 +137,20 @@ impl Actor for Replica {
                 state.pipeline.connect(rank, port);
                 state.announce();
             }
+            ReplicaMsg::Reported { epoch, event: RankEvent::Lost(loss), .. }
+                if loss.cause == LossCause::Step =>
+            {
+                state.died_of_step = Some(epoch);
+            }
             ReplicaMsg::Reported { epoch, rank, event } if epoch == state.epoch => {
                 state.reported(rank, event);
             }
             // An older epoch: that rank is gone.
             ReplicaMsg::Started { .. } | ReplicaMsg::Reported { .. } => {}
+            ReplicaMsg::Recover { lost } => state.recover(&me, lost),
             ReplicaMsg::Restart => {
                 if let Err(why) = state.start_stages(&me).await {
-                    state.restart_all(&me, &why.to_string());
+                    state.restart_all(&me, &Loss::no_seat(why.to_string()));
                 }
             }
         }
@@ -146,7 +166,9 @@ impl Actor for Replica {
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorFailed(who, why) if state.has_stage(who.get_id()) => {
-                state.restart_all(&me, &why.to_string());
+                let loss = why.downcast_ref::<Loss>().cloned();
+                let loss = loss.unwrap_or_else(|| Loss::outside(why.to_string()));
+                state.restart_all(&me, &loss);
             }
             _ => {}
         }
@@ -260,18 +282,18 @@ impl State {
             RankEvent::Loading { bytes, of } => {
                 self.report.shard(rank, |shard| shard.state = ShardState::Loading { bytes, of });
             }
-            RankEvent::Engine(EngineEvent::Ready { .. }) => {
+            RankEvent::Ready => {
                 self.report.shard(rank, |shard| shard.state = ShardState::Ready);
                 self.pipeline.ready(rank);
                 self.announce();
             }
-            RankEvent::Engine(EngineEvent::Step(outcome)) => {
+            RankEvent::Step(outcome) => {
                 self.pipeline.ran(rank);
                 self.settle(outcome);
             }
-            RankEvent::Engine(EngineEvent::Followed { .. }) => self.pipeline.ran(rank),
-            // Its shard has failed, and the news of that is on the way.
-            RankEvent::Engine(EngineEvent::Exited { .. }) => {}
+            RankEvent::Followed(_) => self.pipeline.ran(rank),
+            // Its shard has failed, and the news of that is on the way; see `blame`.
+            RankEvent::Lost(_) => {}
         }
     }
 
@@ -314,30 +336,44 @@ impl State {
     }
 
     /// One for all: everything below starts again in a higher epoch (**C-5**), unless that was tried
-    /// too often.
-    fn restart_all(&mut self, me: &ActorRef<ReplicaMsg>, reason: &str) {
+    /// too often. A rank without a device waits for one, however often.
+    fn restart_all(&mut self, me: &ActorRef<ReplicaMsg>, loss: &Loss) {
         // Ends the ranks that live, once the dead one has ended their groups.
         self.pipeline = Pipeline::new(self.layout, self.concurrent_batches);
         self.stages.drain(..).for_each(|stage| stage.stop(None));
         self.report.ranks_lost();
-        self.epoch = Epoch(self.epoch.0 + 1);
-        let now = self.now();
-        match self.restarts.take(now) {
+        let lost = self.epoch;
+        self.epoch = Epoch(lost.0 + 1);
+        let (now, reason) = (self.now(), &loss.reason);
+        self.backoff = match loss.cause {
+            LossCause::NoSeat => Some(NO_SEAT_BACKOFF),
+            LossCause::Step | LossCause::Outside => self.restarts.take(now),
+        };
+        match self.backoff {
             Some(backoff) => {
                 warn!(replica = %self.id, epoch = %self.epoch, reason, ?backoff, "restarting");
                 self.report.restarted(self.epoch, reason);
-                me.send_after(backoff, || ReplicaMsg::Restart);
             }
             None => {
                 error!(replica = %self.id, reason, "replica failed: restart budget spent");
-                self.report.state(ReplicaState::Failed { reason: reason.to_owned() });
+                self.report.state(ReplicaState::Failed { reason: reason.clone() });
                 self.failed = Some(format!("the replica failed: {reason}"));
             }
         }
-        for emission in self.scheduler.restart(self.epoch) {
+        me.send_after(VERDICT, move || ReplicaMsg::Recover { lost });
+    }
+
+    /// Takes the requests back from the ranks of a lost epoch, and hands them over if somebody else
+    /// can serve them.
+    fn recover(&mut self, me: &ActorRef<ReplicaMsg>, lost: Epoch) {
+        let of_step = self.died_of_step == Some(lost);
+        for emission in self.scheduler.restart(self.epoch, of_step) {
             self.deliver(emission);
         }
         self.hand_over();
+        if let Some(backoff) = self.backoff {
+            me.send_after(backoff, || ReplicaMsg::Restart);
+        }
     }
 }
 

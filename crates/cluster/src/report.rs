@@ -67,6 +67,7 @@ impl Report {
         self.board.send_modify(|status| {
             for shard in status.stages.iter_mut().flat_map(|stage| &mut stage.shards) {
                 shard.state = ShardState::Lost;
+                shard.whereabouts = None;
             }
         });
     }

@@ -3,11 +3,10 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use playhouse_engine::EngineEvent;
 use playhouse_types::Epoch;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use crate::rank::{Rank, RankEvent, RankStarter, StartedRank};
+use crate::rank::{Loss, Rank, RankEvent, RankStarter, StartedRank};
 use crate::replica::ReplicaMsg;
 
 pub(crate) struct Shard;
@@ -22,7 +21,7 @@ pub(crate) struct ShardArgs {
 
 pub(crate) enum ShardMsg {
     /// The rank ended by itself.
-    Exited { reason: String },
+    Lost(Loss),
 }
 
 // === impl Shard ===
@@ -40,12 +39,12 @@ impl Actor for Shard {
     ) -> Result<Self::State, ActorProcessingErr> {
         let ShardArgs { epoch, rank, starter, replica } = args;
         let reports = replica.clone();
-        let sink = Arc::new(move |event| match event {
-            RankEvent::Engine(EngineEvent::Exited { reason, .. }) => {
-                drop(me.cast(ShardMsg::Exited { reason }));
+        let sink = Arc::new(move |event| {
+            if let RankEvent::Lost(loss) = &event {
+                drop(me.cast(ShardMsg::Lost(loss.clone())));
             }
             // C-3: an outcome goes to the scheduler's mailbox, not through this actor.
-            event => drop(reports.cast(ReplicaMsg::Reported { epoch, rank, event })),
+            drop(reports.cast(ReplicaMsg::Reported { epoch, rank, event }));
         });
         let StartedRank { port, ended } = starter(epoch, rank, sink)?;
         replica.cast(ReplicaMsg::Started { epoch, rank, port })?;
@@ -58,8 +57,8 @@ impl Actor for Shard {
         message: ShardMsg,
         _: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        let ShardMsg::Exited { reason } = message;
-        Err(reason.into())
+        let ShardMsg::Lost(loss) = message;
+        Err(loss.into())
     }
 
     async fn post_stop(

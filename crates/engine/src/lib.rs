@@ -66,6 +66,9 @@ pub enum EngineEvent {
         epoch: Epoch,
         /// Why, for a person.
         reason: String,
+        /// It died of what it was computing, as far as it can tell, and not because another rank was
+        /// lost or nothing could be computed yet.
+        of_step: bool,
     },
 }
 
@@ -134,14 +137,14 @@ pub fn spawn(
             }
             Ok::<_, worker::StepError>(())
         };
-        let reason = match catch_unwind(AssertUnwindSafe(steps)) {
+        let (reason, of_step) = match catch_unwind(AssertUnwindSafe(steps)) {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => error.to_string(),
-            Err(panic) => panic_text(panic.as_ref()),
+            Ok(Err(error)) => (error.to_string(), error.is_of_step()),
+            Err(panic) => (panic_text(panic.as_ref()), true),
         };
         // Who hears of the exit must find the port closed.
         drop(queue);
-        on_event(EngineEvent::Exited { epoch: config.epoch, reason });
+        on_event(EngineEvent::Exited { epoch: config.epoch, reason, of_step });
     })?;
     Ok((port, thread))
 }

@@ -30,6 +30,15 @@ pub(crate) enum StepError {
     Build(String),
 }
 
+// === impl StepError ===
+
+impl StepError {
+    /// Whether what was computed may be to blame.
+    pub(crate) fn is_of_step(&self) -> bool {
+        !matches!(self, Self::Forward(ForwardError::Rank(_)) | Self::Build(_))
+    }
+}
+
 // === impl Worker ===
 
 impl<'a> Worker<'a> {

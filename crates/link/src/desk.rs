@@ -10,7 +10,7 @@ use tokio::time::{Duration, Instant};
 use crate::identity::{Authority, IdentityError, failed};
 use crate::token::JoinToken;
 
-/// Tokens that are known at once; the oldest is forgotten for one more.
+/// Tokens that are known at once; for one more a used one is forgotten, or the one that expires next.
 const TOKENS_MAX: usize = 1024;
 
 /// Wrong secrets after which a token is void: nobody mistypes it that often.
@@ -60,8 +60,10 @@ impl JoinDesk {
         let until = Instant::now() + ttl;
         let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
         if issued.len() >= TOKENS_MAX {
-            let oldest = issued.iter().min_by_key(|(_, issued)| issued.until).map(|(id, _)| *id);
-            oldest.and_then(|id| issued.remove(&id));
+            // A used one before one that may still be brought.
+            let least = issued.iter().min_by_key(|(_, issued)| (!issued.used, issued.until));
+            let least = least.map(|(id, _)| *id);
+            least.and_then(|id| issued.remove(&id));
         }
         issued.insert(id, Issued { token: token.clone(), until, used: false, wrong: 0 });
         Ok(token)

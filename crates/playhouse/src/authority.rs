@@ -1,6 +1,6 @@
 //! `playhouse cluster init`: the certificate authority of a cluster, in a folder of the head.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -80,9 +80,13 @@ pub(crate) fn read(dir: &Path) -> Result<Authority, CliError> {
         .map_err(|why| CliError::failure(format!("the authority in {show}: {why}")))
 }
 
-/// Writes what only the owner may read, and never over another file.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// A new file that only the owner may read.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }

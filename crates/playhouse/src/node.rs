@@ -1,8 +1,9 @@
 //! `playhouse node`: offers the devices of this machine to a head.
 
+use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::thread::available_parallelism;
@@ -27,7 +28,8 @@ pub(crate) struct NodeArgs {
     /// Where the head listens for nodes (its --cluster-listen)
     #[arg(long, env = "PLAYHOUSE_JOIN", value_name = "HOST:PORT")]
     join: String,
-    /// Token that lets this node in, from `playhouse token create`; needed once
+    /// Token that lets this node in, from `playhouse token create`; needed once. Better given by the
+    /// environment, which `ps` does not show
     #[arg(long, env = "PLAYHOUSE_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// Name of the node, unique in the cluster
@@ -61,18 +63,14 @@ pub(crate) fn run(args: &NodeArgs) -> Result<ExitCode, CliError> {
     runtime.block_on(async {
         let mut signals = Signals::install()
             .map_err(|why| CliError::failure(format!("cannot handle signals: {why}")))?;
-        let served = async {
-            let head = resolve(&args.join)?;
-            let identity = identity(args, head).await?;
-            let memory_bytes = available_memory().0;
-            let config = NodeConfig { head, identity, program, devices, memory_bytes };
-            run_node(config).await.map_err(|why| CliError::failure(why.to_string()))
+        let head = resolve(&args.join)?;
+        let identity = identity(args, head).await?;
+        let memory_bytes = available_memory().0;
+        let config = NodeConfig { head, identity, program, devices, memory_bytes };
+        let stop = async move {
+            signals.next().await;
         };
-        tokio::select! {
-            served = served => served,
-            // The processes of the ranks end with this one.
-            _ = signals.next() => Ok(()),
-        }
+        run_node(config, stop).await.map_err(|why| CliError::failure(why.to_string()))
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -89,6 +87,11 @@ fn resolve(head: &str) -> Result<SocketAddr, CliError> {
 
 /// The identity kept from an earlier start, or a new one for the token.
 async fn identity(args: &NodeArgs, head: SocketAddr) -> Result<Identity, CliError> {
+    if args.name == HEAD {
+        return Err(CliError::usage(format!(
+            "--name {HEAD}: the head's own machine has this name"
+        )));
+    }
     let file = args.dir.join(IDENTITY);
     let failed = |why: String| CliError::failure(format!("{}: {why}", file.display()));
     if file.exists() {
@@ -108,16 +111,21 @@ async fn identity(args: &NodeArgs, head: SocketAddr) -> Result<Identity, CliErro
     let token: JoinToken =
         token.parse().map_err(|why| CliError::usage(format!("--token: {why}")))?;
     let to = PeerId::new(Role::Head, HEAD).map_err(|why| CliError::usage(why.to_string()))?;
+    // Before the token is used up: whoever joins can keep what it gets.
+    let folder = fs::create_dir_all(&args.dir);
+    let file_ready = folder.and_then(|()| authority::create(&file));
+    let mut kept = file_ready.map_err(|why| failed(why.to_string()))?;
     let joined = join(head, &token, &to, &args.name, LinkConfig::default()).await;
-    let identity = joined.map_err(|why| CliError::failure(format!("cannot join: {why}")))?;
-    keep(&args.dir, &file, &identity).map_err(failed)?;
-    Ok(identity)
-}
-
-fn keep(dir: &Path, file: &Path, identity: &Identity) -> Result<(), String> {
-    let bytes = identity.to_bytes().map_err(|why| why.to_string())?;
-    fs::create_dir_all(dir).map_err(|why| why.to_string())?;
-    authority::write(file, &bytes).map_err(|why| why.to_string())
+    let written = match joined {
+        Err(why) => Err(CliError::failure(format!("cannot join: {why}"))),
+        Ok(identity) => identity
+            .to_bytes()
+            .map_err(|why| failed(why.to_string()))
+            .and_then(|bytes| kept.write_all(&bytes).map_err(|why| failed(why.to_string())))
+            .map(|()| identity),
+    };
+    // Nothing is better than half of it.
+    written.inspect_err(|_| drop(fs::remove_file(&file)))
 }
 
 // === impl DeviceList ===

@@ -127,7 +127,10 @@ async fn run_cluster(
     let deployment = DeploymentConfig {
         limits,
         admission: AdmissionLimits {
-            requests: u32::try_from(limits.max_num_seqs).unwrap_or(u32::MAX) * QUEUE_PER_SEAT,
+            requests: u32::try_from(limits.max_num_seqs)
+                .unwrap_or(u32::MAX)
+                .saturating_mul(QUEUE_PER_SEAT)
+                .saturating_mul(served.replicas.get()),
             prompt_tokens: QUEUED_TOKENS_MAX,
         },
         vocab: u32::try_from(spec.vocab).unwrap_or(u32::MAX),

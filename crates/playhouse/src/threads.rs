@@ -7,7 +7,7 @@ use playhouse_cluster::{
     Layout, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank, Whereabouts,
 };
 use playhouse_collectives::{Member, Secret};
-use playhouse_engine::EngineConfig;
+use playhouse_engine::{EngineConfig, EngineEvent};
 use playhouse_model::{Checkpoint, ModelConfig, Weights};
 use playhouse_ops::Threads;
 use playhouse_scheduler::Limits;
@@ -87,7 +87,7 @@ fn start(
     let device =
         format!("cpu:{}", (replica.0 as usize * layout.stages + stage) * layout.tensor + tensor);
     sink(RankEvent::Seated(Whereabouts { node: "head".to_owned(), device, pid }));
-    let on_event = move |event| sink(RankEvent::Engine(event));
+    let on_event = move |event: EngineEvent| sink(event.into());
     let (port, thread) = model.start(config, groups, GroupAborts::default(), on_event)?;
     let ended = async move { drop(spawn_blocking(move || thread.join()).await) };
     Ok(StartedRank { port: RankPort::Engine(port), ended: Box::pin(ended) })

@@ -151,18 +151,18 @@ impl Scheduler {
     /// steps in flight will not come, and are ignored if they do.
     ///
     /// Requests that had a seat return to the front of the queue, in order, with what they emitted,
-    /// and will be computed again. Those that were in flight twice are suspects (**S-9**); the
-    /// returned emissions end those that were suspects already. So an engine that is replaced for
-    /// another reason should first be let finish what is in flight.
+    /// and will be computed again. If it may have died `of_step`, those that were in flight are
+    /// blamed, and are suspects after the second time (**S-9**); the returned emissions end those
+    /// that were suspects already.
     ///
     /// # Panics
     /// If `epoch` is not later than the present one.
-    pub fn restart(&mut self, epoch: Epoch) -> Vec<Emission> {
+    pub fn restart(&mut self, epoch: Epoch, of_step: bool) -> Vec<Emission> {
         assert!(epoch > self.epoch, "{epoch} does not follow {}", self.epoch);
         let mut guilty = Vec::new();
         for planned in std::mem::take(&mut self.flights).into_iter().flat_map(|step| step.runs) {
             let Planned::Seated { slot, tokens } = planned else { continue };
-            if self.seated_mut(slot).blame(tokens) {
+            if of_step && self.seated_mut(slot).blame(tokens) {
                 guilty.push(slot);
             }
         }

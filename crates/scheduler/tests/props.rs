@@ -310,7 +310,7 @@ impl World {
         let lost = self.in_flight.front().map(|step| step.plan.clone());
         self.in_flight.clear();
         self.seats.clear();
-        let emissions = self.scheduler.restart(Epoch(self.epoch));
+        let emissions = self.scheduler.restart(Epoch(self.epoch), true);
         if self.epoch.is_multiple_of(2) {
             // S-12: every other time they all move to another replica.
             let mut other = Scheduler::new(self.limits, Epoch(self.epoch));

@@ -326,7 +326,7 @@ impl World {
     fn restart(&mut self) {
         self.epoch += 1;
         self.lost.extend(std::mem::take(&mut self.plans));
-        let emissions = self.scheduler.restart(Epoch(self.epoch));
+        let emissions = self.scheduler.restart(Epoch(self.epoch), true);
         self.seats.clear();
         self.print_emissions(&emissions);
     }

@@ -35,6 +35,8 @@ pub enum StepEvent {
         epoch: Epoch,
         /// Why.
         reason: String,
+        /// It died of what it was computing, as far as it can tell.
+        of_step: bool,
     },
 }
 

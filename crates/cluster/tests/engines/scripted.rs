@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
-use playhouse_cluster::{Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank};
+use playhouse_cluster::{Rank, RankPort, RankSink, RankStarter, StartedRank};
 use playhouse_engine::{EngineEvent, StepPort};
 use playhouse_types::{
     Epoch, Logits, Run, RunOutcome, Sampled, Slot, StepOutcome, StepPlan, TokenId,
@@ -48,13 +48,13 @@ fn start(
     sink: RankSink,
 ) -> io::Result<StartedRank> {
     let (port, plans) = StepPort::bounded();
-    let sink = move |event| sink(RankEvent::Engine(event));
+    let sink = move |event: EngineEvent| sink(event.into());
     let thread = thread::Builder::new().name("scripted".into()).spawn(move || {
         sink(EngineEvent::Ready { epoch });
         let mut lengths = HashMap::new();
         while let Ok(plan) = plans.recv() {
             if let Err(reason) = fault(&plan) {
-                return sink(EngineEvent::Exited { epoch, reason });
+                return sink(EngineEvent::Exited { epoch, reason, of_step: true });
             }
             let outcome = run(script, &mut lengths, plan);
             let step = outcome.step;

@@ -53,7 +53,9 @@ fn a_plan_that_cannot_be_followed_ends_the_engine_with_the_reason() {
         let mut plan = driver.plan(vec![admitted(0)], vec![run(0, 3, &[0])]);
         change(&mut plan);
         driver.port.submit(plan).unwrap();
-        let EngineEvent::Exited { epoch: EPOCH, reason } = driver.events.recv().unwrap() else {
+        let EngineEvent::Exited { epoch: EPOCH, reason, of_step: true } =
+            driver.events.recv().unwrap()
+        else {
             panic!("{expected}: the plan was executed");
         };
         assert!(reason.contains(expected), "{reason}, not {expected}");
@@ -74,7 +76,7 @@ fn a_token_outside_the_vocabulary_ends_the_engine() {
     sequence.tokens = [1, 1_000_000, 3].into();
     let plan = driver.plan(vec![sequence], vec![run(0, 3, &[0])]);
     driver.port.submit(plan).unwrap();
-    let EngineEvent::Exited { reason, .. } = driver.events.recv().unwrap() else {
+    let EngineEvent::Exited { reason, of_step: true, .. } = driver.events.recv().unwrap() else {
         panic!("the plan was executed");
     };
     assert!(reason.starts_with("forward pass: ") && reason.contains("1000000"), "{reason}");

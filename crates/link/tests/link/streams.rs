@@ -109,7 +109,7 @@ async fn lk2_a_slow_reader_holds_its_writer_back_and_nobody_else(mut rig: Rig) {
     let (mut opened, mut served) = open(&to_node.0, &mut to_head.1.streams).await;
     let long = |step| {
         let reason = "x".repeat(50_000);
-        StepEvent::Exited { epoch: Epoch(step), reason }
+        StepEvent::Exited { epoch: Epoch(step), reason, of_step: false }
     };
     // Nobody reads: sooner or later a send does not end.
     let mut sent = 0;

@@ -241,7 +241,7 @@ fn steps(all: &mut Vec<Sample>) {
         [
             StepEvent::Outcome(StepOutcome { epoch: Epoch(2), step: StepId(40), runs }),
             StepEvent::Done { epoch: Epoch(2), step: StepId(40) },
-            StepEvent::Exited { epoch: Epoch(2), reason: text("panicked") },
+            StepEvent::Exited { epoch: Epoch(2), reason: text("panicked"), of_step: true },
         ],
     );
 }
