@@ -186,13 +186,20 @@ impl Model {
         let Some(HeadWeights { head, .. }) = &self.weights.head else { return Ok(Vec::new()) };
         let rows = hidden.0.narrow(0, outputs.start, outputs.len())?;
         let held = linear_f32(&rows, head, None, &self.threads)?;
-        if self.groups.tensor.size() == 1 {
-            return Ok(held.to_vec2()?);
+        let group = &self.groups.tensor;
+        if group.rank() > 0 {
+            group.send(&held, 0)?;
+            return Ok(Vec::new());
         }
-        // Rows of the vocabulary lie together, rank after rank, when each is a row here.
+        let mut all: Vec<Vec<f32>> = held.to_vec2()?;
         let widths = self.weights.shard().shares(self.spec.vocab);
-        let all = self.groups.tensor.all_gather_v(&held.t()?.contiguous()?, &widths)?;
-        Ok(if self.has_logits() { all.t()?.to_vec2()? } else { Vec::new() })
+        for (from, &width) in widths.iter().enumerate().skip(1) {
+            let held = group.recv((outputs.len(), width), DType::F32, from)?;
+            for (row, part) in all.iter_mut().zip(held.to_vec2::<f32>()?) {
+                row.extend(part);
+            }
+        }
+        Ok(all)
     }
 
     /// `out(attention(norm(x)))`, all of `[rows, hidden]`.
