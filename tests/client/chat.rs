@@ -1,11 +1,11 @@
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use serde_json::json;
 use tokio::sync::Notify;
 
+use crate::ports::port;
 use crate::server::{Received, Reply, Server, chat_event};
 use crate::{Finished, playhouse, run};
 
@@ -185,9 +185,7 @@ fn interrupt(process: u32) {
 
 #[test]
 fn nobody_at_the_address_is_told_with_a_hint() {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = free.local_addr().expect("bound").to_string();
-    drop(free);
+    let address = format!("127.0.0.1:{}", port());
     let refused = run(&["chat", "--url", &address, "--quick", "hello"]);
     assert_eq!(refused.code, 1);
     assert!(refused.stderr.starts_with(&format!("error: cannot connect to {address}: ")));
@@ -196,7 +194,7 @@ fn nobody_at_the_address_is_told_with_a_hint() {
 
 #[test]
 fn an_unusable_address_is_a_usage_error() {
-    let refused = run(&["chat", "--url", "https://api.example.com", "--quick", "hello"]);
+    let refused = run(&["chat", "--url", "ftp://api.example.com", "--quick", "hello"]);
     assert_eq!(refused.code, 2);
-    assert!(refused.stderr.contains("TLS is not supported"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("only http:// and https://"), "{}", refused.stderr);
 }

@@ -1,7 +1,6 @@
-use std::net::TcpListener;
-
 use serde_json::{Value, json};
 
+use crate::ports::port;
 use crate::server::{Reply, Server};
 use crate::{Finished, Folder, run};
 
@@ -17,8 +16,7 @@ fn check<'a>(json: &'a Value, name: &str) -> &'a Value {
 }
 
 fn free_port() -> String {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    free.local_addr().expect("bound").port().to_string()
+    port().to_string()
 }
 
 /// D-1, D-2

@@ -5,9 +5,12 @@
 
 mod admin;
 mod bench;
+mod change;
 mod chat;
 mod doctor;
 mod head;
+#[path = "../ports.rs"]
+mod ports;
 mod server;
 mod top;
 

@@ -6,11 +6,18 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::SystemTime;
 
 use serde_json::Value;
 
+use crate::ports::ports;
+use crate::server::PATIENCE;
+
 const BINARY: &str = env!("CARGO_BIN_EXE_playhouse");
+/// Lines of standard error that are kept until they are asked for: more than any test has.
+const LINES_MAX: usize = 8192;
 pub(crate) const ADMIN_TOKEN: &str = "admin-token-of-a-test";
 
 /// A folder of its own for each cluster; removed when dropped.
@@ -20,7 +27,8 @@ pub(crate) struct Folder(pub(crate) PathBuf);
 pub(crate) struct Process {
     child: Child,
     said: BufReader<ChildStdout>,
-    errors: Option<ChildStderr>,
+    /// What it says on standard error, line by line.
+    errors: Receiver<String>,
 }
 
 /// A head that waits for nodes, or has them.
@@ -32,6 +40,8 @@ pub(crate) struct Head {
     pub(crate) admin: String,
     folder: Folder,
     namespace: Option<String>,
+    /// What it was started with.
+    words: Vec<String>,
 }
 
 // === impl Folder ===
@@ -74,7 +84,7 @@ impl Process {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
         let said = BufReader::new(child.stdout.take().expect("stdout is piped"));
-        let errors = child.stderr.take();
+        let errors = lines(child.stderr.take().expect("stderr is piped"));
         Self { child, said, errors }
     }
 
@@ -85,8 +95,7 @@ impl Process {
             let mut line = String::new();
             let read = self.said.read_line(&mut line).expect("UTF-8");
             if read == 0 {
-                let mut errors = String::new();
-                drop(self.errors.take().map(|mut it| it.read_to_string(&mut errors)));
+                let errors: String = self.errors.iter().collect();
                 panic!("no `{mark}` in:\n{heard}\n{errors}");
             }
             if let Some((_, rest)) = line.split_once(mark) {
@@ -96,12 +105,21 @@ impl Process {
         }
     }
 
+    /// The first line of standard error that has `mark`.
+    pub(crate) fn complains(&self, mark: &str) -> String {
+        let mut lines = self.errors.iter();
+        let found = lines.find(|line| line.contains(mark));
+        found.unwrap_or_else(|| panic!("nothing says `{mark}`"))
+    }
+
     /// Waits for the process to end by itself: its status and what it said on standard error.
     pub(crate) fn end(mut self) -> (ExitStatus, String) {
-        let mut errors = String::new();
-        let mut stream = self.errors.take().expect("stderr is piped");
-        stream.read_to_string(&mut errors).expect("UTF-8");
+        let errors = self.errors.iter().collect();
         (self.child.wait().expect("ours"), errors)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Asks the process to stop, and waits until it has.
@@ -124,6 +142,17 @@ impl Drop for Process {
     }
 }
 
+/// The lines of a stream, read as they come: a process stops at a pipe that nobody reads.
+fn lines(stream: ChildStderr) -> Receiver<String> {
+    let (sender, lines) = mpsc::sync_channel(LINES_MAX);
+    thread::spawn(move || {
+        let read = BufReader::new(stream).split(b'\n').map_while(Result::ok);
+        // Nobody may want them any more.
+        read.for_each(|line| drop(sender.send(String::from_utf8_lossy(&line).into_owned() + "\n")));
+    });
+    lines
+}
+
 // === impl Head ===
 
 impl Head {
@@ -134,34 +163,61 @@ impl Head {
         let made = Command::new(BINARY).args(["cluster", "init", "--dir", &dir]).output();
         let made = made.expect("the binary starts");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let listen = format!("{address}:0");
-        let own = [
-            "serve",
-            "--port",
-            "0",
-            "--host",
-            address,
-            "--admin-host",
-            address,
-            "--cluster-listen",
-            &listen,
-            "--cluster-dir",
-            &dir,
-        ];
-        let mut process = Process::start(namespace, &[&own, args].concat());
+        let mut own = vec!["serve", "--host", address, "--cluster-dir", &dir];
+        if namespace.is_some() {
+            own.extend(["--admin-host", address]);
+        }
+        // They stay free while it is dead.
+        let [api, admin, join] = ports().map(|port: u16| port.to_string());
+        let listen = format!("{address}:{join}");
+        let at = ["--port", &api, "--admin-port", &admin, "--cluster-listen", &listen];
+        let words = own.iter().chain(&at).chain(args);
+        let words: Vec<String> = words.map(|&word| word.to_owned()).collect();
+        let namespace = namespace.map(str::to_owned);
+        let (process, join, admin) = Self::open(namespace.as_deref(), &words);
+        Self { process, join, admin, folder, namespace, words }
+    }
+
+    fn open(namespace: Option<&str>, words: &[String]) -> (Process, String, String) {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut process = Process::start(namespace, &words);
         let join = process.after("nodes that join at ");
         let admin = process.after("admin     ");
         let admin = admin.split("/admin").next().expect("a URL").to_owned();
-        Self { process, join, admin, folder, namespace: namespace.map(str::to_owned) }
+        (process, join, admin)
+    }
+
+    /// Starts it again where it was, after its death.
+    pub(crate) fn start_again(&mut self) {
+        (self.process, ..) = Self::open(self.namespace.as_deref(), &self.words);
+    }
+
+    /// Starts it again, after its death, under another address of its machine.
+    pub(crate) fn move_to(&mut self, address: &str) {
+        let (old, _) = self.join.rsplit_once(':').expect("an address and a port");
+        let old = old.to_owned();
+        for place in [&mut self.join, &mut self.admin].into_iter().chain(&mut self.words) {
+            *place = place.replace(&old, address);
+        }
+        self.start_again();
     }
 
     /// Runs a client command against the admin API.
     pub(crate) fn ask(&self, words: &[&str]) -> String {
-        let words = [words, &["--admin", &self.admin]].concat();
+        let mut words = [words, &["--admin", &self.admin]].concat();
+        let authority = self.authority();
+        if self.admin.starts_with("https:") {
+            words.extend(["--admin-ca", &authority]);
+        }
         let mut client = Process::start(self.namespace.as_deref(), &words);
         let mut said = String::new();
         client.said.read_to_string(&mut said).expect("UTF-8");
         said.trim().to_owned()
+    }
+
+    /// The certificate of its authority.
+    pub(crate) fn authority(&self) -> String {
+        self.folder.join("authority/authority.der")
     }
 
     pub(crate) fn token(&self) -> String {
@@ -197,15 +253,27 @@ pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let start = SystemTime::now();
     while !condition() {
         let waited = start.elapsed().unwrap_or_default();
-        assert!(waited < Duration::from_secs(60), "waited {waited:?} until {what}");
-        std::thread::yield_now();
+        assert!(waited < PATIENCE, "waited {waited:?} until {what}");
+        thread::yield_now();
     }
+}
+
+/// A GET with these header lines on a connection of its own: everything that is answered.
+pub(crate) fn get(address: &str, path: &str, headers: &str) -> String {
+    use std::io::Write;
+    let mut stream = TcpStream::connect(address).expect("the head listens");
+    let head = format!("GET {path} HTTP/1.1\r\nhost: playhouse\r\nconnection: close\r\n");
+    write!(stream, "{head}{headers}\r\n").expect("sent");
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).expect("UTF-8");
+    reply
 }
 
 /// A POST of JSON on a connection of its own, from this process's network namespace.
 pub(crate) fn post(address: &str, body: &Value) -> Value {
     use std::io::Write;
     let mut stream = TcpStream::connect(address).expect("the head listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
     let body = body.to_string();
     let head = "POST /v1/completions HTTP/1.1\r\nhost: playhouse\r\nconnection: close\r\n";
     write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).expect("sent");

@@ -1,11 +1,31 @@
 //! The real binary on real sockets: how it starts, answers, drains, and what its README promises.
 
+mod adoption;
 mod clients;
 mod cluster;
+mod collector;
+mod flood;
+mod hangs;
+mod https;
+mod joining;
+mod load;
+mod namespaces;
 mod nodes;
+mod observability;
 mod plan;
+#[path = "../ports.rs"]
+mod ports;
 mod python;
+mod queue;
 mod ranks;
 mod readme;
+mod renewal;
+mod revoke;
+mod sbom;
+mod scaling;
+mod secrets;
 mod serve;
 mod server;
+mod state;
+mod tenants;
+mod traces;

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 
 use serde_json::{Value, json};
 
 use crate::cluster::{Folder, Head, Process, post, wait_until};
+use crate::load::under_load;
+use crate::namespaces::Namespaces;
 use crate::server::Server;
 
 fn request(index: u64) -> Value {
@@ -47,26 +49,21 @@ fn a_node_that_is_lost_and_returns_costs_no_token() {
         assert_eq!(node(0), node(1), "a stage stays on one node: {status}");
     }
 
-    thread::scope(|scope| {
-        let answers: Vec<_> = (0..3)
-            .map(|index| {
-                let api = &api;
-                scope.spawn(move || tokens(&post(api, &request(index))))
-            })
-            .collect();
-        wait_until("tokens come", || {
-            head.status()["replicas"][0]["generated_tokens"].as_u64() > Some(30)
-        });
-        flaky.kill();
-        let state = || head.status()["replicas"][0]["state"].clone();
-        wait_until("the loss is seen", || state() != "serving");
-        // Its certificate is kept: no token.
-        let _back = head.node(None, "flaky", None);
-        for (answer, expected) in answers.into_iter().zip(&expected) {
-            assert_eq!(answer.join().expect("answered"), *expected);
-        }
-        assert_eq!(state(), "serving");
-    });
+    let state = || head.status()["replicas"][0]["state"].clone();
+    let _back = under_load(
+        &expected,
+        |index| tokens(&post(&api, &request(index))),
+        || {
+            wait_until("tokens come", || {
+                head.status()["replicas"][0]["generated_tokens"].as_u64() > Some(30)
+            });
+            flaky.kill();
+            wait_until("the loss is seen", || state() != "serving");
+            // Its certificate is kept: no token.
+            head.node(None, "flaky", None)
+        },
+    );
+    assert_eq!(state(), "serving");
 }
 
 #[test]
@@ -120,7 +117,7 @@ fn whoever_may_not_join_gets_one_clear_line_and_nobody_else_notices() {
         ("b", &unknown, "cpu:1", "the head knows no such token"),
         ("b", &wrong, "cpu:1", "the token's secret is wrong"),
         ("b", &foreign, "cpu:1", "is not the head that made this token"),
-        ("a", &fresh, "cpu:1", "the name a is taken by a connected node"),
+        ("a", &fresh, "cpu:1", "the name a is taken by a node"),
         ("head", &fresh, "cpu:1", "the head's own machine has this name"),
         ("b", "playhouse-1", "cpu:1", "not a join token"),
         ("b", &fresh, "cpu:9999", "this machine has"),
@@ -191,6 +188,13 @@ fn a_node_that_returns_with_fewer_devices_is_told_so_and_the_requests_wait() {
             Process::start(None, &[&words[..], &["--devices", "cpu:1"]].concat()).end();
         assert_eq!(status.code(), Some(1));
         assert!(said.contains("it offers 1 devices, and ranks belong on 2"), "{said}");
+        // Nor may somebody else have its name, with a token and a folder of its own.
+        let (token, dir) = (head.token(), head.folder().join("other"));
+        let dir = dir.to_str().expect("plain");
+        let words = ["node", "--join", &head.join, "--name", "a", "--dir", dir, "--token", &token];
+        let (status, said) = Process::start(None, &words).end();
+        assert_eq!(status.code(), Some(1));
+        assert!(said.contains("the name a is taken by a node that is connected or"), "{said}");
         let _node = head.node(None, "a", None);
         assert_eq!(answer.join().expect("answered").as_array().map(Vec::len), Some(200));
     });
@@ -227,49 +231,6 @@ fn the_commands_of_the_cluster_page_make_a_cluster() {
     });
     let api = head.api();
     assert_eq!(tokens(&post(&api, &request(1))).as_array().map(Vec::len), Some(200));
-}
-
-/// Two machines as far as the network goes: their own addresses, and no shared memory between them.
-struct Namespaces(Vec<String>);
-
-impl Namespaces {
-    /// `None` where this is not permitted.
-    fn new(count: u32) -> Option<Self> {
-        let mut made = Self(Vec::new());
-        let bridge = format!("ph{}", std::process::id());
-        let ip = |words: &str| {
-            let words = words.split(' ');
-            let ran = Command::new("ip").args(words).stderr(Stdio::null()).status();
-            ran.is_ok_and(|status| status.success()).then_some(())
-        };
-        // The first holds the bridge.
-        for index in 0..count {
-            let name = format!("{bridge}-{index}");
-            ip(&format!("netns add {name}"))?;
-            made.0.push(name);
-            ip(&format!("-n {} link set lo up", made.0[index as usize]))?;
-        }
-        let first = &made.0[0];
-        ip(&format!("-n {first} link add br0 type bridge"))?;
-        ip(&format!("-n {first} addr add 10.77.0.1/24 dev br0"))?;
-        ip(&format!("-n {first} link set br0 up"))?;
-        for (index, name) in made.0.iter().enumerate().skip(1) {
-            let pair = format!("type veth peer name eth0 netns {name}");
-            ip(&format!("-n {first} link add v{index} {pair}"))?;
-            ip(&format!("-n {first} link set v{index} master br0 up"))?;
-            ip(&format!("-n {name} addr add 10.77.0.{}/24 dev eth0", index + 1))?;
-            ip(&format!("-n {name} link set eth0 up"))?;
-        }
-        Some(made)
-    }
-}
-
-impl Drop for Namespaces {
-    fn drop(&mut self) {
-        for name in &self.0 {
-            drop(Command::new("ip").args(["netns", "del", name]).status());
-        }
-    }
 }
 
 #[test]

@@ -6,10 +6,11 @@ use std::thread;
 
 use serde_json::{Value, json};
 
+use crate::load::under_load;
 use crate::server::Server;
 
 /// Process ids of the children of a process, in the order they were started.
-fn children(pid: u32) -> Vec<u32> {
+pub(crate) fn children(pid: u32) -> Vec<u32> {
     let mut all = Vec::new();
     for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
         let list = fs::read_to_string(task.path().join("children")).unwrap_or_default();
@@ -19,19 +20,19 @@ fn children(pid: u32) -> Vec<u32> {
     all
 }
 
-fn kill(pid: u32, signal: &str) {
+pub(crate) fn kill(pid: u32, signal: &str) {
     let status = Command::new("kill").args(["-s", signal, &pid.to_string()]).status();
     assert!(status.expect("kill runs").success(), "process {pid} lives");
 }
 
-fn lives(pid: u32) -> bool {
+pub(crate) fn lives(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // A zombie has ended; its parent has not noticed yet.
     !stat.is_empty() && !stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z"))
 }
 
 /// A request that runs for some hundred steps; greedy, seeded or with several choices.
-fn long(index: u64) -> Value {
+pub(crate) fn long(index: u64) -> Value {
     json!({
         "prompt": format!("Once upon a time there were {index} little"),
         "max_tokens": 150,
@@ -44,7 +45,7 @@ fn long(index: u64) -> Value {
 }
 
 /// The tokens of every choice.
-fn tokens(server: &Server, request: &Value) -> Vec<Value> {
+pub(crate) fn tokens(server: &Server, request: &Value) -> Vec<Value> {
     let response = server.post("/v1/completions", request);
     assert_eq!(response.status, 200, "{}", response.body);
     let reply = response.json();
@@ -61,23 +62,19 @@ fn the_death_of_any_rank_process_changes_no_token() {
         assert_eq!(before.len(), 4, "a process for each rank");
         let generated = server.metric("playhouse_generation_tokens_total");
         let restarts = server.metric("playhouse_replica_restarts_total");
-        thread::scope(|scope| {
-            let answers: Vec<_> = (0..6)
-                .map(|index| {
-                    scope.spawn({
-                        let server = &server;
-                        move || tokens(server, &long(index))
-                    })
-                })
-                .collect();
-            server.wait_until("all of them are on their way", |server| {
-                server.metric("playhouse_generation_tokens_total") > generated + 100.0
-            });
-            kill(before[victim], "KILL");
-            for (answer, expected) in answers.into_iter().zip(&expected) {
-                assert_eq!(answer.join().expect("answered"), *expected, "rank {victim} was killed");
-            }
-        });
+        under_load(
+            &expected,
+            |index| tokens(&server, &long(index)),
+            || {
+                server.wait_until("all of them are on their way", |server| {
+                    server.metric("playhouse_generation_tokens_total") > generated + 100.0
+                });
+                kill(before[victim], "KILL");
+                server.wait_until("it is seen", |server| {
+                    server.metric("playhouse_replica_restarts_total") > restarts
+                });
+            },
+        );
         assert_eq!(server.metric("playhouse_replica_restarts_total"), restarts + 1.0);
         let after = children(server.pid());
         let kept = after.iter().filter(|pid| before.contains(pid)).count();
@@ -92,27 +89,22 @@ fn the_death_of_any_rank_process_changes_no_token() {
 fn the_same_requests_outlive_death_after_death() {
     let server = Server::start(&["-tp", "2"]);
     let expected: Vec<_> = (0..6).map(|index| tokens(&server, &long(index))).collect();
-    thread::scope(|scope| {
-        let answers: Vec<_> = (0..6)
-            .map(|index| {
-                let server = &server;
-                scope.spawn(move || tokens(server, &long(index)))
-            })
-            .collect();
-        for death in 1..=4 {
-            let generated = server.metric("playhouse_generation_tokens_total");
-            server.wait_until("tokens come", |server| {
-                server.metric("playhouse_generation_tokens_total") > generated + 10.0
-            });
-            kill(children(server.pid())[0], "KILL");
-            server.wait_until("it is seen", |server| {
-                server.metric("playhouse_replica_restarts_total") == f64::from(death)
-            });
-        }
-        for (answer, expected) in answers.into_iter().zip(&expected) {
-            assert_eq!(answer.join().expect("answered"), *expected);
-        }
-    });
+    under_load(
+        &expected,
+        |index| tokens(&server, &long(index)),
+        || {
+            for death in 1..=4 {
+                let generated = server.metric("playhouse_generation_tokens_total");
+                server.wait_until("tokens come", |server| {
+                    server.metric("playhouse_generation_tokens_total") > generated + 10.0
+                });
+                kill(children(server.pid())[0], "KILL");
+                server.wait_until("it is seen", |server| {
+                    server.metric("playhouse_replica_restarts_total") == f64::from(death)
+                });
+            }
+        },
+    );
 }
 
 #[test]

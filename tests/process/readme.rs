@@ -60,6 +60,9 @@ fn every_command_is_known_here() {
         " chat ",
         " bench ",
         " doctor",
+        // Run in tests/docker.
+        "docker/make-secrets",
+        "docker compose",
         // Run in tests/client, against a head that needs no model.
         "playhouse status",
         "playhouse top",

@@ -1,14 +1,17 @@
 //! A real `playhouse serve` process on a port of its own, and a plain HTTP client for it.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 
-/// Longest wait for anything a test waits for; generous, because CI machines are slow.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for anything a test waits for, whole answers too; generous, because CI machines are
+/// slow, and busy with other tests.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A running server. Killed when dropped.
 pub(crate) struct Server {
@@ -21,6 +24,8 @@ pub(crate) struct Server {
 /// A response, read to its end.
 pub(crate) struct Response {
     pub(crate) status: u16,
+    /// Status line and headers, in lower case.
+    head: String,
     pub(crate) body: String,
 }
 
@@ -34,24 +39,39 @@ impl Server {
 
     /// As [`Server::start`], with more in its environment.
     pub(crate) fn start_with(args: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::launch(args, environment, Stdio::null())
+    }
+
+    /// As [`Server::start_with`], and writes its log into a new file.
+    pub(crate) fn start_logged(args: &[&str], environment: &[(&str, &str)], log: &Path) -> Self {
+        let log = File::create(log).expect("the file of the log");
+        Self::launch(args, environment, log.into())
+    }
+
+    fn launch(args: &[&str], environment: &[(&str, &str)], log: Stdio) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_playhouse"))
             .arg("serve")
             .args(args)
             .args(["--port", "0"])
             .envs(environment.iter().copied())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .expect("the binary starts");
         let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
         let mut banner = String::new();
+        let mut address = None;
+        // Behind the address stand the lines of the admin API and the state; an empty one ends them.
         let address = loop {
             let Some(Ok(line)) = lines.next() else { panic!("no address in:\n{banner}") };
             banner += &line;
             banner.push('\n');
-            if let Some((_, rest)) = line.split_once("http://") {
+            if let Some(address) = address.filter(|_| line.is_empty()) {
+                break address;
+            }
+            if let Some((_, rest)) = line.split_once("http://").filter(|_| address.is_none()) {
                 let authority = rest.split('/').next().expect("split yields one part");
-                break authority.parse().expect("the banner names an address");
+                address = Some(authority.parse().expect("the banner names an address"));
             }
         };
         Self { child, address, banner }
@@ -99,14 +119,17 @@ impl Server {
         values.map(|value| value.parse::<f64>().expect("a number")).sum()
     }
 
-    /// Polls until `condition` holds.
-    pub(crate) fn wait_until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+    /// Polls until `condition` holds: for how long it did not. That is the beginning of the last look
+    /// that found so; how late the next one came depends on who else computes on the machine.
+    pub(crate) fn wait_until(&self, what: &str, condition: impl Fn(&Self) -> bool) -> Duration {
         let start = std::time::SystemTime::now();
+        let (mut found, mut looks) = (Duration::ZERO, Duration::ZERO);
         while !condition(self) {
-            let waited = start.elapsed().unwrap_or_default();
-            assert!(waited < PATIENCE, "waited {waited:?} until {what}");
+            assert!(looks < PATIENCE, "waited {looks:?} until {what}");
             std::thread::yield_now();
+            (found, looks) = (looks, start.elapsed().unwrap_or_default());
         }
+        found
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -137,9 +160,15 @@ impl Response {
     fn parse(raw: &str) -> Self {
         let (head, body) = raw.split_once("\r\n\r\n").expect("a header block");
         let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
-        let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+        let head = head.to_ascii_lowercase();
+        let chunked = head.contains("transfer-encoding: chunked");
         let body = if chunked { unchunk(body) } else { body.to_owned() };
-        Self { status, body }
+        Self { status, head, body }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.head.lines().filter_map(|line| line.split_once(": "));
+        headers.find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
     pub(crate) fn json(&self) -> Value {

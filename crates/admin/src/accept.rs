@@ -1,10 +1,14 @@
 //! The accept loop: hyper on our own sockets, because `axum::serve` has no deadlines.
 //!
 //! A connection carries one request. Operators ask once a second at most, and so one deadline for
-//! the whole connection bounds a slow head, a slow body and a slow reader alike (**ADM-3**).
+//! the whole connection bounds a slow head, a slow body and a slow reader alike (**ADM-3**). Whoever
+//! has not shown the token gives way when all places are taken, the oldest first (**ADM-5**).
 
+use std::collections::VecDeque;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -13,16 +17,22 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tower::ServiceExt;
 
+use crate::guest::Guest;
 use crate::operations::Operations;
 use crate::routes::{AdminConfig, router};
 
-/// Longest life of a connection.
+/// Longest life of a connection that does not follow an operation.
 pub const CONNECTION_MAX: Duration = Duration::from_secs(3);
+
+/// Longest life of one that does. The client connects again and goes on behind its last event.
+pub const STREAM_MAX: Duration = Duration::from_secs(600);
 
 /// Connections at once; more wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -41,16 +51,15 @@ pub async fn serve(
     operations: impl Operations,
     shutdown: impl Future<Output = ()>,
 ) {
-    let router = router(&config, operations);
-    let mut connections = JoinSet::new();
+    let mut house = House::new(router(&config, operations), config.tls);
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
             biased;
             () = &mut shutdown => return,
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(connection(stream, router.clone()))),
+            Some(_) = house.connections.join_next() => {}
+            accepted = listener.accept(), if house.has_room() => match accepted {
+                Ok((stream, peer)) => house.enter(stream, peer).await,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept admin connections");
                     sleep(ACCEPT_PAUSE).await;
@@ -60,17 +69,85 @@ pub async fn serve(
     }
 }
 
+/// Everybody who is connected.
+struct House {
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    connections: JoinSet<()>,
+    /// Those who have not shown the token, the oldest first. May name some who have, or have left.
+    strangers: VecDeque<(Guest, AbortHandle)>,
+}
+
+// === impl House ===
+
+impl House {
+    fn new(router: Router, tls: Option<Arc<ServerConfig>>) -> Self {
+        let tls = tls.map(TlsAcceptor::from);
+        Self { router, tls, connections: JoinSet::new(), strangers: VecDeque::new() }
+    }
+
+    /// Whether there is a place, or somebody who gives way.
+    fn has_room(&mut self) -> bool {
+        let is_stranger =
+            |guest: &Guest, task: &AbortHandle| !guest.is_known() && !task.is_finished();
+        self.strangers.retain(|(guest, task)| is_stranger(guest, task));
+        self.connections.len() < CONNECTIONS_MAX || !self.strangers.is_empty()
+    }
+
+    /// Takes one more in.
+    async fn enter(&mut self, stream: TcpStream, peer: SocketAddr) {
+        while self.connections.len() >= CONNECTIONS_MAX {
+            if let Some((guest, task)) = self.strangers.pop_front() {
+                tracing::debug!(
+                    peer = guest.address(),
+                    "an admin client without a token gives way"
+                );
+                task.abort();
+            }
+            // Whoever is left has the token, and no more than the streams stay long.
+            self.connections.join_next().await;
+        }
+        let guest = Guest::new(Some(peer));
+        let (router, tls) = (self.router.clone(), self.tls.clone());
+        let task = self.connections.spawn(enter(stream, tls, router, guest.clone()));
+        self.strangers.push_back((guest, task));
+    }
+}
+
+/// One client, behind TLS or not.
+async fn enter(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, guest: Guest) {
+    let Some(tls) = tls else { return connection(stream, router, guest).await };
+    match timeout(CONNECTION_MAX, tls.accept(stream)).await {
+        Ok(Ok(stream)) => connection(stream, router, guest).await,
+        Ok(Err(error)) => tracing::debug!(%error, "admin TLS handshake failed"),
+        Err(_) => tracing::debug!("admin TLS handshake too slow"),
+    }
+}
+
 /// One client, until it is answered, leaves or is too slow.
-async fn connection(stream: impl AsyncRead + AsyncWrite + Send + Unpin, router: Router) {
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin,
+    router: Router,
+    guest: Guest,
+) {
+    let sender = guest.clone();
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        router.clone().oneshot(request.map(Body::new))
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(sender.clone());
+        router.clone().oneshot(request)
     });
-    let connection = http1::Builder::new()
-        .keep_alive(false)
-        .header_read_timeout(None)
-        .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
-    match timeout(CONNECTION_MAX, connection).await {
+    let mut connection = pin!(
+        http1::Builder::new()
+            .keep_alive(false)
+            .header_read_timeout(None)
+            .max_buf_size(BUFFER_BYTES)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let mut ended = timeout(CONNECTION_MAX, &mut connection).await;
+    if ended.is_err() && guest.is_reader() {
+        ended = timeout(STREAM_MAX, connection).await;
+    }
+    match ended {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "admin connection ended early"),
         Err(_) => tracing::debug!("admin client too slow"),

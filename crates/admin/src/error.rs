@@ -4,7 +4,7 @@ use axum::Json;
 use axum::http::header::{CONNECTION, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use playhouse_cluster::NoToken;
+use playhouse_cluster::{NoToken, NotRevoked, OperationId};
 
 use crate::view::{ErrorBody, ErrorDetail};
 
@@ -15,12 +15,26 @@ pub(crate) struct ApiError {
     detail: ErrorDetail,
 }
 
+/// The code of an error, left at its response for the audit log.
+#[derive(Clone, Debug)]
+pub(crate) struct ErrorCode(pub(crate) String);
+
 // === impl ApiError ===
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
-        let detail = ErrorDetail { code: code.to_owned(), message: message.into(), field: None };
-        Self { status, detail }
+        let (code, message) = (code.to_owned(), message.into());
+        Self { status, detail: ErrorDetail { code, message, field: None, operation: None } }
+    }
+
+    pub(crate) fn not_found(code: &str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, message)
+    }
+
+    /// Names the operation that is to blame.
+    pub(crate) fn about(mut self, OperationId(id): OperationId) -> Self {
+        self.detail.operation = Some(id);
+        self
     }
 
     /// 400 because of one field.
@@ -39,7 +53,13 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        let code = ErrorCode(self.detail.code.clone());
+        let operation = self.detail.operation.map(OperationId);
         let mut response = (self.status, Json(ErrorBody { error: self.detail })).into_response();
+        response.extensions_mut().insert(code);
+        if let Some(id) = operation {
+            response.extensions_mut().insert(id);
+        }
         let headers = response.headers_mut();
         // Whatever of the request was not read yet is not going to be.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -47,6 +67,17 @@ impl IntoResponse for ApiError {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
+    }
+}
+
+impl From<NotRevoked> for ApiError {
+    fn from(why: NotRevoked) -> Self {
+        let (status, code) = match why {
+            NotRevoked::NotListening => (StatusCode::SERVICE_UNAVAILABLE, "not_listening"),
+            NotRevoked::BadName(_) => (StatusCode::BAD_REQUEST, "invalid_name"),
+            NotRevoked::NotKept(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_kept"),
+        };
+        Self::new(status, code, why.to_string())
     }
 }
 

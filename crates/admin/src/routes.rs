@@ -5,18 +5,23 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use hyper::body::Body as _;
+use tokio_rustls::rustls::ServerConfig;
 
+use crate::audit::{Audit, AuditLog, audit};
 use crate::auth::AdminToken;
+use crate::changes::{self, Named};
 use crate::error::ApiError;
+use crate::follow;
+use crate::guest::{Guest, Streams};
 use crate::operations::Operations;
-use crate::view::{Cluster, Liveness, Token, TokenRequest};
+use crate::view::{self, Cluster, Deployment, Liveness, Token, TokenRequest};
 
 /// Largest body of a request. Then 413.
 pub const BODY_BYTES_MAX: usize = 4 << 10;
@@ -34,47 +39,132 @@ const OPENAPI: &str = include_str!("openapi.json");
 pub struct AdminConfig {
     /// Asked of every request but those to `/admin/v1/livez`. Nobody has an empty one.
     pub token: String,
+    /// Where changes are written down, if they are.
+    pub audit: Option<Arc<dyn AuditLog>>,
+    /// The certificate that is shown to clients; without one, HTTP is plain.
+    pub tls: Option<Arc<ServerConfig>>,
+}
+
+/// What the routes share.
+#[derive(Clone)]
+pub(crate) struct Shared<O> {
+    pub(crate) operations: O,
+    streams: Streams,
 }
 
 /// The whole HTTP service.
 pub(crate) fn router<O: Operations>(config: &AdminConfig, operations: O) -> Router {
     let token = Arc::new(AdminToken::new(&config.token));
+    let audited = Audit::new(config.audit.clone());
+    let shared = Shared { operations, streams: Streams::new() };
     Router::new()
         .route("/admin/v1/cluster", get(cluster::<O>))
         .route("/admin/v1/tokens", post(create_token::<O>))
         .route("/admin/v1/openapi.json", get(openapi))
         .route(PUBLIC_PATH, get(livez))
+        .merge(operation_routes())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(audited, audit))
         .layer(from_fn_with_state(token, admit))
-        .with_state(operations)
+        .with_state(shared)
+}
+
+/// What changes the cluster, and what came of it.
+fn operation_routes<O: Operations>() -> Router<Shared<O>> {
+    use changes::{
+        abort, drain_node, drain_replica, patch_deployment, remove_node, remove_replica,
+        restart_replica, revoke_node, undrain_node,
+    };
+    let drain = post(drain_node::<O>).delete(undrain_node::<O>);
+    Router::new()
+        .route("/admin/v1/deployment", get(deployment::<O>).patch(patch_deployment::<O>))
+        .route("/admin/v1/operations", get(operations::<O>))
+        .route("/admin/v1/operations/{id}", get(operation::<O>).delete(abort::<O>))
+        .route("/admin/v1/replicas/{id}/drain", post(drain_replica::<O>))
+        .route("/admin/v1/replicas/{id}/restart", post(restart_replica::<O>))
+        .route("/admin/v1/replicas/{id}", delete(remove_replica::<O>))
+        .route("/admin/v1/nodes/{name}/drain", drain)
+        .route("/admin/v1/nodes/{name}/revoke", post(revoke_node::<O>))
+        .route("/admin/v1/nodes/{name}", delete(remove_node::<O>))
 }
 
 /// Deny by default (**ADM-1**): a path added later is closed until somebody opens it.
 async fn admit(State(token): State<Arc<AdminToken>>, request: Request, next: Next) -> Response {
-    if request.uri().path() == PUBLIC_PATH || token.admits(request.headers()) {
+    if token.admits(request.headers()) {
+        if let Some(guest) = Guest::of(&request) {
+            guest.admit();
+        }
+        next.run(request).await
+    } else if request.uri().path() == PUBLIC_PATH {
         next.run(request).await
     } else {
         ApiError::unauthorized().into_response()
     }
 }
 
-async fn cluster<O: Operations>(State(operations): State<O>) -> Json<Cluster> {
-    Json(operations.status().into())
+async fn cluster<O: Operations>(State(shared): State<Shared<O>>) -> Json<Cluster> {
+    let operation = running(&shared.operations).await;
+    Json(Cluster { operation, ..shared.operations.status().into() })
+}
+
+async fn deployment<O: Operations>(State(shared): State<Shared<O>>) -> Json<Deployment> {
+    let operation = running(&shared.operations).await;
+    let cluster = Cluster::from(shared.operations.status());
+    let deployment = shared.operations.deployment().await;
+    Json(Deployment::new(deployment, operation, &cluster.replicas))
+}
+
+/// The operation that is under way.
+async fn running(operations: &impl Operations) -> Option<view::Operation> {
+    let id = operations.deployment().await.running?;
+    let running = operations.operation(id).await?.borrow().clone();
+    Some(running.into())
+}
+
+async fn operations<O: Operations>(State(shared): State<Shared<O>>) -> Json<view::Operations> {
+    let mut operations: Vec<_> =
+        shared.operations.operations().await.into_iter().rev().map(view::Operation::from).collect();
+    for operation in &mut operations {
+        // All steps of a hundred operations are more than anybody reads.
+        operation.steps.drain(..operation.steps.len().saturating_sub(1));
+    }
+    Json(view::Operations { operations })
+}
+
+async fn operation<O: Operations>(
+    State(shared): State<Shared<O>>,
+    name: Named,
+    guest: Guest,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let id = name.operation()?;
+    let found = shared.operations.operation(id).await;
+    let found = found.ok_or(playhouse_cluster::Refused::NoOperation(id))?;
+    if follow::is_asked_for(&headers) {
+        let seen = follow::last_event(&headers)?;
+        return Ok(follow::events(found, seen, shared.streams.take(&guest)?));
+    }
+    let operation = found.borrow().clone();
+    Ok(Json(view::Operation::from(operation)).into_response())
 }
 
 async fn create_token<O: Operations>(
-    State(operations): State<O>,
+    State(shared): State<Shared<O>>,
     body: Body,
 ) -> Result<Json<Token>, ApiError> {
     let ttl = ttl(&whole(body).await?)?;
-    let token = operations.create_token(ttl)?;
+    let token = shared.operations.create_token(ttl)?;
     let expires_in_seconds = ttl.as_secs();
     tracing::info!(expires_in_seconds, "join token created");
     Ok(Json(Token { token, expires_in_seconds }))
 }
 
-async fn whole(body: Body) -> Result<Bytes, ApiError> {
+/// The whole of a body.
+///
+/// # Errors
+/// It is larger than [`BODY_BYTES_MAX`].
+pub(crate) async fn whole(body: Body) -> Result<Bytes, ApiError> {
     let too_large = || {
         let message = format!("the body is larger than {BODY_BYTES_MAX} bytes");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
@@ -110,7 +200,7 @@ async fn livez() -> Json<Liveness> {
 
 async fn not_found(request: Request) -> ApiError {
     let message = format!("there is no {}", request.uri().path());
-    ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
+    ApiError::not_found("not_found", message)
 }
 
 async fn method_not_allowed(request: Request) -> ApiError {

@@ -8,6 +8,13 @@ use playhouse_cluster::{
 };
 use serde::{Deserialize, Serialize};
 
+mod operation;
+
+pub use self::operation::{
+    Actual, Change, Deployment, DeploymentPatch, Drained, Operation, Operations, Phase, Plan,
+    Shape, Step,
+};
+
 /// The cluster at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cluster {
@@ -19,6 +26,9 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// By id.
     pub replicas: Vec<Replica>,
+    /// The operation that is under way, or `null`.
+    #[serde(default)]
+    pub operation: Option<Operation>,
 }
 
 /// A machine that ranks can run on.
@@ -30,6 +40,8 @@ pub struct Node {
     pub address: Option<String>,
     /// Whether it is connected.
     pub connected: bool,
+    /// It was drained: it gets no ranks until somebody says otherwise.
+    pub drained: bool,
     /// What it offers.
     pub devices: Vec<Device>,
 }
@@ -54,6 +66,10 @@ pub struct Replica {
     pub state: ReplicaState,
     /// Why its last rank died, while it restarts or when it failed; else `null`.
     pub reason: Option<String>,
+    /// It serves, but nothing comes of its work for long.
+    pub stalled: bool,
+    /// How long it has had work and nothing came of it; `null` while it has none.
+    pub seconds_without_progress: Option<u64>,
     /// Its incarnation: counts restarts.
     pub epoch: u64,
     /// Sequences in the batch.
@@ -88,6 +104,10 @@ pub enum ReplicaState {
     Restarting,
     /// It died too often and will not be restarted.
     Failed,
+    /// It takes no more requests, and ends those it has.
+    Draining,
+    /// It has no ranks and no devices any more, until it is restarted.
+    Drained,
     /// It was asked to stop.
     Stopped,
 }
@@ -172,6 +192,15 @@ pub struct Token {
     pub expires_in_seconds: u64,
 }
 
+/// A node whose certificate is no longer good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// Its name.
+    pub node: String,
+    /// Whether it was connected, and so was cut off.
+    pub was_connected: bool,
+}
+
 /// The process runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Liveness {
@@ -196,15 +225,19 @@ pub struct ErrorDetail {
     /// The field of the request that is to blame, if it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
+    /// The operation that is in the way, or that was meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<u64>,
 }
 
 // === impl Cluster ===
 
 impl Cluster {
-    /// Replicas that take work.
+    /// Replicas that take work, and something comes of it.
     #[must_use]
     pub fn serving(&self) -> usize {
-        let serves = |replica: &&Replica| replica.state == ReplicaState::Serving;
+        let serves =
+            |replica: &&Replica| replica.state == ReplicaState::Serving && !replica.stalled;
         self.replicas.iter().filter(serves).count()
     }
 }
@@ -216,6 +249,7 @@ impl From<ClusterStatus> for Cluster {
             in_flight: status.in_flight,
             nodes: status.nodes.into_iter().map(Node::from).collect(),
             replicas: status.replicas.into_iter().map(Replica::from).collect(),
+            operation: None,
         }
     }
 }
@@ -224,8 +258,9 @@ impl From<ClusterStatus> for Cluster {
 
 impl From<NodeStatus> for Node {
     fn from(status: NodeStatus) -> Self {
-        let NodeStatus { name, address, connected, devices } = status;
-        Self { name, address, connected, devices: devices.into_iter().map(Device::from).collect() }
+        let NodeStatus { name, address, connected, drained, devices } = status;
+        let devices = devices.into_iter().map(Device::from).collect();
+        Self { name, address, connected, drained, devices }
     }
 }
 
@@ -242,17 +277,22 @@ impl From<DeviceStatus> for Device {
 
 impl From<ReplicaStatus> for Replica {
     fn from(status: ReplicaStatus) -> Self {
+        let (stalled, waited) = (status.is_stalled(), status.progress.waited());
         let (state, reason) = match status.state {
             State::Starting => (ReplicaState::Starting, None),
             State::Serving => (ReplicaState::Serving, None),
             State::Restarting { reason } => (ReplicaState::Restarting, Some(reason)),
             State::Failed { reason } => (ReplicaState::Failed, Some(reason)),
+            State::Draining => (ReplicaState::Draining, None),
+            State::Drained => (ReplicaState::Drained, None),
             State::Stopped => (ReplicaState::Stopped, None),
         };
         Self {
             id: status.id.0,
             state,
             reason,
+            stalled,
+            seconds_without_progress: waited.map(|waited| waited.as_secs()),
             epoch: status.epoch.0,
             running: status.running,
             waiting: status.waiting,

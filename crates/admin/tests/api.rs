@@ -1,122 +1,34 @@
 //! The guarantees of the crate over real sockets, with a script in the place of a cluster.
 
-use std::sync::Arc;
+mod script;
+
 use std::time::Duration;
 
-use playhouse_admin::{AdminConfig, BODY_BYTES_MAX, Operations, TTL_SECONDS_MAX, serve, view};
-use playhouse_cluster::{
-    ClusterStatus, DeviceStatus, NoToken, NodeStatus, ReplicaState, ReplicaStatus, ShardState,
-    ShardStatus, Share, StageStatus, Whereabouts,
+use playhouse_admin::{
+    AdminConfig, BODY_BYTES_MAX, DEADLINE_SECONDS_MAX, KEY_BYTES_MAX, PARALLEL_MAX,
+    TTL_SECONDS_MAX, serve, view,
 };
-use playhouse_types::{Epoch, ReplicaId};
+use playhouse_cluster::NoToken;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-const TOKEN: &str = "correct horse";
-
-type CreateToken = fn(Duration) -> Result<String, NoToken>;
-
-#[derive(Clone)]
-struct Script {
-    status: Arc<ClusterStatus>,
-    create_token: CreateToken,
-}
-
-impl Operations for Script {
-    fn status(&self) -> ClusterStatus {
-        (*self.status).clone()
-    }
-
-    fn create_token(&self, ttl: Duration) -> Result<String, NoToken> {
-        (self.create_token)(ttl)
-    }
-}
-
-/// Every state once, every optional field both ways.
-fn cluster() -> ClusterStatus {
-    let shard = |state| {
-        let place = || Whereabouts { node: "a\u{1b}[2J".into(), device: "cpu:0".into(), pid: 7 };
-        let share = Share { layers: 0..2, query_heads: 4, kv_heads: 2, weight_bytes: 1 << 40 };
-        ShardStatus { state, whereabouts: (state != ShardState::Starting).then(place), share }
-    };
-    let loading = ShardState::Loading { bytes: 1, of: 4 };
-    let states = [ShardState::Starting, loading, ShardState::Ready, ShardState::Lost];
-    let stage = StageStatus { layers: 0..2, shards: states.map(shard).to_vec() };
-    let reason = || "it \"died\"\n".to_owned();
-    let states = [
-        ReplicaState::Starting,
-        ReplicaState::Serving,
-        ReplicaState::Restarting { reason: reason() },
-        ReplicaState::Failed { reason: reason() },
-        ReplicaState::Stopped,
-    ];
-    let replica = |(id, state)| ReplicaStatus {
-        id: ReplicaId(id),
-        state,
-        epoch: Epoch(3),
-        running: 2,
-        waiting: 1,
-        kv_blocks_held: 10,
-        kv_blocks: 64,
-        prefix_queried_tokens: 100,
-        prefix_hit_tokens: 45,
-        prefill_tokens: 55,
-        generated_tokens: u64::MAX,
-        stages: vec![stage.clone()],
-    };
-    let node = |name: &str, address: Option<&str>| NodeStatus {
-        name: name.to_owned(),
-        address: address.map(ToOwned::to_owned),
-        connected: address.is_none(),
-        devices: vec![DeviceStatus { name: "cpu:0".into(), memory_bytes: 1 << 34, threads: 2 }],
-    };
-    ClusterStatus {
-        nodes: vec![node("head", None), node("a\u{1b}[2J", Some("10.0.0.2:4433"))],
-        replicas: (0..).zip(states).map(replica).collect(),
-        in_flight: 3,
-        draining: true,
-    }
-}
+use script::{CreateToken, Script, TOKEN, ask, cluster, error, raw};
 
 /// Starts a server; it ends with the sender.
 async fn start(create_token: CreateToken) -> (std::net::SocketAddr, oneshot::Sender<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let (stop, stopped) = oneshot::channel::<()>();
-    let config = AdminConfig { token: TOKEN.to_owned() };
-    let script = Script { status: Arc::new(cluster()), create_token };
+    let config = AdminConfig { token: TOKEN.to_owned(), audit: None, tls: None };
+    let script = Script { create_token, ..Script::new() };
     tokio::spawn(serve(listener, config, script, async { drop(stopped.await) }));
     (address, stop)
 }
 
-/// Sends bytes; the status and body of the answer.
-async fn raw(address: std::net::SocketAddr, request: &[u8]) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).await.expect("it listens");
-    // It may have enough before it has everything.
-    drop(stream.write_all(request).await);
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.expect("it answers");
-    let answer = String::from_utf8(answer).expect("answers are UTF-8");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a header block");
-    (head[9..12].parse().expect("a status"), body.to_owned())
-}
-
-async fn ask(address: std::net::SocketAddr, line: &str, body: &str) -> (u16, Value) {
-    let length = body.len();
-    let head = format!("authorization: Bearer {TOKEN}\r\ncontent-length: {length}\r\n");
-    let request = format!("{line} HTTP/1.1\r\nhost: x\r\n{head}\r\n{body}");
-    let (status, body) = raw(address, request.as_bytes()).await;
-    (status, serde_json::from_str(&body).unwrap_or_else(|why| panic!("{why}: {body}")))
-}
-
 fn granted(ttl: Duration) -> Result<String, NoToken> {
     Ok(format!("token for {} s", ttl.as_secs()))
-}
-
-fn error(value: Value) -> view::ErrorDetail {
-    serde_json::from_value::<view::ErrorBody>(value).expect("ADM-2: the one shape").error
 }
 
 #[tokio::test]
@@ -135,7 +47,9 @@ async fn the_cluster_is_told_whole() {
     );
     assert_eq!(body["replicas"][3]["reason"], "it \"died\"\n");
     let read: view::Cluster = serde_json::from_value(body).expect("the types read what they wrote");
-    assert_eq!(read, cluster().into());
+    let operation = read.operation.clone();
+    assert_eq!(operation.as_ref().map(|operation| operation.id), Some(1));
+    assert_eq!(read, view::Cluster { operation, ..cluster().into() });
     assert_eq!(read.serving(), 1);
 }
 
@@ -168,9 +82,8 @@ async fn every_path_but_livez_asks_for_the_token() {
 async fn an_empty_configured_token_lets_nobody_in() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
-    let script = Script { status: Arc::new(cluster()), create_token: granted };
-    let config = AdminConfig { token: String::new() };
-    tokio::spawn(serve(listener, config, script, std::future::pending()));
+    let config = AdminConfig { token: String::new(), audit: None, tls: None };
+    tokio::spawn(serve(listener, config, Script::new(), std::future::pending()));
     let request = b"GET /admin/v1/cluster HTTP/1.1\r\nauthorization: Bearer \r\n\r\n";
     assert_eq!(raw(address, request).await.0, 401);
 }
@@ -186,6 +99,10 @@ async fn wrong_paths_and_methods_are_refused_in_the_one_shape() {
         ("POST /admin/v1/cluster", 405, "method_not_allowed"),
         ("GET /admin/v1/tokens", 405, "method_not_allowed"),
         ("DELETE /admin/v1/livez", 405, "method_not_allowed"),
+        ("PUT /admin/v1/deployment", 405, "method_not_allowed"),
+        ("GET /admin/v1/replicas", 404, "not_found"),
+        ("GET /admin/v1/nodes/a/drain", 405, "method_not_allowed"),
+        ("GET /admin/v1/operations/1%ff", 404, "not_found"),
     ] {
         let (status, body) = ask(address, line, "").await;
         assert_eq!((status, error(body).code.as_str()), (expected, code), "{line}");
@@ -298,19 +215,31 @@ async fn it_ends_when_it_is_told_to() {
 async fn the_description_is_that_of_the_answers() {
     let (address, _stop) = start(granted).await;
     let (_, document) = ask(address, "GET /admin/v1/openapi.json", "").await;
-    let request = json!({ "ttl_seconds": 60 });
     let mut described = Vec::new();
     for (path, methods) in document["paths"].as_object().expect("paths") {
         for (method, operation) in methods.as_object().expect("methods") {
             described.push(format!("{method} {path}"));
             let body = operation.get("requestBody").map_or(String::new(), |body| {
+                let request = match path.ends_with("tokens") {
+                    true => json!({ "ttl_seconds": 60 }),
+                    false => json!({ "pipeline_parallel": 2, "pipeline_partition": [1, 2] }),
+                };
                 check(&document, schema(body), &request).expect("our request is as described");
                 request.to_string()
             });
+            let path = path.replace("{id}", "1").replace("{name}", "node");
             let line = format!("{} {path}", method.to_uppercase());
-            let (status, answer) = ask(address, &line, &body).await;
-            let answered = &operation["responses"][status.to_string()];
-            check(&document, schema(answered), &answer).unwrap_or_else(|why| panic!("{why}"));
+            let mut lines = vec![line.clone()];
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            if parameters.clone().any(|it| it["$ref"] == "#/components/parameters/dry_run") {
+                lines.push(format!("{line}?dry_run=true"));
+            }
+            for line in lines {
+                let (status, answer) = ask(address, &line, &body).await;
+                let answered = &operation["responses"][status.to_string()];
+                check(&document, schema(answered), &answer)
+                    .unwrap_or_else(|why| panic!("{line}: {status}: {why}"));
+            }
             let open = operation["security"] == json!([]);
             let (refused, answer) =
                 raw(address, format!("{line} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await;
@@ -323,17 +252,41 @@ async fn the_description_is_that_of_the_answers() {
     }
     described.sort();
     let known = [
+        "delete /admin/v1/nodes/{name}",
+        "delete /admin/v1/nodes/{name}/drain",
+        "delete /admin/v1/operations/{id}",
+        "delete /admin/v1/replicas/{id}",
         "get /admin/v1/cluster",
+        "get /admin/v1/deployment",
         "get /admin/v1/livez",
         "get /admin/v1/openapi.json",
+        "get /admin/v1/operations",
+        "get /admin/v1/operations/{id}",
+        "patch /admin/v1/deployment",
+        "post /admin/v1/nodes/{name}/drain",
+        "post /admin/v1/nodes/{name}/revoke",
+        "post /admin/v1/replicas/{id}/drain",
+        "post /admin/v1/replicas/{id}/restart",
         "post /admin/v1/tokens",
     ];
     assert_eq!(described, known);
     let bounds = &document["components"]["schemas"]["TokenRequest"]["properties"]["ttl_seconds"];
     assert_eq!(bounds["maximum"], TTL_SECONDS_MAX);
-    let (_, refused) = ask(address, "POST /admin/v1/tokens", r#"{"ttl_seconds":0}"#).await;
+    let bounds = &document["components"]["schemas"]["DeploymentPatch"]["properties"];
+    assert_eq!(bounds["data_parallel"]["maximum"], PARALLEL_MAX);
+    let parameters = &document["components"]["parameters"];
+    assert_eq!(parameters["deadline"]["schema"]["maximum"], DEADLINE_SECONDS_MAX);
+    assert_eq!(parameters["key"]["schema"]["maxLength"], KEY_BYTES_MAX);
     let body = json!({ "$ref": "#/components/schemas/ErrorBody" });
+    let (_, refused) = ask(address, "POST /admin/v1/tokens", r#"{"ttl_seconds":0}"#).await;
     check(&document, &body, &refused).expect("with a field");
+    let (_, refused) = ask(address, "PATCH /admin/v1/deployment", r#"{"data_parallel":9}"#).await;
+    check(&document, &body, &refused).expect("with an operation");
+    for change in script::changes() {
+        let change = serde_json::to_value(view::Change::from(change)).expect("JSON");
+        check(&document, &json!({ "$ref": "#/components/schemas/Change" }), &change)
+            .unwrap_or_else(|why| panic!("{why}"));
+    }
 }
 
 fn schema(of: &Value) -> &Value {

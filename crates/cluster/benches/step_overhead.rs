@@ -8,6 +8,7 @@
 
 use std::env;
 use std::fs;
+use std::future::ready;
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -16,15 +17,16 @@ use std::thread;
 use std::time::Duration;
 
 use playhouse_cluster::{
-    ControlConfig, ControlPlane, Device, Layout, Rank, RankEngine, RankEvent, RankHost, RankPort,
-    RemoteConfig, StartedRank, processes, run_rank,
+    Child, ControlConfig, ControlPlane, Device, Layout, Listener, Loading, Rank, RankEngine,
+    RankEvent, RankHost, RankPort, ReadProgress, RemoteConfig, StartedRank, Way, processes,
+    run_rank,
 };
 use playhouse_engine::{EngineEvent, StepPort};
-use playhouse_link::{Authority, Identity};
+use playhouse_link::{Authority, Identity, Revocations};
 use playhouse_planner::{ModelShape, RankMap};
 use playhouse_types::{
-    Epoch, Logits, ParallelSpec, ReplicaId, Run, RunOutcome, Sampled, Slot, StepId, StepOutcome,
-    StepPlan, TokenId,
+    Appended, Epoch, Logits, ParallelSpec, ReplicaId, Run, RunOutcome, Sampled, Slot, StepId,
+    StepOutcome, StepPlan, TokenId,
 };
 use playhouse_wire::{Dtype, Join, Load, Loaded, Member, Place};
 use rustix::time::{ClockId, clock_gettime};
@@ -91,16 +93,19 @@ fn shard(head: SocketAddr) {
     });
     let mut runtime = Builder::new_multi_thread();
     let runtime = runtime.worker_threads(1).enable_all().build().expect("a runtime");
-    let served = runtime.block_on(run_rank(head, &identity, Arc::new(Clockwork::default())));
+    let served = runtime.block_on(async {
+        let way = Way::new(head.into(), head, &identity).expect("a socket");
+        run_rank(way, Arc::new(Clockwork::default())).await
+    });
     served.expect("the head ends us");
 }
 
 impl RankHost for Clockwork {
-    fn load(&self, load: &Load, _: &dyn Fn(u64, u64)) -> Result<Loaded, String> {
+    fn load(self: Arc<Self>, load: Load, _: ReadProgress) -> Loading {
         self.samples.store(load.tensor.at == 0, Ordering::Relaxed);
         // Nobody meets there.
         let member = Member { machine: String::new(), address: String::new() };
-        Ok(Loaded { tensor: member.clone(), pipeline: member })
+        Box::pin(ready(Ok(Loaded { tensor: member.clone(), pipeline: member })))
     }
 
     fn start(&self, join: Join, sink: Box<dyn Fn(EngineEvent) + Send>) -> io::Result<RankEngine> {
@@ -116,7 +121,7 @@ impl RankHost for Clockwork {
                 });
             }
         })?;
-        Ok(RankEngine { port, thread, abort: Box::new(|| {}) })
+        Ok(RankEngine::of_thread(port, thread, || {}))
     }
 }
 
@@ -197,11 +202,17 @@ async fn measure() {
 impl Ranks {
     /// Starts the processes, and waits for them.
     async fn start(world: u32) -> Self {
+        let authority = Authority::new().expect("an authority");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let control = ControlPlane::start(ControlConfig {
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            authority: Authority::new().expect("an authority"),
-            program: env::current_exe().expect("our own file"),
+            listener: Listener::bind(address, &authority).expect("a free port"),
+            authority,
+            children: Child::starter(env::current_exe().expect("our own file")),
             devices: vec![Device { memory_bytes: 1 << 30, threads: 1 }; world as usize],
+            admits_nodes: false,
+            revocations: Revocations::default(),
+            keep_revocations: Box::new(|_| Ok(())),
+            tell_renewal: Arc::new(|_| {}),
         });
         let shape = ModelShape::parse(CONFIG.as_bytes()).expect("a good config");
         let parallel = ParallelSpec { tensor: world, ..ParallelSpec::default() };
@@ -220,7 +231,7 @@ impl Ranks {
             kv_blocks: RUNS,
             max_num_seqs: RUNS,
         };
-        let starter = processes(config, control.expect("a free port"));
+        let starter = processes(config, control);
         let (tell, heard) = unbounded_channel();
         let start = |tensor| {
             let tell = tell.clone();
@@ -276,7 +287,7 @@ impl Ranks {
     }
 
     async fn stop(self) {
-        for StartedRank { port, ended } in self.started {
+        for StartedRank { port, ended, .. } in self.started {
             drop(port);
             ended.await;
         }
@@ -305,7 +316,7 @@ fn plan(step: u64) -> StepPlan {
         slot: Slot(slot),
         start: 512,
         tokens: 1,
-        sampled: Some(slot as TokenId),
+        appended: Appended::Token(slot as TokenId),
         new_blocks: Vec::new(),
         logits: Logits::Last,
     };

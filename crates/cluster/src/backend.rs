@@ -5,10 +5,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use playhouse_types::{Emission, GenerateRequest, RequestId};
-use ractor::ActorRef;
+use ractor::{ActorRef, MessagingErr};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::generation::{Permits, Sink};
+use crate::admission::Place;
+use crate::generation::Sink;
 use crate::replica::ReplicaMsg;
 
 /// Answers a request by sending emissions.
@@ -20,25 +21,30 @@ pub(crate) enum Backend {
     Script(Arc<Scripted>),
 }
 
-/// Holds the permits of a request until its caller is done with it.
+/// Holds the place of a request until its caller is done with it.
 pub(crate) struct Scripted {
     script: Box<Script>,
-    permits: Mutex<HashMap<RequestId, Permits>>,
+    places: Mutex<HashMap<RequestId, Place>>,
 }
 
 // === impl Backend ===
 
 impl Backend {
     pub(crate) fn scripted(script: Box<Script>) -> Self {
-        Self::Script(Arc::new(Scripted { script, permits: Mutex::default() }))
+        Self::Script(Arc::new(Scripted { script, places: Mutex::default() }))
     }
 
-    /// Hands over a message. A replica that is gone drops it: a sink in it says so to its caller,
-    /// and there is nothing left to cancel.
-    pub(crate) fn cast(&self, message: ReplicaMsg) {
+    /// Hands over a message, or gives it back when the replica is gone.
+    pub(crate) fn cast(&self, message: ReplicaMsg) -> Option<ReplicaMsg> {
         match self {
-            Self::Replica(replica) => drop(replica.cast(message)),
-            Self::Script(scripted) => scripted.handle(message),
+            Self::Replica(replica) => match replica.cast(message) {
+                Err(MessagingErr::SendErr(message)) => Some(message),
+                _ => None,
+            },
+            Self::Script(scripted) => {
+                scripted.handle(message);
+                None
+            }
         }
     }
 }
@@ -56,10 +62,10 @@ impl fmt::Debug for Backend {
 
 impl Scripted {
     fn handle(&self, message: ReplicaMsg) {
-        let held = || self.permits.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = || self.places.lock().unwrap_or_else(PoisonError::into_inner);
         match message {
-            ReplicaMsg::Admit(request, Sink { emissions, permits, .. }) => {
-                held().insert(request.id, permits);
+            ReplicaMsg::Admit(request, _, Sink { emissions, place, .. }) => {
+                held().insert(request.id, place);
                 (self.script)(request, emissions);
             }
             ReplicaMsg::Cancel(id) => drop(held().remove(&id)),

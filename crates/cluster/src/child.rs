@@ -6,10 +6,10 @@
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use playhouse_wire::{Exit, ExitStatus};
@@ -18,8 +18,9 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::{Child as Process, ChildStdin, Command};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
-use tracing::info;
+use tracing::{Level, error, info, warn};
 
+use crate::head::HeadAddress;
 use crate::rank::{Loss, LossCause};
 
 /// Lines of standard error that are kept for the reason of an exit.
@@ -33,22 +34,40 @@ const PANICKED: i32 = 101;
 
 /// A running rank process. Dropping it kills the process.
 #[derive(Debug)]
-pub(crate) struct Child {
+pub struct Child {
     pub(crate) pid: u32,
     /// Becomes `Some` when the process has ended.
     pub(crate) exited: watch::Receiver<Option<Exit>>,
     _alive: oneshot::Sender<()>,
 }
 
+/// Starts the process of a rank on this machine: its name, where the head is, and its
+/// [identity](playhouse_link::Identity::from_bytes).
+pub type ChildStarter = Arc<dyn Fn(&str, &HeadAddress, Vec<u8>) -> io::Result<Child> + Send + Sync>;
+
 // === impl Child ===
 
 impl Child {
+    /// Starts children with the subcommand `shard` of this program.
+    #[must_use]
+    pub fn starter(program: PathBuf) -> ChildStarter {
+        Arc::new(move |name, head, identity| Self::spawn(&program, name, head, identity))
+    }
+
+    /// A process that somebody else has started, who says when it has ended, and ends it when the
+    /// receiver says that it was dropped.
+    #[must_use]
+    pub fn new(pid: u32, exited: watch::Receiver<Option<Exit>>) -> (Self, oneshot::Receiver<()>) {
+        let (_alive, dropped) = oneshot::channel();
+        (Self { pid, exited, _alive }, dropped)
+    }
+
     /// Starts `program shard` as `name` and tells it where the head is. Its standard input gives it
     /// the length of `identity` in four bytes, little-endian, and then `identity`.
-    pub(crate) fn spawn(
+    fn spawn(
         program: &Path,
         name: &str,
-        head: SocketAddr,
+        head: &HeadAddress,
         identity: Vec<u8>,
     ) -> io::Result<Self> {
         let mut process = Command::new(program)
@@ -63,8 +82,8 @@ impl Child {
             .spawn()?;
         let pid = process.id().unwrap_or_default();
         let (stdin, stderr) = (process.stdin.take(), process.stderr.take());
-        let (alive, dropped) = oneshot::channel();
         let (ended, exited) = watch::channel(None);
+        let (child, dropped) = Self::new(pid, exited);
         let name = name.to_owned();
         tokio::spawn(async move {
             let words = tokio::spawn(listen(stderr, name));
@@ -83,7 +102,7 @@ impl Child {
             };
             ended.send_replace(Some(Exit { pid, status, reason }));
         });
-        Ok(Self { pid, exited, _alive: alive })
+        Ok(child)
     }
 }
 
@@ -127,13 +146,26 @@ async fn listen(stderr: Option<impl AsyncRead + Unpin>, name: String) -> Vec<Str
     let mut lines = BufReader::new(stderr).split(b'\n');
     while let Ok(Some(line)) = lines.next_segment().await {
         let line = String::from_utf8_lossy(&line).into_owned();
-        info!(shard = name, "{line}");
+        match level(&line) {
+            (Level::ERROR, line) => error!(shard = name, "{line}"),
+            (Level::WARN, line) => warn!(shard = name, "{line}"),
+            (_, line) => info!(shard = name, "{line}"),
+        }
         if last.len() == LAST_LINES {
             last.pop_front();
         }
         last.push_back(line);
     }
     last.into()
+}
+
+/// The level of a line that begins with one, and the rest. What a process says otherwise, such as why
+/// it panics, is for everybody.
+fn level(line: &str) -> (Level, &str) {
+    let levels = [("ERROR ", Level::ERROR), ("WARN ", Level::WARN), ("INFO ", Level::INFO)];
+    let rest = |name| line.trim_start().strip_prefix(name);
+    let found = levels.iter().find_map(|(name, level)| Some((*level, rest(name)?)));
+    found.unwrap_or((Level::INFO, line))
 }
 
 /// How a process ended, for a person.
@@ -158,5 +190,20 @@ impl From<&Exit> for Loss {
         };
         let cause = if of_step { LossCause::Step } else { LossCause::Outside };
         Self { reason: ending(exit), cause }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_level_of_a_line_is_not_said_twice() {
+        assert_eq!(level(" WARN link: the head is gone"), (Level::WARN, "link: the head is gone"));
+        assert_eq!(level("ERROR a: b"), (Level::ERROR, "a: b"));
+        assert_eq!(level(" INFO a: b"), (Level::INFO, "a: b"));
+        for line in ["thread 'main' panicked at x.rs:1:", "", "  indented", "WARNING"] {
+            assert_eq!(level(line), (Level::INFO, line));
+        }
     }
 }

@@ -1,15 +1,17 @@
 //! The head's end of the control plane: who may connect, and the processes of ranks.
 
+mod reunion;
+
 use std::collections::HashMap;
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use playhouse_link::{
-    Arrival, Arrivals, Authority, BindError, Endpoint, IdentityError, Inbox, JoinDesk, Knock,
-    LinkConfig, Peer,
+    Arrival, Arrivals, Authority, CallError, Endpoint, Inbox, JoinDesk, JoinToken, KeepRevocations,
+    Knock, Peer, Revocations, TellRenewal,
 };
 use playhouse_types::Epoch;
 use playhouse_wire::{Exit, NodeReply, NodeRequest, PeerId, Refusal, Role, Spawn};
@@ -18,10 +20,11 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::child::Child;
-use crate::head::{HEAD, incarnation};
+use self::reunion::Reunion;
+use crate::child::{Child, ChildStarter};
+use crate::head::Listener;
 use crate::nodes::{Device, Nodes, Seat};
-use crate::overview::NoToken;
+use crate::overview::{NoToken, NotRevoked};
 use crate::rank::Loss;
 use crate::status::{NodeStatus, Whereabouts};
 
@@ -34,47 +37,43 @@ const SPAWN: Duration = Duration::from_secs(10);
 /// Where the head listens and what it runs ranks with.
 pub struct ControlConfig {
     /// Where nodes and shards connect.
-    pub address: SocketAddr,
+    pub listener: Listener,
     /// Signs who may.
     pub authority: Authority,
-    /// The program whose subcommand `shard` is the process of a rank.
-    pub program: PathBuf,
-    /// Devices of this machine that ranks use. Without any, ranks run on nodes, which may join.
+    /// Starts the processes of ranks on this machine.
+    pub children: ChildStarter,
+    /// Devices of this machine that ranks use.
     pub devices: Vec<Device>,
-}
-
-/// Why there is no control plane.
-#[derive(Debug, thiserror::Error)]
-pub enum ControlError {
-    /// The head has no identity.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The head cannot listen.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// The system does not say where the head listens.
-    #[error("cannot listen for shards: {0}")]
-    Io(#[from] io::Error),
+    /// Whether nodes with a token may join.
+    pub admits_nodes: bool,
+    /// Certificates of nodes that are no longer good.
+    pub revocations: Revocations,
+    /// Writes them down when there are more.
+    pub keep_revocations: KeepRevocations,
+    /// Is told when a certificate was renewed, or was to be.
+    pub tell_renewal: TellRenewal,
 }
 
 /// How long the parent of a process that was lost may take to say how it ended.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// The head's end of the control plane. Dropping the last clone ends it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ControlPlane {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     endpoint: Endpoint,
     address: SocketAddr,
     desk: Arc<JoinDesk>,
     admits_nodes: bool,
-    program: PathBuf,
+    children: ChildStarter,
     nodes: Nodes,
+    /// Numbers rank processes, from the incarnation of this head on.
+    launches: AtomicU64,
     awaited: Mutex<HashMap<PeerId, oneshot::Sender<Side>>>,
+    reunion: Reunion,
 }
 
 /// A peer and what it asks.
@@ -102,34 +101,39 @@ struct Awaited<'a> {
 #[derive(Debug)]
 enum Hold {
     Here { _child: Child },
-    There { pid: u32, node: Peer, runtime: Handle },
+    There { pid: u32, node: String, control: Weak<Inner> },
 }
 
 // === impl ControlPlane ===
 
 impl ControlPlane {
-    /// Listens. Must be called on the runtime that is to drive processes.
-    ///
-    /// # Errors
-    /// See [`ControlError`].
-    pub fn start(config: ControlConfig) -> Result<Self, ControlError> {
-        let ControlConfig { address, authority, program, devices } = config;
-        let id = PeerId::new(Role::Head, HEAD).map_err(io::Error::other)?;
-        let identity = authority.identify(&id)?;
-        let (endpoint, arrivals) =
-            Endpoint::bind(address, &identity, incarnation(), LinkConfig::default())?;
-        let desk = Arc::new(JoinDesk::new(authority));
-        let admits_nodes = devices.is_empty();
-        if admits_nodes {
-            endpoint.admit_nodes(Arc::clone(&desk));
-        }
-        let address = reachable(endpoint.local_addr()?);
+    /// Admits processes. Must be called on the runtime that is to drive them.
+    #[must_use]
+    pub fn start(config: ControlConfig) -> Self {
+        let ControlConfig { listener, authority, children, devices, admits_nodes, .. } = config;
+        let Listener { endpoint, arrivals, address } = listener;
+        let desk = Arc::new(JoinDesk::new(authority, config.revocations, config.keep_revocations));
+        desk.tell_renewals(config.tell_renewal);
+        // Without nodes as well: rank processes renew theirs.
+        endpoint.admit_nodes(Arc::clone(&desk));
         let nodes = Nodes::new(devices);
-        let awaited = Mutex::default();
-        let inner =
-            Arc::new(Inner { endpoint, address, desk, admits_nodes, program, nodes, awaited });
+        let (awaited, reunion) = Default::default();
+        let inner = Inner {
+            launches: AtomicU64::new(endpoint.incarnation()),
+            endpoint,
+            address,
+            desk,
+            admits_nodes,
+            children,
+            nodes,
+            awaited,
+            reunion,
+        };
+        let inner = Arc::new(inner);
+        let nodes = Arc::downgrade(&inner);
+        inner.desk.reserve(move |name| nodes.upgrade().is_some_and(|it| it.nodes.waits_for(name)));
         tokio::spawn(receive(Arc::downgrade(&inner), arrivals));
-        Ok(Self { inner })
+        Self { inner }
     }
 
     /// Where it listens.
@@ -149,12 +153,29 @@ impl ControlPlane {
     }
 
     /// A token that lets one node in.
-    pub(crate) fn create_token(&self, ttl: Duration) -> Result<String, NoToken> {
+    ///
+    /// # Errors
+    /// See [`NoToken`].
+    pub fn create_token(&self, ttl: Duration) -> Result<JoinToken, NoToken> {
         if !self.inner.admits_nodes {
             return Err(NoToken::NotListening);
         }
-        let token = self.inner.desk.issue(ttl).map_err(|why| NoToken::Failed(why.to_string()))?;
-        Ok(token.to_string())
+        self.inner.desk.issue(ttl).map_err(|why| NoToken::Failed(why.to_string()))
+    }
+
+    /// Completes when nobody can join with this token any more.
+    pub async fn until_spent(&self, token: &JoinToken) {
+        self.inner.desk.until_spent(token).await;
+    }
+
+    /// Cuts a node off and turns its certificate away from now on: whether it was connected.
+    pub(crate) fn revoke(&self, node: &str) -> Result<bool, NotRevoked> {
+        if !self.inner.admits_nodes {
+            return Err(NotRevoked::NotListening);
+        }
+        PeerId::new(Role::Node, node).map_err(|why| NotRevoked::BadName(why.to_string()))?;
+        self.inner.desk.revoke(node).map_err(|why| NotRevoked::NotKept(why.to_string()))?;
+        Ok(self.inner.nodes.cut_off(node))
     }
 
     /// The runtime of the connections, for tasks that pass messages on.
@@ -165,6 +186,11 @@ impl ControlPlane {
     /// Ends all connections, and says why.
     pub(crate) async fn shut_down(&self) {
         self.inner.endpoint.shut_down("the head stops").await;
+    }
+
+    /// A number that no rank process of this head has, nor of an earlier one.
+    pub(crate) fn next_launch(&self) -> u64 {
+        self.inner.launches.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Starts the process of a rank on its seat, and waits until it has connected.
@@ -179,17 +205,20 @@ impl ControlPlane {
         let _awaited = Awaited { inner, id };
         let (pid, mut exited, hold) = self.spawn(name, &seat, identity).await?;
         let came = tokio::select! {
+            biased;
             came = timeout(ARRIVAL, arrival) => came.ok().and_then(Result::ok),
             gone = exited.wait_for(Option::is_some) => {
                 let gone = gone.ok().and_then(|exit| exit.as_ref().map(Loss::from));
                 return Err(gone.unwrap_or_else(|| Loss::outside("its parent is gone")));
             }
+            () = inner.nodes.until_lost(&seat.node) => {
+                return Err(Loss::no_seat(format!("node {} was lost", seat.node)));
+            }
         };
         let (peer, inbox) = came.ok_or_else(|| {
             Loss::outside(format!("process {pid} did not connect within {ARRIVAL:?}"))
         })?;
-        let Seat { node, device, .. } = &seat;
-        let whereabouts = Whereabouts { node: node.clone(), device: format!("cpu:{device}"), pid };
+        let whereabouts = seat.whereabouts(pid);
         Ok(Process { peer, whereabouts, seat, exited, _hold: hold, _inbox: inbox })
     }
 
@@ -201,19 +230,21 @@ impl ControlPlane {
     ) -> Result<(u32, watch::Receiver<Option<Exit>>, Hold), Loss> {
         let inner = &*self.inner;
         let Some(node) = inner.nodes.peer(&seat.node).map_err(Loss::no_seat)? else {
-            let child = Child::spawn(&inner.program, name, inner.address, identity);
+            let child = (inner.children)(name, &inner.address.into(), identity);
             let child =
                 child.map_err(|why| Loss::outside(format!("cannot start a process: {why}")))?;
             return Ok((child.pid, child.exited.clone(), Hold::Here { _child: child }));
         };
         let spawn = Spawn { name: name.to_owned(), device: seat.device, identity };
-        let runtime = self.runtime().clone();
+        let (name, control) = (seat.node.clone(), Arc::downgrade(&self.inner));
         // In a task of its own: a process that nobody waits for any more is ended all the same.
         let (answer, answered) = oneshot::channel();
         self.runtime().spawn(async move {
             let who = node.id().clone();
             let hold = match node.call(NodeRequest::Spawn(spawn), SPAWN).await {
-                Ok(NodeReply::Spawned { pid }) => Ok((pid, Hold::There { pid, node, runtime })),
+                Ok(NodeReply::Spawned { pid }) => {
+                    Ok((pid, Hold::There { pid, node: name, control }))
+                }
                 Ok(NodeReply::Failed(why)) => Err(Loss::outside(format!("{who}: {why}"))),
                 Ok(_) => Err(Loss::outside(format!("{who}: an answer to another question"))),
                 Err(why) => Err(Loss::no_seat(format!("{who}: {why}"))),
@@ -226,8 +257,16 @@ impl ControlPlane {
     }
 }
 
+impl fmt::Debug for ControlPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { address, nodes, .. } = &*self.inner;
+        let mut control = f.debug_struct("ControlPlane");
+        control.field("address", address).field("nodes", nodes).finish_non_exhaustive()
+    }
+}
+
 /// Admits who is waited for, until the control plane is gone.
-async fn receive(inner: std::sync::Weak<Inner>, mut arrivals: Arrivals) {
+async fn receive(inner: Weak<Inner>, mut arrivals: Arrivals) {
     while let Some(knock) = arrivals.next().await {
         let Some(inner) = inner.upgrade() else { return };
         match knock {
@@ -240,14 +279,24 @@ async fn receive(inner: std::sync::Weak<Inner>, mut arrivals: Arrivals) {
 
 async fn admit(inner: Arc<Inner>, arrival: Arrival) {
     let (id, from) = (arrival.peer().clone(), arrival.from());
+    let awaited = lock(&inner.awaited).remove(&id);
     let outcome = match id.role() {
-        Role::Shard => match lock(&inner.awaited).remove(&id) {
+        Role::Shard => match awaited {
             Some(awaited) => Ok(awaited),
+            None if inner.reunion.is_open() => {
+                return match arrival.admit(Epoch(0)).await {
+                    Ok(side) => inner.reunion.arrived(side),
+                    Err(why) => warn!("{id} from {from} was turned away: {why}"),
+                };
+            }
             None => Err("the head has not started it, or gave it up".to_owned()),
         },
         Role::Node => {
             return match arrival.admit(Epoch(0)).await {
-                Ok((peer, inbox)) => inner.nodes.welcome(peer, inbox, from).await,
+                Ok((peer, inbox)) => {
+                    let offered = |running| inner.offered(running, id.name());
+                    inner.nodes.welcome(peer, inbox, from, offered).await;
+                }
                 Err(why) => warn!("{id} from {from} was turned away: {why}"),
             };
         }
@@ -273,18 +322,18 @@ impl Process {
         self.exited.borrow().is_none() && self.peer.lost().borrow().is_none()
     }
 
-    /// Waits until the process has ended or cannot be reached: why.
-    pub(crate) async fn ended(&self) -> Loss {
-        let (mut exited, mut lost) = (self.exited.clone(), self.peer.lost());
+    /// Waits until the process has ended or cannot be reached: why. Its node is one of `nodes`.
+    pub(crate) async fn ended(&self, nodes: &Nodes) -> Loss {
+        let mut exited = self.exited.clone();
         let exit = async move {
             let exit = exited.wait_for(Option::is_some).await;
             exit.ok().and_then(|exit| exit.as_ref().map(Loss::from))
         };
         let gone = async {
-            let why = lost.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
-            // Its parent may know better why, and soon.
-            tokio::time::sleep(LAST_WORDS).await;
-            why.map(|why| Loss::outside(format!("process {}: {why}", self.whereabouts.pid)))
+            let why = self.peer.until_lost().await;
+            // Its parent may know better why, and soon, unless it is gone as well.
+            drop(timeout(LAST_WORDS, nodes.until_lost(&self.seat.node)).await);
+            Some(Loss::outside(format!("process {}: {why}", self.whereabouts.pid)))
         };
         let why = tokio::select! { biased; why = exit => why, why = gone => why };
         why.unwrap_or_else(|| Loss::outside("its parent is gone"))
@@ -303,22 +352,24 @@ impl Drop for Awaited<'_> {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if let Self::There { pid, node, runtime } = self {
-            let (pid, node) = (*pid, node.clone());
-            runtime.spawn(async move { drop(node.call(NodeRequest::Kill { pid }, SPAWN).await) });
-        }
+        let Self::There { pid, node, control } = self else { return };
+        let Some(control) = control.upgrade() else { return };
+        // A node that is away now offers it when it is back, and nobody will hold it.
+        let Some(peer) = control.nodes.ask_to_end(node, *pid) else { return };
+        let (pid, node, weak) = (*pid, std::mem::take(node), Arc::downgrade(&control));
+        let kill = async move {
+            if let Err(CallError::Lost(_)) = peer.call(NodeRequest::Kill { pid }, SPAWN).await {
+                // The call may know that a little earlier than everybody else.
+                peer.until_lost().await;
+            }
+            if let Some(control) = weak.upgrade() {
+                control.nodes.answered(&node, pid);
+            }
+        };
+        drop(control.endpoint.runtime().spawn(kill));
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The address under which processes of this machine find a socket.
-fn reachable(bound: SocketAddr) -> SocketAddr {
-    match bound.ip().is_unspecified() {
-        false => bound,
-        true if bound.is_ipv4() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), bound.port()),
-        true => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), bound.port()),
-    }
 }

@@ -1,50 +1,52 @@
 //! Deployment: the root of the actor tree, and the handle the binary holds it by.
 
-use std::num::NonZeroU32;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use playhouse_router::Policy;
-use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
 use playhouse_types::{Epoch, ReplicaId};
-use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
-use tokio::sync::watch;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
-use tracing::error;
+use tokio::time::timeout;
+use tracing::{error, warn};
 
-use crate::backend::Backend;
+use crate::admission::AdmissionLimits;
+use crate::blueprint::{Blueprint, Blueprints};
 use crate::control::ControlPlane;
-use crate::front_door::{AdmissionLimits, Bounds, FrontDoor};
+use crate::fleet::Fleet;
+use crate::front_door::{Bounds, FrontDoor};
+use crate::ledger::{Begun, Drained, Ledger};
+use crate::moves::{Move, moves};
+use crate::operation::{Answer, Change, Desired, Refused};
 use crate::overview::Overview;
-use crate::rank::{Layout, RankStarter};
-use crate::replica::{Replica, ReplicaArgs};
+use crate::parking::{Parking, ParkingArgs};
+use crate::reconcile::{Reconciler, Traces};
 use crate::routing::Routing;
-use crate::seats::{Seat, Seats};
-use crate::status::{ReplicaState, ReplicaStatus, ShardState, ShardStatus, Share, StageStatus};
+use crate::seats::Seats;
+use crate::watchdog::StepDeadline;
+
+/// How long a restarted head waits for all of its replicas before one of them is enough.
+const ALL_BACK: Duration = Duration::from_secs(3);
 
 /// What to run.
 pub struct DeploymentConfig {
-    /// Copies of the model.
-    pub replicas: NonZeroU32,
-    /// Ranks of each replica.
-    pub layout: Layout,
-    /// Steps in flight at most. With one stage a second one could only hold requests left out of
-    /// the first, and would split the batch. With several, one more than there are stages lets the
-    /// first begin a step while the last reports (the batch queue of vLLM's
-    /// `step_with_batch_queue`).
-    pub concurrent_batches: usize,
-    /// What each of them holds, stage by stage.
-    pub shares: Vec<Share>,
+    /// What shall run, unless the ledger knows better.
+    pub desired: Desired,
+    /// How replicas are made.
+    pub blueprints: Blueprints,
+    /// What operators asked for.
+    pub ledger: Arc<Ledger>,
+    /// How long a step may take before its ranks count as hung.
+    pub step_deadline: StepDeadline,
     /// How requests are spread over the replicas.
     pub policy: Policy,
-    /// Starts each rank.
-    pub starter: RankStarter,
     /// The control plane, if ranks are processes.
     pub control: Option<ControlPlane>,
-    /// Bounds of each scheduler and its KV cache.
-    pub limits: Limits,
+    /// Devices of this process for ranks that are its threads, one for each rank.
+    pub devices: usize,
     /// Bounds of the front door.
     pub admission: AdmissionLimits,
     /// Token ids are below this.
@@ -63,16 +65,25 @@ pub struct DeploymentConfig {
 pub struct Cluster {
     front_door: FrontDoor,
     control: Option<ControlPlane>,
+    ledger: Arc<Ledger>,
+    /// What shall run was written down by an earlier head.
+    returns: bool,
     deployment: ActorRef<DeploymentMsg>,
     actors: JoinHandle<()>,
+    /// Writes down on which nodes ranks sit.
+    hosts: Option<JoinHandle<()>>,
 }
 
 /// Why a cluster did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An actor refused to start; the text has the cause, such as a thread that cannot be made.
-    #[error("cannot start the replica: {0}")]
+    #[error("cannot start the deployment: {0}")]
     Spawn(#[from] SpawnErr),
+    /// The model cannot be divided as is wanted, a replica cannot be started, or what is wanted cannot
+    /// be written down.
+    #[error("{0}")]
+    Refused(String),
     /// A replica failed before it served.
     #[error("{replica} failed while starting: {reason}")]
     Replica {
@@ -85,8 +96,21 @@ pub enum StartError {
 
 struct Deployment;
 
-/// A deployment takes no messages yet: what it runs is fixed when it starts.
-enum DeploymentMsg {}
+struct State {
+    fleet: Arc<Fleet>,
+    ledger: Arc<Ledger>,
+}
+
+/// What an operator asks of a deployment.
+pub(crate) enum DeploymentMsg {
+    /// A change; see [`Overview::change`].
+    Change {
+        change: Change,
+        key: Option<String>,
+        dry_run: bool,
+        answer: oneshot::Sender<Result<Answer, Refused>>,
+    },
+}
 
 // === impl Cluster ===
 
@@ -96,30 +120,72 @@ impl Cluster {
     /// # Errors
     /// When an actor refuses to start, with nothing left running.
     pub async fn start(config: DeploymentConfig) -> Result<Self, StartError> {
-        let (deployment, actors) = Actor::spawn(None, Deployment, ()).await?;
+        let DeploymentConfig { blueprints, ledger, control, devices, .. } = config;
+        let returns = ledger.desired().is_some();
+        let desired = wanted(&ledger, config.desired).await?;
         // Routing is not secret: a fixed seed keeps it reproducible.
-        let routing = Routing::new(config.policy, 0, config.replicas.get());
-        let seats = Arc::new(Seats::new(routing));
-        match start_replicas(&deployment, &config, &seats).await {
-            Ok(started) => seats.fill(started),
-            Err(why) => {
-                deployment.stop(None);
-                drop(actors.await);
-                return Err(why.into());
+        let seats = Arc::new(Seats::new(Routing::new(config.policy, 0)));
+        let fleet = Fleet::new(
+            Arc::clone(&seats),
+            blueprints,
+            control.clone(),
+            devices,
+            config.step_deadline,
+            Arc::clone(&config.metrics),
+        );
+        let fleet = Arc::new(fleet);
+        let first = fleet.blueprint(desired.split.clone()).await;
+        let Blueprint { limits, .. } = first.map_err(StartError::Refused)?;
+        let state = State { fleet: Arc::clone(&fleet), ledger: Arc::clone(&ledger) };
+        let (deployment, actors) = Actor::spawn(None, Deployment, state).await?;
+        let parking = ParkingArgs {
+            seats: Arc::clone(&seats),
+            timeout: config.admission.no_capacity_timeout,
+            metrics: config.metrics,
+        };
+        let (parking, _) =
+            Actor::spawn_linked(None, Parking, parking, deployment.get_cell()).await?;
+        seats.park_in(parking);
+        let drained = ledger.drained();
+        drained.nodes.iter().for_each(|node| fleet.cordon(node, true));
+        drained.removed.iter().for_each(|node| fleet.forget(node));
+        let before = match &control {
+            Some(control) if returns => {
+                control.reunite(&desired, &drained, ledger.hosts().as_ref()).await
             }
+            Some(control) => {
+                control.start_alone();
+                BTreeMap::new()
+            }
+            None => BTreeMap::new(),
+        };
+        let started = raise(&fleet, deployment.get_cell(), &desired, &drained, before).await;
+        if let Err(why) = started {
+            deployment.stop(None);
+            drop(actors.await);
+            return Err(StartError::Refused(why));
         }
-        let DeploymentConfig { limits, admission, vocab, shared_prompt_max, control, .. } = config;
+        let DeploymentConfig { vocab, shared_prompt_max, admission, .. } = config;
         let bounds = Bounds { limits, admission, vocab, shared_prompt_max };
         let front_door = FrontDoor::new(seats, bounds);
-        Ok(Self { front_door, control, deployment, actors })
+        let hosts = control.clone().map(|it| tokio::spawn(keep_hosts(it, Arc::clone(&ledger))));
+        Ok(Self { front_door, control, ledger, returns, deployment, actors, hosts })
     }
 
-    /// Waits until every replica serves.
+    /// Waits until every replica serves. After a restart of the head one will do, if others take
+    /// longer: there are clients who want to go on.
     ///
     /// # Errors
-    /// When one of them has failed; the others run on.
+    /// When one of them has failed, or all of them after a restart of the head; the others run on.
     pub async fn serving(&self) -> Result<(), StartError> {
-        self.front_door.all_serve().await
+        let all = self.front_door.all_serve();
+        if !self.returns {
+            return all.await;
+        }
+        match timeout(ALL_BACK, all).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => self.front_door.one_serves().await,
+        }
     }
 
     /// Where requests enter.
@@ -128,10 +194,15 @@ impl Cluster {
         &self.front_door
     }
 
-    /// What operators see.
+    /// What operators see, and may change.
     #[must_use]
     pub fn overview(&self) -> Overview {
-        Overview::new(self.front_door.clone(), self.control.clone())
+        Overview::new(
+            self.front_door.clone(),
+            self.control.clone(),
+            Arc::clone(&self.ledger),
+            self.deployment.clone(),
+        )
     }
 
     /// Refuses new requests, waits until the accepted ones have finished or `deadline` has
@@ -147,6 +218,11 @@ impl Cluster {
         if let Err(why) = self.actors.await {
             error!(reason = %why, "the actor tree panicked while stopping");
         }
+        if let Some(hosts) = self.hosts {
+            hosts.abort();
+            // Nothing but that it was cancelled can come of it.
+            drop(hosts.await);
+        }
         if let Some(control) = self.control {
             control.shut_down().await;
         }
@@ -154,72 +230,81 @@ impl Cluster {
     }
 }
 
-async fn start_replicas(
-    deployment: &ActorRef<DeploymentMsg>,
-    config: &DeploymentConfig,
-    seats: &Arc<Seats>,
-) -> Result<Vec<Seat>, SpawnErr> {
-    // All replicas have the same clock, because requests move between them.
-    let origin = Instant::now();
-    let mut started = Vec::new();
-    for id in (0..config.replicas.get()).map(ReplicaId) {
-        let (board, status) = watch::channel(unstarted(id, config));
-        let args = ReplicaArgs {
-            id,
-            limits: config.limits,
-            layout: config.layout,
-            concurrent_batches: config.concurrent_batches,
-            starter: Arc::clone(&config.starter),
-            metrics: config.metrics.replica(id.0),
-            board,
-            teller: seats.routing().teller(id),
-            seats: Arc::clone(seats),
-            origin,
-        };
-        let (actor, _) = Actor::spawn_linked(None, Replica, args, deployment.get_cell()).await?;
-        started.push(Seat { id, backend: Backend::Replica(actor), status });
+/// What shall run: what operators asked for, or else what is written down as that now.
+async fn wanted(ledger: &Arc<Ledger>, at_first: Desired) -> Result<Desired, StartError> {
+    if let Some(desired) = ledger.desired() {
+        return Ok(desired);
     }
-    Ok(started)
+    let desired = at_first.clone();
+    let written = ledger.write(move |ledger| ledger.set_desired(desired)).await;
+    let written = written.map_err(|why| StartError::Refused(why.to_string()))?;
+    written.map_err(|why| StartError::Refused(why.to_string()))?;
+    Ok(at_first)
 }
 
-fn unstarted(id: ReplicaId, config: &DeploymentConfig) -> ReplicaStatus {
-    let shard = |share: &Share| ShardStatus {
-        state: ShardState::Starting,
-        whereabouts: None,
-        share: share.clone(),
-    };
-    let stage = |shares: &[Share]| StageStatus {
-        layers: shares[0].layers.clone(),
-        shards: shares.iter().map(shard).collect(),
-    };
-    ReplicaStatus {
-        id,
-        state: ReplicaState::Starting,
-        epoch: Epoch(1),
-        running: 0,
-        waiting: 0,
-        kv_blocks_held: 0,
-        kv_blocks: config.limits.kv_blocks as usize,
-        prefix_queried_tokens: 0,
-        prefix_hit_tokens: 0,
-        prefill_tokens: 0,
-        generated_tokens: 0,
-        stages: config.shares.chunks(config.layout.tensor).map(stage).collect(),
+/// Writes down on which nodes ranks sit, whenever that changes (**LED-6**). What cannot be written is
+/// tried again with the next change: it only says for whom a later head waits.
+async fn keep_hosts(control: ControlPlane, ledger: Arc<Ledger>) {
+    let mut written = ledger.hosts();
+    loop {
+        let hosts = control.nodes().hosts(written.as_ref()).await;
+        written = Some(hosts.clone());
+        match ledger.write(move |ledger| ledger.set_hosts(hosts)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => warn!(%why, "where ranks sit is written with the next change"),
+            // The runtime ends.
+            Err(_) => return,
+        }
     }
+}
+
+/// Starts what shall run: those that were drained, who have no ranks; the replicas there were `before`,
+/// with their last epochs; and others.
+async fn raise(
+    fleet: &Fleet,
+    deployment: ActorCell,
+    desired: &Desired,
+    drained: &Drained,
+    before: BTreeMap<ReplicaId, Epoch>,
+) -> Result<(), String> {
+    before.iter().for_each(|(id, epoch)| fleet.succeed(*id, *epoch));
+    let known: BTreeSet<ReplicaId> = before.keys().chain(&drained.replicas).copied().collect();
+    let others = (0..).map(ReplicaId).filter(|id| !known.contains(id));
+    let ids = drained.replicas.iter().chain(before.keys()).copied().chain(others);
+    for id in ids.take(desired.replicas as usize) {
+        let deployment = deployment.clone();
+        match drained.replicas.contains(&id) {
+            true => fleet.enter_drained(deployment, id, &desired.split).await?,
+            false => fleet.start(deployment, id, &desired.split).await?,
+        }
+    }
+    Ok(())
 }
 
 // === impl Deployment ===
 
 impl Actor for Deployment {
     type Msg = DeploymentMsg;
-    type State = ();
-    type Arguments = ();
+    type State = State;
+    type Arguments = State;
 
     async fn pre_start(
         &self,
         _: ActorRef<DeploymentMsg>,
-        (): (),
+        state: State,
+    ) -> Result<State, ActorProcessingErr> {
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        me: ActorRef<DeploymentMsg>,
+        message: DeploymentMsg,
+        state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let DeploymentMsg::Change { change, key, dry_run, answer } = message;
+        // Who asked may have gone.
+        drop(answer.send(state.change(me.get_cell(), change, key, dry_run).await));
         Ok(())
     }
 
@@ -227,7 +312,7 @@ impl Actor for Deployment {
         &self,
         _: ActorRef<DeploymentMsg>,
         event: SupervisionEvent,
-        _: &mut (),
+        _: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         // The process lives on: readiness says what happened, and metrics can still be read.
         if let SupervisionEvent::ActorFailed(_, why) = event {
@@ -239,9 +324,90 @@ impl Actor for Deployment {
     async fn post_stop(
         &self,
         me: ActorRef<DeploymentMsg>,
-        _: &mut (),
+        _: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         me.stop_children_and_wait(None, None).await;
         Ok(())
     }
+}
+
+// === impl State ===
+
+impl State {
+    /// Works a change out, and begins it.
+    async fn change(
+        &self,
+        supervisor: ActorCell,
+        change: Change,
+        key: Option<String>,
+        dry_run: bool,
+    ) -> Result<Answer, Refused> {
+        if let Some(known) = self.ledger.known(&change, key.as_deref())? {
+            return Ok(Answer::Accepted(known));
+        }
+        if let Some(running) = self.ledger.running() {
+            return Err(Refused::Busy { running });
+        }
+        let (before, after, steps) = self.work_out(&change).await?;
+        if dry_run {
+            return Ok(Answer::Planned(steps.iter().map(ToString::to_string).collect()));
+        }
+        let drained = self.ledger.drained();
+        let aims = (after, drained_after(&change, &steps, drained.clone()));
+        let now = SystemTime::now();
+        let begun = self.ledger.write(move |ledger| ledger.begin(change, key, aims, now));
+        let begun = begun.await.map_err(|why| Refused::Journal(why.to_string()))?;
+        let operation = match begun? {
+            Begun::Known(operation) => return Ok(Answer::Accepted(operation)),
+            Begun::New(operation) => operation,
+        };
+        let reconciler = Reconciler {
+            fleet: Arc::clone(&self.fleet),
+            ledger: Arc::clone(&self.ledger),
+            supervisor,
+            id: operation.id,
+            before: (before, drained),
+            traces: Traces::default(),
+        };
+        tokio::spawn(reconciler.carry_out(steps));
+        Ok(Answer::Accepted(operation))
+    }
+
+    /// What is wanted now, what will be, and the way there.
+    async fn work_out(&self, change: &Change) -> Result<(Desired, Desired, Vec<Move>), Refused> {
+        let fleet = &self.fleet;
+        let actual = fleet.actual();
+        let before = self.ledger.desired().unwrap_or_default();
+        if let Change::Deployment { split: Some(split), .. } = change {
+            fleet.blueprint(split.clone()).await.map_err(Refused::Invalid)?;
+        }
+        let (after, steps) = moves(change, &before, &actual)?;
+        Ok((before, after, steps))
+    }
+}
+
+/// What shall have no ranks after a change. A replica that ends or starts on the way is not drained:
+/// another one may have its id later.
+fn drained_after(change: &Change, steps: &[Move], mut drained: Drained) -> Drained {
+    for step in steps {
+        if let Move::Start { id, .. } | Move::Remove { id } | Move::Revive { id } = step {
+            drained.replicas.remove(id);
+        }
+    }
+    match change {
+        Change::DrainReplica { replica, .. } => drop(drained.replicas.insert(*replica)),
+        Change::DrainNode { node, .. } => drop(drained.nodes.insert(node.clone())),
+        Change::UndrainNode { node } => {
+            drained.nodes.remove(node);
+            drained.removed.remove(node);
+        }
+        Change::RemoveNode { node } => {
+            drained.nodes.remove(node);
+            drained.removed.insert(node.clone());
+        }
+        Change::Deployment { .. }
+        | Change::RestartReplica { .. }
+        | Change::RemoveReplica { .. } => {}
+    }
+    drained
 }

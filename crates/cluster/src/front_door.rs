@@ -4,32 +4,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-#[cfg(doc)]
-use playhouse_router::Policy;
-use playhouse_scheduler::Limits;
-use playhouse_types::{Emission, GenerateRequest, RequestId, SamplingParams, TokenId};
+use playhouse_scheduler::{Limits, Terms};
+use playhouse_types::{Emission, GenerateRequest, RequestId};
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
+use crate::admission::{
+    Admission, AdmissionLimits, Capacity, Client, ClientLimits, Full, Measure, Place,
+};
 use crate::backend::Backend;
 use crate::deployment::StartError;
 use crate::generation::{self, Generation};
+use crate::journey::Journey;
+use crate::parking::Visit;
 use crate::replica::ReplicaMsg;
 use crate::seats::Seats;
 use crate::status::ReplicaStatus;
-
-/// How long a refused caller should stay away. Long enough for a queue to move, short enough that
-/// capacity is not left idle.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// How much may be in the house at once, running and waiting (**G6**).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AdmissionLimits {
-    /// Requests.
-    pub requests: u32,
-    /// Prompt tokens of all those requests.
-    pub prompt_tokens: u32,
-}
+use crate::submission::Submission;
 
 /// Accepts requests for a cluster or refuses them at once. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -42,8 +32,7 @@ struct Shared {
     seats: Arc<Seats>,
     draining: AtomicBool,
     next_id: AtomicU64,
-    requests: Arc<Semaphore>,
-    prompt_tokens: Arc<Semaphore>,
+    admission: Arc<Admission>,
     bounds: Bounds,
 }
 
@@ -67,6 +56,16 @@ pub enum Rejected {
         /// Requests in the house.
         requests: u32,
     },
+    /// The client has as much in the house as it may; try again after the given time.
+    #[error("you have {limit} {measure} here already, which is your limit")]
+    OverLimit {
+        /// When to come back.
+        retry_after: Duration,
+        /// Of what there is too much.
+        measure: Measure,
+        /// How much of it the client may have.
+        limit: u32,
+    },
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
@@ -80,25 +79,17 @@ pub enum Rejected {
         /// Tokens one sequence can have.
         limit: usize,
     },
-    /// No replica can take work, and none will without help.
-    #[error("no replica can serve: {reason}")]
-    Unavailable {
-        /// Why the replica failed.
-        reason: String,
-    },
 }
 
 // === impl FrontDoor ===
 
 impl FrontDoor {
     pub(crate) fn new(seats: Arc<Seats>, bounds: Bounds) -> Self {
-        let semaphore = |permits: u32| Arc::new(Semaphore::new(permits as usize));
         let shared = Shared {
             seats,
             draining: AtomicBool::new(false),
             next_id: AtomicU64::new(0),
-            requests: semaphore(bounds.admission.requests),
-            prompt_tokens: semaphore(bounds.admission.prompt_tokens),
+            admission: Arc::new(Admission::new(&bounds.admission)),
             bounds,
         };
         Self { shared: Arc::new(shared) }
@@ -116,32 +107,31 @@ impl FrontDoor {
         let limits = Limits {
             max_num_seqs: max_requests as usize,
             max_num_batched_tokens: max_model_len,
+            prefill_time: Duration::MAX,
             max_model_len,
             kv_blocks: u32::try_from(max_model_len).unwrap_or(u32::MAX),
             micro_batches: 1,
             micro_batch_max: usize::MAX,
+            lookahead: false,
             prefix_caching: false,
         };
-        let admission = AdmissionLimits { requests: max_requests, prompt_tokens: 1 << 24 };
+        let admission = AdmissionLimits {
+            requests: Capacity::Fixed(max_requests),
+            prompt_tokens: 1 << 24,
+            no_capacity_timeout: Duration::ZERO,
+        };
         let bounds = Bounds { limits, admission, vocab, shared_prompt_max: usize::MAX };
         Self::new(Arc::new(Seats::only(Backend::scripted(Box::new(script)))), bounds)
     }
 
-    /// Accepts a request, or refuses it without waiting (**C-2**).
-    ///
-    /// `sampling` must have passed [`SamplingParams::check`], and `prompt` must be non-empty with
-    /// prompt and `max_tokens` together within [`FrontDoor::max_model_len`]. Requests of one
-    /// `session` go to one replica where the routing policy is [`Policy::Session`].
+    /// Accepts a request, or refuses it without waiting (**C-2**). One that no replica can serve now
+    /// is accepted too, and waits for the first that can (**C-7**).
     ///
     /// # Errors
     /// See [`Rejected`].
-    pub fn submit(
-        &self,
-        prompt: Arc<[TokenId]>,
-        sampling: Arc<SamplingParams>,
-        cache_salt: u64,
-        session: Option<&str>,
-    ) -> Result<Generation, Rejected> {
+    pub fn submit(&self, submission: Submission<'_>) -> Result<Generation, Rejected> {
+        let Submission { prompt, sampling, cache_salt, session, client, .. } = submission;
+        let Submission { priority, deadline, span, .. } = submission;
         let shared = &*self.shared;
         if self.is_draining() {
             return Err(Rejected::Draining);
@@ -150,44 +140,52 @@ impl FrontDoor {
         if tokens > limit {
             return Err(Rejected::NeverFits { tokens, limit });
         }
-        let permits = self.permits(prompt.len())?;
+        let place = self.enter(prompt.len(), client)?;
+        let terms = Terms {
+            priority: client.map_or(priority, |client| priority.max(client.priority)),
+            tenant: client.map(|client| client.tenant).unwrap_or_default(),
+            deadline: deadline.map(|at| shared.seats.clock().time_of(at)),
+        };
         let id = RequestId(shared.next_id.fetch_add(1, Ordering::Relaxed));
         let cache_salt = shared.salt(cache_salt, prompt.len());
         let request = GenerateRequest { id, prompt, sampling, cache_salt };
-        let picked = shared.seats.pick(&request, session);
-        let replica = picked.map_err(|reason| Rejected::Unavailable { reason })?;
+        let replica = shared.seats.pick(&request, session);
         let seats = Arc::clone(&shared.seats);
-        let (sink, generation) = generation::connect(id, replica, seats, permits);
-        shared.seats.cast(replica, ReplicaMsg::Admit(request, sink));
+        let (mut sink, generation) = generation::connect(id, replica, seats, place);
+        sink.journey = Journey::begin(&span, replica);
+        match replica {
+            Some(replica) => shared.seats.cast(replica, ReplicaMsg::Admit(request, terms, sink)),
+            None => shared.seats.park(Visit::New(request, terms, session.map(Into::into)), sink),
+        }
         Ok(generation)
     }
 
-    fn permits(&self, prompt_tokens: usize) -> Result<[OwnedSemaphorePermit; 2], Rejected> {
-        let shared = &*self.shared;
-        // One prompt may be longer than the whole bound; alone it is still let in.
-        let tokens = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
-        let tokens = tokens.min(shared.bounds.admission.prompt_tokens);
-        let request = Arc::clone(&shared.requests).try_acquire_owned();
-        let request = request.map_err(|error| self.refusal(&error))?;
-        let tokens = Arc::clone(&shared.prompt_tokens).try_acquire_many_owned(tokens);
-        let tokens = tokens.map_err(|error| self.refusal(&error))?;
-        Ok([request, tokens])
+    fn enter(&self, prompt_tokens: usize, client: Option<&Client>) -> Result<Place, Rejected> {
+        let admission = &self.shared.admission;
+        let replicas = self.shared.seats.routing().replicas();
+        admission.enter(prompt_tokens, client, replicas).map_err(|full| {
+            let requests = self.in_flight();
+            let running: usize = self.replicas().iter().map(|replica| replica.running).sum();
+            let running = u32::try_from(running).unwrap_or(u32::MAX);
+            let retry_after = admission.retry_after(requests.saturating_sub(running));
+            match full {
+                Full::House => Rejected::Overloaded { retry_after, requests },
+                Full::Client(measure, limit) => Rejected::OverLimit { retry_after, measure, limit },
+            }
+        })
     }
 
-    fn refusal(&self, error: &TryAcquireError) -> Rejected {
-        match error {
-            TryAcquireError::Closed => Rejected::Draining,
-            TryAcquireError::NoPermits => {
-                Rejected::Overloaded { retry_after: RETRY_AFTER, requests: self.in_flight() }
-            }
-        }
+    /// Somebody with limits of its own. Each call makes another; there is no end of them, so they have
+    /// to be bounded by whoever asks.
+    #[must_use]
+    pub fn client(&self, limits: &ClientLimits) -> Client {
+        self.shared.admission.client(limits)
     }
 
     /// Requests in the house: accepted and not yet finished.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
-        let free = u32::try_from(self.shared.requests.available_permits()).unwrap_or(u32::MAX);
-        self.shared.bounds.admission.requests.saturating_sub(free)
+        self.shared.admission.requests()
     }
 
     /// Whether a replica takes work and we are not draining.
@@ -204,6 +202,14 @@ impl FrontDoor {
 
     pub(crate) async fn all_serve(&self) -> Result<(), StartError> {
         self.shared.seats.all_serve().await
+    }
+
+    /// Waits until some replica serves.
+    ///
+    /// # Errors
+    /// When all of them have failed.
+    pub(crate) async fn one_serves(&self) -> Result<(), StartError> {
+        self.shared.seats.one_serves().await
     }
 
     /// How each replica is, by id.
@@ -231,9 +237,7 @@ impl FrontDoor {
 
     /// Waits until every accepted request has finished. Call [`FrontDoor::start_drain`] first.
     pub async fn drained(&self) {
-        let all = self.shared.bounds.admission.requests;
-        let permits: Result<_, AcquireError> = self.shared.requests.acquire_many(all).await;
-        drop(permits.expect("the semaphore is never closed"));
+        self.shared.admission.empty().await;
     }
 }
 

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use playhouse_types::{Emission, FinishReason, ReplicaId, RequestId};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
-use crate::replica::ReplicaMsg;
+use crate::admission::Place;
+use crate::journey::Journey;
 use crate::seats::Seats;
 
 /// The tokens of one accepted request, as they come. The last emission carries a finish reason.
@@ -24,47 +25,71 @@ pub struct Generation {
     finished: bool,
 }
 
-/// Where a replica puts the emissions of one request. Holds the request's permits: they return
+/// Where a replica puts the emissions of one request. Holds the request's place: it is free again
 /// when the replica is done with it, not when the caller stops listening (**C-2**).
 #[derive(Debug)]
 pub(crate) struct Sink {
     pub(crate) emissions: mpsc::UnboundedSender<Emission>,
-    pub(crate) permits: Permits,
+    pub(crate) place: Place,
     home: Home,
+    /// Its spans, if it is traced.
+    pub(crate) journey: Option<Box<Journey>>,
 }
 
-/// The replica that has a request, as its caller knows it.
+/// The replica that has a request, as its caller knows it, or [`PARKED`].
 #[derive(Clone, Debug)]
 struct Home(Arc<AtomicU32>);
 
-/// One request, and the tokens of its prompt.
-pub(crate) type Permits = [OwnedSemaphorePermit; 2];
+/// No replica has this id.
+const PARKED: u32 = u32::MAX;
 
-/// Connects a caller to `replica`.
+/// Connects a caller to `replica`, or to nobody yet.
 pub(crate) fn connect(
     id: RequestId,
-    replica: ReplicaId,
+    replica: Option<ReplicaId>,
     seats: Arc<Seats>,
-    permits: Permits,
+    place: Place,
 ) -> (Sink, Generation) {
     let (sender, emissions) = mpsc::unbounded_channel();
-    let home = Home(Arc::new(AtomicU32::new(replica.0)));
-    let sink = Sink { emissions: sender, permits, home: home.clone() };
+    let home = Home(Arc::new(AtomicU32::new(replica.map_or(PARKED, |replica| replica.0))));
+    let sink = Sink { emissions: sender, place, home: home.clone(), journey: None };
     (sink, Generation { id, emissions, home, seats, finished: false })
+}
+
+// === impl Home ===
+
+impl Home {
+    fn replica(&self) -> Option<ReplicaId> {
+        Some(self.0.load(Ordering::SeqCst)).filter(|home| *home != PARKED).map(ReplicaId)
+    }
 }
 
 // === impl Sink ===
 
 impl Sink {
     /// Hands over one emission. A caller that left is not an error: its `Cancel` is on the way.
-    pub(crate) fn send(&self, emission: Emission) {
+    pub(crate) fn send(&mut self, emission: Emission) {
+        if let Some(journey) = &mut self.journey {
+            journey.emits(&emission);
+        }
         drop(self.emissions.send(emission));
     }
 
     /// The request goes to another replica: its caller's `Cancel` shall follow. One that was sent
     /// to the old replica meanwhile is found by [`Sink::is_abandoned`].
-    pub(crate) fn move_to(&self, ReplicaId(replica): ReplicaId) {
-        self.home.0.store(replica, Ordering::SeqCst);
+    pub(crate) fn move_to(&mut self, replica: ReplicaId) {
+        self.home.0.store(replica.0, Ordering::SeqCst);
+        if let Some(journey) = &mut self.journey {
+            journey.moves_to(replica);
+        }
+    }
+
+    /// As [`Sink::move_to`], to nobody.
+    pub(crate) fn move_to_parking(&mut self) {
+        self.home.0.store(PARKED, Ordering::SeqCst);
+        if let Some(journey) = &mut self.journey {
+            journey.parks();
+        }
     }
 
     /// The caller has left.
@@ -72,9 +97,12 @@ impl Sink {
         self.emissions.is_closed()
     }
 
-    /// Hands over the last emission. Whoever sees it finds the permits returned.
-    pub(crate) fn finish(self, emission: Emission) {
-        drop(self.permits);
+    /// Hands over the last emission. Whoever sees it finds its place free.
+    pub(crate) fn finish(mut self, emission: Emission) {
+        if let Some(mut journey) = self.journey.take() {
+            journey.emits(&emission);
+        }
+        drop(self.place);
         drop(self.emissions.send(emission));
     }
 }
@@ -86,6 +114,13 @@ impl Generation {
     #[must_use]
     pub fn id(&self) -> RequestId {
         self.id
+    }
+
+    /// No replica can serve it now. It waits for one, and ends as
+    /// [`Unserved`](FinishReason::Unserved) when there is none in time.
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        self.home.replica().is_none()
     }
 
     /// The next emission; `None` after the last. Cancel-safe.
@@ -132,7 +167,6 @@ impl Drop for Generation {
         // Before it is known who is told: a replica that takes the request over finds it abandoned.
         self.emissions.close();
         // What has finished is unknown by now, and cancelling it does nothing.
-        let home = ReplicaId(self.home.0.load(Ordering::SeqCst));
-        self.seats.cast(home, ReplicaMsg::Cancel(self.id));
+        self.seats.cancel(self.home.replica(), self.id);
     }
 }

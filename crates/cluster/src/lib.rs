@@ -20,21 +20,41 @@
 //!   the replica is failed, says why, and the process lives (**G10**).
 //! - **C-6** the requests of a replica that restarts or fails move to one that serves, if there is
 //!   one, and go on behind their last token (**G1**).
+//! - **C-7** while no replica serves, requests are parked, new ones and those that were running. They
+//!   go to the first that serves, and end as unserved when there is none within
+//!   [`AdmissionLimits::no_capacity_timeout`] (**G1**).
+//! - **C-8** a rank that hangs is as good as dead: when a step of it is overdue (see `watchdog`), it is
+//!   ended from outside, its replica restarts, and nothing it says any more is heard (**G3**, **G7**).
+//! - **C-9** a replica that failed holds no device, and no process.
 #![forbid(unsafe_code)]
 
+mod admission;
 mod backend;
+mod blueprint;
+mod bubble;
 mod child;
+mod clock;
 mod control;
 mod deployment;
+mod fleet;
 mod front_door;
 mod generation;
 mod head;
+mod journal;
+mod journey;
+mod ledger;
+mod moves;
 mod node;
 mod nodes;
+mod operation;
 mod overview;
+mod pace;
+mod parking;
 mod pipeline;
+mod progress;
 mod rank;
 mod rank_process;
+mod reconcile;
 mod remote;
 mod replica;
 mod report;
@@ -44,22 +64,37 @@ mod seats;
 mod shard;
 mod stage;
 mod status;
+mod step_trace;
+mod submission;
+mod watchdog;
 
-pub use control::{ControlConfig, ControlError, ControlPlane};
+pub use admission::{AdmissionLimits, Capacity, Client, ClientLimits, Measure};
+pub use blueprint::{Blueprint, Blueprints, Drafting};
+pub use child::{Child, ChildStarter};
+pub use control::{ControlConfig, ControlPlane};
 pub use deployment::{Cluster, DeploymentConfig, StartError};
-pub use front_door::{AdmissionLimits, FrontDoor, Rejected};
+pub use front_door::{FrontDoor, Rejected};
 pub use generation::Generation;
-pub use head::{HEAD, NoHead};
+pub use head::{Found, HEAD, HeadAddress, ListenError, Listener, LookUp, NoHead, Way};
+pub use journal::JournalError;
+pub use ledger::{Begun, Drained, Ledger, Recovered};
 pub use node::{NodeConfig, NodeError, run_node};
 pub use nodes::Device;
-pub use overview::{NoToken, Overview};
-pub use playhouse_router::Policy;
-pub use rank::{
-    Layout, Loss, LossCause, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank,
+pub use operation::{
+    Answer, Change, Desired, Operation, OperationId, OperationStep, Phase, Refused, Split,
 };
-pub use rank_process::{RankEngine, RankHost, RankProcessError, run_rank};
+pub use overview::{DeploymentStatus, NoToken, NotRevoked, Overview};
+pub use playhouse_router::Policy;
+pub use progress::{Patience, Progress};
+pub use rank::{
+    Layout, Loss, LossCause, Rank, RankEvent, RankHandle, RankPort, RankSink, RankStarter,
+    StartedRank,
+};
+pub use rank_process::{Loading, RankEngine, RankHost, RankProcessError, ReadProgress, run_rank};
 pub use remote::{RemoteConfig, processes};
 pub use status::{
     ClusterStatus, DeviceStatus, NodeStatus, ReplicaState, ReplicaStatus, ShardState, ShardStatus,
     Share, StageStatus, Whereabouts,
 };
+pub use submission::Submission;
+pub use watchdog::StepDeadline;

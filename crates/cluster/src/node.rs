@@ -1,20 +1,20 @@
 //! The agent of a machine: offers its devices to the head, starts the processes of ranks and reaps
 //! them.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use playhouse_link::{BindError, CallError, Identity, Incoming, Peer, Stream, Streams};
+use playhouse_link::{CallError, Incoming, KeepIdentity, Peer, Stream, Streams};
+use playhouse_types::Epoch;
 use playhouse_wire::{
-    DeviceKind, HeadReply, HeadRequest, NodeReply, NodeRequest, NodeStats, PeerNote, Spawn,
+    DeviceKind, HeadReply, HeadRequest, NodeReply, NodeRequest, NodeStats, PeerNote, Running, Spawn,
 };
+use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::child::Child;
-use crate::head::{NoHead, Way};
+use crate::child::{Child, ChildStarter};
+use crate::head::{HeadAddress, NoHead, Way};
 use crate::nodes::Device;
 
 /// How long to look for the head: at first, when its address may be wrong ...
@@ -27,30 +27,29 @@ const OFFER: Duration = Duration::from_secs(5);
 
 /// A machine and what it offers.
 pub struct NodeConfig {
-    /// Where the head listens.
-    pub head: SocketAddr,
-    /// Who the node is.
-    pub identity: Identity,
-    /// The program whose subcommand `shard` is the process of a rank.
-    pub program: PathBuf,
+    /// How the node finds the head.
+    pub way: Way,
+    /// Starts the processes of ranks.
+    pub children: ChildStarter,
     /// What ranks may use.
     pub devices: Vec<Device>,
     /// Bytes of memory of the machine.
     pub memory_bytes: u64,
+    /// Whether the head has taken the node and is there.
+    pub joined: watch::Sender<bool>,
+    /// Writes the next certificate down.
+    pub keep: KeepIdentity,
 }
 
 /// Why a node ends.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// It cannot open a socket.
-    #[error(transparent)]
-    Bind(#[from] BindError),
     /// The head does not answer, or does not let it in.
     #[error(transparent)]
     Head(#[from] NoHead),
     /// The head did not answer the offer.
     #[error("the head at {0} did not answer the offer of devices: {1}")]
-    Unanswered(SocketAddr, CallError),
+    Unanswered(HeadAddress, CallError),
     /// The head does not take what is offered.
     #[error("the head does not take this node: {0}")]
     Refused(String),
@@ -66,10 +65,17 @@ struct Agent {
 struct State {
     /// The head, as far as it is known to live.
     head: Option<Peer>,
-    /// Which start of the head it was at last.
-    head_incarnation: u64,
-    /// By process id. Processes survive the head for a while, and it may come back.
-    children: HashMap<u32, Child>,
+    /// By process id. Processes survive the head for a while: a later one may take them over, or
+    /// tell us to end them.
+    children: BTreeMap<u32, RankChild>,
+}
+
+/// The process of a rank.
+struct RankChild {
+    name: String,
+    device: u32,
+    /// Its drop kills it.
+    _child: Child,
 }
 
 /// Serves the head, and looks for it when it is lost, until `stop` completes. Then the head is told,
@@ -78,29 +84,34 @@ struct State {
 /// # Errors
 /// See [`NodeError`].
 pub async fn run_node(config: NodeConfig, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-    let way = Way::new(config.head, &config.identity)?;
-    let served = serve(&way, config);
+    let agent = Arc::new(Agent { config, state: Mutex::default() });
     tokio::select! {
-        served = served => return served,
+        biased;
+        served = serve(&agent) => return served,
         () = stop => {}
     }
-    way.endpoint.shut_down("the node stops").await;
+    agent.config.way.endpoint.shut_down("the node stops").await;
     Ok(())
 }
 
-async fn serve(way: &Way, config: NodeConfig) -> Result<(), NodeError> {
-    let agent = Arc::new(Agent { config, state: Mutex::default() });
+async fn serve(agent: &Arc<Agent>) -> Result<(), NodeError> {
     let mut budget = FIRST;
     loop {
-        let (peer, inbox) = way.dial(budget).await?;
+        let (peer, inbox) = agent.config.way.dial(budget, Epoch(0)).await?;
         agent.offer(&peer).await?;
-        let NodeConfig { head, devices, .. } = &agent.config;
-        info!("joined the head at {head} with {} devices", devices.len());
-        agent.welcome(&peer);
-        agent.serve(inbox.streams).await;
+        let NodeConfig { way, devices, .. } = &agent.config;
+        info!("joined the head at {} with {} devices", way.head, devices.len());
+        agent.state().head = Some(peer.clone());
+        agent.config.joined.send_replace(true);
+        tokio::select! {
+            biased;
+            () = agent.serve(inbox.streams) => {}
+            never = way.endpoint.renew_over(&peer, agent.config.keep.clone()) => match never {},
+        }
+        agent.config.joined.send_replace(false);
         agent.state().head = None;
-        let lost = peer.lost().borrow().as_ref().map(ToString::to_string);
-        warn!("the head is gone: {}", lost.unwrap_or_default());
+        let why = peer.until_lost().await;
+        warn!("the head is gone: {why}");
         budget = AGAIN;
     }
 }
@@ -112,16 +123,6 @@ impl Agent {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Belongs to this head from now on. One that was started anew knows none of our processes.
-    fn welcome(&self, head: &Peer) {
-        let mut state = self.state();
-        if state.head_incarnation != head.incarnation() {
-            state.children.clear();
-        }
-        state.head_incarnation = head.incarnation();
-        state.head = Some(head.clone());
-    }
-
     async fn offer(&self, peer: &Peer) -> Result<(), NodeError> {
         let devices = self.config.devices.iter().map(|device| playhouse_wire::Device {
             kind: DeviceKind::Cpu,
@@ -129,13 +130,26 @@ impl Agent {
             memory: device.memory_bytes,
             threads: device.threads,
         });
-        let offer =
-            HeadRequest::Offer { devices: devices.collect(), memory: self.config.memory_bytes };
+        let offer = HeadRequest::Offer {
+            devices: devices.collect(),
+            memory: self.config.memory_bytes,
+            processes: self.running(),
+        };
         match peer.call(offer, OFFER).await {
             Ok(HeadReply::Accepted) => Ok(()),
             Ok(HeadReply::Refused(why)) => Err(NodeError::Refused(why)),
-            Err(why) => Err(NodeError::Unanswered(self.config.head, why)),
+            Err(why) => Err(NodeError::Unanswered(self.config.way.head.clone(), why)),
         }
+    }
+
+    fn running(&self) -> Vec<Running> {
+        let state = self.state();
+        let running = |(pid, RankChild { name, device, .. }): (&u32, &RankChild)| Running {
+            name: name.clone(),
+            device: *device,
+            pid: *pid,
+        };
+        state.children.iter().map(running).collect()
     }
 
     /// Answers the head until it is lost.
@@ -155,7 +169,7 @@ impl Agent {
                 Err(why) => NodeReply::Failed(why),
             },
             NodeRequest::Kill { pid } => {
-                // Its guard kills it; its end is told like any other.
+                // Its drop kills it; its end is told like any other.
                 drop(self.state().children.remove(&pid));
                 NodeReply::Killed
             }
@@ -176,9 +190,11 @@ impl Agent {
         if device as usize >= offered {
             return Err(format!("there is no device {device}: the node offers {offered}"));
         }
-        let child = Child::spawn(&self.config.program, &name, self.config.head, identity);
+        let NodeConfig { way, children, .. } = &self.config;
+        let child = children(&name, &way.head, identity);
         let child = child.map_err(|why| format!("cannot start a process: {why}"))?;
         let (pid, mut exited) = (child.pid, child.exited.clone());
+        let child = RankChild { name, device, _child: child };
         self.state().children.insert(pid, child);
         let agent = Arc::clone(self);
         tokio::spawn(async move {

@@ -1,6 +1,10 @@
 //! The machines ranks can run on: what they offer, and who sits where.
+//!
+//! - **ND-1** nobody is seated on a node that was told to end a process and has not answered: its
+//!   device may not be free, and the node may be gone. It answers within a round trip, or is lost.
+//! - **ND-2** nobody waits for a node longer than it is connected.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,13 +12,13 @@ use std::time::Duration;
 use playhouse_link::{Inbox, Peer, PeerLost};
 use playhouse_planner::{CrossDomain, DeviceType, Hardware, Node, Placement, RankMap};
 use playhouse_types::ReplicaId;
-use playhouse_wire::{Exit, ExitStatus, HeadReply, HeadRequest, Kind, PeerNote};
+use playhouse_wire::{Exit, ExitStatus, HeadReply, HeadRequest, Kind, PeerNote, Running};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::head::HEAD;
-use crate::status::{DeviceStatus, NodeStatus};
+use crate::status::{DeviceStatus, NodeStatus, Whereabouts};
 
 /// How long a node may take to say what it offers.
 const OFFER: Duration = Duration::from_secs(5);
@@ -42,7 +46,7 @@ pub(crate) struct Seat {
 #[derive(Debug)]
 pub(crate) struct Nodes {
     floor: Mutex<Floor>,
-    /// Says that a node has come.
+    /// Says that a node has come, has gone or has answered, or that devices were taken or are free.
     changed: watch::Sender<()>,
 }
 
@@ -51,7 +55,13 @@ struct Floor {
     here: Vec<Device>,
     nodes: BTreeMap<String, Entry>,
     /// Where the ranks of each replica sit.
-    seats: HashMap<ReplicaId, Vec<Seat>>,
+    seats: BTreeMap<ReplicaId, Vec<Seat>>,
+    /// Nodes that get no more ranks.
+    cordoned: BTreeSet<String>,
+    /// Nodes that are turned away although they have a certificate.
+    removed: BTreeSet<String>,
+    /// Nodes that were cut off and have not joined again: nobody waits for them.
+    cut_off: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -62,14 +72,36 @@ struct Entry {
     peer: Option<Peer>,
     /// Its rank processes, by process id. `Some` when they have ended, which may be known before
     /// that they have started.
-    processes: HashMap<u32, watch::Sender<Option<Exit>>>,
+    processes: BTreeMap<u32, watch::Sender<Option<Exit>>>,
+    /// Processes that it was told to end, and has not answered.
+    ending: BTreeSet<u32>,
+}
+
+// === impl Seat ===
+
+impl Seat {
+    /// Where a process is that sits there.
+    pub(crate) fn whereabouts(&self, pid: u32) -> Whereabouts {
+        let Self { node, device, .. } = self;
+        Whereabouts { node: node.clone(), device: format!("cpu:{device}"), pid }
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// The connection, unless it is known to be lost, which may be before [`Nodes`] hears of it.
+    fn live(&self) -> Option<&Peer> {
+        self.peer.as_ref().filter(|peer| peer.lost().borrow().is_none())
+    }
 }
 
 // === impl Nodes ===
 
 impl Nodes {
     pub(crate) fn new(here: Vec<Device>) -> Self {
-        let floor = Floor { here, nodes: BTreeMap::new(), seats: HashMap::new() };
+        let (nodes, seats, cordoned, removed, cut_off) = Default::default();
+        let floor = Floor { here, nodes, seats, cordoned, removed, cut_off };
         Self { floor: Mutex::new(floor), changed: watch::Sender::new(()) }
     }
 
@@ -83,8 +115,46 @@ impl Nodes {
             return Ok(None);
         }
         let floor = self.floor();
-        let peer = floor.nodes.get(node).and_then(|entry| entry.peer.clone());
+        let peer = floor.nodes.get(node).and_then(Entry::live).cloned();
         peer.map(Some).ok_or_else(|| format!("node {node} is not connected"))
+    }
+
+    /// Waits until a node has left, and everybody knows that has to. The head itself never does.
+    pub(crate) async fn until_lost(&self, node: &str) {
+        let is_here = || {
+            let floor = self.floor();
+            node == HEAD || floor.nodes.get(node).is_some_and(|entry| entry.peer.is_some())
+        };
+        let mut changed = self.changed.subscribe();
+        while is_here() {
+            // The sender is ours.
+            drop(changed.changed().await);
+        }
+    }
+
+    /// The connection to a node that is to end a process, if it is connected. Nobody is seated there
+    /// until it [has answered](Self::answered): a machine that is gone takes its ranks along, and the
+    /// loss of one of them may be seen before that of the machine.
+    pub(crate) fn ask_to_end(&self, node: &str, pid: u32) -> Option<Peer> {
+        let mut floor = self.floor();
+        let entry = floor.nodes.get_mut(node)?;
+        let peer = entry.live()?.clone();
+        entry.ending.insert(pid);
+        Some(peer)
+    }
+
+    /// A node has ended a process, or will not.
+    pub(crate) fn answered(&self, node: &str, pid: u32) {
+        if let Some(entry) = self.floor().nodes.get_mut(node) {
+            entry.ending.remove(&pid);
+        }
+        self.changed.send_replace(());
+    }
+
+    /// Ranks have their seats on this node, whether it is connected or not.
+    pub(crate) fn waits_for(&self, node: &str) -> bool {
+        let floor = self.floor();
+        floor.devices_in_use(node) > 0 && !floor.cut_off.contains(node)
     }
 
     /// Becomes `Some` when the node says that the process has ended.
@@ -97,19 +167,29 @@ impl Nodes {
         entry.processes.entry(pid).or_default().subscribe()
     }
 
-    /// Serves a node until it is lost.
-    pub(crate) async fn welcome(&self, peer: Peer, mut inbox: Inbox, from: SocketAddr) {
+    /// Serves a node until it is lost. What it runs and nobody here holds is `left` over.
+    pub(crate) async fn welcome(
+        &self,
+        peer: Peer,
+        mut inbox: Inbox,
+        from: SocketAddr,
+        left: impl FnOnce(Vec<Running>),
+    ) {
         let name = peer.id().name().to_owned();
         let offer = timeout(OFFER, inbox.streams.next()).await.ok().flatten();
         let offer = offer.filter(|stream| stream.kind() == Kind::HeadRequest);
-        let Some((HeadRequest::Offer { devices, .. }, mut stream)) =
+        let Some((HeadRequest::Offer { devices, processes, .. }, mut stream)) =
             offer.and_then(|offer| offer.take::<HeadRequest>().ok())
         else {
             warn!("node {name} at {from} was turned away: it did not say what it offers");
             return peer.close("say what the node offers first");
         };
         let (offered, needed) = (devices.len(), self.floor().devices_in_use(&name));
+        let removed = self.floor().removed.contains(&name);
         let reply = match () {
+            () if removed => HeadReply::Refused(format!(
+                "it was removed from the cluster: `playhouse undrain node {name}` lets it back"
+            )),
             () if name == HEAD => HeadReply::Refused(format!(
                 "{HEAD} is the name of the head's own machine: give another --name"
             )),
@@ -127,7 +207,7 @@ impl Nodes {
         if let HeadReply::Refused(why) = reply {
             warn!("node {name} at {from} was turned away: {why}");
             // It reads that, and goes.
-            let _ = timeout(OFFER, peer.lost().wait_for(Option::is_some)).await;
+            let _ = timeout(OFFER, peer.until_lost()).await;
             return;
         }
         let devices: Vec<Device> = devices
@@ -135,21 +215,50 @@ impl Nodes {
             .map(|device| Device { memory_bytes: device.memory, threads: device.threads })
             .collect();
         info!("node {name} at {from} joined with {} devices", devices.len());
-        self.enter(&name, devices, from, peer.clone());
+        left(self.enter(&name, devices, from, peer.clone(), processes));
         let lost = self.listen(&name, &mut inbox).await;
         warn!("node {name} at {from} was lost: {lost}");
         // A node that says goodbye takes its processes with it; one that falls silent may not.
-        let goodbye = matches!(*peer.lost().borrow(), Some(PeerLost::Closed(_)));
+        let goodbye = matches!(peer.until_lost().await, PeerLost::Closed(_));
         self.leave(&name, &peer, goodbye);
     }
 
-    fn enter(&self, name: &str, devices: Vec<Device>, address: SocketAddr, peer: Peer) {
+    /// A node is here. Returns what it runs and nobody here holds.
+    fn enter(
+        &self,
+        name: &str,
+        devices: Vec<Device>,
+        address: SocketAddr,
+        peer: Peer,
+        mut running: Vec<Running>,
+    ) -> Vec<Running> {
         let mut floor = self.floor();
-        let processes = floor.nodes.remove(name).map(|entry| entry.processes).unwrap_or_default();
-        let entry = Entry { devices, address, peer: Some(peer), processes };
+        let mut processes: BTreeMap<u32, watch::Sender<Option<Exit>>> =
+            floor.nodes.remove(name).map(|entry| entry.processes).unwrap_or_default();
+        processes.retain(|_, exit| exit.receiver_count() > 0);
+        running.retain(|process| !processes.contains_key(&process.pid));
+        floor.cut_off.remove(name);
+        let (peer, ending) = (Some(peer), BTreeSet::new());
+        let entry = Entry { devices, address, peer, processes, ending };
         floor.nodes.insert(name.to_owned(), entry);
         drop(floor);
         self.changed.send_replace(());
+        running
+    }
+
+    /// A device of a node that is known.
+    pub(crate) fn seat(&self, node: &str, device: u32) -> Option<Seat> {
+        let floor = self.floor();
+        let Device { threads, .. } = floor.nodes.get(node)?.devices.get(device as usize)?;
+        Some(Seat { node: node.to_owned(), device, threads: *threads })
+    }
+
+    /// The ranks of a replica sat here before, stage by stage, and shall again as far as that is
+    /// possible; `None` for those of which that is not known.
+    pub(crate) fn remember(&self, replica: ReplicaId, seats: Vec<Option<Seat>>) {
+        let nowhere = || Seat { node: String::new(), device: 0, threads: 0 };
+        let seats = seats.into_iter().map(|seat| seat.unwrap_or_else(nowhere));
+        self.floor().seats.insert(replica, seats.collect());
     }
 
     /// What a node tells, until it is lost: then why.
@@ -181,10 +290,13 @@ impl Nodes {
                 }
             }
         }
+        drop(floor);
+        self.changed.send_replace(());
     }
 
     /// Seats for the ranks of a replica, on devices that no other replica has: where they sat
-    /// before as far as that is still possible. Waits up to `patience` for nodes to come.
+    /// before as far as that is still possible. Waits up to `patience` for devices, and for nodes that
+    /// may be gone.
     ///
     /// # Errors
     /// When there are too few devices: how many there are, and are needed.
@@ -198,8 +310,12 @@ impl Nodes {
         let mut why = String::new();
         let placed = timeout(patience, async {
             loop {
-                match self.floor().place(replica, map) {
-                    Ok(seats) => return seats,
+                let placed = self.floor().place(replica, map);
+                match placed {
+                    Ok(seats) => {
+                        self.changed.send_replace(());
+                        return seats;
+                    }
                     Err(error) => why = error,
                 }
                 // The sender is ours.
@@ -207,6 +323,84 @@ impl Nodes {
             }
         });
         placed.await.map_err(|_| why)
+    }
+
+    /// Nobody sits for a replica any more: others may have its devices.
+    pub(crate) fn release(&self, replica: ReplicaId) {
+        self.floor().seats.remove(&replica);
+        self.changed.send_replace(());
+    }
+
+    /// Nodes that the ranks of a replica sit on, once for each rank.
+    pub(crate) fn of_replica(&self, replica: ReplicaId) -> Vec<String> {
+        let floor = self.floor();
+        let seats = floor.seats.get(&replica).into_iter().flatten();
+        seats.map(|seat| seat.node.clone()).collect()
+    }
+
+    /// Waits until ranks sit on other nodes than these: on which. The head's own machine is none.
+    pub(crate) async fn hosts(&self, than: Option<&BTreeSet<String>>) -> BTreeSet<String> {
+        let mut changed = self.changed.subscribe();
+        loop {
+            let hosts = self.floor().hosts();
+            if Some(&hosts) != than {
+                return hosts;
+            }
+            // The sender is ours.
+            drop(changed.changed().await);
+        }
+    }
+
+    /// Devices of every node that is known which a new rank could have.
+    pub(crate) fn free_devices(&self) -> Vec<(String, usize)> {
+        let floor = self.floor();
+        let free = floor.free(None);
+        let here = std::iter::once(HEAD.to_owned()).filter(|_| !floor.here.is_empty());
+        let names = here.chain(floor.nodes.keys().cloned());
+        let count = |name: String| {
+            let free = free.iter().find(|(node, _)| *node == name);
+            (name, free.map_or(0, |(_, devices)| devices.len()))
+        };
+        names.map(count).collect()
+    }
+
+    /// Gives a node no more ranks, or lets it have some again.
+    pub(crate) fn cordon(&self, node: &str, cordoned: bool) {
+        let mut floor = self.floor();
+        match cordoned {
+            true => floor.cordoned.insert(node.to_owned()),
+            false => floor.cordoned.remove(node) | floor.removed.remove(node),
+        };
+        drop(floor);
+        self.changed.send_replace(());
+    }
+
+    /// Forgets a node that no rank sits on. It is told to go, and not to come back.
+    pub(crate) fn forget(&self, node: &str) {
+        let mut floor = self.floor();
+        floor.cordoned.remove(node);
+        floor.removed.insert(node.to_owned());
+        if let Some(peer) = floor.nodes.remove(node).and_then(|entry| entry.peer) {
+            peer.close("this node was removed from the cluster");
+        }
+    }
+
+    /// Ends the connection of a node that is no longer trusted, and gives its ranks up: whether it was
+    /// connected.
+    pub(crate) fn cut_off(&self, node: &str) -> bool {
+        let mut floor = self.floor();
+        floor.cut_off.insert(node.to_owned());
+        let entry = floor.nodes.remove(node);
+        drop(floor);
+        let Some(Entry { peer, processes, .. }) = entry else { return false };
+        if let Some(peer) = &peer {
+            peer.close("the certificate of this node was revoked");
+        }
+        for (pid, exit) in processes {
+            exit.send_if_modified(|exit| exit.is_none().then(|| *exit = Some(left(pid))).is_some());
+        }
+        self.changed.send_replace(());
+        peer.is_some()
     }
 
     /// How each node is.
@@ -225,12 +419,14 @@ impl Nodes {
             name: HEAD.to_owned(),
             address: None,
             connected: true,
+            drained: floor.cordoned.contains(HEAD),
             devices: show(&floor.here),
         };
         let there = floor.nodes.iter().map(|(name, entry)| NodeStatus {
             name: name.clone(),
             address: Some(entry.address.to_string()),
             connected: entry.peer.is_some(),
+            drained: floor.cordoned.contains(name),
             devices: show(&entry.devices),
         });
         std::iter::once(here).filter(|head| !head.devices.is_empty()).chain(there).collect()
@@ -241,7 +437,7 @@ impl Nodes {
 
 impl Floor {
     fn place(&mut self, replica: ReplicaId, map: &RankMap) -> Result<Vec<Seat>, String> {
-        let free = self.free(replica);
+        let free = self.free(Some(replica));
         let cpu = DeviceType::find("cpu").ok_or("the planner knows no CPUs")?;
         let nodes = free.iter().map(|(name, devices)| Node {
             name: name.clone(),
@@ -259,8 +455,21 @@ impl Floor {
             Seat { node: node.clone(), device, threads }
         };
         let seats: Vec<Seat> = placed.seats.iter().map(seat).collect();
+        let in_doubt =
+            |seat: &&Seat| self.nodes.get(&seat.node).is_some_and(|entry| !entry.ending.is_empty());
+        if let Some(Seat { node, .. }) = seats.iter().find(in_doubt) {
+            return Err(format!(
+                "{replica}: node {node} has not ended a process that it was told to"
+            ));
+        }
         self.seats.insert(replica, seats.clone());
         Ok(seats)
+    }
+
+    /// Nodes that ranks sit on, but for the head's own machine.
+    fn hosts(&self) -> BTreeSet<String> {
+        let nodes = self.seats.values().flatten().map(|seat| &seat.node);
+        nodes.filter(|node| !node.is_empty() && *node != HEAD).cloned().collect()
     }
 
     /// Devices that a node must have for the ranks that sit there.
@@ -269,12 +478,14 @@ impl Floor {
         seats.map(|seat| seat.device as usize + 1).max().unwrap_or(0)
     }
 
-    /// Devices with their threads that no replica but `replica` sits on, of nodes that are here.
-    fn free(&self, replica: ReplicaId) -> Vec<(String, Vec<(u32, u32)>)> {
+    /// Devices with their threads that no replica but `replica` sits on, of nodes that are here and
+    /// may have ranks.
+    fn free(&self, replica: Option<ReplicaId>) -> Vec<(String, Vec<(u32, u32)>)> {
         let here = std::iter::once((HEAD.to_owned(), &self.here));
-        let live = self.nodes.iter().filter(|(_, entry)| entry.peer.is_some());
+        let live = self.nodes.iter().filter(|(_, entry)| entry.live().is_some());
         let all = here.chain(live.map(|(name, entry)| (name.clone(), &entry.devices)));
-        let others = self.seats.iter().filter(|(id, _)| **id != replica);
+        let all = all.filter(|(name, _)| !self.cordoned.contains(name));
+        let others = self.seats.iter().filter(|(id, _)| Some(**id) != replica);
         let others: Vec<&Seat> = others.flat_map(|(_, seats)| seats).collect();
         let free = all.map(|(name, devices)| {
             let taken =

@@ -1,9 +1,16 @@
 //! What an operator sees of a cluster and may ask of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use ractor::ActorRef;
+use tokio::sync::{oneshot, watch};
+
 use crate::control::ControlPlane;
+use crate::deployment::DeploymentMsg;
 use crate::front_door::FrontDoor;
+use crate::ledger::{Drained, Ledger};
+use crate::operation::{Answer, Change, Desired, Operation, OperationId, Refused};
 use crate::status::ClusterStatus;
 
 /// A handle for operators. Cheap to clone.
@@ -11,6 +18,21 @@ use crate::status::ClusterStatus;
 pub struct Overview {
     front_door: FrontDoor,
     control: Option<ControlPlane>,
+    ledger: Arc<Ledger>,
+    deployment: ActorRef<DeploymentMsg>,
+}
+
+/// What shall run, and what is being done about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeploymentStatus {
+    /// What shall run.
+    pub desired: Desired,
+    /// What shall have no ranks.
+    pub drained: Drained,
+    /// The operation that is under way.
+    pub running: Option<OperationId>,
+    /// Whether this survives a restart of the head.
+    pub durable: bool,
 }
 
 /// Why there is no join token.
@@ -24,11 +46,30 @@ pub enum NoToken {
     Failed(String),
 }
 
+/// Why a node's certificate was not revoked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotRevoked {
+    /// The head was started for this machine alone.
+    #[error("this head admits no nodes: start it with --cluster-listen")]
+    NotListening,
+    /// No node can have this name; the text says why.
+    #[error("{0}")]
+    BadName(String),
+    /// It could not be written down, so that a restart would let the node in again.
+    #[error("the list of revoked certificates cannot be written, so nothing is changed: {0}")]
+    NotKept(String),
+}
+
 // === impl Overview ===
 
 impl Overview {
-    pub(crate) fn new(front_door: FrontDoor, control: Option<ControlPlane>) -> Self {
-        Self { front_door, control }
+    pub(crate) fn new(
+        front_door: FrontDoor,
+        control: Option<ControlPlane>,
+        ledger: Arc<Ledger>,
+        deployment: ActorRef<DeploymentMsg>,
+    ) -> Self {
+        Self { front_door, control, ledger, deployment }
     }
 
     /// The cluster as it is now.
@@ -42,12 +83,72 @@ impl Overview {
         }
     }
 
+    /// What shall run, and what is being done about it.
+    #[must_use]
+    pub fn deployment(&self) -> DeploymentStatus {
+        DeploymentStatus {
+            desired: self.ledger.desired().unwrap_or_default(),
+            drained: self.ledger.drained(),
+            running: self.ledger.running(),
+            durable: self.ledger.is_durable(),
+        }
+    }
+
+    /// Begins a change, or with `dry_run` only works it out. Asked for again under the same `key`, it
+    /// gives the operation that came of it the first time.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn change(
+        &self,
+        change: Change,
+        key: Option<String>,
+        dry_run: bool,
+    ) -> Result<Answer, Refused> {
+        if self.front_door.is_draining() {
+            return Err(Refused::Draining);
+        }
+        let (answer, answered) = oneshot::channel();
+        let message = DeploymentMsg::Change { change, key, dry_run, answer };
+        self.deployment.cast(message).map_err(|_| Refused::Draining)?;
+        answered.await.unwrap_or(Err(Refused::Draining))
+    }
+
+    /// Every operation that is known, the oldest first.
+    #[must_use]
+    pub fn operations(&self) -> Vec<Operation> {
+        self.ledger.operations()
+    }
+
+    /// An operation as it is and as it goes on.
+    #[must_use]
+    pub fn operation(&self, id: OperationId) -> Option<watch::Receiver<Operation>> {
+        self.ledger.watch(id)
+    }
+
+    /// Asks an operation to end; what it did is undone as far as possible.
+    ///
+    /// # Errors
+    /// [`Refused::NoOperation`] or [`Refused::Ended`].
+    pub fn abort(&self, id: OperationId) -> Result<Operation, Refused> {
+        self.ledger.abort(id)
+    }
+
     /// A token that lets one node in within `ttl`, as `playhouse node --token` takes it.
     ///
     /// # Errors
     /// See [`NoToken`].
     pub fn create_token(&self, ttl: Duration) -> Result<String, NoToken> {
         let control = self.control.as_ref().ok_or(NoToken::NotListening)?;
-        control.create_token(ttl)
+        control.create_token(ttl).map(|token| token.to_string())
+    }
+
+    /// Cuts a node off at once and turns away the certificate that it has, for good: whether it was
+    /// connected. Its replicas move; a new token lets it in again. Writes to a disk.
+    ///
+    /// # Errors
+    /// See [`NotRevoked`].
+    pub fn revoke_node(&self, node: &str) -> Result<bool, NotRevoked> {
+        self.control.as_ref().ok_or(NotRevoked::NotListening)?.revoke(node)
     }
 }

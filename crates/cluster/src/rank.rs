@@ -1,5 +1,6 @@
 //! Ranks as the actors see them: started by somebody else, and reporting.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use playhouse_engine::{EngineEvent, StepPort, SubmitError};
 use playhouse_types::{Epoch, ReplicaId, StepId, StepOutcome, StepPlan};
 use tokio::sync::mpsc;
 
+use crate::operation::Split;
 use crate::status::Whereabouts;
 
 /// The ranks of a replica.
@@ -73,18 +75,35 @@ pub struct Loss {
 pub enum LossCause {
     /// What it was computing, as far as can be told.
     Step,
+    /// The same, but it did not end: a step is overdue.
+    Hang,
     /// Something outside: a signal, a cut, another rank.
     Outside,
     /// There is no device for it, or no process could be had there.
     NoSeat,
+    /// Its replica was drained.
+    Drain,
 }
 
 /// A rank that was started. Dropping the port ends it.
 pub struct StartedRank {
     /// Where its plans go.
     pub port: RankPort,
+    /// What else can be done about it.
+    pub handle: Arc<dyn RankHandle>,
     /// Ends when nothing of it runs any more.
     pub ended: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
+}
+
+/// What can be done about a rank from outside, but giving it plans. Never blocks.
+pub trait RankHandle: fmt::Debug + Send + Sync {
+    /// A step of it is overdue: it ends now, whatever it is doing, as far as it can be ended. Called
+    /// before its port is dropped.
+    fn abort(&self);
+
+    /// Its replica will not start again: whatever is kept for that is given up, such as its process
+    /// and its device.
+    fn vacate(&self);
 }
 
 /// Where the plans of a rank go.
@@ -104,6 +123,30 @@ impl Layout {
     #[must_use]
     pub fn ranks(&self) -> usize {
         self.stages * self.tensor
+    }
+}
+
+// === impl Rank ===
+
+impl Rank {
+    /// What a process of this rank is called: `start` tells it from earlier ones.
+    pub(crate) fn process_name(self, start: u64) -> String {
+        let Self { replica, stage, tensor } = self;
+        format!("r{}-s{stage}-t{tensor}-{start:x}", replica.0)
+    }
+
+    /// Whose process is called so.
+    pub(crate) fn of_process(name: &str) -> Option<Self> {
+        let mut parts = name.split('-');
+        let mut number = |mark| parts.next()?.strip_prefix(mark);
+        let replica = ReplicaId(number('r')?.parse().ok()?);
+        let (stage, tensor) = (number('s')?.parse().ok()?, number('t')?.parse().ok()?);
+        Some(Self { replica, stage, tensor })
+    }
+
+    /// Whether a replica that is divided like that has this rank.
+    pub(crate) fn fits(self, split: &Split) -> bool {
+        self.stage < split.pipeline as usize && self.tensor < split.tensor as usize
     }
 }
 
@@ -137,6 +180,15 @@ impl Loss {
     }
 }
 
+// === impl LossCause ===
+
+impl LossCause {
+    /// Whether what was computed may be to blame.
+    pub(crate) fn is_of_step(self) -> bool {
+        matches!(self, Self::Step | Self::Hang)
+    }
+}
+
 // === impl RankPort ===
 
 impl RankPort {
@@ -148,6 +200,21 @@ impl RankPort {
                 mpsc::error::TrySendError::Full(_) => SubmitError::Full,
                 mpsc::error::TrySendError::Closed(_) => SubmitError::Gone,
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_its_name() {
+        let rank = Rank { replica: ReplicaId(3), stage: 1, tensor: 2 };
+        assert_eq!(rank.process_name(0x17f), "r3-s1-t2-17f");
+        assert_eq!(Rank::of_process("r3-s1-t2-17f"), Some(rank));
+        for other in ["", "node-1", "r3-s1", "r3-s1-tx-17f", "r3-t1-s2-17f"] {
+            assert_eq!(Rank::of_process(other), None, "{other}");
         }
     }
 }

@@ -1,13 +1,14 @@
 //! The process of one rank: obeys the head, over as many epochs as the head likes.
 
 use std::io;
-use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use playhouse_engine::{EngineEvent, StepPort};
-use playhouse_link::{BindError, Endpoint, Identity, Incoming, Receiver, Sender, Stream, Streams};
+use playhouse_link::{Endpoint, Incoming, KeepIdentity, Receiver, Sender, Stream, Streams};
 use playhouse_types::Epoch;
 use playhouse_wire::{Join, Kind, Load, Loaded, ShardCommand, ShardEvent, StepCommand, StepEvent};
 use tokio::sync::mpsc;
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::head::{NoHead, Way};
+use crate::rank::RankPort;
 
 /// How long a rank without its head keeps its weights, for a head that comes back.
 const LEASE: Duration = Duration::from_secs(30);
@@ -26,26 +28,29 @@ const STOP: Duration = Duration::from_secs(20);
 /// What a rank computes with.
 pub trait RankHost: Send + Sync + 'static {
     /// Holds a part of a model, reading it unless it is held already, and prepares to meet other
-    /// ranks. `progress` is told the bytes read and the bytes to read. May take minutes.
-    ///
-    /// # Errors
-    /// What is wrong with the checkpoint, for a person.
-    fn load(&self, load: &Load, progress: &dyn Fn(u64, u64)) -> Result<Loaded, String>;
+    /// ranks. `progress` is told the bytes read and the bytes to read. May take minutes, and never
+    /// blocks.
+    fn load(self: Arc<Self>, load: Load, progress: ReadProgress) -> Loading;
 
-    /// Starts the engine of an epoch on what was loaded last. It joins its groups on its own
-    /// thread.
+    /// Starts the engine of an epoch on what was loaded last. It joins its groups by itself.
     ///
     /// # Errors
     /// When the system refuses a thread.
     fn start(&self, join: Join, sink: Box<dyn Fn(EngineEvent) + Send>) -> io::Result<RankEngine>;
 }
 
+/// Is told the bytes read and the bytes to read.
+pub type ReadProgress = Box<dyn Fn(u64, u64) + Send + Sync>;
+
+/// Ends with what was loaded, or says what is wrong with the checkpoint, for a person.
+pub type Loading = Pin<Box<dyn Future<Output = Result<Loaded, String>> + Send>>;
+
 /// The engine of an epoch.
 pub struct RankEngine {
     /// Where its plans go. Dropping it ends the engine after those.
-    pub port: StepPort,
-    /// Its thread.
-    pub thread: JoinHandle<()>,
+    pub port: RankPort,
+    /// Ends when nothing of it runs any more.
+    pub ended: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Ends its groups, whatever it is doing.
     pub abort: Box<dyn Fn() + Send + Sync>,
 }
@@ -53,9 +58,6 @@ pub struct RankEngine {
 /// Why a rank process ends.
 #[derive(Debug, thiserror::Error)]
 pub enum RankProcessError {
-    /// It cannot open a socket.
-    #[error(transparent)]
-    Bind(#[from] BindError),
     /// The head does not answer, or has no use for it.
     #[error(transparent)]
     Head(#[from] NoHead),
@@ -65,16 +67,19 @@ pub enum RankProcessError {
 }
 
 /// Everything the streams of the head have in common.
+#[derive(Clone)]
 struct RankProcess {
     host: Arc<dyn RankHost>,
     /// What the engine of the current epoch reports, for the step stream to come.
     stage: Arc<Mutex<Option<OnStage>>>,
+    /// The last epoch it was told to join. A head that takes the process over begins a higher one.
+    joined: Arc<AtomicU64>,
 }
 
 /// An engine that takes plans and has no step stream yet.
 struct OnStage {
     epoch: Epoch,
-    port: StepPort,
+    port: RankPort,
     events: mpsc::UnboundedReceiver<EngineEvent>,
 }
 
@@ -82,18 +87,37 @@ struct OnStage {
 ///
 /// # Errors
 /// See [`RankProcessError`].
-pub async fn run_rank(
-    head: SocketAddr,
-    identity: &Identity,
-    host: Arc<dyn RankHost>,
-) -> Result<(), RankProcessError> {
-    let way = Way::new(head, identity)?;
-    let process = RankProcess { host, stage: Arc::default() };
+pub async fn run_rank(way: Way, host: Arc<dyn RankHost>) -> Result<(), RankProcessError> {
+    let process = RankProcess { host, stage: Arc::default(), joined: Arc::default() };
     loop {
-        let (peer, mut inbox) = way.dial(LEASE).await?;
-        process.serve(&mut inbox.streams, &way.endpoint).await?;
-        let lost = peer.lost().borrow().clone();
-        warn!(reason = lost.map(|lost| lost.to_string()), "the head is gone");
+        let epoch = Epoch(process.joined.load(Ordering::Relaxed));
+        let (peer, mut inbox) = way.dial(LEASE, epoch).await?;
+        // Nothing is written down: the identity ends with the process.
+        let keep: KeepIdentity = Arc::new(|_| Ok(()));
+        tokio::select! {
+            biased;
+            served = process.serve(&mut inbox.streams, &way.endpoint) => served?,
+            never = way.endpoint.renew_over(&peer, keep) => match never {},
+        }
+        let reason = peer.until_lost().await;
+        warn!(%reason, "the head is gone");
+    }
+}
+
+// === impl RankEngine ===
+
+impl RankEngine {
+    /// One that computes on a thread.
+    #[must_use]
+    pub fn of_thread(
+        port: StepPort,
+        thread: JoinHandle<()>,
+        abort: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        let ended = async move {
+            drop(spawn_blocking(move || drop(thread.join())).await);
+        };
+        Self { port: RankPort::Engine(port), ended: Box::pin(ended), abort: Box::new(abort) }
     }
 }
 
@@ -132,13 +156,11 @@ impl RankProcess {
 
     /// Starts to serve a control stream.
     fn play(&self, incoming: Incoming) -> Playing {
-        let (host, stage) = (Arc::clone(&self.host), Arc::clone(&self.stage));
+        let process = self.clone();
         let (over, end) = mpsc::channel(1);
         let task = tokio::spawn(async move {
             match incoming.take::<ShardCommand>() {
-                Ok((ShardCommand::Load(load), stream)) => {
-                    epoch(host, stage, load, stream, end).await
-                }
+                Ok((ShardCommand::Load(load), stream)) => process.epoch(load, stream, end).await,
                 Ok((ShardCommand::Join(_), _)) => {
                     warn!("the head said `Join` before `Load`");
                     Ok(())
@@ -150,6 +172,66 @@ impl RankProcess {
             }
         });
         Playing { over, task }
+    }
+
+    /// One epoch, from its weights to its end: when the head drops the stream, or `end` says so.
+    async fn epoch(
+        self,
+        load: Load,
+        stream: Stream<ShardEvent, ShardCommand>,
+        mut end: mpsc::Receiver<()>,
+    ) -> Result<(), RankProcessError> {
+        let Self { host, stage, joined } = self;
+        let Stream { mut sender, mut receiver } = stream;
+        let Some(join) = prepare(&host, load, &mut sender, &mut receiver).await else {
+            return Ok(());
+        };
+        let epoch = join.epoch;
+        if joined.fetch_max(epoch.0, Ordering::Relaxed) >= epoch.0 {
+            let why = format!("{epoch} is over: this process was in it, or in a later one");
+            drop(sender.send(&ShardEvent::Failed(why)).await);
+            drop(receiver.next().await);
+            return Ok(());
+        }
+        let (report, mut events) = mpsc::unbounded_channel();
+        let sink = Box::new(move |event| drop(report.send(event)));
+        let engine = match host.start(join, sink) {
+            Ok(engine) => engine,
+            Err(why) => {
+                let why = format!("cannot start an engine: {why}");
+                drop(sender.send(&ShardEvent::Failed(why)).await);
+                return Ok(());
+            }
+        };
+        let RankEngine { port, ended, abort } = engine;
+        let first = tokio::select! {
+            biased;
+            first = events.recv() => first,
+            _ = receiver.next() => None,
+            _ = end.recv() => None,
+        };
+        let said = match first {
+            Some(EngineEvent::Ready { .. }) => {
+                // The head attaches its step stream once it has read this.
+                *lock(&stage) = Some(OnStage { epoch, port, events });
+                ShardEvent::Ready
+            }
+            Some(EngineEvent::Exited { reason, .. }) => ShardEvent::Failed(reason),
+            _ => ShardEvent::Failed("the epoch is over".to_owned()),
+        };
+        if sender.send(&said).await.is_ok() && said == ShardEvent::Ready {
+            tokio::select! {
+                biased;
+                _ = receiver.next() => {}
+                _ = end.recv() => {}
+            }
+        }
+        lock(&stage).take();
+        abort();
+        match timeout(STOP, ended).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(RankProcessError::Stuck(epoch)),
+        }
     }
 }
 
@@ -169,57 +251,6 @@ impl Playing {
     }
 }
 
-/// One epoch, from its weights to its end: when the head drops the stream, or `end` says so.
-async fn epoch(
-    host: Arc<dyn RankHost>,
-    stage: Arc<Mutex<Option<OnStage>>>,
-    load: Load,
-    stream: Stream<ShardEvent, ShardCommand>,
-    mut end: mpsc::Receiver<()>,
-) -> Result<(), RankProcessError> {
-    let Stream { mut sender, mut receiver } = stream;
-    let Some(join) = prepare(&host, load, &mut sender, &mut receiver).await else { return Ok(()) };
-    let epoch = join.epoch;
-    let (report, mut events) = mpsc::unbounded_channel();
-    let sink = Box::new(move |event| drop(report.send(event)));
-    let engine = match host.start(join, sink) {
-        Ok(engine) => engine,
-        Err(why) => {
-            let why = format!("cannot start an engine: {why}");
-            drop(sender.send(&ShardEvent::Failed(why)).await);
-            return Ok(());
-        }
-    };
-    let RankEngine { port, thread, abort } = engine;
-    let first = tokio::select! {
-        first = events.recv() => first,
-        _ = receiver.next() => None,
-        _ = end.recv() => None,
-    };
-    let said = match first {
-        Some(EngineEvent::Ready { .. }) => {
-            // The head attaches its step stream once it has read this.
-            *lock(&stage) = Some(OnStage { epoch, port, events });
-            ShardEvent::Ready
-        }
-        Some(EngineEvent::Exited { reason, .. }) => ShardEvent::Failed(reason),
-        _ => ShardEvent::Failed("the epoch is over".to_owned()),
-    };
-    if sender.send(&said).await.is_ok() && said == ShardEvent::Ready {
-        tokio::select! {
-            _ = receiver.next() => {}
-            _ = end.recv() => {}
-        }
-    }
-    lock(&stage).take();
-    abort();
-    let joined = spawn_blocking(move || drop(thread.join()));
-    match timeout(STOP, joined).await {
-        Ok(_) => Ok(()),
-        Err(_) => Err(RankProcessError::Stuck(epoch)),
-    }
-}
-
 /// Loads, and waits to be told to join. `None` when the epoch has come to nothing.
 async fn prepare(
     host: &Arc<dyn RankHost>,
@@ -228,21 +259,19 @@ async fn prepare(
     receiver: &mut Receiver<ShardCommand>,
 ) -> Option<Join> {
     let (report, mut progress) = mpsc::unbounded_channel();
-    let loader = Arc::clone(host);
-    let mut loading = spawn_blocking(move || {
-        loader.load(&load, &|bytes, of| {
-            let _ = report.send((bytes, of));
-        })
+    let report = Box::new(move |bytes, of| {
+        let _ = report.send((bytes, of));
     });
+    let mut loading = Arc::clone(host).load(load, report);
     let loaded = loop {
         tokio::select! {
+            biased;
             Some((bytes, of)) = progress.recv() => {
                 sender.send(&ShardEvent::Progress { bytes, of }).await.ok()?;
             }
             loaded = &mut loading => break loaded,
         }
     };
-    let loaded = loaded.unwrap_or_else(|panic| Err(format!("reading weights: {panic}")));
     match loaded {
         Ok(loaded) => sender.send(&ShardEvent::Loaded(loaded)).await.ok()?,
         Err(why) => {
@@ -270,6 +299,7 @@ async fn attach(incoming: Incoming, stage: Arc<Mutex<Option<OnStage>>>) {
     let Stream { mut sender, mut receiver } = stream;
     loop {
         let event = tokio::select! {
+            biased;
             plan = receiver.next() => match plan {
                 Ok(Some(StepCommand::Plan(plan))) => match port.submit(plan) {
                     Ok(()) => continue,

@@ -4,10 +4,11 @@
 //! only joins the next epoch's groups; so a replica is back as soon as the dead rank has its
 //! weights again.
 
+mod handle;
 mod meeting;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,10 +20,11 @@ use playhouse_wire::{Join, Load, Loaded, ShardCommand, ShardEvent, StepCommand, 
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, mpsc};
+use tokio::time::timeout;
 
+use self::handle::RemoteHandle;
 use self::meeting::Meeting;
 use crate::control::{ControlPlane, Process};
-use crate::head::incarnation;
 use crate::nodes::Seat;
 use crate::rank::{
     Layout, Loss, LossCause, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank,
@@ -34,11 +36,16 @@ const DEVICES: Duration = Duration::from_secs(60);
 /// How long a stream may take to open. A process that lives opens it at once.
 const OPEN: Duration = Duration::from_secs(5);
 
-/// What the ranks of a deployment are.
+/// How long a rank may say nothing of its loading, of which it tells with every part that it has read.
+/// Then it hangs, as on a file system that does not answer.
+const LOADING: Duration = Duration::from_secs(600);
+
+/// What the ranks of a replica are.
+#[derive(Clone)]
 pub struct RemoteConfig {
-    /// Ranks of each replica.
+    /// Ranks there are.
     pub layout: Layout,
-    /// Where the ranks of one replica belong together.
+    /// Which of them belong together.
     pub map: RankMap,
     /// What each of them loads, stage by stage. Their seats say with how many threads.
     pub loads: Vec<Load>,
@@ -55,8 +62,6 @@ struct RemoteRanks {
     /// Drives what waits and starts processes; the link's runtime passes plans on.
     runtime: Handle,
     slots: Mutex<HashMap<Rank, Slot>>,
-    /// Numbers the processes, from the time of this start on.
-    launches: AtomicU64,
     /// The latest epoch of each replica.
     cohorts: Mutex<HashMap<ReplicaId, Arc<Cohort>>>,
 }
@@ -69,6 +74,14 @@ struct Cohort {
     epoch: Epoch,
     meeting: Meeting,
     seats: OnceCell<Vec<Seat>>,
+}
+
+/// Why a rank does not go on.
+enum Fall {
+    /// Its process is out of reach; [`Process::ended`] knows why.
+    OutOfReach,
+    /// Somebody has said why.
+    Told(Loss),
 }
 
 /// A rank that takes plans.
@@ -86,51 +99,83 @@ pub fn processes(config: RemoteConfig, control: ControlPlane) -> RankStarter {
         control,
         runtime: Handle::current(),
         slots: Mutex::default(),
-        launches: AtomicU64::new(incarnation()),
         cohorts: Mutex::default(),
     });
     Arc::new(move |epoch, rank, sink| {
         let (plans, queue) = mpsc::channel(STEPS_QUEUED_MAX);
         let ranks = Arc::clone(&ranks);
         let runtime = ranks.runtime.clone();
+        let hung = Arc::new(AtomicBool::new(false));
+        let handle = RemoteHandle::new(Arc::clone(&ranks), rank, Arc::clone(&hung));
         let task = runtime.spawn(async move {
-            if let Err(loss) = ranks.run(epoch, rank, queue, &sink).await {
+            if let Err(loss) = ranks.run(epoch, rank, queue, &hung, &sink).await {
                 sink(RankEvent::Lost(loss));
             }
         });
         let ended = Box::pin(async move { drop(task.await) });
-        Ok(StartedRank { port: RankPort::Remote(plans), ended })
+        Ok(StartedRank { port: RankPort::Remote(plans), handle: Arc::new(handle), ended })
     })
 }
 
 // === impl RemoteRanks ===
 
 impl RemoteRanks {
-    /// One epoch of a rank: ends well when its port is dropped.
+    /// One epoch of a rank: ends well when its port is dropped. If it is `hung` by then, so does its
+    /// process.
     async fn run(
         &self,
         epoch: Epoch,
         rank: Rank,
         mut plans: mpsc::Receiver<StepPlan>,
+        hung: &AtomicBool,
         sink: &RankSink,
     ) -> Result<(), Loss> {
         let cohort = self.cohort(epoch, rank.replica).map_err(Loss::no_seat)?;
         let slot = Arc::clone(lock(&self.slots).entry(rank).or_default());
         let mut slot = slot.lock().await;
         let process = tokio::select! {
-            launched = self.occupy(&cohort, rank, &mut slot) => launched?,
+            // A rank that nobody wants any more takes no device.
+            biased;
             // No plan comes before the rank is ready, so this is the end of its port.
             _ = plans.recv() => return Ok(()),
+            launched = self.occupy(&cohort, rank, &mut slot) => launched?,
         };
         sink(RankEvent::Seated(process.whereabouts.clone()));
+        let nodes = self.control.nodes();
         let ended = tokio::select! {
+            biased;
             ended = self.play(&cohort, rank, process, plans, sink) => ended,
-            why = process.ended() => Err(why),
+            why = process.ended(nodes) => Err(Fall::Told(why)),
         };
-        // What the connection says of a process that died is of no use to a person.
-        match ended {
-            Err(_) if !process.lives() => Err(process.ended().await),
-            ended => ended,
+        let ended = match ended {
+            Ok(()) => Ok(()),
+            Err(Fall::Told(loss)) if process.lives() => Err(loss),
+            // What the connection says of a process that died is of no use to a person.
+            Err(_) => Err(process.ended(nodes).await),
+        };
+        let while_loading = matches!(&ended, Err(loss) if loss.cause == LossCause::Hang);
+        // One that is lost is given up before anybody hears of that, and looks for another seat: its
+        // node is in doubt from now on, until it answers.
+        if while_loading || hung.load(Ordering::Relaxed) || !process.lives() {
+            *slot = None;
+        }
+        ended
+    }
+
+    /// Gives the process of a rank up once its epoch is over, and the devices of its replica with the
+    /// last of them.
+    async fn vacate(&self, rank: Rank) {
+        let slot = lock(&self.slots).get(&rank).map(Arc::clone);
+        if let Some(slot) = slot {
+            *slot.lock().await = None;
+        }
+        self.control.disown(rank);
+        let replica = rank.replica;
+        let mut slots = lock(&self.slots);
+        slots.remove(&rank);
+        if !slots.keys().any(|other| other.replica == replica) {
+            lock(&self.cohorts).remove(&replica);
+            self.control.nodes().release(replica);
         }
     }
 
@@ -159,19 +204,21 @@ impl RemoteRanks {
     ) -> Result<&'a Process, Loss> {
         let Rank { replica, stage, tensor } = rank;
         let place = || self.control.nodes().place(replica, &self.config.map, DEVICES);
+        drop(slot.take_if(|process| !process.lives()));
         let seats = cohort.seats.get_or_try_init(place).await.map_err(Loss::no_seat)?;
         let seat = &seats[stage * self.config.layout.tensor + tensor];
-        if slot.as_ref().is_some_and(|process| !process.lives() || process.seat != *seat) {
-            *slot = None;
-        }
+        drop(slot.take_if(|process| !process.lives() || process.seat != *seat));
         match slot {
             Some(process) => Ok(process),
             empty => {
                 // An older process of the rank may still look for its head, and must not be taken for
                 // the new one.
-                let start = self.launches.fetch_add(1, Ordering::Relaxed);
-                let name = format!("r{}-s{stage}-t{tensor}-{start:x}", replica.0);
-                Ok(empty.insert(self.control.launch(&name, seat.clone()).await?))
+                let start = self.control.next_launch();
+                let process = match self.control.adopt(rank, seat, cohort.epoch) {
+                    Some(adopted) => adopted,
+                    None => self.control.launch(&rank.process_name(start), seat.clone()).await?,
+                };
+                Ok(empty.insert(process))
             }
         }
     }
@@ -184,15 +231,16 @@ impl RemoteRanks {
         process: &Process,
         mut plans: mpsc::Receiver<StepPlan>,
         sink: &RankSink,
-    ) -> Result<(), Loss> {
+    ) -> Result<(), Fall> {
         let started = tokio::select! {
-            started = self.ready(cohort, rank, process, sink) => started.map_err(Loss::outside)?,
+            biased;
+            started = self.ready(cohort, rank, process, sink) => started?,
             _ = plans.recv() => return Ok(()),
         };
         sink(RankEvent::Ready);
         let passing = pass_on(started, plans, Arc::clone(sink));
         let passed = self.control.runtime().spawn(passing).await;
-        passed.unwrap_or_else(|why| Err(Loss::outside(why.to_string())))
+        passed.unwrap_or_else(|why| Err(Fall::outside(why.to_string())))
     }
 
     async fn ready(
@@ -201,13 +249,14 @@ impl RemoteRanks {
         rank: Rank,
         process: &Process,
         sink: &RankSink,
-    ) -> Result<Started, String> {
+    ) -> Result<Started, Fall> {
         let index = rank.stage * self.config.layout.tensor + rank.tensor;
         let load = Load { threads: process.seat.threads, ..self.config.loads[index].clone() };
-        let control = process.peer.open(ShardCommand::Load(load), OPEN).await.map_err(opening)?;
+        let control = process.peer.open(ShardCommand::Load(load), OPEN).await?;
         let Stream { mut sender, mut receiver } = control;
         let Loaded { tensor, pipeline } = loop {
-            match receiver.next().await.map_err(receiving)? {
+            let told = timeout(LOADING, receiver.next()).await.map_err(|_| loading_hangs())?;
+            match told? {
                 Some(ShardEvent::Progress { bytes, of }) => sink(RankEvent::Loading { bytes, of }),
                 Some(ShardEvent::Loaded(loaded)) => break loaded,
                 other => return Err(refusal(other)),
@@ -216,13 +265,13 @@ impl RemoteRanks {
         let (tensor, pipeline) = cohort.meeting.attend(rank, [tensor, pipeline]).await;
         let RemoteConfig { kv_blocks, max_num_seqs, .. } = self.config;
         let join = Join { epoch: cohort.epoch, tensor, pipeline, kv_blocks, max_num_seqs };
-        sender.send(&ShardCommand::Join(join)).await.map_err(sending)?;
-        match receiver.next().await.map_err(receiving)? {
+        sender.send(&ShardCommand::Join(join)).await?;
+        match receiver.next().await? {
             Some(ShardEvent::Ready) => {}
             other => return Err(refusal(other)),
         }
         let attach = StepCommand::Attach { epoch: cohort.epoch };
-        let steps = process.peer.open(attach, OPEN).await.map_err(opening)?;
+        let steps = process.peer.open(attach, OPEN).await?;
         Ok(Started { _control: Stream { sender, receiver }, steps })
     }
 }
@@ -232,51 +281,78 @@ async fn pass_on(
     started: Started,
     mut plans: mpsc::Receiver<StepPlan>,
     sink: RankSink,
-) -> Result<(), Loss> {
+) -> Result<(), Fall> {
     let Started { _control, steps: Stream { mut sender, mut receiver } } = started;
     loop {
         tokio::select! {
+            biased;
             plan = plans.recv() => match plan {
                 Some(plan) => {
-                    let sent = sender.send(&StepCommand::Plan(plan)).await;
-                    sent.map_err(|why| Loss::outside(sending(why)))?;
+                    sender.send(&StepCommand::Plan(plan)).await?;
                 }
                 None => return Ok(()),
             },
             event = receiver.next() => {
-                let event = event.map_err(|why| Loss::outside(receiving(why)))?;
-                match event {
+                match event? {
                     Some(StepEvent::Outcome(outcome)) => sink(RankEvent::Step(outcome)),
                     Some(StepEvent::Done { step, .. }) => sink(RankEvent::Followed(step)),
                     Some(StepEvent::Exited { reason, of_step, .. }) => {
                         let cause = if of_step { LossCause::Step } else { LossCause::Outside };
-                        return Err(Loss { reason, cause });
+                        return Err(Fall::Told(Loss { reason, cause }));
                     }
-                    None => return Err(Loss::outside("the rank ended its step stream")),
+                    None => return Err(Fall::outside("the rank ended its step stream")),
                 }
             }
         }
     }
 }
 
-fn refusal(event: Option<ShardEvent>) -> String {
-    match event {
+fn loading_hangs() -> Fall {
+    let reason = format!("hung: it said nothing for {LOADING:?} while loading");
+    Fall::Told(Loss { reason, cause: LossCause::Hang })
+}
+
+fn refusal(event: Option<ShardEvent>) -> Fall {
+    Fall::outside(match event {
         Some(ShardEvent::Failed(why)) => why,
         Some(event) => format!("the rank said {event:?} out of turn"),
         None => "the rank ended its control stream".to_owned(),
+    })
+}
+
+// === impl Fall ===
+
+impl Fall {
+    fn outside(reason: impl Into<String>) -> Self {
+        Self::Told(Loss::outside(reason))
     }
 }
 
-fn opening(error: OpenError) -> String {
-    format!("opening a stream to the rank: {error}")
+impl From<OpenError> for Fall {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Send(error) => error.into(),
+            error => Self::outside(format!("opening a stream to the rank: {error}")),
+        }
+    }
 }
 
-fn sending(error: SendError) -> String {
-    format!("the rank is out of reach: {error}")
+impl From<SendError> for Fall {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Lost(_) => Self::OutOfReach,
+            error => Self::outside(format!("telling the rank: {error}")),
+        }
+    }
 }
 
-fn receiving(error: RecvError) -> String {
-    format!("the rank is out of reach: {error}")
+impl From<RecvError> for Fall {
+    fn from(error: RecvError) -> Self {
+        match error {
+            RecvError::Lost(_) => Self::OutOfReach,
+            error => Self::outside(format!("hearing the rank: {error}")),
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -1,28 +1,39 @@
 //! Replica: one copy of the model. Owns the schedule and the epoch; knows its ranks only by their
 //! step ports.
 
-use std::collections::HashMap;
+mod leaving;
+mod sinks;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use playhouse_scheduler::{Evacuee, Limits, Scheduler};
-use playhouse_telemetry::ReplicaMetrics;
+use playhouse_scheduler::{Evacuee, Limits, Scheduler, Terms};
+use playhouse_telemetry::{ReplicaMetrics, TraceSpan};
 use playhouse_types::{
-    Emission, Epoch, FinishReason, GenerateRequest, ReplicaId, RequestId, StepOutcome,
+    Emission, Epoch, FinishReason, GenerateRequest, ReplicaId, RequestId, StepOutcome, StepPlan,
 };
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+pub(crate) use self::leaving::Revival;
+
+use self::leaving::Duty;
+use self::sinks::Sinks;
+use crate::bubble::Bubble;
+use crate::clock::Clock;
 use crate::generation::Sink;
+use crate::parking::Visit;
 use crate::pipeline::Pipeline;
-use crate::rank::{Layout, Loss, LossCause, Rank, RankEvent, RankPort, RankStarter};
+use crate::rank::{Layout, Loss, LossCause, Rank, RankEvent, RankHandle, RankStarter};
 use crate::report::{Board, Report};
 use crate::restart::RestartBudget;
 use crate::routing::Teller;
 use crate::seats::Seats;
+use crate::shard::PortSlot;
 use crate::stage::{Stage, StageArgs, StageMsg};
 use crate::status::{ReplicaState, ShardState};
+use crate::step_trace::{self, PACE};
+use crate::watchdog::{Overdue, StepDeadline, TICK, Watchdog};
 
 /// How long after the first loss of an epoch the others may come in. One of several ranks dies of a
 /// step, and the others lose it: which of them is heard first says nothing.
@@ -35,56 +46,80 @@ pub(crate) struct Replica;
 
 pub(crate) struct ReplicaArgs {
     pub(crate) id: ReplicaId,
+    /// Its first; higher than that of whoever had this id before.
+    pub(crate) epoch: Epoch,
     pub(crate) limits: Limits,
     pub(crate) layout: Layout,
     pub(crate) concurrent_batches: usize,
-    pub(crate) starter: RankStarter,
+    pub(crate) step_deadline: StepDeadline,
+    /// Without one it rests, as after a drain.
+    pub(crate) starter: Option<RankStarter>,
     pub(crate) metrics: ReplicaMetrics,
     pub(crate) board: Board,
     pub(crate) teller: Teller,
     /// Where requests go that cannot stay.
     pub(crate) seats: Arc<Seats>,
-    /// When time began.
-    pub(crate) origin: Instant,
+    pub(crate) clock: Clock,
 }
 
 pub(crate) enum ReplicaMsg {
     /// Take a request in; its emissions go to the sink.
-    Admit(GenerateRequest, Sink),
+    Admit(GenerateRequest, Terms, Sink),
     /// Take over what another replica cannot serve now.
     Adopt(Box<Evacuee>, Sink),
     /// The caller left.
     Cancel(RequestId),
     /// A shard has started its rank.
-    Started { epoch: Epoch, rank: Rank, port: RankPort },
+    Started { epoch: Epoch, rank: Rank, port: PortSlot, handle: Arc<dyn RankHandle> },
     /// A rank reports.
     Reported { epoch: Epoch, rank: Rank, event: RankEvent },
     /// It is known why the ranks of an epoch were lost: see to the requests.
     Recover { lost: Epoch },
-    /// The backoff is over: start again.
-    Restart,
+    /// The backoff is over: start this epoch.
+    Restart { epoch: Epoch },
+    /// Take no more requests, and give up the ranks when those there are have ended, or at the
+    /// deadline.
+    Drain { deadline: Duration },
+    /// The deadline of a drain that began in this epoch has passed.
+    Overdue { epoch: Epoch },
+    /// The ranks before this epoch have ended.
+    Vacated { epoch: Epoch },
+    /// Serve again, after a drain or a failure.
+    Revive(Revival),
+    /// Look after the steps under way.
+    Watch,
 }
 
 pub(crate) struct State {
     id: ReplicaId,
     layout: Layout,
     concurrent_batches: usize,
-    starter: RankStarter,
+    /// While it has ranks or shall have some.
+    starter: Option<RankStarter>,
+    duty: Duty,
+    /// To serve again as soon as its ranks have ended.
+    revival: Option<Revival>,
     scheduler: Scheduler,
-    sinks: HashMap<RequestId, Sink>,
+    sinks: Sinks,
     epoch: Epoch,
     stages: Vec<ActorRef<StageMsg>>,
     pipeline: Pipeline,
+    bubble: Bubble,
+    /// When the last step was traced.
+    traced: Duration,
+    watchdog: Watchdog,
+    /// A [`ReplicaMsg::Watch`] is on its way.
+    watched: bool,
     restarts: RestartBudget,
     /// Before the next start; none past the budget.
     backoff: Option<Duration>,
+    /// What ranks were lost of last.
+    cause: LossCause,
     /// The latest epoch that may have died of what it was computing.
     died_of_step: Option<Epoch>,
-    /// Past the budget: why. It serves nobody any more, and answers who does not know yet.
-    failed: Option<String>,
     seats: Arc<Seats>,
     report: Report,
-    origin: Instant,
+    clock: Clock,
 }
 
 // === impl Replica ===
@@ -99,27 +134,35 @@ impl Actor for Replica {
         me: ActorRef<ReplicaMsg>,
         args: ReplicaArgs,
     ) -> Result<State, ActorProcessingErr> {
-        let ReplicaArgs { id, limits, layout, concurrent_batches, starter, metrics, .. } = args;
-        let epoch = Epoch(1);
+        let ReplicaArgs { id, epoch, limits, layout, concurrent_batches, metrics, .. } = args;
         let mut state = State {
             id,
             layout,
             concurrent_batches,
-            starter,
+            duty: if args.starter.is_some() { Duty::Serve } else { Duty::Rest },
+            starter: args.starter,
+            revival: None,
             scheduler: Scheduler::new(limits, epoch),
-            sinks: HashMap::new(),
+            sinks: Sinks::default(),
             epoch,
             stages: Vec::new(),
             pipeline: Pipeline::new(layout, concurrent_batches),
-            restarts: RestartBudget::default(),
+            bubble: Bubble::new(layout.stages),
+            traced: Duration::ZERO,
+            watchdog: Watchdog::new(args.step_deadline),
+            watched: false,
+            restarts: RestartBudget::new(id.0.into()),
             backoff: None,
+            cause: LossCause::Outside,
             died_of_step: None,
-            failed: None,
             report: Report::new(metrics, args.board, args.teller, &limits),
             seats: args.seats,
-            origin: args.origin,
+            clock: args.clock,
         };
-        state.start_stages(&me).await?;
+        match state.duty {
+            Duty::Rest => state.report.state(ReplicaState::Drained),
+            _ => state.start_stages(&me).await?,
+        }
         Ok(state)
     }
 
@@ -130,15 +173,17 @@ impl Actor for Replica {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            ReplicaMsg::Admit(request, sink) => state.admit(request, sink),
+            ReplicaMsg::Admit(request, terms, sink) => state.admit(request, terms, sink),
             ReplicaMsg::Adopt(moved, sink) => state.adopt(*moved, sink),
             ReplicaMsg::Cancel(id) => state.cancel(id),
-            ReplicaMsg::Started { epoch, rank, port } if epoch == state.epoch => {
-                state.pipeline.connect(rank, port);
-                state.announce();
+            ReplicaMsg::Started { epoch, rank, port, handle } if epoch == state.epoch => {
+                if let Some(port) = port.take() {
+                    state.pipeline.connect(rank, port, handle);
+                    state.announce();
+                }
             }
             ReplicaMsg::Reported { epoch, event: RankEvent::Lost(loss), .. }
-                if loss.cause == LossCause::Step =>
+                if loss.cause.is_of_step() =>
             {
                 state.died_of_step = Some(epoch);
             }
@@ -148,13 +193,25 @@ impl Actor for Replica {
             // An older epoch: that rank is gone.
             ReplicaMsg::Started { .. } | ReplicaMsg::Reported { .. } => {}
             ReplicaMsg::Recover { lost } => state.recover(&me, lost),
-            ReplicaMsg::Restart => {
-                if let Err(why) = state.start_stages(&me).await {
-                    state.restart_all(&me, &Loss::no_seat(why.to_string()));
+            ReplicaMsg::Restart { epoch } if epoch == state.epoch => state.start(&me).await,
+            ReplicaMsg::Drain { deadline } => state.drain(&me, deadline),
+            ReplicaMsg::Overdue { epoch } if epoch == state.epoch => state.overdue(&me),
+            ReplicaMsg::Vacated { epoch } if epoch == state.epoch => {
+                state.vacated();
+                if let Some(revival) = state.revival.take() {
+                    state.revive(&me, revival).await;
                 }
             }
+            ReplicaMsg::Restart { .. }
+            | ReplicaMsg::Overdue { .. }
+            | ReplicaMsg::Vacated { .. } => {}
+            ReplicaMsg::Revive(revival) => state.revive(&me, revival).await,
+            ReplicaMsg::Watch => state.look(&me),
         }
+        state.vacate_if_idle(&me);
         state.fill_pipeline();
+        state.watch(&me);
+        state.count_stages();
         Ok(())
     }
 
@@ -181,7 +238,8 @@ impl Actor for Replica {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         // Ends the ranks, for which their shards wait.
-        state.pipeline = Pipeline::new(state.layout, state.concurrent_batches);
+        let pipeline = Pipeline::new(state.layout, state.concurrent_batches);
+        std::mem::replace(&mut state.pipeline, pipeline).vacate();
         state.report.state(ReplicaState::Stopped);
         for stage in &state.stages {
             stage.stop_and_wait(None, None).await?;
@@ -193,11 +251,19 @@ impl Actor for Replica {
 // === impl State ===
 
 impl State {
+    /// Starts the ranks of an epoch, or tries again later.
+    async fn start(&mut self, me: &ActorRef<ReplicaMsg>) {
+        if let Err(why) = self.start_stages(me).await {
+            self.restart_all(me, &Loss::no_seat(why.to_string()));
+        }
+    }
+
     async fn start_stages(&mut self, me: &ActorRef<ReplicaMsg>) -> Result<(), ActorProcessingErr> {
+        let Some(starter) = &self.starter else { return Ok(()) };
         let Layout { stages, tensor } = self.layout;
         for stage in 0..stages {
             let first = Rank { replica: self.id, stage, tensor: 0 };
-            let (starter, replica) = (Arc::clone(&self.starter), me.clone());
+            let (starter, replica) = (Arc::clone(starter), me.clone());
             let args = StageArgs { epoch: self.epoch, first, tensor, starter, replica };
             let (stage, _) = Actor::spawn_linked(None, Stage, args, me.get_cell()).await?;
             self.stages.push(stage);
@@ -206,28 +272,19 @@ impl State {
     }
 
     fn now(&self) -> Duration {
-        self.origin.elapsed()
+        self.clock.now()
     }
 
-    fn admit(&mut self, request: GenerateRequest, sink: Sink) {
+    fn admit(&mut self, request: GenerateRequest, terms: Terms, sink: Sink) {
         let id = request.id;
         self.report.accepted();
-        if let Some(reason) = &self.failed {
-            // It was sent before that was known.
-            return match self.seats.pick_other(&request, self.id) {
-                Some(other) => {
-                    sink.move_to(other);
-                    self.seats.cast(other, ReplicaMsg::Admit(request, sink));
-                }
-                None => sink.finish(failure(id, reason)),
-            };
-        }
-        match self.scheduler.enqueue(request, self.now()) {
+        match self.scheduler.enqueue(request, terms, self.now()) {
             Ok(()) => {
                 self.sinks.insert(id, sink);
             }
             Err(why) => sink.finish(failure(id, &why.to_string())),
         }
+        self.hand_over_late();
     }
 
     fn adopt(&mut self, moved: Evacuee, sink: Sink) {
@@ -237,29 +294,33 @@ impl State {
             self.sinks.insert(moved.request().id, sink);
             self.scheduler.adopt(moved);
         }
-        if self.failed.is_some() {
+        self.hand_over_late();
+    }
+
+    /// What was sent here before it was known that this replica does not serve.
+    fn hand_over_late(&mut self) {
+        if !self.seats.serves(self.id) {
             self.hand_over();
         }
     }
 
-    /// Gives every request to a replica that serves, if there is one (**C-6**). Who fails ends the
-    /// others.
+    /// Gives every request without a seat to a replica that serves (**C-6**), or parks it until one
+    /// does, be it this one (**C-7**).
     fn hand_over(&mut self) {
         for moved in self.scheduler.evacuate() {
-            let id = moved.request().id;
-            match self.seats.pick_other(moved.request(), self.id) {
-                None => self.scheduler.adopt(moved),
-                Some(other) => {
-                    let Some(sink) = self.sinks.remove(&id) else { continue };
-                    sink.move_to(other);
-                    self.seats.cast(other, ReplicaMsg::Adopt(Box::new(moved), sink));
+            let Some(mut sink) = self.sinks.remove(moved.request().id) else { continue };
+            let other = self.seats.pick_other(moved.request(), self.id);
+            let visit = Visit::Moved(Box::new(moved));
+            match other {
+                None => {
+                    sink.move_to_parking();
+                    self.seats.park(visit, sink);
                 }
-            }
-        }
-        if let Some(reason) = &self.failed {
-            self.scheduler.evacuate();
-            for (id, sink) in self.sinks.drain() {
-                sink.finish(failure(id, reason));
+                Some(other) => {
+                    self.report.migrated(self.cause);
+                    sink.move_to(other);
+                    self.seats.cast(other, visit.message(sink));
+                }
             }
         }
     }
@@ -288,26 +349,33 @@ impl State {
                 self.announce();
             }
             RankEvent::Step(outcome) => {
-                self.pipeline.ran(rank);
+                self.ran(rank);
                 self.settle(outcome);
             }
-            RankEvent::Followed(_) => self.pipeline.ran(rank),
+            RankEvent::Followed(_) => self.ran(rank),
             // Its shard has failed, and the news of that is on the way; see `blame`.
             RankEvent::Lost(_) => {}
         }
     }
 
+    fn ran(&mut self, rank: Rank) {
+        self.pipeline.ran(rank);
+        self.watchdog.ran(self.pipeline.done(), self.now());
+    }
+
     /// With its last rank the replica serves.
     fn announce(&mut self) {
-        if self.pipeline.serves() {
+        if self.pipeline.serves() && self.duty == Duty::Serve {
+            self.restarts.serves(self.now());
             info!(replica = %self.id, epoch = %self.epoch, "replica serving");
-            self.report.state(ReplicaState::Serving);
+            self.report.serves();
+            self.seats.wake_parked();
         }
     }
 
     fn settle(&mut self, outcome: StepOutcome) {
-        self.pipeline.settled();
         let now = self.now();
+        self.pipeline.settled(now);
         let emissions = self.scheduler.apply(outcome, now);
         // Whoever sees a request end finds its blocks free in the metrics.
         self.report.update(self.epoch, &mut self.scheduler);
@@ -317,62 +385,144 @@ impl State {
     }
 
     fn deliver(&mut self, emission: Emission) {
-        if emission.finish.is_none() {
-            if let Some(sink) = self.sinks.get(&emission.id) {
-                sink.send(emission);
-            }
-        } else if let Some(sink) = self.sinks.remove(&emission.id) {
-            sink.finish(emission);
-        }
+        self.sinks.deliver(emission);
     }
 
     fn fill_pipeline(&mut self) {
         while self.pipeline.has_room() {
-            let Some(plan) = self.scheduler.plan_step(self.origin.elapsed()) else { break };
+            let now = self.now();
+            let Some(plan) = self.scheduler.plan_step(now) else { break };
             self.report.planned(&plan);
-            self.pipeline.submit(plan);
+            self.watchdog.began(&plan, now);
+            let span = self.trace(&plan, now);
+            self.pipeline.submit(plan, now);
+            self.pipeline.trace(span);
         }
         self.report.update(self.epoch, &mut self.scheduler);
+        for expired in self.scheduler.take_expired() {
+            self.deliver(expired);
+        }
+    }
+
+    /// The span of a step, if it is to have one (**ST-1**, **ST-2**).
+    fn trace(&mut self, plan: &StepPlan, now: Duration) -> TraceSpan {
+        let mut step = TraceSpan::none();
+        if !self.sinks.is_traced() {
+            return step;
+        }
+        for admitted in &plan.admitted {
+            let id = self.scheduler.request_in(admitted.slot);
+            if let Some(journey) = id.and_then(|id| self.sinks.journey(id)) {
+                journey.seated();
+            }
+        }
+        let due = now >= self.traced + PACE;
+        for others in [false, true] {
+            for run in &plan.runs {
+                let id = self.scheduler.request_in(run.slot);
+                let Some(journey) = id.and_then(|id| self.sinks.journey(id)) else { continue };
+                if others {
+                    step.link(journey.span());
+                } else if !step.is_on() && (due || journey.prefills()) {
+                    step = journey.span().child("step");
+                }
+            }
+        }
+        if step.is_on() {
+            step_trace::describe(&step, plan, self.epoch);
+            self.traced = now;
+        }
+        step
+    }
+
+    /// Counts the time that has passed for the stages.
+    fn count_stages(&mut self) {
+        let stats = self.scheduler.stats();
+        let counts = self.pipeline.serves() && stats.running + stats.waiting > 0;
+        let in_flight = counts.then_some(self.pipeline.in_flight());
+        let time = self.bubble.advance(in_flight, self.now());
+        self.report.stages(time);
+    }
+
+    /// Sees to it that somebody looks after the steps under way.
+    fn watch(&mut self, me: &ActorRef<ReplicaMsg>) {
+        if self.watchdog.is_on() && !self.watched {
+            self.watched = true;
+            me.send_after(TICK, || ReplicaMsg::Watch);
+        }
+        self.report.patience(self.watchdog.patience());
+    }
+
+    /// A rank whose step is overdue hangs, and its replica restarts (**C-8**). Requests are blamed for
+    /// that as for a death: their step may hang again.
+    fn look(&mut self, me: &ActorRef<ReplicaMsg>) {
+        self.watched = false;
+        let now = self.now();
+        if let Some(Overdue { tokens, silence }) = self.watchdog.look(now) {
+            let (ranks, first) = self.pipeline.abort_hung();
+            let tensor = self.layout.tensor;
+            let (stage, shard) = (first / tensor, first % tensor);
+            let others = match ranks {
+                0 | 1 => String::new(),
+                _ => format!(" and {} that may wait for it", ranks - 1),
+            };
+            let reason = format!(
+                "hung: stage {stage} shard {shard}{others} did not run a step of {tokens} tokens \
+                 within {silence:.1?}"
+            );
+            self.report.hung(silence);
+            self.died_of_step = Some(self.epoch);
+            self.restart_all(me, &Loss { reason, cause: LossCause::Hang });
+        }
     }
 
     /// One for all: everything below starts again in a higher epoch (**C-5**), unless that was tried
     /// too often. A rank without a device waits for one, however often.
     fn restart_all(&mut self, me: &ActorRef<ReplicaMsg>, loss: &Loss) {
+        if self.duty != Duty::Serve {
+            return self.vacate(me);
+        }
         // Ends the ranks that live, once the dead one has ended their groups.
-        self.pipeline = Pipeline::new(self.layout, self.concurrent_batches);
-        self.stages.drain(..).for_each(|stage| stage.stop(None));
-        self.report.ranks_lost();
         let lost = self.epoch;
-        self.epoch = Epoch(lost.0 + 1);
-        let (now, reason) = (self.now(), &loss.reason);
+        let ranks = self.end_epoch();
+        self.stages.drain(..).for_each(|stage| stage.stop(None));
+        self.restarts.lost(self.now());
+        self.cause = loss.cause;
+        let reason = &loss.reason;
         self.backoff = match loss.cause {
             LossCause::NoSeat => Some(NO_SEAT_BACKOFF),
-            LossCause::Step | LossCause::Outside => self.restarts.take(now),
+            LossCause::Step | LossCause::Hang | LossCause::Outside | LossCause::Drain => {
+                self.restarts.take()
+            }
         };
         match self.backoff {
             Some(backoff) => {
                 warn!(replica = %self.id, epoch = %self.epoch, reason, ?backoff, "restarting");
-                self.report.restarted(self.epoch, reason);
+                self.report.restarted(self.epoch, loss.cause, reason);
             }
             None => {
                 error!(replica = %self.id, reason, "replica failed: restart budget spent");
+                ranks.vacate();
                 self.report.state(ReplicaState::Failed { reason: reason.clone() });
-                self.failed = Some(format!("the replica failed: {reason}"));
             }
         }
         me.send_after(VERDICT, move || ReplicaMsg::Recover { lost });
     }
 
-    /// Takes the requests back from the ranks of a lost epoch, and hands them over if somebody else
-    /// can serve them.
+    /// Takes the requests back from the ranks of a lost epoch, and hands them over.
     fn recover(&mut self, me: &ActorRef<ReplicaMsg>, lost: Epoch) {
+        if self.epoch != Epoch(lost.0 + 1) {
+            // It was drained meanwhile, which has seen to them.
+            return;
+        }
         let of_step = self.died_of_step == Some(lost);
         for emission in self.scheduler.restart(self.epoch, of_step) {
             self.deliver(emission);
         }
         self.hand_over();
         if let Some(backoff) = self.backoff {
-            me.send_after(backoff, || ReplicaMsg::Restart);
+            let epoch = self.epoch;
+            me.send_after(backoff, move || ReplicaMsg::Restart { epoch });
         }
     }
 }

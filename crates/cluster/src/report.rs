@@ -4,11 +4,14 @@
 use std::time::Duration;
 
 use playhouse_scheduler::{Limits, Scheduler, Stats, Timings};
-use playhouse_telemetry::ReplicaMetrics;
+use playhouse_telemetry::{Cause, ReplicaMetrics};
 use playhouse_types::{BLOCK_TOKENS, Epoch, StepPlan};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::rank::Rank;
+use crate::bubble::StageTime;
+use crate::progress::Patience;
+use crate::rank::{LossCause, Rank};
 use crate::routing::Teller;
 use crate::status::{ReplicaState, ReplicaStatus, ShardState, ShardStatus};
 
@@ -21,6 +24,8 @@ pub(crate) struct Report {
     board: Board,
     teller: Teller,
     last: Stats,
+    /// Since when ranks are lost.
+    lost: Option<Instant>,
 }
 
 // === impl Report ===
@@ -33,7 +38,8 @@ impl Report {
         limits: &Limits,
     ) -> Self {
         metrics.has_blocks(BLOCK_TOKENS as u32, limits.kv_blocks);
-        Self { metrics, board, teller, last: Stats::default() }
+        metrics.epoch.set(board.borrow().epoch.0 as i64);
+        Self { metrics, board, teller, last: Stats::default(), lost: None }
     }
 
     pub(crate) fn planned(&self, plan: &StepPlan) {
@@ -47,14 +53,63 @@ impl Report {
     }
 
     pub(crate) fn state(&self, state: ReplicaState) {
+        // Whoever sees the state finds it in the metrics.
+        self.metrics.healthy.set(i64::from(state == ReplicaState::Serving));
         self.board.send_modify(|status| status.state = state);
     }
 
-    pub(crate) fn restarted(&self, epoch: Epoch, reason: &str) {
-        self.metrics.replica_restarts.inc();
+    /// It serves, or again.
+    pub(crate) fn serves(&mut self) {
+        // Its ranks have their time from now on.
+        self.board.send_modify(|status| {
+            status.progress.waits_since = status.progress.waits_since.map(|_| Instant::now());
+        });
+        self.state(ReplicaState::Serving);
+        if let Some(lost) = self.lost.take() {
+            self.metrics.recovery_time.observe(lost.elapsed().as_secs_f64());
+        }
+    }
+
+    /// Ranks hung and were ended, `silence` after they were heard of last.
+    pub(crate) fn hung(&self, silence: Duration) {
+        self.metrics.hang_detection_time.observe(silence.as_secs_f64());
+    }
+
+    /// The time of stages that has passed.
+    pub(crate) fn stages(&self, time: StageTime) {
+        self.metrics.pipeline_time.inc_by(time.whole.as_secs_f64());
+        self.metrics.pipeline_idle_time.inc_by(time.idle.as_secs_f64());
+    }
+
+    /// A request went on in another replica.
+    pub(crate) fn migrated(&self, cause: LossCause) {
+        self.metrics.migrations.inc(cause.into());
+    }
+
+    /// How long nothing may come of its work.
+    pub(crate) fn patience(&self, patience: Patience) {
+        self.board.send_if_modified(|status| {
+            let old = std::mem::replace(&mut status.progress.patience, patience);
+            old != patience
+        });
+        self.metrics.healthy.set(i64::from(self.board.borrow().is_healthy()));
+    }
+
+    pub(crate) fn restarted(&self, epoch: Epoch, cause: LossCause, reason: &str) {
+        self.metrics.replica_restarts.inc(cause.into());
+        self.metrics.epoch.set(epoch.0 as i64);
+        self.board.send_modify(|status| status.epoch = epoch);
+        self.state(ReplicaState::Restarting { reason: reason.to_owned() });
+    }
+
+    /// It starts anew after a drain or a failure.
+    pub(crate) fn revived(&self, epoch: Epoch) {
         self.board.send_modify(|status| {
             status.epoch = epoch;
-            status.state = ReplicaState::Restarting { reason: reason.to_owned() };
+            status.state = ReplicaState::Starting;
+            for shard in status.stages.iter_mut().flat_map(|stage| &mut stage.shards) {
+                shard.state = ShardState::Starting;
+            }
         });
     }
 
@@ -63,7 +118,8 @@ impl Report {
     }
 
     /// No rank of the epoch is left.
-    pub(crate) fn ranks_lost(&self) {
+    pub(crate) fn ranks_lost(&mut self) {
+        self.lost.get_or_insert_with(Instant::now);
         self.board.send_modify(|status| {
             for shard in status.stages.iter_mut().flat_map(|stage| &mut stage.shards) {
                 shard.state = ShardState::Lost;
@@ -84,7 +140,8 @@ impl Report {
         let queried = stats.kv.queried_tokens - last.kv.queried_tokens;
         metrics.prefix_cache_queries.inc_by(queried);
         metrics.prefix_cache_hits.inc_by(stats.kv.hit_tokens - last.kv.hit_tokens);
-        self.board.send_modify(|status| show(&stats, status));
+        let moved = stats.steps != last.steps;
+        self.board.send_modify(|status| show(&stats, moved, status));
         self.teller.tell(epoch, scheduler, &stats);
         self.last = stats;
         for timings in scheduler.take_timings() {
@@ -104,7 +161,13 @@ impl Report {
     }
 }
 
-fn show(stats: &Stats, status: &mut ReplicaStatus) {
+fn show(stats: &Stats, moved: bool, status: &mut ReplicaStatus) {
+    let waits = &mut status.progress.waits_since;
+    match stats.running + stats.waiting {
+        0 => *waits = None,
+        _ if moved => *waits = Some(Instant::now()),
+        _ => drop(waits.get_or_insert_with(Instant::now)),
+    }
     status.running = stats.running;
     status.waiting = stats.waiting;
     status.kv_blocks_held = stats.kv.held;
@@ -113,4 +176,16 @@ fn show(stats: &Stats, status: &mut ReplicaStatus) {
     status.prefix_hit_tokens = stats.kv.hit_tokens;
     status.prefill_tokens = stats.prompt_tokens;
     status.generated_tokens = stats.generated_tokens;
+}
+
+impl From<LossCause> for Cause {
+    fn from(cause: LossCause) -> Self {
+        match cause {
+            LossCause::Step => Self::crash,
+            LossCause::Hang => Self::hang,
+            LossCause::Outside => Self::lost,
+            LossCause::NoSeat => Self::no_device,
+            LossCause::Drain => Self::drain,
+        }
+    }
 }

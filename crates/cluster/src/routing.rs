@@ -1,5 +1,6 @@
 //! The router, shared by the front door that asks it and the replicas that tell it.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use playhouse_kvcache::{BlockHash, HashChain};
@@ -12,7 +13,7 @@ use playhouse_types::{Epoch, GenerateRequest, PrefixEvent, ReplicaId};
 pub(crate) struct Routing {
     router: Arc<Mutex<Router>>,
     /// With one replica there is nothing to choose and nothing to tell.
-    replicas: u32,
+    replicas: Arc<AtomicUsize>,
 }
 
 /// What one replica tells the router.
@@ -30,10 +31,30 @@ pub(crate) struct Teller {
 // === impl Routing ===
 
 impl Routing {
-    pub(crate) fn new(policy: Policy, seed: u64, replicas: u32) -> Self {
-        let mut router = Router::new(policy, seed);
-        (0..replicas).for_each(|id| router.add(ReplicaId(id)));
-        Self { router: Arc::new(Mutex::new(router)), replicas }
+    /// A router that knows nobody.
+    pub(crate) fn new(policy: Policy, seed: u64) -> Self {
+        Self { router: Arc::new(Mutex::new(Router::new(policy, seed))), replicas: Arc::default() }
+    }
+
+    /// One more replica, which was not known before.
+    pub(crate) fn add(&self, replica: ReplicaId) {
+        self.router().add(replica);
+        self.replicas.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Forgets a replica.
+    pub(crate) fn remove(&self, replica: ReplicaId) {
+        self.router().remove(replica);
+        self.replicas.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// How many there are.
+    pub(crate) fn replicas(&self) -> usize {
+        self.replicas.load(Ordering::SeqCst)
+    }
+
+    fn has_choice(&self) -> bool {
+        self.replicas() > 1
     }
 
     fn router(&self) -> MutexGuard<'_, Router> {
@@ -47,12 +68,11 @@ impl Routing {
         session: Option<&str>,
         eligible: impl Fn(ReplicaId) -> bool,
     ) -> Option<ReplicaId> {
-        if self.replicas == 1 {
-            return Some(ReplicaId(0)).filter(|only| eligible(*only));
-        }
         // Hashing a long prompt takes longer than the pick, so it is done outside the lock.
         let mut chain = HashChain::new(request.cache_salt);
-        chain.extend(&request.prompt);
+        if self.has_choice() {
+            chain.extend(&request.prompt);
+        }
         let hashes: Vec<u64> = chain.hashes().iter().map(BlockHash::short).collect();
         let tokens = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
         let ask = Ask { hashes: &hashes, tokens, session };
@@ -76,11 +96,13 @@ impl Teller {
     /// Tells what has changed since the last time: the prefix cache and the load.
     pub(crate) fn tell(&mut self, epoch: Epoch, scheduler: &mut Scheduler, stats: &Stats) {
         let events = scheduler.take_prefix_events();
-        if self.routing.replicas == 1 {
-            return;
-        }
         if epoch != self.epoch {
             (self.epoch, self.sequence) = (epoch, 0);
+        }
+        if !self.routing.has_choice() {
+            // Whoever comes later finds a gap, and asks for everything.
+            self.sequence += events.len() as u64;
+            return;
         }
         let routing = self.routing.clone();
         let mut router = routing.router();

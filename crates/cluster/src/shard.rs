@@ -1,12 +1,12 @@
 //! Shard: the proxy of one rank. Knows nothing of plans and tokens.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use playhouse_types::Epoch;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use crate::rank::{Loss, Rank, RankEvent, RankStarter, StartedRank};
+use crate::rank::{Loss, Rank, RankEvent, RankPort, RankStarter, StartedRank};
 use crate::replica::ReplicaMsg;
 
 pub(crate) struct Shard;
@@ -24,12 +24,34 @@ pub(crate) enum ShardMsg {
     Lost(Loss),
 }
 
+/// Where a port waits until the replica takes it: one that stops before does not hear of it.
+#[derive(Clone)]
+pub(crate) struct PortSlot(Arc<Mutex<Option<RankPort>>>);
+
+pub(crate) struct Running {
+    port: PortSlot,
+    /// Ends when nothing of the rank runs any more.
+    ended: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
+}
+
+// === impl PortSlot ===
+
+impl PortSlot {
+    fn new(port: RankPort) -> Self {
+        Self(Arc::new(Mutex::new(Some(port))))
+    }
+
+    /// The port, once.
+    pub(crate) fn take(&self) -> Option<RankPort> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 // === impl Shard ===
 
 impl Actor for Shard {
     type Msg = ShardMsg;
-    /// Ends when nothing of the rank runs any more.
-    type State = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+    type State = Running;
     type Arguments = ShardArgs;
 
     async fn pre_start(
@@ -46,9 +68,10 @@ impl Actor for Shard {
             // C-3: an outcome goes to the scheduler's mailbox, not through this actor.
             drop(reports.cast(ReplicaMsg::Reported { epoch, rank, event }));
         });
-        let StartedRank { port, ended } = starter(epoch, rank, sink)?;
-        replica.cast(ReplicaMsg::Started { epoch, rank, port })?;
-        Ok(ended)
+        let StartedRank { port, handle, ended } = starter(epoch, rank, sink)?;
+        let port = PortSlot::new(port);
+        replica.cast(ReplicaMsg::Started { epoch, rank, port: port.clone(), handle })?;
+        Ok(Running { port, ended })
     }
 
     async fn handle(
@@ -64,10 +87,11 @@ impl Actor for Shard {
     async fn post_stop(
         &self,
         _: ActorRef<ShardMsg>,
-        ended: &mut Self::State,
+        rank: &mut Running,
     ) -> Result<(), ActorProcessingErr> {
-        // The replica has dropped the port, so the rank ends with its current step.
-        ended.await;
+        // The replica has dropped the port if it had it, so the rank ends with its current step.
+        drop(rank.port.take());
+        rank.ended.as_mut().await;
         Ok(())
     }
 }

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use playhouse_types::{Epoch, ReplicaId};
 
+use crate::progress::Progress;
+
 /// The cluster at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClusterStatus {
@@ -26,6 +28,8 @@ pub struct NodeStatus {
     pub address: Option<String>,
     /// Whether it is connected.
     pub connected: bool,
+    /// It was drained: it gets no ranks until somebody says otherwise.
+    pub drained: bool,
     /// What it offers.
     pub devices: Vec<DeviceStatus>,
 }
@@ -48,6 +52,8 @@ pub struct ReplicaStatus {
     pub id: ReplicaId,
     /// What it is doing.
     pub state: ReplicaState,
+    /// Whether something comes of its work.
+    pub progress: Progress,
     /// Its incarnation.
     pub epoch: Epoch,
     /// Sequences in the batch.
@@ -87,6 +93,10 @@ pub enum ReplicaState {
         /// Why the last rank died.
         reason: String,
     },
+    /// It takes no more requests, and ends those it has.
+    Draining,
+    /// It has no ranks and no devices any more, and starts again when it is told to.
+    Drained,
     /// It was asked to stop.
     Stopped,
 }
@@ -151,4 +161,32 @@ pub struct Share {
     pub kv_heads: usize,
     /// Bytes of weights.
     pub weight_bytes: u64,
+}
+
+// === impl ReplicaStatus ===
+
+impl ReplicaStatus {
+    /// It takes work.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.state == ReplicaState::Serving
+    }
+
+    /// It serves, and something comes of that.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.serves() && !self.progress.is_stalled()
+    }
+
+    /// It serves, and takes no longer for it than usual.
+    #[must_use]
+    pub fn is_quick(&self) -> bool {
+        self.serves() && !self.progress.hesitates()
+    }
+
+    /// It says that it serves, and nothing comes of that.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.serves() && self.progress.is_stalled()
+    }
 }

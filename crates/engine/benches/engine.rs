@@ -17,8 +17,8 @@ use playhouse_engine::{EngineConfig, EngineEvent, StepPort, spawn};
 use playhouse_model::{Dtype, Groups, KvCache, Model, ModelConfig, Weights};
 use playhouse_ops::Threads;
 use playhouse_types::{
-    Admitted, BLOCK_TOKENS, BlockId, Epoch, Logits, Run, SamplingParams, Slot, StepId, StepOutcome,
-    StepPlan, TokenId,
+    Admitted, Appended, BLOCK_TOKENS, BlockId, Epoch, Logits, Run, SamplingParams, Slot, StepId,
+    StepOutcome, StepPlan, TokenId,
 };
 
 const CONFIG: &str = r#"{
@@ -142,7 +142,7 @@ impl Bench {
             slot: Slot(slot),
             start: 0,
             tokens: context as u32,
-            sampled: None,
+            appended: Appended::Nothing,
             new_blocks: (0..SEAT_BLOCKS as u32)
                 .map(|block| BlockId(slot * SEAT_BLOCKS as u32 + block))
                 .collect(),
@@ -168,7 +168,7 @@ impl Bench {
                 slot: Slot(slot),
                 start: (context + step) as u32,
                 tokens: 1,
-                sampled: Some(step as TokenId),
+                appended: Appended::Token(step as TokenId),
                 new_blocks: Vec::new(),
                 logits: Logits::Last,
             };

@@ -19,6 +19,8 @@ pub(crate) struct Seat {
     blocks: Vec<BlockId>,
     sampling: Arc<SamplingParams>,
     state: TokenState,
+    /// What the rank with the logits sampled last, until a run appends it.
+    sampled: Option<TokenId>,
 }
 
 /// What becomes of one output of a run.
@@ -40,16 +42,25 @@ impl Seat {
         let cached = blocks.len() * BLOCK_TOKENS;
         assert!(cached < known, "{slot}: {cached} tokens cached of {known}, nothing left to feed");
         let state = TokenState::new(&tokens, prompt_tokens, &sampling);
-        Self { tokens: tokens.to_vec(), prompt_tokens, cached, blocks, sampling, state }
+        let tokens = tokens.to_vec();
+        Self { tokens, prompt_tokens, cached, blocks, sampling, state, sampled: None }
     }
 
-    /// Takes the token and the blocks that are new with a run and says what to feed, and what becomes of each output.
+    /// Adds a token to the sequence.
+    pub(crate) fn append(&mut self, token: TokenId) {
+        self.tokens.push(token);
+        self.state.push(token);
+    }
+
+    /// The token that was sampled last, on the rank that did.
+    pub(crate) fn last_sample(&self) -> Option<TokenId> {
+        self.sampled
+    }
+
+    /// Takes the blocks that are new with a run and says what to feed, and what becomes of each
+    /// output.
     pub(crate) fn begin(&mut self, run: &Run, kv_blocks: usize) -> (Chunk, Vec<Output>) {
         let slot = run.slot;
-        if let Some(token) = run.sampled {
-            self.tokens.push(token);
-            self.state.push(token);
-        }
         let (start, fed) = (run.start as usize, run.tokens as usize);
         let (end, known) = (start + fed, self.tokens.len());
         assert!(fed > 0, "{slot}: a run of no tokens");
@@ -111,8 +122,9 @@ impl Seat {
     }
 
     /// Samples the next token.
-    pub(crate) fn sample(&self, logits: &[f32]) -> Sampled {
+    pub(crate) fn sample(&mut self, logits: &[f32]) -> Sampled {
         let token = sampling::sample(logits, &self.sampling, &self.state);
+        self.sampled = Some(token);
         let count = self.sampling.logprobs;
         let logprobs = count.map(|count| sampling::token_logprobs(logits, token, count));
         Sampled { token, logprobs }

@@ -1,7 +1,7 @@
 //! The batch state and the execution of a step.
 
 use playhouse_model::{ForwardError, KvCache, Model};
-use playhouse_types::{Epoch, RunOutcome, Slot, StepId, StepOutcome, StepPlan};
+use playhouse_types::{Appended, Epoch, Run, RunOutcome, Slot, StepId, StepOutcome, StepPlan};
 
 use crate::EngineConfig;
 use crate::seat::Seat;
@@ -66,6 +66,7 @@ impl<'a> Worker<'a> {
             *seat = Some(Seat::new(sequence));
         }
 
+        self.append(&runs)?;
         let kv_blocks = self.config.kv_blocks;
         let (mut chunks, mut outputs) = (Vec::new(), Vec::new());
         for (index, run) in runs.iter().enumerate() {
@@ -99,6 +100,32 @@ impl<'a> Worker<'a> {
         }
         let outcome = StepOutcome { epoch, step, runs: outcomes };
         Ok(self.model.has_logits().then_some(outcome))
+    }
+
+    /// Adds to the sequences what was sampled from their last runs. Samples that no plan brings are
+    /// shared by the rank that has them.
+    fn append(&mut self, runs: &[Run]) -> Result<(), StepError> {
+        let mut own = Vec::new();
+        for run in runs {
+            match run.appended {
+                Appended::Nothing => {}
+                Appended::Token(token) => self.occupied(run.slot).append(token),
+                Appended::OwnSample => own.push(run.slot),
+            }
+        }
+        if own.is_empty() {
+            return Ok(());
+        }
+        let has_samples = self.model.has_logits();
+        let sample = |slot: &Slot| match self.occupied(*slot).last_sample() {
+            None if has_samples => panic!("{slot}: nothing was sampled from the last run"),
+            sample => sample.unwrap_or_default(),
+        };
+        let samples = own.iter().map(sample).collect();
+        for (slot, token) in own.into_iter().zip(self.model.share_samples(samples)?) {
+            self.occupied(slot).append(token);
+        }
+        Ok(())
     }
 
     fn seat_at(&mut self, slot: Slot) -> &mut Option<Seat> {

@@ -5,37 +5,43 @@
 //! cargo bench -p playhouse-gateway [-- SECONDS]
 //! ```
 //!
-//! Prints requests per second of whole answers, what one client alone waits for an answer, and
-//! streamed tokens per second.
+//! Prints requests per second of whole answers, what one client alone waits for an answer, streamed
+//! tokens per second, and what traces of 1 % of the requests cost: runs without and with them take
+//! turns, each a process of its own, because a process decides once whether it traces.
 #![expect(clippy::disallowed_types, reason = "a benchmark measures real time")]
 #![expect(clippy::print_stdout, reason = "a benchmark reports on standard output")]
 
 #[path = "../../cluster/tests/engines/scripted.rs"]
 mod scripted;
 
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig, Layout, Policy, Share};
+use playhouse_cluster::{
+    AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, Ledger, Policy, StepDeadline,
+};
 use playhouse_gateway::{ChatTemplate, Gateway, GatewayConfig, Tokenizer, serve};
 use playhouse_scheduler::Limits;
-use playhouse_telemetry::Metrics;
+use playhouse_telemetry::{LogFormat, Metrics, TraceSettings, Traces, init_logs};
 use playhouse_types::TokenId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use scripted::{engines, no_fault};
+use scripted::{blueprints, engines, no_fault, split};
 
 const LIMITS: Limits = Limits {
     max_num_seqs: 256,
     max_num_batched_tokens: 8192,
+    prefill_time: Duration::MAX,
     max_model_len: 4096,
     kv_blocks: 1 << 16,
     micro_batches: 1,
     micro_batch_max: usize::MAX,
+    lookahead: false,
     prefix_caching: true,
 };
 
@@ -44,18 +50,92 @@ const TEMPLATE: &str = "{% for message in messages %}{{- '<|im_start|>' + messag
 
 const CLIENTS: usize = 64;
 
+/// Runs without and with traces.
+const PAIRS: usize = 9;
+
+/// Asks for one measurement of requests per second.
+const ONE_RUN: &str = "one-run";
+
 fn main() {
     let seconds = std::env::args().filter_map(|arg| arg.parse().ok()).next().unwrap_or(5.0);
     let period = Duration::from_secs_f64(seconds);
+    let traces = traces();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .expect("a runtime");
+    if std::env::args().any(|arg| arg == ONE_RUN) {
+        return runtime.block_on(one_run(period));
+    }
     runtime.block_on(async {
         whole_answers(period).await;
         streams(period).await;
     });
+    drop(traces);
+    tracing_cost(period);
+}
+
+/// Traces, if the environment asks for them.
+fn traces() -> Option<Traces> {
+    let settings = TraceSettings::read(None, |name| std::env::var(name).ok()).expect("settings");
+    let traces = settings
+        .map(|settings| Traces::start(settings, |_| Err("not here".to_owned())).expect("a thread"));
+    init_logs("warn", LogFormat::Pretty, traces.as_ref()).expect("the first");
+    traces
+}
+
+/// Prints how many requests were answered.
+async fn one_run(period: Duration) {
+    let address = start().await;
+    let request = chat(r#""max_tokens":16"#);
+    drop(gather(CLIENTS, period / 4, address, Arc::clone(&request)).await);
+    println!("{}", gather(CLIENTS, period, address, request).await.len());
+}
+
+/// Requests without traces and with them, in turns, and the ratio of each pair.
+fn tracing_cost(period: Duration) {
+    let collector = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", collector.local_addr().expect("bound"));
+    std::thread::spawn(move || collector.incoming().flatten().for_each(|it| drop(accept(&it))));
+    let run = |traced: bool| {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.args([&period.as_secs_f64().to_string(), ONE_RUN]);
+        if traced {
+            command.env("OTEL_EXPORTER_OTLP_ENDPOINT", &url);
+            command.env("OTEL_TRACES_SAMPLER", "parentbased_traceidratio");
+            command.env("OTEL_TRACES_SAMPLER_ARG", "0.01");
+        }
+        let output = command.output().expect("a run");
+        let answers = String::from_utf8_lossy(&output.stdout).trim().parse::<f64>();
+        answers.expect("a number of answers")
+    };
+    // Whoever is first in a pair takes turns, too.
+    let ratio = |pair: usize| {
+        let first = pair.is_multiple_of(2);
+        let [one, other] = [first, !first].map(run);
+        if first { one / other } else { other / one }
+    };
+    let mut ratios: Vec<f64> = (0..PAIRS).map(ratio).collect();
+    ratios.sort_unstable_by(f64::total_cmp);
+    let (least, median, most) = (ratios[0], ratios[PAIRS / 2], ratios[PAIRS - 1]);
+    println!(
+        "1 % traced:      {median:.3} of the requests/s of none ({least:.3} to {most:.3}, {PAIRS} pairs)"
+    );
+}
+
+/// Takes one message as a collector does.
+fn accept(mut stream: &std::net::TcpStream) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let (mut line, mut length) = (String::new(), 0);
+    while reader.read_line(&mut line)? > 2 {
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
+            length = value.trim().parse().unwrap_or(0);
+        }
+        line.clear();
+    }
+    std::io::copy(&mut reader.take(length), &mut std::io::sink())?;
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
 }
 
 async fn whole_answers(period: Duration) {
@@ -175,15 +255,18 @@ async fn start() -> SocketAddr {
     let template = ChatTemplate::new(TEMPLATE, vec![]).expect("compiles");
     let metrics = Arc::new(Metrics::new("tiny"));
     let deployment = DeploymentConfig {
-        replicas: NonZeroU32::MIN,
-        layout: Layout { stages: 1, tensor: 1 },
-        shares: vec![Share { layers: 0..1, query_heads: 1, kv_heads: 1, weight_bytes: 1 }],
-        starter: engines(letter, no_fault()),
+        desired: Desired { replicas: 1, split: split(1, 1) },
+        blueprints: blueprints(engines(letter, no_fault()), LIMITS),
+        ledger: Arc::new(Ledger::in_memory()),
         control: None,
-        concurrent_batches: 1,
+        devices: 1,
+        step_deadline: StepDeadline::default(),
         policy: Policy::default(),
-        limits: LIMITS,
-        admission: AdmissionLimits { requests: 4096, prompt_tokens: 1 << 22 },
+        admission: AdmissionLimits {
+            requests: Capacity::Fixed(4096),
+            prompt_tokens: 1 << 22,
+            no_capacity_timeout: Duration::from_secs(60),
+        },
         vocab: 288,
         shared_prompt_max: usize::MAX,
         metrics: Arc::clone(&metrics),

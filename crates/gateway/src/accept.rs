@@ -19,10 +19,12 @@ use axum::body::Body;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use crate::gateway::{Gateway, Limits};
@@ -55,6 +57,7 @@ pub async fn serve(
     let gateway = Arc::new(gateway);
     let router = router(Arc::clone(&gateway));
     let limits = gateway.limits();
+    let tls = gateway.tls().cloned().map(TlsAcceptor::from);
     let (stopping, stopped) = watch::channel(());
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -66,8 +69,8 @@ pub async fn serve(
             accepted = listener.accept(), if connections.len() < limits.connections.get() => {
                 match accepted {
                     Ok((stream, _)) => {
-                        let connection = connection(
-                            stream, router.clone(), limits.clone(), stopped.clone());
+                        let connection = connection(stream, router.clone(), limits.clone(),
+                            tls.clone(), stopped.clone());
                         connections.spawn(connection);
                     }
                     Err(error) => pause_after(&error).await,
@@ -85,15 +88,31 @@ pub async fn serve(
     Drained { cut_off }
 }
 
-/// One client, until it leaves, misbehaves or is drained.
+/// One client, behind TLS or not. Its handshake has as long as its first request's head.
 async fn connection(
     stream: TcpStream,
     router: Router,
     limits: Limits,
-    mut stopping: watch::Receiver<()>,
+    tls: Option<TlsAcceptor>,
+    stopping: watch::Receiver<()>,
 ) {
     // Tokens are small and must not wait for the next ones; a failure costs only latency.
     let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else { return answer(stream, router, limits, stopping).await };
+    match timeout(limits.header_timeout, tls.accept(stream)).await {
+        Ok(Ok(stream)) => answer(stream, router, limits, stopping).await,
+        Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+        Err(_) => tracing::debug!("TLS handshake too slow"),
+    }
+}
+
+/// One client, until it leaves, misbehaves or is drained.
+async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin,
+    router: Router,
+    limits: Limits,
+    mut stopping: watch::Receiver<()>,
+) {
     let (socket, turn) = Socket::new(stream, &limits);
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let busy = turn.busy();

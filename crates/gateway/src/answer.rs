@@ -2,22 +2,26 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
+use playhouse_cluster::{Rejected, Submission};
+use playhouse_telemetry::Refusal;
 use playhouse_types::SamplingParams;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
+use crate::caller::Caller;
 use crate::choice::{Choice, Finish, Setting, Usage};
 use crate::error::{ApiError, Result};
 use crate::gateway::Gateway;
 use crate::reply::Reply;
 use crate::request::Job;
 use crate::stream::EventStream;
+use crate::trace;
 
 /// Dropping it cancels every generation that still runs.
 pub(crate) struct Answer {
@@ -35,13 +39,16 @@ impl Answer {
     pub(crate) fn submit(
         gateway: &Arc<Gateway>,
         job: Job,
-        session: Option<&str>,
+        caller: Caller,
         arrived: Instant,
     ) -> Result<Self> {
-        let Job { form, prompts, n, stops, cache_salt } = job;
+        let Job { form, prompts, n, stops, cache_salt, priority } = job;
         let reply = Reply::new(gateway, &form);
-        let setting = Setting { gateway: Arc::clone(gateway), form, stops, arrived };
+        let setting = Setting { gateway: Arc::clone(gateway), form, stops, caller, arrived };
         gateway.metrics().request_n.observe(n.into());
+        if let Some(work) = prompts.first() {
+            trace::asks(&setting, &work.sampling, n);
+        }
         let mut choices = Vec::with_capacity(prompts.len() * n as usize);
         for work in prompts {
             let prompt = Arc::new(work.prompt);
@@ -50,7 +57,20 @@ impl Answer {
                 let sampling = Arc::new(SamplingParams { seed, ..work.sampling.clone() });
                 let tokens = Arc::clone(&prompt.tokens);
                 let door = gateway.front_door();
-                let generation = door.submit(tokens, Arc::clone(&sampling), cache_salt, session)?;
+                let caller = &setting.caller;
+                let submission = Submission {
+                    cache_salt: gateway.keys().salt(caller.key(), cache_salt),
+                    session: caller.session(),
+                    client: caller.client(),
+                    priority,
+                    deadline: caller.deadline(arrived),
+                    span: caller.span.clone(),
+                    ..Submission::new(tokens, Arc::clone(&sampling))
+                };
+                let generation = door.submit(submission).map_err(|rejected| {
+                    setting.refused(reason_of(&rejected));
+                    ApiError::from(rejected)
+                })?;
                 let index = choices.len();
                 let prompt = Arc::clone(&prompt);
                 choices.push(Choice::new(&setting, index, prompt, &sampling, generation));
@@ -59,9 +79,10 @@ impl Answer {
         Ok(Self { setting, reply, choices, n: n as usize })
     }
 
-    /// The answer to an HTTP request: at once as a stream, or when everything is there.
-    pub(crate) async fn respond(self) -> Result<Response> {
+    /// The answer to an HTTP request: as a stream, or when everything is there.
+    pub(crate) async fn respond(mut self) -> Result<Response> {
         if self.setting.form.stream.is_some() {
+            self.opening().await?;
             let mut response = Response::new(Body::new(EventStream::new(self)));
             let headers = response.headers_mut();
             let events = HeaderValue::from_static("text/event-stream; charset=utf-8");
@@ -76,6 +97,28 @@ impl Answer {
         let json = HeaderValue::from_static("application/json");
         response.headers_mut().insert(CONTENT_TYPE, json);
         Ok(response)
+    }
+
+    /// Holds the head of a stream back until there is something to say, so that a request which
+    /// nobody can serve is refused with a status of its own. Silence is broken as in a stream, but not
+    /// while the request is parked: it has not begun, and may be refused yet.
+    async fn opening(&mut self) -> Result<()> {
+        let ping_interval = self.setting.gateway.limits().ping_interval;
+        while timeout(ping_interval, poll_fn(|cx| self.poll_ahead(cx))).await.is_err() {
+            if !self.choices.iter().all(Choice::is_parked) {
+                return Ok(());
+            }
+        }
+        for choice in &mut self.choices {
+            choice.fail_ahead(&self.setting);
+        }
+        self.failure().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// Waits until some choice has an emission.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let ready = |choice: &mut Choice| choice.poll_ahead(cx).is_ready();
+        if self.choices.iter_mut().any(ready) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     async fn collect(mut self) -> Result<Bytes> {
@@ -93,17 +136,17 @@ impl Answer {
             if waiting { Poll::Pending } else { Poll::Ready(()) }
         })
         .await;
-        if let Some(reason) = self.failure() {
-            return Err(engine_failed(reason));
+        if let Some(error) = self.failure() {
+            return Err(error.clone());
         }
         let mut body = BytesMut::with_capacity(1024);
         self.reply.whole(&mut body, &self.setting, &self.choices, &self.usage());
         Ok(body.freeze())
     }
 
-    fn failure(&self) -> Option<&str> {
+    fn failure(&self) -> Option<&ApiError> {
         self.choices.iter().find_map(|choice| match &choice.finish {
-            Some(Finish::Failed(reason)) => Some(&**reason),
+            Some(Finish::Failed(error)) => Some(&**error),
             _ => None,
         })
     }
@@ -120,7 +163,17 @@ impl Answer {
     }
 }
 
-/// 500: the request was right, the engine could not run it.
-pub(crate) fn engine_failed(reason: &str) -> ApiError {
-    ApiError::internal(format!("the generation failed: {reason}")).with_code("engine_failed")
+impl Drop for Answer {
+    fn drop(&mut self) {
+        trace::answered(self);
+    }
+}
+
+fn reason_of(rejected: &Rejected) -> Refusal {
+    match rejected {
+        Rejected::Overloaded { .. } => Refusal::overloaded,
+        Rejected::OverLimit { .. } => Refusal::over_limit,
+        Rejected::Draining => Refusal::draining,
+        Rejected::NeverFits { .. } => Refusal::never_fits,
+    }
 }

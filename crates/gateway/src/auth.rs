@@ -1,36 +1,160 @@
 //! Who may ask.
 //!
-//! Deny by default: with a key set, every path asks for it but [`PUBLIC_PATHS`], unknown paths
+//! Deny by default: with a key set, every path asks for one but [`PUBLIC_PATHS`], unknown paths
 //! included. `/metrics` is not public: names and traffic of a model are not for everyone.
+//!
+//! - **AU-1** keys are compared by their digests in constant time, with every key there is: how long it
+//!   takes tells neither a key nor which one was given.
+//! - **AU-2** what the holder of a key may have in the house is bounded, over all its connections.
+//! - **AU-3** cached prefixes of a key with a cache group are found by that group alone: neither times
+//!   nor counts of cached tokens tell others what its holder has asked.
+//! - **AU-4** keys are replaced all at once or not at all; who stays keeps what it has in the house.
+
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, HeaderValue};
+use playhouse_cluster::{Client, ClientLimits, FrontDoor};
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+
+use crate::gateway::GatewayError;
 
 /// Answered without a key: orchestrators probe them, and they tell nothing about use.
 pub(crate) const PUBLIC_PATHS: &[&str] = &["/livez", "/readyz", "/health", "/version"];
 
-/// The digest of the key, so that neither the key nor its length shows in memory or in timing.
-pub(crate) struct ApiKey([u8; 32]);
+/// A key that lets clients in, and what its holder may have.
+#[derive(Clone, Debug)]
+pub struct ApiKey {
+    /// Its name, for metrics and logs; every key has another.
+    pub name: String,
+    /// SHA-256 of the key.
+    pub sha256: [u8; 32],
+    /// What its holder may have in the house at once.
+    pub limits: ClientLimits,
+    /// Cached prefixes are shared with the keys of this group and with nobody else; without one, with
+    /// everybody who has none.
+    pub cache_group: Option<String>,
+}
+
+/// Every key there is. Cheap to clone; all clones see the same keys.
+#[derive(Clone)]
+pub struct KeyRing(Arc<Ring>);
+
+struct Ring {
+    keys: RwLock<Arc<[Arc<Key>]>>,
+    door: FrontDoor,
+    /// Makes the salts of groups unknown to clients, who could else look for one that is equal.
+    secret: [u64; 2],
+}
+
+/// A key and its holder.
+pub(crate) struct Key {
+    pub(crate) name: String,
+    /// The digest, so that neither the key nor its length shows in memory or in timing.
+    sha256: [u8; 32],
+    limits: ClientLimits,
+    cache_group: Option<String>,
+    pub(crate) client: Client,
+}
 
 // === impl ApiKey ===
 
 impl ApiKey {
-    pub(crate) fn new(key: &str) -> Self {
-        Self(Sha256::digest(key).into())
+    /// A key without limits of its own.
+    #[must_use]
+    pub fn new(name: impl Into<String>, key: &str) -> Self {
+        let limits = ClientLimits::default();
+        Self { name: name.into(), sha256: Self::digest(key), limits, cache_group: None }
     }
 
-    /// Whether a request brings the key, as `Authorization: Bearer KEY` or `x-api-key: KEY`.
-    pub(crate) fn admits(&self, headers: &HeaderMap) -> bool {
+    /// SHA-256 of a key, as [`ApiKey::sha256`] has it.
+    #[must_use]
+    pub fn digest(key: &str) -> [u8; 32] {
+        Sha256::digest(key).into()
+    }
+}
+
+// === impl KeyRing ===
+
+impl KeyRing {
+    pub(crate) fn new(
+        keys: &[ApiKey],
+        door: FrontDoor,
+        secret: [u64; 2],
+    ) -> Result<Self, GatewayError> {
+        let ring = Self(Arc::new(Ring { keys: RwLock::default(), door, secret }));
+        ring.replace(keys).map(|()| ring)
+    }
+
+    /// From now on these keys let clients in, and no other. Requests that are running go on. Limits
+    /// that did not change count what is in the house already.
+    ///
+    /// # Errors
+    /// A key is empty, or two are the same: then nothing is changed.
+    pub fn replace(&self, keys: &[ApiKey]) -> Result<(), GatewayError> {
+        check_keys(keys)?;
+        let before = self.keys();
+        let holder = |key: &ApiKey| {
+            let ApiKey { name, sha256, limits, cache_group } = key.clone();
+            let same = before.iter().find(|key| key.name == name && key.limits == limits);
+            let client = same.map_or_else(|| self.0.door.client(&limits), |key| key.client.clone());
+            Arc::new(Key { name, sha256, limits, cache_group, client })
+        };
+        let keys = keys.iter().map(holder).collect();
+        *self.0.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(())
+    }
+
+    fn keys(&self) -> Arc<[Arc<Key>]> {
+        Arc::clone(&self.0.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Everybody may ask.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.keys().is_empty()
+    }
+
+    /// The key that a request brings, as `Authorization: Bearer KEY` or `x-api-key: KEY`.
+    pub(crate) fn of(&self, headers: &HeaderMap) -> Option<Arc<Key>> {
         let bearer = headers.get(AUTHORIZATION).and_then(|value| {
             let (scheme, key) = value.as_bytes().split_at_checked("Bearer ".len())?;
             scheme.eq_ignore_ascii_case(b"Bearer ").then_some(key)
         });
-        let given = bearer.or_else(|| headers.get("x-api-key").map(HeaderValue::as_bytes));
-        given.is_some_and(|key| {
-            let digest: [u8; 32] = Sha256::digest(key.trim_ascii()).into();
-            digest.ct_eq(&self.0).into()
-        })
+        let given = bearer.or_else(|| headers.get("x-api-key").map(HeaderValue::as_bytes))?;
+        let digest: [u8; 32] = Sha256::digest(given.trim_ascii()).into();
+        let (mut found, mut at) = (Choice::from(0), 0);
+        let keys = self.keys();
+        for (index, key) in keys.iter().enumerate() {
+            let same = digest.ct_eq(&key.sha256);
+            at = u64::conditional_select(&at, &(index as u64), same);
+            found |= same;
+        }
+        keys.get(usize::try_from(at).ok()?).filter(|_| found.into()).cloned()
     }
+
+    /// The salt of the cached prefixes of a key's requests with this `cache_salt` (**AU-3**).
+    pub(crate) fn salt(&self, key: Option<&Key>, cache_salt: u64) -> u64 {
+        let Some(group) = key.and_then(|key| key.cache_group.as_ref()) else { return cache_salt };
+        let [first, second] = self.0.secret.map(u64::to_le_bytes);
+        let digest = Sha256::new().chain_update(first).chain_update(second);
+        let digest = digest.chain_update(cache_salt.to_le_bytes()).chain_update(group).finalize();
+        let (head, _) = digest.split_first_chunk().expect("32 bytes");
+        u64::from_le_bytes(*head)
+    }
+}
+
+/// No key is empty, and no two are the same.
+fn check_keys(keys: &[ApiKey]) -> Result<(), GatewayError> {
+    let empty = ApiKey::digest("");
+    if let Some(key) = keys.iter().find(|key| key.sha256 == empty) {
+        return Err(GatewayError::EmptyApiKey(key.name.clone()));
+    }
+    for (at, key) in keys.iter().enumerate() {
+        let same = |other: &&ApiKey| other.name == key.name || other.sha256 == key.sha256;
+        if let Some(other) = keys[..at].iter().find(same) {
+            return Err(GatewayError::SameApiKey(other.name.clone(), key.name.clone()));
+        }
+    }
+    Ok(())
 }

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use playhouse_cluster::Generation;
-use playhouse_telemetry::{FinishLabels, Finished, Metrics};
+use playhouse_telemetry::{FinishLabels, Finished, Metrics, Refusal, RefusalLabels};
 use playhouse_types::{Emission, FinishReason, RequestId, SamplingParams, TokenId, TokenLogprobs};
 use tokio::time::Instant;
 
+use crate::caller::Caller;
+use crate::error::ApiError;
 use crate::gateway::Gateway;
 use crate::request::{Form, Prompt};
 use crate::stop::{StopMatcher, Stops};
@@ -18,6 +20,7 @@ pub(crate) struct Setting {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) form: Form,
     pub(crate) stops: Arc<Stops>,
+    pub(crate) caller: Caller,
     pub(crate) arrived: Instant,
 }
 
@@ -27,6 +30,8 @@ pub(crate) struct Choice {
     pub(crate) prompt: Arc<Prompt>,
     /// Dropped as soon as the choice is finished: that frees its blocks.
     generation: Option<Generation>,
+    /// An emission that was looked at and not taken yet.
+    ahead: Option<Emission>,
     detokenizer: Detokenizer,
     stops: StopMatcher,
     min_tokens: u32,
@@ -69,8 +74,8 @@ pub(crate) struct Entry {
 pub(crate) enum Finish {
     Stop(StopReason),
     Length,
-    /// The engine gave up; the text is for people.
-    Failed(String),
+    /// There will be no more of it.
+    Failed(Box<ApiError>),
 }
 
 /// vLLM's `stop_reason`.
@@ -98,6 +103,16 @@ struct Record {
     last: Instant,
 }
 
+// === impl Setting ===
+
+impl Setting {
+    /// Counts a generation that is not computed, or not to its end.
+    pub(crate) fn refused(&self, reason: Refusal) {
+        let labels = RefusalLabels { reason, key: self.caller.name().to_owned() };
+        self.gateway.metrics().requests_refused.get_or_create(&labels).inc();
+    }
+}
+
 // === impl Choice ===
 
 impl Choice {
@@ -112,6 +127,7 @@ impl Choice {
         Self {
             index,
             generation: Some(generation),
+            ahead: None,
             detokenizer: Detokenizer::new(setting.form.skip_special_tokens, false),
             stops: StopMatcher::new(Arc::clone(&setting.stops)),
             min_tokens: sampling.min_tokens,
@@ -134,8 +150,16 @@ impl Choice {
         }
     }
 
+    /// When its first token came.
+    pub(crate) fn first_token(&self) -> Option<Instant> {
+        self.record.first
+    }
+
     /// The next emission. An engine that goes away without a word has failed.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Emission> {
+        if let Some(emission) = self.ahead.take() {
+            return Poll::Ready(emission);
+        }
         let generation = self.generation.as_mut().expect("a finished choice is not polled");
         let emission = ready!(generation.poll_next(cx));
         Poll::Ready(emission.unwrap_or_else(|| Emission {
@@ -145,6 +169,29 @@ impl Choice {
             token: None,
             finish: Some(FinishReason::Failed("the engine is gone".to_owned())),
         }))
+    }
+
+    /// Waits for the next emission without taking it.
+    pub(crate) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.ahead = Some(ready!(self.poll(cx)));
+        Poll::Ready(())
+    }
+
+    /// Takes the emission ahead if all it says is that there will be none.
+    pub(crate) fn fail_ahead(&mut self, setting: &Setting) {
+        let fails = |emission: &mut Emission| {
+            let answers =
+                matches!(emission.finish, Some(FinishReason::Stop(_) | FinishReason::Length));
+            emission.finish.is_some() && !answers
+        };
+        if let Some(emission) = self.ahead.take_if(fails) {
+            self.apply(setting, emission);
+        }
+    }
+
+    /// No replica can serve it now.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.generation.as_ref().is_some_and(Generation::is_parked)
     }
 
     /// Takes an emission into the delta, and finishes the choice if it ends here.
@@ -182,10 +229,14 @@ impl Choice {
                 })
             }
             (None, Some(FinishReason::Length)) => Finish::Length,
-            (None, Some(FinishReason::Cancelled)) => {
-                Finish::Failed("the server cancelled the request".to_owned())
+            (None, Some(reason)) => {
+                match reason {
+                    FinishReason::Unserved(_) => setting.refused(Refusal::unserved),
+                    FinishReason::Expired => setting.refused(Refusal::expired),
+                    _ => {}
+                }
+                Finish::Failed(Box::new(failure(&reason)))
             }
-            (None, Some(FinishReason::Failed(reason))) => Finish::Failed(reason),
         };
         self.end(finish);
     }
@@ -249,6 +300,19 @@ impl Choice {
         }
         self.record.end(&self.usage, &finish);
         self.finish = Some(finish);
+    }
+}
+
+/// Why there is no more of a generation that ended otherwise than its caller asked for.
+fn failure(reason: &FinishReason) -> ApiError {
+    match reason {
+        FinishReason::Unserved(why) => ApiError::unavailable("unavailable", why),
+        FinishReason::Expired => ApiError::unavailable(
+            "timeout",
+            "the request had not begun when its time (x-request-timeout-ms) was up",
+        ),
+        FinishReason::Failed(why) => ApiError::engine_failed(why),
+        _ => ApiError::engine_failed("the server cancelled the request"),
     }
 }
 

@@ -63,6 +63,11 @@ impl ApiError {
             .with_code("internal_error")
     }
 
+    /// 500: the request was right, the engine could not run it.
+    pub(crate) fn engine_failed(reason: &str) -> Self {
+        Self::internal(format!("the generation failed: {reason}")).with_code("engine_failed")
+    }
+
     pub(crate) fn unauthorized() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
@@ -138,16 +143,21 @@ impl From<Rejected> for ApiError {
                 retry_after: Some(retry_after),
                 ..Self::unavailable("overloaded", "all queues are full: try again later")
             },
+            Rejected::OverLimit { retry_after, .. } => Self {
+                retry_after: Some(retry_after),
+                ..Self::new(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "rate_limit_error",
+                    format!("{rejected}: try again later"),
+                )
+                .with_code("rate_limit_exceeded")
+            },
             Rejected::Draining => Self::unavailable("draining", "the server is shutting down"),
             Rejected::NeverFits { tokens, limit } => Self::bad_request(format!(
                 "the request needs room for {tokens} tokens, but the whole KV cache holds {limit}: \
                  shorten the prompt or lower max_tokens"
             ))
             .with_code("context_length_exceeded"),
-            Rejected::Unavailable { reason } => Self::unavailable(
-                "unavailable",
-                format!("no replica can take the request: {reason}"),
-            ),
         }
     }
 }

@@ -9,8 +9,9 @@ use std::time::Duration;
 use playhouse_cluster::FrontDoor;
 use playhouse_telemetry::Metrics;
 use playhouse_types::{InvalidParam, TokenId};
+use tokio_rustls::rustls::ServerConfig;
 
-use crate::auth::ApiKey;
+use crate::auth::{ApiKey, KeyRing};
 use crate::request::SamplingDefaults;
 use crate::template::{ChatTemplate, unix_now};
 use crate::tokenizer::Tokenizer;
@@ -20,8 +21,11 @@ use crate::tokenizer::Tokenizer;
 pub struct GatewayConfig {
     /// Names clients may call the model by; the first is the one they get when they name none.
     pub served_model_names: Vec<String>,
-    /// Asked of every request but those to the health probes and `/version`. `None` asks nothing.
-    pub api_key: Option<String>,
+    /// One of them is asked of every request but those to the health probes and `/version`. Without
+    /// any, nothing is asked.
+    pub api_keys: Vec<ApiKey>,
+    /// The certificate that is shown to clients; without one, HTTP is plain.
+    pub tls: Option<Arc<ServerConfig>>,
     /// Sampling parameters of requests that do not say.
     pub sampling: SamplingDefaults,
     /// Tokens that end a text, from the model's configuration.
@@ -61,8 +65,11 @@ pub enum GatewayError {
     #[error("served_model_names must not be empty, nor contain an empty name")]
     NoModelName,
     /// An empty key would let everyone in who sends an empty one.
-    #[error("api_key must not be empty: leave it out to ask for none")]
-    EmptyApiKey,
+    #[error("the API key {0:?} is empty: leave it out to ask for none")]
+    EmptyApiKey(String),
+    /// A name or a key is there twice: whose limits hold?
+    #[error("the API keys {0:?} and {1:?} have the same name or the same key")]
+    SameApiKey(String, String),
     /// The model's own sampling defaults are out of range.
     #[error("the default sampling parameters (generation_config.json) are invalid: {0}")]
     Defaults(InvalidParam),
@@ -79,7 +86,7 @@ pub enum GatewayError {
 /// The OpenAI API over one [`FrontDoor`]; see [`serve`](crate::serve).
 pub struct Gateway {
     config: GatewayConfig,
-    api_key: Option<ApiKey>,
+    keys: KeyRing,
     front_door: FrontDoor,
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
@@ -104,7 +111,8 @@ impl GatewayConfig {
     pub fn new(model_name: impl Into<String>) -> Self {
         Self {
             served_model_names: vec![model_name.into()],
-            api_key: None,
+            api_keys: Vec::new(),
+            tls: None,
             sampling: SamplingDefaults::default(),
             eos_tokens: Vec::new(),
             seed: None,
@@ -149,17 +157,15 @@ impl Gateway {
         {
             return Err(GatewayError::NoModelName);
         }
-        if config.api_key.as_deref().is_some_and(str::is_empty) {
-            return Err(GatewayError::EmptyApiKey);
-        }
         let vocab = front_door.vocab();
         config.sampling.params().check(vocab).map_err(GatewayError::Defaults)?;
         if let Some(&token) = config.eos_tokens.iter().find(|&&token| token >= vocab) {
             return Err(GatewayError::EosToken { token, vocab });
         }
         let random = RandomState::new();
+        let secret = ["salts", "of groups"].map(|word| random.hash_one(word));
         Ok(Self {
-            api_key: config.api_key.as_deref().map(ApiKey::new),
+            keys: KeyRing::new(&config.api_keys, front_door.clone(), secret)?,
             front_door,
             tokenizer,
             template,
@@ -187,8 +193,14 @@ impl Gateway {
         &self.config.limits
     }
 
-    pub(crate) fn api_key(&self) -> Option<&ApiKey> {
-        self.api_key.as_ref()
+    /// The keys that let clients in.
+    #[must_use]
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    pub(crate) fn tls(&self) -> Option<&Arc<ServerConfig>> {
+        self.config.tls.as_ref()
     }
 
     pub(crate) fn front_door(&self) -> &FrontDoor {

@@ -6,7 +6,8 @@
 //! - **GW-2** a field is honoured, or ignored because it cannot change the answer, or refused by name
 //!   (the tables below).
 //! - **GW-3** a client that leaves takes its generations with it, streamed or not (**G5**).
-//! - **GW-4** a refusal for lack of room is immediate and says when to come back (**G6**).
+//! - **GW-4** a refusal for lack of room is immediate and says when to come back (**G6**): 429 when the
+//!   holder of the key has as much here as it may, 503 when the house is full.
 //! - **GW-5** a stream says exactly what the whole answer would have said, in whole code points.
 //!
 //! The path of a request: [`serve`] accepts it on a socket with deadlines (`accept`, `socket`),
@@ -15,7 +16,7 @@
 //! comes back into text (with `stop`), and `stream` or `answer` sends it as `reply` spells it.
 //!
 //! Not here: how anything is computed or scheduled, where files, flags and keys come from (the CLI
-//! hands them over), TLS (a proxy's work), and anything but HTTP/1.1.
+//! hands them over, TLS certificates too), and anything but HTTP/1.1.
 //!
 //! # Paths
 //! | Path | |
@@ -32,7 +33,8 @@
 //! later is closed until somebody opens it. (vLLM asks under `/v1` only.)
 //!
 //! With several replicas and the routing policy `session`, requests with the same `x-session-id`
-//! go to the same replica.
+//! go to the same replica. With `x-request-timeout-ms` a request that has not begun by then ends as
+//! 503 `timeout` instead of being computed.
 //!
 //! # Fields
 //! `null` is absent; `16.0` is an integer; unknown fields are ignored.
@@ -49,7 +51,8 @@
 //! | `include_stop_str_in_output` | keeps the stop string, or the text of the stop token |
 //! | `stop_token_ids` `ignore_eos` `min_tokens` | stop strings do not count before `min_tokens` either |
 //! | `skip_special_tokens` `add_special_tokens` `return_token_ids` | as in vLLM |
-//! | `cache_salt` | prefixes are shared only with the same salt |
+//! | `cache_salt` | prefixes are shared only with the same salt, within the cache group of the API key |
+//! | `priority` | lower is served earlier; 0 if absent, and no earlier than the API key may be |
 //!
 //! | Chat | |
 //! |---|---|
@@ -73,17 +76,19 @@
 //!
 //! Refused with `unsupported_parameter` unless they ask for nothing: tools and functions, structured
 //! output, `suffix`, beam search and `best_of`, embeddings and media as prompts, templates in requests,
-//! `prompt_logprobs` (use `echo`), `priority`, and the rest of the list in `request/unsupported.rs`.
+//! `prompt_logprobs` (use `echo`), and the rest of the list in `request/unsupported.rs`.
 #![forbid(unsafe_code)]
 
 mod accept;
 mod answer;
 mod auth;
+mod caller;
 mod choice;
 mod error;
 mod fields;
 mod gateway;
 mod json;
+mod readiness;
 mod reply;
 mod request;
 mod routes;
@@ -92,8 +97,10 @@ mod stop;
 mod stream;
 mod template;
 mod tokenizer;
+mod trace;
 
 pub use accept::{Drained, serve};
+pub use auth::{ApiKey, KeyRing};
 pub use gateway::{Gateway, GatewayConfig, GatewayError, Limits};
 pub use request::SamplingDefaults;
 pub use template::{ChatTemplate, Ending, FUEL, OUTPUT_MAX, RenderOptions, TemplateError};

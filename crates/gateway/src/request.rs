@@ -43,6 +43,8 @@ pub(crate) struct Job {
     pub(crate) n: u32,
     pub(crate) stops: Arc<Stops>,
     pub(crate) cache_salt: u64,
+    /// Lower is earlier.
+    pub(crate) priority: i32,
 }
 
 /// A prompt with the parameters of its first choice; the others add their index to the seed.
@@ -153,6 +155,12 @@ fn cache_salt(fields: &Fields<'_>) -> Result<u64> {
             Ok(u64::from_le_bytes(*head))
         }
     }
+}
+
+/// `priority`, as vLLM has it: lower is earlier.
+fn priority(fields: &Fields<'_>) -> Result<i32> {
+    let given = fields.integer("priority", i32::MIN.into(), i32::MAX.into())?.unwrap_or(0);
+    Ok(i32::try_from(given).expect("between two i32"))
 }
 
 /// Gives every prompt its `max_tokens` and checks the result (**REQ-2**).

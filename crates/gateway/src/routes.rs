@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{MatchedPath, Path, RawQuery, Request, State};
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -22,12 +22,15 @@ use tokio::time::{Instant, timeout};
 
 use crate::answer::Answer;
 use crate::auth::PUBLIC_PATHS;
+use crate::caller::Caller;
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
 use crate::gateway::Gateway;
 use crate::json;
+use crate::readiness::{self, Detail};
 use crate::request::{self, Conversation, Job, Prompt};
 use crate::tokenizer::panic_text;
+use crate::trace;
 
 type Shared = State<Arc<Gateway>>;
 
@@ -78,11 +81,19 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
 // Around every request
 
 /// Request id, key, panics, metrics.
-async fn edge(State(gateway): Shared, request: Request, next: Next) -> Response {
+async fn edge(State(gateway): Shared, mut request: Request, next: Next) -> Response {
     let id = request_id(&gateway, &request);
     let labels = (handler(&request), method(request.method()));
+    let span = trace::begin(&labels, request.headers(), &id);
+    if span.is_on() {
+        request.extensions_mut().insert(span.clone());
+    }
     let public = PUBLIC_PATHS.contains(&request.uri().path());
-    let admitted = public || gateway.api_key().is_none_or(|key| key.admits(request.headers()));
+    let key = gateway.keys().of(request.headers());
+    let admitted = public || gateway.keys().is_empty() || key.is_some();
+    if let Some(key) = key {
+        request.extensions_mut().insert(key);
+    }
     let mut response = if admitted {
         // axum's handlers hold nothing that a panic could leave half-changed.
         AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|panic| {
@@ -97,6 +108,7 @@ async fn edge(State(gateway): Shared, request: Request, next: Next) -> Response 
     let status = StatusClass(response.status().as_u16());
     let labels = HttpLabels { handler: labels.0, method: labels.1, status };
     gateway.metrics().http_requests.get_or_create(&labels).inc();
+    trace::responds(&span, &mut response);
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }
@@ -225,10 +237,9 @@ async fn generate(
     parse: fn(&Gateway, &[u8]) -> Result<Job>,
 ) -> Result<Response> {
     let arrived = Instant::now();
-    let session = request.headers().get("x-session-id").cloned();
+    let caller = Caller::of(&request)?;
     let job = with_body(gateway, request, parse).await?;
-    let session = session.as_ref().and_then(|id| id.to_str().ok());
-    Answer::submit(gateway, job, session, arrived)?.respond().await
+    Answer::submit(gateway, job, caller, arrived)?.respond().await
 }
 
 // Tokens
@@ -311,20 +322,23 @@ async fn livez() -> Response {
     json_response(json!({ "status": "alive" }))
 }
 
-/// Whether a request sent now would be taken: a replica can work and nothing is draining.
-async fn readyz(State(gateway): Shared, RawQuery(query): RawQuery) -> Result<Response> {
-    let door = gateway.front_door();
-    if door.is_draining() {
-        return Err(ApiError::unavailable("draining", "not ready: the server is shutting down"));
-    }
-    if !door.is_ready() {
-        return Err(ApiError::unavailable("unavailable", "not ready: no replica can take work"));
-    }
-    let mut reply = json!({ "status": "ready" });
-    if query.is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose"))) {
-        reply["checks"] = json!({ "replica": "ok", "draining": "no" });
-    }
-    Ok(json_response(reply))
+/// Whether a request sent now would be taken; `?verbose` says what is missing. Everybody may ask, but
+/// why something failed is told to who has the key.
+async fn readyz(
+    State(gateway): Shared,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let verbose =
+        query.is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
+    let keys = gateway.keys();
+    let trusted = keys.is_empty() || keys.of(&headers).is_some();
+    let detail = match (verbose, trusted) {
+        (false, _) => Detail::Verdict,
+        (true, false) => Detail::States,
+        (true, true) => Detail::Reasons,
+    };
+    readiness::answer(gateway.front_door(), detail)
 }
 
 async fn version() -> Response {

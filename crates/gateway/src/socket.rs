@@ -18,15 +18,14 @@ use axum::http::StatusCode;
 use bytes::{Buf, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::ApiError;
 use crate::gateway::Limits;
 
-/// A TCP stream that fails when the client is too slow.
-pub(crate) struct Socket {
-    stream: TcpStream,
+/// A stream, over TCP or TLS, that fails when the client is too slow.
+pub(crate) struct Socket<S> {
+    stream: S,
     turn: Turn,
     header_timeout: Duration,
     idle_timeout: Duration,
@@ -114,8 +113,8 @@ impl Body for Guarded {
 
 // === impl Socket ===
 
-impl Socket {
-    pub(crate) fn new(stream: TcpStream, limits: &Limits) -> (Self, Turn) {
+impl<S> Socket<S> {
+    pub(crate) fn new(stream: S, limits: &Limits) -> (Self, Turn) {
         let turn = Turn::default();
         let first = Instant::now() + limits.header_timeout;
         let socket = Self {
@@ -185,7 +184,7 @@ impl Socket {
     }
 }
 
-impl AsyncRead for Socket {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -205,14 +204,16 @@ impl AsyncRead for Socket {
         let passed = this.poll_deadline(cx);
         if passed.is_err() && matches!(this.waiting, Waiting::Head(_)) {
             // Nobody else writes: no answer is being made. Best effort, as the client may be gone.
-            let _ = this.stream.try_write(&head_timed_out(this.header_timeout));
+            let said = head_timed_out(this.header_timeout);
+            let _ = Pin::new(&mut this.stream).poll_write(cx, &said);
+            let _ = Pin::new(&mut this.stream).poll_flush(cx);
         }
         passed?;
         Poll::Pending
     }
 }
 
-impl AsyncWrite for Socket {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

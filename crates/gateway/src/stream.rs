@@ -5,7 +5,8 @@
 //! - **STR-2** the order is content, finish reason, usage (if asked for), `[DONE]`. After a failure
 //!   comes one error event, and then the end without `[DONE]`.
 //! - **STR-3** dropping the body (the client left) drops every generation.
-//! - **STR-4** silence longer than `ping_interval` is broken by a comment.
+//! - **STR-4** silence longer than `ping_interval` is broken by a comment, unless no replica can serve
+//!   the request: then the head of the stream waits, so that a refusal has its status.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -16,7 +17,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::answer::{Answer, engine_failed};
+use crate::answer::Answer;
 use crate::choice::Finish;
 use crate::reply::Reply;
 
@@ -59,8 +60,8 @@ impl EventStream {
             while choice.finish.is_none() && self.buffer.len() < FRAME_BYTES {
                 let Poll::Ready(emission) = choice.poll(cx) else { break };
                 choice.apply(setting, emission);
-                if let Some(Finish::Failed(reason)) = &choice.finish {
-                    Reply::error(&mut self.buffer, &engine_failed(reason));
+                if let Some(Finish::Failed(error)) = &choice.finish {
+                    Reply::error(&mut self.buffer, error);
                     self.answer = None;
                     return;
                 }

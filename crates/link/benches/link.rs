@@ -61,10 +61,9 @@ async fn serve() {
     println!("{}", plain.local_addr().expect("an address"));
     io::stdout().flush().expect("the parent reads");
     let (peer, inbox) = admit(&mut arrivals).await;
-    let mut lost = peer.lost();
     thread::spawn(move || echo(&plain));
     endpoint.runtime().spawn(answer(inbox.streams, Handle::current()));
-    lost.wait_for(Option::is_some).await.expect("the link reports the end");
+    peer.until_lost().await;
 }
 
 async fn admit(arrivals: &mut Arrivals) -> (Peer, playhouse_link::Inbox) {

@@ -11,8 +11,10 @@ use tokio::time::timeout;
 use crate::connection::{CloseCode, Connection, PeerLost, SendHalf};
 use crate::endpoint::Shared;
 use crate::greeting::{self, NoGreeting};
+use crate::identity::Term;
 use crate::inbox::Inbox;
 use crate::peer::Peer;
+use crate::renewal::Renewals;
 
 /// The connections that come to an endpoint.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub struct Arrival {
     connection: Connection,
     /// Until it is answered.
     answer: Option<SendHalf>,
+    /// Of its certificate; the twin has none.
+    term: Option<Term>,
     shared: Arc<Shared>,
 }
 
@@ -57,6 +61,12 @@ pub enum TurnReason {
     /// It showed no certificate.
     #[error("it has no certificate: join with a token first")]
     NoCertificate,
+    /// Its certificate is not good now.
+    #[error(
+        "{0}; if both clocks are right, `playhouse token create` here and `playhouse node --token` \
+         there let a node in again"
+    )]
+    Expired(String),
     /// Its certificate is of the authority, but names no peer.
     #[error("its certificate names no peer")]
     Nameless,
@@ -131,7 +141,9 @@ impl Arrival {
             }
         }
         // From here the roster hears of the end.
-        let (peer, inbox) = self.shared.start(&self.peer, &self.hello, &self.connection);
+        let desk = self.shared.desk().zip(self.term);
+        let renewals = desk.map(|(desk, term)| Renewals::new(desk, &self.peer, term.number));
+        let (peer, inbox) = self.shared.start(&self.peer, &self.hello, &self.connection, renewals);
         let welcome = HelloReply::Welcome(self.shared.hello(epoch));
         let Some(answer) = self.answer.take() else { unreachable!("an arrival is answered once") };
         match greeting::say(answer, &welcome).await {
@@ -185,6 +197,7 @@ pub(crate) async fn receive(
     shared: Arc<Shared>,
     connection: Connection,
     certified: PeerId,
+    term: Option<Term>,
     from: SocketAddr,
     queue: mpsc::Sender<Knock>,
 ) {
@@ -192,16 +205,27 @@ pub(crate) async fn receive(
     let heard = timeout(patience, greeting::hear::<Hello>(&connection)).await;
     let reason = match heard.unwrap_or(Err(NoGreeting::Silent)) {
         Ok((hello, answer)) => {
-            let mut arrival =
-                Arrival { peer: certified, hello, from, connection, answer: Some(answer), shared };
-            if arrival.hello.peer().is_ok_and(|peer| peer == arrival.peer) {
+            let (peer, answer) = (certified, Some(answer));
+            let mut arrival = Arrival { peer, hello, from, connection, answer, term, shared };
+            let honest = arrival.hello.peer().is_ok_and(|peer| peer == arrival.peer);
+            let desk = arrival.shared.desk().zip(term);
+            let revoked =
+                desk.is_some_and(|(desk, term)| desk.has_revoked(&arrival.peer, term.number));
+            if honest && !revoked {
+                if let Some((desk, term)) = desk {
+                    desk.has_certificate(&arrival.peer, term.until);
+                }
                 // A full queue or none at all drops the arrival, which closes it.
                 drop(timeout(patience, queue.send(Knock::Peer(Box::new(arrival)))).await);
                 return;
             }
             let certificate = arrival.peer.to_string();
-            let hello = format!("{} {}", arrival.hello.role, printable(&arrival.hello.name));
-            let refusal = Refusal::OtherIdentity { certificate, hello };
+            let refusal = if revoked {
+                Refusal::Unexpected(format!("the certificate of {certificate} was revoked"))
+            } else {
+                let hello = format!("{} {}", arrival.hello.role, printable(&arrival.hello.name));
+                Refusal::OtherIdentity { certificate, hello }
+            };
             arrival.reply(&HelloReply::Refused(refusal.clone())).await;
             TurnReason::Refused(refusal)
         }

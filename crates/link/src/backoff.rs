@@ -1,5 +1,6 @@
 //! Dialling again: with growing, jittered waits, and not for ever.
 
+use std::io;
 use std::net::SocketAddr;
 
 use playhouse_types::Epoch;
@@ -47,11 +48,16 @@ impl Default for Backoff {
 impl Backoff {
     /// The wait after failure number `failure`, counted from 0. A random half of it keeps peers
     /// that were lost together from coming back together.
-    fn wait(&self, failure: u32, random: u64) -> Duration {
+    pub(crate) fn wait(&self, failure: u32, random: u64) -> Duration {
         let doubled = self.first.saturating_mul(1u32.checked_shl(failure).unwrap_or(u32::MAX));
         let half = doubled.min(self.max) / 2;
-        half + half.mul_f64((random >> 11) as f64 / (1u64 << 53) as f64)
+        half + half.mul_f64(share(random))
     }
+}
+
+/// Of what a random number says: from 0 up to 1.
+pub(crate) fn share(random: u64) -> f64 {
+    (random >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// One step of splitmix64 (Steele, Lea, Flood 2014).
@@ -66,29 +72,36 @@ pub(crate) fn splitmix(state: &mut u64) -> u64 {
 // === impl Endpoint ===
 
 impl Endpoint {
-    /// Dials until the peer answers. What was sent on an earlier connection is not sent again
+    /// Dials until the peer answers, each time where `find` says that it is: a process that was started
+    /// anew may have another address. What was sent on an earlier connection is not sent again
     /// (**LK-5**).
     ///
     /// # Errors
     /// When the budget is spent, or at once when something must be changed first.
-    pub async fn dial_again(
+    pub async fn dial_again<F>(
         &self,
-        addr: SocketAddr,
+        find: impl Fn() -> F,
         to: &PeerId,
         epoch: Epoch,
         backoff: Backoff,
-    ) -> Result<(Peer, Inbox), GaveUp> {
+    ) -> Result<(Peer, Inbox), GaveUp>
+    where
+        F: Future<Output = io::Result<SocketAddr>>,
+    {
         let begun = Instant::now();
         // Differs between processes and between their starts, which is all that jitter needs.
         let mut random = self.incarnation();
-        for byte in to.name().bytes().chain(addr.to_string().bytes()) {
+        for byte in to.name().bytes() {
             random = random.wrapping_mul(31).wrapping_add(byte.into());
         }
         let mut attempts = 0;
         loop {
-            let last = match self.dial(addr, to, epoch).await {
-                Ok(connected) => return Ok(connected),
-                Err(error) => error,
+            let last = match find().await {
+                Ok(addr) => match self.dial(addr, to, epoch).await {
+                    Ok(connected) => return Ok(connected),
+                    Err(error) => error,
+                },
+                Err(why) => DialError::NoAddress(why.to_string()),
             };
             let wait = backoff.wait(attempts, splitmix(&mut random));
             attempts += 1;

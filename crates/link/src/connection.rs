@@ -49,8 +49,12 @@ pub enum PeerLost {
     /// A certificate was not accepted.
     #[error("certificate refused: {0}")]
     Certificate(String),
-    /// The machine answers, but the process behind the address is another one now.
-    #[error("the peer has forgotten the connection: its process was restarted")]
+    /// The peer does not accept our certificate, because it is not good any more, or not yet.
+    #[error("the peer refuses this process's certificate: {0}")]
+    Expired(String),
+    /// The machine answers, but knows nothing of the connection: the process behind the address is
+    /// another one now, or one of both sides stood still for longer than the idle timeout.
+    #[error("the peer has forgotten the connection: it gave it up, or its process is a new one")]
     Reset,
 }
 

@@ -1,13 +1,22 @@
-//! The desk where nodes are let in: an authority and the tokens it has given out.
+//! The desk where nodes are let in, and peers get their next certificate: an authority and the tokens
+//! it has given out.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
 
-use playhouse_wire::{JoinRefusal, JoinRequest, PeerId, Role};
+use playhouse_wire::{JoinRefusal, JoinRequest, PeerId, RenewRefusal, Role};
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::time::{Duration, Instant};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::{Duration, Instant, timeout_at};
 
-use crate::identity::{Authority, IdentityError, failed};
+use crate::identity::{Authority, CertificateRequest, IdentityError, Term, failed, now};
+use crate::renewal::Renewal;
+use crate::revocation::Revocations;
 use crate::token::JoinToken;
 
 /// Tokens that are known at once; for one more a used one is forgotten, or the one that expires next.
@@ -16,13 +25,38 @@ const TOKENS_MAX: usize = 1024;
 /// Wrong secrets after which a token is void: nobody mistypes it that often.
 const WRONG_MAX: u32 = 5;
 
-/// Signs the certificates of nodes that bring a token (**LK-7**). Tokens live in memory: those
+/// Signs the certificates of nodes that bring a token (**LK-7**), and the next ones of peers that have
+/// one (**LK-12**). Tokens live in memory: those
 /// given out before a restart are void after it.
 #[derive(Debug)]
 pub struct JoinDesk {
     authority: Authority,
+    reserved: OnceLock<Reserved>,
+    told: OnceLock<Told>,
     issued: Mutex<HashMap<[u8; 8], Issued>>,
+    /// Says that a token may have been spent.
+    changed: watch::Sender<()>,
+    /// Locked after `issued`.
+    revoked: Mutex<Revoked>,
+    /// The end of the last certificate of each node that is known to have one.
+    ends: Mutex<HashMap<String, SystemTime>>,
 }
+
+/// Writes a list of revoked certificates down, so that a restart knows it.
+pub type KeepRevocations = Box<dyn FnMut(&Revocations) -> io::Result<()> + Send>;
+
+/// Is told of every renewal, and may block.
+pub type TellRenewal = Arc<dyn Fn(&Renewal) + Send + Sync>;
+
+struct Revoked {
+    list: Revocations,
+    keep: KeepRevocations,
+}
+
+/// Says which names are expected back.
+struct Reserved(Box<dyn Fn(&str) -> bool + Send + Sync>);
+
+struct Told(TellRenewal);
 
 #[derive(Debug)]
 struct Issued {
@@ -35,10 +69,104 @@ struct Issued {
 // === impl JoinDesk ===
 
 impl JoinDesk {
-    /// A desk that has given out no token.
+    /// A desk that has given out no token, and has all these certificates revoked. `keep` is given
+    /// the list when it grows.
     #[must_use]
-    pub fn new(authority: Authority) -> Self {
-        Self { authority, issued: Mutex::default() }
+    pub fn new(authority: Authority, list: Revocations, keep: KeepRevocations) -> Self {
+        let revoked = Mutex::new(Revoked { list, keep });
+        let (reserved, told, issued, changed) = Default::default();
+        Self { authority, reserved, told, issued, changed, revoked, ends: Mutex::default() }
+    }
+
+    /// Turns away every certificate that a node of this name has got so far (**LK-10**). A connection
+    /// that exists is for the caller to close.
+    ///
+    /// # Errors
+    /// The list could not be kept: then nothing is revoked.
+    pub fn revoke(&self, name: &str) -> io::Result<()> {
+        // Nothing is signed meanwhile.
+        let _issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut revoked = self.revoked();
+        let mut list = revoked.list.clone();
+        list.revoke(name, now());
+        (revoked.keep)(&list)?;
+        revoked.list = list;
+        Ok(())
+    }
+
+    /// Whether the certificate with this number of a peer was revoked.
+    pub(crate) fn has_revoked(&self, peer: &PeerId, number: u64) -> bool {
+        peer.role() == Role::Node && self.revoked().list.has(peer.name(), number)
+    }
+
+    /// A peer has a certificate that is good until then.
+    pub(crate) fn has_certificate(&self, peer: &PeerId, until: SystemTime) {
+        if peer.role() == Role::Node {
+            let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+            let end = ends.entry(peer.name().to_owned()).or_insert(until);
+            *end = until.max(*end);
+        }
+    }
+
+    /// Whether the node cannot come back with a certificate, because the last one has ended.
+    fn has_ended(&self, name: &str) -> bool {
+        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.get(name).is_some_and(|until| *until < SystemTime::now())
+    }
+
+    /// The next certificate of a peer, DER, and its end. The peer is connected by the certificate with
+    /// this `number`, which need not be good any more.
+    pub(crate) fn renew(
+        &self,
+        peer: &PeerId,
+        number: u64,
+        csr: &[u8],
+    ) -> Result<(Vec<u8>, SystemTime), RenewRefusal> {
+        let bad = |error: IdentityError| RenewRefusal::BadRequest(error.to_string());
+        let request = CertificateRequest::read(csr).map_err(bad)?;
+        if !request.names(peer) {
+            return Err(RenewRefusal::OtherName { certificate: peer.to_string() });
+        }
+        // Nothing is revoked meanwhile.
+        let _issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.has_revoked(peer, number) {
+            return Err(RenewRefusal::Revoked);
+        }
+        let certificate = self.authority.sign(peer, &request, self.next_number(peer));
+        let certificate = certificate.map_err(bad)?;
+        let term = Term::of(&CertificateDer::from(certificate.as_slice()));
+        let until = term.expect("it was just made").until;
+        self.has_certificate(peer, until);
+        Ok((certificate, until))
+    }
+
+    /// Later than what was revoked, though the clock was set back.
+    fn next_number(&self, peer: &PeerId) -> u64 {
+        now().max(self.revoked().list.last(peer.name()).saturating_add(1))
+    }
+
+    /// From now on, every renewal is told, refused ones as well. What was said first stays.
+    pub fn tell_renewals(&self, told: TellRenewal) {
+        let _ = self.told.set(Told(told));
+    }
+
+    pub(crate) async fn tell(&self, renewal: Renewal) {
+        let Some(Told(told)) = self.told.get() else { return };
+        let told = Arc::clone(told);
+        if let Err(why) = spawn_blocking(move || told(&renewal)).await {
+            tracing::error!(%why, "a renewal was not told");
+        }
+    }
+
+    fn revoked(&self) -> MutexGuard<'_, Revoked> {
+        self.revoked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on, nobody joins by a name that `reserved` has, though it be nobody's who is connected:
+    /// whose it is comes back with the certificate it has, for as long as that is good. What was said
+    /// first stays.
+    pub fn reserve(&self, reserved: impl Fn(&str) -> bool + Send + Sync + 'static) {
+        let _ = self.reserved.set(Reserved(Box::new(reserved)));
     }
 
     /// The authority behind it.
@@ -66,7 +194,25 @@ impl JoinDesk {
             least.and_then(|id| issued.remove(&id));
         }
         issued.insert(id, Issued { token: token.clone(), until, used: false, wrong: 0 });
+        self.changed.send_replace(());
         Ok(token)
+    }
+
+    /// Completes when nobody can join with this token any more: it was used, has expired, or is void.
+    pub async fn until_spent(&self, token: &JoinToken) {
+        let mut changed = self.changed.subscribe();
+        while let Some(until) = self.good_until(token) {
+            // Whether it changed or expired, the next look tells; the sender is ours.
+            drop(timeout_at(until, changed.changed()).await);
+        }
+    }
+
+    /// When a token expires that is good now.
+    fn good_until(&self, token: &JoinToken) -> Option<Instant> {
+        let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        let Issued { until, used, wrong, .. } = issued.get(&token.id)?;
+        let good = !used && *wrong < WRONG_MAX && Instant::now() < *until;
+        good.then_some(*until)
     }
 
     /// A certificate, DER, for a request that proves its token. `taken` says whether a peer is
@@ -85,6 +231,7 @@ impl JoinDesk {
         }
         if !issued.token.proves(&request.proof, session, &request.csr) {
             issued.wrong += 1;
+            self.changed.send_replace(());
             return Err(JoinRefusal::WrongSecret);
         }
         if issued.used {
@@ -95,12 +242,35 @@ impl JoinDesk {
         }
         let bad = |why: String| JoinRefusal::BadRequest(why);
         let peer = PeerId::new(Role::Node, &request.name).map_err(|e| bad(e.to_string()))?;
-        if taken(&peer) {
+        let reserved = self.reserved.get().is_some_and(|Reserved(has)| has(peer.name()));
+        if reserved && !self.has_ended(peer.name()) || taken(&peer) {
             return Err(JoinRefusal::NameTaken(request.name.clone()));
         }
-        let certificate = self.authority.sign(&peer, &request.csr);
+        let csr = CertificateRequest::read(&request.csr).map_err(|e| bad(e.to_string()))?;
+        let certificate = self.authority.sign(&peer, &csr, self.next_number(&peer));
         let certificate = certificate.map_err(|error| bad(error.to_string()))?;
         issued.used = true;
+        self.changed.send_replace(());
         Ok((peer, certificate))
+    }
+}
+
+// === impl Revoked, Reserved, Told ===
+
+impl fmt::Debug for Revoked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Revoked").field(&self.list).finish()
+    }
+}
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Told")
+    }
+}
+
+impl fmt::Debug for Reserved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reserved")
     }
 }

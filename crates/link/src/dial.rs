@@ -19,6 +19,9 @@ pub enum DialError {
         /// What is wrong with it.
         why: String,
     },
+    /// Nobody knows where the peer is now.
+    #[error("no address is known: {0}")]
+    NoAddress(String),
     /// Nobody answers, or not in time.
     #[error("no answer from {addr} in {after:?}: is the process running and is UDP let through?")]
     NoAnswer {
@@ -30,6 +33,17 @@ pub enum DialError {
     /// One of the two certificates is not of the authority, or of another peer than was dialled.
     #[error("the certificates do not fit: {0}")]
     Certificate(String),
+    /// Our certificate is not good now: it has ended, or a clock is wrong.
+    #[error(
+        "the certificate of {id} is refused: {why}; if both clocks are right, make a token on the \
+         head with `playhouse token create` and start its node with it once: `playhouse node --token`"
+    )]
+    Expired {
+        /// Who was to be let in.
+        id: String,
+        /// What the other side says.
+        why: String,
+    },
     /// The other side speaks something else, or another version.
     #[error(transparent)]
     Preface(#[from] PrefaceError),
@@ -61,21 +75,31 @@ impl DialError {
         match self {
             Self::Address { .. }
             | Self::Certificate(_)
+            | Self::Expired { .. }
             | Self::Preface(_)
             | Self::Unreadable(_)
             | Self::Stranger { .. } => true,
-            Self::NoAnswer { .. } | Self::Lost(_) => false,
+            Self::NoAddress(_) | Self::NoAnswer { .. } | Self::Lost(_) => false,
             Self::Refused(refusal) => match refusal {
+                // Who is awaited is known before it is started: nobody will wait for it later.
                 Refusal::OtherIdentity { .. }
                 | Refusal::DuplicateName { .. }
-                | Refusal::StaleEpoch { .. } => true,
-                Refusal::Unexpected(_) | Refusal::Full(_) => false,
+                | Refusal::StaleEpoch { .. }
+                | Refusal::Unexpected(_) => true,
+                Refusal::Full(_) => false,
             },
         }
     }
 
-    pub(crate) fn from_lost(lost: PeerLost, addr: SocketAddr, after: Duration) -> Self {
+    /// Of a connection that `own` dialled.
+    pub(crate) fn from_lost(
+        lost: PeerLost,
+        addr: SocketAddr,
+        own: &PeerId,
+        after: Duration,
+    ) -> Self {
         match lost {
+            PeerLost::Expired(why) => Self::Expired { id: own.to_string(), why },
             PeerLost::TimedOut => Self::NoAnswer { addr, after },
             PeerLost::Certificate(why) => Self::Certificate(why),
             lost => Self::Lost(lost),
@@ -85,7 +109,7 @@ impl DialError {
     pub(crate) fn from_greeting(
         reason: NoGreeting,
         addr: SocketAddr,
-        to: &PeerId,
+        [own, to]: [&PeerId; 2],
         after: Duration,
     ) -> Self {
         match reason {
@@ -97,7 +121,7 @@ impl DialError {
                 Self::Stranger { expected: to.to_string(), found: format!("{} {name}", hello.role) }
             }
             NoGreeting::Silent => Self::NoAnswer { addr, after },
-            NoGreeting::Lost(lost) => Self::from_lost(lost, addr, after),
+            NoGreeting::Lost(lost) => Self::from_lost(lost, addr, own, after),
         }
     }
 }

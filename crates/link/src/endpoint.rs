@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use playhouse_types::Epoch;
 use playhouse_wire::{Hello, PeerId};
@@ -17,16 +17,15 @@ use crate::connection::{CloseCode, Connection, PeerLost, Transport};
 use crate::desk::JoinDesk;
 use crate::dial::DialError;
 use crate::greeting;
-use crate::identity::{Identity, IdentityError, certified_peer};
+use crate::identity::{Identity, IdentityError, Term, certified_peer};
 use crate::inbox::Inbox;
 use crate::join;
 use crate::peer::Peer;
+use crate::porch::{Entry, Porch};
+use crate::renewal::{Renewals, renew_own};
 use crate::roster::Roster;
 use crate::runtime::LinkThread;
 use crate::{tls, twin};
-
-/// Connections that may be greeted at once. More are refused before they cost anything.
-const GREETINGS_MAX: usize = 64;
 
 /// Arrivals and reports that wait for [`Arrivals::next`].
 const KNOCKS_QUEUED_MAX: usize = 64;
@@ -35,7 +34,7 @@ const KNOCKS_QUEUED_MAX: usize = 64;
 /// [`Endpoint::shut_down`] first, or its peers notice by the idle timeout only.
 #[derive(Debug)]
 pub struct Endpoint {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     listening: AbortHandle,
 }
 
@@ -55,8 +54,17 @@ pub(crate) struct Shared {
 
 #[derive(Debug)]
 pub(crate) enum Carrier {
-    Quic { endpoint: quinn::Endpoint, client: quinn::ClientConfig },
+    Quic { endpoint: quinn::Endpoint, shown: Box<Mutex<Shown>> },
     Twin(twin::Host),
+}
+
+/// The certificate that new connections show, and how they dial with it.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    identity: Identity,
+    client: quinn::ClientConfig,
+    /// Whether connections are accepted.
+    listens: bool,
 }
 
 /// Why an endpoint was not made.
@@ -95,13 +103,16 @@ impl Endpoint {
         let handle = thread.handle().clone();
         let _entered = handle.enter();
         let endpoint = quinn::Endpoint::server(server, addr).map_err(io)?;
-        let carrier = Carrier::Quic { endpoint: endpoint.clone(), client };
+        let shown = Shown { identity: identity.clone(), client, listens: true };
         let shared = Shared {
             id: identity.peer().clone(),
             incarnation,
             config,
             roster: Roster::default(),
-            carrier,
+            carrier: Carrier::Quic {
+                endpoint: endpoint.clone(),
+                shown: Box::new(Mutex::new(shown)),
+            },
             desk: OnceLock::new(),
             handle: handle.clone(),
             thread: Some(thread),
@@ -139,15 +150,18 @@ impl Endpoint {
                 let (peer, from) = end.other();
                 let connection = Connection::new(Transport::Twin(end));
                 let shared = Arc::clone(&listener);
-                greetings.spawn(receive(shared, connection, peer, from, knocks.clone()));
+                greetings.spawn(receive(shared, connection, peer, None, from, knocks.clone()));
             }
         });
         (Self { shared, listening: listening.abort_handle() }, Arrivals { queue })
     }
 
-    /// Lets nodes in that bring a token of this desk. The first desk stays.
+    /// Lets nodes in that bring a token of this desk, and renews certificates: those of connected peers,
+    /// when they ask, and our own in time. The first desk stays.
     pub fn admit_nodes(&self, desk: Arc<JoinDesk>) {
-        let _ = self.shared.desk.set(desk);
+        if self.shared.desk.set(Arc::clone(&desk)).is_ok() {
+            self.shared.handle.spawn(renew_own(Arc::downgrade(&self.shared), desk));
+        }
     }
 
     /// Where it listens.
@@ -197,7 +211,8 @@ impl Endpoint {
     }
 
     /// Which start of the process this is.
-    pub(crate) fn incarnation(&self) -> u64 {
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
         self.shared.incarnation
     }
 }
@@ -205,7 +220,8 @@ impl Endpoint {
 impl Drop for Endpoint {
     fn drop(&mut self) {
         self.listening.abort();
-        if let Carrier::Quic { endpoint, .. } = &self.shared.carrier {
+        if let Carrier::Quic { endpoint, shown } = &self.shared.carrier {
+            lock(shown).listens = false;
             endpoint.set_server_config(None);
         }
     }
@@ -214,6 +230,32 @@ impl Drop for Endpoint {
 // === impl Shared ===
 
 impl Shared {
+    /// What lets nodes in and renews certificates, if this process does.
+    pub(crate) fn desk(&self) -> Option<&Arc<JoinDesk>> {
+        self.desk.get()
+    }
+
+    /// What new connections show; the twin has nothing.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        match &self.carrier {
+            Carrier::Quic { shown, .. } => Some(lock(shown).identity.clone()),
+            Carrier::Twin(_) => None,
+        }
+    }
+
+    /// Shows this certificate on new connections from now on; those that stand go on.
+    pub(crate) fn show(&self, identity: &Identity) -> Result<(), IdentityError> {
+        let Carrier::Quic { endpoint, shown } = &self.carrier else { return Ok(()) };
+        let server = tls::server(identity, &self.config)?;
+        let client = tls::client(identity, &self.config)?;
+        let mut shown = lock(shown);
+        (shown.identity, shown.client) = (identity.clone(), client);
+        if shown.listens {
+            endpoint.set_server_config(Some(server));
+        }
+        Ok(())
+    }
+
     /// What this process says of itself.
     pub(crate) fn hello(&self, epoch: Epoch) -> Hello {
         let (role, name) = (self.id.role(), self.id.name().to_owned());
@@ -226,6 +268,7 @@ impl Shared {
         id: &PeerId,
         hello: &Hello,
         connection: &Connection,
+        renewals: Option<Renewals>,
     ) -> (Peer, Inbox) {
         let _entered = self.handle.enter();
         let (lost, is_lost) = watch::channel(None);
@@ -236,7 +279,7 @@ impl Shared {
             tracing::info!(%peer, %why, "peer lost");
             lost.send_replace(Some(why));
         });
-        let inbox = Inbox::start(connection, self.config.handshake);
+        let inbox = Inbox::start(connection, self.config.handshake, renewals);
         let thread = self.thread.clone();
         (Peer::start(id.clone(), hello.clone(), connection.clone(), is_lost, thread), inbox)
     }
@@ -249,9 +292,10 @@ impl Shared {
     ) -> Result<(Peer, Inbox), DialError> {
         let connection = self.connect(addr, to).await?;
         match greeting::say_hello(&connection, &self.hello(epoch), to).await {
-            Ok(hello) => Ok(self.start(to, &hello, &connection)),
+            Ok(hello) => Ok(self.start(to, &hello, &connection, None)),
             Err(reason) => {
-                let error = DialError::from_greeting(reason, addr, to, self.config.idle);
+                let ids = [&self.id, to];
+                let error = DialError::from_greeting(reason, addr, ids, self.config.idle);
                 connection.close(CloseCode::Bye, PeerLost::Local, "greeting failed");
                 Err(error)
             }
@@ -259,12 +303,13 @@ impl Shared {
     }
 
     async fn connect(&self, addr: SocketAddr, to: &PeerId) -> Result<Connection, DialError> {
-        let failed = |lost| DialError::from_lost(lost, addr, self.config.idle);
+        let failed = |lost| DialError::from_lost(lost, addr, &self.id, self.config.idle);
         let transport = match &self.carrier {
-            Carrier::Quic { endpoint, client } => {
+            Carrier::Quic { endpoint, shown } => {
+                let client = lock(shown).client.clone();
                 let connecting = {
                     let _entered = self.handle.enter();
-                    endpoint.connect_with(client.clone(), addr, &to.host_name())
+                    endpoint.connect_with(client, addr, &to.host_name())
                 };
                 let address =
                     |why: quinn::ConnectError| DialError::Address { addr, why: why.to_string() };
@@ -280,22 +325,30 @@ impl Shared {
 
 /// Greets whoever comes, a bounded number at a time.
 async fn listen(shared: Arc<Shared>, endpoint: quinn::Endpoint, knocks: mpsc::Sender<Knock>) {
-    let mut greetings = JoinSet::new();
+    let (mut greetings, porch) = (JoinSet::new(), Porch::default());
     while let Some(incoming) = endpoint.accept().await {
         while greetings.try_join_next().is_some() {}
-        if greetings.len() >= GREETINGS_MAX {
-            incoming.refuse();
-            continue;
-        }
+        let from = incoming.remote_address();
+        let place = match porch.enter(from.ip(), incoming.remote_address_validated()) {
+            Entry::Greet(place) => place,
+            Entry::Prove => {
+                // It fails only for who has proved its address.
+                drop(incoming.retry());
+                continue;
+            }
+            Entry::Refuse => {
+                incoming.refuse();
+                continue;
+            }
+        };
         let (shared, knocks) = (Arc::clone(&shared), knocks.clone());
         greetings.spawn(async move {
-            let from = incoming.remote_address();
+            let _place = place;
             let patience = shared.config.handshake;
             let connected = match timeout(patience, incoming).await {
                 Ok(Ok(connection)) => connection,
                 Ok(Err(error)) => {
-                    let lost = crate::quic::peer_lost(&error);
-                    return turn_away(from, TurnReason::Lost(lost), &knocks);
+                    return turn_away(from, crate::quic::turned_away(&error), &knocks);
                 }
                 Err(_) => return turn_away(from, TurnReason::Silent, &knocks),
             };
@@ -325,15 +378,21 @@ async fn greet(
     }
     let chain = connected.peer_identity().and_then(|chain| chain.downcast().ok());
     let chain = chain.map(|chain: Box<Vec<rustls::pki_types::CertificateDer<'static>>>| *chain);
-    let certified = chain.as_deref().and_then(<[_]>::first).map(certified_peer);
+    let shown = chain.as_deref().and_then(<[_]>::first);
+    let certified = shown.map(certified_peer);
+    let term = shown.and_then(Term::of);
     let connection = Connection::new(Transport::Quic(connected));
     let reason = match certified {
-        Some(Some(peer)) => return receive(shared, connection, peer, from, knocks).await,
+        Some(Some(peer)) => return receive(shared, connection, peer, term, from, knocks).await,
         Some(None) => TurnReason::Nameless,
         None => TurnReason::NoCertificate,
     };
     connection.close(CloseCode::Protocol, PeerLost::Local, &reason.to_string());
     turn_away(from, reason, &knocks);
+}
+
+fn lock(shown: &Mutex<Shown>) -> MutexGuard<'_, Shown> {
+    shown.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,21 +1,32 @@
 //! Who may speak: a cluster's certificate authority, and the identities it signs.
 
 use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use playhouse_wire::{FrameDecoder, IdentityBundle, Message, PeerId};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    SanType, SerialNumber, date_time_ymd,
 };
 use ring::digest::{SHA256, digest};
-use rustls::pki_types::{
-    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer,
-};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// How long certificates are good unless somebody says otherwise. They are renewed when about two thirds
+/// of that are over, so that a head or a node may be away for eight days at any time, and a key that lies
+/// about is of no use after a month.
+pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How far the clock of who signs may be ahead of others: a certificate is good from so long before it
+/// was made.
+const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 
 /// The certificate authority of one cluster. Whoever has it can make any peer.
 pub struct Authority {
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
+    lifetime: Duration,
 }
 
 /// A peer's certificate, its key and the authority that signed it.
@@ -23,7 +34,22 @@ pub struct Authority {
 pub struct Identity {
     peer: PeerId,
     bundle: IdentityBundle,
+    term: Term,
 }
+
+/// When a certificate is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Term {
+    /// Numbers the certificates of a peer: when it was issued, in nanoseconds since 1970. The first
+    /// half of its serial number; 0 if it is none of ours.
+    pub(crate) number: u64,
+    /// Without what was added for clocks that differ.
+    pub(crate) from: SystemTime,
+    pub(crate) until: SystemTime,
+}
+
+/// What somebody asks a certificate for: a key that it has proved to hold, and names.
+pub(crate) struct CertificateRequest(CertificateSigningRequestParams);
 
 /// An identity or authority that cannot be made or read; the text says what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +74,8 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let certificate = params.self_signed(&key).map_err(&failed)?.der().clone();
-        Ok(Self { certificate, issuer: Issuer::new(params, key) })
+        let issuer = Issuer::new(params, key);
+        Ok(Self { certificate, issuer, lifetime: CERTIFICATE_LIFETIME })
     }
 
     /// An authority as it was kept: what [`Self::certificate`] and [`Self::key`] gave.
@@ -60,7 +87,19 @@ impl Authority {
         let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key)).map_err(&failed)?;
         let certificate = CertificateDer::from(certificate).into_owned();
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(&failed)?;
-        Ok(Self { certificate, issuer })
+        Ok(Self { certificate, issuer, lifetime: CERTIFICATE_LIFETIME })
+    }
+
+    /// The same authority, whose certificates are good for `lifetime` from now on. Its own has no end.
+    /// Certificates know whole seconds.
+    #[must_use]
+    pub fn with_lifetime(self, lifetime: Duration) -> Self {
+        Self { lifetime, ..self }
+    }
+
+    /// How long its certificates are good.
+    pub(crate) fn lifetime(&self) -> Duration {
+        self.lifetime
     }
 
     /// The authority's own certificate, DER. Not secret.
@@ -86,28 +125,52 @@ impl Authority {
     /// # Errors
     /// When the operating system gives no randomness.
     pub fn identify(&self, peer: &PeerId) -> Result<Identity, IdentityError> {
-        let key = KeyPair::generate().map_err(failed("making a key"))?;
-        let certificate = self.certify(peer, &key)?;
-        Ok(Identity::new(peer, self.certificate.to_vec(), certificate, key.serialize_der()))
+        self.identify_at(peer, SystemTime::now())
     }
 
-    /// A certificate for whoever holds the key of a PKCS#10 request, made out to `peer` and not to
-    /// what the request says.
+    /// The same, by a clock that shows `at`.
+    pub(crate) fn identify_at(
+        &self,
+        peer: &PeerId,
+        at: SystemTime,
+    ) -> Result<Identity, IdentityError> {
+        let key = KeyPair::generate().map_err(failed("making a key"))?;
+        let certificate = self.certify(peer, &key, nanos(at), at)?;
+        Identity::new(peer, self.certificate.to_vec(), certificate, key.serialize_der())
+    }
+
+    /// A certificate for whoever holds the key of a request, made out to `peer` and not to what the
+    /// request says. Its [number](Term::number) is `number`.
     ///
     /// # Errors
-    /// When the request is malformed or was not signed with its own key.
-    pub fn sign(&self, peer: &PeerId, csr: &[u8]) -> Result<Vec<u8>, IdentityError> {
-        let request = CertificateSigningRequestDer::from(csr);
-        let request = CertificateSigningRequestParams::from_der(&request);
-        let request = request.map_err(failed("reading a certificate request"))?;
-        self.certify(peer, &request.public_key)
+    /// When the certificate cannot be made.
+    pub(crate) fn sign(
+        &self,
+        peer: &PeerId,
+        request: &CertificateRequest,
+        number: u64,
+    ) -> Result<Vec<u8>, IdentityError> {
+        self.certify(peer, &request.0.public_key, number, SystemTime::now())
     }
 
-    fn certify(&self, peer: &PeerId, key: &impl PublicKeyData) -> Result<Vec<u8>, IdentityError> {
+    fn certify(
+        &self,
+        peer: &PeerId,
+        key: &impl PublicKeyData,
+        number: u64,
+        at: SystemTime,
+    ) -> Result<Vec<u8>, IdentityError> {
         let failed = failed("signing a certificate");
         let mut params = CertificateParams::new([peer.host_name()]).map_err(&failed)?;
+        let at = date_time_ymd(1970, 1, 1) + at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        params.not_before = at - CLOCK_SKEW;
+        params.not_after = at + self.lifetime;
         params.distinguished_name = common_name(&peer.to_string());
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        // Two of the same moment are still two: the hash of the key makes the rest.
+        let mut serial = number.to_be_bytes().to_vec();
+        serial.extend(&digest(&SHA256, &key.subject_public_key_info()).as_ref()[..8]);
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.signed_by(key, &self.issuer).map_err(&failed)?;
@@ -125,15 +188,29 @@ impl fmt::Debug for Authority {
 // === impl Identity ===
 
 impl Identity {
+    /// What was just made or got.
+    ///
+    /// # Errors
+    /// When the certificate is not of the peer.
     pub(crate) fn new(
         peer: &PeerId,
         authority: Vec<u8>,
         certificate: Vec<u8>,
         key: Vec<u8>,
-    ) -> Self {
+    ) -> Result<Self, IdentityError> {
         let (role, name) = (peer.role(), peer.name().to_owned());
         let bundle = IdentityBundle { role, name, authority, certificate, key };
-        Self { peer: peer.clone(), bundle }
+        Self::of(peer.clone(), bundle)
+    }
+
+    fn of(peer: PeerId, bundle: IdentityBundle) -> Result<Self, IdentityError> {
+        let wrong = failed("reading an identity");
+        let certificate = CertificateDer::from(bundle.certificate.as_slice());
+        match (certified_peer(&certificate), Term::of(&certificate)) {
+            (Some(certified), Some(term)) if certified == peer => Ok(Self { peer, bundle, term }),
+            (Some(other), Some(_)) => Err(wrong(format!("{other}'s certificate for {peer}"))),
+            _ => Err(wrong(format!("the certificate of {peer} names no peer"))),
+        }
     }
 
     /// Who it is.
@@ -166,22 +243,32 @@ impl Identity {
         };
         let bundle = IdentityBundle::decode(&frame).map_err(failed(READING))?;
         let peer = PeerId::new(bundle.role, &bundle.name).map_err(failed(READING))?;
-        match certified_peer(&CertificateDer::from(bundle.certificate.as_slice())) {
-            Some(certified) if certified == peer => Ok(Self { peer, bundle }),
-            Some(other) => Err(failed(READING)(format!("{other}'s certificate for {peer}"))),
-            None => Err(failed(READING)(format!("the certificate of {peer} names no peer"))),
-        }
+        Self::of(peer, bundle)
+    }
+
+    /// The end of its certificate.
+    #[must_use]
+    pub fn good_until(&self) -> SystemTime {
+        self.term.until
+    }
+
+    pub(crate) fn term(&self) -> Term {
+        self.term
     }
 
     pub(crate) fn authority(&self) -> CertificateDer<'static> {
         self.bundle.authority.clone().into()
     }
 
-    pub(crate) fn certificate(&self) -> CertificateDer<'static> {
+    /// Its certificate, which the authority has signed. Not secret.
+    #[must_use]
+    pub fn certificate(&self) -> CertificateDer<'static> {
         self.bundle.certificate.clone().into()
     }
 
-    pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
+    /// Its private key. Secret.
+    #[must_use]
+    pub fn key(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.bundle.key.clone()).into()
     }
 }
@@ -190,6 +277,43 @@ impl fmt::Debug for Identity {
     /// Without the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Identity").field(&self.peer).finish()
+    }
+}
+
+// === impl Term ===
+
+impl Term {
+    /// That of a certificate, if it is one.
+    pub(crate) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+        let validity = certificate.validity();
+        let moment = |seconds: i64| UNIX_EPOCH + Duration::from_secs(seconds.max(0).unsigned_abs());
+        Some(Self {
+            number: number(&certificate.serial.to_bytes_be()),
+            from: moment(validity.not_before.timestamp()) + CLOCK_SKEW,
+            until: moment(validity.not_after.timestamp()),
+        })
+    }
+}
+
+// === impl CertificateRequest ===
+
+impl CertificateRequest {
+    /// Reads a PKCS#10 request, DER.
+    ///
+    /// # Errors
+    /// When it is malformed or was not signed with its own key.
+    pub(crate) fn read(csr: &[u8]) -> Result<Self, IdentityError> {
+        let read = CertificateSigningRequestParams::from_der(&csr.into());
+        read.map(Self).map_err(failed("reading a certificate request"))
+    }
+
+    /// Whether it is made out to this peer and nobody else.
+    pub(crate) fn names(&self, peer: &PeerId) -> bool {
+        let host = peer.host_name();
+        let own = |name: &SanType| matches!(name, SanType::DnsName(name) if name.as_str() == host);
+        let names = &self.0.params.subject_alt_names;
+        !names.is_empty() && names.iter().all(own)
     }
 }
 
@@ -203,6 +327,26 @@ pub(crate) fn failed<E: fmt::Display>(what: &'static str) -> impl Fn(E) -> Ident
 pub(crate) fn certified_peer(certificate: &CertificateDer<'_>) -> Option<PeerId> {
     let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
     certificate.valid_dns_names().find_map(PeerId::from_host_name)
+}
+
+/// The number of a certificate that is issued now.
+pub(crate) fn now() -> u64 {
+    nanos(SystemTime::now())
+}
+
+fn nanos(at: SystemTime) -> u64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The first half of a serial number of ours; 0 if it is none.
+fn number(serial: &[u8]) -> u64 {
+    // The zeros at the front of a number are not written.
+    let mut padded = [0; 16];
+    let Some(front) = padded.len().checked_sub(serial.len()) else { return 0 };
+    padded[front..].copy_from_slice(serial);
+    let (number, _) = padded.split_first_chunk().expect("16 bytes");
+    u64::from_be_bytes(*number)
 }
 
 pub(crate) fn certificate_hash(certificate: &CertificateDer<'_>) -> [u8; 32] {

@@ -10,6 +10,7 @@ use tokio::time::{Duration, timeout};
 
 use crate::connection::{CloseCode, Connection, PeerLost, RecvHalf, SendHalf, StreamCode};
 use crate::quic::STREAMS_MAX;
+use crate::renewal::Renewals;
 use crate::stream::{Frames, Receiver, RecvError, Sender, Stream};
 
 /// Streams that have been opened and wait to be taken; more wait in the peer's flow control.
@@ -73,9 +74,13 @@ pub enum NoteError {
 impl Inbox {
     /// Starts reading what the peer opens, until the connection ends. Must be called on the runtime
     /// that drives the connection.
-    pub(crate) fn start(connection: &Connection, patience: Duration) -> Self {
+    pub(crate) fn start(
+        connection: &Connection,
+        patience: Duration,
+        renewals: Option<Renewals>,
+    ) -> Self {
         let (incoming, queue) = mpsc::channel(STREAMS_QUEUED_MAX);
-        tokio::spawn(collect(connection.clone(), incoming, patience));
+        tokio::spawn(collect(connection.clone(), incoming, patience, renewals));
         let (control, waiting) = oneshot::channel();
         let accepted = connection.clone();
         tokio::spawn(async move {
@@ -89,21 +94,30 @@ impl Inbox {
 }
 
 /// Reads the first frame of each stream, several at a time, so that one whose frame is slow to come
-/// holds up no other.
-async fn collect(connection: Connection, queue: mpsc::Sender<Incoming>, patience: Duration) {
+/// holds up no other. Those that ask for a certificate are answered here.
+async fn collect(
+    connection: Connection,
+    queue: mpsc::Sender<Incoming>,
+    patience: Duration,
+    renewals: Option<Renewals>,
+) {
+    let renewals = renewals.map(Arc::new);
     let room = Arc::new(Semaphore::new(STREAMS_MAX as usize));
     let mut opening = JoinSet::new();
     while let Ok((mut send, recv)) = connection.accept().await {
         while opening.try_join_next().is_some() {}
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { break };
-        let queue = queue.clone();
+        let (queue, renewals) = (queue.clone(), renewals.clone());
         opening.spawn(async move {
             let mut frames = Frames::new(recv);
             match timeout(patience, frames.next()).await {
                 Ok(Ok(Some(frame))) => {
                     let incoming = Incoming { opening: frame, halves: Some((send, frames)) };
-                    // Without a reader it is dropped, which refuses it.
-                    drop(queue.send(incoming).await);
+                    match renewals.filter(|_| incoming.kind() == Kind::RenewRequest) {
+                        Some(renewals) => renewals.answer(incoming).await,
+                        // Without a reader it is dropped, which refuses it.
+                        None => drop(queue.send(incoming).await),
+                    }
                 }
                 Ok(Err(RecvError::Malformed(error))) => {
                     tracing::warn!(%error, "stream refused");

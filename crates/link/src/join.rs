@@ -15,7 +15,7 @@ use crate::config::LinkConfig;
 use crate::connection::{CloseCode, Connection, PeerLost, Transport};
 use crate::desk::JoinDesk;
 use crate::greeting::{self, NoGreeting};
-use crate::identity::{Identity, IdentityError, certificate_hash, certified_peer, failed};
+use crate::identity::{Identity, IdentityError, certificate_hash, failed};
 use crate::tls;
 use crate::token::JoinToken;
 
@@ -117,11 +117,8 @@ async fn ask(
         Err(NoGreeting::Lost(gone)) => return Err(lost(gone)),
         Err(_) => return Err(JoinError::NoAnswer { addr, after: config.idle }),
     };
-    match certified_peer(&CertificateDer::from(certificate.as_slice())) {
-        Some(certified) if certified == *peer => {}
-        _ => return Err(JoinError::OtherCertificate),
-    }
-    Ok(Identity::new(peer, authority.to_vec(), certificate, key.serialize_der()))
+    let identity = Identity::new(peer, authority.to_vec(), certificate, key.serialize_der());
+    identity.map_err(|_| JoinError::OtherCertificate)
 }
 
 /// The head's side: reads a joiner's request, and answers it.

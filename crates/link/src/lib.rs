@@ -17,6 +17,13 @@
 //!   sides; other peers do not notice.
 //! - **LK-9** two live connections never have the same peer: a later start replaces an earlier one,
 //!   and an earlier one is refused.
+//! - **LK-10** a node whose certificate was revoked gets no further than its hello; a later certificate
+//!   for the same name, for a new token, is good.
+//! - **LK-11** who only begins to shake hands, and whose address is not its own, takes nobody's place:
+//!   under load an address is proved first, and no address has all places.
+//! - **LK-12** a certificate that has ended is refused in the handshake, and one that was made by a clock
+//!   a little ahead is not. A connected peer gets its next one in time, for its own name only and unless
+//!   it was revoked; connections that stand are not touched by that.
 //!
 //! Who dials is up to the caller: between two processes it is always the same one. Not here: what
 //! messages mean (see `wire`), and what is done about a lost peer (see `cluster`).
@@ -34,7 +41,10 @@ mod identity;
 mod inbox;
 mod join;
 mod peer;
+mod porch;
 mod quic;
+mod renewal;
+mod revocation;
 mod roster;
 mod runtime;
 mod stream;
@@ -46,13 +56,15 @@ pub use arrival::{Arrival, Arrivals, Knock, TurnReason, TurnedAway};
 pub use backoff::{Backoff, GaveUp};
 pub use config::LinkConfig;
 pub use connection::PeerLost;
-pub use desk::JoinDesk;
+pub use desk::{JoinDesk, KeepRevocations, TellRenewal};
 pub use dial::DialError;
 pub use endpoint::{BindError, Endpoint};
-pub use identity::{Authority, Identity, IdentityError};
+pub use identity::{Authority, CERTIFICATE_LIFETIME, Identity, IdentityError};
 pub use inbox::{BulkReader, Inbox, Incoming, NoteError, Notes, Streams};
 pub use join::{JoinError, join};
 pub use peer::{CallError, OpenError, Peer, TELL_BYTES_MAX, TELL_QUEUE_MAX, TellError};
+pub use renewal::{KeepIdentity, Renewal};
+pub use revocation::{BadRevocation, Revocations};
 pub use stream::{BulkWriter, Receiver, RecvError, SendError, Sender, Stream};
 pub use token::{BadToken, JoinToken};
 pub use twin::Network;

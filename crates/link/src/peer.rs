@@ -206,6 +206,14 @@ impl Peer {
         self.inner.lost.clone()
     }
 
+    /// Waits until the peer is lost: why. A stream that has ended may be known of a little earlier.
+    pub async fn until_lost(&self) -> PeerLost {
+        let mut lost = self.lost();
+        let why = lost.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        // Nobody is left to say so when the runtime of the link ends.
+        why.unwrap_or(PeerLost::Local)
+    }
+
     /// Ends the connection; the peer reads the reason.
     pub fn close(&self, reason: &str) {
         self.inner.connection.close(CloseCode::Bye, PeerLost::Local, reason);

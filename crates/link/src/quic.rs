@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use quinn::{ConnectionError, ReadError, TransportConfig, VarInt, WriteError};
 
+use crate::arrival::TurnReason;
 use crate::config::LinkConfig;
 use crate::connection::{CloseCode, PeerLost, StreamCode, StreamEnd};
 
@@ -31,6 +32,12 @@ const REASON_BYTES_MAX: usize = 512;
 const CRYPTO_BEGIN: u64 = 0x100;
 const CRYPTO_END: u64 = 0x200;
 
+/// `certificate_expired` (RFC 8446, 6.2), which rustls also says of a certificate that is not good yet.
+const CERTIFICATE_EXPIRED: u64 = CRYPTO_BEGIN + 45;
+
+/// What rustls says before what is wrong with a certificate.
+const CERTIFICATE_PREFIX: &str = "invalid peer certificate: ";
+
 pub(crate) fn transport(config: &LinkConfig) -> Arc<TransportConfig> {
     let mut transport = TransportConfig::default();
     let idle = u32::try_from(config.idle.as_millis()).unwrap_or(u32::MAX);
@@ -56,6 +63,11 @@ pub(crate) fn peer_lost(error: &ConnectionError) -> PeerLost {
         ConnectionError::ApplicationClosed(close) => {
             CloseCode::heard(close.error_code.into(), text(&close.reason))
         }
+        ConnectionError::ConnectionClosed(close)
+            if u64::from(close.error_code) == CERTIFICATE_EXPIRED =>
+        {
+            PeerLost::Expired(untimely(&close.reason))
+        }
         ConnectionError::ConnectionClosed(close) => {
             transport_failure(close.error_code.into(), &format!("the peer says: {close}"))
         }
@@ -66,6 +78,22 @@ pub(crate) fn peer_lost(error: &ConnectionError) -> PeerLost {
             PeerLost::Protocol(error.to_string())
         }
     }
+}
+
+/// Why somebody who came did not get as far as a connection.
+pub(crate) fn turned_away(error: &ConnectionError) -> TurnReason {
+    match error {
+        ConnectionError::TransportError(error) if u64::from(error.code) == CERTIFICATE_EXPIRED => {
+            TurnReason::Expired(untimely(error.reason.as_bytes()))
+        }
+        error => TurnReason::Lost(peer_lost(error)),
+    }
+}
+
+/// When a certificate was or will be good, and by which time that was judged, in rustls' words.
+fn untimely(reason: &[u8]) -> String {
+    let text = text(reason);
+    text.strip_prefix(CERTIFICATE_PREFIX).unwrap_or(&text).to_owned()
 }
 
 fn transport_failure(code: u64, detail: &str) -> PeerLost {

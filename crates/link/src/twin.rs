@@ -5,6 +5,8 @@
 //! - **TW-2** streams keep their order and lose nothing while the connection stands, as QUIC's do:
 //!   a lost packet is sent again, which takes time.
 //! - **TW-3** an end that hears nothing for the idle timeout is lost, and not before.
+//! - **TW-4** a host that is suspended sends, reads and notices nothing, not even that time passes. Once
+//!   it is resumed it finds what has come meanwhile, and goes on where it was.
 //!
 //! What it lacks: certificates (a host is who it was created as), congestion, and priorities.
 

@@ -202,6 +202,25 @@ impl Model {
         Ok(all)
     }
 
+    /// The tokens that the rank with the logits has sampled, on every rank of its group. The others
+    /// pass as many tokens, which do not matter.
+    ///
+    /// # Errors
+    /// When another rank is lost.
+    ///
+    /// # Panics
+    /// On a rank of a stage without logits.
+    pub fn share_samples(&self, tokens: Vec<TokenId>) -> Result<Vec<TokenId>, ForwardError> {
+        assert!(self.weights.head.is_some(), "a stage that does not sample is told its tokens");
+        let group = &self.groups.tensor;
+        if group.size() == 1 {
+            return Ok(tokens);
+        }
+        let count = tokens.len();
+        let tokens = Tensor::from_vec(tokens, count, &Device::Cpu)?;
+        Ok(group.broadcast(tokens, 0)?.to_vec1()?)
+    }
+
     /// `out(attention(norm(x)))`, all of `[rows, hidden]`.
     fn attention(
         &self,

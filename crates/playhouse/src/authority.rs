@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use playhouse_link::Authority;
+use playhouse_cluster::HEAD;
+use playhouse_link::{Authority, KeepRevocations, Revocations};
+use playhouse_wire::{PeerId, Role};
 
 use crate::error::CliError;
 
@@ -16,6 +18,16 @@ pub(crate) const DEFAULT_DIR: &str = "playhouse-cluster";
 
 const CERTIFICATE: &str = "authority.der";
 const KEY: &str = "authority.key";
+const REVOKED: &str = "revoked";
+/// What it is written as before it takes the other's place.
+const REVOKED_NEW: &str = "revoked.new";
+
+/// Whose certificates count, and which of them do not any more.
+pub(crate) struct Trust {
+    pub(crate) authority: Authority,
+    pub(crate) revocations: Revocations,
+    pub(crate) keep_revocations: KeepRevocations,
+}
 
 /// Set a cluster up.
 #[derive(Args)]
@@ -62,11 +74,57 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The authority kept in a folder.
+// === impl Trust ===
+
+impl Trust {
+    /// That of an authority which ends with this process.
+    pub(crate) fn passing(authority: Authority) -> Self {
+        let revocations = Revocations::default();
+        Self { authority, revocations, keep_revocations: Box::new(|_| Ok(())) }
+    }
+}
+
+/// What is kept in a folder.
+///
+/// # Errors
+/// When there is no authority, with how to make it; or the list of revoked certificates cannot be read.
+pub(crate) fn read(dir: &Path) -> Result<Trust, CliError> {
+    let authority = read_authority(dir)?;
+    let list = dir.join(REVOKED);
+    let failed =
+        |why: &dyn std::fmt::Display| CliError::failure(format!("{}: {why}", list.display()));
+    let revocations = match fs::read_to_string(&list) {
+        Ok(text) => text.parse().map_err(|why| failed(&why))?,
+        Err(why) if why.kind() == io::ErrorKind::NotFound => Revocations::default(),
+        // Without the list, who was revoked would be let in.
+        Err(why) => return Err(failed(&why)),
+    };
+    let dir = dir.to_owned();
+    let keep_revocations = Box::new(move |list: &Revocations| replace_list(&dir, list));
+    Ok(Trust { authority, revocations, keep_revocations })
+}
+
+/// Writes the list so that there is always a whole one.
+fn replace_list(dir: &Path, list: &Revocations) -> io::Result<()> {
+    let new = dir.join(REVOKED_NEW);
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(list.to_string().as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, dir.join(REVOKED))?;
+    File::open(dir)?.sync_all()
+}
+
+/// Where the authority's certificate is in a folder, for who has to know the head.
+pub(crate) fn certificate(dir: &Path) -> PathBuf {
+    dir.join(CERTIFICATE)
+}
+
+/// The authority in a folder.
 ///
 /// # Errors
 /// When there is none, with how to make it.
-pub(crate) fn read(dir: &Path) -> Result<Authority, CliError> {
+pub(crate) fn read_authority(dir: &Path) -> Result<Authority, CliError> {
     let show = dir.display();
     let read = |name: &str| {
         fs::read(dir.join(name)).map_err(|why| {
@@ -84,6 +142,11 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// The head of every cluster, as its certificate names it.
+pub(crate) fn head() -> PeerId {
+    PeerId::new(Role::Head, HEAD).expect("the name of the head is one that peers may have")
 }
 
 /// A new file that only the owner may read.

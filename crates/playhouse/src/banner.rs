@@ -16,6 +16,16 @@ use crate::sizing::Bytes;
 
 pub(crate) struct Banner(String);
 
+/// Where the head is reached, and where it keeps what it is asked for.
+pub(crate) struct Reached<'a> {
+    /// Of the OpenAI API.
+    pub(crate) address: SocketAddr,
+    /// The admin API, for people.
+    pub(crate) admin: &'a str,
+    /// The state folder, for people.
+    pub(crate) state: &'a str,
+}
+
 // === impl Banner ===
 
 impl Banner {
@@ -25,14 +35,18 @@ impl Banner {
         served: &ServedLayout,
         venue: &Venue,
         limits: &Limits,
-        address: SocketAddr,
-        admin: &AdminListener,
+        reached: Reached<'_>,
     ) -> Self {
+        let Reached { address, admin, state } = reached;
         let spec = &loaded.config.spec;
         let block = served.bytes_per_block;
         let tokens = limits.kv_blocks as usize * BLOCK_TOKENS;
-        let key = if config.api_key.is_some() { "API key required" } else { "no API key" };
-        let sampling = &config.sampling;
+        let key = match config.api_keys.len() {
+            0 => "no API key".to_owned(),
+            1 => "API key required".to_owned(),
+            keys => format!("one of {keys} API keys required"),
+        };
+        let (sampling, http) = (&config.sampling, scheme(config.tls.is_some()));
         let lines = [
             ("model", format!("{} ({})", config.served_model_names.join(", "), loaded.source)),
             (
@@ -78,9 +92,10 @@ impl Banner {
                     sampling.temperature, sampling.top_p, sampling.top_k
                 ),
             ),
-            ("API", format!("http://{address}/v1 ({key})")),
-            ("admin", admin.text.clone()),
-            ("metrics", format!("http://{address}/metrics")),
+            ("API", format!("{http}://{address}/v1 ({key})")),
+            ("admin", admin.to_owned()),
+            ("state", state.to_owned()),
+            ("metrics", format!("{http}://{address}/metrics")),
         ];
         let mut text = format!("playhouse {}\n\n", env!("CARGO_PKG_VERSION"));
         for (label, fact) in lines {
@@ -107,6 +122,11 @@ impl Banner {
         let mut out = io::stdout().lock();
         out.write_all(self.0.as_bytes()).and_then(|()| out.flush()).map_err(CliError::output)
     }
+}
+
+/// What the URLs of a listener begin with.
+pub(crate) fn scheme(tls: bool) -> &'static str {
+    if tls { "https" } else { "http" }
 }
 
 fn count(parameters: usize) -> String {

@@ -39,6 +39,7 @@ use crate::client::{Client, Target};
 use crate::date::Date;
 use crate::error::CliError;
 use crate::progress::{Progress, Unit};
+use crate::secret;
 
 /// Kinds of failure that are told; the rest are counted.
 const FAILURES_TOLD: usize = 10;
@@ -62,6 +63,9 @@ struct OwnArgs {
     /// Key of the API, sent as a bearer token.
     #[arg(long, value_name = "KEY", env = "PLAYHOUSE_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
+    /// File with the key, in place of --api-key and its variable.
+    #[arg(long, value_name = "FILE", env = "PLAYHOUSE_API_KEY_FILE")]
+    api_key_file: Option<PathBuf>,
 }
 
 // === impl BenchArgs ===
@@ -109,7 +113,9 @@ pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, CliError> {
 
     let time_max = Duration::from_secs(settings.request_timeout);
     let target = Target::parse(&settings.url())?;
-    let client = Client::new(target, args.own.api_key.as_deref(), time_max).await?;
+    let OwnArgs { api_key, api_key_file, .. } = &args.own;
+    let api_key = secret::either("--api-key", api_key.as_deref(), api_key_file.as_deref())?;
+    let client = Client::new(target, api_key.as_deref(), time_max).await?;
     let model = match &settings.model {
         Some(model) => model.clone(),
         None => client.first_model().await?,

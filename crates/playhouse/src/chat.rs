@@ -10,6 +10,7 @@ mod answer;
 mod input;
 
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use self::answer::{Answer, Sink};
 use self::input::{Command, Input};
 use crate::client::{Client, Target};
 use crate::error::CliError;
+use crate::secret;
 use crate::terminal::shows_colour;
 
 /// Longest silence of the server while an answer is awaited: prefill of a long conversation on a
@@ -63,6 +65,9 @@ pub(crate) struct ChatArgs {
     /// Key of the API, sent as a bearer token.
     #[arg(long, value_name = "KEY", env = "PLAYHOUSE_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
+    /// File with the key, in place of --api-key and its variable.
+    #[arg(long, value_name = "FILE", env = "PLAYHOUSE_API_KEY_FILE")]
+    api_key_file: Option<PathBuf>,
     /// Ask this one question, print the answer and leave.
     #[arg(long, value_name = "QUESTION")]
     quick: Option<String>,
@@ -143,7 +148,9 @@ struct Totals {
 pub(crate) async fn run(args: ChatArgs) -> Result<ExitCode, CliError> {
     let target = Target::parse(&args.url)?;
     let place = target.to_string();
-    let client = Client::new(target, args.api_key.as_deref(), QUIET_MAX).await?;
+    let (given, file) = (args.api_key.as_deref(), args.api_key_file.as_deref());
+    let api_key = secret::either("--api-key", given, file)?;
+    let client = Client::new(target, api_key.as_deref(), QUIET_MAX).await?;
     let model = match &args.model {
         Some(model) => model.clone(),
         None => client.first_model().await?,

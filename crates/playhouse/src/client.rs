@@ -8,12 +8,13 @@
 //! - **C-3** bodies are bounded: whole ones by their reader, events by [`sse::EVENT_BYTES_MAX`].
 //! - **C-4** a request is sent again only if none of its bytes were.
 //!
-//! Plain HTTP only. There is no bound on connections: the caller decides how many requests run at
+//! Over TLS for `https`. There is no bound on connections: the caller decides how many requests run at
 //! once, and each has at most one.
 
 pub(crate) mod completion;
 pub(crate) mod sse;
 mod target;
+mod tls;
 
 use std::error::Error as _;
 use std::io;
@@ -29,10 +30,13 @@ use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, Header
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 pub(crate) use self::target::Target;
+use self::tls::Tls;
+pub(crate) use self::tls::{Trust, trusting};
 use crate::error::CliError;
 
 /// Longest time to open a connection.
@@ -50,6 +54,7 @@ pub(crate) struct Client {
     addresses: Vec<SocketAddr>,
     headers: HeaderMap,
     quiet_max: Duration,
+    tls: Option<Tls>,
     idle: Arc<Idle>,
 }
 
@@ -84,6 +89,9 @@ pub(crate) enum ClientError {
     /// The API key cannot be sent.
     #[error("the API key has characters which an HTTP header cannot carry")]
     BadApiKey,
+    /// It is not known which certificates to trust.
+    #[error("cannot read which certificates to trust: {0}")]
+    Trust(String),
     /// No connection.
     #[error("cannot connect to {authority}: {source}")]
     Connect {
@@ -132,13 +140,27 @@ impl Client {
         api_key: Option<&str>,
         quiet_max: Duration,
     ) -> Result<Self, ClientError> {
+        Self::trusting(Trust::Machine, target, api_key, quiet_max).await
+    }
+
+    /// As [`Client::new`]; over TLS, the server has to be who `trust` says.
+    ///
+    /// # Errors
+    /// As [`Client::new`], or it cannot be read whom to trust.
+    pub(crate) async fn trusting(
+        trust: Trust<'_>,
+        target: Target,
+        api_key: Option<&str>,
+        quiet_max: Duration,
+    ) -> Result<Self, ClientError> {
         let lookup = tokio::net::lookup_host((target.host(), target.port()));
         let addresses = within(CONNECT_MAX, "the address of the server", lookup)
             .await?
             .map_err(|source| ClientError::Connect { authority: target.authority(), source })?
             .collect();
         let headers = headers(&target, api_key)?;
-        Ok(Self { target, addresses, headers, quiet_max, idle: Arc::default() })
+        let tls = target.is_tls().then(|| Tls::new(&target, trust)).transpose()?;
+        Ok(Self { target, addresses, headers, quiet_max, tls, idle: Arc::default() })
     }
 
     /// Sends a JSON body to an endpoint, such as `/v1/completions`.
@@ -146,7 +168,7 @@ impl Client {
     /// # Errors
     /// No answer came. An answer of any status is `Ok`; see [`Response::success`].
     pub(crate) async fn post(&self, endpoint: &str, json: Bytes) -> Result<Response, ClientError> {
-        self.send(Method::POST, endpoint, json).await
+        self.ask(Method::POST, endpoint, HeaderMap::new(), json).await
     }
 
     /// Asks an endpoint.
@@ -154,7 +176,7 @@ impl Client {
     /// # Errors
     /// As [`Client::post`].
     pub(crate) async fn get(&self, endpoint: &str) -> Result<Response, ClientError> {
-        self.send(Method::GET, endpoint, Bytes::new()).await
+        self.ask(Method::GET, endpoint, HeaderMap::new(), Bytes::new()).await
     }
 
     /// The id of the first model that the server lists.
@@ -179,10 +201,15 @@ impl Client {
         })
     }
 
-    async fn send(
+    /// Sends a request with `headers` of its own in the place of the usual ones.
+    ///
+    /// # Errors
+    /// As [`Client::post`].
+    pub(crate) async fn ask(
         &self,
         method: Method,
         endpoint: &str,
+        headers: HeaderMap,
         body: Bytes,
     ) -> Result<Response, ClientError> {
         let mut request = Request::new(Full::new(body));
@@ -192,6 +219,9 @@ impl Client {
             ClientError::BadUrl { url: self.target.path(endpoint), why }
         })?;
         request.headers_mut().clone_from(&self.headers);
+        for (name, value) in &headers {
+            request.headers_mut().insert(name, value.clone());
+        }
 
         while let Some(mut connection) = self.idle.take() {
             let ready = within(self.quiet_max, "a connection", connection.ready());
@@ -246,14 +276,22 @@ impl Client {
         let stream = within(CONNECT_MAX, "the connection", connect).await?.map_err(failed)?;
         // A request is one write, so waiting for more to send can only delay it.
         stream.set_nodelay(true).map_err(failed)?;
-        let (connection, driver) = http1::Builder::new()
-            .max_buf_size(READ_BUFFER_BYTES)
-            .handshake(TokioIo::new(stream))
-            .await?;
-        // Ends by itself when `connection` is dropped; its error reaches the request that meets it.
-        tokio::spawn(driver);
-        Ok(connection)
+        let Some(Tls { connector, name }) = &self.tls else { return speak(stream).await };
+        let greeted = connector.connect(name.clone(), stream);
+        let stream = within(CONNECT_MAX, "the TLS handshake", greeted).await?.map_err(failed)?;
+        speak(stream).await
     }
+}
+
+/// Begins HTTP on a connection.
+async fn speak(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Result<Connection, ClientError> {
+    let builder = http1::Builder::new().max_buf_size(READ_BUFFER_BYTES).clone();
+    let (connection, driver) = builder.handshake(TokioIo::new(stream)).await?;
+    // Ends by itself when `connection` is dropped; its error reaches the request that meets it.
+    tokio::spawn(driver);
+    Ok(connection)
 }
 
 fn headers(target: &Target, api_key: Option<&str>) -> Result<HeaderMap, ClientError> {
@@ -282,6 +320,11 @@ async fn within<F: Future>(
 // === impl Response ===
 
 impl Response {
+    /// The status, of whatever kind.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// The answer, if its status is a success.
     ///
     /// # Errors
@@ -347,6 +390,15 @@ impl Idle {
 }
 
 // === impl ClientError ===
+
+impl ClientError {
+    /// Whether the server is not who it has to be, or it is not known who that is.
+    pub(crate) fn is_distrust(&self) -> bool {
+        let Self::Connect { source, .. } = self else { return matches!(self, Self::Trust(_)) };
+        let why = source.get_ref().and_then(|why| why.downcast_ref());
+        matches!(why, Some(rustls::Error::InvalidCertificate(_)))
+    }
+}
 
 impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {

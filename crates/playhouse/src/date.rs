@@ -45,6 +45,12 @@ impl Date {
         let Self { year, month, day, hour, minute, second } = self;
         format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
     }
+
+    /// As RFC 3339 has it: `YYYY-MM-DDTHH:MM:SSZ`.
+    pub(crate) fn rfc3339(&self) -> String {
+        let Self { year, month, day, hour, minute, second } = self;
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
 }
 
 impl fmt::Display for Date {
@@ -75,5 +81,6 @@ mod tests {
         }
         let date = Date::of(SystemTime::UNIX_EPOCH + Duration::from_secs(1_709_210_096));
         assert_eq!(date.to_string(), "2024-02-29 12:34:56 UTC");
+        assert_eq!(date.rfc3339(), "2024-02-29T12:34:56Z");
     }
 }

@@ -7,8 +7,10 @@ use std::process::ExitCode;
 #[derive(Debug)]
 pub(crate) struct CliError {
     kind: Kind,
-    message: String,
+    pub(crate) message: String,
     hint: Option<String>,
+    /// Whether a server was not reached, so that trying again may help.
+    unreached: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -26,12 +28,12 @@ enum Kind {
 impl CliError {
     /// The command was asked for wrongly (exit code 2).
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Usage, message: message.into(), hint: None }
+        Self { kind: Kind::Usage, message: message.into(), hint: None, unreached: false }
     }
 
     /// The command was right but could not be done (exit code 1).
     pub(crate) fn failure(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Failure, message: message.into(), hint: None }
+        Self { kind: Kind::Failure, message: message.into(), hint: None, unreached: false }
     }
 
     /// Standard output could not be written.
@@ -40,7 +42,12 @@ impl CliError {
             io::ErrorKind::BrokenPipe => Kind::ReaderGone,
             _ => Kind::Failure,
         };
-        Self { kind, message: format!("cannot write to standard output: {error}"), hint: None }
+        Self {
+            kind,
+            message: format!("cannot write to standard output: {error}"),
+            hint: None,
+            unreached: false,
+        }
     }
 
     /// Adds what to do about it.
@@ -48,6 +55,18 @@ impl CliError {
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// Says that a server was not reached.
+    #[must_use]
+    pub(crate) fn unreached(mut self) -> Self {
+        self.unreached = true;
+        self
+    }
+
+    /// Whether a server was not reached: trying again may help.
+    pub(crate) fn is_unreached(&self) -> bool {
+        self.unreached
     }
 
     /// Adds what to do about it, unless that is said already.

@@ -2,23 +2,25 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use clap::ValueEnum;
 use playhouse_cluster::{
-    ControlConfig, ControlPlane, Device, RankStarter, RemoteConfig, processes,
+    Child, ControlConfig, ControlPlane, Device, Listener, RankStarter, RemoteConfig, processes,
 };
-use playhouse_link::Authority;
+use playhouse_link::{Authority, TellRenewal};
 use playhouse_model::{Dtype, Shard};
 use playhouse_ops::Isa;
 use playhouse_scheduler::Limits;
 use playhouse_wire::Load;
 
+use crate::authority::Trust;
 use crate::error::CliError;
 use crate::layout::ServedLayout;
 use crate::loading::Loaded;
 use crate::sizing::available_memory;
-use crate::threads::threads;
+use crate::threads::ThreadRanks;
 
 /// What keeps ranks apart.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -31,100 +33,177 @@ pub(crate) enum Isolation {
 
 /// Where ranks are to run.
 pub(crate) enum Place {
-    /// In this process, with so many threads each.
-    Here(NonZeroUsize),
-    /// In processes of this machine, with so many threads each.
-    Children(NonZeroUsize),
-    /// On the nodes that join at this address and have a certificate of this authority.
-    Nodes(SocketAddr, Box<Authority>),
+    /// In this process.
+    Here(Devices),
+    /// In processes of this machine.
+    Children(Devices),
+    /// On the nodes that join at this address and have a certificate of this authority, and on the
+    /// devices of this machine, if it has some.
+    Nodes(SocketAddr, Box<Trust>, Option<Devices>),
+}
+
+/// Devices of this machine, for one rank each.
+#[derive(Clone, Copy)]
+pub(crate) struct Devices {
+    pub(crate) count: usize,
+    pub(crate) threads_each: NonZeroUsize,
 }
 
 /// Where the ranks of a deployment run.
+#[derive(Clone)]
 pub(crate) struct Venue {
-    pub(crate) starter: RankStarter,
-    /// None if all of them are threads.
-    pub(crate) control: Option<ControlPlane>,
+    kind: Kind,
+    /// Devices for ranks that are threads.
+    pub(crate) devices: usize,
     /// The same, for people.
     pub(crate) text: String,
 }
 
+#[derive(Clone)]
+enum Kind {
+    Threads(Arc<ThreadRanks>),
+    Processes(ControlPlane),
+}
+
+/// Makes what starts the ranks of one replica.
+pub(crate) type StarterMaker = Arc<dyn Fn() -> RankStarter + Send + Sync>;
+
 // === impl Venue ===
 
 impl Venue {
-    /// Prepares ranks. Must be called on the runtime that is to drive processes.
+    /// Prepares ranks. Must be called on the runtime that is to drive processes. `tell_renewal` is told
+    /// of the certificates that they and nodes renew.
     ///
     /// # Errors
-    /// What is wrong with the weights, if they are read here; or why no process can be driven.
-    pub(crate) fn new(
-        place: Place,
+    /// Why no process can be driven.
+    pub(crate) fn new(place: Place, tell_renewal: TellRenewal) -> Result<Self, CliError> {
+        let text = place.text();
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let (kind, devices) = match place {
+            Place::Here(devices) => {
+                (Kind::Threads(Arc::new(ThreadRanks::new(devices.threads_each))), devices.count)
+            }
+            Place::Children(devices) => {
+                let authority = Authority::new().map_err(failed)?;
+                let trust = Trust::passing(authority);
+                (Kind::Processes(control(loopback, trust, devices.list(), false, tell_renewal)?), 0)
+            }
+            Place::Nodes(address, trust, devices) => {
+                let devices = devices.map(Devices::list).unwrap_or_default();
+                (Kind::Processes(control(address, *trust, devices, true, tell_renewal)?), 0)
+            }
+        };
+        Ok(Self { kind, devices, text })
+    }
+
+    /// The control plane, unless ranks are threads.
+    pub(crate) fn control(&self) -> Option<&ControlPlane> {
+        match &self.kind {
+            Kind::Threads(_) => None,
+            Kind::Processes(control) => Some(control),
+        }
+    }
+
+    /// What starts the ranks of replicas of a layout.
+    ///
+    /// # Errors
+    /// What is wrong with the weights, if they are read here.
+    pub(crate) fn starters(
+        &self,
         loaded: &Loaded,
         served: &ServedLayout,
         limits: &Limits,
-    ) -> Result<Self, CliError> {
-        let text = place.text();
-        let control = match place {
-            Place::Here(threads_each) => {
-                let Loaded { checkpoint, config, .. } = loaded;
-                let starter = threads(checkpoint, config, served, limits, threads_each)?;
-                return Ok(Self { starter, control: None, text });
+    ) -> Result<StarterMaker, CliError> {
+        match &self.kind {
+            Kind::Threads(ranks) => ranks.starters(loaded, served, limits),
+            Kind::Processes(control) => {
+                let (config, control) = (remote(loaded, served, limits), control.clone());
+                Ok(Arc::new(move || processes(config.clone(), control.clone())))
             }
-            Place::Children(threads_each) => {
-                let device = Device {
-                    memory_bytes: available_memory().0 / served.world() as u64,
-                    threads: u32::try_from(threads_each.get()).unwrap_or(u32::MAX),
-                };
-                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-                let authority = Authority::new().map_err(failed)?;
-                control(address, authority, vec![device; served.world()])?
-            }
-            Place::Nodes(address, authority) => control(address, *authority, Vec::new())?,
-        };
-        let starter = processes(remote(loaded, served, limits), control.clone());
-        Ok(Self { starter, control: Some(control), text })
+        }
     }
 }
 
 // === impl Place ===
 
 impl Place {
-    /// On this machine, where `world` ranks share its cores or `all_threads`.
+    /// On this machine: `devices`, or as many as `world` ranks need, share its cores or
+    /// `all_threads`.
     pub(crate) fn local(
         isolation: Option<Isolation>,
         world: usize,
+        devices: Option<usize>,
         all_threads: Option<NonZeroUsize>,
     ) -> Self {
-        let by_default = if world == 1 { Isolation::Thread } else { Isolation::Process };
-        let all = all_threads.or_else(|| available_parallelism().ok());
-        let each = all.and_then(|all| NonZeroUsize::new(all.get() / world));
-        let each = each.unwrap_or(NonZeroUsize::MIN);
+        let devices = Devices::new(devices.unwrap_or(world), all_threads);
+        let by_default = if devices.count == 1 { Isolation::Thread } else { Isolation::Process };
         match isolation.unwrap_or(by_default) {
-            Isolation::Thread => Self::Here(each),
-            Isolation::Process => Self::Children(each),
+            Isolation::Thread => Self::Here(devices),
+            Isolation::Process => Self::Children(devices),
         }
     }
 
     fn text(&self) -> String {
-        let each = |each: &NonZeroUsize| {
-            format!("{each} thread{} per shard", if each.get() == 1 { "" } else { "s" })
-        };
         match self {
-            Self::Here(threads) => format!("cpu, {}, {}", each(threads), Isa::detect()),
-            Self::Children(threads) => {
-                format!("cpu, a process with {}, {}", each(threads), Isa::detect())
+            Self::Here(devices) => format!("cpu, {}, {}", devices.text(), Isa::detect()),
+            Self::Children(devices) => {
+                format!("cpu, a process with {}, {}", devices.text(), Isa::detect())
             }
-            Self::Nodes(address, _) => format!("those of the nodes that join at {address}"),
+            Self::Nodes(address, _, None) => format!("those of the nodes that join at {address}"),
+            Self::Nodes(address, _, Some(devices)) => {
+                format!("{} here, and those of nodes that join at {address}", devices.count)
+            }
         }
+    }
+}
+
+// === impl Devices ===
+
+impl Devices {
+    /// So many devices, which share the cores of this machine or `all_threads`.
+    pub(crate) fn new(count: usize, all_threads: Option<NonZeroUsize>) -> Self {
+        let all = all_threads.or_else(|| available_parallelism().ok());
+        let each = all.and_then(|all| NonZeroUsize::new(all.get() / count));
+        Self { count, threads_each: each.unwrap_or(NonZeroUsize::MIN) }
+    }
+
+    fn list(self) -> Vec<Device> {
+        let device = Device {
+            memory_bytes: available_memory().0 / self.count as u64,
+            threads: u32::try_from(self.threads_each.get()).unwrap_or(u32::MAX),
+        };
+        vec![device; self.count]
+    }
+
+    fn text(self) -> String {
+        let plural = if self.threads_each.get() == 1 { "" } else { "s" };
+        format!("{} thread{plural} per shard", self.threads_each)
     }
 }
 
 fn control(
     address: SocketAddr,
-    authority: Authority,
+    trust: Trust,
     devices: Vec<Device>,
+    admits_nodes: bool,
+    tell_renewal: TellRenewal,
 ) -> Result<ControlPlane, CliError> {
     let program = std::env::current_exe()
         .map_err(|why| CliError::failure(format!("cannot find this program's own file: {why}")))?;
-    ControlPlane::start(ControlConfig { address, authority, program, devices }).map_err(failed)
+    let Trust { authority, revocations, keep_revocations } = trust;
+    let listener = Listener::bind(address, &authority).map_err(failed)?;
+    let children = Child::starter(program);
+    let config = ControlConfig {
+        listener,
+        authority,
+        children,
+        devices,
+        admits_nodes,
+        revocations,
+        keep_revocations,
+        tell_renewal,
+    };
+    Ok(ControlPlane::start(config))
 }
 
 /// What the processes of the ranks are told.

@@ -1,13 +1,21 @@
 //! From the files of a checkpoint to what the layers above the ranks need of it.
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use playhouse_cluster::{FrontDoor, ShardState};
 use playhouse_gateway::{ChatTemplate, Tokenizer};
 use playhouse_model::{Checkpoint, GenerationDefaults, ModelConfig};
+use tokio::time::interval;
 
 use crate::demo;
 use crate::error::CliError;
+use crate::progress::{Progress, Unit};
+
+/// Often enough for an eye.
+const SHOWN_EVERY: Duration = Duration::from_millis(100);
 
 /// What the files of a checkpoint amount to.
 pub(crate) struct Loaded {
@@ -20,6 +28,10 @@ pub(crate) struct Loaded {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) config: ModelConfig,
     pub(crate) generation: GenerationDefaults,
+}
+
+/// How a model reads and writes.
+pub(crate) struct Language {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template: Option<ChatTemplate>,
 }
@@ -28,7 +40,7 @@ pub(crate) struct Loaded {
 ///
 /// # Errors
 /// The first thing that is wrong with it, by file and key.
-pub(crate) fn load(folder: Option<&Path>) -> Result<Loaded, CliError> {
+pub(crate) fn load(folder: Option<&Path>) -> Result<(Loaded, Language), CliError> {
     let checkpoint = match folder {
         Some(folder) => Checkpoint::open(folder).map_err(refused)?,
         None => Checkpoint::embedded(demo::FILES),
@@ -44,7 +56,34 @@ pub(crate) fn load(folder: Option<&Path>) -> Result<Loaded, CliError> {
     };
     // The checkpoint could be opened, so its path is one.
     let folder = folder.and_then(|folder| folder.canonicalize().ok());
-    Ok(Loaded { name, source, folder, checkpoint, config, generation, tokenizer, template })
+    let loaded = Loaded { name, source, folder, checkpoint, config, generation };
+    Ok((loaded, Language { tokenizer, template }))
+}
+
+/// Shows how far the ranks have come with their weights, for as long as it is polled.
+pub(crate) async fn show(door: &FrontDoor) -> Infallible {
+    let mut ticks = interval(SHOWN_EVERY);
+    let mut progress: Option<Progress> = None;
+    loop {
+        ticks.tick().await;
+        let replicas = door.replicas();
+        let stages = replicas.iter().flat_map(|replica| &replica.stages);
+        let shards: Vec<_> = stages.flat_map(|stage| &stage.shards).collect();
+        let read = shards.iter().map(|shard| match shard.state {
+            ShardState::Ready => shard.share.weight_bytes,
+            // What is held may be less than what is read for it.
+            ShardState::Loading { bytes, of } => {
+                (shard.share.weight_bytes as f64 * bytes as f64 / of.max(1) as f64) as u64
+            }
+            ShardState::Starting | ShardState::Lost => 0,
+        });
+        let all = shards.iter().map(|shard| shard.share.weight_bytes).sum();
+        let start = || Progress::start("loading weights", all, Unit::Bytes);
+        match read.sum() {
+            0 => {}
+            read => progress.get_or_insert_with(start).set(read),
+        }
+    }
 }
 
 /// Reads `tokenizer.json`.

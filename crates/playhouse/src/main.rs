@@ -5,20 +5,27 @@ mod admin;
 mod authority;
 mod banner;
 mod bench;
+mod blueprints;
+mod change;
 mod chat;
 mod client;
 mod date;
 mod demo;
 mod doctor;
 mod error;
+mod follow;
 mod isolation;
+mod key;
 mod layout;
 mod layout_flags;
 mod loading;
 mod node;
+mod operations;
 mod plan;
 mod progress;
 mod ranks;
+mod revoke;
+mod secret;
 mod serve;
 mod shard;
 mod signals;
@@ -47,7 +54,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve a model over the OpenAI API.
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Show where every rank of a layout lands, check it, translate it, or recommend one.
     Plan(Box<plan::PlanArgs>),
     /// Put load on an OpenAI endpoint and print vLLM's "Serving Benchmark Result".
@@ -64,6 +71,24 @@ enum Command {
     Status(status::StatusArgs),
     /// Watch a cluster at work.
     Top(top::TopArgs),
+    /// Change how many replicas there are, or how each is divided, while it serves.
+    Scale(change::ScaleArgs),
+    /// Take a replica or a node out of service without losing a request.
+    Drain(change::DrainCommand),
+    /// Let a drained node have ranks again.
+    Undrain(change::UndrainCommand),
+    /// Start a replica anew.
+    Restart(change::RestartCommand),
+    /// Drain a replica and remove it, or forget a node.
+    Remove(change::RemoveCommand),
+    /// End the trust in a node.
+    Revoke(revoke::RevokeArgs),
+    /// Show what was changed and what is being changed.
+    Operations(operations::OperationsArgs),
+    /// End an operation.
+    Abort(operations::AbortArgs),
+    /// Make API keys.
+    Key(key::KeyArgs),
     /// Make tokens that let nodes join a cluster.
     Token(token::TokenArgs),
     #[command(hide = true)]
@@ -86,7 +111,16 @@ fn main() -> ExitCode {
         Command::Status(args) => on_one_thread(status::run(args)),
         Command::Top(args) => on_one_thread(top::run(args)),
         Command::Token(args) => on_one_thread(token::run(args)),
+        Command::Scale(args) => on_one_thread(change::scale(args)),
+        Command::Drain(args) => on_one_thread(change::drain(args)),
+        Command::Undrain(args) => on_one_thread(change::undrain(args)),
+        Command::Restart(args) => on_one_thread(change::restart(args)),
+        Command::Remove(args) => on_one_thread(change::remove(args)),
+        Command::Revoke(args) => on_one_thread(revoke::run(args)),
+        Command::Operations(args) => on_one_thread(operations::run(args)),
+        Command::Abort(args) => on_one_thread(operations::run_abort(args)),
         Command::Node(args) => node::run(&args),
+        Command::Key(args) => key::run(&args),
         Command::Cluster(args) => authority::run(&args),
         Command::Shard(args) => shard::run(&args),
     };

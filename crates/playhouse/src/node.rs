@@ -1,58 +1,72 @@
 //! `playhouse node`: offers the devices of this machine to a head.
 
-use std::io::Write;
-use std::net::{SocketAddr, ToSocketAddrs};
+pub(crate) mod health;
+mod joining;
+
+use std::env;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::thread::available_parallelism;
-use std::{env, fs};
 
 use clap::Args;
-use playhouse_cluster::{Device, HEAD, NodeConfig, run_node};
-use playhouse_link::{Identity, JoinToken, LinkConfig, join};
-use playhouse_telemetry::init_logs;
-use playhouse_wire::{PeerId, Role};
+use playhouse_cluster::{Child, Device, HeadAddress, NodeConfig, Way, run_node};
+use playhouse_link::Identity;
+use playhouse_telemetry::{LogFormat, init_logs};
+use tokio::sync::watch;
 
-use crate::authority;
 use crate::error::CliError;
 use crate::signals::Signals;
 use crate::sizing::available_memory;
 
-const IDENTITY: &str = "identity";
+/// What is logged unless `RUST_LOG` says otherwise.
+pub(crate) const LOG_FILTER: &str =
+    "warn,playhouse_cluster=info,playhouse_telemetry=info,playhouse::progress=info";
 
 /// Offer the devices of this machine to a head, and run the ranks it places here.
 #[derive(Args)]
 pub(crate) struct NodeArgs {
-    /// Where the head listens for nodes (its --cluster-listen)
+    /// Where the head listens for nodes (its --cluster-listen). A name is looked up whenever the node
+    /// dials, so the head may come back with another address
     #[arg(long, env = "PLAYHOUSE_JOIN", value_name = "HOST:PORT")]
     join: String,
-    /// Token that lets this node in, from `playhouse token create`; needed once. Better given by the
-    /// environment, which `ps` does not show
+    /// Token that lets this node in, from `playhouse token create`; needed once, and again if it was
+    /// away until its certificate ended. Better given by the environment, which `ps` does not show
     #[arg(long, env = "PLAYHOUSE_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// Name of the node, unique in the cluster
+    /// File with the token, in place of --token and its variable. If the head keeps it
+    /// (--join-token-file), each node that starts takes the token that is in it then
+    #[arg(long, env = "PLAYHOUSE_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Name of the node, unique in the cluster; by default the one that it joined by, or else that of
+    /// its host
     #[arg(long, env = "PLAYHOUSE_NODE_NAME")]
-    name: String,
+    name: Option<String>,
     /// Devices to offer, such as cpu:2 for two halves of the cores
     #[arg(long, env = "PLAYHOUSE_DEVICES", default_value = "cpu:1", value_name = "TYPE:COUNT")]
     devices: DeviceList,
-    /// Folder that keeps the node's certificate, so that it can come back without a token
+    /// Folder that keeps the node's certificate, which is renewed in time, so that it can come back
+    /// without a token
     #[arg(long, env = "PLAYHOUSE_NODE_DIR", default_value = "playhouse-node", value_name = "DIR")]
     dir: PathBuf,
+    /// How log lines look: pretty, or json for one object each
+    #[arg(long, env = "PLAYHOUSE_LOG_FORMAT", default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
 }
 
 /// So many equal shares of the machine's cores.
 #[derive(Clone, Copy)]
-struct DeviceList(NonZeroU32);
+pub(crate) struct DeviceList(NonZeroU32);
 
 /// Joins, serves the head, and leaves on a signal.
 ///
 /// # Errors
 /// When the head cannot be reached or does not let the node in.
 pub(crate) fn run(args: &NodeArgs) -> Result<ExitCode, CliError> {
-    init_logs("warn,playhouse_cluster=info").map_err(|why| CliError::failure(why.to_string()))?;
+    init_logs(LOG_FILTER, args.log_format, None)
+        .map_err(|why| CliError::failure(why.to_string()))?;
     let devices = args.devices.devices()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -63,10 +77,28 @@ pub(crate) fn run(args: &NodeArgs) -> Result<ExitCode, CliError> {
     runtime.block_on(async {
         let mut signals = Signals::install()
             .map_err(|why| CliError::failure(format!("cannot handle signals: {why}")))?;
-        let head = resolve(&args.join)?;
-        let identity = identity(args, head).await?;
+        let joining = async {
+            let head = HeadAddress::new(&args.join);
+            let found = joining::resolve(&head).await?;
+            let identity = joining::identity(args, &head).await?;
+            Ok::<_, CliError>((head, found, identity))
+        };
+        let (head, found, identity) = tokio::select! {
+            joined = joining => joined?,
+            signal = signals.next() => {
+                let why = format!("stopped by {signal} before it had joined");
+                return Err(CliError::failure(why));
+            }
+        };
         let memory_bytes = available_memory().0;
-        let config = NodeConfig { head, identity, program, devices, memory_bytes };
+        let (joined, is_joined) = watch::channel(false);
+        health::tell(&args.dir, &args.join, is_joined);
+        let way = Way::new(head, found, &identity);
+        let way = way.map_err(|why| CliError::failure(why.to_string()))?;
+        let children = Child::starter(program);
+        let dir = args.dir.clone();
+        let keep = Arc::new(move |identity: &Identity| joining::keep(&dir, identity));
+        let config = NodeConfig { way, children, devices, memory_bytes, joined, keep };
         let stop = async move {
             signals.next().await;
         };
@@ -75,62 +107,14 @@ pub(crate) fn run(args: &NodeArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn resolve(head: &str) -> Result<SocketAddr, CliError> {
-    let resolved = head.to_socket_addrs().map(|mut addresses| addresses.next());
-    match resolved {
-        Ok(Some(address)) => Ok(address),
-        Ok(None) => Err(CliError::failure(format!("--join {head}: the name has no address"))),
-        Err(why) => Err(CliError::usage(format!("--join {head}: {why}"))
-            .hint("write the host and the port of the head, such as 10.0.0.1:7100")),
-    }
-}
-
-/// The identity kept from an earlier start, or a new one for the token.
-async fn identity(args: &NodeArgs, head: SocketAddr) -> Result<Identity, CliError> {
-    if args.name == HEAD {
-        return Err(CliError::usage(format!(
-            "--name {HEAD}: the head's own machine has this name"
-        )));
-    }
-    let file = args.dir.join(IDENTITY);
-    let failed = |why: String| CliError::failure(format!("{}: {why}", file.display()));
-    if file.exists() {
-        let kept = fs::read(&file).map_err(|why| failed(why.to_string()))?;
-        let kept = Identity::from_bytes(&kept).map_err(|why| failed(why.to_string()))?;
-        if kept.peer().name() == args.name {
-            return Ok(kept);
-        }
-        return Err(failed(format!("it is of the node {}", kept.peer().name()))
-            .hint(format!("give another --dir for the node {}", args.name)));
-    }
-    let Some(token) = &args.token else {
-        return Err(CliError::usage(format!("{} holds no certificate yet", args.dir.display()))
-            .hint("give a --token, which `playhouse token create` prints on the head"));
-    };
-    // Not parsed by clap, which repeats what it cannot read: that may be most of a secret.
-    let token: JoinToken =
-        token.parse().map_err(|why| CliError::usage(format!("--token: {why}")))?;
-    let to = PeerId::new(Role::Head, HEAD).map_err(|why| CliError::usage(why.to_string()))?;
-    // Before the token is used up: whoever joins can keep what it gets.
-    let folder = fs::create_dir_all(&args.dir);
-    let file_ready = folder.and_then(|()| authority::create(&file));
-    let mut kept = file_ready.map_err(|why| failed(why.to_string()))?;
-    let joined = join(head, &token, &to, &args.name, LinkConfig::default()).await;
-    let written = match joined {
-        Err(why) => Err(CliError::failure(format!("cannot join: {why}"))),
-        Ok(identity) => identity
-            .to_bytes()
-            .map_err(|why| failed(why.to_string()))
-            .and_then(|bytes| kept.write_all(&bytes).map_err(|why| failed(why.to_string())))
-            .map(|()| identity),
-    };
-    // Nothing is better than half of it.
-    written.inspect_err(|_| drop(fs::remove_file(&file)))
-}
-
 // === impl DeviceList ===
 
 impl DeviceList {
+    /// How many there are.
+    pub(crate) fn count(self) -> usize {
+        self.0.get() as usize
+    }
+
     /// Equal shares of this machine.
     fn devices(self) -> Result<Vec<Device>, CliError> {
         let cores = available_parallelism().map_or(1, std::num::NonZero::get);

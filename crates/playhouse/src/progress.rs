@@ -2,14 +2,17 @@
 //!
 //! - **P-1** off a terminal there is at most one line per second and at most one per ten percent,
 //!   besides the last one.
+//! - **P-2** where logs are for machines, progress is lines of the log.
 //!
 //! All of it goes to standard error, so that standard output stays a result.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
+use tracing::info;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,12 +48,20 @@ const LINE_EVERY: Duration = Duration::from_secs(1);
 /// ... and after this much of the total.
 const LINE_PERCENT: u64 = 10;
 
+/// Whether lines are events (**P-2**).
+static LOGGED: AtomicBool = AtomicBool::new(false);
+
+/// From now on progress is told to the log.
+pub(crate) fn log() {
+    LOGGED.store(true, Ordering::Relaxed);
+}
+
 // === impl Progress ===
 
 impl Progress {
     /// Starts to show work of `total` units: a bar if standard error is a terminal, else lines.
     pub(crate) fn start(label: &'static str, total: u64, unit: Unit) -> Self {
-        if !io::stderr().is_terminal() {
+        if LOGGED.load(Ordering::Relaxed) || !io::stderr().is_terminal() {
             let started = Instant::now();
             return Self {
                 shown: Shown::Lines(Lines { label, total, unit, started, printed: None }),
@@ -97,6 +108,9 @@ impl Progress {
 }
 
 fn print(line: &str) {
+    if LOGGED.load(Ordering::Relaxed) {
+        return info!("{line}");
+    }
     // Progress is not worth failing for.
     let _ = writeln!(io::stderr(), "{line}");
 }

@@ -1,51 +1,85 @@
 //! `playhouse serve`: loads a model, wires the layers together and serves until told to stop.
 
 mod admin;
+mod audit;
 mod flags;
+mod join_token;
+pub(crate) mod keys;
+mod reload;
+mod renewals;
+mod span;
+mod state;
+mod tls;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use playhouse_cluster::{AdmissionLimits, Cluster, DeploymentConfig, StartError};
-use playhouse_gateway::{Gateway, GatewayConfig, serve};
-use playhouse_model::{Dtype, GenerationDefaults, ModelConfig};
+use playhouse_cluster::{
+    AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, Split, StartError, StepDeadline,
+};
+use playhouse_gateway::{ApiKey, Gateway, GatewayConfig, serve};
+use playhouse_model::{Dtype, GenerationDefaults};
 use playhouse_planner::dialect::{self, Dialect, Parameters};
 use playhouse_scheduler::Limits;
-use playhouse_telemetry::{Metrics, init_logs};
+use playhouse_telemetry::{LogFormat, Metrics, SpanCounters, TraceSettings, Traces, init_logs};
 use playhouse_types::{DecoderSpec, ParallelSpec, RopeScaling};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 pub(crate) use self::admin::AdminListener;
 pub(crate) use self::flags::ServeArgs;
+use self::reload::Reload;
+use self::state::State;
+use self::tls::Certificate;
 use crate::authority;
-use crate::banner::Banner;
+use crate::banner::{Banner, Reached};
+use crate::blueprints::Model;
+use crate::client::trusting;
 use crate::error::CliError;
-use crate::isolation::{Place, Venue};
+use crate::isolation::{Devices, Place, Venue};
 use crate::layout::ServedLayout;
-use crate::loading::{self, Loaded};
+use crate::loading::{self, Language, Loaded};
+use crate::node::{DeviceList, LOG_FILTER};
+use crate::progress;
+use crate::secret;
 use crate::signals::Signals;
 use crate::sizing::{self, Bytes};
 
 /// How long accepted requests may go on after the first signal. Kubernetes kills after 30 s.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(28);
 
-/// Requests in the house for each that can run: a queue of a few batches.
+/// Requests in the house for each that can run, unless somebody says otherwise: a queue of a few
+/// batches.
 const QUEUE_PER_SEAT: u32 = 8;
 
-/// Prompt tokens in the house at once, over all requests.
-const QUEUED_TOKENS_MAX: u32 = 4 << 20;
+/// Where clients and operators come in, and with what.
+struct Doors {
+    listener: TcpListener,
+    admin: AdminListener,
+    api_keys: Vec<ApiKey>,
+    certificate: Option<Arc<Certificate>>,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    state: State,
+}
 
 /// Loads, serves, drains.
 ///
 /// # Errors
 /// Whatever keeps the server from starting, before a single request was accepted.
 pub(crate) fn run(args: &ServeArgs, layout: &[String]) -> Result<ExitCode, CliError> {
-    let parallel = parallel(layout)?;
-    init_logs("warn,playhouse_cluster=info").map_err(|why| CliError::failure(why.to_string()))?;
+    let mut parallel = parallel(layout)?;
+    let api_keys = api_keys(args)?;
+    // Dropped last: whatever ends has sent its spans by then.
+    let traces = traces(args)?;
+    init_logs(LOG_FILTER, args.log_format, traces.as_ref())
+        .map_err(|why| CliError::failure(why.to_string()))?;
+    if args.log_format == LogFormat::Json {
+        progress::log();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -56,13 +90,29 @@ pub(crate) fn run(args: &ServeArgs, layout: &[String]) -> Result<ExitCode, CliEr
         CliError::failure(format!("cannot listen on {address}: {why}"))
             .hint("another server may be running there; choose a free port with --port")
     })?;
-    let admin = runtime.block_on(AdminListener::bind(args))?;
-    let loaded = loading::load(args.model.as_deref())?;
+    let certificate = Certificate::of(args)?;
+    let tls = certificate.clone().map(tls::server).transpose()?;
+    let admin = runtime.block_on(AdminListener::bind(args, tls.clone()))?;
+    let state = State::open(args.state_dir.as_deref(), &mut parallel)?;
+    let (loaded, language) = loading::load(args.model.as_deref())?;
     let dtype = Dtype::from(args.dtype).or(loaded.config.dtype);
     let spec = &loaded.config.spec;
     let served = ServedLayout::new(&loaded.checkpoint, &parallel, spec, dtype)?;
     let limits = limits(args, spec, &served)?;
-    runtime.block_on(run_cluster(args, listener, admin, loaded, served, limits))
+    let doors = Doors { listener, admin, api_keys, certificate, tls, state };
+    let spans = traces.as_ref().map(|traces| traces.counters().clone()).unwrap_or_default();
+    let house = House { spans, loaded: Arc::new(loaded), language, parallel, served, limits };
+    runtime.block_on(run_cluster(args, doors, house))
+}
+
+/// What is served, and in which layout at first.
+struct House {
+    loaded: Arc<Loaded>,
+    language: Language,
+    parallel: ParallelSpec,
+    served: ServedLayout,
+    limits: Limits,
+    spans: SpanCounters,
 }
 
 /// The layout that the flags ask for.
@@ -99,59 +149,65 @@ fn parallel(layout: &[String]) -> Result<ParallelSpec, CliError> {
     Err(CliError::usage(format!("not served as asked for by `{words}`: {}", refused.join("; "))))
 }
 
-async fn run_cluster(
-    args: &ServeArgs,
-    listener: TcpListener,
-    admin: AdminListener,
-    loaded: Loaded,
-    served: ServedLayout,
-    limits: Limits,
-) -> Result<ExitCode, CliError> {
+async fn run_cluster(args: &ServeArgs, doors: Doors, house: House) -> Result<ExitCode, CliError> {
+    let Doors { listener, admin, api_keys, certificate, tls, state } = doors;
+    let House { loaded, language, parallel, served, limits, spans } = house;
     let mut signals = Signals::install()
         .map_err(|why| CliError::failure(format!("cannot handle signals: {why}")))?;
+    let reload = Reload::install(args.api_keys_file.clone(), certificate);
+    let reload =
+        reload.map_err(|why| CliError::failure(format!("cannot handle signals: {why}")))?;
     let address = listener.local_addr().map_err(|why| CliError::failure(why.to_string()))?;
-    let config = gateway_config(args, &loaded);
-    let metrics = Arc::new(Metrics::new(&config.served_model_names[0]));
-    let place = match args.cluster_listen {
-        None => Place::local(args.isolation, served.world(), args.threads),
-        Some(address) => Place::Nodes(address, Box::new(authority::read(&args.cluster_dir)?)),
-    };
-    let awaits_nodes = matches!(place, Place::Nodes(..));
-    let venue = Venue::new(place, &loaded, &served, &limits)?;
-    if let Some(control) = venue.control.as_ref().filter(|_| awaits_nodes) {
+    let mut config = gateway_config(args, &loaded, api_keys);
+    config.tls = tls;
+    let metrics = Arc::new(Metrics::with_traces(&config.served_model_names[0], &spans));
+    let tell_renewal = renewals::noted(Arc::clone(&metrics), admin.audit());
+    let venue = Venue::new(place(args, &served)?, tell_renewal)?;
+    let reached = Reached { address, admin: &admin.text, state: &state.text };
+    let banner = Banner::new(&config, &loaded, &served, &venue, &limits, reached);
+    let (control, devices) = (venue.control().cloned(), venue.devices);
+    let blueprints = Model {
+        loaded: Arc::clone(&loaded),
+        dtype: served.dtype,
+        venue,
+        limits,
+        micro_batch_max: parallel.micro_batch_max,
+        concurrent_batches: args.max_concurrent_batches.map(NonZeroUsize::get),
+    }
+    .blueprints();
+    let desired = Desired { replicas: served.replicas.get(), split: split(&parallel) };
+    // Whatever is wrong with it is said before anybody is waited for.
+    let _first = blueprints(desired.split.clone()).await.map_err(CliError::failure)?;
+    if let Some(control) = control.as_ref().filter(|_| args.cluster_listen.is_some()) {
+        if let Some(file) = &args.join_token_file {
+            join_token::keep(file, control)?;
+        }
         Banner::waiting(control.address(), served.world(), &admin).print()?;
     }
-    let banner = Banner::new(&config, &loaded, &served, &venue, &limits, address, &admin);
-    let Loaded { config: ModelConfig { spec, .. }, tokenizer, template, .. } = loaded;
-
+    let spec = &loaded.config.spec;
     let deployment = DeploymentConfig {
-        limits,
-        admission: AdmissionLimits {
-            requests: u32::try_from(limits.max_num_seqs)
-                .unwrap_or(u32::MAX)
-                .saturating_mul(QUEUE_PER_SEAT)
-                .saturating_mul(served.replicas.get()),
-            prompt_tokens: QUEUED_TOKENS_MAX,
-        },
+        desired,
+        blueprints,
+        admission: admission(args, &limits),
         vocab: u32::try_from(spec.vocab).unwrap_or(u32::MAX),
         shared_prompt_max: match spec.rope.scaling {
             RopeScaling::Dynamic { original_max, .. } => original_max,
             _ => usize::MAX,
         },
-        replicas: served.replicas,
-        layout: served.layout,
-        concurrent_batches: concurrent_batches(args, &served),
-        shares: served.shares,
+        step_deadline: step_deadline(args),
         policy: args.routing_policy,
-        starter: venue.starter,
-        control: venue.control,
+        control,
+        devices,
         metrics: Arc::clone(&metrics),
+        ledger: state.ledger,
     };
+    let shows_loading = deployment.control.is_some();
     let failed = |why: StartError| CliError::failure(why.to_string());
     let cluster = Cluster::start(deployment).await.map_err(failed)?;
     admin.serve(cluster.overview());
     let serving = tokio::select! {
         serving = cluster.serving() => serving.map_err(failed),
+        never = loading::show(cluster.front_door()), if shows_loading => match never {},
         signal = signals.next() => {
             Err(CliError::failure(format!("stopped by {signal} before the model was loaded")))
         }
@@ -161,25 +217,52 @@ async fn run_cluster(
         return Err(why);
     }
     let door = cluster.front_door().clone();
+    let Language { tokenizer, template } = language;
     let gateway = Gateway::new(config, door.clone(), tokenizer, template, metrics)
         .map_err(|why| CliError::failure(why.to_string()))?;
+    if let Some(reload) = reload {
+        tokio::spawn(reload.serve(gateway.keys().clone()));
+    }
     banner.print()?;
 
+    let cut_off = Arc::new(AtomicU32::new(0));
+    let cut = Arc::clone(&cut_off);
     let drain = async move {
         let signal = signals.next().await;
         info!(signal, in_flight = door.in_flight(), "draining; a second signal stops at once");
         signals.stop_at_next();
         door.start_drain();
         if tokio::time::timeout(DRAIN_DEADLINE, door.drained()).await.is_err() {
+            cut.store(door.in_flight(), Ordering::Relaxed);
             warn!(in_flight = door.in_flight(), "drain deadline passed");
         }
     };
     serve(listener, gateway, drain).await;
-    let left = cluster.stop(Duration::ZERO).await;
+    let left = cluster.stop(Duration::ZERO).await.max(cut_off.load(Ordering::Relaxed));
     if left > 0 {
         return Err(CliError::failure(format!("{left} requests were cut off by the shutdown")));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where traces go, if anywhere.
+fn traces(args: &ServeArgs) -> Result<Option<Traces>, CliError> {
+    let flag = args.otlp_traces_endpoint.as_deref();
+    let settings = TraceSettings::read(flag, |name| std::env::var(name).ok());
+    let settings = settings.map_err(|why| CliError::usage(why.to_string()))?;
+    let traces = settings.map(|settings| Traces::start(settings, trusting)).transpose();
+    traces.map_err(|why| CliError::failure(why.to_string()))
+}
+
+/// The front door's bounds.
+fn admission(args: &ServeArgs, limits: &Limits) -> AdmissionLimits {
+    let seats = u32::try_from(limits.max_num_seqs).unwrap_or(u32::MAX);
+    let each = Capacity::EachReplica(seats.saturating_mul(QUEUE_PER_SEAT));
+    AdmissionLimits {
+        requests: args.max_queued_requests.map_or(each, |most| Capacity::Fixed(most.get())),
+        prompt_tokens: args.max_queued_tokens.get(),
+        no_capacity_timeout: args.no_capacity_timeout,
+    }
 }
 
 /// The scheduler's bounds: what was asked for, checked against the model and the memory.
@@ -205,23 +288,66 @@ fn limits(args: &ServeArgs, spec: &DecoderSpec, served: &ServedLayout) -> Result
     Ok(Limits {
         max_num_seqs: args.max_num_seqs.get(),
         max_num_batched_tokens: args.max_num_batched_tokens.get(),
+        prefill_time: match args.max_prefill_ms {
+            0 => Duration::MAX,
+            ms => Duration::from_millis(ms.into()),
+        },
         max_model_len,
         kv_blocks,
-        // A pipeline that has one step at a time need not split its batch.
-        micro_batches: served.layout.stages.min(concurrent_batches(args, served)),
-        micro_batch_max: served.micro_batch_max,
         prefix_caching: true,
+        // The rest follows from how a replica is divided.
+        micro_batches: 1,
+        micro_batch_max: usize::MAX,
+        lookahead: false,
     })
 }
 
-/// Steps in flight: see [`DeploymentConfig`].
-fn concurrent_batches(args: &ServeArgs, served: &ServedLayout) -> usize {
-    let stages = served.layout.stages;
-    let by_default = if stages == 1 { 1 } else { stages + 1 };
-    args.max_concurrent_batches.map_or(by_default, NonZeroUsize::get)
+/// Where ranks are to run.
+fn place(args: &ServeArgs, served: &ServedLayout) -> Result<Place, CliError> {
+    let devices = args.devices.map(DeviceList::count);
+    let world = served.world();
+    if let Some(count) = devices.filter(|count| *count < world && args.cluster_listen.is_none()) {
+        return Err(CliError::usage(format!(
+            "--devices cpu:{count}: the layout has {world} ranks, and each needs a device"
+        )));
+    }
+    Ok(match args.cluster_listen {
+        None => Place::local(args.isolation, world, devices, args.threads),
+        Some(address) => {
+            let devices = devices.map(|count| Devices::new(count, args.threads));
+            let mut trust = authority::read(&args.cluster_dir)?;
+            trust.authority = trust.authority.with_lifetime(args.node_certificate_lifetime);
+            Place::Nodes(address, Box::new(trust), devices)
+        }
+    })
 }
 
-fn gateway_config(args: &ServeArgs, loaded: &Loaded) -> GatewayConfig {
+/// How each replica is divided.
+fn split(parallel: &ParallelSpec) -> Split {
+    let ParallelSpec { tensor, pipeline, pipeline_partition: partition, .. } = parallel.clone();
+    Split { tensor, pipeline, partition }
+}
+
+fn step_deadline(args: &ServeArgs) -> StepDeadline {
+    match args.step_deadline {
+        None => StepDeadline::Measured,
+        Some(0) => StepDeadline::Never,
+        Some(seconds) => StepDeadline::Fixed(Duration::from_secs(seconds.into())),
+    }
+}
+
+/// The keys that clients may send.
+fn api_keys(args: &ServeArgs) -> Result<Vec<ApiKey>, CliError> {
+    let one =
+        secret::asked_for("--api-key", args.api_key.as_deref(), args.api_key_file.as_deref())?;
+    match (one, &args.api_keys_file) {
+        (Some(key), _) => Ok(vec![ApiKey::new("api-key", &key)]),
+        (None, Some(file)) => keys::read(file),
+        (None, None) => Ok(Vec::new()),
+    }
+}
+
+fn gateway_config(args: &ServeArgs, loaded: &Loaded, api_keys: Vec<ApiKey>) -> GatewayConfig {
     let GenerationDefaults { eos_token_ids, temperature, top_p, top_k, min_p, repetition_penalty } =
         loaded.generation.clone();
     let mut config = GatewayConfig::new(&loaded.name);
@@ -235,7 +361,7 @@ fn gateway_config(args: &ServeArgs, loaded: &Loaded) -> GatewayConfig {
     sampling.min_p = min_p.unwrap_or(sampling.min_p);
     sampling.repetition_penalty = repetition_penalty.unwrap_or(sampling.repetition_penalty);
     config.eos_tokens = eos_token_ids;
-    config.api_key = args.api_key.clone();
+    config.api_keys = api_keys;
     config.seed = args.seed;
     config
 }

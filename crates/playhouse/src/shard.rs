@@ -2,6 +2,7 @@
 //!
 //! Its standard input gives it its identity and, by staying open, says that its parent lives.
 
+use std::ffi::OsString;
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroUsize;
@@ -9,17 +10,19 @@ use std::os::linux::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 use std::{fs, thread};
 
 use clap::Args;
-use playhouse_cluster::{RankEngine, RankHost, run_rank};
+use playhouse_cluster::{HeadAddress, Loading, RankEngine, RankHost, ReadProgress, Way, run_rank};
 use playhouse_collectives::{Member, Secret};
 use playhouse_engine::{EngineConfig, EngineEvent};
 use playhouse_link::Identity;
 use playhouse_model::{Checkpoint, Dtype, ModelConfig, Shard, Weights};
 use playhouse_ops::Threads;
-use playhouse_telemetry::init_logs;
+use playhouse_telemetry::init_child_logs;
 use playhouse_wire::{Group, Join, Load, Loaded};
+use tokio::task::spawn_blocking;
 
 use crate::demo;
 use crate::error::CliError;
@@ -32,8 +35,8 @@ const IDENTITY_BYTES_MAX: u32 = 1 << 20;
 #[derive(Args)]
 pub(crate) struct ShardArgs {
     /// Where the head is
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    head: SocketAddr,
+    #[arg(long, value_name = "HOST:PORT")]
+    head: String,
 }
 
 /// The rank's part of a model, and where it meets others.
@@ -45,7 +48,7 @@ struct Host {
 
 #[derive(Default)]
 struct Held {
-    loaded: Option<(Load, RankModel)>,
+    loaded: Option<(Load, Files, RankModel)>,
     /// For the next epoch's groups.
     listeners: Option<[TcpListener; 2]>,
 }
@@ -55,7 +58,7 @@ struct Held {
 /// # Errors
 /// When there is no identity on standard input, or no head.
 pub(crate) fn run(args: &ShardArgs) -> Result<ExitCode, CliError> {
-    init_logs("warn").map_err(|why| CliError::failure(why.to_string()))?;
+    init_child_logs("warn").map_err(|why| CliError::failure(why.to_string()))?;
     let identity = identity().map_err(|why| {
         CliError::failure(format!("standard input holds no identity: {why}"))
             .hint("`playhouse serve` and `playhouse node` start shards; people do not")
@@ -70,9 +73,15 @@ pub(crate) fn run(args: &ShardArgs) -> Result<ExitCode, CliError> {
         .enable_all()
         .build()
         .map_err(|why| CliError::failure(format!("cannot start the async runtime: {why}")))?;
-    let host = Host { head: args.head, machine: machine(), held: Mutex::default() };
-    let served = runtime.block_on(run_rank(args.head, &identity, Arc::new(host)));
-    served.map_err(|why| CliError::failure(why.to_string()))?;
+    runtime.block_on(async {
+        let head = HeadAddress::new(&args.head);
+        let found = head.find().await.map_err(|why| CliError::failure(why.to_string()))?;
+        let host = Host { head: found, machine: machine(), held: Mutex::default() };
+        let way = Way::new(head, found, &identity);
+        let way = way.map_err(|why| CliError::failure(why.to_string()))?;
+        let served = run_rank(way, Arc::new(host)).await;
+        served.map_err(|why| CliError::failure(why.to_string()))
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -101,15 +110,49 @@ fn machine() -> String {
     format!("{} {net} {pid} {shm}", boot.trim())
 }
 
+/// The files of a checkpoint: their names, sizes and times of change. A process may keep what it
+/// read for longer than they stay the same.
+type Files = Vec<(OsString, u64, SystemTime)>;
+
 // === impl Host ===
 
 impl RankHost for Host {
-    fn load(&self, load: &Load, progress: &dyn Fn(u64, u64)) -> Result<Loaded, String> {
+    fn load(self: Arc<Self>, load: Load, progress: ReadProgress) -> Loading {
+        Box::pin(async move {
+            let loaded = spawn_blocking(move || self.hold(&load, &progress)).await;
+            loaded.unwrap_or_else(|panic| Err(format!("reading weights: {panic}")))
+        })
+    }
+
+    fn start(&self, join: Join, sink: Box<dyn Fn(EngineEvent) + Send>) -> io::Result<RankEngine> {
+        let Join { epoch, tensor, pipeline, kv_blocks, max_num_seqs } = join;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = held.loaded.take().filter(|(kept, _)| kept == load);
+        let listeners = held.listeners.take();
+        let Some(((_, _, model), [stage, chain])) = held.loaded.as_ref().zip(listeners) else {
+            return Err(io::Error::other("nothing was loaded for this epoch"));
+        };
+        let config = EngineConfig {
+            epoch,
+            kv_blocks: kv_blocks as usize,
+            max_num_seqs: max_num_seqs as usize,
+        };
+        let groups = [group_seat(tensor, stage)?, group_seat(pipeline, chain)?];
+        let aborts = GroupAborts::default();
+        let (port, thread) = model.start(config, groups, aborts.clone(), sink)?;
+        Ok(RankEngine::of_thread(port, thread, move || aborts.abort()))
+    }
+}
+
+impl Host {
+    /// Reads what it does not hold yet, and listens for other ranks.
+    fn hold(&self, load: &Load, progress: &dyn Fn(u64, u64)) -> Result<Loaded, String> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = files(load);
+        let same = |(kept, from, _): &(Load, Files, RankModel)| kept == load && *from == files;
+        let kept = held.loaded.take().filter(same);
         held.loaded = Some(match kept {
             Some(kept) => kept,
-            None => (load.clone(), read(load, progress)?),
+            None => (load.clone(), files, read(load, progress)?),
         });
         let listeners = [self.listen()?, self.listen()?];
         let member = |listener: &TcpListener| -> Result<_, String> {
@@ -122,26 +165,6 @@ impl RankHost for Host {
         Ok(loaded)
     }
 
-    fn start(&self, join: Join, sink: Box<dyn Fn(EngineEvent) + Send>) -> io::Result<RankEngine> {
-        let Join { epoch, tensor, pipeline, kv_blocks, max_num_seqs } = join;
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let listeners = held.listeners.take();
-        let Some(((_, model), [stage, chain])) = held.loaded.as_ref().zip(listeners) else {
-            return Err(io::Error::other("nothing was loaded for this epoch"));
-        };
-        let config = EngineConfig {
-            epoch,
-            kv_blocks: kv_blocks as usize,
-            max_num_seqs: max_num_seqs as usize,
-        };
-        let groups = [group_seat(tensor, stage)?, group_seat(pipeline, chain)?];
-        let aborts = GroupAborts::default();
-        let (port, thread) = model.start(config, groups, aborts.clone(), sink)?;
-        Ok(RankEngine { port, thread, abort: Box::new(move || aborts.abort()) })
-    }
-}
-
-impl Host {
     /// Listens under the address by which the head's network knows this machine.
     fn listen(&self) -> Result<TcpListener, String> {
         let any = if self.head.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
@@ -153,6 +176,20 @@ impl Host {
         let listening = own.and_then(|own| TcpListener::bind((own.ip(), 0)));
         listening.map_err(|why| format!("cannot listen for other ranks: {why}"))
     }
+}
+
+/// None if they cannot be listed: reading them will say why.
+fn files(load: &Load) -> Files {
+    let folder = load.model.as_ref().map(fs::read_dir);
+    let entries = folder.into_iter().flatten().flatten().flatten();
+    let file = |entry: fs::DirEntry| {
+        // Of what a link points to.
+        let about = fs::metadata(entry.path()).ok()?;
+        Some((entry.file_name(), about.len(), about.modified().ok()?))
+    };
+    let mut files: Files = entries.filter_map(file).collect();
+    files.sort();
+    files
 }
 
 fn read(load: &Load, progress: &dyn Fn(u64, u64)) -> Result<RankModel, String> {
@@ -187,4 +224,50 @@ fn group_seat(group: Group, listener: TcpListener) -> io::Result<GroupSeat> {
     let members = members.into_iter().map(member).collect::<io::Result<_>>()?;
     let (secret, listener) = (Secret(secret), Some(listener));
     Ok(GroupSeat { name, secret, members, rank: rank as usize, listener })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::fs::File;
+    use std::time::Duration;
+
+    use playhouse_wire::{Dtype, Place};
+
+    use super::*;
+
+    #[test]
+    fn weights_are_read_again_only_if_they_changed() {
+        let name = format!("playhouse-shard-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let reference =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/reference/qwen2-tied-f32");
+        fs::create_dir_all(&folder).expect("the temporary folder can be written");
+        for name in ["config.json", "model.safetensors"] {
+            fs::copy(Path::new(reference).join(name), folder.join(name)).expect("there is room");
+        }
+        let load = Load {
+            model: Some(folder.display().to_string()),
+            dtype: Dtype::Auto,
+            first_layer: 0,
+            end_layer: 1,
+            tensor: Place { at: 0, of: 1 },
+            threads: 1,
+        };
+        let head = SocketAddr::from(([127, 0, 0, 1], 1));
+        let host = Host { head, machine: String::new(), held: Mutex::default() };
+        let read = |load: &Load| {
+            let bytes = Cell::new(0);
+            host.hold(load, &|done, _| bytes.set(done)).expect("it can be read");
+            bytes.get() > 0
+        };
+        assert!(read(&load) && !read(&load) && !read(&load), "what is held is not read again");
+        assert!(read(&Load { end_layer: 2, ..load.clone() }), "another part is");
+        assert!(read(&load) && !read(&load));
+        let weights = File::options().write(true).open(folder.join("model.safetensors"));
+        let earlier = SystemTime::now() - Duration::from_secs(60);
+        weights.and_then(|file| file.set_modified(earlier)).expect("the file is ours");
+        assert!(read(&load) && !read(&load), "other files are");
+        fs::remove_dir_all(&folder).expect("it is there");
+    }
 }

@@ -57,12 +57,22 @@ pub(crate) fn kv_blocks(
     Ok(u32::try_from(wanted.min(affordable)).unwrap_or(u32::MAX))
 }
 
-/// Memory that new allocations may use, from `/proc/meminfo`; 4 GiB where there is none.
+/// Memory that new allocations may use: what `/proc/meminfo` says, 4 GiB where there is none, but no
+/// more than the container may have.
 pub(crate) fn available_memory() -> Bytes {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kib = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    Bytes(kib.map_or(4 << 30, |kib| kib << 10))
+    let machine = kib.map_or(4 << 30, |kib| kib << 10);
+    Bytes(container_memory().map_or(machine, |limit| limit.min(machine)))
+}
+
+/// The limit of the container this runs in, in bytes, by cgroups of version 2 or 1.
+pub(crate) fn container_memory() -> Option<u64> {
+    let files = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limits = files.iter().filter_map(|file| std::fs::read_to_string(file).ok());
+    // Where there is no limit, version 2 has a word, and version 1 a number that no machine has.
+    limits.filter_map(|limit| limit.trim().parse().ok()).next()
 }
 
 // === impl Bytes ===

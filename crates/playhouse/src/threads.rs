@@ -1,94 +1,229 @@
 //! Ranks that are engine threads of this process.
 
+use std::fmt;
+use std::io;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use playhouse_cluster::{
-    Layout, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank, Whereabouts,
+    HEAD, Layout, Rank, RankEvent, RankHandle, RankPort, RankSink, StartedRank, Whereabouts,
 };
 use playhouse_collectives::{Member, Secret};
 use playhouse_engine::{EngineConfig, EngineEvent};
-use playhouse_model::{Checkpoint, ModelConfig, Weights};
+use playhouse_model::{Shard, Weights};
 use playhouse_ops::Threads;
 use playhouse_scheduler::Limits;
+use playhouse_types::DecoderSpec;
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
+use tracing::warn;
 
 use crate::error::CliError;
+use crate::isolation::StarterMaker;
 use crate::layout::ServedLayout;
+use crate::loading::Loaded;
 use crate::progress::{Progress, Unit};
 use crate::ranks::{GroupAborts, GroupSeat, RankModel};
 
-/// Reads the weights of all ranks, which replicas share. Each rank gets `threads`.
-///
-/// # Errors
-/// What is wrong with the weights.
-pub(crate) fn threads(
-    checkpoint: &Checkpoint,
-    config: &ModelConfig,
-    served: &ServedLayout,
-    limits: &Limits,
-    threads: NonZeroUsize,
-) -> Result<RankStarter, CliError> {
-    let load = |shard| {
-        let mut progress = None;
-        Weights::load(checkpoint, &config.spec, shard, served.dtype, |done, total| {
-            let start = || Progress::start("loading weights", total as u64, Unit::Bytes);
-            progress.get_or_insert_with(start).set(done as u64);
-        })
-    };
-    let weights = served.shards.iter().map(load).collect::<Result<Vec<_>, _>>();
-    let weights = weights.map_err(|why| CliError::failure(why.to_string()))?;
-    let replica: Vec<_> = weights
-        .into_iter()
-        .map(|weights| RankModel {
-            spec: config.spec.clone(),
-            weights,
-            threads: Threads::new(threads),
-        })
-        .collect();
-    let mut ranks = Vec::new();
-    for _ in 0..served.replicas.get() {
-        ranks.extend(replica.iter().cloned());
-    }
-    // A pool of threads serves one rank.
-    for rank in ranks.iter_mut().skip(replica.len()) {
-        rank.threads = Threads::new(threads);
-    }
-    let (layout, kv_blocks) = (served.layout, limits.kv_blocks as usize);
-    let max_num_seqs = limits.max_num_seqs;
-    Ok(Arc::new(move |epoch, rank, sink| {
-        let config = EngineConfig { epoch, kv_blocks, max_num_seqs };
-        let index = rank.replica.0 as usize * layout.ranks() + rank.stage * layout.tensor;
-        start(&ranks[index + rank.tensor], layout, rank, config, sink)
-    }))
+/// The ranks of every layout that is in use.
+pub(crate) struct ThreadRanks {
+    threads_each: NonZeroUsize,
+    /// The weights of each layout, which its replicas share, for as long as there are any.
+    held: Mutex<Vec<Held>>,
 }
 
-fn start(
-    model: &RankModel,
-    layout: Layout,
-    rank: Rank,
-    config: EngineConfig,
-    sink: RankSink,
-) -> std::io::Result<StartedRank> {
-    let Rank { replica, stage, tensor } = rank;
-    let pid = std::process::id();
-    let seat = |name: String, size: usize, rank: usize| GroupSeat {
-        name: format!("playhouse-{pid}-{replica}-{name}"),
-        // Of use between machines alone.
-        secret: Secret([0; 32]),
-        members: vec![Member { machine: "this process".to_owned(), address: None }; size],
-        rank,
-        listener: None,
-    };
-    let groups = [
-        seat(format!("s{stage}"), layout.tensor, tensor),
-        seat(format!("t{tensor}"), layout.stages, stage),
-    ];
-    let device =
-        format!("cpu:{}", (replica.0 as usize * layout.stages + stage) * layout.tensor + tensor);
-    sink(RankEvent::Seated(Whereabouts { node: "head".to_owned(), device, pid }));
-    let on_event = move |event: EngineEvent| sink(event.into());
-    let (port, thread) = model.start(config, groups, GroupAborts::default(), on_event)?;
-    let ended = async move { drop(spawn_blocking(move || thread.join()).await) };
-    Ok(StartedRank { port: RankPort::Engine(port), ended: Box::pin(ended) })
+/// What the ranks of a replica hold.
+struct Held {
+    shards: Vec<Shard>,
+    weights: Weak<Vec<Weights>>,
+}
+
+/// Threads of a rank that may hang at once. Each keeps its KV cache, and nothing can end it.
+const HUNG_MAX: usize = 2;
+
+/// A rank of this process.
+struct ThreadRank {
+    spec: DecoderSpec,
+    /// Of all ranks of its replica.
+    weights: Arc<Vec<Weights>>,
+    /// Which of them are its own.
+    index: usize,
+    threads: Threads,
+    /// Engines that were aborted. Those that still live hang.
+    aborted: Arc<Mutex<Vec<Weak<Running>>>>,
+}
+
+/// Lives as long as the thread of an engine. Its drop says that the engine has ended.
+struct Running {
+    _ended: oneshot::Sender<()>,
+}
+
+/// An engine thread, as its replica holds it.
+struct ThreadHandle {
+    groups: GroupAborts,
+    running: Weak<Running>,
+    aborted: Arc<Mutex<Vec<Weak<Running>>>>,
+}
+
+// === impl ThreadRanks ===
+
+impl ThreadRanks {
+    pub(crate) fn new(threads_each: NonZeroUsize) -> Self {
+        Self { threads_each, held: Mutex::default() }
+    }
+
+    /// What starts the ranks of replicas of a layout, with weights that are read now unless there
+    /// are such replicas already.
+    ///
+    /// # Errors
+    /// What is wrong with the weights.
+    pub(crate) fn starters(
+        &self,
+        loaded: &Loaded,
+        served: &ServedLayout,
+        limits: &Limits,
+    ) -> Result<StarterMaker, CliError> {
+        let weights = self.weights(loaded, served)?;
+        let (layout, threads_each) = (served.layout, self.threads_each);
+        let (kv_blocks, max_num_seqs) = (limits.kv_blocks as usize, limits.max_num_seqs);
+        let spec = loaded.config.spec.clone();
+        Ok(Arc::new(move || {
+            let rank = |index| ThreadRank {
+                spec: spec.clone(),
+                weights: Arc::clone(&weights),
+                index,
+                // A pool of threads serves one rank.
+                threads: Threads::new(threads_each),
+                aborted: Arc::default(),
+            };
+            let ranks: Vec<_> = (0..weights.len()).map(rank).collect();
+            Arc::new(move |epoch, rank: Rank, sink| {
+                let config = EngineConfig { epoch, kv_blocks, max_num_seqs };
+                ranks[rank.stage * layout.tensor + rank.tensor].start(layout, rank, config, sink)
+            })
+        }))
+    }
+
+    fn weights(
+        &self,
+        loaded: &Loaded,
+        served: &ServedLayout,
+    ) -> Result<Arc<Vec<Weights>>, CliError> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|held| held.weights.strong_count() > 0);
+        let same = held.iter().find(|held| held.shards == served.shards);
+        if let Some(weights) = same.and_then(|held| held.weights.upgrade()) {
+            return Ok(weights);
+        }
+        let load = |shard| {
+            let mut progress = None;
+            let spec = &loaded.config.spec;
+            Weights::load(&loaded.checkpoint, spec, shard, served.dtype, |done, total| {
+                let start = || Progress::start("loading weights", total as u64, Unit::Bytes);
+                progress.get_or_insert_with(start).set(done as u64);
+            })
+        };
+        let weights = served.shards.iter().map(load).collect::<Result<Vec<_>, _>>();
+        let weights = Arc::new(weights.map_err(|why| CliError::failure(why.to_string()))?);
+        let shards = served.shards.clone();
+        held.push(Held { shards, weights: Arc::downgrade(&weights) });
+        Ok(weights)
+    }
+}
+
+// === impl ThreadRank ===
+
+impl ThreadRank {
+    fn start(
+        &self,
+        layout: Layout,
+        rank: Rank,
+        config: EngineConfig,
+        sink: RankSink,
+    ) -> io::Result<StartedRank> {
+        let model = self.model(rank)?;
+        let Rank { replica, stage, tensor } = rank;
+        let pid = std::process::id();
+        let seat = |name: String, size: usize, rank: usize| GroupSeat {
+            name: format!("playhouse-{pid}-{replica}-{name}"),
+            // Of use between machines alone.
+            secret: Secret([0; 32]),
+            members: vec![Member { machine: "this process".to_owned(), address: None }; size],
+            rank,
+            listener: None,
+        };
+        let groups = [
+            seat(format!("s{stage}"), layout.tensor, tensor),
+            seat(format!("t{tensor}"), layout.stages, stage),
+        ];
+        let device = (replica.0 as usize * layout.stages + stage) * layout.tensor + tensor;
+        let (node, device) = (HEAD.to_owned(), format!("cpu:{device}"));
+        sink(RankEvent::Seated(Whereabouts { node, device, pid }));
+        let (ended, end) = oneshot::channel();
+        let running = Arc::new(Running { _ended: ended });
+        let handle = ThreadHandle {
+            groups: GroupAborts::default(),
+            running: Arc::downgrade(&running),
+            aborted: Arc::clone(&self.aborted),
+        };
+        let on_event = move |event: EngineEvent| {
+            // It ends with its thread.
+            let _running = &running;
+            sink(event.into());
+        };
+        let (port, thread) = model.start(config, groups, handle.groups.clone(), on_event)?;
+        let ended = async move {
+            // A thread that hangs must not keep a thread waiting that the runtime joins.
+            drop(end.await);
+            drop(spawn_blocking(move || thread.join()).await);
+        };
+        let (port, handle) = (RankPort::Engine(port), Arc::new(handle));
+        Ok(StartedRank { port, handle, ended: Box::pin(ended) })
+    }
+
+    /// What a new engine computes with. Threads of an engine that hangs are not waited for, but left
+    /// behind, up to [`HUNG_MAX`] of them.
+    fn model(&self, rank: Rank) -> io::Result<RankModel> {
+        let mut aborted = lock(&self.aborted);
+        aborted.retain(|engine| engine.strong_count() > 0);
+        let Rank { replica, stage, tensor } = rank;
+        let hung = aborted.len();
+        if hung >= HUNG_MAX {
+            return Err(io::Error::other(format!(
+                "{hung} engine threads of stage {stage} shard {tensor} hang and cannot be ended: \
+                 restart the server, and give it --isolation process, so that ranks can be killed"
+            )));
+        }
+        let (spec, weights) = (self.spec.clone(), self.weights[self.index].clone());
+        let mut model = RankModel { spec, weights, threads: self.threads.clone() };
+        if hung > 0 {
+            warn!(%replica, stage, tensor, hung, "an engine thread hangs: it keeps its KV cache");
+            // It may hold its pool.
+            let count = NonZeroUsize::new(model.threads.count()).unwrap_or(NonZeroUsize::MIN);
+            model.threads = Threads::new(count);
+        }
+        Ok(model)
+    }
+}
+
+// === impl ThreadHandle ===
+
+impl RankHandle for ThreadHandle {
+    fn abort(&self) {
+        lock(&self.aborted).push(Weak::clone(&self.running));
+        self.groups.abort();
+    }
+
+    /// Its weights are those of other replicas too.
+    fn vacate(&self) {}
+}
+
+impl fmt::Debug for ThreadHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ThreadHandle").field("running", &self.running.strong_count()).finish()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

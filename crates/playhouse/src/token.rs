@@ -49,7 +49,7 @@ pub(crate) async fn run(args: TokenArgs) -> Result<ExitCode, CliError> {
 }
 
 /// Any whole number: which are too few or too many is for the head to say.
-fn seconds(text: &str) -> Result<i64, String> {
+pub(crate) fn seconds(text: &str) -> Result<i64, String> {
     let (number, scale) = match text.char_indices().last() {
         Some((at, 's')) => (&text[..at], 1),
         Some((at, 'm')) => (&text[..at], 60),

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use playhouse_scheduler::{Limits, Scheduler};
+use playhouse_scheduler::{Limits, Scheduler, Terms};
 use playhouse_types::{
     Epoch, GenerateRequest, Logits, RequestId, RunOutcome, Sampled, SamplingParams, StepOutcome,
     StepPlan, TokenId,
@@ -70,7 +70,7 @@ const LOADS: [Load; 7] = [
         shared: 2000,
         ..CHAT
     },
-    Load { name: "chat, two plans in flight", depth: 2, ..CHAT },
+    Load { name: "chat, a plan ahead of the outcome", depth: 2, ..CHAT },
     Load { name: "chat, half the blocks that are wanted", kv_blocks: 20_000, ..CHAT },
 ];
 
@@ -133,10 +133,12 @@ impl Bench {
         let limits = Limits {
             max_num_seqs: RUNNING,
             max_num_batched_tokens: load.budget,
+            prefill_time: Duration::MAX,
             max_model_len: 1 << 20,
             kv_blocks: load.kv_blocks,
             micro_batches: 1,
             micro_batch_max: usize::MAX,
+            lookahead: load.depth > 1,
             prefix_caching: load.prefix_caching,
         };
         let mut bench = Self {
@@ -196,7 +198,8 @@ impl Bench {
         self.next_id += 1;
         let request = GenerateRequest { id, prompt, sampling, cache_salt: 0 };
         let start = Instant::now();
-        self.scheduler.enqueue(request, self.clock.elapsed()).expect("the context is long enough");
+        let accepted = self.scheduler.enqueue(request, Terms::default(), self.clock.elapsed());
+        accepted.expect("the context is long enough");
         start.elapsed()
     }
 

@@ -1,5 +1,7 @@
 //! What a replica can hold at once.
 
+use std::time::Duration;
+
 use playhouse_types::{BLOCK_TOKENS, RequestId};
 
 /// The sizes a scheduler works within. Every one is at least 1.
@@ -10,6 +12,8 @@ pub struct Limits {
     /// Tokens fed through the model in one step, prefill chunks and decodes together. Below
     /// `max_num_seqs`, decodes take turns.
     pub max_num_batched_tokens: usize,
+    /// What prompts may add to the time of a step (**S-16**); `Duration::MAX` for no such limit.
+    pub prefill_time: Duration,
     /// Tokens of one request, prompt and continuation together.
     pub max_model_len: usize,
     /// Blocks of the KV cache, of [`BLOCK_TOKENS`] tokens each.
@@ -19,6 +23,10 @@ pub struct Limits {
     pub micro_batches: usize,
     /// Requests in one step, if that is less than its share; `usize::MAX` for no such limit.
     pub micro_batch_max: usize,
+    /// Feed a request the token that a step in flight samples for it, before that is known
+    /// (asynchronous scheduling). When the token ends the request, what was computed from it is
+    /// thrown away. Only for engines that have all layers in one stage.
+    pub lookahead: bool,
     /// Share full blocks between requests with the same beginning and the same salt.
     pub prefix_caching: bool,
 }

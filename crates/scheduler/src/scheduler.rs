@@ -10,7 +10,8 @@ use playhouse_types::{
 
 use crate::queue::Queue;
 use crate::sequence::{Sequence, as_u32};
-use crate::{Limits, NeverFits, Stats, TIMINGS_MAX, Timings};
+use crate::tempo::Tempo;
+use crate::{Limits, NeverFits, Stats, TIMINGS_MAX, Terms, Timings};
 
 mod plan;
 mod settle;
@@ -21,7 +22,7 @@ mod settle;
 /// - Steps are [`plan_step`](Self::plan_step), then [`apply`](Self::apply) in the same order.
 /// - [`restart`](Self::restart) when the engine was lost, with everything it had in memory.
 ///
-/// `now` is the time since any fixed origin; it only feeds [`Timings`]. Request ids are the
+/// `now` is the time since any fixed origin; it feeds [`Timings`], deadlines and **S-16**. Request ids are the
 /// caller's and must be unique among unfinished requests.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -32,8 +33,7 @@ pub struct Scheduler {
     waiting: Queue,
     /// Requests with a seat, by slot.
     seats: Vec<Option<Sequence>>,
-    /// Slots of the requests with a seat, in order of arrival. All of them arrived before
-    /// everything in `waiting`.
+    /// Slots of the requests with a seat, in order of priority and arrival (**S-3**).
     running: Vec<Slot>,
     /// Empty seats, the next to be given last.
     empty: Vec<Slot>,
@@ -41,6 +41,7 @@ pub struct Scheduler {
     released: Vec<Slot>,
     /// Steps whose outcome has not come, oldest first.
     flights: VecDeque<Flight>,
+    tempo: Tempo,
     /// The latest `now`.
     clock: Duration,
     preemptions: u64,
@@ -48,6 +49,8 @@ pub struct Scheduler {
     prompt_tokens: u64,
     generated_tokens: u64,
     timings: Vec<Timings>,
+    /// Last emissions of those who expired.
+    expired: Vec<Emission>,
 }
 
 /// A request that has left its scheduler, with everything that happened to it.
@@ -58,6 +61,9 @@ pub struct Evacuee(Sequence);
 #[derive(Debug)]
 struct Flight {
     step: StepId,
+    planned: Duration,
+    /// Tokens beyond the first of each run.
+    prefill: usize,
     runs: Vec<Planned>,
 }
 
@@ -65,8 +71,8 @@ struct Flight {
 enum Planned {
     /// So many tokens of the sequence in this seat.
     Seated { slot: Slot, tokens: usize },
-    /// The sequence was cancelled since. The step still writes to its blocks.
-    Cancelled { slot: Slot, blocks: Vec<BlockId> },
+    /// The sequence has ended since. The last step with it holds its blocks: it writes to them.
+    Orphaned { slot: Slot, blocks: Vec<BlockId> },
 }
 
 // === impl Evacuee ===
@@ -76,6 +82,12 @@ impl Evacuee {
     #[must_use]
     pub fn request(&self) -> &GenerateRequest {
         &self.0.request
+    }
+
+    /// From when on it expires; `None` if it does not, such as one that had a seat.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Duration> {
+        self.0.deadline()
     }
 }
 
@@ -100,30 +112,37 @@ impl Scheduler {
             empty: all_slots(limits.max_num_seqs),
             released: Vec::new(),
             flights: VecDeque::new(),
+            tempo: Tempo::default(),
             clock: Duration::ZERO,
             preemptions: 0,
             steps: 0,
             prompt_tokens: 0,
             generated_tokens: 0,
             timings: Vec::new(),
+            expired: Vec::new(),
         }
     }
 
-    /// Appends a request to the queue. Hashes its prompt, so that planning does not have to.
+    /// Puts a request into the queue. Hashes its prompt, so that planning does not have to.
     ///
     /// # Errors
     /// When the prompt and one more token exceed [`Limits::context`].
     ///
     /// # Panics
     /// If the prompt is empty.
-    pub fn enqueue(&mut self, request: GenerateRequest, now: Duration) -> Result<(), NeverFits> {
+    pub fn enqueue(
+        &mut self,
+        request: GenerateRequest,
+        terms: Terms,
+        now: Duration,
+    ) -> Result<(), NeverFits> {
         assert!(!request.prompt.is_empty(), "the prompt of {} is empty", request.id);
         self.clock = self.clock.max(now);
         let (tokens, limit) = (request.prompt.len() + 1, self.limits.context());
         if tokens > limit {
             return Err(NeverFits { id: request.id, tokens, limit });
         }
-        self.waiting.push_back(Sequence::new(request, &self.limits, now));
+        self.waiting.insert(Sequence::new(request, terms, &self.limits, now));
         Ok(())
     }
 
@@ -137,20 +156,21 @@ impl Scheduler {
         let at = self.running.iter().position(|&slot| self.seated(slot).request.id == id)?;
         let slot = self.running.remove(at);
         let mut sequence = self.vacate(slot);
-        let in_flight = sequence.in_flight;
-        let blocks = sequence.unseat();
-        if in_flight {
-            *self.planned_mut(slot) = Planned::Cancelled { slot, blocks };
-        } else {
-            self.pool.release(&blocks);
-        }
+        self.orphan(slot, sequence.unseat());
         Some(self.end(&sequence, FinishReason::Cancelled))
+    }
+
+    /// Who has a seat, if anybody.
+    #[must_use]
+    pub fn request_in(&self, Slot(slot): Slot) -> Option<RequestId> {
+        let sequence = self.seats.get(slot as usize)?.as_ref()?;
+        Some(sequence.request.id)
     }
 
     /// Starts over after the engine died, with all KV blocks and seats it had. The outcomes of
     /// steps in flight will not come, and are ignored if they do.
     ///
-    /// Requests that had a seat return to the front of the queue, in order, with what they emitted,
+    /// Requests that had a seat return to their place in the queue, with what they emitted,
     /// and will be computed again. If it may have died `of_step`, those that were in flight are
     /// blamed, and are suspects after the second time (**S-9**); the returned emissions end those
     /// that were suspects already.
@@ -159,23 +179,18 @@ impl Scheduler {
     /// If `epoch` is not later than the present one.
     pub fn restart(&mut self, epoch: Epoch, of_step: bool) -> Vec<Emission> {
         assert!(epoch > self.epoch, "{epoch} does not follow {}", self.epoch);
-        let mut guilty = Vec::new();
-        for planned in std::mem::take(&mut self.flights).into_iter().flat_map(|step| step.runs) {
-            let Planned::Seated { slot, tokens } = planned else { continue };
-            if of_step && self.seated_mut(slot).blame(tokens) {
-                guilty.push(slot);
-            }
-        }
+        self.flights.clear();
         let mut failed = Vec::new();
         for slot in std::mem::take(&mut self.running).into_iter().rev() {
             let mut sequence = self.vacate(slot);
+            let guilty = of_step && sequence.is_in_flight() && sequence.blame();
             sequence.unseat();
-            if guilty.contains(&slot) {
+            if guilty {
                 let why = "the engine died twice computing this request, and again when it was \
                            tried alone";
                 failed.push(self.end(&sequence, FinishReason::Failed(why.to_owned())));
             } else {
-                self.waiting.push_front(sequence);
+                self.waiting.insert(sequence);
             }
         }
         self.epoch = epoch;
@@ -207,6 +222,12 @@ impl Scheduler {
             prompt_tokens: self.prompt_tokens,
             generated_tokens: self.generated_tokens,
         }
+    }
+
+    /// Takes the last emissions of the requests that [`plan_step`](Self::plan_step) found expired since
+    /// the last call (**S-13**).
+    pub fn take_expired(&mut self) -> Vec<Emission> {
+        std::mem::take(&mut self.expired)
     }
 
     /// Takes the timings of the requests that ended since the last call. Who does not call it loses
@@ -255,7 +276,7 @@ impl Scheduler {
     pub fn check(&self) {
         let orphans = self.flights.iter().flat_map(|flight| &flight.runs);
         let orphans = orphans.filter_map(|planned| match planned {
-            Planned::Cancelled { blocks, .. } => Some(&blocks[..]),
+            Planned::Orphaned { blocks, .. } => Some(&blocks[..]),
             Planned::Seated { .. } => None,
         });
         let tables = self.seats.iter().flatten().map(|sequence| &sequence.blocks[..]);
@@ -265,6 +286,8 @@ impl Scheduler {
         let mut expected = all_slots(self.limits.max_num_seqs);
         expected.reverse();
         assert_eq!(slots, expected, "every seat is either taken or empty");
+        let in_order = self.running.is_sorted_by_key(|&slot| self.seated(slot).order());
+        assert!(in_order, "S-3: {:?}", self.running);
         for (at, seat) in self.seats.iter().enumerate() {
             let taken = self.running.contains(&Slot(as_u32(at)));
             assert_eq!(seat.is_some(), taken, "the sequence in seat {at}, and its place in order");
@@ -288,12 +311,24 @@ impl Scheduler {
         sequence
     }
 
-    /// The run in flight of a seated sequence. A seat can have earlier entries, of sequences that
-    /// were cancelled in it.
-    fn planned_mut(&mut self, seat: Slot) -> &mut Planned {
-        let mut runs = self.flights.iter_mut().flat_map(|flight| &mut flight.runs);
-        runs.find(|planned| matches!(planned, Planned::Seated { slot, .. } if *slot == seat))
-            .expect("a sequence in flight has a run in a step in flight")
+    /// Frees the blocks of a sequence that has ended in `seat`, now or with the last of its runs in
+    /// flight. The seat can have earlier orphans already.
+    fn orphan(&mut self, seat: Slot, mut blocks: Vec<BlockId>) {
+        let runs = self.flights.iter_mut().rev().flat_map(|flight| &mut flight.runs);
+        for planned in runs {
+            if matches!(planned, Planned::Seated { slot, .. } if *slot == seat) {
+                *planned = Planned::Orphaned { slot: seat, blocks: std::mem::take(&mut blocks) };
+            }
+        }
+        self.pool.release(&blocks);
+    }
+
+    /// Ends those whose time is up before anybody takes a seat (**S-13**).
+    fn expire(&mut self) {
+        while let Some(sequence) = self.waiting.pop_expired(self.clock) {
+            let emission = self.end(&sequence, FinishReason::Expired);
+            self.expired.push(emission);
+        }
     }
 
     /// Ends a request without a token.

@@ -5,32 +5,38 @@ use std::time::Duration;
 
 use playhouse_kvcache::{HashChain, blocks_for};
 use playhouse_types::{
-    BLOCK_TOKENS, BlockId, Emission, FinishReason, GenerateRequest, Logits, TokenId, TokenLogprobs,
+    Appended, BLOCK_TOKENS, BlockId, Emission, FinishReason, GenerateRequest, Logits, RequestId,
+    TokenId, TokenLogprobs,
 };
 
-use crate::{Limits, Timings};
+use crate::{Limits, Terms, Timings};
 
 /// A request with everything that happened to it.
 ///
-/// Its *known* tokens are the prompt and what was sampled since. `computed <= known`; the KV
-/// entries of the first `computed` are in `blocks`, whose room is for all that are known.
+/// Its *known* tokens are the prompt and what was sampled since. The KV entries of the first
+/// `computed` are in `blocks`, those of the first `planned` will be when the steps in flight are
+/// applied. `computed <= planned`, and without a step in flight `planned < known`. A run that
+/// reaches the last known token samples another, so `planned` can be ahead of `known` meanwhile.
 #[derive(Debug)]
 pub(crate) struct Sequence {
     pub(crate) request: GenerateRequest,
+    pub(crate) terms: Terms,
     /// Every one of them has been emitted. Survives the loss of the seat.
     pub(crate) generated: Vec<TokenId>,
     /// Hashes of the full blocks of known tokens; `None` without prefix caching.
     pub(crate) chain: Option<HashChain>,
     /// Positions whose KV entries are in the cache.
     pub(crate) computed: usize,
+    /// The same, once the steps in flight are applied.
+    planned: usize,
     /// The block table; empty without a seat.
     pub(crate) blocks: Vec<BlockId>,
     /// Blocks, from the first, which were offered to the prefix index or came from it.
     pub(crate) published: usize,
-    /// Known tokens that the engine has been told.
+    /// Tokens that the engine has been told, or told to take from its own sampling.
     told: usize,
-    /// A step with this sequence has not been applied.
-    pub(crate) in_flight: bool,
+    /// Steps with this sequence that have not been applied.
+    in_flight: usize,
     /// Prompt log-probabilities emitted: those of positions `1..=reported`.
     pub(crate) reported: usize,
     /// An engine died while it computed this sequence up to here, which it has not passed since.
@@ -50,7 +56,12 @@ pub(crate) struct Sequence {
 // === impl Sequence ===
 
 impl Sequence {
-    pub(crate) fn new(request: GenerateRequest, limits: &Limits, now: Duration) -> Self {
+    pub(crate) fn new(
+        request: GenerateRequest,
+        terms: Terms,
+        limits: &Limits,
+        now: Duration,
+    ) -> Self {
         let chain = limits.prefix_caching.then(|| {
             let mut chain = HashChain::new(request.cache_salt);
             chain.extend(&request.prompt);
@@ -60,13 +71,15 @@ impl Sequence {
         Self {
             length_max: length_max.min(limits.context()),
             request,
+            terms,
             generated: Vec::new(),
             chain,
             computed: 0,
+            planned: 0,
             blocks: Vec::new(),
             published: 0,
             told: 0,
-            in_flight: false,
+            in_flight: 0,
             reported: 0,
             blamed_until: None,
             suspect_until: None,
@@ -78,6 +91,17 @@ impl Sequence {
         }
     }
 
+    /// Who comes first: by priority, then by arrival. Whoever gives out the ids counts them up, so that
+    /// they tell apart who arrived at the same time.
+    pub(crate) fn order(&self) -> (i32, Duration, RequestId) {
+        (self.terms.priority, self.arrived, self.request.id)
+    }
+
+    /// From when on it expires: not at all, once it had a seat (**S-13**).
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        self.terms.deadline.filter(|_| self.seated.is_none())
+    }
+
     pub(crate) fn prompt_len(&self) -> usize {
         self.request.prompt.len()
     }
@@ -86,8 +110,39 @@ impl Sequence {
         self.prompt_len() + self.generated.len()
     }
 
+    /// Known tokens that no outcome has come for.
     pub(crate) fn remaining(&self) -> usize {
         self.known() - self.computed
+    }
+
+    /// A step with it has not been applied.
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.in_flight > 0
+    }
+
+    /// Tokens there will be when the steps in flight are applied.
+    fn expected(&self) -> usize {
+        self.known().max(self.planned + 1)
+    }
+
+    /// Tokens that another run could feed: those that are known, or, with `lookahead`, the one that
+    /// a step in flight samples, unless the sequence is as long as it may get with it.
+    pub(crate) fn feedable(&self, lookahead: bool) -> usize {
+        match self.known().saturating_sub(self.planned) {
+            0 => usize::from(lookahead && self.expected() < self.length_max),
+            known => known,
+        }
+    }
+
+    /// Its next `tokens` tokens are in a plan now. Returns the position of the first of them, the
+    /// token that the engine has to append before, and which logits it has to compute.
+    pub(crate) fn plan(&mut self, tokens: usize) -> (usize, Appended, Logits) {
+        let (start, end) = (self.planned, self.planned + tokens);
+        let logits = self.logits(end);
+        let appended = self.tell(end);
+        self.planned = end;
+        self.in_flight += 1;
+        (start, appended, logits)
     }
 
     /// All known tokens. Free of charge before the first token, a copy after a preemption.
@@ -98,17 +153,21 @@ impl Sequence {
         self.request.prompt.iter().chain(&self.generated).copied().collect()
     }
 
-    /// The token that was sampled since the engine was last told of one.
-    pub(crate) fn tell(&mut self) -> Option<TokenId> {
-        let news = self.known() - self.told;
+    /// What the engine has to be told before it can feed the tokens up to `end`.
+    fn tell(&mut self, end: usize) -> Appended {
+        let news = self.known().max(end) - self.told;
         assert!(news <= 1, "{} has {news} tokens that the engine does not know", self.request.id);
         self.told += news;
-        self.generated.last().copied().filter(|_| news == 1)
+        match self.generated.last() {
+            _ if news == 0 => Appended::Nothing,
+            Some(&token) if end <= self.known() => Appended::Token(token),
+            _ => Appended::OwnSample,
+        }
     }
 
     /// The next token has no room in the block table.
     pub(crate) fn needs_block(&self) -> bool {
-        blocks_for(self.known()) > self.blocks.len()
+        blocks_for(self.expected()) > self.blocks.len()
     }
 
     /// It will want another block if it runs to its full length. The last token is sampled but
@@ -128,12 +187,11 @@ impl Sequence {
         if self.owes_prompt_logprobs() { self.reported } else { usize::MAX }
     }
 
-    /// Which logits the next `tokens` tokens need.
-    pub(crate) fn logits(&self, tokens: usize) -> Logits {
-        let end = self.computed + tokens;
+    /// Which logits a run up to position `end` needs.
+    fn logits(&self, end: usize) -> Logits {
         if self.reports(end) {
             Logits::All
-        } else if end == self.known() {
+        } else if end >= self.known() {
             Logits::Last
         } else {
             Logits::None
@@ -149,6 +207,7 @@ impl Sequence {
     pub(crate) fn seat(&mut self, blocks: Vec<BlockId>, cached: usize, now: Duration) {
         self.blocks = blocks;
         self.computed = cached;
+        self.planned = cached;
         self.told = self.known();
         self.published = cached / BLOCK_TOKENS;
         self.cached_tokens.get_or_insert(cached);
@@ -158,8 +217,9 @@ impl Sequence {
     /// It has lost its seat. The caller sees to the blocks.
     pub(crate) fn unseat(&mut self) -> Vec<BlockId> {
         self.computed = 0;
+        self.planned = 0;
         self.published = 0;
-        self.in_flight = false;
+        self.in_flight = 0;
         std::mem::take(&mut self.blocks)
     }
 
@@ -167,17 +227,17 @@ impl Sequence {
     pub(crate) fn advance(&mut self, tokens: usize) -> usize {
         let start = self.computed;
         self.computed += tokens;
-        self.in_flight = false;
+        self.in_flight -= 1;
         let ahead = |until: &usize| self.computed < *until;
         self.blamed_until = self.blamed_until.filter(ahead);
         self.suspect_until = self.suspect_until.filter(ahead);
         start
     }
 
-    /// The engine died while it computed the next `tokens` tokens. Returns whether that is once too
-    /// often (**S-9**).
-    pub(crate) fn blame(&mut self, tokens: usize) -> bool {
-        let until = Some(self.computed + tokens);
+    /// The engine died while it computed what is in flight. Returns whether that is once too often
+    /// (**S-9**).
+    pub(crate) fn blame(&mut self) -> bool {
+        let until = Some(self.planned);
         if self.suspect_until.is_some() {
             return true;
         }

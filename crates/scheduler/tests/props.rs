@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use playhouse_scheduler::{Limits, Scheduler, Timings};
+use playhouse_scheduler::{Limits, Scheduler, Tenant, Terms, Timings};
 use playhouse_types::{
     Emission, Epoch, FinishReason, GenerateRequest, PrefixEvent, RequestId, SamplingParams, Slot,
     StepOutcome, StepPlan, TokenId,
@@ -46,16 +46,22 @@ struct Wish {
     stops: Vec<TokenId>,
     salt: u64,
     prompt_logprobs: bool,
+    priority: i32,
+    tenant: u32,
+    /// Calls from now on, after which it expires.
+    patience: Option<u32>,
 }
 
 /// What came of a request.
 struct Asked {
     request: GenerateRequest,
+    terms: Terms,
     emitted: Vec<TokenId>,
     /// Positions whose log-probabilities were emitted.
     reported: Vec<TokenId>,
     cached_tokens: Option<u32>,
     finish: Option<FinishReason>,
+    had_seat: bool,
     /// Deaths that met it in flight, and whether it was alone in the last one.
     deaths: u32,
     died_alone: bool,
@@ -84,20 +90,24 @@ struct World {
     timings: Vec<Timings>,
     /// The prefix cache, as events told it.
     heard: HashSet<u64>,
+    /// Counts calls.
+    now: Duration,
 }
 
 fn limits() -> impl Strategy<Value = (Limits, usize)> {
     let sizes = (1..6usize, 1..40usize, 20..160usize, 2..24u32, any::<bool>(), 1..4usize);
-    let micro_batches = (1..4usize, prop_oneof![Just(usize::MAX), 1..4usize]);
-    (sizes, micro_batches).prop_map(|(sizes, (micro_batches, micro_batch_max))| {
+    let steps = (1..4usize, prop_oneof![Just(usize::MAX), 1..4usize], any::<bool>());
+    (sizes, steps).prop_map(|(sizes, (micro_batches, micro_batch_max, lookahead))| {
         let (seqs, budget, len, kv_blocks, prefix_caching, depth) = sizes;
         let limits = Limits {
             max_num_seqs: seqs,
             max_num_batched_tokens: budget,
+            prefill_time: Duration::MAX,
             max_model_len: len,
             kv_blocks,
             micro_batches,
             micro_batch_max,
+            lookahead,
             prefix_caching,
         };
         (limits, depth)
@@ -108,9 +118,13 @@ fn wishes() -> impl Strategy<Value = Wish> {
     let lengths = (1..70usize, 1..40u32, 0..8u32);
     let stops = prop::collection::vec(0..50u32, 0..3);
     let follows = prop_oneof![Just(usize::MAX), 0..20usize];
-    let parts = (0..3u32, lengths, follows, stops, 0..2u64, prop::bool::weighted(0.2));
-    parts.prop_map(
-        |(family, (prompt, max_tokens, min_tokens), follows, stops, salt, prompt_logprobs)| Wish {
+    let salt = (0..2u64, prop::bool::weighted(0.2));
+    let patience = prop_oneof![8 => Just(None), 1 => (0..60u32).prop_map(Some)];
+    let terms = (prop_oneof![4 => Just(0), 1 => -1..2i32], 0..3u32, patience);
+    let parts = (0..3u32, lengths, follows, stops, salt, terms);
+    parts.prop_map(|(family, (prompt, max_tokens, min_tokens), follows, stops, salt, terms)| {
+        let ((salt, prompt_logprobs), (priority, tenant, patience)) = (salt, terms);
+        Wish {
             family,
             prompt,
             follows,
@@ -119,8 +133,11 @@ fn wishes() -> impl Strategy<Value = Wish> {
             stops,
             salt,
             prompt_logprobs,
-        },
-    )
+            priority,
+            tenant,
+            patience,
+        }
+    })
 }
 
 fn calls() -> impl Strategy<Value = Vec<Call>> {
@@ -151,10 +168,12 @@ impl World {
             poison: None,
             timings: Vec::new(),
             heard: HashSet::new(),
+            now: Duration::ZERO,
         }
     }
 
     fn run(&mut self, call: Call) {
+        self.now += Duration::from_millis(1);
         match call {
             Call::Enqueue(wish) => self.enqueue(&wish),
             Call::Plan => drop(self.plan()),
@@ -186,11 +205,16 @@ impl World {
             sampling: Arc::new(sampling),
             cache_salt: wish.salt,
         };
-        let answer = self.scheduler.enqueue(request.clone(), Duration::ZERO);
+        let terms = Terms {
+            priority: wish.priority,
+            tenant: Tenant(wish.tenant),
+            deadline: wish.patience.map(|calls| self.now + Duration::from_millis(calls.into())),
+        };
+        let answer = self.scheduler.enqueue(request.clone(), terms, self.now);
         assert_eq!(answer.is_ok(), fits, "{answer:?}");
         if fits {
             self.salts.insert(id, wish.salt);
-            self.asked.push(Asked::new(request));
+            self.asked.push(Asked::new(request, terms));
         }
     }
 
@@ -199,7 +223,14 @@ impl World {
             return false;
         }
         let preemptions = self.scheduler.stats().preemptions;
-        let Some(plan) = self.scheduler.plan_step(Duration::ZERO) else {
+        let plan = self.scheduler.plan_step(self.now);
+        for expired in self.scheduler.take_expired() {
+            let Asked { terms, had_seat, .. } = &self.asked[expired.id.0 as usize];
+            assert!(!had_seat && terms.deadline <= Some(self.now), "S-13: {}", expired.id);
+            assert_eq!(expired.finish, Some(FinishReason::Expired));
+            self.take(expired);
+        }
+        let Some(plan) = plan else {
             let stuck = self.in_flight.is_empty() && self.unfinished().next().is_some();
             assert!(!stuck, "S-2: nothing is planned: {:?}", self.scheduler.stats());
             return false;
@@ -213,7 +244,7 @@ impl World {
         true
     }
 
-    /// S-3: seats are given in order of arrival, and taken away in the reverse order.
+    /// S-3: seats are given in order, and taken away in the reverse order.
     fn take_seats(&mut self, plan: &StepPlan, preempted: u64) {
         let unseated: Vec<RequestId> = plan
             .released
@@ -224,26 +255,52 @@ impl World {
         let mut robbed: Vec<RequestId> =
             unseated.into_iter().filter(|id| unfinished.contains(id)).collect();
         assert!(preempted == 0 || plan.admitted.is_empty(), "who preempts does not admit");
+        let mut overtaking = 0;
         for admitted in &plan.admitted {
             let id = RequestId(admitted.sampling.seed);
-            let before = unfinished.iter().filter(|&&other| other < id);
+            let Asked { terms, had_seat, .. } = &mut self.asked[id.0 as usize];
+            let late = !*had_seat && terms.deadline.is_some_and(|deadline| deadline <= self.now);
+            assert!(!late, "S-13: {id} takes a seat after its deadline");
+            *had_seat = true;
+            let before = unfinished.iter().filter(|&&other| self.is_before(other, id));
             let mut standing = before.filter(|other| !self.seats.values().any(|id| id == *other));
-            assert_eq!(standing.next(), None, "S-3: {id} overtakes");
+            if let Some(&other) = standing.next() {
+                let priority = |id: RequestId| self.asked[id.0 as usize].terms.priority;
+                assert_eq!(priority(id), priority(other), "S-3: {id} overtakes {other}");
+                let room = unfinished.len() <= self.limits.max_num_seqs;
+                assert!(room, "S-15: {id} takes the seat of {other}");
+                overtaking += admitted.tokens.len();
+            }
             self.seats.insert(admitted.slot, id);
             robbed.retain(|&other| other != id);
         }
+        let share = self.limits.max_num_batched_tokens / 4;
+        assert!(overtaking <= share, "S-15: {overtaking} tokens overtake, more than {share}");
         assert!(self.seats.len() <= self.limits.max_num_seqs, "S-6");
         let requests = unfinished.len().min(self.limits.max_num_seqs);
         let share =
             requests.div_ceil(self.limits.micro_batches).clamp(1, self.limits.micro_batch_max);
         assert!(plan.runs.len() <= share, "S-10: {} of {requests} run", plan.runs.len());
         for id in robbed {
-            let last = self.seats.values().filter(|seated| unfinished.contains(seated)).max();
+            let order = |id: &RequestId| (self.asked[id.0 as usize].terms.priority, *id);
+            // Who was admitted since may be of a tenant that had less.
+            let old = |slot: &Slot| plan.admitted.iter().all(|admitted| admitted.slot != *slot);
+            let seated = self.seats.iter().filter(|(slot, _)| old(slot)).map(|(_, id)| id);
+            let seated = seated.filter(|seated| unfinished.contains(seated));
+            let last = seated.map(order).max();
             assert!(
-                last.is_none_or(|&last| last < id),
+                last.is_none_or(|last| last < order(&id)),
                 "S-3: {id} lost its seat, {last:?} did not"
             );
         }
+    }
+
+    /// S-3: nobody takes a seat before these have one.
+    fn is_before(&self, one: RequestId, other: RequestId) -> bool {
+        let terms = |id: RequestId| self.asked[id.0 as usize].terms;
+        let ((one, id), (other, than)) = ((terms(one), one), (terms(other), other));
+        let earlier = one.priority == other.priority && one.tenant == other.tenant && id < than;
+        one.priority < other.priority || earlier
     }
 
     /// S-7: with budget, blocks and one stage for everybody, everybody with a seat is in flight.
@@ -268,14 +325,16 @@ impl World {
         let kills = |(at, id): (usize, &RequestId)| {
             let run = &step.plan.runs[at];
             let positions = run.start..run.start + run.tokens;
-            self.poison.is_some_and(|(poison, at)| poison == *id && positions.contains(&at))
+            let wanted = self.asked[id.0 as usize].finish.is_none();
+            let poison = |(poison, at)| poison == *id && positions.contains(&at);
+            wanted && self.poison.is_some_and(poison)
         };
         if step.requests.iter().enumerate().any(kills) {
             return self.die(false);
         }
         self.in_flight.pop_front();
         let outcome = self.engine.execute(&self.salts);
-        let emissions = self.scheduler.apply(outcome, Duration::ZERO);
+        let emissions = self.scheduler.apply(outcome, self.now);
         emissions.into_iter().for_each(|emission| self.take(emission));
         self.listen();
     }
@@ -299,12 +358,12 @@ impl World {
     }
 
     fn die(&mut self, late: bool) {
-        for step in &self.in_flight {
-            for id in &step.requests {
-                let asked = &mut self.asked[id.0 as usize];
-                asked.deaths += u32::from(asked.finish.is_none());
-                asked.died_alone = self.in_flight.len() == 1 && step.requests.len() == 1;
-            }
+        let met: HashSet<RequestId> =
+            self.in_flight.iter().flat_map(|step| step.requests.iter().copied()).collect();
+        for id in &met {
+            let asked = &mut self.asked[id.0 as usize];
+            asked.deaths += u32::from(asked.finish.is_none());
+            asked.died_alone = self.in_flight.len() == 1 && met.len() == 1;
         }
         self.epoch += 1;
         let lost = self.in_flight.front().map(|step| step.plan.clone());
@@ -321,7 +380,7 @@ impl World {
         }
         if let Some(StepPlan { epoch, step, .. }) = lost.filter(|_| late) {
             let outcome = StepOutcome { epoch, step, runs: Vec::new() };
-            assert_eq!(self.scheduler.apply(outcome, Duration::ZERO), []);
+            assert_eq!(self.scheduler.apply(outcome, self.now), []);
         }
         self.engine = Engine::new(self.limits);
         emissions.into_iter().for_each(|emission| self.take(emission));
@@ -374,6 +433,7 @@ impl World {
             let (tokens, finish) = alone(&asked.request, &self.limits);
             let finished = asked.finish.as_ref().expect("drained");
             match finished {
+                FinishReason::Expired => assert!(asked.emitted.is_empty(), "S-13: {id}"),
                 FinishReason::Cancelled | FinishReason::Failed(_) => {
                     assert!(tokens.starts_with(&asked.emitted), "S-4: {id} up to its early end");
                 }
@@ -397,13 +457,15 @@ impl World {
 // === impl Asked ===
 
 impl Asked {
-    fn new(request: GenerateRequest) -> Self {
+    fn new(request: GenerateRequest, terms: Terms) -> Self {
         Self {
             request,
+            terms,
             emitted: Vec::new(),
             reported: Vec::new(),
             cached_tokens: None,
             finish: None,
+            had_seat: false,
             deaths: 0,
             died_alone: false,
         }
@@ -424,6 +486,50 @@ proptest! {
         let mut world = World::new(limits, depth);
         for call in calls {
             world.run(call);
+        }
+        world.drain();
+        world.judge();
+    }
+
+    /// S-14: while several tenants wait, none has had more than another by more than a seat's worth for
+    /// every seat, and one: what a request will cost is known only when it has ended.
+    #[test]
+    fn tenants_that_wait_share_alike(
+        (limits, depth) in limits(),
+        mut wishes in prop::collection::vec(wishes(), 12..60),
+    ) {
+        // One tenant after the other, so that the order of arrival would be the most unfair.
+        wishes.sort_by_key(|wish| wish.tenant);
+        // No preemption and no hits, so that what a request costs is its own.
+        let limits = Limits { kv_blocks: 200, prefix_caching: false, ..limits };
+        let mut world = World::new(limits, depth);
+        for wish in &wishes {
+            let wish = Wish { priority: 0, patience: None, follows: usize::MAX, ..wish.clone() };
+            world.enqueue(&wish);
+        }
+        let cost = |asked: &Asked| asked.request.prompt.len() + 2 * asked.emitted.len();
+        let dearest = world.asked.iter().map(|asked| {
+            asked.request.prompt.len() + 2 * asked.request.sampling.max_tokens as usize
+        });
+        let bound = dearest.max().unwrap_or(0) * (limits.max_num_seqs + 1);
+        loop {
+            while world.plan() {}
+            let waits = |tenant: &u32| {
+                let of = |asked: &&Asked| asked.terms.tenant == Tenant(*tenant);
+                world.asked.iter().filter(of).any(|asked| !asked.had_seat)
+            };
+            if (0..3).filter(waits).count() < 2 {
+                break;
+            }
+            let had = (0..3).filter(waits).map(|tenant| {
+                let of = |asked: &&Asked| asked.had_seat && asked.terms.tenant == Tenant(tenant);
+                world.asked.iter().filter(of).map(cost).sum::<usize>()
+            });
+            let had: Vec<usize> = had.collect();
+            let (least, most) = (had.iter().min(), had.iter().max());
+            let (least, most) = (least.copied().unwrap_or(0), most.copied().unwrap_or(0));
+            prop_assert!(most - least <= bound, "S-14: {had:?}, at most {bound} apart");
+            world.apply();
         }
         world.drain();
         world.judge();

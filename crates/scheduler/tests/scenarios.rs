@@ -5,10 +5,13 @@
 //! playhouse-scheduler --test scenarios` writes what was printed into the files: read the diff.
 //!
 //! ```text
-//! limits seqs=4 budget=64 len=256 blocks=16 cache=on     a new scheduler; these are the defaults
+//! limits seqs=4 budget=64 len=256 blocks=16 cache=on lookahead=off     a new scheduler; these are the defaults
+//!        prefill=10                                          prompts may add 10 ms to a step
 //! enqueue a prompt=1..20 max=4 min=0 stop=7,8 salt=0 logprobs     request a; its prompt is 1 to 20
+//!           priority=-1 tenant=2 within=5                        and its terms; it has 5 ms
 //! plan                 the next plan: `a 0..8 +0 +1 -> sample` feeds positions 0 to 7 and adds
-//!                      blocks 0 and 1; nothing, `sample` or `all` for the logits
+//!                      blocks 0 and 1; nothing, `sample` or `all` for the logits; `own` when the
+//!                      engine has to take the token it sampled itself
 //! apply a=5            the outcome of the oldest plan; unnamed tokens are 1000 + their position
 //! step a=5             plan, then apply
 //! drive 7              seven steps, or as many as there are; prints who finished
@@ -23,10 +26,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use playhouse_scheduler::{Limits, Scheduler};
+use playhouse_scheduler::{Limits, Scheduler, Tenant, Terms};
 use playhouse_types::{
-    Admitted, Emission, Epoch, FinishReason, GenerateRequest, Logits, RequestId, Run, RunOutcome,
-    Sampled, SamplingParams, Slot, StepOutcome, StepPlan, TokenId, TokenLogprobs,
+    Admitted, Appended, Emission, Epoch, FinishReason, GenerateRequest, Logits, RequestId, Run,
+    RunOutcome, Sampled, SamplingParams, Slot, StepOutcome, StepPlan, TokenId, TokenLogprobs,
 };
 
 #[test]
@@ -143,10 +146,14 @@ impl World {
         let limits = Limits {
             max_num_seqs: words.number("seqs", 4) as usize,
             max_num_batched_tokens: words.number("budget", 64) as usize,
+            prefill_time: words.get("prefill").map_or(Duration::MAX, |ms| {
+                Duration::from_millis(ms.parse().expect("milliseconds"))
+            }),
             max_model_len: words.number("len", 256) as usize,
             kv_blocks: words.number("blocks", 16) as u32,
             micro_batches: words.number("micro-batches", 1) as usize,
             micro_batch_max: usize::MAX,
+            lookahead: words.get("lookahead") == Some("on"),
             prefix_caching: words.get("cache") != Some("off"),
         };
         Self {
@@ -206,13 +213,23 @@ impl World {
         let prompt = words.tokens("prompt").into();
         let cache_salt = words.number("salt", 0);
         let request = GenerateRequest { id, prompt, sampling, cache_salt };
-        if let Err(error) = self.scheduler.enqueue(request, self.now) {
+        let terms = Terms {
+            priority: words.get("priority").map_or(0, |text| text.parse().expect("a number")),
+            tenant: Tenant(words.number("tenant", 0) as u32),
+            deadline: words.get("within").map(|ms| self.now + Duration::from_millis(number(ms))),
+        };
+        if let Err(error) = self.scheduler.enqueue(request, terms, self.now) {
             let _ = writeln!(self.printed, "refused: {error}");
         }
     }
 
     fn plan(&mut self) -> bool {
-        let Some(plan) = self.scheduler.plan_step(self.now) else {
+        let plan = self.scheduler.plan_step(self.now);
+        let expired = self.scheduler.take_expired();
+        if !expired.is_empty() {
+            self.print_emissions(&expired);
+        }
+        let Some(plan) = plan else {
             self.printed += "no plan\n";
             return false;
         };
@@ -232,8 +249,9 @@ impl World {
             }
             self.printed.push('\n');
         }
-        for Run { slot, start, tokens, sampled: _, new_blocks, logits } in &plan.runs {
+        for Run { slot, start, tokens, appended, new_blocks, logits } in &plan.runs {
             let _ = write!(self.printed, "  {} {start}..{}", self.name_of(*slot), start + tokens);
+            self.printed += if *appended == Appended::OwnSample { " own" } else { "" };
             new_blocks.iter().for_each(|block| self.printed += &format!(" +{}", block.0));
             self.printed += match logits {
                 Logits::None => "\n",
@@ -400,6 +418,8 @@ impl World {
                 Some(FinishReason::Failed(why)) => {
                     let _ = write!(self.printed, " finished, failed: {why}");
                 }
+                Some(FinishReason::Expired) => self.printed += " expired",
+                Some(FinishReason::Unserved(why)) => panic!("a scheduler serves: {why}"),
             }
             self.printed.push('\n');
         }

@@ -1,4 +1,4 @@
-//! Logs, and every metric name once.
+//! Logs, traces, and every metric name once.
 //!
 //! - **TEL-1** a metric is recorded once and exported under every spelling it has: ours
 //!   (`playhouse_*`, base units) and the one dashboards and routers made for vLLM ask for.
@@ -9,11 +9,20 @@
 //! served (see `gateway`).
 #![forbid(unsafe_code)]
 
+mod cause;
 mod logs;
 mod metrics;
 pub mod names;
 mod replica;
+mod span;
+mod traces;
 
-pub use logs::{LogsAlreadySet, init_logs};
-pub use metrics::{CONTENT_TYPE, FinishLabels, Finished, HttpLabels, Metrics, StatusClass};
+pub use cause::{Cause, CauseCounters};
+pub use logs::{LogFormat, LogsAlreadySet, init_child_logs, init_logs};
+pub use metrics::{
+    CONTENT_TYPE, FinishLabels, Finished, Holder, HttpLabels, Metrics, Refusal, RefusalLabels,
+    RenewalLabels, RenewalOutcome, StatusClass,
+};
 pub use replica::ReplicaMetrics;
+pub use span::{TraceHeaders, TraceSpan, TraceValue};
+pub use traces::{FLUSH, InvalidTraceSetting, SpanCounters, TraceSettings, Traces, TracesError};

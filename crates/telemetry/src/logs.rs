@@ -1,29 +1,115 @@
-//! Where log events go: to standard error, as lines for people.
+//! Where log events go: to standard error, as lines for people or as JSON for machines.
+//!
+//! No event has a prompt, an answer or a key in it: events say what happened to requests and ranks,
+//! and name requests by number. The test `nothing_a_client_says_is_logged` reads the logs of a server
+//! for what was sent to it.
 
+use std::fmt;
 use std::io::IsTerminal;
+use std::str::FromStr;
 
-use tracing_subscriber::EnvFilter;
+use tracing::Subscriber;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry};
+
+use crate::span;
+use crate::traces::Traces;
 
 /// [`init_logs`] ran before, or something else installed a subscriber.
 #[derive(Debug, thiserror::Error)]
 #[error("logs were already set up in this process")]
 pub struct LogsAlreadySet;
 
-/// Sends events to standard error. `RUST_LOG` wins over `default_filter` (`"info"`, say); a filter
-/// that does not parse is dropped for the default, since a typo must not stop a server. Colours
-/// only on a terminal, and never when `NO_COLOR` is set (<https://no-color.org>).
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people: time, level, module, message and fields.
+    #[default]
+    Pretty,
+    /// One JSON object each, with `timestamp`, `level`, `target`, `message` and the fields.
+    Json,
+}
+
+/// Sends events to standard error, and spans to `traces` if there are any. `RUST_LOG` wins over
+/// `default_filter` (`"info"`, say); a filter that does not parse is dropped for the default, since a
+/// typo must not stop a server. Colours only on a terminal, and never when `NO_COLOR` is set
+/// (<https://no-color.org>).
 ///
 /// # Errors
 /// When a subscriber is already installed: call this once, at the start of the process.
-pub fn init_logs(default_filter: &str) -> Result<(), LogsAlreadySet> {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_filter));
+pub fn init_logs(
+    default_filter: &str,
+    format: LogFormat,
+    traces: Option<&Traces>,
+) -> Result<(), LogsAlreadySet> {
     let colours = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let installed = Registry::default()
+        .with(lines(default_filter, format, colours))
+        .with(traces.map(Traces::layer))
+        .try_init();
+    installed.map_err(|_| LogsAlreadySet)?;
+    if let Some(traces) = traces {
+        span::trace_requests(traces.sampler());
+    }
+    Ok(())
+}
+
+/// As [`init_logs`], for a process whose parent passes its lines on: the time is the parent's to add,
+/// and a line begins with its level (` WARN`, say).
+///
+/// # Errors
+/// When a subscriber is already installed.
+pub fn init_child_logs(default_filter: &str) -> Result<(), LogsAlreadySet> {
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(filter(default_filter))
         .with_writer(std::io::stderr)
-        .with_ansi(colours)
+        .with_ansi(false)
+        .without_time()
         .try_init()
         .map_err(|_| LogsAlreadySet)
+}
+
+/// Writes lines. Spans of requests are not for them, whatever `RUST_LOG` says.
+fn lines<S>(default_filter: &str, format: LogFormat, colours: bool) -> impl Layer<S>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        LogFormat::Pretty => lines.with_ansi(colours).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let ours = filter_fn(|metadata| metadata.target() != span::TARGET);
+    lines.with_filter(filter(default_filter).and(ours))
+}
+
+fn filter(default: &str) -> EnvFilter {
+    EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default))
+}
+
+// === impl LogFormat ===
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "pretty" => Ok(Self::Pretty),
+            "json" => Ok(Self::Json),
+            _ => Err("write json or pretty".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pretty => "pretty",
+            Self::Json => "json",
+        })
+    }
 }

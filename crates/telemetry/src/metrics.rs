@@ -7,11 +7,13 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
 use crate::names::{self, Name};
 use crate::replica::{ReplicaFamilies, ReplicaMetrics};
+use crate::traces::SpanCounters;
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -46,6 +48,14 @@ pub struct Metrics {
     pub request_n: Histogram,
     /// Ended generations by reason.
     pub request_success: Family<FinishLabels, Counter>,
+
+    /// Requests that were not computed, or not to their end.
+    pub requests_refused: Family<RefusalLabels, Counter>,
+    /// Requests that wait because no replica can serve. Recorded by the cluster.
+    pub requests_parked: Gauge,
+
+    /// Certificates of the cluster that were renewed, or refused to be. Recorded by the command line.
+    pub certificate_renewals: Family<RenewalLabels, Counter>,
 
     /// What each replica records.
     replicas: ReplicaFamilies,
@@ -87,6 +97,64 @@ pub enum Finished {
     error,
 }
 
+/// Labels of [`Metrics::requests_refused`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RefusalLabels {
+    /// Why.
+    pub reason: Refusal,
+    /// Name of the API key, from the configuration; empty without one.
+    pub key: String,
+}
+
+/// Why a request was not computed, or not to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "variant names are the label values")]
+pub enum Refusal {
+    /// The house was full.
+    overloaded,
+    /// The holder of the key had as much in the house as it may.
+    over_limit,
+    /// The server was going down.
+    draining,
+    /// No replica could ever hold it.
+    never_fits,
+    /// No replica served in time.
+    unserved,
+    /// It had not begun at its deadline.
+    expired,
+}
+
+/// Labels of [`Metrics::certificate_renewals`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RenewalLabels {
+    /// Whose certificate.
+    pub role: Holder,
+    /// What came of it.
+    pub outcome: RenewalOutcome,
+}
+
+/// What the holder of a certificate is in the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "variant names are the label values")]
+pub enum Holder {
+    /// The head itself.
+    head,
+    /// The agent of a machine.
+    node,
+    /// A rank process.
+    shard,
+}
+
+/// What came of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "variant names are the label values")]
+pub enum RenewalOutcome {
+    /// There is a next certificate.
+    renewed,
+    /// There is none.
+    refused,
+}
+
 /// Registers a metric under each of its names.
 pub(crate) struct Spellings<'a>(&'a mut Registry);
 
@@ -96,6 +164,12 @@ impl Metrics {
     /// All metrics at zero, labelled `model_name="…"`.
     #[must_use]
     pub fn new(model_name: &str) -> Self {
+        Self::with_traces(model_name, &SpanCounters::default())
+    }
+
+    /// As [`Metrics::new`], and what became of the spans of traces.
+    #[must_use]
+    pub fn with_traces(model_name: &str, spans: &SpanCounters) -> Self {
         let mut registry = Registry::default();
         let label = ("model_name".into(), model_name.to_owned().into());
         let mut add = Spellings(registry.sub_registry_with_label(label));
@@ -112,13 +186,28 @@ impl Metrics {
             request_max_tokens: add.histogram(names::REQUEST_MAX_TOKENS, TOKENS),
             request_n: add.histogram(names::REQUEST_N, &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]),
             request_success: add.metric(names::REQUEST_SUCCESS, Family::default()),
+            requests_refused: add.metric(names::REQUESTS_REFUSED, Family::default()),
+            requests_parked: add.metric(names::REQUESTS_PARKED, Gauge::default()),
+            certificate_renewals: add.metric(names::CERTIFICATE_RENEWALS, Family::default()),
             replicas: ReplicaFamilies::new(&mut add),
             registry: Registry::default(),
         };
+        add.metric(names::TRACE_SPANS_EXPORTED, spans.exported.clone());
+        add.metric(names::TRACE_SPANS_DROPPED, spans.dropped.clone());
         // A rate over a series that appears with its first event misses that event.
         for finished_reason in [Finished::stop, Finished::length, Finished::abort, Finished::error]
         {
             drop(metrics.request_success.get_or_create(&FinishLabels { finished_reason }));
+        }
+        for reason in Refusal::ALL {
+            let labels = RefusalLabels { reason, key: String::new() };
+            drop(metrics.requests_refused.get_or_create(&labels));
+        }
+        for role in [Holder::head, Holder::node, Holder::shard] {
+            for outcome in [RenewalOutcome::renewed, RenewalOutcome::refused] {
+                let labels = RenewalLabels { role, outcome };
+                drop(metrics.certificate_renewals.get_or_create(&labels));
+            }
         }
         metrics.registry = registry;
         metrics
@@ -152,6 +241,19 @@ impl Spellings<'_> {
     fn histogram(&mut self, name: Name, bounds: &[f64]) -> Histogram {
         self.metric(name, Histogram::new(bounds.iter().copied()))
     }
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    const ALL: [Self; 6] = [
+        Self::overloaded,
+        Self::over_limit,
+        Self::draining,
+        Self::never_fits,
+        Self::unserved,
+        Self::expired,
+    ];
 }
 
 // === impl StatusClass ===

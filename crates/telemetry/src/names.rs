@@ -85,6 +85,28 @@ names! {
     KV_BLOCKS_HELD: "playhouse_kv_blocks_held",,
         "KV blocks held by running requests, beyond the prefix cache";
     KV_BLOCKS: "playhouse_kv_blocks",, "KV blocks of the replica";
+    REQUESTS_REFUSED: "playhouse_requests_refused",,
+        "Requests that were not computed, or not to their end, by reason and name of the API key";
+    REQUESTS_PARKED: "playhouse_requests_parked",,
+        "Requests that wait because no replica can serve";
     REPLICA_RESTARTS: "playhouse_replica_restarts",,
-        "Times a replica started again because an engine died";
+        "Times a replica started again because ranks were lost, by cause";
+    REPLICA_EPOCH: "playhouse_replica_epoch",, "The incarnation of a replica: counts its starts";
+    REPLICA_HEALTHY: "playhouse_replica_healthy", "vllm:engine_healthy",
+        "1 while a replica serves and something comes of its work, else 0";
+    MIGRATIONS: "playhouse_migrations",,
+        "Requests that left a replica which lost its ranks and went on in another, by cause";
+    RECOVERY_TIME: "playhouse_replica_recovery_seconds",,
+        "From the loss of the ranks of a replica until it serves again";
+    PIPELINE_TIME: "playhouse_pipeline_stage_seconds",,
+        "Time in which a replica had requests, once for each of its stages";
+    PIPELINE_IDLE_TIME: "playhouse_pipeline_stage_idle_seconds",,
+        "Of that time, what stages spent without a step: the bubble of the pipeline";
+    CERTIFICATE_RENEWALS: "playhouse_certificate_renewals",,
+        "Certificates of the cluster that were renewed, or refused to be, by role of their holder";
+    TRACE_SPANS_EXPORTED: "playhouse_trace_spans_exported",, "Spans that the trace collector has";
+    TRACE_SPANS_DROPPED: "playhouse_trace_spans_dropped",,
+        "Spans that were lost: the queue was full, or the trace collector did not take them";
+    HANG_DETECTION_TIME: "playhouse_hang_detection_seconds",,
+        "From the last sign of life of ranks that hung until they were ended";
 }

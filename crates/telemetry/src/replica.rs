@@ -8,6 +8,7 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
+use crate::cause::{CauseCounters, CauseLabels};
 use crate::metrics::{SECONDS, Spellings, TOKENS};
 use crate::names::{self, Name};
 
@@ -40,8 +41,22 @@ pub struct ReplicaMetrics {
     pub kv_blocks_held: Gauge,
     /// KV blocks there are.
     pub kv_blocks: Gauge,
-    /// Restarts of the replica after an engine died.
-    pub replica_restarts: Counter,
+    /// Restarts of the replica after ranks were lost.
+    pub replica_restarts: CauseCounters,
+    /// Its incarnation.
+    pub epoch: Gauge,
+    /// 1 while it serves and makes progress.
+    pub healthy: Gauge,
+    /// Requests that it lost to other replicas.
+    pub migrations: CauseCounters,
+    /// Seconds from the loss of its ranks until it serves again.
+    pub recovery_time: Histogram,
+    /// Seconds from the last sign of life of ranks that hung until they were ended.
+    pub hang_detection_time: Histogram,
+    /// Seconds in which it had requests, for each stage.
+    pub pipeline_time: Counter<f64, AtomicU64>,
+    /// Of those, seconds in which a stage had no step.
+    pub pipeline_idle_time: Counter<f64, AtomicU64>,
     engine: u32,
     cache_config: Family<BlockLabels, Gauge>,
 }
@@ -62,7 +77,14 @@ pub(crate) struct ReplicaFamilies {
     inference_time: Histograms,
     kv_blocks_held: Family<EngineLabel, Gauge>,
     kv_blocks: Family<EngineLabel, Gauge>,
-    replica_restarts: Family<EngineLabel, Counter>,
+    replica_restarts: Family<CauseLabels, Counter>,
+    epoch: Family<EngineLabel, Gauge>,
+    healthy: Family<EngineLabel, Gauge>,
+    migrations: Family<CauseLabels, Counter>,
+    recovery_time: Histograms,
+    hang_detection_time: Histograms,
+    pipeline_time: Family<EngineLabel, Counter<f64, AtomicU64>>,
+    pipeline_idle_time: Family<EngineLabel, Counter<f64, AtomicU64>>,
     cache_config: Family<BlockLabels, Gauge>,
 }
 
@@ -100,6 +122,8 @@ impl ReplicaFamilies {
         let prefill_time = histogram(names::PREFILL_TIME, SECONDS);
         let decode_time = histogram(names::DECODE_TIME, SECONDS);
         let inference_time = histogram(names::INFERENCE_TIME, SECONDS);
+        let recovery_time = histogram(names::RECOVERY_TIME, SECONDS);
+        let hang_detection_time = histogram(names::HANG_DETECTION_TIME, SECONDS);
         Self {
             requests_running: add.metric(names::REQUESTS_RUNNING, Family::default()),
             requests_waiting: add.metric(names::REQUESTS_WAITING, Family::default()),
@@ -115,6 +139,13 @@ impl ReplicaFamilies {
             kv_blocks_held: add.metric(names::KV_BLOCKS_HELD, Family::default()),
             kv_blocks: add.metric(names::KV_BLOCKS, Family::default()),
             replica_restarts: add.metric(names::REPLICA_RESTARTS, Family::default()),
+            epoch: add.metric(names::REPLICA_EPOCH, Family::default()),
+            healthy: add.metric(names::REPLICA_HEALTHY, Family::default()),
+            migrations: add.metric(names::MIGRATIONS, Family::default()),
+            recovery_time,
+            hang_detection_time,
+            pipeline_time: add.metric(names::PIPELINE_TIME, Family::default()),
+            pipeline_idle_time: add.metric(names::PIPELINE_IDLE_TIME, Family::default()),
             cache_config: add.metric(names::CACHE_CONFIG, Family::default()),
         }
     }
@@ -136,7 +167,14 @@ impl ReplicaFamilies {
             inference_time: self.inference_time.get_or_create_owned(label),
             kv_blocks_held: self.kv_blocks_held.get_or_create_owned(label),
             kv_blocks: self.kv_blocks.get_or_create_owned(label),
-            replica_restarts: self.replica_restarts.get_or_create_owned(label),
+            replica_restarts: CauseCounters::of(&self.replica_restarts, engine),
+            epoch: self.epoch.get_or_create_owned(label),
+            healthy: self.healthy.get_or_create_owned(label),
+            migrations: CauseCounters::of(&self.migrations, engine),
+            recovery_time: self.recovery_time.get_or_create_owned(label),
+            hang_detection_time: self.hang_detection_time.get_or_create_owned(label),
+            pipeline_time: self.pipeline_time.get_or_create_owned(label),
+            pipeline_idle_time: self.pipeline_idle_time.get_or_create_owned(label),
             engine,
             cache_config: self.cache_config.clone(),
         }

@@ -13,6 +13,7 @@ macro_rules! id {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+        #[derive(serde::Serialize, serde::Deserialize)]
         pub struct $name(pub $inner);
 
         impl fmt::Display for $name {

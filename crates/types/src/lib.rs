@@ -24,4 +24,6 @@ pub use parallel::{
 pub use prefix::PrefixEvent;
 pub use request::{Emission, FinishReason, GenerateRequest};
 pub use sampling::{InvalidParam, SamplingParams, TOP_LOGPROBS_MAX};
-pub use step::{Admitted, Logits, Run, RunOutcome, Sampled, StepOutcome, StepPlan, TokenLogprobs};
+pub use step::{
+    Admitted, Appended, Logits, Run, RunOutcome, Sampled, StepOutcome, StepPlan, TokenLogprobs,
+};

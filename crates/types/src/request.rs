@@ -28,6 +28,11 @@ pub enum FinishReason {
     Cancelled,
     /// The engine could not run it; the text says why, for a person.
     Failed(String),
+    /// No replica could serve it for too long; the text says why, for a person. Another attempt may
+    /// succeed.
+    Unserved(String),
+    /// It had not begun at its deadline, so it was not computed.
+    Expired,
 }
 
 /// What one step produced for one request.

@@ -1,9 +1,10 @@
 //! The contract between scheduler and engine: a plan down, an outcome up.
 //!
 //! An engine keeps one seat per [`Slot`]: the sampling parameters, the tokens so far and the block
-//! table. A plan changes seats in this order: `released`, then `admitted`, then `runs`. What an
-//! engine samples it only reports: the token comes back with the run that feeds it, so that every
-//! rank of a replica learns it in the same way, whichever of them sampled it.
+//! table. A plan changes seats in this order: `released`, then `admitted`, then `runs`. A sampled
+//! token belongs to the sequence once a run says so ([`Run::appended`]): with the token, so that
+//! every rank of a replica learns it alike, or, when the plan was made before the token was known,
+//! by telling the engine to take what it sampled itself.
 
 use std::sync::Arc;
 
@@ -48,12 +49,24 @@ pub struct Run {
     pub start: u32,
     /// How many tokens to feed. The engine knows them: admitted, or sampled since.
     pub tokens: u32,
-    /// Appended to the sequence first: the token sampled from its last run.
-    pub sampled: Option<TokenId>,
+    /// What becomes of the token sampled from the run before: appended to the sequence first.
+    pub appended: Appended,
     /// Blocks appended to the block table before running.
     pub new_blocks: Vec<BlockId>,
     /// Which positions need logits.
     pub logits: Logits,
+}
+
+/// The token that a sequence grows by before a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub enum Appended {
+    /// None: the run feeds what the engine was told before.
+    Nothing,
+    /// This one, sampled from the run before.
+    Token(TokenId),
+    /// Whichever the engine sampled from the run before, whose outcome the planner has not seen
+    /// yet. Only where one stage has all layers.
+    OwnSample,
 }
 
 /// Which rows of a run go through the language-model head.

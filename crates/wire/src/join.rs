@@ -1,4 +1,5 @@
-//! How a process gets its identity: from another machine with a token, or from its parent.
+//! How a process gets its identity: from another machine with a token, from its parent, or for the one
+//! that it has.
 
 use std::fmt;
 
@@ -49,8 +50,11 @@ pub enum JoinRefusal {
     /// The proof was not made with the token's secret.
     #[error("the token's secret is wrong: copy the token again, whole")]
     WrongSecret,
-    /// A connected node has the name.
-    #[error("the name {0} is taken by a connected node: give another --name")]
+    /// A node that is connected has the name, or one that is expected back.
+    #[error(
+        "the name {0} is taken by a node that is connected or that ranks wait for: give another \
+         --name"
+    )]
     NameTaken(String),
     /// The name or the certificate request is malformed.
     #[error("{0}")]
@@ -58,6 +62,50 @@ pub enum JoinRefusal {
     /// The process asked has no authority to let anybody in.
     #[error("this process admits no nodes: join the head")]
     NoAuthority,
+}
+
+/// Asks the head for the next certificate, over a connection that has proved who asks.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct RenewRequest {
+    /// PKCS#10 request of a new key, DER, made out to who asks.
+    pub csr: Vec<u8>,
+}
+
+/// The answer to a [`RenewRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub enum RenewReply {
+    /// The certificate before it stays good until its end.
+    Granted {
+        /// The next certificate, DER.
+        certificate: Vec<u8>,
+    },
+    /// No certificate.
+    Refused(RenewRefusal),
+}
+
+/// Why a certificate is not renewed.
+#[derive(
+    Clone, Debug, PartialEq, Eq, thiserror::Error, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
+pub enum RenewRefusal {
+    /// The certificate that the connection was made with is no longer good.
+    #[error("the certificate was revoked: join with a new token from `playhouse token create`")]
+    Revoked,
+    /// The request is made out to somebody else.
+    #[error("the certificate is of {certificate}, but the request is not: ask for the own name")]
+    OtherName {
+        /// Role and name of the certificate.
+        certificate: String,
+    },
+    /// One was asked for on this connection a moment ago.
+    #[error("asked again too soon: wait {seconds} s between two renewals")]
+    TooSoon {
+        /// How long to wait.
+        seconds: u64,
+    },
+    /// The request is malformed.
+    #[error("{0}")]
+    BadRequest(String),
 }
 
 /// Everything a process needs to prove who it is. A parent writes it to its child's standard input.
@@ -78,9 +126,15 @@ pub struct IdentityBundle {
 message!(JoinRequest, JoinRequest);
 message!(JoinReply, JoinReply);
 message!(IdentityBundle, Identity);
+message!(RenewRequest, RenewRequest);
+message!(RenewReply, RenewReply);
 
 impl Request for JoinRequest {
     type Reply = JoinReply;
+}
+
+impl Request for RenewRequest {
+    type Reply = RenewReply;
 }
 
 impl fmt::Debug for IdentityBundle {

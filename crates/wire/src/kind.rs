@@ -16,6 +16,10 @@ pub enum Kind {
     JoinReply = 4,
     /// [`crate::IdentityBundle`].
     Identity = 5,
+    /// [`crate::RenewRequest`].
+    RenewRequest = 6,
+    /// [`crate::RenewReply`].
+    RenewReply = 7,
     /// [`crate::HeadNote`].
     HeadNote = 16,
     /// [`crate::PeerNote`].
@@ -51,12 +55,14 @@ const MIB: u32 = 1024 * KIB;
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Hello,
         Self::HelloReply,
         Self::JoinRequest,
         Self::JoinReply,
         Self::Identity,
+        Self::RenewRequest,
+        Self::RenewReply,
         Self::HeadNote,
         Self::PeerNote,
         Self::NodeRequest,
@@ -85,6 +91,7 @@ impl Kind {
             // Read from peers that have proved nothing yet.
             Self::Hello | Self::HelloReply | Self::Bulk => 4 * KIB,
             Self::JoinRequest | Self::JoinReply | Self::Identity => 16 * KIB,
+            Self::RenewRequest | Self::RenewReply => 16 * KIB,
             Self::HeadNote | Self::NodeReply | Self::HeadReply | Self::ShardEvent => 64 * KIB,
             Self::PeerNote | Self::NodeRequest | Self::HeadRequest | Self::ShardCommand => MIB,
             // A prompt of a million tokens is 4 MiB; its log-probabilities with one alternative, 20.

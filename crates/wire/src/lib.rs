@@ -34,11 +34,13 @@ pub use generation::{GenerationEvent, GenerationRequest, NotTaken};
 pub use hello::{
     Hello, HelloReply, PREFACE_BYTES, PrefaceError, Refusal, check_preface, preface, preface_of,
 };
-pub use join::{IdentityBundle, JoinRefusal, JoinReply, JoinRequest};
+pub use join::{
+    IdentityBundle, JoinRefusal, JoinReply, JoinRequest, RenewRefusal, RenewReply, RenewRequest,
+};
 pub use kind::Kind;
 pub use message::{DecodeError, EncodeError, Message, Note, Request};
 pub use node::{
-    Device, DeviceKind, HeadReply, HeadRequest, NodeReply, NodeRequest, NodeStats, Spawn,
+    Device, DeviceKind, HeadReply, HeadRequest, NodeReply, NodeRequest, NodeStats, Running, Spawn,
 };
 pub use note::{Exit, ExitStatus, HeadNote, PeerNote};
 pub use peer::{BadName, NAME_BYTES_MAX, PeerId, Role};

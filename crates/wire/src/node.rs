@@ -64,7 +64,20 @@ pub enum HeadRequest {
         devices: Vec<Device>,
         /// Bytes of host memory.
         memory: u64,
+        /// Rank processes that run there, whichever head has started them.
+        processes: Vec<Running>,
     },
+}
+
+/// A rank process of a node.
+#[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Running {
+    /// As in [`Spawn::name`].
+    pub name: String,
+    /// As in [`Spawn::device`].
+    pub device: u32,
+    /// As in [`NodeReply::Spawned`].
+    pub pid: u32,
 }
 
 /// One thing a rank can run on.

@@ -2,8 +2,15 @@
 
 use std::time::Duration;
 
-use playhouse_cluster::{ClusterStatus, NoToken};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use playhouse_cluster::{
+    Answer, Change, ClusterStatus, DeploymentStatus, Ledger, NoToken, NotRevoked, Operation,
+    OperationId, Phase, Refused,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -11,7 +18,7 @@ use super::*;
 use crate::routes::BODY_BYTES_MAX;
 
 #[derive(Clone)]
-struct Script;
+struct Script(Arc<Ledger>);
 
 impl Operations for Script {
     fn status(&self) -> ClusterStatus {
@@ -21,13 +28,54 @@ impl Operations for Script {
     fn create_token(&self, _: Duration) -> Result<String, NoToken> {
         panic!("nobody sent a whole request")
     }
+
+    fn revoke_node(&self, _: &str) -> Result<bool, NotRevoked> {
+        panic!("nobody sent a whole request")
+    }
+
+    async fn deployment(&self) -> DeploymentStatus {
+        let desired = self.0.desired().expect("it is set");
+        let drained = self.0.drained();
+        DeploymentStatus { desired, drained, running: None, durable: false }
+    }
+
+    async fn change(&self, _: Change, _: Option<String>, _: bool) -> Result<Answer, Refused> {
+        panic!("nobody asked for one")
+    }
+
+    async fn operations(&self) -> Vec<Operation> {
+        self.0.operations()
+    }
+
+    async fn operation(&self, id: OperationId) -> Option<watch::Receiver<Operation>> {
+        self.0.watch(id)
+    }
+
+    async fn abort(&self, id: OperationId) -> Result<Operation, Refused> {
+        self.0.abort(id)
+    }
+}
+
+/// With one operation under way.
+fn script() -> Script {
+    let ledger = Ledger::in_memory();
+    let split = playhouse_cluster::Split { tensor: 1, pipeline: 1, partition: None };
+    let desired = playhouse_cluster::Desired { replicas: 1, split };
+    let change = Change::UndrainNode { node: "n".to_owned() };
+    let aims = (desired, ledger.drained());
+    ledger.begin(change, None, aims, SystemTime::now()).expect("it is the first");
+    Script(Arc::new(ledger))
 }
 
 /// A client of a connection with a little room on the way.
 fn connect() -> (DuplexStream, JoinHandle<()>) {
+    connect_to(script())
+}
+
+fn connect_to(script: Script) -> (DuplexStream, JoinHandle<()>) {
     let (client, server) = duplex(64);
-    let router = router(&AdminConfig { token: "t".to_owned() }, Script);
-    (client, tokio::spawn(connection(server, router)))
+    let router = router(&AdminConfig { token: "t".to_owned(), audit: None, tls: None }, script);
+    (client, tokio::spawn(connection(server, router, Guest::new(None))))
 }
 
 const CLUSTER: &[u8] = b"GET /admin/v1/cluster HTTP/1.1\r\nauthorization: Bearer t\r\n\r\n";
@@ -96,4 +144,44 @@ async fn a_connection_carries_one_request() {
     read.expect("it answers");
     assert_eq!(String::from_utf8_lossy(&answer).matches("HTTP/1.1 200").count(), 1);
     server.await.expect("it ends");
+}
+
+const FOLLOW: &[u8] = b"GET /admin/v1/operations/1 HTTP/1.1\r\nauthorization: Bearer t\r\n\
+    accept: text/event-stream\r\n\r\n";
+
+/// Who follows an operation may stay until it ends.
+#[tokio::test(start_paused = true)]
+async fn a_stream_outlives_the_deadline_of_a_request() {
+    let script = script();
+    let ledger = Arc::clone(&script.0);
+    let (mut client, server) = connect_to(script);
+    client.write_all(FOLLOW).await.expect("it reads");
+    let reading = tokio::spawn(async move {
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.expect("it answers");
+        String::from_utf8(answer).expect("UTF-8")
+    });
+    let start = Instant::now();
+    sleep(CONNECTION_MAX * 4).await;
+    ledger.step(OperationId(1), Phase::Retire, "late");
+    ledger.end(OperationId(1), Phase::Done);
+    let answer = reading.await.expect("it reads");
+    server.await.expect("it ends");
+    assert!(start.elapsed() < CONNECTION_MAX * 5);
+    assert!(answer.contains("late") && answer.contains("event: end"), "{answer}");
+}
+
+/// A reader that stops reading, and one whose operation never ends.
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_at_last() {
+    for reads in [false, true] {
+        let start = Instant::now();
+        let (mut client, server) = connect();
+        client.write_all(FOLLOW).await.expect("it reads");
+        if reads {
+            client.read_to_end(&mut Vec::new()).await.expect("it ends");
+        }
+        server.await.expect("it ends");
+        assert_eq!(start.elapsed(), CONNECTION_MAX + STREAM_MAX);
+    }
 }

@@ -1,14 +1,19 @@
 //! An engine without a model: it obeys plans as the real one does and says tokens from a script.
 
 use std::collections::HashMap;
+use std::future::ready;
 use std::io;
 use std::sync::Arc;
 use std::thread;
 
-use playhouse_cluster::{Rank, RankPort, RankSink, RankStarter, StartedRank};
+use playhouse_cluster::{
+    Blueprint, Blueprints, Layout, Rank, RankHandle, RankPort, RankSink, RankStarter, Share, Split,
+    StartedRank,
+};
 use playhouse_engine::{EngineEvent, StepPort};
+use playhouse_scheduler::Limits;
 use playhouse_types::{
-    Epoch, Logits, Run, RunOutcome, Sampled, Slot, StepOutcome, StepPlan, TokenId,
+    Appended, Epoch, Logits, Run, RunOutcome, Sampled, Slot, StepOutcome, StepPlan, TokenId,
 };
 
 /// The token at a position of any sequence whose script is `script`.
@@ -34,6 +39,33 @@ pub(crate) fn engines_of(script: Script, stages: usize, fault: RankFault) -> Ran
 
 /// As [`Fault`], for a rank.
 pub(crate) type RankFault = Arc<dyn Fn(Rank, &StepPlan) -> Result<(), String> + Send + Sync>;
+
+/// Replicas whose ranks `starter` starts. A single stage has one step at a time.
+pub(crate) fn blueprints(starter: RankStarter, limits: Limits) -> Blueprints {
+    Arc::new(move |split| {
+        let starter = Arc::clone(&starter);
+        Box::pin(ready(Ok(blueprint(&split, limits, starter))))
+    })
+}
+
+/// A replica of ranks without a model.
+pub(crate) fn blueprint(split: &Split, limits: Limits, starter: RankStarter) -> Blueprint {
+    let stages = split.pipeline as usize;
+    let share = Share { layers: 0..1, query_heads: 1, kv_heads: 1, weight_bytes: 1 };
+    Blueprint {
+        split: split.clone(),
+        layout: Layout { stages, tensor: split.tensor as usize },
+        shares: vec![share; split.ranks()],
+        concurrent_batches: if stages == 1 { 1 } else { stages + 1 },
+        limits: Limits { micro_batches: stages, ..limits },
+        starter: Arc::new(move || Arc::clone(&starter)),
+    }
+}
+
+/// `tensor` ranks for each of `pipeline` stages.
+pub(crate) fn split(tensor: u32, pipeline: u32) -> Split {
+    Split { tensor, pipeline, partition: None }
+}
 
 /// Never fails.
 pub(crate) fn no_fault() -> Fault {
@@ -68,16 +100,35 @@ fn start(
         let joined = tokio::task::spawn_blocking(move || thread.join()).await;
         drop(joined.expect("it is not cancelled"));
     };
-    Ok(StartedRank { port: RankPort::Engine(port), ended: Box::pin(ended) })
+    Ok(StartedRank {
+        port: RankPort::Engine(port),
+        handle: Arc::new(Nobody),
+        ended: Box::pin(ended),
+    })
 }
 
-fn run(script: Script, lengths: &mut HashMap<Slot, usize>, plan: StepPlan) -> StepOutcome {
+/// What a scripted engine is held by: it ends by itself, or when its test lets it.
+#[derive(Debug)]
+pub(crate) struct Nobody;
+
+impl RankHandle for Nobody {
+    fn abort(&self) {}
+
+    fn vacate(&self) {}
+}
+
+/// What a plan comes to. `lengths` are those of the sequences, by seat.
+pub(crate) fn run(
+    script: Script,
+    lengths: &mut HashMap<Slot, usize>,
+    plan: StepPlan,
+) -> StepOutcome {
     for admitted in &plan.admitted {
         lengths.insert(admitted.slot, admitted.tokens.len());
     }
     let outcome = |run: &Run| {
         let length = lengths.get_mut(&run.slot).expect("an admitted slot");
-        *length += usize::from(run.sampled.is_some());
+        *length += usize::from(run.appended != Appended::Nothing);
         let last = (run.start + run.tokens) as usize == *length;
         let sampled = (last && run.logits != Logits::None)
             .then(|| Sampled { token: script(*length), logprobs: None });

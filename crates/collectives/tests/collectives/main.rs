@@ -6,6 +6,8 @@ mod endings;
 mod joining;
 #[cfg(feature = "cuda")]
 mod nccl;
+#[path = "../../../../tests/ports.rs"]
+mod ports;
 mod processes;
 mod ranks;
 mod sequences;

@@ -8,6 +8,8 @@ use std::time::Duration;
 use half::{bf16, f16};
 use playhouse_collectives::{Element, Group, GroupSpec, JoinError, Member, Secret, Summand};
 
+use crate::ports::port;
+
 /// Longer than any wait of a test that should succeed, however busy the machine is.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -20,12 +22,13 @@ pub(crate) struct Cast {
     pub(crate) listeners: Vec<TcpListener>,
 }
 
-/// One rank on each of the given machines.
+/// One rank on each of the given machines. Their ports stay theirs without the listeners, too: others
+/// may dial them before a process listens there.
 pub(crate) fn cast(machines: &[usize]) -> Cast {
     static GROUPS: AtomicU32 = AtomicU32::new(0);
     let number = GROUPS.fetch_add(1, Ordering::Relaxed);
     let listeners: Vec<_> =
-        machines.iter().map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        machines.iter().map(|_| TcpListener::bind(("127.0.0.1", port())).unwrap()).collect();
     let members = machines.iter().zip(&listeners).map(|(machine, listener)| Member {
         machine: format!("machine-{machine}"),
         address: Some(listener.local_addr().unwrap()),

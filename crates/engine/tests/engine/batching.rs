@@ -95,3 +95,18 @@ fn seeded_sampling_resumes_where_it_was_preempted() {
     }
     driver.finish();
 }
+
+/// E-3, for plans made before the token was known that they feed.
+#[test]
+fn steps_planned_ahead_of_their_tokens_sample_the_same() {
+    let model = load(&reference().join(CASES[1]), 2);
+    let mut sequence = Sequence::greedy(tokens(40, 5, model.spec().vocab), 30);
+    sequence.sampling.prompt_logprobs = None;
+    let sampling = &mut sequence.sampling;
+    (sampling.temperature, sampling.seed) = (1.3, 11);
+    (sampling.repetition_penalty, sampling.frequency_penalty) = (1.2, 0.3);
+    let mut driver = Driver::new(&model);
+    let told = driver.generate(std::slice::from_ref(&sequence), 64).remove(0);
+    assert_eq!(driver.generate_ahead(&sequence), told.sampled);
+    driver.finish();
+}

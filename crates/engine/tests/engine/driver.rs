@@ -11,8 +11,8 @@ use playhouse_engine::{EngineConfig, EngineEvent, StepPort, spawn};
 use playhouse_model::{Checkpoint, Dtype, Groups, Model, ModelConfig, Shard, Weights};
 use playhouse_ops::Threads;
 use playhouse_types::{
-    Admitted, BLOCK_TOKENS, BlockId, Epoch, Logits, Run, RunOutcome, Sampled, SamplingParams, Slot,
-    StepId, StepOutcome, StepPlan, TokenId, TokenLogprobs,
+    Admitted, Appended, BLOCK_TOKENS, BlockId, Epoch, Logits, Run, RunOutcome, Sampled,
+    SamplingParams, Slot, StepId, StepOutcome, StepPlan, TokenId, TokenLogprobs,
 };
 
 pub(crate) const EPOCH: Epoch = Epoch(3);
@@ -166,6 +166,37 @@ impl Driver {
         progress.into_iter().map(|progress| progress.generated).collect()
     }
 
+    /// Runs one sequence to its `max_tokens`, each step planned before the outcome of the one
+    /// before it is here.
+    pub(crate) fn generate_ahead(&mut self, sequence: &Sequence) -> Vec<Sampled> {
+        let (prompt, count) = (sequence.prompt.len() as u32, sequence.sampling.max_tokens);
+        let mut blocks = 0;
+        let mut sampled = Vec::new();
+        for step in 0..count {
+            let (start, tokens, appended) = match step {
+                0 => (0, prompt, Appended::Nothing),
+                _ => (prompt + step - 1, 1, Appended::OwnSample),
+            };
+            let missing = ((start + tokens) as usize).div_ceil(BLOCK_TOKENS) - blocks;
+            let new_blocks = self.free.split_off(self.free.len() - missing);
+            blocks += missing;
+            let logits = Logits::Last;
+            let run = Run { slot: Slot(0), start, tokens, appended, new_blocks, logits };
+            let admitted = if step == 0 { vec![sequence.admitted(0)] } else { Vec::new() };
+            let plan = self.plan(admitted, vec![run]);
+            self.port.submit(plan).unwrap();
+            if step > 0 {
+                sampled.extend(self.outcome().runs.remove(0).sampled);
+            }
+        }
+        sampled.extend(self.outcome().runs.remove(0).sampled);
+        let mut plan = self.plan(Vec::new(), Vec::new());
+        plan.released = vec![Slot(0)];
+        self.port.submit(plan).unwrap();
+        self.outcome();
+        sampled
+    }
+
     /// Closes the port and waits for the end.
     pub(crate) fn finish(self) {
         drop(self.port);
@@ -213,8 +244,8 @@ impl Progress {
             (_, true) => Logits::Last,
             (_, false) => Logits::None,
         };
-        let sampled = self.unsaid.take();
-        Run { slot, start: start as u32, tokens: count as u32, sampled, new_blocks, logits }
+        let appended = self.unsaid.take().map_or(Appended::Nothing, Appended::Token);
+        Run { slot, start: start as u32, tokens: count as u32, appended, new_blocks, logits }
     }
 
     fn settle(&mut self, outcome: RunOutcome) {
@@ -233,8 +264,14 @@ impl Driver {
         admitted.tokens = tokens.clone().into();
         let blocks = self.free.split_off(self.free.len() - tokens.len().div_ceil(BLOCK_TOKENS));
         let (tokens, logits) = (tokens.len() as u32, Logits::Last);
-        let run =
-            Run { slot: Slot(0), start: 0, tokens, sampled: None, new_blocks: blocks, logits };
+        let run = Run {
+            slot: Slot(0),
+            start: 0,
+            tokens,
+            appended: Appended::Nothing,
+            new_blocks: blocks,
+            logits,
+        };
         let plan = self.plan(vec![admitted], vec![run]);
         self.port.submit(plan).unwrap();
         let sampled = self.outcome().runs[0].sampled.clone().unwrap();

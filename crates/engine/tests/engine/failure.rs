@@ -5,7 +5,7 @@ use std::sync::mpsc::sync_channel;
 
 use playhouse_engine::{EngineConfig, EngineEvent, STEPS_QUEUED_MAX, SubmitError, spawn};
 use playhouse_types::{
-    Admitted, BlockId, Epoch, Logits, Run, SamplingParams, Slot, StepId, StepPlan,
+    Admitted, Appended, BlockId, Epoch, Logits, Run, SamplingParams, Slot, StepId, StepPlan,
 };
 
 use crate::driver::{Driver, EPOCH, Sequence, load, reference, tokens};
@@ -24,7 +24,14 @@ fn admitted(slot: u32) -> Admitted {
 
 fn run(start: u32, tokens: u32, blocks: &[u32]) -> Run {
     let new_blocks = blocks.iter().map(|&block| BlockId(block)).collect();
-    Run { slot: Slot(0), start, tokens, sampled: None, new_blocks, logits: Logits::None }
+    Run {
+        slot: Slot(0),
+        start,
+        tokens,
+        appended: Appended::Nothing,
+        new_blocks,
+        logits: Logits::None,
+    }
 }
 
 #[test]

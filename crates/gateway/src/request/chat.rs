@@ -5,8 +5,8 @@ use std::sync::Arc;
 use playhouse_types::TOP_LOGPROBS_MAX;
 
 use super::{
-    Conversation, Form, Job, MaxTokens, N_MAX, Shape, cache_salt, model, sampling, stops, stream,
-    unsupported, work,
+    Conversation, Form, Job, MaxTokens, N_MAX, Shape, cache_salt, model, priority, sampling, stops,
+    stream, unsupported, work,
 };
 use crate::error::Result;
 use crate::fields::Fields;
@@ -41,10 +41,11 @@ pub(crate) fn parse_chat(gateway: &Gateway, body: &[u8]) -> Result<Job> {
     };
     let stops = Arc::new(stops(&fields)?);
     let cache_salt = cache_salt(&fields)?;
+    let priority = priority(&fields)?;
     let max_tokens = max_tokens(&fields)?;
     let prompt = conversation.prompt(gateway)?;
     let prompts = work(gateway, &fields, vec![prompt], &params, max_tokens)?;
-    Ok(Job { form, prompts, n, stops, cache_salt })
+    Ok(Job { form, prompts, n, stops, cache_salt, priority })
 }
 
 /// `logprobs` switches them on, `top_logprobs` says how many alternatives.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use playhouse_types::TOP_LOGPROBS_MAX;
 
 use super::{
-    Form, Job, MaxTokens, N_MAX, Prompt, Shape, cache_salt, check_generations, model, sampling,
-    stops, stream, unsupported, work,
+    Form, Job, MaxTokens, N_MAX, Prompt, Shape, cache_salt, check_generations, model, priority,
+    sampling, stops, stream, unsupported, work,
 };
 use crate::error::Result;
 use crate::fields::Fields;
@@ -50,11 +50,12 @@ pub(crate) fn parse_completion(gateway: &Gateway, body: &[u8]) -> Result<Job> {
     };
     let stops = Arc::new(stops(&fields)?);
     let cache_salt = cache_salt(&fields)?;
+    let priority = priority(&fields)?;
     let prompts = Prompt::parse_all(gateway, &fields)?;
     check_generations(&fields, prompts.len(), n)?;
     let max_tokens = MaxTokens { given, default: MAX_TOKENS_DEFAULT };
     let prompts = work(gateway, &fields, prompts, &params, max_tokens)?;
-    Ok(Job { form, prompts, n, stops, cache_salt })
+    Ok(Job { form, prompts, n, stops, cache_salt, priority })
 }
 
 /// `best_of` ranks candidates on the server; as many as are returned is no ranking at all.

@@ -47,11 +47,10 @@ const FIELDS: &[(&str, &[&str])] = &[
     ("truncate_prompt_tokens", &[]),
     ("media_io_kwargs", &["{}"]),
     ("mm_processor_kwargs", &["{}"]),
-    // vLLM: answers and scheduling
+    // vLLM: answers
     ("return_tokens_as_token_ids", &["false"]),
     ("return_token_offsets", &["false"]),
     ("return_prompt_text", &["false"]),
-    ("priority", &["0", "0.0"]),
     ("stream_interval", &["1"]),
     ("kv_transfer_params", &[]),
     ("ec_transfer_params", &[]),

@@ -1,3 +1,4 @@
+use playhouse_gateway::ApiKey;
 use serde_json::json;
 
 use super::support::*;
@@ -132,7 +133,6 @@ fn known_fields_that_are_not_supported_are_refused_by_name() {
         ("chat_template", json!("a")),
         ("modalities", json!(["text", "audio"])),
         ("audio", json!({})),
-        ("priority", json!(1)),
     ] {
         let body = with(hello(), json!({"prompt": "a", field: value}));
         for path in [CHAT, COMPLETIONS] {
@@ -216,7 +216,7 @@ fn overload_is_refused_with_the_time_to_wait() {
 
 #[test]
 fn a_key_is_asked_everywhere_but_at_the_probes() {
-    let server = Server::with(|config| config.api_key = Some("secret".into()), mute);
+    let server = Server::with(|config| config.api_keys = vec![ApiKey::new("all", "secret")], mute);
     let get = |path: &str, header: &str| {
         server.raw(format!("GET {path} HTTP/1.1\r\nhost: x\r\n{header}\r\n").as_bytes())
     };
@@ -282,7 +282,15 @@ fn unusable_configurations_are_refused() {
         gateway.err().expect("must be refused").to_string()
     };
     assert!(refused(|c| c.served_model_names.clear()).contains("served_model_names"));
-    assert!(refused(|c| c.api_key = Some(String::new())).contains("api_key"));
+    let keys = |keys: [(&str, &str); 2]| keys.map(|(name, key)| ApiKey::new(name, key)).to_vec();
+    assert!(refused(|c| c.api_keys = vec![ApiKey::new("mine", "")]).contains("mine"));
+    for twice in [[("a", "1"), ("a", "2")], [("a", "1"), ("b", "1")]] {
+        let door = playhouse_cluster::FrontDoor::scripted(CONTEXT, VOCAB, 1, mute);
+        let metrics = std::sync::Arc::new(playhouse_telemetry::Metrics::new(MODEL));
+        let config = GatewayConfig { api_keys: keys(twice), ..GatewayConfig::new(MODEL) };
+        let error = Gateway::new(config, door, tokenizer(), None, metrics).err().expect("refused");
+        assert!(error.to_string().contains("same"), "{error}");
+    }
     assert!(refused(|c| c.sampling.top_p = f32::NAN).contains("top_p"));
     assert!(refused(|c| c.eos_tokens = vec![288]).contains("288"));
 }

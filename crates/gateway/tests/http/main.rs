@@ -9,6 +9,8 @@ mod chat;
 mod completions;
 mod errors;
 mod fuzz;
+mod house;
+mod limits;
 mod sockets;
 mod support;
 mod tokens;

@@ -25,6 +25,9 @@ const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'tool' %}\
     {{ raise_exception('No tools, please') }}{% endif %}[{{ m.role }}|{{ m.content }}]{% endfor %}\
     {{ '[assistant|' if add_generation_prompt }}{{ mood }}";
 
+/// Longest wait for anything that must happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
 pub(crate) type Emissions = UnboundedSender<Emission>;
 
 /// A running server; stopped when dropped.
@@ -56,11 +59,15 @@ impl Server {
         configure: impl FnOnce(&mut GatewayConfig),
         script: impl Fn(GenerateRequest, Emissions) + Send + Sync + 'static,
     ) -> Self {
-        let door = FrontDoor::scripted(CONTEXT, VOCAB, 8, script);
+        Self::over(FrontDoor::scripted(CONTEXT, VOCAB, 8, script), configure)
+    }
+
+    pub(crate) fn over(door: FrontDoor, configure: impl FnOnce(&mut GatewayConfig)) -> Self {
         let mut config = GatewayConfig::new(MODEL);
         config.eos_tokens = vec![EOS];
-        config.limits.header_timeout = Duration::from_millis(300);
-        config.limits.body_timeout = Duration::from_millis(300);
+        // Whoever is not tested for being slow may be: the machine of a test may be busy with others.
+        config.limits.header_timeout = PATIENCE;
+        config.limits.body_timeout = PATIENCE;
         config.limits.drain_timeout = Duration::from_millis(300);
         configure(&mut config);
         let template = ChatTemplate::new(TEMPLATE, vec![]).expect("compiles");
@@ -87,7 +94,7 @@ impl Server {
 
     pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).expect("the server listens");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream
     }
 
@@ -222,7 +229,7 @@ pub(crate) fn post(path: &str, body: &[u8]) -> Vec<u8> {
 
 /// Waits for something that must happen.
 pub(crate) fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "never happened: {what}");
         std::thread::yield_now();

@@ -45,13 +45,22 @@ fn probes_follow_the_front_door() {
     for path in ["/health", "/readyz", "/livez"] {
         assert_eq!(server.get(path).status, 200);
     }
-    assert_eq!(server.get("/readyz?verbose").ok()["checks"]["replica"], "ok");
+    let verbose = server.get("/readyz?verbose").ok();
+    assert_eq!(verbose["checks"], json!({ "replica": "ok", "draining": "no" }));
+    let replica = json!({
+        "id": 0, "state": "serving", "epoch": 1, "reason": null, "seconds_without_progress": null,
+    });
+    assert_eq!(verbose["replicas"], json!([replica]));
     assert!(server.get("/version").ok()["version"].is_string());
     server.door.start_drain();
     assert_eq!(server.get("/livez").status, 200);
     let (status, _, message) = server.get("/health").error();
     assert_eq!(status, 503);
     assert!(message.contains("shutting down"), "{message}");
+    let reply = server.get("/readyz?verbose");
+    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")));
+    assert_eq!(reply.json()["missing"], "the server is shutting down");
+    assert_eq!(reply.json()["checks"]["draining"], "yes");
     let reply = server.post("/v1/chat/completions", &hello());
     assert_eq!((reply.error().0, reply.header("retry-after")), (503, Some("1")));
 }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::end::{End, close};
-use super::world::{Fault, Listener, Pair, Side, World};
+use super::world::{Fault, Listener, Look, Pair, Side, World};
 use crate::arrival::Arrivals;
 use crate::config::LinkConfig;
 use crate::connection::{CloseCode, PeerLost};
@@ -44,7 +44,8 @@ impl Network {
     }
 
     /// A new host, which is `id` without having to prove it. Needs a tokio runtime, whose clock
-    /// may be paused. Its address is what [`Endpoint::local_addr`] says.
+    /// may be paused. Its address, which is that of earlier starts of it, is what
+    /// [`Endpoint::local_addr`] says.
     #[must_use]
     pub fn endpoint(
         &self,
@@ -54,9 +55,10 @@ impl Network {
     ) -> (Endpoint, Arrivals) {
         let (connections, queue) = mpsc::channel(CONNECTIONS_QUEUED_MAX);
         let addr = self.world.change(|state| {
-            state.next_host += 1;
-            let [high, low] = state.next_host.to_be_bytes();
-            let addr = SocketAddr::from(([10, 0, high, low], 7000));
+            let number = u16::try_from(state.addresses.len() + 1).unwrap_or(u16::MAX);
+            let [high, low] = number.to_be_bytes();
+            let new = SocketAddr::from(([10, 0, high, low], 7000));
+            let addr = *state.addresses.entry(id.clone()).or_insert(new);
             let LinkConfig { idle, keep_alive, .. } = config;
             let listener = Listener { id: id.clone(), connections, idle, keep_alive };
             state.hosts.insert(addr, listener);
@@ -92,6 +94,28 @@ impl Network {
         }
     }
 
+    /// The process of a host is no more: nothing goes to or from it again, and it does not listen. A
+    /// new endpoint of that name is another process.
+    pub fn crash(&self, host: &PeerId) {
+        self.world.change(|state| {
+            state.suspended.remove(host);
+            state.hosts.retain(|_, listener| listener.id != *host);
+            let pairs = state.pairs.values_mut();
+            let own = pairs.filter(|pair| pair.sides.iter().any(|side| side.id == *host));
+            own.for_each(|pair| pair.crashed = true);
+        });
+    }
+
+    /// The process of a host stands still, as by `SIGSTOP`, as far as the network can tell (**TW-4**).
+    pub fn suspend(&self, host: &PeerId) {
+        self.world.change(|state| state.suspended.insert(host.clone()));
+    }
+
+    /// A suspended host goes on.
+    pub fn resume(&self, host: &PeerId) {
+        self.world.change(|state| state.suspended.remove(host));
+    }
+
     /// Takes all faults away. What was sent meanwhile arrives, where the connection still stands.
     pub fn recover(&self) {
         self.world.change(|state| state.faults.clear());
@@ -112,6 +136,12 @@ impl Host {
 
     /// A connection to the host at `addr`, after one round trip.
     pub(crate) async fn connect(&self, addr: SocketAddr, to: &PeerId) -> Result<End, PeerLost> {
+        self.world
+            .wait(|state, _| match state.suspended.contains(&self.id) {
+                true => Look::Again(None),
+                false => Look::Done(()),
+            })
+            .await;
         let now = Instant::now();
         let trip = {
             let mut state = self.world.lock();
@@ -157,7 +187,8 @@ impl Host {
             opened: Vec::new(),
         };
         let sides = [side(&self.id), side(id)];
-        state.pairs.insert(pair, Pair { sides, streams: Default::default(), next_stream: 0 });
+        let (streams, next_stream, crashed) = Default::default();
+        state.pairs.insert(pair, Pair { sides, streams, next_stream, crashed });
         for (side, beat) in beats.into_iter().enumerate() {
             tokio::spawn(beat_until_lost(Arc::downgrade(&self.world), pair, side, beat, idle));
         }
@@ -198,6 +229,9 @@ async fn beat_until_lost(
         sleep(beat).await;
         let Some(world) = world.upgrade() else { return };
         let done = world.change(|state| {
+            if state.is_suspended(pair, side) {
+                return false;
+            }
             let now = Instant::now();
             let gone = state.lost(pair, side, now).is_ready();
             if !gone && state.is_open(pair, side) {

@@ -1,6 +1,6 @@
 //! Everything the twin knows, behind one lock: hosts, faults, connections, bytes under way.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -27,12 +27,15 @@ pub(super) struct World {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) random: u64,
-    pub(super) hosts: HashMap<SocketAddr, Listener>,
-    pub(super) faults: HashMap<(PeerId, PeerId), Fault>,
-    pub(super) pairs: HashMap<u64, Pair>,
+    /// In an order, like everything here: one seed takes one course (**TW-1**).
+    pub(super) hosts: BTreeMap<SocketAddr, Listener>,
+    pub(super) faults: BTreeMap<(PeerId, PeerId), Fault>,
+    /// Hosts that stand still.
+    pub(super) suspended: BTreeSet<PeerId>,
+    pub(super) pairs: BTreeMap<u64, Pair>,
     pub(super) next_pair: u64,
-    /// The next host's number.
-    pub(super) next_host: u16,
+    /// Where each host is: a later start of it is there again.
+    pub(super) addresses: BTreeMap<PeerId, SocketAddr>,
 }
 
 /// Where connections to a host go.
@@ -57,8 +60,10 @@ pub(super) struct Fault {
 #[derive(Debug)]
 pub(super) struct Pair {
     pub(super) sides: [Side; 2],
-    pub(super) streams: HashMap<u64, [Pipe; 2]>,
+    pub(super) streams: BTreeMap<u64, [Pipe; 2]>,
     pub(super) next_stream: u64,
+    /// One of the two processes is no more.
+    pub(super) crashed: bool,
 }
 
 #[derive(Debug)]
@@ -128,9 +133,15 @@ impl State {
 
     /// Whether packets of one pair pass from `side` to the other.
     pub(super) fn is_open(&self, pair: u64, side: usize) -> bool {
-        let sides = &self.pairs[&pair].sides;
+        let Pair { sides, crashed, .. } = &self.pairs[&pair];
         let fault = self.fault(&sides[side].id, &sides[1 - side].id);
-        !fault.cut && fault.share < 1.0
+        !crashed && !fault.cut && fault.share < 1.0 && !self.is_suspended(pair, side)
+    }
+
+    /// Whether the process on one side of a pair stands still.
+    pub(super) fn is_suspended(&self, pair: u64, side: usize) -> bool {
+        let host = self.pairs.get(&pair).map(|pair| &pair.sides[side].id);
+        host.is_some_and(|host| self.suspended.contains(host))
     }
 
     /// When something sent now arrives, resent as often as it is lost.
@@ -175,7 +186,8 @@ impl State {
 // === impl Look ===
 
 impl<T> Look<T> {
-    /// Done if the connection is lost, else whatever `other` sees.
+    /// Done if the connection is lost, else whatever `other` sees; nothing while the process stands still
+    /// (**TW-4**).
     pub(super) fn unless_lost(
         state: &mut State,
         pair: u64,
@@ -183,6 +195,9 @@ impl<T> Look<T> {
         now: Instant,
         other: impl FnOnce(&mut State) -> Look<Result<T, PeerLost>>,
     ) -> Look<Result<T, PeerLost>> {
+        if state.is_suspended(pair, side) {
+            return Look::Again(None);
+        }
         match state.lost(pair, side, now) {
             Poll::Ready(lost) => Look::Done(Err(lost)),
             Poll::Pending => {

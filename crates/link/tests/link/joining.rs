@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use playhouse_link::{
     Arrivals, Authority, DialError, Endpoint, Identity, JoinDesk, JoinError, JoinToken, PeerLost,
-    TurnReason, join,
+    Revocations, TurnReason, join,
 };
 use playhouse_types::Epoch;
 use playhouse_wire::{JoinRefusal, PeerId, Role};
@@ -14,6 +15,11 @@ use playhouse_wire::{JoinRefusal, PeerId, Role};
 use crate::rig::{bind, config, dial, head_id, next_arrival, next_turned_away, node_id, soon};
 
 const TTL: Duration = Duration::from_secs(600);
+
+/// A desk that keeps nothing.
+fn desk_of(authority: Authority) -> JoinDesk {
+    JoinDesk::new(authority, Revocations::default(), Box::new(|_| Ok(())))
+}
 
 /// A head that lets nodes in.
 struct Head {
@@ -31,7 +37,7 @@ impl Head {
         let identity = authority.identify(&head_id()).expect("an identity");
         let (endpoint, arrivals) = bind(&identity, 1);
         let addr = endpoint.local_addr().expect("an address");
-        let desk = Arc::new(JoinDesk::new(authority));
+        let desk = Arc::new(desk_of(authority));
         endpoint.admit_nodes(Arc::clone(&desk));
         Self { endpoint, arrivals, addr, desk }
     }
@@ -92,7 +98,7 @@ async fn lk7_every_bad_token_is_refused_with_its_reason_on_both_sides() {
     let mut head = Head::start();
     let token = head.token();
     assert_eq!(head.refused(&forged(&token), "a").await, JoinRefusal::WrongSecret);
-    let elsewhere = JoinDesk::new(clone_of(head.desk.authority())).issue(TTL).expect("a token");
+    let elsewhere = desk_of(clone_of(head.desk.authority())).issue(TTL).expect("a token");
     assert_eq!(head.refused(&elsewhere, "a").await, JoinRefusal::UnknownToken);
     let expired = head.desk.issue(Duration::ZERO).expect("a token");
     assert_eq!(head.refused(&expired, "a").await, JoinRefusal::Expired);
@@ -109,6 +115,31 @@ async fn lk7_a_secret_cannot_be_guessed_many_times() {
         assert_eq!(head.refused(&forged(&token), "a").await, JoinRefusal::WrongSecret);
     }
     assert_eq!(head.refused(&token, "a").await, JoinRefusal::Used, "it is void");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lk7_who_keeps_a_token_learns_that_it_is_spent() {
+    let head = Head::start();
+    let [used, guessed, kept] = [head.token(), head.token(), head.token()];
+    let spent = |token: &JoinToken| {
+        let (desk, token) = (Arc::clone(&head.desk), token.clone());
+        tokio::spawn(async move { desk.until_spent(&token).await })
+    };
+    let [by_use, by_guesses, never] = [&used, &guessed, &kept].map(spent);
+    head.join(&used, "a").await.expect("the token is good");
+    soon(by_use).await.expect("it was used");
+    assert!(!by_guesses.is_finished());
+    for _ in 0..5 {
+        head.join(&forged(&guessed), "b").await.map(|_| ()).expect_err("a wrong secret");
+    }
+    soon(by_guesses).await.expect("it is void");
+    let brief = head.desk.issue(Duration::from_millis(20)).expect("a token");
+    soon(head.desk.until_spent(&brief)).await;
+    let elsewhere = desk_of(clone_of(head.desk.authority())).issue(TTL).expect("a token");
+    soon(head.desk.until_spent(&elsewhere)).await;
+    assert!(!never.is_finished(), "a good token is not spent");
+    head.join(&kept, "b").await.expect("it is good");
+    soon(never).await.expect("it was used");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -133,6 +164,17 @@ async fn lk7_a_name_that_is_connected_cannot_be_joined_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lk7_a_name_that_is_expected_back_cannot_be_joined() {
+    let mut head = Head::start();
+    let (expected, token) = (Arc::new(AtomicBool::new(true)), head.token());
+    let reserved = Arc::clone(&expected);
+    head.desk.reserve(move |name| name == "a" && reserved.load(Ordering::Relaxed));
+    assert_eq!(head.refused(&token, "a").await, JoinRefusal::NameTaken("a".to_owned()));
+    expected.store(false, Ordering::Relaxed);
+    head.join(&token, "a").await.expect("the token is unused, and nobody is expected");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_name_is_refused_before_anything_is_sent() {
     let head = Head::start();
     let error = head.join(&head.token(), "Rack 7").await.map(|_| ()).expect_err("a bad name");
@@ -141,7 +183,7 @@ async fn a_bad_name_is_refused_before_anything_is_sent() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_a_head_with_a_desk_admits_nodes() {
-    let desk = JoinDesk::new(Authority::new().expect("an authority"));
+    let desk = desk_of(Authority::new().expect("an authority"));
     let identity = desk.authority().identify(&head_id()).expect("an identity");
     let (endpoint, arrivals) = bind(&identity, 1);
     let addr = endpoint.local_addr().expect("an address");
@@ -223,4 +265,26 @@ fn an_authority_survives_being_kept() {
 
 fn clone_of(authority: &Authority) -> Authority {
     Authority::from_der(authority.certificate(), authority.key()).expect("as it was kept")
+}
+
+#[tokio::test]
+async fn lk10_a_revoked_certificate_is_turned_away_and_a_later_one_is_not() {
+    let mut head = Head::start();
+    let old = head.join(&head.token(), "a").await.expect("joined");
+    let other = head.join(&head.token(), "b").await.expect("joined");
+    drop(head.admits(&old).await);
+    head.desk.revoke("a").expect("kept");
+    let (node, _) = bind(&old, 2);
+    let refused = dial(&node, head.addr, Epoch(0)).await.map(|_| ()).expect_err("refused");
+    assert!(refused.is_final() && refused.to_string().contains("was revoked"), "{refused}");
+    let turned = next_turned_away(&mut head.arrivals).await;
+    assert!(turned.to_string().contains("the certificate of node a was revoked"), "{turned}");
+    let new = head.join(&head.token(), "a").await.expect("joined again");
+    drop(head.admits(&new).await);
+    drop(head.admits(&other).await);
+    // One that cannot be written down is not done.
+    let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+    let authority = clone_of(head.desk.authority());
+    let desk = JoinDesk::new(authority, Revocations::default(), Box::new(move |_| Err(full())));
+    assert!(desk.revoke("a").is_err());
 }

@@ -1,5 +1,9 @@
 //! **LK-4**, **LK-5**: who hangs is lost, who is busy is not, and nothing is replayed.
 
+use std::future::ready;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use playhouse_link::{Backoff, CallError, DialError, PeerLost, TellError};
@@ -13,6 +17,7 @@ both! {
     lk4_a_partition_is_noticed_on_both_sides_in_under_3_seconds
     lk4_a_silent_connection_stays
     lk5_a_new_connection_replays_nothing
+    a_peer_is_looked_for_anew_at_every_dial
     dialling_nobody_gives_up_within_its_budget
     a_farewell_says_why
 }
@@ -66,8 +71,8 @@ async fn lk5_a_new_connection_replays_nothing(mut rig: Rig) {
     to_node.0.tell(&HeadNote::ResyncPrefixes { replica: 1 }).expect("there is room");
     assert_eq!(lost(&to_head.0).await, PeerLost::TimedOut);
     assert_eq!(lost(&to_node.0).await, PeerLost::TimedOut);
-    let head = head_id();
-    let dialled = node.dial_again(rig.addr, &head, EPOCH, Backoff::default());
+    let (head, addr) = (head_id(), rig.addr);
+    let dialled = node.dial_again(|| ready(Ok(addr)), &head, EPOCH, Backoff::default());
     let admitted = async {
         // Some attempts fail first.
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -84,12 +89,39 @@ async fn lk5_a_new_connection_replays_nothing(mut rig: Rig) {
     assert_eq!(*to_head_again.lost().borrow(), None);
 }
 
+async fn a_peer_is_looked_for_anew_at_every_dial(mut rig: Rig) {
+    let node = rig.node("a", 1);
+    // Its name has no address at first, then that of a machine which is gone, then its own.
+    let gone = SocketAddr::from(([127, 0, 0, 1], 1));
+    let asked = AtomicUsize::new(0);
+    let find = || {
+        let none = io::Error::other("no such name");
+        let found = [Err(none), Ok(gone), Ok(rig.addr)];
+        let at = asked.fetch_add(1, Ordering::Relaxed);
+        ready(found.into_iter().nth(at).expect("it answers then"))
+    };
+    let head = head_id();
+    let dialled = node.dial_again(find, &head, EPOCH, Backoff::default());
+    let admitted = async { next_arrival(&mut rig.arrivals).await.admit(EPOCH).await };
+    let (dialled, admitted) = tokio::join!(dialled, admitted);
+    assert_eq!(dialled.expect("it is found").0.id(), &head);
+    admitted.expect("the node waits");
+    assert_eq!(asked.load(Ordering::Relaxed), 3);
+    // Who is found nowhere is not looked for for ever.
+    let nowhere = || ready(Err(io::Error::other("head.example: no such name")));
+    let backoff = Backoff { budget: Duration::from_millis(200), ..Backoff::default() };
+    let given_up = node.dial_again(nowhere, &head, EPOCH, backoff).await;
+    let given_up = given_up.map(|(peer, _)| peer.id().clone()).expect_err("nobody is there");
+    assert!(given_up.attempts >= 2 && given_up.to_string().contains("head.example"), "{given_up}");
+}
+
 async fn dialling_nobody_gives_up_within_its_budget(rig: Rig) {
     let node = rig.node("a", 1);
     rig.cut();
     let backoff = Backoff { budget: Duration::from_secs(3), ..Backoff::default() };
     let begun = Instant::now();
-    let given_up = node.dial_again(rig.addr, &head_id(), Epoch(0), backoff).await;
+    let find = || ready(Ok(rig.addr));
+    let given_up = node.dial_again(find, &head_id(), Epoch(0), backoff).await;
     let given_up = given_up.map(|(peer, _)| peer.id().clone()).expect_err("nobody is there");
     assert!(given_up.attempts >= 2, "{given_up}");
     let DialError::NoAnswer { addr, .. } = given_up.last else { panic!("{given_up}") };

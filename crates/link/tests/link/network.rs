@@ -1,4 +1,4 @@
-//! **TW-1** to **TW-3**: the twin is a network like any other, but obedient.
+//! **TW-1** to **TW-4**: the twin is a network like any other, but obedient.
 
 use std::time::Duration;
 
@@ -96,4 +96,54 @@ async fn tw2_a_short_cut_is_survived_and_nothing_is_lost() {
         stream.sender.finish().await.expect("the caller waits");
     };
     assert_eq!(tokio::join!(call, serve).0, Ok(NodeReply::Killed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_crashed_is_silent_and_may_start_again() {
+    let mut rig = Rig::twin().await;
+    let Linked { to_head, to_node, .. } = &rig.link("a", 1).await;
+    network(&rig).crash(&node_id("a"));
+    network(&rig).recover();
+    // That the process is gone does not end the connection: nobody says so.
+    assert_eq!(*to_node.0.lost().borrow(), None);
+    let again = rig.link("a", 2).await;
+    assert_eq!(lost(&to_head.0).await, PeerLost::TimedOut);
+    assert_eq!(*again.to_node.0.lost().borrow(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tw4_a_host_that_is_resumed_soon_has_missed_nothing() {
+    let mut rig = Rig::twin().await;
+    let Linked { to_head, to_node, .. } = &mut rig.link("a", 1).await;
+    let network = network(&rig);
+    network.suspend(&node_id("a"));
+    let begun = Instant::now();
+    let call = to_node.0.call(NodeRequest::Stats, SOON);
+    let serve = async {
+        let incoming = soon(to_head.1.streams.next()).await.expect("a call");
+        let (_, mut stream) = incoming.take::<NodeRequest>().expect("a call");
+        stream.sender.send(&NodeReply::Killed).await.expect("the caller waits");
+        stream.sender.finish().await.expect("the caller waits");
+    };
+    let resume = async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        network.resume(&node_id("a"));
+    };
+    assert_eq!(tokio::join!(call, serve, resume).0, Ok(NodeReply::Killed));
+    assert_eq!(begun.elapsed(), Duration::from_millis(400));
+}
+
+#[tokio::test(start_paused = true)]
+async fn tw4_a_host_that_is_resumed_late_learns_then_what_it_has_lost() {
+    let mut rig = Rig::twin().await;
+    let Linked { to_head, to_node, .. } = &rig.link("a", 1).await;
+    let network = network(&rig);
+    network.suspend(&node_id("a"));
+    assert_eq!(lost(&to_node.0).await, PeerLost::TimedOut);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(*to_head.0.lost().borrow(), None, "it does not know how late it is");
+    let resumed = Instant::now();
+    network.resume(&node_id("a"));
+    assert_eq!(lost(&to_head.0).await, PeerLost::TimedOut);
+    assert!(resumed.elapsed() <= Duration::from_millis(100), "{:?}", resumed.elapsed());
 }

@@ -173,9 +173,7 @@ pub(crate) async fn dial(
 
 /// Waits until the peer is lost.
 pub(crate) async fn lost(peer: &Peer) -> PeerLost {
-    let mut lost = peer.lost();
-    let why = soon(lost.wait_for(Option::is_some)).await.expect("the link reports the end");
-    why.clone().expect("it is some")
+    soon(peer.until_lost()).await
 }
 
 /// Whatever it waits for must not take for ever.

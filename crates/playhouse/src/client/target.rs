@@ -1,4 +1,4 @@
-//! Where a server is: `http://host:port/prefix`.
+//! Where a server is: `http://host:port/prefix`, or `https`.
 
 use std::fmt;
 
@@ -9,6 +9,7 @@ use super::ClientError;
 /// Host, port and path prefix of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
+    tls: bool,
     host: String,
     port: u16,
     prefix: String,
@@ -21,20 +22,16 @@ impl Target {
     /// URL of OpenAI clients ends with it and ours does not.
     ///
     /// # Errors
-    /// [`ClientError::BadUrl`] for anything but plain HTTP.
+    /// [`ClientError::BadUrl`] for anything but HTTP, plain or over TLS.
     pub(crate) fn parse(url: &str) -> Result<Self, ClientError> {
         let bad = |why| ClientError::BadUrl { url: url.to_owned(), why };
         let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let uri: Uri = full.parse().map_err(|_| bad("it does not read as http://HOST:PORT"))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => {
-                return Err(bad(
-                    "TLS is not supported; use http:// or a local proxy that adds TLS",
-                ));
-            }
-            _ => return Err(bad("only http:// is supported")),
-        }
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(bad("only http:// and https:// are supported")),
+        };
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
             return Err(bad("user names in it are not supported; use --api-key"));
         }
@@ -45,10 +42,16 @@ impl Target {
             uri.host().filter(|host| !host.is_empty()).ok_or_else(|| bad("it has no host"))?;
         let prefix = uri.path().trim_end_matches('/');
         Ok(Self {
+            tls,
             host: host.to_owned(),
-            port: uri.port_u16().unwrap_or(80),
+            port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }),
             prefix: prefix.strip_suffix("/v1").unwrap_or(prefix).to_owned(),
         })
+    }
+
+    /// Whether it is spoken to over TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls
     }
 
     /// The host as a resolver wants it: IPv6 addresses without brackets.
@@ -74,7 +77,8 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}:{}{}", self.host, self.port, self.prefix)
+        let scheme = if self.tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}:{}{}", self.host, self.port, self.prefix)
     }
 }
 
@@ -91,6 +95,7 @@ mod tests {
             ("http://host:81/v1/", "http://host:81", "/v1/models"),
             ("http://host:81/llm/v1", "http://host:81/llm", "/llm/v1/models"),
             ("http://[::1]:8000", "http://[::1]:8000", "/v1/models"),
+            ("https://host/v1", "https://host:443", "/v1/models"),
         ] {
             let target = Target::parse(url).expect(url);
             assert_eq!(target.to_string(), shown);
@@ -102,7 +107,6 @@ mod tests {
     #[test]
     fn unusable_urls_say_why() {
         for (url, why) in [
-            ("https://api.example.com", "TLS is not supported"),
             ("ftp://host", "only http://"),
             ("http://", "does not read"),
             ("http://user:pass@host", "--api-key"),

@@ -11,6 +11,7 @@ use playhouse_ops::Isa;
 use super::Check;
 use crate::Cli;
 use crate::date::Date;
+use crate::sizing::container_memory;
 
 /// Available memory below which even a small model does not fit.
 const MEMORY_FAIL: u64 = 256 << 20;
@@ -31,7 +32,7 @@ pub(super) fn checks() -> Vec<Check> {
             std::thread::available_parallelism().map_or(1, usize::from),
             Isa::detect(),
         ),
-        memory(&read("/proc/meminfo"), cgroup_memory_max()),
+        memory(&read("/proc/meminfo"), container_memory()),
         open_files(open_files_max()),
         clock(SystemTime::now()),
         environment(std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned())),
@@ -55,11 +56,6 @@ fn soft_limit(limits: &str) -> Option<u64> {
 /// What cannot be read is empty: each check says itself what it misses.
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
-}
-
-/// The limit of a container (cgroup v2), in bytes.
-fn cgroup_memory_max() -> Option<u64> {
-    read("/sys/fs/cgroup/memory.max").trim().parse().ok()
 }
 
 fn cpu(cpuinfo: &str, threads: usize, isa: Isa) -> Check {

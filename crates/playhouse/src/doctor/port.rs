@@ -38,14 +38,17 @@ async fn occupied(host: &str, port: u16) -> Check {
     Check::warn(NAME, format!("{host}:{port} is taken by {who}"), hint)
 }
 
-async fn who_answers(host: &str, port: u16) -> Result<String, ClientError> {
-    // A wildcard address is one to listen on, not one to ask.
-    let host = match host {
+/// A wildcard address is one to listen on, not one to ask.
+pub(super) fn reachable(host: &str) -> &str {
+    match host {
         "0.0.0.0" => "127.0.0.1",
         "::" => "[::1]",
         host => host,
-    };
-    let target = Target::parse(&format!("http://{host}:{port}"))?;
+    }
+}
+
+async fn who_answers(host: &str, port: u16) -> Result<String, ClientError> {
+    let target = Target::parse(&format!("http://{}:{port}", reachable(host)))?;
     let client = Client::new(target, None, ANSWER_MAX).await?;
     let model = match client.first_model().await {
         Ok(model) => format!("an OpenAI server with the model {model}"),

@@ -1,15 +1,19 @@
 //! The flags of `playhouse serve`, but those of the layout.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use playhouse_cluster::Policy;
 use playhouse_model::Dtype;
+use playhouse_telemetry::LogFormat;
 
+use super::span;
 use crate::authority;
 use crate::isolation::Isolation;
+use crate::node::DeviceList;
 use crate::sizing::Bytes;
 
 /// Serve a model over the OpenAI API.
@@ -40,9 +44,18 @@ pub(crate) struct ServeArgs {
         default_value = "512"
     )]
     pub(crate) max_num_batched_tokens: NonZeroUsize,
-    /// Steps in flight; one, or with several pipeline stages one more than there are stages
+    /// Milliseconds that prompts may add to a step, so that who generates does not wait for long
+    /// prompts of others; 0 is for ever
+    #[arg(long, env = "PLAYHOUSE_MAX_PREFILL_MS", value_name = "MS", default_value = "25")]
+    pub(crate) max_prefill_ms: u32,
+    /// Steps in flight; by default one more than there are pipeline stages. With one stage, a step
+    /// is then begun before the outcome of the last has been seen, if steps are short
     #[arg(long, env = "PLAYHOUSE_MAX_CONCURRENT_BATCHES", value_name = "N")]
     pub(crate) max_concurrent_batches: Option<NonZeroUsize>,
+    /// Seconds a step may take before its ranks count as hung and start anew; 0 is for ever. By
+    /// default 20 times what such steps took lately, and 2.5 s at least
+    #[arg(long, env = "PLAYHOUSE_STEP_DEADLINE", value_name = "SECONDS")]
+    pub(crate) step_deadline: Option<u32>,
     /// Element type of weights, activations and KV cache; auto keeps that of the checkpoint
     #[arg(long, env = "PLAYHOUSE_DTYPE", default_value = "auto")]
     pub(crate) dtype: DtypeArg,
@@ -60,12 +73,37 @@ pub(crate) struct ServeArgs {
     /// session (by the x-session-id header)
     #[arg(long, env = "PLAYHOUSE_ROUTING_POLICY", default_value_t, value_name = "POLICY")]
     pub(crate) routing_policy: Policy,
-    /// Listen here for nodes, and run all ranks on those that join
+    /// Requests accepted at once, running and waiting; more are refused. By default 8 for each of
+    /// --max-num-seqs of every replica
+    #[arg(long, env = "PLAYHOUSE_MAX_QUEUED_REQUESTS", value_name = "N")]
+    pub(crate) max_queued_requests: Option<NonZeroU32>,
+    /// Prompt tokens of all accepted requests together; more are refused
+    #[arg(
+        long,
+        env = "PLAYHOUSE_MAX_QUEUED_TOKENS",
+        value_name = "TOKENS",
+        default_value = "4194304"
+    )]
+    pub(crate) max_queued_tokens: NonZeroU32,
+    /// How long requests wait while no replica can serve, such as 500ms, 60s or 2m
+    #[arg(
+        long,
+        env = "PLAYHOUSE_NO_CAPACITY_TIMEOUT",
+        value_name = "TIME",
+        default_value = "60s",
+        value_parser = span::parse
+    )]
+    pub(crate) no_capacity_timeout: Duration,
+    /// Devices of this machine that ranks may have, such as cpu:4, for one rank each; by default as
+    /// many as are needed at the start, or none with --cluster-listen
+    #[arg(long, env = "PLAYHOUSE_DEVICES", value_name = "TYPE:COUNT")]
+    pub(crate) devices: Option<DeviceList>,
+    /// Listen here for nodes, and run ranks on those that join
     #[arg(
         long,
         env = "PLAYHOUSE_CLUSTER_LISTEN",
         value_name = "ADDRESS:PORT",
-        conflicts_with_all = ["isolation", "threads"]
+        conflicts_with = "isolation"
     )]
     pub(crate) cluster_listen: Option<SocketAddr>,
     /// Folder of the cluster's certificate authority, as `playhouse cluster init` made it
@@ -76,7 +114,29 @@ pub(crate) struct ServeArgs {
         default_value = authority::DEFAULT_DIR
     )]
     pub(crate) cluster_dir: PathBuf,
-    /// Address of the admin API
+    /// How long the certificates of nodes, of their ranks and of the head are good, from 5s on, such as
+    /// 12h or 30d. They are renewed by themselves when two thirds of that are over; a node that is away
+    /// for longer joins anew
+    #[arg(
+        long,
+        env = "PLAYHOUSE_NODE_CERTIFICATE_LIFETIME",
+        value_name = "TIME",
+        default_value = "30d",
+        value_parser = span::certificate,
+        requires = "cluster_listen"
+    )]
+    pub(crate) node_certificate_lifetime: Duration,
+    /// File that holds a join token which is good for one node, for as long as the head runs: when a
+    /// node has joined with it, another one is in its place. Whoever can read it can join
+    #[arg(
+        long,
+        env = "PLAYHOUSE_JOIN_TOKEN_FILE",
+        value_name = "FILE",
+        requires = "cluster_listen"
+    )]
+    pub(crate) join_token_file: Option<PathBuf>,
+    /// Address of the admin API. One that other machines reach needs a token and speaks TLS: by
+    /// --ssl-certfile, or with --cluster-listen by the cluster's authority
     #[arg(long, env = "PLAYHOUSE_ADMIN_HOST", default_value = "127.0.0.1", value_name = "HOST")]
     pub(crate) admin_host: IpAddr,
     /// Port of the admin API; the one after --port by default, 0 takes a free one
@@ -86,9 +146,42 @@ pub(crate) struct ServeArgs {
     /// one, a new one is made and printed
     #[arg(long, env = "PLAYHOUSE_ADMIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub(crate) admin_token: Option<String>,
+    /// File with the token, in place of --admin-token and its variable
+    #[arg(long, env = "PLAYHOUSE_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) admin_token_file: Option<PathBuf>,
+    /// Folder that keeps what operators change, so that it survives a restart of the head; made if it
+    /// is not there. Without one, a restart goes back to what the flags say
+    #[arg(long, env = "PLAYHOUSE_STATE_DIR", value_name = "FOLDER")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// File that two lines of JSON are appended to for each change that operators ask for; nothing is
+    /// changed while it cannot be written
+    #[arg(long, env = "PLAYHOUSE_AUDIT_LOG", value_name = "FILE")]
+    pub(crate) audit_log: Option<PathBuf>,
     /// Key that clients must send; better given by the environment, which `ps` does not show
     #[arg(long, env = "PLAYHOUSE_API_KEY", hide_env_values = true, value_name = "KEY")]
     pub(crate) api_key: Option<String>,
+    /// File with the key, in place of --api-key and its variable
+    #[arg(long, env = "PLAYHOUSE_API_KEY_FILE", value_name = "FILE")]
+    pub(crate) api_key_file: Option<PathBuf>,
+    /// File of several such keys, with a name and limits for each; see docs/operations.md
+    #[arg(long, env = "PLAYHOUSE_API_KEYS_FILE", value_name = "FILE",
+        conflicts_with_all = ["api_key", "api_key_file"])]
+    pub(crate) api_keys_file: Option<PathBuf>,
+    /// Certificate that clients of the OpenAI and the admin API are shown, in PEM; without one, the
+    /// OpenAI API is plain HTTP, and so is the admin API on this machine
+    #[arg(long, env = "PLAYHOUSE_SSL_CERTFILE", value_name = "FILE", requires = "ssl_keyfile")]
+    pub(crate) ssl_certfile: Option<PathBuf>,
+    /// Private key of --ssl-certfile, in PEM
+    #[arg(long, env = "PLAYHOUSE_SSL_KEYFILE", value_name = "FILE", requires = "ssl_certfile")]
+    pub(crate) ssl_keyfile: Option<PathBuf>,
+    /// Collector that the spans of requests are sent to over OTLP (http/protobuf), such as
+    /// http://localhost:4318 or https://...; OTEL_TRACES_SAMPLER says of which requests. See
+    /// docs/observability.md
+    #[arg(long, env = "PLAYHOUSE_OTLP_TRACES_ENDPOINT", value_name = "URL")]
+    pub(crate) otlp_traces_endpoint: Option<String>,
+    /// How log lines look: pretty, or json for one object each
+    #[arg(long, env = "PLAYHOUSE_LOG_FORMAT", default_value_t, value_name = "FORMAT")]
+    pub(crate) log_format: LogFormat,
     /// Makes the seeds of requests without one a fixed sequence
     #[arg(long, env = "PLAYHOUSE_SEED", value_name = "SEED")]
     pub(crate) seed: Option<u64>,

@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use playhouse_admin::view::{
-    Cluster, Device, Node, Replica, ReplicaState, Shard, ShardState, Stage,
+    Cluster, Device, Node, Operation, Replica, ReplicaState, Shard, ShardState, Stage,
 };
 
+use crate::operations::{change_words, phase_word};
 use crate::sizing::Bytes;
 use crate::table::{Cell, Mood, align};
 use crate::terminal::visible;
@@ -13,6 +14,9 @@ use crate::terminal::visible;
 /// The whole of it, lines each ended.
 pub(super) fn text(cluster: &Cluster, colour: bool) -> String {
     let mut text = summary(cluster) + "\n";
+    if let Some(operation) = &cluster.operation {
+        text += &under_way(operation);
+    }
     if !cluster.nodes.is_empty() {
         text = text + "\n" + &align(&node_rows(&cluster.nodes), colour);
     }
@@ -31,9 +35,10 @@ pub(super) fn text(cluster: &Cluster, colour: bool) -> String {
 pub(crate) fn node_rows(nodes: &[Node]) -> Vec<Vec<Cell>> {
     let mut rows = vec![["NODE", "STATE", "ADDRESS", "DEVICES"].map(Cell::from).into()];
     rows.extend(nodes.iter().map(|node| {
-        let state = match node.connected {
-            true => Cell::new("connected", Mood::Good),
-            false => Cell::new("lost", Mood::Bad),
+        let state = match (node.connected, node.drained) {
+            (true, false) => Cell::new("connected", Mood::Good),
+            (true, true) => Cell::new("drained", Mood::Busy),
+            (false, _) => Cell::new("lost", Mood::Bad),
         };
         let address = node.address.as_deref().map_or("-".to_owned(), visible);
         let devices: Vec<_> = node.devices.chunk_by(alike).map(device_group).collect();
@@ -56,12 +61,15 @@ fn device_group(devices: &[Device]) -> String {
 }
 
 /// The state of a replica in a word.
-pub(crate) fn state_word(state: ReplicaState) -> &'static str {
-    match state {
+pub(crate) fn state_word(replica: &Replica) -> &'static str {
+    match replica.state {
+        ReplicaState::Serving if replica.stalled => "stalled",
         ReplicaState::Starting => "starting",
         ReplicaState::Serving => "serving",
         ReplicaState::Restarting => "restarting",
         ReplicaState::Failed => "failed",
+        ReplicaState::Draining => "draining",
+        ReplicaState::Drained => "drained",
         ReplicaState::Stopped => "stopped",
     }
 }
@@ -78,20 +86,40 @@ pub(crate) fn percent(part: u64, whole: u64) -> String {
 pub(crate) fn summary(cluster: &Cluster) -> String {
     let (serving, all) = (cluster.serving(), cluster.replicas.len());
     let draining = if cluster.draining { ", draining" } else { "" };
-    format!("{serving} of {all} replicas serve, in flight: {}{draining}", cluster.in_flight)
+    let in_flight = cluster.in_flight;
+    // A replica that stalls has its requests.
+    let nobody = cluster.replicas.iter().all(|it| it.state != ReplicaState::Serving);
+    let parked = if nobody && in_flight > 0 { " (parked until one serves)" } else { "" };
+    format!("{serving} of {all} replicas serve, in flight: {in_flight}{parked}{draining}")
+}
+
+/// What is being changed, and how far it has come.
+fn under_way(operation: &Operation) -> String {
+    let Operation { id, change, phase, steps, .. } = operation;
+    let last = steps.last().map(|step| format!(": {}", visible(&step.text)));
+    let (change, phase) = (change_words(change), phase_word(*phase));
+    format!("operation {id}, {change}: {phase}{}\n", last.unwrap_or_default())
 }
 
 fn replica_rows(replica: &Replica) -> Vec<Vec<Cell>> {
     let name = format!("replica {}", replica.id);
     let mood = match replica.state {
+        ReplicaState::Serving if replica.stalled => Mood::Bad,
         ReplicaState::Serving => Mood::Good,
-        ReplicaState::Starting | ReplicaState::Restarting => Mood::Busy,
+        ReplicaState::Starting
+        | ReplicaState::Restarting
+        | ReplicaState::Draining
+        | ReplicaState::Drained => Mood::Busy,
         ReplicaState::Failed | ReplicaState::Stopped => Mood::Bad,
     };
-    let state = Cell::new(state_word(replica.state), mood);
+    let state = Cell::new(state_word(replica), mood);
     let mut rows = vec![vec![name.into(), state, load(replica).into()]];
     if let Some(reason) = &replica.reason {
         rows.push(vec!["│".into(), visible(reason).into()]);
+    }
+    if let Some(seconds) = replica.seconds_without_progress.filter(|_| replica.stalled) {
+        let text = format!("nothing has come of its work for {seconds} s");
+        rows.push(vec!["│".into(), text.into()]);
     }
     let last = replica.stages.len().saturating_sub(1);
     for (number, stage) in replica.stages.iter().enumerate() {

@@ -69,7 +69,7 @@ fn row(replica: &Replica, rates: &Rates, width: usize) -> String {
     format!(
         "{:<8}{:<11}{:>10}{:>11}{:>6}{:>6}{:>8}  {}",
         replica.id,
-        state_word(replica.state),
+        state_word(replica),
         rate(rates.decode),
         rate(rates.prefill),
         replica.running,
@@ -82,7 +82,7 @@ fn row(replica: &Replica, rates: &Rates, width: usize) -> String {
 fn card(replica: &Replica, rates: &Rates, width: usize) -> [String; 3] {
     let Replica { id, running, waiting, .. } = replica;
     let (decode, prefill) = (rate(rates.decode), rate(rates.prefill));
-    let name = format!("{id} {:<10} ", state_word(replica.state));
+    let name = format!("{id} {:<10} ", state_word(replica));
     let bar = bar(replica, width.saturating_sub(name.len() + AROUND_BAR));
     [
         name + &bar,

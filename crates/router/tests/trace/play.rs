@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use playhouse_kvcache::{BlockHash, HashChain};
 use playhouse_router::{Applied, Ask, Load, Policy, Router};
-use playhouse_scheduler::{Limits, Scheduler};
+use playhouse_scheduler::{Limits, Scheduler, Terms};
 use playhouse_types::{
     BLOCK_TOKENS, Epoch, GenerateRequest, Logits, PrefixEvent, ReplicaId, RequestId, RunOutcome,
     Sampled, SamplingParams, StepOutcome, StepPlan, TokenId,
@@ -159,7 +159,8 @@ impl Play {
             sampling: SamplingParams::greedy(max_tokens).into(),
             cache_salt: 0,
         };
-        replica.scheduler.enqueue(request, Duration::ZERO).expect("the context is long enough");
+        let accepted = replica.scheduler.enqueue(request, Terms::default(), Duration::ZERO);
+        accepted.expect("the context is long enough");
     }
 
     /// Lets a replica make a step, if it has anything to do.
@@ -218,10 +219,12 @@ impl Replica {
         let limits = Limits {
             max_num_seqs: 32,
             max_num_batched_tokens: BUDGET,
+            prefill_time: Duration::MAX,
             max_model_len: 1 << 20,
             kv_blocks,
             micro_batches: 1,
             micro_batch_max: usize::MAX,
+            lookahead: false,
             prefix_caching: true,
         };
         Self { id, scheduler: Scheduler::new(limits, Epoch(1)), events: 0, accepted: 0 }

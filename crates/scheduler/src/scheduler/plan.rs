@@ -4,10 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use playhouse_kvcache::{Prefix, blocks_for};
-use playhouse_types::{Admitted, BLOCK_TOKENS, BlockId, Run, Slot, StepId, StepPlan};
+use playhouse_types::{Admitted, BLOCK_TOKENS, BlockId, RequestId, Run, Slot, StepId, StepPlan};
 
 use super::{Flight, Planned, Scheduler};
+use crate::Limits;
 use crate::sequence::{Sequence, as_u32};
+
+/// A step has this part of its budget for short prompts (**S-15**).
+const SHORT_PART: usize = 4;
 
 /// A plan in the making.
 struct Draft {
@@ -15,12 +19,14 @@ struct Draft {
     budget: usize,
     /// Requests that may still run.
     share: usize,
+    /// As in [`Limits`].
+    lookahead: bool,
     admitted: Vec<Admitted>,
     runs: Vec<Run>,
     planned: Vec<Planned>,
 }
 
-/// The head of the queue, when there is room for it.
+/// A sequence without a seat, when there is room for it.
 struct Admissible {
     prefix: Prefix,
     new_blocks: usize,
@@ -56,22 +62,41 @@ impl Scheduler {
     /// run.
     pub fn plan_step(&mut self, now: Duration) -> Option<StepPlan> {
         self.clock = self.clock.max(now);
-        let mut draft = Draft::new(self.limits.max_num_batched_tokens, self.share());
+        self.expire();
+        let mut draft = Draft::new(&self.limits, self.budget(), self.share());
         match self.suspect() {
             Some(_) if !self.flights.is_empty() => return None,
-            Some(Suspect::Seated(slot)) => {
-                draft.run(slot, self.seated_mut(slot), draft.budget, Vec::new());
-            }
+            // What it was blamed for may reach beyond its known tokens, by one that was sampled since.
+            Some(Suspect::Seated(slot)) => match self.grow(slot) {
+                Growth::Room(new_blocks) => {
+                    let tokens_max = draft.budget;
+                    draft.run(slot, self.seated_mut(slot), tokens_max, new_blocks);
+                }
+                // It waits for room, as a suspect in the queue does.
+                Growth::Starved | Growth::Preempted => drop(self.plan_running(&mut draft)),
+            },
             Some(Suspect::Queued(admissible)) => {
-                self.admit(admissible, &mut draft);
+                let head = self.waiting.pop_front().expect("the suspect is the head of the queue");
+                self.admit(head, admissible, &mut draft);
             }
             None => {
-                if self.plan_running(&mut draft) {
+                let (short, tokens) = self.short(draft.budget);
+                draft.budget -= tokens;
+                let has_blocks = self.plan_running(&mut draft);
+                draft.budget += tokens;
+                if has_blocks {
+                    self.plan_short(short, &mut draft);
                     self.plan_waiting(&mut draft);
                 }
             }
         }
         self.seal(draft)
+    }
+
+    /// Tokens of one step (**S-6**, **S-16**): one for each that can run, and those of prompts.
+    fn budget(&self) -> usize {
+        let prefill = self.tempo.prefill(self.limits.prefill_time);
+        self.limits.max_num_batched_tokens.min(prefill.saturating_add(self.running.len()))
     }
 
     /// Requests of one step (**S-10**).
@@ -86,24 +111,32 @@ impl Scheduler {
         if let Some(&slot) = self.running.iter().find(is_suspect) {
             return Some(Suspect::Seated(slot));
         }
-        self.waiting.front()?.suspect_until?;
-        self.admissible(self.growing()).map(Suspect::Queued)
+        let head = self.waiting.front()?;
+        head.suspect_until?;
+        self.admissible(head, self.growing()).map(Suspect::Queued)
     }
 
-    /// Gives every running sequence its next tokens, in order of arrival. Returns whether there
+    /// Gives every running sequence its next tokens, in order. Returns whether there
     /// were blocks enough for all of them.
     fn plan_running(&mut self, draft: &mut Draft) -> bool {
-        let mut behind = self.running.iter().filter(|&&slot| !self.seated(slot).in_flight).count();
+        let lookahead = self.limits.lookahead;
+        let can_run = |slot: &&Slot| self.seated(**slot).feedable(lookahead) > 0;
+        let mut behind = self.running.iter().filter(can_run).count();
         let preemptions = self.preemptions;
         let mut starved = false;
         let mut at = 0;
         while at < self.running.len() && draft.budget > 0 && draft.share > 0 {
             let slot = self.running[at];
             at += 1;
-            if self.seated(slot).in_flight {
+            let sequence = self.seated(slot);
+            if sequence.feedable(lookahead) == 0 {
                 continue;
             }
             behind -= 1;
+            // Whoever may have to give way lands first.
+            if starved && sequence.is_in_flight() {
+                continue;
+            }
             match self.grow(slot) {
                 Growth::Room(new_blocks) => {
                     // S-7: a chunk leaves one token for each that is still to come.
@@ -117,15 +150,14 @@ impl Scheduler {
         !starved && self.preemptions == preemptions
     }
 
-    /// Makes room for the next token of a running sequence, at the expense of those that arrived
-    /// last. A sequence that is alone always finds room: no context is longer than the pool.
+    /// Makes room for the next token of a running sequence, at the expense of the last in order. A sequence that is alone always finds room: no context is longer than the pool.
     fn grow(&mut self, slot: Slot) -> Growth {
         if !self.seated(slot).needs_block() {
             return Growth::Room(Vec::new());
         }
         while !self.pool.can_take(1) {
             let last = *self.running.last().expect("the sequence that grows is running");
-            if self.seated(last).in_flight {
+            if self.seated(last).is_in_flight() {
                 return Growth::Starved;
             }
             self.preempt(last);
@@ -138,15 +170,50 @@ impl Scheduler {
         Growth::Room(new_blocks)
     }
 
-    /// Takes everything from the sequence that arrived last, and returns it to the front of the
-    /// queue.
+    /// Takes everything from the last sequence in order, and returns it to the queue.
     fn preempt(&mut self, last: Slot) {
-        assert_eq!(self.running.pop(), Some(last), "the last to arrive gives way");
+        assert_eq!(self.running.pop(), Some(last), "the last in order gives way");
         let mut sequence = self.vacate(last);
         self.pool.release(&sequence.unseat());
         sequence.preemptions += 1;
         self.preemptions += 1;
-        self.waiting.push_front(sequence);
+        self.waiting.insert(sequence);
+    }
+
+    /// Who does not wait for the long prompts before it (**S-15**), and their tokens: nobody, unless
+    /// there is room for everybody who waits and more to feed than one step can.
+    fn short(&self, budget: usize) -> (Vec<RequestId>, usize) {
+        let nobody = (Vec::new(), 0);
+        if self.waiting.len() < 2 || self.waiting.len() > self.empty.len() {
+            return nobody;
+        }
+        let running = self.running.iter().map(|&slot| self.seated(slot));
+        let (mut moving, mut tokens) = (0, self.waiting.tokens());
+        for feedable in running.map(|running| running.feedable(self.limits.lookahead)) {
+            moving += usize::from(feedable > 0);
+            tokens += feedable;
+        }
+        // Each of them may fill its last block only in part, and want another.
+        let blocks = self.waiting.tokens() / BLOCK_TOKENS + 2 * self.waiting.len();
+        if tokens <= budget || !self.pool.can_take(blocks + self.growing()) {
+            return nobody;
+        }
+        // S-7: everybody with a seat has its token.
+        self.waiting.shortest((budget / SHORT_PART).min(budget.saturating_sub(moving)))
+    }
+
+    /// Seats those who do not wait, as far as the step has room for them.
+    fn plan_short(&mut self, short: Vec<RequestId>, draft: &mut Draft) {
+        for id in short {
+            if draft.share == 0 {
+                break;
+            }
+            let sequence = self.waiting.remove(id).expect("it waits");
+            match self.admissible(&sequence, self.growing()) {
+                Some(admissible) => drop(self.admit(sequence, admissible, draft)),
+                None => self.waiting.insert(sequence),
+            }
+        }
     }
 
     /// Seats the head of the queue while there is room for it.
@@ -157,28 +224,29 @@ impl Scheduler {
         let mut growing = self.growing();
         while draft.budget > 0
             && draft.share > 0
-            && self.waiting.front().is_some_and(|head| head.suspect_until.is_none())
-            && let Some(admissible) = self.admissible(growing)
+            && let Some(head) = self.waiting.front()
+            && head.suspect_until.is_none()
+            && let Some(admissible) = self.admissible(head, growing)
         {
-            let slot = self.admit(admissible, draft);
+            let head = self.waiting.pop_front().expect("it has a head");
+            let slot = self.admit(head, admissible, draft);
             growing += usize::from(self.seated(slot).may_grow());
         }
     }
 
-    /// Whether there is a seat for the head of the queue, and blocks for all its known tokens.
+    /// Whether there is a seat for a sequence, and blocks for all its known tokens.
     ///
     /// One block is left to each of the `growing` sequences before it. Without them it would be
     /// the first to give way within the next [`BLOCK_TOKENS`] steps, its prefill wasted.
-    fn admissible(&self, growing: usize) -> Option<Admissible> {
-        let head = self.waiting.front()?;
+    fn admissible(&self, sequence: &Sequence, growing: usize) -> Option<Admissible> {
         if self.empty.is_empty() {
             return None;
         }
-        let prefix = match &head.chain {
-            Some(chain) => self.pool.lookup(chain, head.skippable()),
+        let prefix = match &sequence.chain {
+            Some(chain) => self.pool.lookup(chain, sequence.skippable()),
             None => Prefix::default(),
         };
-        let new_blocks = blocks_for(head.known()) - prefix.blocks.len();
+        let new_blocks = blocks_for(sequence.known()) - prefix.blocks.len();
         let fits = self.pool.can_admit(&prefix, new_blocks + growing);
         fits.then_some(Admissible { prefix, new_blocks })
     }
@@ -188,10 +256,9 @@ impl Scheduler {
         self.running.iter().filter(|&&slot| self.seated(slot).may_grow()).count()
     }
 
-    /// Seats the head of the queue and plans its first run.
-    fn admit(&mut self, admissible: Admissible, draft: &mut Draft) -> Slot {
+    /// Seats a sequence from the queue and plans its first run.
+    fn admit(&mut self, mut sequence: Sequence, admissible: Admissible, draft: &mut Draft) -> Slot {
         let Admissible { prefix, new_blocks } = admissible;
-        let mut sequence = self.waiting.pop_front().expect("the head of the queue is admissible");
         let slot = self.empty.pop().expect("there is a seat for whoever is admissible");
         let new_blocks = self.pool.admit(&prefix, new_blocks);
         let table = [&prefix.blocks[..], &new_blocks].concat();
@@ -204,8 +271,11 @@ impl Scheduler {
             blocks: prefix.blocks,
         });
         draft.run(slot, &mut sequence, draft.budget, new_blocks);
+        self.waiting.charge(sequence.terms.tenant, sequence.remaining());
+        let order = sequence.order();
+        let at = self.running.partition_point(|&other| self.seated(other).order() < order);
+        self.running.insert(at, slot);
         self.seats[slot.0 as usize] = Some(sequence);
-        self.running.push(slot);
         slot
     }
 
@@ -222,7 +292,10 @@ impl Scheduler {
         }
         let step = StepId(self.next_step);
         self.next_step += 1;
-        self.flights.push_back(Flight { step, runs: draft.planned });
+        let tokens: usize = draft.runs.iter().map(|run| run.tokens as usize).sum();
+        let prefill = tokens - draft.runs.len();
+        let (planned, runs) = (self.clock, draft.planned);
+        self.flights.push_back(Flight { step, planned, prefill, runs });
         Some(StepPlan {
             epoch: self.epoch,
             step,
@@ -236,9 +309,10 @@ impl Scheduler {
 // === impl Draft ===
 
 impl Draft {
-    fn new(budget: usize, share: usize) -> Self {
+    fn new(limits: &Limits, budget: usize, share: usize) -> Self {
+        let lookahead = limits.lookahead;
         let (runs, planned) = (Vec::with_capacity(share), Vec::with_capacity(share));
-        Self { budget, share, admitted: Vec::new(), runs, planned }
+        Self { budget, share, lookahead, admitted: Vec::new(), runs, planned }
     }
 
     /// Feeds a sequence its next tokens, at most `tokens_max`.
@@ -249,19 +323,19 @@ impl Draft {
         tokens_max: usize,
         new_blocks: Vec<BlockId>,
     ) {
-        let tokens = sequence.remaining().min(tokens_max);
+        let tokens = sequence.feedable(self.lookahead).min(tokens_max);
         assert!(tokens > 0, "nothing to feed to {}", sequence.request.id);
-        sequence.in_flight = true;
+        let (start, appended, logits) = sequence.plan(tokens);
         self.budget -= tokens;
         self.share -= 1;
         self.planned.push(Planned::Seated { slot, tokens });
         self.runs.push(Run {
             slot,
-            start: as_u32(sequence.computed),
+            start: as_u32(start),
             tokens: as_u32(tokens),
-            sampled: sequence.tell(),
+            appended,
             new_blocks,
-            logits: sequence.logits(tokens),
+            logits,
         });
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use playhouse_types::{BLOCK_TOKENS, Emission, RunOutcome, Slot, StepOutcome};
 
 use super::{Flight, Planned, Scheduler};
+use crate::served::GENERATED_COST;
 
 // === impl Scheduler ===
 
@@ -20,10 +21,12 @@ impl Scheduler {
         if outcome.epoch != self.epoch {
             return Vec::new();
         }
-        let Flight { step, runs } = self.flights.pop_front().expect("an outcome follows its plan");
+        let flight = self.flights.pop_front().expect("an outcome follows its plan");
+        let Flight { step, planned, prefill, runs } = flight;
         assert_eq!(outcome.step, step, "outcomes come in the order of the plans");
         assert_eq!(outcome.runs.len(), runs.len(), "{step} has one outcome per run");
         self.steps += 1;
+        self.tempo.landed(planned, self.clock, prefill);
         let mut emissions = Vec::with_capacity(runs.len());
         for (planned, run) in runs.into_iter().zip(outcome.runs) {
             assert_eq!(run.slot, planned.slot(), "the outcomes of {step} are in plan order");
@@ -31,7 +34,7 @@ impl Scheduler {
                 Planned::Seated { slot, tokens } => {
                     emissions.extend(self.settle(slot, tokens, run));
                 }
-                Planned::Cancelled { blocks, .. } => self.pool.release(&blocks),
+                Planned::Orphaned { blocks, .. } => self.pool.release(&blocks),
             }
         }
         if emissions.iter().any(|emission| emission.finish.is_some()) {
@@ -47,6 +50,7 @@ impl Scheduler {
         let start = sequence.advance(tokens);
         let prompt = start.min(sequence.prompt_len())..sequence.computed.min(sequence.prompt_len());
         let samples = sequence.remaining() == 0;
+        let tenant = sequence.terms.tenant;
         assert_eq!(run.sampled.is_some(), samples, "{slot} samples a token when all are computed");
 
         let mut emission = sequence.emission();
@@ -55,10 +59,13 @@ impl Scheduler {
         emission.token = run.sampled;
         self.prompt_tokens += prompt.len() as u64;
         self.generated_tokens += u64::from(samples);
+        if samples {
+            self.waiting.charge(tenant, GENERATED_COST);
+        }
         self.publish(slot);
         if emission.finish.is_some() {
             let mut sequence = self.vacate(slot);
-            self.pool.release(&sequence.unseat());
+            self.orphan(slot, sequence.unseat());
             self.record(&sequence);
         }
         (emission.token.is_some() || !emission.prompt_logprobs.is_empty()).then_some(emission)
@@ -82,7 +89,7 @@ impl Scheduler {
 impl Planned {
     fn slot(&self) -> Slot {
         match *self {
-            Self::Seated { slot, .. } | Self::Cancelled { slot, .. } => slot,
+            Self::Seated { slot, .. } | Self::Orphaned { slot, .. } => slot,
         }
     }
 }

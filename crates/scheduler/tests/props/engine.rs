@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use playhouse_scheduler::Limits;
 use playhouse_types::{
-    BLOCK_TOKENS, BlockId, FinishReason, GenerateRequest, Logits, Run, RunOutcome, Sampled,
-    SamplingParams, Slot, StepOutcome, StepPlan, TokenId, TokenLogprobs,
+    Appended, BLOCK_TOKENS, BlockId, FinishReason, GenerateRequest, Logits, Run, RunOutcome,
+    Sampled, SamplingParams, Slot, StepOutcome, StepPlan, TokenId, TokenLogprobs,
 };
 
 const VOCAB: u64 = 50;
@@ -123,8 +123,16 @@ impl Engine {
         let (start, end) = (run.start as usize, (run.start + run.tokens) as usize);
         self.check_writes(run.slot, start, end);
         let seat = self.seats.get_mut(&run.slot).expect("a run has a seat");
-        assert_eq!(run.sampled, seat.unsaid.take(), "a run brings the token sampled before it");
-        seat.tokens.extend(run.sampled);
+        let sampled = seat.unsaid.take();
+        match run.appended {
+            Appended::Nothing => assert_eq!(sampled, None, "a run brings the token before it"),
+            Appended::Token(token) => assert_eq!(sampled, Some(token), "the token before it"),
+            Appended::OwnSample => {
+                assert!(self.limits.lookahead, "every rank samples alike");
+                assert!(sampled.is_some(), "a token was sampled before");
+            }
+        }
+        seat.tokens.extend(sampled);
         assert_eq!(start, seat.computed, "runs of {} are contiguous", run.slot);
         assert!(start < end && end <= seat.tokens.len(), "{start}..{end} of {}", seat.tokens.len());
         let mut history = 0;

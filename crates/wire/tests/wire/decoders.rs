@@ -85,6 +85,20 @@ fn w1_no_mutated_message_panics_a_decoder() {
     assert!(refused > 100_000 && taken > 10_000, "{refused} refused, {taken} taken");
 }
 
+/// Here come the same mutations in every run; `fuzz/run` follows what they reach.
+#[test]
+fn every_decoder_has_a_fuzz_target() {
+    let manifest = include_str!("../../fuzz/Cargo.toml");
+    for kind in Kind::ALL {
+        let mut name = String::new();
+        for letter in kind.to_string().chars() {
+            let word = letter.is_uppercase() && !name.is_empty();
+            name.extend(word.then_some('_').into_iter().chain(letter.to_lowercase()));
+        }
+        assert!(manifest.contains(&format!("path = \"targets/{name}.rs\"")), "{name}");
+    }
+}
+
 #[test]
 fn w1_no_random_bytes_panic_a_frame_decoder() {
     let mut random = Random(0xf00d);

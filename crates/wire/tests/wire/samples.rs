@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use playhouse_types::{
-    Admitted, BlockId, Emission, Epoch, FinishReason, GenerateRequest, Logits, PrefixEvent,
-    RequestId, Run, RunOutcome, Sampled, SamplingParams, Slot, StepId, StepOutcome, StepPlan,
-    TokenLogprobs,
+    Admitted, Appended, BlockId, Emission, Epoch, FinishReason, GenerateRequest, Logits,
+    PrefixEvent, RequestId, Run, RunOutcome, Sampled, SamplingParams, Slot, StepId, StepOutcome,
+    StepPlan, TokenLogprobs,
 };
 use playhouse_wire::*;
 
@@ -117,6 +117,18 @@ fn handshake(all: &mut Vec<Sample>) {
             key: vec![3, 3, 3],
         }],
     );
+    add(all, [RenewRequest { csr: vec![0x30, 0x82, 0x02] }]);
+    let refused = |why| RenewReply::Refused(why);
+    add(
+        all,
+        [
+            RenewReply::Granted { certificate: vec![0x30, 0x82] },
+            refused(RenewRefusal::Revoked),
+            refused(RenewRefusal::OtherName { certificate: text("node a") }),
+            refused(RenewRefusal::TooSoon { seconds: 30 }),
+            refused(RenewRefusal::BadRequest(text("no key"))),
+        ],
+    );
 }
 
 fn control(all: &mut Vec<Sample>) {
@@ -149,7 +161,8 @@ fn control(all: &mut Vec<Sample>) {
     );
     let device = |kind, name| Device { kind, name: text(name), memory: 1 << 36, threads: 8 };
     let devices = vec![device(DeviceKind::Cpu, "cpu"), device(DeviceKind::Cuda, "H100")];
-    add(all, [HeadRequest::Offer { devices, memory: 1 << 37 }]);
+    let running = Running { name: text("r0-s1-t0-17f"), device: 1, pid: 4711 };
+    add(all, [HeadRequest::Offer { devices, memory: 1 << 37, processes: vec![running] }]);
     add(all, [HeadReply::Accepted, HeadReply::Refused(text("two devices were promised"))]);
 }
 
@@ -214,11 +227,11 @@ fn steps(all: &mut Vec<Sample>) {
         sampling: Arc::clone(&params),
         blocks,
     };
-    let run = |slot, logits| Run {
+    let run = |slot, appended, logits| Run {
         slot: Slot(slot),
         start: 0,
         tokens: 3,
-        sampled: Some(17),
+        appended,
         new_blocks: vec![BlockId(4)],
         logits,
     };
@@ -227,7 +240,11 @@ fn steps(all: &mut Vec<Sample>) {
         step: StepId(40),
         released: vec![Slot(9)],
         admitted: vec![admitted(0, Vec::new()), admitted(1, vec![BlockId(2), BlockId(3)])],
-        runs: vec![run(0, Logits::Last), run(1, Logits::All), run(2, Logits::None)],
+        runs: vec![
+            run(0, Appended::Token(17), Logits::Last),
+            run(1, Appended::OwnSample, Logits::All),
+            run(2, Appended::Nothing, Logits::None),
+        ],
     };
     add(all, [StepCommand::Attach { epoch: Epoch(2) }, StepCommand::Plan(plan)]);
     let outcome = |sampled, prompt_logprobs| RunOutcome { slot: Slot(0), sampled, prompt_logprobs };

@@ -1,4 +1,4 @@
-use playhouse_admin::view::{Loading, Stage, Whereabouts};
+use playhouse_admin::view::{Change, Loading, Phase, Stage, Step, Whereabouts};
 
 use super::*;
 
@@ -9,6 +9,7 @@ pub(crate) fn cluster() -> Cluster {
         name: name.to_owned(),
         address: address.map(ToOwned::to_owned),
         connected,
+        drained: false,
         devices: vec![device("cpu:0"), device("cpu:1")],
     };
     let shard = |state, node: Option<&str>, pid, layers: Range<usize>| Shard {
@@ -28,6 +29,8 @@ pub(crate) fn cluster() -> Cluster {
         id,
         state,
         reason: None,
+        stalled: false,
+        seconds_without_progress: None,
         epoch: 1,
         running: 3,
         waiting: 0,
@@ -63,6 +66,7 @@ pub(crate) fn cluster() -> Cluster {
             node("node-b\u{1b}[2J", Some("10.0.0.2:4433"), false),
         ],
         replicas: vec![replica(0, ReplicaState::Serving, serving), again],
+        operation: None,
     }
 }
 
@@ -85,10 +89,48 @@ fn colours_add_only_colours() {
 
 #[test]
 fn a_cluster_of_nothing_is_shown_too() {
-    let nothing = Cluster { draining: true, in_flight: 0, nodes: vec![], replicas: vec![] };
+    let nothing =
+        Cluster { draining: true, in_flight: 0, nodes: vec![], replicas: vec![], operation: None };
     let text = text(&nothing, false);
     assert!(text.starts_with("0 of 0 replicas serve, in flight: 0, draining\n"));
     assert_eq!(text.lines().count(), 3);
+}
+
+#[test]
+fn what_rests_is_told() {
+    let mut cluster = cluster();
+    cluster.nodes[0].drained = true;
+    cluster.nodes[1].drained = true;
+    cluster.replicas[0].state = ReplicaState::Draining;
+    cluster.replicas[1].state = ReplicaState::Drained;
+    let text = text(&cluster, false);
+    let states = ["head", "node-b", "replica 0", "replica 1"].map(|name| {
+        let line = text.lines().find(|line| line.starts_with(name)).expect(name);
+        line[name.len()..].split_whitespace().find(|word| !word.contains('\\')).map(str::to_owned)
+    });
+    let expected = ["drained", "lost", "draining", "drained"];
+    assert_eq!(states.each_ref().map(|state| state.as_deref().expect("a state")), expected);
+}
+
+/// ST-2
+#[test]
+fn what_is_being_changed_is_told_below_the_summary() {
+    let mut cluster = cluster();
+    let at_unix_us = 1;
+    let step = Step { at_unix_us, phase: Phase::Prepare, text: "replica-2 \u{1b}[2J".to_owned() };
+    cluster.operation = Some(Operation {
+        id: 7,
+        key: None,
+        change: Change::RestartReplica { replica: 2 },
+        phase: Phase::Prepare,
+        reason: None,
+        steps: vec![step],
+        started_unix_us: at_unix_us,
+        ended_unix_us: None,
+    });
+    let text = text(&cluster, false);
+    let line = text.lines().nth(1);
+    assert_eq!(line, Some("operation 7, restart replica 2: prepare: replica-2 \\u{1b}[2J"));
 }
 
 #[test]
@@ -96,4 +138,26 @@ fn a_share_of_nothing_is_a_dash() {
     assert_eq!(percent(0, 0), "-");
     assert_eq!(percent(1, 3), "33 %");
     assert_eq!(percent(u64::MAX, u64::MAX), "100 %");
+}
+
+#[test]
+fn requests_that_nobody_serves_are_said_to_be_parked() {
+    let mut cluster = cluster();
+    cluster.replicas.remove(0);
+    let text = text(&cluster, false);
+    let first = "0 of 1 replicas serve, in flight: 5 (parked until one serves)\n";
+    assert!(text.starts_with(first), "{text}");
+}
+
+#[test]
+fn a_replica_that_stalls_is_not_said_to_serve() {
+    let mut cluster = cluster();
+    cluster.replicas[0].stalled = true;
+    cluster.replicas[0].seconds_without_progress = Some(12);
+    let text = text(&cluster, false);
+    assert!(text.starts_with("0 of 2 replicas serve"), "{text}");
+    let (_, replica) = text.split_once("replica 0").expect("it is shown");
+    let (head, rest) = replica.split_once('\n').expect("lines");
+    assert!(head.contains(" stalled ") && !head.contains("serving"), "{text}");
+    assert!(rest.starts_with("│              nothing has come of its work for 12 s\n"), "{text}");
 }

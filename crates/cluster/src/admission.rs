@@ -1,0 +1,332 @@
+//! Who is let into the house, and when to come back who is not.
+//!
+//! - **AD-1** never are more requests or prompt tokens in the house than its bounds say, nor more of a
+//!   client than the client's say (**G6**). One prompt may be longer than a bound: alone it is let in.
+//! - **AD-2** a refusal takes nothing and waits for nothing. A client that has too much of its own is
+//!   told so, whether the house is full or not.
+//! - **AD-3** who is refused is told to come back when the queue of now will have been seated, at the
+//!   pace at which requests leave: in 1 s to 60 s, which is what `openai-python` heeds.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use playhouse_scheduler::Tenant;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::pace::Pace;
+
+/// How much may be in the house at once, running and waiting (**G6**).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdmissionLimits {
+    /// Requests.
+    pub requests: Capacity,
+    /// Prompt tokens of all those requests.
+    pub prompt_tokens: u32,
+    /// How long a request waits while no replica can serve it (**C-7**).
+    pub no_capacity_timeout: Duration,
+}
+
+/// How many requests may be in the house.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capacity {
+    /// So many, whatever the house is made of.
+    Fixed(u32),
+    /// So many for each replica there is.
+    EachReplica(u32),
+}
+
+/// What a client may have in the house, and how early it may be served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// Requests at once, running and waiting; as many as the house takes if not given.
+    pub requests: Option<u32>,
+    /// Prompt tokens of all those requests.
+    pub prompt_tokens: Option<u32>,
+    /// No request of the client is earlier than this; see
+    /// [`Submission::priority`](crate::Submission::priority).
+    pub priority: i32,
+}
+
+/// One of those who ask, with limits of its own. Requests of one priority are served so that every
+/// client gets its share. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub(crate) tenant: Tenant,
+    pub(crate) priority: i32,
+    budget: Budget,
+}
+
+/// Which bound a request would break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// That of the house.
+    House,
+    /// One of the client: requests or tokens, and how many it may have.
+    Client(Measure, u32),
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Requests, running and waiting.
+    Requests,
+    /// Tokens of their prompts.
+    PromptTokens,
+}
+
+/// What the house or a client may have, and has.
+#[derive(Clone, Debug)]
+struct Budget {
+    requests: Bound,
+    prompt_tokens: Bound,
+}
+
+/// So much of something there may be. Clones count together.
+#[derive(Clone, Debug)]
+struct Bound {
+    taken: watch::Sender<u32>,
+    most: u32,
+}
+
+/// Some of a [`Bound`]. Dropping it gives it back.
+#[derive(Debug)]
+struct Taken {
+    of: watch::Sender<u32>,
+    amount: u32,
+}
+
+/// The books of the house.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    house: Budget,
+    requests: Capacity,
+    clients: AtomicU32,
+    pace: Mutex<Pace>,
+    origin: Instant,
+}
+
+/// A request's place in the house. Dropping it frees the place.
+#[derive(Debug)]
+pub(crate) struct Place {
+    admission: Arc<Admission>,
+    _house: [Taken; 2],
+    _client: Option<[Taken; 2]>,
+}
+
+// === impl Admission ===
+
+impl Admission {
+    pub(crate) fn new(limits: &AdmissionLimits) -> Self {
+        Self {
+            house: Budget::new(u32::MAX, limits.prompt_tokens),
+            requests: limits.requests,
+            clients: AtomicU32::new(0),
+            pace: Mutex::default(),
+            origin: Instant::now(),
+        }
+    }
+
+    pub(crate) fn client(&self, limits: &ClientLimits) -> Client {
+        let most = |limit: Option<u32>| limit.unwrap_or(u32::MAX);
+        // Tenant 0 is nobody in particular.
+        let tenant = Tenant(self.clients.fetch_add(1, Ordering::Relaxed) + 1);
+        let budget = Budget::new(most(limits.requests), most(limits.prompt_tokens));
+        Client { tenant, priority: limits.priority, budget }
+    }
+
+    /// Takes a place in a house of so many replicas, if there is one.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        prompt_tokens: usize,
+        client: Option<&Client>,
+        replicas: usize,
+    ) -> Result<Place, Full> {
+        let of_client = client.map(|Client { budget, .. }| {
+            let most = budget.requests.most;
+            budget.take(prompt_tokens, most).map_err(|measure| match measure {
+                Measure::Requests => Full::Client(measure, most),
+                Measure::PromptTokens => Full::Client(measure, budget.prompt_tokens.most),
+            })
+        });
+        let of_client = of_client.transpose()?;
+        let was_empty = self.requests() == 0;
+        let most = self.requests.among(replicas);
+        let house = self.house.take(prompt_tokens, most).map_err(|_| Full::House)?;
+        if was_empty {
+            self.pace().resume(self.origin.elapsed());
+        }
+        Ok(Place { admission: Arc::clone(self), _house: house, _client: of_client })
+    }
+
+    /// Requests in the house.
+    pub(crate) fn requests(&self) -> u32 {
+        *self.house.requests.taken.borrow()
+    }
+
+    /// When to come back if so many requests wait for a seat (**AD-3**).
+    pub(crate) fn retry_after(&self, waiting: u32) -> Duration {
+        self.pace().retry_after(waiting, self.origin.elapsed())
+    }
+
+    /// Waits until the house is empty.
+    pub(crate) async fn empty(&self) {
+        let mut taken = self.house.requests.taken.subscribe();
+        // The sender is ours.
+        drop(taken.wait_for(|taken| *taken == 0).await);
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Capacity ===
+
+impl Capacity {
+    fn among(self, replicas: usize) -> u32 {
+        match self {
+            Self::Fixed(requests) => requests,
+            // While there is none, requests wait for the first.
+            Self::EachReplica(requests) => {
+                let replicas = u32::try_from(replicas.max(1)).unwrap_or(u32::MAX);
+                requests.saturating_mul(replicas)
+            }
+        }
+    }
+}
+
+// === impl Budget ===
+
+impl Budget {
+    fn new(requests: u32, prompt_tokens: u32) -> Self {
+        Self { requests: Bound::new(requests), prompt_tokens: Bound::new(prompt_tokens) }
+    }
+
+    /// One request of at most so many and its tokens, or what there is too much of.
+    fn take(&self, prompt_tokens: usize, requests: u32) -> Result<[Taken; 2], Measure> {
+        let tokens = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
+        let request = self.requests.take(1, requests).ok_or(Measure::Requests)?;
+        let most = self.prompt_tokens.most;
+        let tokens = self.prompt_tokens.take(tokens.min(most), most);
+        Ok([request, tokens.ok_or(Measure::PromptTokens)?])
+    }
+}
+
+// === impl Bound ===
+
+impl Bound {
+    fn new(most: u32) -> Self {
+        Self { taken: watch::Sender::new(0), most }
+    }
+
+    fn take(&self, amount: u32, most: u32) -> Option<Taken> {
+        let take = |taken: &mut u32| match taken.checked_add(amount) {
+            Some(more) if more <= most => {
+                *taken = more;
+                true
+            }
+            _ => false,
+        };
+        let of = &self.taken;
+        of.send_if_modified(take).then(|| Taken { of: of.clone(), amount })
+    }
+}
+
+// === impl Taken ===
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.of.send_modify(|taken| *taken -= self.amount);
+    }
+}
+
+// === impl Place ===
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // What it has taken returns after this.
+        let admission = &self.admission;
+        admission.pace().leave(admission.origin.elapsed());
+    }
+}
+
+// === impl Measure ===
+
+impl std::fmt::Display for Measure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Requests => "requests",
+            Self::PromptTokens => "prompt tokens",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admission() -> Arc<Admission> {
+        let no_capacity_timeout = Duration::ZERO;
+        let limits = AdmissionLimits {
+            requests: Capacity::Fixed(4),
+            prompt_tokens: 100,
+            no_capacity_timeout,
+        };
+        Arc::new(Admission::new(&limits))
+    }
+
+    fn client(admission: &Admission, requests: u32, prompt_tokens: u32) -> Client {
+        let (requests, prompt_tokens) = (Some(requests), Some(prompt_tokens));
+        admission.client(&ClientLimits { requests, prompt_tokens, priority: 0 })
+    }
+
+    /// **AD-1**, **AD-2**
+    #[test]
+    fn a_client_has_bounds_of_its_own_and_shares_those_of_the_house() {
+        let house = admission();
+        let (small, large) = (client(&house, 2, 30), client(&house, 9, 900));
+        let first = house.enter(10, Some(&small), 1).expect("room");
+        assert_eq!(
+            house.enter(21, Some(&small), 1).err(),
+            Some(Full::Client(Measure::PromptTokens, 30))
+        );
+        let second = house.enter(20, Some(&small), 1).expect("a refusal took nothing");
+        assert_eq!(house.enter(0, Some(&small), 1).err(), Some(Full::Client(Measure::Requests, 2)));
+        let third = house.enter(60, Some(&large), 1).expect("room");
+        assert_eq!(
+            house.enter(11, Some(&large), 1).err(),
+            Some(Full::House),
+            "tokens of the house"
+        );
+        let fourth = house.enter(10, None, 1).expect("room");
+        assert_eq!(
+            house.enter(0, Some(&large), 1).err(),
+            Some(Full::House),
+            "requests of the house"
+        );
+        assert_eq!(house.enter(0, Some(&small), 1).err(), Some(Full::Client(Measure::Requests, 2)));
+        assert_eq!(house.requests(), 4);
+        drop((first, second, third, fourth));
+        assert_eq!(house.requests(), 0);
+        assert!(house.enter(1000, Some(&small), 1).is_ok(), "a long one is let in alone");
+    }
+
+    /// **AD-1**
+    #[test]
+    fn a_house_may_be_bounded_by_its_replicas() {
+        let limits = AdmissionLimits {
+            requests: Capacity::EachReplica(2),
+            prompt_tokens: 100,
+            no_capacity_timeout: Duration::ZERO,
+        };
+        let house = Arc::new(Admission::new(&limits));
+        let mut places: Vec<_> = (0..2).map(|_| house.enter(1, None, 0).expect("room")).collect();
+        assert_eq!(house.enter(1, None, 1).err(), Some(Full::House));
+        places.extend((0..2).map(|_| house.enter(1, None, 2).expect("there is one more")));
+        assert_eq!(house.enter(1, None, 1).err(), Some(Full::House), "one has left");
+        drop(places.drain(..3));
+        assert!(house.enter(1, None, 1).is_ok());
+    }
+}

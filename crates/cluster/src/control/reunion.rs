@@ -1,0 +1,243 @@
+//! What an earlier head has left running: found, and taken over or ended.
+//!
+//! - **RE-1** a process is taken over only if its node offers it and it has come by itself, for the
+//!   rank and on the device that it was started for, and into a higher epoch than it was in (**G7**).
+//! - **RE-2** what is not taken over ends: at once what nobody wants, after [`CLAIM`] what nobody has
+//!   claimed. Its node kills it, so that it need not answer.
+//! - **RE-3** what comes after the reunion is not taken over. So nothing is that this head has
+//!   started itself, and given up.
+//! - **RE-4** it ends when every replica is whole that shall run, or when nobody can come any more who
+//!   is known of: the nodes that ranks sat on are back, and so is every process that they still run.
+//!   Otherwise it ends when nobody has come for [`QUIET`].
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use playhouse_types::{Epoch, ReplicaId};
+use playhouse_wire::{Exit, Running};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tracing::info;
+
+use super::{ControlPlane, Hold, Inner, Process, Side, lock};
+use crate::ledger::Drained;
+use crate::nodes::Seat;
+use crate::operation::{Desired, Split};
+use crate::rank::Rank;
+
+/// How long to wait for the next node or process: they look for the head every two seconds, and one
+/// that began to just before its start hears of it a second later.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// How long a process may wait for its rank to start, which may wait for devices.
+const CLAIM: Duration = Duration::from_secs(60);
+
+/// Who is still there, as far as is known.
+#[derive(Debug, Default)]
+pub(super) struct Reunion {
+    table: Mutex<Table>,
+    /// Says that somebody has come.
+    came: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    over: bool,
+    /// Nodes that have come.
+    back: HashSet<String>,
+    /// What nodes say they run, by name.
+    offered: HashMap<String, Offered>,
+    /// Processes that have come, by name.
+    arrived: HashMap<String, Side>,
+    /// Those that may be taken over.
+    found: HashMap<Rank, Process>,
+}
+
+/// A process of a node. Dropping it ends it.
+#[derive(Debug)]
+struct Offered {
+    rank: Rank,
+    seat: Seat,
+    pid: u32,
+    exited: watch::Receiver<Option<Exit>>,
+    hold: Hold,
+}
+
+/// The last epoch of each replica.
+type Epochs = BTreeMap<ReplicaId, Epoch>;
+
+/// Where the ranks of each replica sit, stage by stage, as far as they are there.
+type Seats = BTreeMap<ReplicaId, Vec<Option<Seat>>>;
+
+// === impl ControlPlane ===
+
+impl ControlPlane {
+    /// Waits for what an earlier head has left of the replicas that shall run, which was on `hosts` if
+    /// that is known, until all of it has come or nobody comes any more (**RE-4**); and remembers where
+    /// its ranks sit. Returns the last epoch of each replica of which something is there.
+    pub(crate) async fn reunite(
+        &self,
+        desired: &Desired,
+        drained: &Drained,
+        hosts: Option<&BTreeSet<String>>,
+    ) -> Epochs {
+        let reunion = &self.inner.reunion;
+        let serving = (desired.replicas as usize).saturating_sub(drained.replicas.len());
+        if self.inner.admits_nodes {
+            info!("looking for what an earlier head has left of {serving} replicas");
+            let mut came = reunion.came.subscribe();
+            let over = || {
+                let table = lock(&reunion.table);
+                table.whole(&desired.split) >= serving || hosts.is_some_and(|it| table.has_all(it))
+            };
+            while !over() {
+                if timeout(QUIET, came.changed()).await.is_err() {
+                    break;
+                }
+            }
+        }
+        let (epochs, seats) = lock(&reunion.table).end(desired, drained);
+        for (replica, seats) in seats {
+            self.nodes().remember(replica, seats);
+        }
+        let inner = Arc::downgrade(&self.inner);
+        self.runtime().spawn(async move {
+            sleep(CLAIM).await;
+            if let Some(inner) = inner.upgrade() {
+                lock(&inner.reunion.table).found.clear();
+            }
+        });
+        epochs
+    }
+
+    /// Ends whatever an earlier head has left: what shall run was not written down.
+    pub(crate) fn start_alone(&self) {
+        lock(&self.inner.reunion.table).end(&Desired::default(), &Drained::default());
+    }
+
+    /// The process that an earlier head has left for a rank on its seat, if it can begin this epoch
+    /// (**RE-1**). Others that are in the way end.
+    pub(crate) fn adopt(&self, rank: Rank, seat: &Seat, epoch: Epoch) -> Option<Process> {
+        let mut table = lock(&self.inner.reunion.table);
+        let process = table.found.remove(&rank);
+        table.found.retain(|_, other| other.seat != *seat);
+        drop(table);
+        let fits = |it: &Process| it.seat == *seat && it.peer.epoch() < epoch && it.lives();
+        let process = process.filter(fits)?;
+        info!("process {} on {} is taken over", process.whereabouts.pid, seat.node);
+        Some(process)
+    }
+
+    /// Ends what an earlier head has left for a rank that shall not run.
+    pub(crate) fn disown(&self, rank: Rank) {
+        lock(&self.inner.reunion.table).found.remove(&rank);
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// A node runs these, and nobody here holds them. They end unless a reunion is under way.
+    pub(super) fn offered(self: &Arc<Self>, running: Vec<Running>, node: &str) {
+        let offer = |Running { name, device, pid }| {
+            let hold = Hold::There { pid, node: node.to_owned(), control: Arc::downgrade(self) };
+            let rank = Rank::of_process(&name);
+            let (rank, seat) = rank.zip(self.nodes.seat(node, device))?;
+            let exited = self.nodes.watch_process(node, pid);
+            Some((name, Offered { rank, seat, pid, exited, hold }))
+        };
+        let offered: Vec<_> = running.into_iter().filter_map(offer).collect();
+        let mut table = lock(&self.reunion.table);
+        if !table.over {
+            table.back.insert(node.to_owned());
+            table.offered.extend(offered);
+            self.reunion.came.send_replace(());
+        }
+    }
+}
+
+// === impl Reunion ===
+
+impl Reunion {
+    /// Whether a rank process that this head has not started may come.
+    pub(super) fn is_open(&self) -> bool {
+        !lock(&self.table).over
+    }
+
+    /// A rank process has come. It is sent away if the reunion has ended meanwhile.
+    pub(super) fn arrived(&self, side: Side) {
+        let mut table = lock(&self.table);
+        if !table.over {
+            table.arrived.insert(side.0.id().name().to_owned(), side);
+            self.came.send_replace(());
+        }
+    }
+}
+
+// === impl Table ===
+
+impl Table {
+    /// Replicas of which every rank is there.
+    fn whole(&self, split: &Split) -> usize {
+        let there = |(name, it): (&String, &Offered)| {
+            (self.arrived.contains_key(name) && it.rank.fits(split)).then_some(it.rank)
+        };
+        let there: HashSet<Rank> = self.offered.iter().filter_map(there).collect();
+        let ranks = count(there.into_iter());
+        ranks.values().filter(|ranks| **ranks == split.ranks()).count()
+    }
+
+    /// Whether these nodes are back, with every process that they run, and no process without its node.
+    fn has_all(&self, hosts: &BTreeSet<String>) -> bool {
+        let Self { back, offered, arrived, .. } = self;
+        hosts.iter().all(|node| back.contains(node))
+            && offered.keys().all(|name| arrived.contains_key(name))
+            && arrived.keys().all(|name| offered.contains_key(name))
+    }
+
+    /// Nobody can come any more. Of those who have, whoever is of a replica that shall run stays to
+    /// be taken over: the last epoch of each such replica, and where its ranks sit.
+    fn end(&mut self, desired: &Desired, drained: &Drained) -> (Epochs, Seats) {
+        self.over = true;
+        let mut arrived = std::mem::take(&mut self.arrived);
+        for (name, offered) in self.offered.drain() {
+            let Some((peer, inbox)) = arrived.remove(&name) else { continue };
+            let Offered { rank, seat, pid, exited, hold } = offered;
+            if !rank.fits(&desired.split) || drained.replicas.contains(&rank.replica) {
+                continue;
+            }
+            let whereabouts = seat.whereabouts(pid);
+            let process = Process { peer, whereabouts, seat, exited, _hold: hold, _inbox: inbox };
+            // Of two processes of one rank, the head had given the earlier up.
+            match self.found.entry(rank) {
+                Entry::Occupied(other) if other.get().peer.epoch() > process.peer.epoch() => {}
+                Entry::Occupied(mut other) => drop(other.insert(process)),
+                Entry::Vacant(nobody) => drop(nobody.insert(process)),
+            }
+        }
+        let ranks = count(self.found.keys().copied());
+        let mut replicas: Vec<ReplicaId> = ranks.keys().copied().collect();
+        replicas.sort_by_key(|id| (std::cmp::Reverse(ranks[id]), *id));
+        replicas.truncate((desired.replicas as usize).saturating_sub(drained.replicas.len()));
+        self.found.retain(|rank, _| replicas.contains(&rank.replica));
+        let (mut epochs, mut seats) = (Epochs::new(), Seats::new());
+        for (rank, process) in &self.found {
+            let epoch = epochs.entry(rank.replica).or_default();
+            *epoch = process.peer.epoch().max(*epoch);
+            let nobody = || vec![None; desired.split.ranks()];
+            let seats = seats.entry(rank.replica).or_insert_with(nobody);
+            let at = rank.stage * desired.split.tensor as usize + rank.tensor;
+            seats[at] = Some(process.seat.clone());
+        }
+        (epochs, seats)
+    }
+}
+
+/// How many ranks of each replica there are.
+fn count(ranks: impl Iterator<Item = Rank>) -> HashMap<ReplicaId, usize> {
+    let mut count = HashMap::new();
+    ranks.for_each(|rank| *count.entry(rank.replica).or_default() += 1);
+    count
+}

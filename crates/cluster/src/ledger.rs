@@ -1,0 +1,515 @@
+//! What operators asked for, and every operation that came of it.
+//!
+//! - **LED-1** one operation at a time; asking again under the key of one gives that one, and never a
+//!   second. Keys are known for as long as their operation is: [`Ledger::ENDED_MAX`] ended ones.
+//! - **LED-2** what was asked for, and that an operation began, is in the journal before it takes
+//!   effect; if one of them cannot be written, neither takes effect, and the key names nothing. (An end
+//!   takes effect all the same: it is a fact. It is written with the next change, which is refused
+//!   until it can be.)
+//! - **LED-3** after a restart everything is as it was, but for an operation that was under way: it
+//!   has failed.
+//! - **LED-4** ids count from 1 over all restarts; none is given twice.
+//! - **LED-5** the steps of an operation have strictly growing times, in microseconds, so that a
+//!   reader who saw one knows which come after it.
+//! - **LED-6** the nodes that ranks sit on are written as well, soon after that changes: a later head
+//!   waits for them, and for no others.
+//!
+//! Nothing here acts: the reconciler of the deployment does, and says here how far it has come.
+
+mod record;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use playhouse_types::ReplicaId;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::{JoinError, spawn_blocking};
+use tracing::{error, warn};
+
+use self::record::Record;
+use crate::journal::{Journal, JournalError};
+use crate::operation::{Change, Desired, Operation, OperationId, OperationStep, Phase, Refused};
+
+/// Everything that operators asked for.
+#[derive(Debug)]
+pub struct Ledger {
+    /// There is a journal.
+    durable: bool,
+    /// Taken before `state` by whoever changes what is written, for as long as the disk takes.
+    disk: Mutex<Disk>,
+    /// Never held while the disk is waited for: reading is always quick.
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct Disk {
+    /// `None` if nothing outlives the process.
+    journal: Option<Journal>,
+    /// The end of an operation that could not be written when it came. No other begins before it is.
+    owed: Option<Record>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    desired: Option<Desired>,
+    drained: Drained,
+    hosts: Option<BTreeSet<String>>,
+    /// The last id that was given.
+    last: u64,
+    /// By id; the one that is under way, if there is one, is the last.
+    entries: VecDeque<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    operation: watch::Sender<Operation>,
+    aborted: watch::Sender<bool>,
+}
+
+/// What shall have no ranks until somebody says otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// Names of nodes.
+    pub nodes: BTreeSet<String>,
+    /// Ids of replicas.
+    pub replicas: BTreeSet<ReplicaId>,
+    /// Names of nodes that are turned away.
+    #[serde(default)]
+    pub removed: BTreeSet<String>,
+}
+
+/// What came of beginning an operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// It is under way, and the caller's to carry out.
+    New(Operation),
+    /// It was asked for before under the same key.
+    Known(Operation),
+}
+
+/// What a ledger knew from before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// What shall run.
+    pub desired: Option<Desired>,
+    /// What shall not.
+    pub drained: Drained,
+    /// The operation that was under way when the head ended, and has failed now.
+    pub interrupted: Option<OperationId>,
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    /// Ended operations that are kept.
+    pub const ENDED_MAX: usize = 100;
+
+    /// Longest key, in bytes.
+    pub const KEY_BYTES_MAX: usize = 128;
+
+    /// Longest text of a step or of a reason, in bytes. More is cut off.
+    pub const TEXT_BYTES_MAX: usize = 1024;
+
+    /// One that ends with the process.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        let disk = Disk { journal: None, owed: None };
+        Self { durable: false, disk: Mutex::new(disk), state: Mutex::default() }
+    }
+
+    /// One whose journal is in `folder`, as the head before this one left it (**LED-3**).
+    ///
+    /// # Errors
+    /// See [`JournalError`].
+    pub fn open(folder: &Path) -> Result<(Self, Recovered), JournalError> {
+        let (journal, records) = Journal::open(folder)?;
+        let mut state = State::default();
+        for (number, record) in records.iter().enumerate() {
+            let record = Record::decode(record).map_err(|why| JournalError::Foreign {
+                path: folder.join("journal"),
+                why: format!("record {number}: {why}"),
+            })?;
+            state.replay(record);
+        }
+        let recovered = Recovered {
+            desired: state.desired.clone(),
+            drained: state.drained.clone(),
+            interrupted: state.running(),
+        };
+        let disk = Disk { journal: Some(journal), owed: None };
+        let ledger = Self { durable: true, disk: Mutex::new(disk), state: Mutex::new(state) };
+        if let Some(id) = recovered.interrupted {
+            ledger.end(id, Phase::Failed { reason: "the head was restarted".to_owned() });
+        }
+        Ok((ledger, recovered))
+    }
+
+    /// Whether it outlives the process.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.durable
+    }
+
+    /// Does what writes: on a thread that can wait, because writing takes as long as the disk does, or
+    /// at once if there is no disk.
+    pub(crate) async fn write<T: Send + 'static>(
+        self: &Arc<Self>,
+        act: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        if !self.durable {
+            return Ok(act(self));
+        }
+        let ledger = Arc::clone(self);
+        spawn_blocking(move || act(&ledger)).await
+    }
+
+    /// The operation that has this key.
+    ///
+    /// # Errors
+    /// [`Refused::KeyTaken`], or [`Refused::Invalid`] for a key that is too long.
+    pub fn known(&self, change: &Change, key: Option<&str>) -> Result<Option<Operation>, Refused> {
+        self.state().keyed(change, key)
+    }
+
+    /// Begins an operation, which leads to `aims`, or finds the one that has this key.
+    ///
+    /// # Errors
+    /// [`Refused::KeyTaken`], [`Refused::Busy`], [`Refused::Invalid`] for a key that is too long, or
+    /// [`Refused::Journal`]; nothing has changed then (**LED-2**).
+    pub fn begin(
+        &self,
+        change: Change,
+        key: Option<String>,
+        aims: (Desired, Drained),
+        now: SystemTime,
+    ) -> Result<Begun, Refused> {
+        let mut disk = self.disk();
+        let operation = {
+            let state = self.state();
+            if let Some(known) = state.keyed(&change, key.as_deref())? {
+                return Ok(Begun::Known(known));
+            }
+            if let Some(running) = state.running() {
+                return Err(Refused::Busy { running });
+            }
+            Operation {
+                id: OperationId(state.last + 1),
+                key,
+                change,
+                phase: Phase::Plan,
+                steps: Vec::new(),
+                started: whole_micros(now),
+                ended: None,
+            }
+        };
+        let (desired, drained) = aims;
+        let began = Record::Began(operation.clone());
+        let records = vec![began, Record::Desired(desired), Record::Drained(drained)];
+        disk.write(&records)?;
+        self.apply(&mut disk, records);
+        Ok(Begun::New(operation))
+    }
+
+    /// Says what an operation has done, and in which phase it is. One that has ended stays as it is.
+    pub fn step(&self, id: OperationId, phase: Phase, text: &str) {
+        let state = self.state();
+        let Some(entry) = state.entry(id) else { return };
+        entry.operation.send_if_modified(|operation| {
+            let goes_on = !operation.phase.is_end();
+            if goes_on {
+                // Only `end` ends it, because an end is written.
+                if !phase.is_end() {
+                    operation.phase = phase;
+                }
+                push_step(operation, text);
+            }
+            goes_on
+        });
+    }
+
+    /// Ends an operation. One that has ended stays as it is.
+    pub fn end(&self, id: OperationId, phase: Phase) {
+        let mut disk = self.disk();
+        let ended = {
+            let state = self.state();
+            let Some(entry) = state.entry(id) else { return };
+            let mut operation = entry.operation.borrow().clone();
+            if operation.phase.is_end() {
+                return;
+            }
+            operation.phase = match phase {
+                Phase::Failed { reason } => Phase::Failed { reason: short(&reason) },
+                other => other,
+            };
+            operation.ended = Some(after(&operation));
+            operation
+        };
+        let records = vec![Record::Ended(ended)];
+        if let Err(why) = disk.write(&records) {
+            error!(operation = %id, %why, "the end of an operation is written with the next change");
+            disk.owed = records.first().cloned();
+        }
+        self.apply(&mut disk, records);
+    }
+
+    /// What shall run; `None` before anybody said.
+    #[must_use]
+    pub fn desired(&self) -> Option<Desired> {
+        self.state().desired.clone()
+    }
+
+    /// Says what shall run.
+    ///
+    /// # Errors
+    /// [`Refused::Journal`]; what shall run has not changed then.
+    pub fn set_desired(&self, desired: Desired) -> Result<(), Refused> {
+        self.set(vec![Record::Desired(desired)])
+    }
+
+    /// What shall have no ranks.
+    #[must_use]
+    pub fn drained(&self) -> Drained {
+        self.state().drained.clone()
+    }
+
+    /// Says what shall have no ranks.
+    ///
+    /// # Errors
+    /// [`Refused::Journal`]; it has not changed then.
+    pub fn set_drained(&self, drained: Drained) -> Result<(), Refused> {
+        self.set(vec![Record::Drained(drained)])
+    }
+
+    /// Names of the nodes that ranks sit on, or sat when the last head ended; `None` if nobody has said.
+    #[must_use]
+    pub fn hosts(&self) -> Option<BTreeSet<String>> {
+        self.state().hosts.clone()
+    }
+
+    /// Says on which nodes ranks sit.
+    ///
+    /// # Errors
+    /// [`Refused::Journal`]; it has not changed then.
+    pub fn set_hosts(&self, hosts: BTreeSet<String>) -> Result<(), Refused> {
+        self.set(vec![Record::Hosts(hosts)])
+    }
+
+    fn set(&self, records: Vec<Record>) -> Result<(), Refused> {
+        let mut disk = self.disk();
+        disk.write(&records)?;
+        self.apply(&mut disk, records);
+        Ok(())
+    }
+
+    /// Takes in what was written, and shortens the journal if that is worth it.
+    fn apply(&self, disk: &mut Disk, written: Vec<Record>) {
+        let records = {
+            let mut state = self.state();
+            written.into_iter().for_each(|record| state.replay(record));
+            disk.is_long().then(|| state.records())
+        };
+        if let Some(records) = records {
+            disk.rewrite(&records);
+        }
+    }
+
+    /// The operation that is under way.
+    #[must_use]
+    pub fn running(&self) -> Option<OperationId> {
+        self.state().running()
+    }
+
+    /// Every operation that is known, the oldest first.
+    #[must_use]
+    pub fn operations(&self) -> Vec<Operation> {
+        self.state().entries.iter().map(|entry| entry.operation.borrow().clone()).collect()
+    }
+
+    /// An operation as it is and as it goes on.
+    #[must_use]
+    pub fn watch(&self, id: OperationId) -> Option<watch::Receiver<Operation>> {
+        self.state().entry(id).map(|entry| entry.operation.subscribe())
+    }
+
+    /// Asks whoever carries an operation out to end it.
+    ///
+    /// # Errors
+    /// [`Refused::NoOperation`] or [`Refused::Ended`].
+    pub fn abort(&self, id: OperationId) -> Result<Operation, Refused> {
+        let state = self.state();
+        let entry = state.entry(id).ok_or(Refused::NoOperation(id))?;
+        if entry.operation.borrow().phase.is_end() {
+            return Err(Refused::Ended(id));
+        }
+        if !entry.aborted.send_replace(true) {
+            entry.operation.send_modify(|operation| push_step(operation, "asked to abort"));
+        }
+        Ok(entry.operation.borrow().clone())
+    }
+
+    /// Becomes `true` when an operator asks that the operation end.
+    #[must_use]
+    pub fn aborted(&self, id: OperationId) -> Option<watch::Receiver<bool>> {
+        self.state().entry(id).map(|entry| entry.aborted.subscribe())
+    }
+
+    fn disk(&self) -> MutexGuard<'_, Disk> {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Disk ===
+
+impl Disk {
+    /// Writes what is owed and `records`, or nothing (**LED-2**).
+    fn write(&mut self, records: &[Record]) -> Result<(), Refused> {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        let records: Vec<_> = self.owed.iter().chain(records).map(Record::encode).collect();
+        journal.append(&records).map_err(|why| Refused::Journal(why.to_string()))?;
+        self.owed = None;
+        Ok(())
+    }
+
+    fn is_long(&self) -> bool {
+        self.journal.as_ref().is_some_and(Journal::is_long)
+    }
+
+    /// Drops what is not needed any more.
+    fn rewrite(&mut self, records: &[Record]) {
+        let Some(journal) = &mut self.journal else { return };
+        let records: Vec<_> = records.iter().map(Record::encode).collect();
+        match journal.rewrite(&records) {
+            Ok(()) => self.owed = None,
+            // The long one is as good, and is shortened with a later change.
+            Err(why) => warn!(%why, "cannot shorten the journal"),
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Takes a record in: one just written, or one from before.
+    fn replay(&mut self, record: Record) {
+        match record {
+            Record::Desired(desired) => self.desired = Some(desired),
+            Record::Drained(drained) => self.drained = drained,
+            Record::Hosts(hosts) => self.hosts = Some(hosts),
+            Record::Last(last) => self.last = self.last.max(last),
+            Record::Began(operation) => self.put(operation),
+            Record::Ended(operation) => {
+                match self.entry(operation.id) {
+                    Some(entry) => entry.end(operation),
+                    None => self.put(operation),
+                }
+                self.forget();
+            }
+        }
+    }
+
+    fn put(&mut self, operation: Operation) {
+        self.last = self.last.max(operation.id.0);
+        let (operation, aborted) = (watch::Sender::new(operation), watch::Sender::new(false));
+        self.entries.push_back(Entry { operation, aborted });
+    }
+
+    /// Keeps the last ended ones. Readers of an older one have what they have.
+    fn forget(&mut self) {
+        let running = usize::from(self.running().is_some());
+        while self.entries.len() > Ledger::ENDED_MAX + running {
+            self.entries.pop_front();
+        }
+    }
+
+    /// What a shortened journal holds.
+    fn records(&self) -> Vec<Record> {
+        let mut records = vec![Record::Last(self.last), Record::Drained(self.drained.clone())];
+        records.extend(self.desired.clone().map(Record::Desired));
+        records.extend(self.hosts.clone().map(Record::Hosts));
+        records.extend(self.entries.iter().map(|entry| {
+            let operation = entry.operation.borrow().clone();
+            let ended = operation.phase.is_end();
+            if ended { Record::Ended(operation) } else { Record::Began(operation) }
+        }));
+        records
+    }
+
+    fn entry(&self, id: OperationId) -> Option<&Entry> {
+        self.entries.iter().rev().find(|entry| entry.operation.borrow().id == id)
+    }
+
+    fn running(&self) -> Option<OperationId> {
+        let last = self.entries.back()?.operation.borrow();
+        (!last.phase.is_end()).then_some(last.id)
+    }
+
+    /// The operation that has this key, if it is the same change (**LED-1**).
+    fn keyed(&self, change: &Change, key: Option<&str>) -> Result<Option<Operation>, Refused> {
+        let Some(key) = key else { return Ok(None) };
+        if key.is_empty() || key.len() > Ledger::KEY_BYTES_MAX {
+            let (length, most) = (key.len(), Ledger::KEY_BYTES_MAX);
+            return Err(Refused::Invalid(format!("a key of {length} bytes: 1 to {most} will do")));
+        }
+        let operations = self.entries.iter().map(|entry| entry.operation.borrow());
+        let mut known = operations.filter(|operation| operation.key.as_deref() == Some(key));
+        match known.next() {
+            None => Ok(None),
+            Some(known) if known.change == *change => Ok(Some(known.clone())),
+            Some(known) => Err(Refused::KeyTaken { key: key.to_owned(), operation: known.id }),
+        }
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn end(&self, mut ended: Operation) {
+        let last = |operation: &Operation| operation.steps.last().map(|step| step.at);
+        self.operation.send_modify(|known| {
+            // A step may have come while the end was being written.
+            if last(known) > last(&ended) {
+                ended.steps = std::mem::take(&mut known.steps);
+            }
+            *known = ended;
+        });
+    }
+}
+
+fn push_step(operation: &mut Operation, text: &str) {
+    let at = after(operation);
+    if operation.steps.len() == Operation::STEPS_MAX {
+        operation.steps.remove(0);
+    }
+    let phase = operation.phase.clone();
+    operation.steps.push(OperationStep { at, phase, text: short(text) });
+}
+
+/// Now, and after everything that happened so far, even if the clock is set back meanwhile
+/// (**LED-5**).
+fn after(operation: &Operation) -> SystemTime {
+    let last = operation.steps.last().map_or(operation.started, |step| step.at);
+    whole_micros(SystemTime::now()).max(last + Duration::from_micros(1))
+}
+
+/// Nothing is before 1970: such a time could not be written.
+fn whole_micros(at: SystemTime) -> SystemTime {
+    let micros = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    UNIX_EPOCH + Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+}
+
+/// As much of a text as is kept.
+fn short(text: &str) -> String {
+    text[..text.floor_char_boundary(Ledger::TEXT_BYTES_MAX)].to_owned()
+}
+
+#[cfg(test)]
+pub(crate) mod folder;
+#[cfg(test)]
+mod tests;

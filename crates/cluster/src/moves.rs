@@ -1,0 +1,332 @@
+//! From what is asked for and what there is to what has to be done, step by step.
+//!
+//! - **MV-1** moves that are carried out in order lead to what is asked for, and no device is asked
+//!   for before it is free.
+//! - **MV-2** a replica leaves only after its successor serves, as far as devices allow; without
+//!   `force` no moves leave nothing to serve afterwards.
+
+use std::fmt;
+use std::time::Duration;
+
+use playhouse_types::ReplicaId;
+
+use crate::operation::{Change, Desired, Refused, Split};
+use crate::status::ReplicaState;
+
+/// How long the requests of a replica that leaves may go on there, unless somebody says so. After
+/// that they go on elsewhere: nothing is lost, but their prompts are computed again.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Move {
+    /// Start a replica and wait until it serves.
+    Start { id: ReplicaId, split: Split },
+    /// Drain a replica and wait until it has no ranks; its requests may be left with it.
+    Drain { id: ReplicaId, deadline: Duration },
+    /// End a drained replica once its requests have gone elsewhere.
+    Remove { id: ReplicaId },
+    /// Start a drained or failed replica again, and wait until it serves.
+    Revive { id: ReplicaId },
+    /// Give a node no more ranks, or let it have some again.
+    Cordon { node: String, cordoned: bool },
+    /// Forget a node.
+    Forget { node: String },
+}
+
+/// What there is.
+#[derive(Clone, Debug)]
+pub(crate) struct Actual {
+    /// By id.
+    pub(crate) replicas: Vec<ActualReplica>,
+    /// Devices no rank sits on, of every node that is known and may have ranks.
+    pub(crate) free_devices: Vec<(String, usize)>,
+}
+
+/// A replica there is.
+#[derive(Clone, Debug)]
+pub(crate) struct ActualReplica {
+    pub(crate) id: ReplicaId,
+    pub(crate) split: Split,
+    pub(crate) state: ReplicaState,
+    /// Nodes its ranks sit on, once for each rank.
+    pub(crate) nodes: Vec<String>,
+}
+
+/// Moves in the making, and what is true after them.
+struct Draft {
+    moves: Vec<Move>,
+    replicas: Vec<ActualReplica>,
+    /// Free devices.
+    free: usize,
+}
+
+/// What shall be afterwards, and the way there.
+pub(crate) type Moves = (Desired, Vec<Move>);
+
+/// Works out a change.
+///
+/// # Errors
+/// See [`Refused`].
+pub(crate) fn moves(change: &Change, desired: &Desired, actual: &Actual) -> Result<Moves, Refused> {
+    let mut draft = Draft::new(actual);
+    let mut after = desired.clone();
+    let forced = match change {
+        Change::Deployment { replicas, split, force } => {
+            after.replicas = replicas.unwrap_or(desired.replicas);
+            after.split = split.clone().unwrap_or_else(|| desired.split.clone());
+            draft.reach(&after)?;
+            *force
+        }
+        Change::DrainReplica { replica, deadline, force } => {
+            draft.replica(*replica)?;
+            draft.drain(*replica, *deadline);
+            *force
+        }
+        Change::RestartReplica { replica } => {
+            draft.restart(*replica)?;
+            true
+        }
+        Change::RemoveReplica { replica, deadline, force } => {
+            draft.replica(*replica)?;
+            draft.retire(*replica, *deadline);
+            after.replicas = desired.replicas.saturating_sub(1);
+            *force
+        }
+        Change::DrainNode { node, deadline, force } => {
+            draft.clear(node, *deadline, actual)?;
+            *force
+        }
+        Change::UndrainNode { node } => {
+            draft.push(Move::Cordon { node: node.clone(), cordoned: false });
+            true
+        }
+        Change::RemoveNode { node } => {
+            draft.forget(node)?;
+            true
+        }
+    };
+    let served = actual.replicas.iter().any(ActualReplica::will_serve);
+    let serves = draft.replicas.iter().any(ActualReplica::will_serve);
+    if !forced && (served && !serves || draft.replicas.is_empty()) {
+        return Err(Refused::NeedsForce("no replica would be left to serve".to_owned()));
+    }
+    Ok((after, draft.moves))
+}
+
+// === impl Draft ===
+
+impl Draft {
+    fn new(actual: &Actual) -> Self {
+        let free = actual.free_devices.iter().map(|(_, devices)| devices).sum();
+        Self { moves: Vec::new(), replicas: actual.replicas.clone(), free }
+    }
+
+    fn push(&mut self, step: Move) {
+        self.moves.push(step);
+    }
+
+    fn replica(&self, id: ReplicaId) -> Result<&ActualReplica, Refused> {
+        self.replicas.iter().find(|it| it.id == id).ok_or(Refused::NoReplica(id))
+    }
+
+    /// As many replicas of that split as are wanted, and no others.
+    fn reach(&mut self, wanted: &Desired) -> Result<(), Refused> {
+        self.can_hold(wanted)?;
+        let old: Vec<ReplicaId> = self.others(&wanted.split);
+        for id in old {
+            if self.count(&wanted.split) < wanted.replicas {
+                self.replace(id, &wanted.split)?;
+            } else {
+                self.retire(id, DRAIN);
+            }
+        }
+        while self.count(&wanted.split) > wanted.replicas {
+            let victim = self.victim();
+            self.retire(victim, DRAIN);
+        }
+        let missing = wanted.replicas - self.count(&wanted.split);
+        self.require(missing, &wanted.split)?;
+        for _ in 0..missing {
+            self.start(&wanted.split);
+        }
+        Ok(())
+    }
+
+    /// Whether there are devices for all of it, once those that leave have left.
+    fn can_hold(&self, wanted: &Desired) -> Result<(), Refused> {
+        let taken = self.replicas.iter().map(|replica| replica.nodes.len()).sum::<usize>();
+        let (devices, ranks) = (self.free + taken, wanted.split.ranks());
+        let needed = wanted.replicas as usize * ranks;
+        if needed <= devices {
+            return Ok(());
+        }
+        let replicas = wanted.replicas;
+        Err(Refused::Devices(format!(
+            "{replicas} replicas of {ranks} ranks need {needed} devices, there are {devices}: let \
+             nodes join (`playhouse node`), or start `serve` with more --devices"
+        )))
+    }
+
+    /// Replicas that are divided in another way.
+    fn others(&self, split: &Split) -> Vec<ReplicaId> {
+        self.replicas.iter().filter(|it| it.split != *split).map(|it| it.id).collect()
+    }
+
+    fn count(&self, split: &Split) -> u32 {
+        let same = self.replicas.iter().filter(|it| it.split == *split);
+        u32::try_from(same.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Who leaves first: who does not serve, then who came last.
+    fn victim(&self) -> ReplicaId {
+        let last = self.replicas.iter().max_by_key(|it| (!it.will_serve(), it.id));
+        last.map(|it| it.id).unwrap_or_default()
+    }
+
+    /// Another split for a replica: the new one first if there are devices for it.
+    fn replace(&mut self, old: ReplicaId, split: &Split) -> Result<(), Refused> {
+        if self.free >= split.ranks() {
+            self.start(split);
+            self.retire(old, DRAIN);
+            return Ok(());
+        }
+        // It keeps what it is asked until its successor can take it over.
+        self.drain(old, DRAIN);
+        self.require(1, split)?;
+        self.start(split);
+        self.remove(old);
+        Ok(())
+    }
+
+    /// Free devices for so many more replicas.
+    fn require(&self, replicas: u32, split: &Split) -> Result<(), Refused> {
+        if replicas == 0 {
+            return Ok(());
+        }
+        let (needed, free) = (replicas as usize * split.ranks(), self.free);
+        if needed <= free {
+            return Ok(());
+        }
+        Err(Refused::Devices(format!(
+            "{replicas} more replicas of {} ranks need {needed} devices, of which {free} are free",
+            split.ranks()
+        )))
+    }
+
+    fn start(&mut self, split: &Split) {
+        let id = (0..).map(ReplicaId).find(|id| self.replica(*id).is_err());
+        let id = id.expect("there are more numbers than replicas");
+        self.free = self.free.saturating_sub(split.ranks());
+        let (state, nodes) = (ReplicaState::Starting, Vec::new());
+        self.replicas.push(ActualReplica { id, split: split.clone(), state, nodes });
+        self.push(Move::Start { id, split: split.clone() });
+    }
+
+    fn drain(&mut self, id: ReplicaId, deadline: Duration) {
+        let Some(replica) = self.replicas.iter_mut().find(|it| it.id == id) else { return };
+        replica.state = ReplicaState::Drained;
+        self.free += replica.nodes.drain(..).count();
+        self.push(Move::Drain { id, deadline });
+    }
+
+    fn remove(&mut self, id: ReplicaId) {
+        self.replicas.retain(|it| it.id != id);
+        self.push(Move::Remove { id });
+    }
+
+    fn retire(&mut self, id: ReplicaId, deadline: Duration) {
+        self.drain(id, deadline);
+        self.remove(id);
+    }
+
+    /// Requests go to others at once, if there are others.
+    fn restart(&mut self, id: ReplicaId) -> Result<(), Refused> {
+        let split = self.replica(id)?.split.clone();
+        self.drain(id, Duration::ZERO);
+        self.require(1, &split)?;
+        self.free -= split.ranks();
+        self.push(Move::Revive { id });
+        Ok(())
+    }
+
+    /// No rank on a node: each replica that has some gets a successor elsewhere, or is drained.
+    fn clear(&mut self, node: &str, deadline: Duration, actual: &Actual) -> Result<(), Refused> {
+        let known = actual.free_devices.iter().find(|(name, _)| name == node);
+        let (_, free_there) = known.ok_or_else(|| Refused::NoNode(node.to_owned()))?;
+        self.free -= free_there;
+        self.push(Move::Cordon { node: node.to_owned(), cordoned: true });
+        let there = |it: &&ActualReplica| it.nodes.iter().any(|name| name == node);
+        let there: Vec<_> = self.replicas.iter().filter(there).cloned().collect();
+        for ActualReplica { id, split, nodes, .. } in there {
+            let elsewhere = nodes.iter().filter(|name| *name != node).count();
+            if self.free >= split.ranks() {
+                self.start(&split);
+                self.retire(id, deadline);
+            } else if self.free + elsewhere >= split.ranks() {
+                self.drain(id, deadline);
+                self.start(&split);
+                self.remove(id);
+            } else {
+                self.drain(id, deadline);
+            }
+            let on_node = nodes.len() - elsewhere;
+            self.free = self.free.saturating_sub(on_node);
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, node: &str) -> Result<(), Refused> {
+        let on_it = self.replicas.iter().find(|it| it.nodes.iter().any(|name| name == node));
+        if let Some(replica) = on_it {
+            return Err(Refused::Invalid(format!(
+                "ranks of {} are on node {node}: drain the node first",
+                replica.id
+            )));
+        }
+        self.push(Move::Forget { node: node.to_owned() });
+        Ok(())
+    }
+}
+
+// === impl ActualReplica ===
+
+impl ActualReplica {
+    /// It serves, or will without further help.
+    fn will_serve(&self) -> bool {
+        use ReplicaState::{Restarting, Serving, Starting};
+        matches!(self.state, Serving | Starting | Restarting { .. })
+    }
+}
+
+// === impl Split ===
+
+impl Split {
+    /// Ranks of a replica.
+    #[must_use]
+    pub fn ranks(&self) -> usize {
+        self.tensor as usize * self.pipeline as usize
+    }
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tp {} pp {}", self.tensor, self.pipeline)
+    }
+}
+
+// === impl Move ===
+
+impl fmt::Display for Move {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start { id, split } => write!(f, "start {id} ({split})"),
+            Self::Drain { id, deadline } => write!(f, "drain {id} within {} s", deadline.as_secs()),
+            Self::Remove { id } => write!(f, "remove {id}"),
+            Self::Revive { id } => write!(f, "start {id} again"),
+            Self::Cordon { node, cordoned: true } => write!(f, "give node {node} no more ranks"),
+            Self::Cordon { node, cordoned: false } => write!(f, "let node {node} have ranks"),
+            Self::Forget { node } => write!(f, "forget node {node}"),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Carries operations out, one move after the other, and undoes what cannot be finished.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use playhouse_types::ReplicaId;
+use ractor::ActorCell;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::fleet::Fleet;
+use crate::ledger::{Drained, Ledger};
+use crate::moves::{Move, moves};
+use crate::operation::{Change, Desired, OperationId, Phase};
+
+/// An operation that is under way.
+pub(crate) struct Reconciler {
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) ledger: Arc<Ledger>,
+    /// Of the replicas that are started.
+    pub(crate) supervisor: ActorCell,
+    pub(crate) id: OperationId,
+    /// What shall be again if it fails.
+    pub(crate) before: (Desired, Drained),
+    /// What it did that has not been completed or undone.
+    pub(crate) traces: Traces,
+}
+
+#[derive(Default)]
+pub(crate) struct Traces {
+    started: Vec<ReplicaId>,
+    drained: Vec<ReplicaId>,
+    cordoned: Vec<String>,
+}
+
+/// Why an operation is not finished.
+enum Stop {
+    Aborted,
+    Failed(String),
+}
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    /// Makes the moves.
+    pub(crate) async fn carry_out(mut self, moves: Vec<Move>) {
+        let Some(aborted) = self.ledger.aborted(self.id) else { return };
+        let mut outcome = Ok(());
+        for step in moves {
+            outcome = self.make(step, aborted.clone()).await;
+            if outcome.is_err() {
+                break;
+            }
+        }
+        let end = match outcome {
+            Ok(()) => Phase::Done,
+            Err(stop) => {
+                self.undo(&stop).await;
+                match stop {
+                    Stop::Aborted => Phase::Aborted,
+                    Stop::Failed(reason) => Phase::Failed { reason },
+                }
+            }
+        };
+        info!(operation = %self.id, ?end, "operation ended");
+        let id = self.id;
+        drop(self.ledger.write(move |ledger| ledger.end(id, end)).await);
+    }
+
+    fn say(&self, phase: Phase, text: &str) {
+        info!(operation = %self.id, "{text}");
+        self.ledger.step(self.id, phase, text);
+    }
+
+    async fn make(&mut self, step: Move, aborted: watch::Receiver<bool>) -> Result<(), Stop> {
+        if *aborted.borrow() {
+            return Err(Stop::Aborted);
+        }
+        let text = step.to_string();
+        match step {
+            Move::Start { id, split } => {
+                self.say(Phase::Prepare, &text);
+                self.traces.started.push(id);
+                let started = self.fleet.start(self.supervisor.clone(), id, &split).await;
+                started.map_err(Stop::Failed)?;
+                unless(aborted, self.fleet.serving(id)).await?;
+                self.say(Phase::Switch, &format!("{id} serves"));
+            }
+            Move::Revive { id } => {
+                self.say(Phase::Prepare, &text);
+                self.fleet.revive(id).await.map_err(Stop::Failed)?;
+                unless(aborted, self.fleet.serving(id)).await?;
+                self.traces.drained.retain(|drained| *drained != id);
+                self.say(Phase::Switch, &format!("{id} serves"));
+            }
+            Move::Drain { id, deadline } => {
+                self.say(Phase::Retire, &text);
+                self.traces.drained.push(id);
+                self.fleet.drain(id, deadline);
+                unless(aborted, self.fleet.drained(id)).await?;
+            }
+            Move::Remove { id } => {
+                self.say(Phase::Retire, &text);
+                self.traces.drained.retain(|drained| *drained != id);
+                self.fleet.remove(id).await;
+            }
+            Move::Cordon { node, cordoned } => {
+                self.say(Phase::Retire, &text);
+                self.fleet.cordon(&node, cordoned);
+                self.traces.cordoned.extend(Some(node).filter(|_| cordoned));
+            }
+            Move::Forget { node } => {
+                self.say(Phase::Retire, &text);
+                self.fleet.forget(&node);
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes back to what was, as far as possible.
+    async fn undo(&mut self, stop: &Stop) {
+        let why = match stop {
+            Stop::Aborted => "aborted",
+            Stop::Failed(reason) => reason,
+        };
+        warn!(operation = %self.id, "undoing: {why}");
+        self.say(Phase::Retire, &format!("undoing: {why}"));
+        for node in std::mem::take(&mut self.traces.cordoned) {
+            self.fleet.cordon(&node, false);
+        }
+        let (desired, drained) = self.before.clone();
+        let written = self.ledger.write(move |ledger| {
+            ledger.set_desired(desired).and_then(|()| ledger.set_drained(drained))
+        });
+        if let Ok(Err(why)) = written.await {
+            self.say(Phase::Retire, &why.to_string());
+        }
+        // Their devices are needed for those who come back; their requests stay until then.
+        for id in std::mem::take(&mut self.traces.started) {
+            self.fleet.drain(id, Duration::ZERO);
+            self.tolerate(self.fleet.drained(id).await);
+        }
+        for id in std::mem::take(&mut self.traces.drained) {
+            let revived = self.fleet.revive(id).await;
+            self.tolerate(revived);
+            self.tolerate(self.fleet.serving(id).await);
+        }
+        self.restore().await;
+    }
+
+    /// As many replicas as before, divided as before.
+    async fn restore(&mut self) {
+        let Desired { replicas, split } = self.before.0.clone();
+        let change =
+            Change::Deployment { replicas: Some(replicas), split: Some(split), force: true };
+        let steps = match moves(&change, &self.before.0, &self.fleet.actual()) {
+            Ok((_, steps)) => steps,
+            Err(why) => return self.tolerate(Err(why.to_string())),
+        };
+        let (_sender, never) = watch::channel(false);
+        for step in steps {
+            if let Err(Stop::Failed(why)) = self.make(step, never.clone()).await {
+                self.tolerate(Err(why));
+            }
+        }
+    }
+
+    fn tolerate(&self, outcome: Result<(), String>) {
+        if let Err(why) = outcome {
+            self.say(Phase::Retire, &why);
+        }
+    }
+}
+
+/// Waits, unless an operator does not want to any more.
+async fn unless(
+    mut aborted: watch::Receiver<bool>,
+    what: impl Future<Output = Result<(), String>>,
+) -> Result<(), Stop> {
+    tokio::select! {
+        biased;
+        done = what => done.map_err(Stop::Failed),
+        Ok(_) = aborted.wait_for(|aborted| *aborted) => Err(Stop::Aborted),
+    }
+}

@@ -1,0 +1,51 @@
+//! The requests of a replica, by id, and which of them are traced.
+
+use std::collections::HashMap;
+
+use playhouse_types::{Emission, RequestId};
+
+use crate::generation::Sink;
+use crate::journey::Journey;
+
+/// Where the emissions of each request go.
+#[derive(Default)]
+pub(super) struct Sinks {
+    sinks: HashMap<RequestId, Sink>,
+    /// Those with a [`Journey`]. Mostly none, and then nobody looks for them.
+    traced: usize,
+}
+
+// === impl Sinks ===
+
+impl Sinks {
+    pub(super) fn insert(&mut self, id: RequestId, sink: Sink) {
+        self.traced += usize::from(sink.journey.is_some());
+        self.sinks.insert(id, sink);
+    }
+
+    pub(super) fn remove(&mut self, id: RequestId) -> Option<Sink> {
+        let sink = self.sinks.remove(&id)?;
+        self.traced -= usize::from(sink.journey.is_some());
+        Some(sink)
+    }
+
+    /// Passes an emission on to its request.
+    pub(super) fn deliver(&mut self, emission: Emission) {
+        if emission.finish.is_none() {
+            if let Some(sink) = self.sinks.get_mut(&emission.id) {
+                sink.send(emission);
+            }
+        } else if let Some(sink) = self.remove(emission.id) {
+            sink.finish(emission);
+        }
+    }
+
+    /// Whether any request is traced.
+    pub(super) fn is_traced(&self) -> bool {
+        self.traced > 0
+    }
+
+    pub(super) fn journey(&mut self, id: RequestId) -> Option<&mut Journey> {
+        self.sinks.get_mut(&id)?.journey.as_deref_mut()
+    }
+}

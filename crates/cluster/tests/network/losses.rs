@@ -1,0 +1,91 @@
+//! A machine is gone, and the head hears of it in any order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use playhouse_cluster::{Cluster, HEAD, Overview, ReplicaState, ReplicaStatus, Whereabouts};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::fate::{Fate, LONG};
+use crate::machine::{Machine, World};
+use crate::{NODES, open};
+
+/// From the moment on at which nothing comes from it: the idle timeout, a keep-alive that is looked for
+/// once more, and a start.
+const FAILOVER: Duration = Duration::from_millis(1250);
+
+/// A head and its nodes, to which nothing happens by itself. All replicas serve.
+async fn calm(seed: u64) -> (Cluster, Arc<World>, Vec<Arc<Machine>>) {
+    let fate = Fate::new(seed);
+    fate.calm_down();
+    let (cluster, world) = open(seed, &fate).await;
+    let machines = NODES.map(|(name, devices)| begin(&world, name, devices)).into();
+    timeout(LONG, cluster.serving()).await.expect("nothing goes wrong").expect("they serve");
+    (cluster, world, machines)
+}
+
+/// A machine with an agent that is not told to stop.
+pub(crate) fn begin(world: &Arc<World>, name: &str, devices: usize) -> Arc<Machine> {
+    let machine = Machine::new(world, name);
+    let (stop, stopped) = oneshot::channel();
+    let agent = machine.agent(devices, stopped);
+    tokio::spawn(async move {
+        let _goes_on = stop;
+        agent.await
+    });
+    machine
+}
+
+/// The node of a replica of one rank.
+fn node_of(replica: &ReplicaStatus) -> String {
+    let Some(Whereabouts { node, .. }) = &replica.stages[0].shards[0].whereabouts else {
+        panic!("it serves: {replica:?}")
+    };
+    node.clone()
+}
+
+/// The replica that sits on a node.
+fn remote(overview: &Overview) -> ReplicaStatus {
+    let mut replicas = overview.status().replicas.into_iter();
+    replicas.find(|it| node_of(it) != HEAD).expect("the head has one device")
+}
+
+/// The ranks of a machine fall silent, and its agent later or earlier by as much as this.
+async fn lose(agent_after: i64) {
+    let (cluster, world, machines) = calm(1).await;
+    let overview = cluster.overview();
+    let before = remote(&overview);
+    let machine = machines.iter().find(|it| it.name == node_of(&before)).expect("one of them");
+    let (ranks, agent) = (machine.ranks(), vec![machine.id()]);
+    let pause = Duration::from_millis(agent_after.unsigned_abs());
+    let (first, last) = if agent_after < 0 { (agent, ranks) } else { (ranks, agent) };
+    world.suspend(first, None);
+    sleep(pause).await;
+    world.suspend(last, None);
+    let silent = Instant::now();
+    let back = |it: &ReplicaStatus| it.epoch > before.epoch && it.state == ReplicaState::Serving;
+    loop {
+        let replicas = overview.status().replicas;
+        let now = replicas.iter().find(|it| it.id == before.id).expect("it stays");
+        if back(now) {
+            assert_ne!(node_of(now), machine.name, "agent after {agent_after} ms");
+            assert_eq!(now.epoch.0, before.epoch.0 + 1, "agent after {agent_after} ms");
+            break;
+        }
+        assert!(silent.elapsed() < LONG, "it comes back");
+        sleep(Duration::from_millis(1)).await;
+    }
+    let took = silent.elapsed();
+    assert!(took <= FAILOVER, "agent after {agent_after} ms: {took:?}");
+    cluster.stop(LONG).await;
+}
+
+/// **ND-1**: a rank goes to another node, in the epoch after its loss, however much later or earlier than
+/// that rank its machine is lost.
+#[tokio::test(start_paused = true)]
+async fn a_rank_does_not_go_back_to_a_machine_that_is_about_to_be_lost() {
+    for agent_after in [-300, 0, 50, 200, 400, 700, 950] {
+        lose(agent_after).await;
+    }
+}

@@ -1,0 +1,235 @@
+//! The control plane over a network in memory, under a virtual clock: hundreds of short lives of a head,
+//! its nodes and their rank processes, drawn by seeds. The head, the agents of the nodes and the rank
+//! processes are the real ones, down to their connections; only engines and machines are played.
+//!
+//! Nodes join, crash, fall asleep, are cut off, lose packets, say goodbye and come back; rank processes
+//! die, stop, go on, hang in a step or while loading, and cannot load; operators scale, drain, divide anew
+//! and empty nodes. Then it gets calm.
+//!
+//! - **G1**, **G2** every request that is not given up gets all its tokens, once and in order.
+//! - **G4** every operation ends, and what rests comes back.
+//! - **G5** at the end nothing is held: no request, no block, no device, no process.
+//! - **G7** the ranks of a group are of one epoch.
+//!
+//! The seed of a life that goes wrong is printed; `PLAYHOUSE_SIMULATION_SEED` lives it again,
+//! `PLAYHOUSE_SIMULATION_SEEDS` says how many lives there are (500, without optimization 50). A few seeds
+//! take one of two courses here, so it may have to be lived twice; those of the actors alone take one
+//! (`simulation.rs`).
+
+#[path = "../life/audience.rs"]
+mod audience;
+#[path = "../life/fate.rs"]
+mod fate;
+mod losses;
+mod machine;
+#[path = "../life/operators.rs"]
+mod operators;
+mod process;
+mod restarts;
+#[path = "../engines/scripted.rs"]
+#[expect(dead_code, reason = "every test file uses a part of it")]
+mod scripted;
+
+use std::future::ready;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use playhouse_cluster::{
+    AdmissionLimits, Answer, Blueprint, Capacity, Change, Cluster, ControlConfig, ControlPlane,
+    DeploymentConfig, Desired, Ledger, Listener, Overview, Phase, Policy, RemoteConfig, Split,
+    StepDeadline, processes,
+};
+use playhouse_link::{Authority, LinkConfig, Network, Revocations};
+use playhouse_planner::{ModelShape, RankMap};
+use playhouse_scheduler::Limits;
+use playhouse_telemetry::Metrics;
+use playhouse_types::ParallelSpec;
+use playhouse_wire::{Dtype, Load, Place};
+use tokio::time::{sleep, timeout};
+
+use audience::clients;
+use fate::{Fate, LONG, alone, live_all};
+use machine::{Machine, World, devices, head_id, lives};
+use operators::{draw_change, ended, idle, operators, repair};
+use scripted::{blueprint, split};
+
+const LIVES: u64 = if cfg!(debug_assertions) { 50 } else { 500 };
+
+/// Of the head's own machine.
+const DEVICES: usize = 1;
+/// The nodes that there are at some time, and their devices.
+const NODES: [(&str, usize); 3] = [("a", 2), ("b", 2), ("c", 2)];
+
+const LIMITS: Limits = Limits {
+    max_num_seqs: 4,
+    max_num_batched_tokens: 32,
+    prefill_time: Duration::MAX,
+    max_model_len: 256,
+    kv_blocks: 24,
+    micro_batches: 1,
+    micro_batch_max: usize::MAX,
+    lookahead: false,
+    prefix_caching: true,
+};
+
+/// On the virtual clock: what was done to a node is over by then, and the head has noticed.
+const AFTERMATH: Duration = Duration::from_secs(10);
+
+/// A model that four ranks can share.
+const CONFIG: &str = r#"{
+    "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 64,
+    "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+    "vocab_size": 64, "rms_norm_eps": 1e-6, "max_position_embeddings": 64
+}"#;
+
+/// A replica whose ranks are processes of the machines.
+fn replica(split: &Split, control: &ControlPlane) -> Blueprint {
+    let &Split { tensor, pipeline, .. } = split;
+    let shape = ModelShape::parse(CONFIG.as_bytes()).expect("a good config");
+    let parallel = ParallelSpec { tensor, pipeline, ..ParallelSpec::default() };
+    let map = RankMap::new(&parallel, &shape).expect("a good layout");
+    let load = |rank| Load {
+        model: None,
+        dtype: Dtype::Auto,
+        first_layer: rank / tensor,
+        end_layer: rank / tensor + 1,
+        tensor: Place { at: rank % tensor, of: tensor },
+        threads: 1,
+    };
+    let starter = |layout| {
+        let loads = (0..tensor * pipeline).map(load).collect();
+        let (kv_blocks, max_num_seqs) = (LIMITS.kv_blocks, LIMITS.max_num_seqs as u32);
+        processes(RemoteConfig { layout, map, loads, kv_blocks, max_num_seqs }, control.clone())
+    };
+    let layout = playhouse_cluster::Layout { stages: pipeline as usize, tensor: tensor as usize };
+    blueprint(split, LIMITS, starter(layout))
+}
+
+/// The head, and a world in which its machines can live.
+async fn open(seed: u64, fate: &Arc<Fate>) -> (Cluster, Arc<World>) {
+    let world = World::new(Arc::clone(fate), Network::new(seed));
+    let own = Machine::new(&world, "the head's own");
+    (start(&own, Arc::new(Ledger::in_memory())).await, world)
+}
+
+/// A head on a machine of its own, in the place of an earlier one if there was one.
+async fn start(own: &Arc<Machine>, ledger: Arc<Ledger>) -> Cluster {
+    let world = &own.world;
+    let bound = world.network.endpoint(&head_id(), world.number(), LinkConfig::default());
+    let control = ControlPlane::start(ControlConfig {
+        listener: Listener::over(bound).expect("an address"),
+        authority: Authority::new().expect("an authority"),
+        children: own.children(),
+        devices: devices(DEVICES),
+        admits_nodes: true,
+        revocations: Revocations::default(),
+        keep_revocations: Box::new(|_| Ok(())),
+        tell_renewal: Arc::new(|_| {}),
+    });
+    let of_replicas = control.clone();
+    let config = DeploymentConfig {
+        desired: Desired { replicas: 2, split: split(1, 1) },
+        blueprints: Arc::new(move |split| Box::pin(ready(Ok(replica(&split, &of_replicas))))),
+        ledger,
+        control: Some(control),
+        devices: 0,
+        step_deadline: StepDeadline::Fixed(Duration::from_secs(5)),
+        policy: Policy::default(),
+        admission: AdmissionLimits {
+            requests: Capacity::Fixed(64),
+            prompt_tokens: 1 << 16,
+            no_capacity_timeout: LONG,
+        },
+        vocab: 1 << 16,
+        shared_prompt_max: usize::MAX,
+        metrics: Arc::new(Metrics::new("simulation")),
+    };
+    Cluster::start(config).await.expect("the cluster starts")
+}
+
+/// A change of nodes or of replicas.
+fn draw(fate: &Fate) -> Change {
+    let node = NODES[fate.below(3) as usize].0.to_owned();
+    match fate.below(9) {
+        0 | 1 => Change::DrainNode { node, deadline: fate.millis(0..200), force: false },
+        2 => Change::UndrainNode { node },
+        3 => Change::RemoveNode { node },
+        _ => draw_change(fate),
+    }
+}
+
+async fn done(overview: &Overview, change: Change) {
+    let what = format!("{change:?}");
+    match overview.change(change, None, false).await {
+        Ok(Answer::Accepted(operation)) => {
+            assert_eq!(ended(overview, operation.id).await, Phase::Done, "{what}");
+        }
+        other => panic!("{what}: {other:?}"),
+    }
+}
+
+/// All nodes are back and may have ranks again.
+async fn gather(overview: &Overview) {
+    sleep(AFTERMATH).await;
+    for (node, _) in NODES {
+        done(overview, Change::UndrainNode { node: node.to_owned() }).await;
+    }
+    let all = DEVICES.min(1) + NODES.len();
+    while overview.status().nodes.iter().filter(|node| node.connected).count() < all {
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// **G5** every device can be had again, and no process lives that has none.
+async fn fill(overview: &Overview, world: &World) {
+    let devices = DEVICES + NODES.iter().map(|(_, devices)| devices).sum::<usize>();
+    let replicas = Some(devices as u32);
+    let change = Change::Deployment { replicas, split: Some(split(1, 1)), force: true };
+    done(overview, change).await;
+    while world.live.load(Ordering::Relaxed) != devices {
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// One life, and its course.
+async fn live(seed: u64) -> u64 {
+    let fate = Fate::new(seed);
+    let (cluster, world) = open(seed, &fate).await;
+    let (overview, door) = (cluster.overview(), cluster.front_door().clone());
+    for (name, devices) in NODES {
+        let (world, late) = (Arc::clone(&world), fate.millis(0..4000));
+        tokio::spawn(async move {
+            sleep(late).await;
+            lives(world, name, devices).await;
+        });
+    }
+    let requests = tokio::spawn(clients(Arc::clone(&fate), door.clone(), 1000));
+    let changes = tokio::spawn(operators(Arc::clone(&fate), overview.clone(), draw, 2000));
+    changes.await.unwrap_or_else(|why| resume_unwind(why.into_panic()));
+    fate.calm_down();
+    timeout(LONG, gather(&overview)).await.expect("every node comes back");
+    // What died before may still cost a replica the last of its restarts: somebody looks after them.
+    repair(&overview).await;
+    while !requests.is_finished() {
+        sleep(Duration::from_secs(60)).await;
+        repair(&overview).await;
+    }
+    requests.await.unwrap_or_else(|why| resume_unwind(why.into_panic()));
+    timeout(LONG, idle(&overview)).await.expect("G5: what is over holds nothing");
+    assert_eq!(door.in_flight(), 0, "G5: every permit is back");
+    timeout(LONG, fill(&overview, &world))
+        .await
+        .expect("G5: every device is free, every process ended");
+    assert_eq!(cluster.stop(LONG).await, 0, "G4: a drain loses nothing");
+    world.judge();
+    fate.course()
+}
+
+#[test]
+fn every_life_of_a_cluster_on_a_network_keeps_its_promises() {
+    live_all(LIVES, |seed| {
+        alone(live(seed));
+    });
+}

@@ -1,0 +1,378 @@
+//! C-8 of the crate and G3: ranks that hang, on the real actors over scripted engines.
+
+#[allow(dead_code, reason = "other tests use the rest of it")]
+#[path = "engines/scripted.rs"]
+mod scripted;
+
+#[path = "engines/brake.rs"]
+#[expect(dead_code, reason = "nobody is killed here")]
+mod brake;
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use playhouse_cluster::{
+    AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, FrontDoor, Generation, Ledger,
+    Policy, Rank, RankStarter, ReplicaState, Split, StepDeadline, Submission,
+};
+use playhouse_scheduler::Limits;
+use playhouse_telemetry::Metrics;
+use playhouse_types::{Epoch, FinishReason, ReplicaId, SamplingParams, StepPlan, TokenId};
+use tokio::time::Instant;
+
+use brake::Brake;
+use scripted::{RankFault, blueprints, engines_of, split};
+
+const LIMITS: Limits = Limits {
+    max_num_seqs: 8,
+    max_num_batched_tokens: 64,
+    prefill_time: Duration::MAX,
+    max_model_len: 256,
+    kv_blocks: 128,
+    micro_batches: 1,
+    micro_batch_max: usize::MAX,
+    lookahead: false,
+    prefix_caching: true,
+};
+
+/// Of a step, where it is not the time that is tested: longer than any engine here is kept from
+/// computing by others who compute on the machine.
+const DEADLINE: StepDeadline = StepDeadline::Fixed(Duration::from_secs(2));
+
+/// Engines that wait here hang, until the last handle to it is dropped.
+#[derive(Clone, Default)]
+struct Trap(Arc<Spring>);
+
+#[derive(Default)]
+struct Spring {
+    state: Mutex<Caught>,
+    released: Condvar,
+}
+
+#[derive(Default)]
+struct Caught {
+    engines: usize,
+    at: Option<Instant>,
+    open: bool,
+}
+
+// === impl Trap ===
+
+impl Trap {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Caught> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hangs.
+    fn enter(&self) {
+        let mut caught = self.lock();
+        caught.engines += 1;
+        caught.at.get_or_insert_with(Instant::now);
+        while !caught.open {
+            caught = self.0.released.wait(caught).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn engines(&self) -> usize {
+        self.lock().engines
+    }
+
+    /// Lets whoever hangs go on, and nobody hangs any more.
+    fn open(&self) {
+        self.lock().open = true;
+        self.0.released.notify_all();
+    }
+}
+
+/// Opens a trap however a test ends: the runtime waits for the threads.
+struct Opens(Trap);
+
+impl Drop for Opens {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
+async fn start(
+    replicas: u32,
+    layout: Split,
+    step_deadline: StepDeadline,
+    fault: RankFault,
+) -> (Cluster, Arc<Metrics>) {
+    let stages = layout.pipeline as usize;
+    let starter = engines_of(|position| position as TokenId, stages, fault);
+    start_on(starter, replicas, layout, step_deadline).await
+}
+
+async fn start_on(
+    starter: RankStarter,
+    replicas: u32,
+    layout: Split,
+    step_deadline: StepDeadline,
+) -> (Cluster, Arc<Metrics>) {
+    let metrics = Arc::new(Metrics::new("test"));
+    let config = DeploymentConfig {
+        desired: Desired { replicas, split: layout.clone() },
+        blueprints: blueprints(starter, LIMITS),
+        ledger: Arc::new(Ledger::in_memory()),
+        control: None,
+        devices: replicas as usize * layout.ranks(),
+        step_deadline,
+        policy: Policy::RoundRobin,
+        admission: AdmissionLimits {
+            requests: Capacity::Fixed(32),
+            prompt_tokens: 4096,
+            no_capacity_timeout: Duration::from_secs(60),
+        },
+        vocab: 1 << 16,
+        shared_prompt_max: usize::MAX,
+        metrics: Arc::clone(&metrics),
+    };
+    let cluster = Cluster::start(config).await.expect("the cluster starts");
+    cluster.serving().await.expect("its replicas serve");
+    (cluster, metrics)
+}
+
+const ONE: Split = Split { tensor: 1, pipeline: 1, partition: None };
+
+fn submit(door: &FrontDoor, prompt: u32, max_tokens: u32) -> Generation {
+    let prompt: Vec<TokenId> = (0..prompt).collect();
+    let sampling = Arc::new(SamplingParams::greedy(max_tokens));
+    door.submit(Submission::new(prompt.into(), sampling)).expect("accepted")
+}
+
+async fn collect(generation: &mut Generation) -> (Vec<TokenId>, FinishReason) {
+    let mut tokens = Vec::new();
+    while let Some(emission) = generation.next().await {
+        tokens.extend(emission.token.map(|sampled| sampled.token));
+        if let Some(finish) = emission.finish {
+            return (tokens, finish);
+        }
+    }
+    panic!("C-1: every generation ends with a reason");
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "waited too long until {what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Counted over all labels but these.
+fn metric(metrics: &Metrics, name: &str, label: &str) -> f64 {
+    let text = metrics.encode();
+    let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
+    lines.map(|line| line.rsplit(' ').next().and_then(|it| it.parse().ok()).unwrap_or(0.0)).sum()
+}
+
+/// Hangs once, in a step with this number or a later one, where `rank` says so.
+fn hang_once(
+    trap: &Trap,
+    step: u64,
+    rank: impl Fn(Rank) -> bool + Send + Sync + 'static,
+) -> RankFault {
+    let trap = trap.clone();
+    Arc::new(move |own, plan| {
+        if plan.step.0 >= step && rank(own) && trap.engines() == 0 {
+            trap.enter();
+        }
+        Ok(())
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hang_is_seen_in_under_3_s_and_what_it_says_later_is_not_heard() {
+    let trap = Trap::default();
+    let _opens = Opens(trap.clone());
+    let fault = hang_once(&trap, 20, |_| true);
+    let (cluster, metrics) = start(1, ONE, StepDeadline::Measured, fault).await;
+    let door = cluster.front_door();
+    let mut running: Vec<_> = (1..4).map(|n| submit(door, n * 20, 180)).collect();
+    until("it hangs", || trap.engines() == 1).await;
+    let caught = trap.lock().at.expect("it was caught");
+    until("it is seen", || metrics.replica(0).replica_restarts.get() == 1).await;
+    // W-1: not before its time.
+    assert!(caught.elapsed() >= Duration::from_millis(2_400), "{:?}", caught.elapsed());
+    // As the replica measured it: how long this test took to look is nobody's business.
+    let seen = metric(&metrics, "playhouse_hang_detection_seconds_sum", "");
+    assert!((2.4..3.0).contains(&seen), "G3: {seen} s");
+    // The next epoch is on its way when the old rank has its outcome.
+    let first = running[0].next().await.expect("C-1");
+    let first = first.token.expect("a token").token;
+    trap.open();
+    for (n, generation) in (1..4).zip(&mut running) {
+        let (tokens, finish) = collect(generation).await;
+        let from = n * 20 + u32::from(n == 1);
+        assert_eq!(tokens, (from..n * 20 + 180).collect::<Vec<_>>(), "C-8: none lost, none twice");
+        assert_eq!(finish, FinishReason::Length);
+    }
+    assert_eq!(first, 20);
+    assert_eq!(metrics.replica(0).replica_restarts.get(), 1);
+    assert_eq!(metric(&metrics, "playhouse_replica_restarts_total", "cause=\"hang\""), 1.0);
+    assert_eq!(metric(&metrics, "playhouse_hang_detection_seconds_count", ""), 1.0);
+    assert_eq!(metric(&metrics, "playhouse_replica_recovery_seconds_count", ""), 1.0);
+    assert_eq!(metric(&metrics, "playhouse_replica_epoch", ""), 2.0);
+    assert_eq!(metric(&metrics, "vllm:engine_healthy", ""), 1.0);
+    assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
+}
+
+/// A rank without outcomes may hang while the one that has them is ahead of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whichever_rank_hangs_it_is_seen_and_named() {
+    for (stage, tensor) in [(0, 1), (1, 0), (1, 1)] {
+        let trap = Trap::default();
+        let _opens = Opens(trap.clone());
+        let fault = hang_once(&trap, 5, move |rank| (rank.stage, rank.tensor) == (stage, tensor));
+        let engines = engines_of(|position| position as TokenId, 2, fault);
+        // The next epoch begins when its cause was read.
+        let gate = trap.clone();
+        let starter: RankStarter = Arc::new(move |epoch, rank, sink| {
+            if epoch > Epoch(1) {
+                gate.enter();
+            }
+            engines(epoch, rank, sink)
+        });
+        let (cluster, _) = start_on(starter, 1, split(2, 2), DEADLINE).await;
+        let door = cluster.front_door();
+        let mut generation = submit(door, 20, 60);
+        let mut why = String::new();
+        until("it is seen", || match &door.replicas()[0].state {
+            ReplicaState::Restarting { reason } => {
+                why.clone_from(reason);
+                true
+            }
+            _ => false,
+        })
+        .await;
+        let name = format!("hung: stage {stage} shard {tensor} did not run a step of ");
+        assert!(why.starts_with(&name), "{why}");
+        trap.open();
+        let (tokens, _) = collect(&mut generation).await;
+        assert_eq!(tokens, (20..80).collect::<Vec<_>>(), "stage {stage} shard {tensor}");
+        assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_requests_of_a_replica_that_hangs_go_on_in_another() {
+    let trap = Trap::default();
+    let _opens = Opens(trap.clone());
+    let fault = hang_once(&trap, 5, |rank| rank.replica == ReplicaId(0));
+    let (cluster, metrics) = start(2, ONE, DEADLINE, fault).await;
+    let mut running: Vec<_> = (1..5).map(|n| submit(cluster.front_door(), n * 20, 100)).collect();
+    for (n, generation) in (1..5).zip(&mut running) {
+        let (tokens, finish) = collect(generation).await;
+        assert_eq!(tokens, (n * 20..n * 20 + 100).collect::<Vec<_>>(), "C-6");
+        assert_eq!(finish, FinishReason::Length);
+    }
+    let moved = metric(&metrics, "playhouse_migrations_total", "engine=\"0\",cause=\"hang\"");
+    assert_eq!(moved, 2.0, "{}", metrics.encode());
+    assert_eq!(metric(&metrics, "playhouse_migrations_total", ""), 2.0);
+    trap.open();
+    assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
+}
+
+/// Whether the poisoned request takes its seat with this plan, or ran with it before.
+fn has_poison(plan: &StepPlan) -> bool {
+    plan.admitted.iter().any(|admitted| admitted.prompt_tokens == 77)
+}
+
+/// S-9: a request whose steps hang is a death of its step, and fails alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_hangs_every_engine_fails_alone() {
+    let trap = Trap::default();
+    let _opens = Opens(trap.clone());
+    let poisoned = trap.clone();
+    // Who is alone with the poison is known only if all are there before the first step.
+    let brake = Brake::default();
+    brake.hold_after(0);
+    let brakes = brake.brakes();
+    let fault: RankFault = Arc::new(move |_, plan| {
+        brakes.before_a_step()?;
+        if has_poison(plan) {
+            poisoned.enter();
+        }
+        Ok(())
+    });
+    let (cluster, metrics) = start(1, ONE, DEADLINE, fault).await;
+    let door = cluster.front_door();
+    let mut healthy: Vec<_> = (1..4).map(|n| submit(door, n * 10, 50)).collect();
+    let mut poison = submit(door, 77, 50);
+    brake.release();
+    let (tokens, finish) = collect(&mut poison).await;
+    assert!(tokens.is_empty());
+    let FinishReason::Failed(why) = finish else { panic!("{finish:?}") };
+    assert!(why.contains("died twice computing this request"), "{why}");
+    for (n, generation) in (1..4).zip(&mut healthy) {
+        let (tokens, finish) = collect(generation).await;
+        assert_eq!((tokens, finish), ((n * 10..n * 10 + 50).collect(), FinishReason::Length));
+    }
+    assert_eq!(metrics.replica(0).replica_restarts.get(), 3);
+    trap.open();
+    assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
+}
+
+/// Without a deadline nothing is ended, but everybody can see that nothing moves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_work_does_not_move_says_since_when() {
+    let trap = Trap::default();
+    let _opens = Opens(trap.clone());
+    let fault = hang_once(&trap, 5, |_| true);
+    let (cluster, _) = start(1, ONE, StepDeadline::Never, fault).await;
+    let door = cluster.front_door();
+    assert_eq!(door.replicas()[0].progress.waited(), None, "it has no work");
+    let mut generation = submit(door, 20, 50);
+    until("it hangs", || trap.engines() == 1).await;
+    let half = Duration::from_millis(500);
+    until("that is seen", || door.replicas()[0].progress.waited() > Some(half)).await;
+    let status = &door.replicas()[0];
+    assert_eq!(status.progress.patience.stalled, Duration::from_secs(10));
+    assert!(status.is_healthy() && door.is_ready(), "not stalled yet");
+    trap.open();
+    assert_eq!(collect(&mut generation).await.0.len(), 50);
+    until("it has no work", || door.replicas()[0].progress.waited().is_none()).await;
+    assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
+}
+
+/// W-5: a rank that hangs is avoided before it is known to hang.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_requests_go_past_a_replica_that_hesitates() {
+    let trap = Trap::default();
+    let _opens = Opens(trap.clone());
+    let fault = hang_once(&trap, 40, |rank| rank.replica == ReplicaId(0));
+    let (cluster, _) = start(2, ONE, StepDeadline::Never, fault).await;
+    let door = cluster.front_door();
+    let mut caught = vec![submit(door, 20, 100), submit(door, 40, 100)];
+    until("it hangs", || trap.engines() == 1).await;
+    until("that is noticed", || !door.replicas()[0].is_quick()).await;
+    assert!(door.replicas()[0].is_healthy(), "nothing is done about it yet");
+    // In turn, half of them would hang.
+    for n in 1..9 {
+        let mut generation = submit(door, n * 10, 20);
+        let answer = tokio::time::timeout(Duration::from_secs(30), collect(&mut generation)).await;
+        assert_eq!(answer.expect("it is answered").0, (n * 10..n * 10 + 20).collect::<Vec<_>>());
+    }
+    trap.open();
+    for (n, generation) in (1..3).zip(&mut caught) {
+        let (tokens, _) = collect(generation).await;
+        assert_eq!(tokens, (n * 20..n * 20 + 100).collect::<Vec<_>>());
+    }
+    until("it is quick again", || door.replicas()[0].is_quick()).await;
+    assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
+}
+
+/// Who stops a cluster does not wait for a rank that hangs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hung_engine_does_not_keep_the_cluster_from_stopping() {
+    let trap = Trap::default();
+    let _opens = Opens(trap.clone());
+    let fault = hang_once(&trap, 5, |_| true);
+    let (cluster, _) = start(1, ONE, DEADLINE, fault).await;
+    let mut generation = submit(cluster.front_door(), 20, 50);
+    assert_eq!(collect(&mut generation).await.0, (20..70).collect::<Vec<_>>());
+    assert_eq!(trap.engines(), 1);
+    let stopped = tokio::time::timeout(Duration::from_secs(5), cluster.stop(Duration::ZERO)).await;
+    assert_eq!(stopped, Ok(0));
+}

@@ -1,0 +1,130 @@
+//! Whether a request sent now would be taken, and what is missing if not.
+
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::response::{IntoResponse, Response};
+use playhouse_cluster::{FrontDoor, ReplicaState, ReplicaStatus};
+use serde_json::{Value, json};
+
+use crate::error::{ApiError, Result};
+
+/// How much is told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// Ready or not.
+    Verdict,
+    /// How each replica is.
+    States,
+    /// And why, which may name files and machines.
+    Reasons,
+}
+
+/// The answer to a probe: 200 while a replica can make progress and nothing is draining, else 503.
+///
+/// # Errors
+/// Why it is not ready, unless details are wanted.
+pub(crate) fn answer(door: &FrontDoor, detail: Detail) -> Result<Response> {
+    let missing = match () {
+        () if door.is_draining() => Some(("draining", "the server is shutting down")),
+        () if !door.is_ready() => Some(("unavailable", "no replica can take work")),
+        () => None,
+    };
+    match (missing, detail) {
+        (None, Detail::Verdict) => Ok(json_with(StatusCode::OK, &json!({ "status": "ready" }))),
+        (Some((code, why)), Detail::Verdict) => {
+            Err(ApiError::unavailable(code, format!("not ready: {why}")))
+        }
+        (None, _) => Ok(json_with(StatusCode::OK, &checks(door, None, detail))),
+        (Some((_, why)), _) => {
+            Ok(json_with(StatusCode::SERVICE_UNAVAILABLE, &checks(door, Some(why), detail)))
+        }
+    }
+}
+
+fn checks(door: &FrontDoor, missing: Option<&str>, detail: Detail) -> Value {
+    let replicas = door.replicas();
+    let progress = if replicas.iter().any(ReplicaStatus::is_healthy) { "ok" } else { "none" };
+    let draining = if door.is_draining() { "yes" } else { "no" };
+    json!({
+        "status": if missing.is_some() { "not ready" } else { "ready" },
+        "missing": missing,
+        "checks": { "replica": progress, "draining": draining },
+        "replicas": replicas.iter().map(|replica| show(replica, detail)).collect::<Vec<_>>(),
+    })
+}
+
+fn show(replica: &ReplicaStatus, detail: Detail) -> Value {
+    let (state, reason) = match &replica.state {
+        ReplicaState::Serving if replica.is_stalled() => ("stalled", None),
+        ReplicaState::Serving => ("serving", None),
+        ReplicaState::Starting => ("starting", None),
+        ReplicaState::Restarting { reason } => ("restarting", Some(reason)),
+        ReplicaState::Failed { reason } => ("failed", Some(reason)),
+        ReplicaState::Draining => ("draining", None),
+        ReplicaState::Drained => ("drained", None),
+        ReplicaState::Stopped => ("stopped", None),
+    };
+    json!({
+        "id": replica.id.0,
+        "state": state,
+        "epoch": replica.epoch.0,
+        "reason": reason.filter(|_| detail == Detail::Reasons),
+        "seconds_without_progress": replica.progress.waited().map(|waited| waited.as_secs()),
+    })
+}
+
+fn json_with(status: StatusCode, body: &Value) -> Response {
+    let mut response =
+        (status, [(CONTENT_TYPE, "application/json")], body.to_string()).into_response();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(RETRY_AFTER, 1.into());
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use playhouse_cluster::Progress;
+    use playhouse_types::{Epoch, ReplicaId};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn replica(state: ReplicaState) -> ReplicaStatus {
+        ReplicaStatus {
+            id: ReplicaId(3),
+            state,
+            progress: Progress { waits_since: Some(Instant::now()), ..Progress::default() },
+            epoch: Epoch(4),
+            running: 1,
+            waiting: 0,
+            kv_blocks_held: 1,
+            kv_blocks: 2,
+            prefix_queried_tokens: 0,
+            prefix_hit_tokens: 0,
+            prefill_tokens: 0,
+            generated_tokens: 0,
+            stages: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn why_a_replica_failed_is_told_to_who_is_trusted() {
+        let failed = replica(ReplicaState::Failed { reason: "/srv/model is gone".to_owned() });
+        let shown = show(&failed, Detail::Reasons);
+        assert_eq!(shown["reason"], "/srv/model is gone");
+        assert_eq!(shown["seconds_without_progress"], 0);
+        let shown = show(&failed, Detail::States);
+        assert_eq!((&shown["id"], &shown["epoch"]), (&json!(3), &json!(4)));
+        assert_eq!((&shown["state"], &shown["reason"]), (&json!("failed"), &Value::Null));
+    }
+
+    #[test]
+    fn a_replica_that_only_says_that_it_serves_is_stalled() {
+        // Its patience is none at all.
+        let shown = show(&replica(ReplicaState::Serving), Detail::States);
+        assert_eq!(shown["state"], "stalled");
+        let shown = show(&replica(ReplicaState::Starting), Detail::States);
+        assert_eq!(shown["state"], "starting");
+    }
+}

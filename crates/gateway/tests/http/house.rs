@@ -1,0 +1,238 @@
+//! **G1** and **G5** as a client sees them: the front door of real actors, whose replica comes and goes.
+
+use std::io::{BufReader, Write};
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use playhouse_cluster::{
+    AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, Ledger, Policy, StepDeadline,
+};
+use playhouse_scheduler::Limits;
+use playhouse_telemetry::Metrics;
+use playhouse_types::TokenId;
+use serde_json::json;
+use tokio::runtime::Runtime;
+
+use super::support::*;
+use curtain::Curtain;
+use scripted::{blueprints, engines, split};
+
+#[path = "../../../cluster/tests/engines/curtain.rs"]
+mod curtain;
+#[path = "../../../cluster/tests/engines/scripted.rs"]
+#[expect(dead_code, reason = "every test file uses a part of it")]
+mod scripted;
+
+const CHAT: &str = "/v1/chat/completions";
+
+/// Longer than any test takes.
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(20);
+
+const LIMITS: Limits = Limits {
+    max_num_seqs: 4,
+    max_num_batched_tokens: 256,
+    prefill_time: Duration::MAX,
+    max_model_len: CONTEXT,
+    kv_blocks: 64,
+    micro_batches: 1,
+    micro_batch_max: usize::MAX,
+    lookahead: false,
+    prefix_caching: true,
+};
+
+/// A gateway over one replica that serves while the curtain is up.
+struct House {
+    server: Server,
+    curtain: Curtain,
+    /// The next step kills the replica.
+    kill: Arc<AtomicBool>,
+    /// Steps wait while it is held.
+    pause: Arc<Mutex<()>>,
+    _runtime: Runtime,
+}
+
+// === impl House ===
+
+impl House {
+    fn open(no_capacity_timeout: Duration, ping_interval: Duration) -> Self {
+        let runtime = Runtime::new().expect("a runtime");
+        let (kill, pause) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(())));
+        let (killed, paused) = (Arc::clone(&kill), Arc::clone(&pause));
+        let curtain = Curtain::new(&[0]);
+        let starter = engines(
+            letter,
+            Arc::new(move |_| {
+                drop(paused.lock());
+                match killed.swap(false, Ordering::SeqCst) {
+                    true => Err("killed by the test".to_owned()),
+                    false => Ok(()),
+                }
+            }),
+        );
+        let config = DeploymentConfig {
+            desired: Desired { replicas: 1, split: split(1, 1) },
+            blueprints: blueprints(curtain.before(starter), LIMITS),
+            ledger: Arc::new(Ledger::in_memory()),
+            control: None,
+            devices: 1,
+            // A test holds steps; nobody hangs here.
+            step_deadline: StepDeadline::Never,
+            policy: Policy::default(),
+            admission: AdmissionLimits {
+                requests: Capacity::Fixed(8),
+                prompt_tokens: 1024,
+                no_capacity_timeout,
+            },
+            vocab: VOCAB,
+            shared_prompt_max: usize::MAX,
+            metrics: Arc::new(Metrics::new(MODEL)),
+        };
+        let cluster = runtime.block_on(Cluster::start(config)).expect("the actors start");
+        let ping = |config: &mut playhouse_gateway::GatewayConfig| {
+            config.limits.ping_interval = ping_interval;
+        };
+        let server = Server::over(cluster.front_door().clone(), ping);
+        Self { server, curtain, kill, pause, _runtime: runtime }
+    }
+
+    /// The next step kills the replica, which does not come back before the curtain rises.
+    fn kill_for_long(&self) {
+        self.curtain.lower(0);
+        self.kill.store(true, Ordering::SeqCst);
+    }
+
+    fn raise(&self) {
+        self.curtain.raise(0);
+        until("the replica serves", || self.server.door.is_ready());
+    }
+}
+
+fn letter(_: usize) -> TokenId {
+    66
+}
+
+#[test]
+fn g1_a_parked_request_is_answered_when_a_replica_serves() {
+    let house = House::open(LONG, LONG);
+    let server = &house.server;
+    assert_eq!(server.get("/readyz").status, 503);
+    let body = with(hello(), json!({"max_tokens": 3}));
+    let streamed = with(body.clone(), json!({"stream": true}));
+    std::thread::scope(|scope| {
+        let whole = scope.spawn(|| server.post(CHAT, &body).ok());
+        let stream = scope.spawn(|| server.events(CHAT, &streamed));
+        until("both are parked", || server.door.in_flight() == 2);
+        house.raise();
+        let whole = whole.join().expect("answered");
+        assert_eq!(whole["usage"]["completion_tokens"], 3);
+        let events = stream.join().expect("answered");
+        assert_eq!(events.last().map(String::as_str), Some("[DONE]"));
+    });
+}
+
+/// A stream, too, is refused by its status: its head waits while it is parked, whatever the pings.
+#[test]
+fn g1_a_parked_request_is_refused_at_the_timeout() {
+    let timeout = Duration::from_millis(200);
+    let house = House::open(timeout, SHORT);
+    for more in [json!({}), json!({"stream": true}), json!({"stream": true, "n": 2})] {
+        let start = Instant::now();
+        let reply = house.server.post(CHAT, &with(hello(), more));
+        assert!(start.elapsed() >= timeout, "{:?}", start.elapsed());
+        let (status, _, message) = reply.error();
+        assert_eq!(status, 503);
+        let why = "no replica could serve it within 0.2 s: replica-0 is starting";
+        assert_eq!(message, why);
+        assert_eq!(reply.json()["error"]["code"], "unavailable");
+        assert_eq!(reply.header("retry-after"), Some("1"));
+        assert_eq!(reply.header("retry-after-ms"), Some("1000"));
+    }
+    until("nothing is left", || house.server.door.in_flight() == 0);
+    let metrics = house.server.get("/metrics").text();
+    assert!(metrics.contains("finished_reason=\"error\"} 3"), "{metrics}");
+}
+
+#[test]
+fn g1_a_stream_that_has_begun_ends_with_an_error_event() {
+    let house = House::open(Duration::from_millis(200), SHORT);
+    house.raise();
+    let body = with(hello(), json!({"stream": true, "max_tokens": 200})).to_string();
+    let mut stream = house.server.connect();
+    let held = house.pause.lock().expect("nobody panics");
+    stream.write_all(&post(CHAT, body.as_bytes())).expect("open");
+    house.kill_for_long();
+    // The head went out with a ping: the request was running, if for a single step.
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut reader, &mut line).expect("a head");
+    assert!(line.contains("200"), "{line}");
+    drop(held);
+    while line != "\r\n" {
+        line.clear();
+        std::io::BufRead::read_line(&mut reader, &mut line).expect("headers");
+    }
+    let mut text = String::new();
+    while let Some(chunk) = read_chunk(&mut reader).expect("a proper end") {
+        text.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
+    }
+    let events = text.split_terminator("\n\n").filter(|event| !event.starts_with(':'));
+    let events: Vec<&str> = events.collect();
+    let last = events.last().and_then(|last| last.strip_prefix("data: ")).expect("an event");
+    let error: serde_json::Value = serde_json::from_str(last).expect("JSON");
+    assert_eq!(error["error"]["code"], "unavailable", "{text}");
+    assert!(!text.contains("[DONE]"), "{text}");
+    assert_eq!(house.server.door.in_flight(), 0);
+}
+
+/// **S-13** as a client sees it: parked, and waiting for the end of a step.
+#[test]
+fn g6_a_request_whose_time_is_up_before_it_begins_is_503() {
+    let house = House::open(LONG, LONG);
+    let body = with(hello(), json!({"max_tokens": 2})).to_string();
+    let length = body.len();
+    let ask = |more: &str| {
+        let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\n{more}content-length: {length}\r\n");
+        house.server.raw(format!("{head}\r\n{body}").as_bytes())
+    };
+    let expired = |reply: &Reply| {
+        assert_eq!((reply.error().0, &reply.json()["error"]["code"]), (503, &json!("timeout")));
+        assert!(reply.header("retry-after").is_some() && reply.header("retry-after-ms").is_some());
+    };
+    expired(&ask("x-request-timeout-ms: 50\r\n"));
+    house.raise();
+    let held = house.pause.lock().expect("nobody panics");
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| ask("").ok());
+        until("it runs", || house.server.door.replicas()[0].running == 1);
+        let patient = scope.spawn(|| ask("x-request-timeout-ms: 60000\r\n").ok());
+        until("it waits", || house.server.door.in_flight() == 2);
+        let late = scope.spawn(|| ask("x-request-timeout-ms: 50\r\n"));
+        // Whoever looks too late finds it gone.
+        until("both wait", || house.server.door.in_flight() == 3 || late.is_finished());
+        let start = Instant::now();
+        until("its time is up", || start.elapsed() > Duration::from_millis(60));
+        drop(held);
+        expired(&late.join().expect("answered"));
+        patient.join().expect("answered");
+        running.join().expect("answered");
+    });
+    let metrics = house.server.get("/metrics").text();
+    assert!(metrics.contains(r#"reason="expired",key=""} 2"#), "{metrics}");
+}
+
+#[test]
+fn g5_a_client_that_leaves_while_parked_frees_everything() {
+    let house = House::open(LONG, LONG);
+    for more in [json!({}), json!({"stream": true}), json!({"n": 3, "stream": true})] {
+        let body = with(hello(), more).to_string();
+        let mut stream = house.server.connect();
+        stream.write_all(&post(CHAT, body.as_bytes())).expect("open");
+        until("it is parked", || house.server.door.in_flight() > 0);
+        stream.shutdown(Shutdown::Both).expect("open");
+        drop(stream);
+        until("it has left", || house.server.door.in_flight() == 0);
+    }
+}

@@ -1,0 +1,86 @@
+//! How replicas are made of a model, for every way of dividing it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use playhouse_cluster::{Blueprint, Blueprints, Split};
+use playhouse_model::Dtype;
+use playhouse_scheduler::Limits;
+use playhouse_types::ParallelSpec;
+use tokio::task::spawn_blocking;
+
+use crate::error::CliError;
+use crate::isolation::Venue;
+use crate::layout::ServedLayout;
+use crate::loading::Loaded;
+
+/// What all replicas of a deployment have in common.
+pub(crate) struct Model {
+    pub(crate) loaded: Arc<Loaded>,
+    pub(crate) dtype: Dtype,
+    pub(crate) venue: Venue,
+    /// Sizes that do not depend on how a replica is divided.
+    pub(crate) limits: Limits,
+    /// Requests in one step of a pipeline.
+    pub(crate) micro_batch_max: Option<u32>,
+    /// Steps in flight, if that was given.
+    pub(crate) concurrent_batches: Option<usize>,
+}
+
+// === impl Model ===
+
+impl Model {
+    /// The way to make replicas of it.
+    pub(crate) fn blueprints(self) -> Blueprints {
+        // Those of processes hold no weights.
+        let (model, known) = (Arc::new(self), Arc::<Mutex<Vec<Blueprint>>>::default());
+        Arc::new(move |split| {
+            let (model, known) = (Arc::clone(&model), Arc::clone(&known));
+            Box::pin(async move {
+                let made = spawn_blocking(move || model.recall(&split, &known)).await;
+                made.map_err(|why| why.to_string())?
+            })
+        })
+    }
+
+    fn recall(&self, split: &Split, known: &Mutex<Vec<Blueprint>>) -> Result<Blueprint, String> {
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(blueprint) = known.iter().find(|blueprint| blueprint.split == *split) {
+            return Ok(blueprint.clone());
+        }
+        // The hint is about flags of `serve`. Several errors have lines of their own there.
+        let blueprint = self.blueprint(split);
+        let blueprint = blueprint.map_err(|why| why.message.replace("\nerror: ", "; "))?;
+        known.extend(self.venue.control().map(|_| blueprint.clone()));
+        Ok(blueprint)
+    }
+
+    fn blueprint(&self, split: &Split) -> Result<Blueprint, CliError> {
+        let parallel = ParallelSpec {
+            tensor: split.tensor,
+            pipeline: split.pipeline,
+            pipeline_partition: split.partition.clone(),
+            micro_batch_max: self.micro_batch_max,
+            ..ParallelSpec::default()
+        };
+        let Loaded { checkpoint, config, .. } = &*self.loaded;
+        let served = ServedLayout::new(checkpoint, &parallel, &config.spec, self.dtype)?;
+        let stages = served.layout.stages;
+        let concurrent_batches = self.concurrent_batches.unwrap_or(stages + 1);
+        let limits = Limits {
+            // A pipeline that has one step at a time need not split its batch.
+            micro_batches: stages.min(concurrent_batches),
+            micro_batch_max: served.micro_batch_max,
+            // Other stages learn a token only through its plan.
+            lookahead: stages == 1,
+            ..self.limits
+        };
+        Ok(Blueprint {
+            split: split.clone(),
+            layout: served.layout,
+            concurrent_batches,
+            limits,
+            starter: self.venue.starters(&self.loaded, &served, &limits)?,
+            shares: served.shares,
+        })
+    }
+}

@@ -1,0 +1,55 @@
+//! `playhouse key`: API keys for the file of `--api-keys-file`.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use playhouse_gateway::ApiKey;
+use ring::rand::{SecureRandom, SystemRandom};
+
+use crate::error::CliError;
+use crate::serve::keys::{NAME_RULE, is_name};
+
+/// What keys begin with, so that scanners for leaked secrets know them.
+const PREFIX: &str = "sk-playhouse-";
+
+/// The flags of `playhouse key`.
+#[derive(clap::Args)]
+pub(crate) struct KeyArgs {
+    #[command(subcommand)]
+    command: KeyCommand,
+}
+
+#[derive(clap::Subcommand)]
+enum KeyCommand {
+    /// Make an API key. It is printed once; the file gets its digest only.
+    Create {
+        /// Name of its holder, for metrics and logs
+        #[arg(long)]
+        name: String,
+    },
+}
+
+/// Prints a key alone on standard output, and on standard error the lines for the file.
+///
+/// # Errors
+/// The name is none, or the system gives no randomness.
+pub(crate) fn run(args: &KeyArgs) -> Result<ExitCode, CliError> {
+    let KeyCommand::Create { name } = &args.command;
+    if !is_name(name) {
+        return Err(CliError::usage(format!("--name {name:?} must be {NAME_RULE}")));
+    }
+    let mut bytes = [0; 24];
+    let filled = SystemRandom::new().fill(&mut bytes);
+    filled.map_err(|_| CliError::failure("the system gives no randomness for a key"))?;
+    let key = format!("{PREFIX}{}", hex(&bytes));
+    let mut out = io::stdout().lock();
+    writeln!(out, "{key}").and_then(|()| out.flush()).map_err(CliError::output)?;
+    let digest = hex(&ApiKey::digest(&key));
+    // The key was delivered, whoever reads this.
+    let _ = writeln!(io::stderr(), "[[key]]\nname = \"{name}\"\nkey_sha256 = \"{digest}\"");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,44 @@
+//! `playhouse revoke node`: ends the trust in a machine.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::admin::{AdminArgs, Request};
+use crate::change::node_path;
+use crate::error::CliError;
+use crate::terminal::visible;
+
+/// The flags of `playhouse revoke`.
+#[derive(clap::Args)]
+pub(crate) struct RevokeArgs {
+    #[command(subcommand)]
+    what: RevokeWhat,
+}
+
+#[derive(clap::Subcommand)]
+enum RevokeWhat {
+    /// Cut a node off at once, and turn its certificate away for good; its replicas move.
+    Node {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+}
+
+/// Says in one line what came of it.
+///
+/// # Errors
+/// The head cannot be asked or refuses.
+pub(crate) async fn run(args: RevokeArgs) -> Result<ExitCode, CliError> {
+    let RevokeWhat::Node { name, admin } = args.what;
+    let request = Request::post(node_path(&name)? + "/revoke");
+    let revoked = admin.open().await?.revoke(request).await?;
+    let cut = match revoked.was_connected {
+        true => "it was connected and has been cut off",
+        false => "it was not connected",
+    };
+    let line = format!("revoked the certificate of node {}: {cut}\n", visible(&revoked.node));
+    io::stdout().lock().write_all(line.as_bytes()).map_err(CliError::output)?;
+    Ok(ExitCode::SUCCESS)
+}

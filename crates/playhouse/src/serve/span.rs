@@ -1,0 +1,76 @@
+//! Spans of time as flags spell them.
+
+use std::time::Duration;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Longest span: longer ones are typing errors, and arithmetic with deadlines stays safe.
+const LONGEST: Duration = DAY;
+
+/// A certificate knows whole seconds, and is renewed before it ends.
+const CERTIFICATE_MIN: Duration = Duration::from_secs(5);
+/// One that is good for longer may as well have no end.
+const CERTIFICATE_MAX: Duration = DAY.saturating_mul(3650);
+
+/// A whole number and a unit: `500ms`, `60s`, `2m` or `1h`; seconds without one. A day at most.
+///
+/// # Errors
+/// What is allowed, for a person.
+pub(crate) fn parse(text: &str) -> Result<Duration, String> {
+    let span = read(text, "500ms, 60s, 2m or 1h")?;
+    if span > LONGEST { Err("must be at most 24h".to_owned()) } else { Ok(span) }
+}
+
+/// How long a certificate is good: from 5 seconds to ten years.
+///
+/// # Errors
+/// What is allowed, for a person.
+pub(crate) fn certificate(text: &str) -> Result<Duration, String> {
+    let span = read(text, "12h or 30d")?;
+    match (CERTIFICATE_MIN..=CERTIFICATE_MAX).contains(&span) {
+        true => Ok(span),
+        false => Err("must be from 5s to 3650d".to_owned()),
+    }
+}
+
+fn read(text: &str, examples: &str) -> Result<Duration, String> {
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale_ms = match unit {
+        "ms" => Some(1),
+        "s" | "" => Some(1000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        "d" => Some(86_400_000),
+        _ => None,
+    };
+    let millis = number.parse::<u64>().ok().zip(scale_ms).and_then(|(n, ms)| n.checked_mul(ms));
+    let millis = millis.ok_or(format!("write a whole number and a unit, such as {examples}"))?;
+    Ok(Duration::from_millis(millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_a_number_and_a_unit() {
+        for (text, millis) in
+            [("0", 0), ("60", 60_000), ("500ms", 500), ("60s", 60_000), ("2m", 120_000)]
+        {
+            assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "s", "-1s", "1.5s", "1 s", "2d", "1é", "25h", "99999999999999999999h"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_good_for_days() {
+        assert_eq!(certificate("30d"), Ok(playhouse_link::CERTIFICATE_LIFETIME));
+        assert_eq!(certificate("5s"), Ok(CERTIFICATE_MIN));
+        for text in ["4s", "4999ms", "0", "3651d", "d", "1w"] {
+            assert!(certificate(text).is_err(), "{text}");
+        }
+    }
+}

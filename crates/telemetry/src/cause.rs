@@ -1,0 +1,60 @@
+//! Why ranks were lost: the label of what is counted about it.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+
+/// Why the ranks of a replica were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "variant names are the label values")]
+pub enum Cause {
+    /// A rank died of what it computed, as far as can be told.
+    crash,
+    /// A step did not end.
+    hang,
+    /// A signal from outside, a cut, a machine that is gone.
+    lost,
+    /// There was no device for a rank.
+    no_device,
+    /// An operator drained it.
+    drain,
+}
+
+/// A counter for each cause, of one replica.
+#[derive(Clone, Debug)]
+pub struct CauseCounters([Counter; Cause::ALL.len()]);
+
+/// Which replica, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct CauseLabels {
+    engine: u32,
+    cause: Cause,
+}
+
+// === impl Cause ===
+
+impl Cause {
+    /// In the order of their declaration.
+    const ALL: [Self; 5] = [Self::crash, Self::hang, Self::lost, Self::no_device, Self::drain];
+}
+
+// === impl CauseCounters ===
+
+impl CauseCounters {
+    /// All of them at zero: a rate over a series that appears with its first event misses it.
+    pub(crate) fn of(family: &Family<CauseLabels, Counter>, engine: u32) -> Self {
+        let counter = |cause| family.get_or_create_owned(&CauseLabels { engine, cause });
+        Self(Cause::ALL.map(counter))
+    }
+
+    /// Counts one.
+    pub fn inc(&self, cause: Cause) {
+        self.0[cause as usize].inc();
+    }
+
+    /// All causes together.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.iter().map(Counter::get).sum()
+    }
+}

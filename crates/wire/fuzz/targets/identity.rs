@@ -1,0 +1,2 @@
+#![no_main]
+playhouse_wire_fuzz::decoder!(IdentityBundle);

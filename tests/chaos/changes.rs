@@ -1,0 +1,82 @@
+//! Operators change what runs while something is lost (**G1**, **G4**).
+
+use crate::rig::fault::Fault;
+use crate::rig::house::{At, House};
+use crate::rig::load::DEMO;
+use crate::rig::patience::wait_until;
+use crate::scenario::Scenario;
+
+const FIRST: At = At { replica: 0, stage: 0, tensor: 0 };
+
+/// Makes a change in the midst of the load, with a fault while it is being made.
+fn change_with(scenario: &mut Scenario, words: &[&str], fault: &Fault) {
+    let status = scenario.during_the_load(|house| {
+        let mut operator = house.operate(words);
+        fault.strike(house);
+        operator.end()
+    });
+    assert!(status.success(), "{words:?}");
+}
+
+/// A rank dies while replicas are added, and while they leave.
+#[test]
+fn a_rank_dies_while_the_cluster_grows_and_shrinks() {
+    let mut scenario = Scenario::open(&DEMO, House::local(&DEMO, &["--devices", "cpu:3"]));
+    let (grow, shrink) = (["scale", "dp", "3", "--wait"], ["scale", "dp", "1", "--wait"]);
+    for _ in 0..2 {
+        change_with(&mut scenario, &grow, &Fault::KillShard(FIRST));
+        scenario.goes_on();
+        assert_eq!(scenario.house.states(), ["serving"; 3]);
+        change_with(&mut scenario, &shrink, &Fault::KillShard(FIRST));
+        scenario.goes_on();
+        assert_eq!(scenario.house.states(), ["serving"]);
+    }
+    scenario.close();
+}
+
+/// One replica is drained while the other one dies whole: who runs is parked until it is back.
+#[test]
+fn the_only_other_replica_dies_during_a_drain() {
+    let layout = ["-tp", "2", "-dp", "2"];
+    let mut scenario = Scenario::open(&DEMO, House::local(&DEMO, &layout));
+    let drain = ["drain", "replica", "1", "--deadline", "0s", "--wait"];
+    change_with(&mut scenario, &drain, &Fault::KillReplica(0));
+    let restart = ["restart", "replica", "1", "--wait"];
+    assert!(scenario.house.operate(&restart).end().success());
+    scenario.goes_on();
+    scenario.close();
+}
+
+/// A node is drained onto a third one, while the replica of the second loses a rank.
+#[test]
+fn a_rank_dies_while_a_node_is_drained() {
+    let house = House::of_nodes(&DEMO, &["-tp", "2", "-dp", "2"], 3);
+    let mut scenario = Scenario::open(&DEMO, house);
+    let home = (0..3).find(|node| scenario.house.replicas_on(*node) == [0]);
+    let node = format!("node-{}", home.expect("it has a node of its own"));
+    let drain = ["drain", "node", &node, "--deadline", "1s", "--wait"];
+    let other = Fault::KillShard(At { replica: 1, stage: 0, tensor: 0 });
+    change_with(&mut scenario, &drain, &other);
+    scenario.goes_on();
+    assert_eq!(scenario.house.states(), ["serving"; 2]);
+    scenario.close();
+}
+
+/// A node dies while a replica starts there. It comes back, and the change is made.
+#[test]
+fn a_node_dies_while_the_cluster_grows() {
+    let mut scenario = Scenario::open(&DEMO, House::of_nodes(&DEMO, &["-tp", "2"], 2));
+    let spare = if scenario.house.replicas_on(0).is_empty() { 0 } else { 1 };
+    let status = scenario.during_the_load(|house| {
+        let mut operator = house.operate(&["scale", "dp", "2", "--wait"]);
+        wait_until("it has begun", || house.states().len() == 2);
+        Fault::KillNode(spare).strike(house);
+        wait_until("it is missed", || !house.is_connected(spare));
+        Fault::KillNode(spare).heal(house);
+        operator.end()
+    });
+    assert!(status.success(), "it grows{}", scenario.house.logs());
+    scenario.goes_on();
+    assert_eq!(scenario.house.states(), ["serving"; 2]);
+    scenario.close();
+}

@@ -1,0 +1,55 @@
+//! The head dies, with and without others, and comes back (**G2**, **G5**, **G7**).
+
+use crate::rig::fault::Fault;
+use crate::rig::house::{At, House};
+use crate::rig::load::DEMO;
+use crate::scenario::Scenario;
+
+/// Two nodes with a replica each.
+fn a_replica_on_each_node() -> Scenario {
+    let house = House::of_nodes(&DEMO, &["-tp", "2", "-dp", "2"], 2);
+    assert_ne!(house.replicas_on(0), house.replicas_on(1), "each has its node");
+    Scenario::open(&DEMO, house)
+}
+
+fn pids(house: &House) -> [Vec<u32>; 2] {
+    [0, 1].map(|replica| house.shards_of(replica))
+}
+
+/// **G7**: all ranks go on under the next head, in epochs that there never were.
+#[test]
+fn the_head_dies_twice_and_every_rank_goes_on() {
+    let mut scenario = a_replica_on_each_node();
+    let before = pids(&scenario.house);
+    for epoch in 2..4 {
+        scenario.outlives_its_head(&[]);
+        assert_eq!(pids(&scenario.house), before, "the same processes");
+        assert_eq!(scenario.house.epochs(), [epoch; 2]);
+    }
+    scenario.close();
+}
+
+/// The other rank of its replica waits for its successor, and the other replica for nobody.
+#[test]
+fn a_rank_dies_with_the_head() {
+    let mut scenario = a_replica_on_each_node();
+    let before = pids(&scenario.house);
+    let dead = At { replica: 1, stage: 0, tensor: 0 };
+    scenario.outlives_its_head(&[Fault::KillShard(dead)]);
+    let after = pids(&scenario.house);
+    assert_eq!(after[0], before[0], "who lives is taken over");
+    assert_eq!(after[1][1], before[1][1], "with one rank of two, too");
+    assert_ne!(after[1][0], before[1][0]);
+    scenario.close();
+}
+
+/// A node that hangs is not waited for, and has to do what it is told once it wakes up: end.
+#[test]
+fn a_node_hangs_when_the_head_dies() {
+    let mut scenario = a_replica_on_each_node();
+    let before = pids(&scenario.house);
+    let here = scenario.house.replicas_on(0)[0];
+    scenario.outlives_its_head(&[Fault::FreezeNode(1)]);
+    assert_eq!(pids(&scenario.house)[here], before[here], "who lives is taken over");
+    scenario.close();
+}

@@ -1,0 +1,141 @@
+//! What can happen to a house, and how it is made good.
+//!
+//! A new fault is a variant, an arm of `strike` and, if it does not heal by itself, one of `heal`.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::house::{At, House};
+use super::process::{Process, signal};
+
+/// Something that happens to a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// SIGKILL of the process of a rank.
+    KillShard(At),
+    /// SIGSTOP of it.
+    FreezeShard(At),
+    /// SIGKILL of all processes of a replica.
+    KillReplica(usize),
+    /// SIGKILL of a node's agent, whose ranks end with it.
+    KillNode(usize),
+    /// SIGKILL of a node's agent, which is started anew at once, as by systemd: the head may not have
+    /// noticed yet.
+    RestartNode(usize),
+    /// SIGSTOP of the head and all it has started: a machine that was suspended.
+    FreezeHead,
+    /// SIGSTOP of a node's agent alone; its ranks run on.
+    FreezeAgent(usize),
+    /// SIGSTOP of a node's agent and all its ranks: a machine that hangs.
+    FreezeNode(usize),
+    /// SIGTERM of a node's agent: it says goodbye.
+    StopNode(usize),
+    /// The cable of a node is pulled: its end in the namespace that is named goes down.
+    CutNode {
+        /// Where the other end of the cable is.
+        space: String,
+        /// The other end.
+        link: String,
+    },
+    /// A node in a network namespace hears nothing any more, and is still heard.
+    DeafNode {
+        /// Its namespace.
+        space: String,
+    },
+}
+
+// === impl Fault ===
+
+impl Fault {
+    /// Lets it happen, unless that is gone already which it would happen to.
+    pub(crate) fn strike(&self, house: &mut House) {
+        match self {
+            Self::KillShard(at) => house.shard(*at).into_iter().for_each(kill),
+            Self::FreezeShard(at) => {
+                let shard = house.shard(*at);
+                house.freeze(self, shard.into_iter().collect());
+            }
+            Self::KillReplica(replica) => house.shards_of(*replica).into_iter().for_each(kill),
+            // Its drop kills it.
+            Self::KillNode(node) => drop(house.take_node(*node)),
+            Self::RestartNode(node) => {
+                drop(house.take_node(*node));
+                house.start_node(*node);
+            }
+            Self::FreezeHead => {
+                let family = house.head_family();
+                house.freeze(self, family);
+            }
+            Self::FreezeAgent(node) => {
+                let agent = house.node_family(*node).into_iter().take(1);
+                house.freeze(self, agent.collect());
+            }
+            Self::FreezeNode(node) => {
+                let family = house.node_family(*node);
+                house.freeze(self, family);
+            }
+            Self::StopNode(node) => {
+                let status = house.take_node(*node).map(Process::stop);
+                let stopped = status.is_none_or(|status| status.code() == Some(0));
+                assert!(stopped, "{status:?}: a node stops well\n{}", house.logs());
+            }
+            Self::CutNode { space, link } => switch(space, link, "down"),
+            Self::DeafNode { space } => assert!(deafen(space), "nft drops packets"),
+        }
+    }
+
+    /// Makes good what does not heal by itself.
+    pub(crate) fn heal(&self, house: &mut House) {
+        match self {
+            Self::KillShard(_) | Self::KillReplica(_) | Self::RestartNode(_) => {}
+            Self::FreezeShard(_)
+            | Self::FreezeNode(_)
+            | Self::FreezeAgent(_)
+            | Self::FreezeHead => house.thaw(self),
+            Self::KillNode(node) | Self::StopNode(node) => house.start_node(*node),
+            Self::CutNode { space, link } => switch(space, link, "up"),
+            Self::DeafNode { space } => {
+                assert!(nft(space, "flush ruleset"), "nft lets packets through again");
+            }
+        }
+    }
+
+    /// Within what time the cluster has to see it (**G3**).
+    pub(crate) fn seen_within(&self) -> Duration {
+        match self {
+            Self::KillShard(_) | Self::KillReplica(_) | Self::StopNode(_) => Duration::from_secs(1),
+            // Of a machine whose agent dies nobody is left to tell: that is silence, as with a hang.
+            _ => Duration::from_secs(3),
+        }
+    }
+}
+
+/// Whether network namespaces here can drop packets.
+pub(crate) fn can_deafen(space: &str) -> bool {
+    deafen(space) && nft(space, "flush ruleset")
+}
+
+fn deafen(space: &str) -> bool {
+    // At the input: a drop at the output would be an error that the sender sees.
+    let chain = "add chain inet chaos input { type filter hook input priority 0; }";
+    let drop = "add rule inet chaos input iifname eth0 drop";
+    nft(space, &format!("add table inet chaos; {chain}; {drop}"))
+}
+
+fn nft(space: &str, rules: &str) -> bool {
+    let words = ["netns", "exec", space, "nft", rules];
+    let ran = Command::new("ip").args(words).stderr(Stdio::null()).status();
+    ran.is_ok_and(|status| status.success())
+}
+
+fn kill(pid: u32) {
+    signal(pid, Signal::KILL);
+}
+
+fn switch(space: &str, link: &str, state: &str) {
+    let words = ["-n", space, "link", "set", link, state];
+    let status = Command::new("ip").args(words).status().expect("ip runs");
+    assert!(status.success(), "ip {words:?}");
+}

@@ -1,0 +1,14 @@
+//! What every scenario has: a house to break, a load that notices, and the ways to break it.
+//!
+//! The bench `recovery` is built on it as well.
+
+pub(crate) mod answer;
+pub(crate) mod fault;
+pub(crate) mod house;
+pub(crate) mod http;
+pub(crate) mod load;
+pub(crate) mod patience;
+#[path = "../../ports.rs"]
+pub(crate) mod ports;
+pub(crate) mod process;
+pub(crate) mod verdict;

@@ -1,0 +1,122 @@
+//! One fault at a time under a full load, and what has to hold then.
+
+use std::time::Duration;
+
+use crate::rig::answer::Answer;
+use crate::rig::fault::Fault;
+use crate::rig::house::House;
+use crate::rig::load::{Model, Request, STREAMS, play, play_on};
+use crate::rig::patience::{await_for, wait_until};
+use crate::rig::verdict::Verdict;
+
+/// Tokens that the clients have before something happens: some requests are in their prefill, and
+/// most are not.
+const BEFORE_THE_FAULT: usize = 250;
+
+/// How long ranks of an older epoch may run after the fault was made good and all serve: until they
+/// have found the head and heard that it does not want them.
+const STRAYS: Duration = Duration::from_secs(8);
+
+/// When a fault is made good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heal {
+    /// When the cluster has seen it. Nobody else can serve.
+    OnceSeen,
+    /// When all requests have ended: those that are left have to do.
+    AfterTheLoad,
+}
+
+/// A house under load.
+pub(crate) struct Scenario {
+    pub(crate) house: House,
+    requests: Vec<Request>,
+    /// What the house answers when nothing happens.
+    expected: Vec<Answer>,
+}
+
+// === impl Scenario ===
+
+impl Scenario {
+    /// Asks everything once with nothing happening.
+    pub(crate) fn open(model: &Model, house: House) -> Self {
+        let requests = model.requests(0);
+        let (expected, ()) = play(&requests, house.api, |_| ());
+        let verdict = Verdict::of(&requests, &expected, &expected);
+        assert!(verdict.is_clean(), "undisturbed: {verdict}{}", house.logs());
+        Self { house, requests, expected }
+    }
+
+    /// Lets something happen in the midst of the load, which costs nobody anything (**G1**, **G2**).
+    pub(crate) fn during_the_load<T>(&mut self, happen: impl FnOnce(&mut House) -> T) -> T {
+        let Self { house, requests, expected } = self;
+        let (answers, result) = play_on(requests, house.api, |progress| {
+            progress.wait_for_tokens(BEFORE_THE_FAULT);
+            happen(house)
+        });
+        let verdict = Verdict::of_all(requests, expected, &answers);
+        assert!(verdict.is_clean(), "{verdict}{}", house.logs());
+        result
+    }
+
+    /// A fault in the midst of the load costs nobody anything, is seen in time (**G3**), and leaves
+    /// nothing behind (**G5**).
+    pub(crate) fn withstands(&mut self, fault: &Fault, heal: Heal) {
+        let seen = self.during_the_load(|house| {
+            let before = house.epochs();
+            fault.strike(house);
+            let seen = await_for(fault.seen_within(), || house.epochs() != before);
+            if heal == Heal::OnceSeen {
+                fault.heal(house);
+            }
+            seen
+        });
+        let limit = fault.seen_within();
+        assert!(seen.is_ok(), "{fault:?} was not seen within {limit:?}{}", self.house.logs());
+        if heal == Heal::AfterTheLoad {
+            fault.heal(&mut self.house);
+        }
+        let back = self.goes_on();
+        println!("{fault:?}: seen after {seen:?}, whole again {back:?} after the last answer");
+    }
+
+    /// The head dies in the midst of the load, with what else there is, and is started again. Its
+    /// streams end with it, and nobody takes that for a whole answer; what comes afterwards is
+    /// answered as before (**G2**, **G5**).
+    pub(crate) fn outlives_its_head(&mut self, with_it: &[Fault]) {
+        let Self { house, requests, expected } = self;
+        let (answers, ()) = play_on(requests, house.api, |progress| {
+            progress.wait_for_tokens(BEFORE_THE_FAULT);
+            with_it.iter().for_each(|fault| fault.strike(house));
+            house.kill_head();
+            house.start_head();
+        });
+        let verdict = Verdict::of_all(requests, expected, &answers);
+        // All were under way, but for whom its machine let ask only when the next head was there.
+        let cut = verdict.failed.len() + verdict.truncated.len();
+        assert!(cut > STREAMS / 2, "{cut} were cut: {verdict}");
+        assert!(verdict.differing.is_empty(), "{verdict}{}", house.logs());
+        with_it.iter().for_each(|fault| fault.heal(house));
+        let back = self.goes_on();
+        println!("SIGKILL of the head and {with_it:?}: whole again {back:?} after it serves");
+    }
+
+    /// All replicas come back with nothing held, and answer as before.
+    pub(crate) fn goes_on(&self) -> Duration {
+        let Self { house, requests, expected } = self;
+        let back = wait_until("all replicas serve", || house.all_serve());
+        wait_until("nothing is held", || house.is_empty());
+        // Processes of older epochs hold memory that those of this one need.
+        let alone = await_for(STRAYS, || house.strays().is_empty());
+        assert!(alone.is_ok(), "{:?} still run{}", house.strays(), house.logs());
+        let some = requests.len() / 4;
+        let (again, ()) = play(&requests[..some], house.api, |_| ());
+        let verdict = Verdict::of(&requests[..some], &expected[..some], &again);
+        assert!(verdict.is_clean(), "afterwards: {verdict}{}", house.logs());
+        back
+    }
+
+    /// Nothing is left when it is over.
+    pub(crate) fn close(self) {
+        self.house.close();
+    }
+}

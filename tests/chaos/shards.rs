@@ -1,0 +1,135 @@
+//! Processes of ranks that die or hang (**G1**, **G2**, **G3**).
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::time::Instant;
+
+use crate::rig::fault::Fault;
+use crate::rig::house::{At, House};
+use crate::rig::load::{DEMO, Model, REFERENCE};
+use crate::rig::patience::{await_for, wait_until};
+use crate::rig::process::signal;
+use crate::scenario::{Heal, Scenario};
+
+/// Who is silent for so long is not missed yet: a link waits for a second.
+const HICCUP: Duration = Duration::from_millis(300);
+
+fn withstand(model: &Model, layout: &[&str], faults: &[Fault]) {
+    let mut scenario = Scenario::open(model, House::local(model, layout));
+    for fault in faults {
+        scenario.withstands(fault, Heal::OnceSeen);
+    }
+    scenario.close();
+}
+
+const fn at(replica: usize, stage: usize, tensor: usize) -> At {
+    At { replica, stage, tensor }
+}
+
+/// **G1** through the loss of a shard: there is one replica, and everybody waits for it.
+#[test]
+fn a_tensor_pair_loses_either_rank() {
+    let faults = [Fault::KillShard(at(0, 0, 0)), Fault::KillShard(at(0, 0, 1))];
+    withstand(&DEMO, &["-tp", "2"], &faults);
+}
+
+/// **G3**: a hang is silence.
+#[test]
+fn either_rank_of_a_tensor_pair_hangs() {
+    let faults = [Fault::FreezeShard(at(0, 0, 0)), Fault::FreezeShard(at(0, 0, 1))];
+    withstand(&DEMO, &["-tp", "2"], &faults);
+}
+
+/// **G1** through the loss of a stage.
+#[test]
+fn a_pipeline_loses_either_stage() {
+    let faults = [Fault::KillShard(at(0, 0, 0)), Fault::KillShard(at(0, 1, 0))];
+    withstand(&DEMO, &["-pp", "2"], &faults);
+}
+
+#[test]
+fn either_stage_of_a_pipeline_hangs() {
+    let faults = [Fault::FreezeShard(at(0, 0, 0)), Fault::FreezeShard(at(0, 1, 0))];
+    withstand(&DEMO, &["-pp", "2"], &faults);
+}
+
+/// **G1**, **G2**: requests move to the other replica, in the midst of prompt or answer.
+#[test]
+fn either_replica_loses_its_rank() {
+    let faults = [Fault::KillShard(at(0, 0, 0)), Fault::KillShard(at(1, 0, 0))];
+    withstand(&DEMO, &["-dp", "2"], &faults);
+}
+
+#[test]
+fn the_rank_of_either_replica_hangs() {
+    let faults = [Fault::FreezeShard(at(0, 0, 0)), Fault::FreezeShard(at(1, 0, 0))];
+    withstand(&DEMO, &["-dp", "2"], &faults);
+}
+
+/// A model whose text depends on every bit, over eight ranks.
+#[test]
+fn one_of_eight_ranks_is_lost() {
+    let faults = [
+        Fault::KillShard(at(0, 0, 3)),
+        Fault::FreezeShard(at(0, 1, 0)),
+        Fault::KillShard(at(0, 1, 2)),
+    ];
+    withstand(&REFERENCE, &["-tp", "4", "-pp", "2"], &faults);
+}
+
+/// **G3** asks for no haste: who is back before it is missed has lost nothing.
+#[test]
+fn a_hiccup_is_no_fault() {
+    let mut scenario = Scenario::open(&DEMO, House::local(&DEMO, &["-tp", "2"]));
+    let hiccup = Fault::FreezeShard(at(0, 0, 1));
+    // One that took so long that it may be missed was none; then there is another.
+    let was_short = (0..10).any(|_| {
+        let epochs = scenario.house.epochs();
+        let took = scenario.during_the_load(|house| {
+            let start = Instant::now();
+            hiccup.strike(house);
+            let _ = await_for(HICCUP, || false);
+            hiccup.heal(house);
+            start.elapsed()
+        });
+        let is_short = took < 2 * HICCUP;
+        assert!(!is_short || scenario.house.epochs() == epochs, "nothing restarts: {took:?}");
+        scenario.goes_on();
+        is_short
+    });
+    assert!(was_short, "this machine has no time for it");
+    scenario.close();
+}
+
+/// **G1**: a rank dies, and then another one of the same replica before that serves again.
+#[test]
+fn a_replica_that_starts_again_loses_another_rank() {
+    let mut scenario = Scenario::open(&DEMO, House::local(&DEMO, &["-tp", "2", "-pp", "2"]));
+    scenario.during_the_load(|house| {
+        let (epochs, keeping) = (house.epochs(), house.shard(at(0, 0, 1)));
+        Fault::KillShard(at(0, 0, 0)).strike(house);
+        wait_until("the loss is seen", || house.epochs() != epochs);
+        // One that keeps its weights for the next epoch, before it is asked to join it ...
+        keeping.into_iter().for_each(|pid| signal(pid, Signal::KILL));
+        let joining = at(0, 1, 1);
+        wait_until("the next epoch begins", || house.shard(joining).is_some());
+        // ... and one that is joining it, or has.
+        Fault::KillShard(joining).strike(house);
+    });
+    scenario.goes_on();
+    scenario.close();
+}
+
+/// **G1**: everything stops for a while, as when a machine is suspended. All links are lost at once.
+#[test]
+fn the_whole_machine_hangs_and_wakes_up() {
+    let mut scenario = Scenario::open(&DEMO, House::local(&DEMO, &["-tp", "2", "-dp", "2"]));
+    scenario.during_the_load(|house| {
+        Fault::FreezeHead.strike(house);
+        let _ = await_for(Duration::from_millis(2_500), || false);
+        Fault::FreezeHead.heal(house);
+    });
+    scenario.goes_on();
+    scenario.close();
+}

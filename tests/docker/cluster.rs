@@ -1,0 +1,194 @@
+//! A cluster as `docker/docker-compose.yml` makes it.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::image::image;
+use crate::rig::http;
+use crate::rig::patience::await_for;
+use crate::rig::ports::port;
+use crate::rig::process::ADMIN_TOKEN;
+use crate::shell::{ROOT, ask, docker, finish};
+
+/// One cluster at a time: what happens is timed, and the machine may have two cores.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Longest wait for anything that happens by itself; generous, because CI machines are slow.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A running cluster. It is taken down when dropped.
+pub(crate) struct Cluster {
+    project: String,
+    compose: Vec<&'static str>,
+    image: &'static str,
+    /// Of the secrets.
+    folder: PathBuf,
+    layout: &'static str,
+    pub(crate) api: SocketAddr,
+    _alone: MutexGuard<'static, ()>,
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// What can be started; `None` where docker cannot be used, which is said.
+    pub(crate) fn new(layout: &'static str) -> Option<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let alone = alone();
+        let image = image()?;
+        let compose = match ask("docker", &["compose", "version"]) {
+            Ok(_) => vec!["docker", "compose"],
+            Err(_) => vec!["docker-compose"],
+        };
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let project = format!("playhouse-test-{}-{next}", std::process::id());
+        let folder = std::env::temp_dir().join(&project);
+        // The API key is the one that the clients of the rig send.
+        for (name, secret) in [("admin-token", "of-the-operators"), ("api-key", ADMIN_TOKEN)] {
+            fs::create_dir_all(&folder).expect("the temporary folder can be written");
+            fs::write(folder.join(name), secret).expect("a file can be written");
+        }
+        let api = SocketAddr::from(([127, 0, 0, 1], port()));
+        Some(Self { project, compose, image, folder, layout, api, _alone: alone })
+    }
+
+    /// Starts it, and waits for the first answer: how long both took.
+    pub(crate) fn up(&self) -> Duration {
+        let start = Instant::now();
+        self.compose(&["up", "--detach", "--no-build"]);
+        self.first_answer();
+        start.elapsed()
+    }
+
+    /// What compose printed; it must succeed.
+    pub(crate) fn compose(&self, words: &[&str]) -> String {
+        self.try_compose(words).unwrap_or_else(|why| panic!("{why}\n{}", self.logs()))
+    }
+
+    /// What compose printed.
+    pub(crate) fn try_compose(&self, words: &[&str]) -> Result<String, String> {
+        let [program, first @ ..] = &self.compose[..] else { unreachable!("never empty") };
+        let mut command = Command::new(program);
+        command.args(first).args(words);
+        finish("compose", words, self.ours(&mut command).output())
+    }
+
+    /// What a line of a page printed, run as it stands there but for the names of this cluster; it must
+    /// succeed.
+    pub(crate) fn run(&self, line: &str) -> String {
+        let folder = self.folder.to_str().expect("plain");
+        let line = line
+            .replace("docker compose", &self.compose.join(" "))
+            .replace("exec head", "exec -T head")
+            .replace("http://127.0.0.1:8000", &format!("http://{}", self.api))
+            .replace("docker/make-secrets", &format!("docker/make-secrets {folder}"))
+            .replace("docker/secrets/", &format!("{folder}/"));
+        let output = self.ours(Command::new("sh").args(["-ec", &line])).output();
+        finish("sh", &[&line], output).unwrap_or_else(|why| panic!("{why}\n{}", self.logs()))
+    }
+
+    /// A command about this cluster and no other.
+    fn ours<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.current_dir(ROOT).stdin(Stdio::null());
+        command.env("COMPOSE_PROJECT_NAME", &self.project);
+        command.env("COMPOSE_FILE", "docker/docker-compose.yml");
+        command.env("PLAYHOUSE_IMAGE", self.image).env("PLAYHOUSE_LAYOUT", self.layout);
+        command.env("PLAYHOUSE_SECRETS", &self.folder);
+        command.env("PLAYHOUSE_PORT", self.api.port().to_string())
+    }
+
+    /// Asks until there is an answer.
+    pub(crate) fn first_answer(&self) -> Duration {
+        let ask = json!({ "prompt": "The capital of France is", "max_tokens": 4 }).to_string();
+        let answered = await_for(PATIENCE, || {
+            let answer = http::send(self.api, "POST", "/v1/completions", &ask);
+            answer.is_ok_and(|answer| answer.status == 200 && answer.text().is_ok())
+        });
+        answered.unwrap_or_else(|limit| panic!("no answer in {limit:?}\n{}", self.logs()))
+    }
+
+    /// The cluster as the admin API shows it, through the command line in the head's container.
+    pub(crate) fn status(&self) -> Value {
+        let head = self.head();
+        // It fails while not all replicas serve, and prints all the same.
+        let words = ["exec", &head, "playhouse", "status", "--json"];
+        let output = Command::new("docker").args(words).stdin(Stdio::null()).output();
+        let output = output.expect("docker runs");
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
+    /// How many nodes are connected.
+    pub(crate) fn nodes(&self) -> usize {
+        let status = self.status();
+        let nodes = status["nodes"].as_array().into_iter().flatten();
+        nodes.filter(|node| node["connected"] == true).count()
+    }
+
+    /// Whether so many replicas serve, and no other is there.
+    pub(crate) fn serve(&self, count: usize) -> bool {
+        let status = self.status();
+        let replicas = status["replicas"].as_array().map_or(&[][..], Vec::as_slice);
+        replicas.len() == count && replicas.iter().all(|replica| replica["state"] == "serving")
+    }
+
+    /// Waits for a condition.
+    pub(crate) fn wait_until(&self, what: &str, condition: impl FnMut() -> bool) -> Duration {
+        let waited = await_for(PATIENCE, condition);
+        waited.unwrap_or_else(|limit| panic!("waited {limit:?} until {what}\n{}", self.logs()))
+    }
+
+    /// The folder of the secrets.
+    pub(crate) fn secrets(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The container of the head.
+    pub(crate) fn head(&self) -> String {
+        let mut heads = self.containers("head");
+        heads.pop().unwrap_or_else(|| panic!("there is no head\n{}", self.logs()))
+    }
+
+    /// The containers of a service, those that have ended, too.
+    pub(crate) fn containers(&self, service: &str) -> Vec<String> {
+        let project = format!("label=com.docker.compose.project={}", self.project);
+        let service = format!("label=com.docker.compose.service={service}");
+        let words = ["ps", "--all", "--quiet", "--filter", &project, "--filter", &service];
+        docker(&words).lines().map(str::to_owned).collect()
+    }
+
+    /// The network between nodes and head.
+    pub(crate) fn network(&self) -> String {
+        format!("{}_cluster", self.project)
+    }
+
+    /// What docker thinks of a container's health.
+    pub(crate) fn health(&self, container: &str) -> String {
+        docker(&["inspect", "--format", "{{.State.Health.Status}}", container])
+    }
+
+    /// What everything has logged.
+    pub(crate) fn logs(&self) -> String {
+        self.try_compose(&["logs", "--no-color", "--timestamps"]).unwrap_or_else(|why| why)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let down = self.try_compose(&["down", "--volumes", "--timeout", "1"]);
+        drop(fs::remove_dir_all(&self.folder));
+        if let Err(why) = down.map(drop) {
+            println!("{why}");
+        }
+    }
+}
