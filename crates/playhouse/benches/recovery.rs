@@ -3,7 +3,9 @@
 //! `cargo bench -p playhouse --bench recovery` prints a table, in milliseconds, within two minutes.
 //!
 //! - **seen**: from the fault to the first status that shows it.
-//! - **gap**: the longest silence between two tokens of a stream, undisturbed and with the fault.
+//! - **gap**: the longest silence between two tokens of a stream, undisturbed and with the fault: the
+//!   median of the streams that the fault moves, which are half of them where there are two replicas, and
+//!   the longest of all.
 //! - **serves**: from the fault until every replica serves again.
 //! - **TTFT**: the 99th percentile of short requests to a replica that the fault does not touch, one
 //!   every 20 ms for 1.5 s, undisturbed and from the fault on.
@@ -54,7 +56,8 @@ struct Row {
 /// What came of it.
 struct Measured {
     seen: Duration,
-    gap: [Duration; 2],
+    /// Of moved streams, the median: undisturbed and with the fault. Of all, the longest.
+    gap: [[Duration; 2]; 2],
     serves: Duration,
     /// Of requests to a replica that is not touched, if there is one; and of others.
     ttft: [Option<[Duration; 2]>; 2],
@@ -70,9 +73,6 @@ struct Probe {
 
 /// Clients that hang up, one after the other.
 const HANG_UPS: usize = 40;
-
-/// The replica that no fault touches, if there are two.
-const UNTOUCHED: usize = 1;
 
 const FIRST: At = At { replica: 0, stage: 0, tensor: 0 };
 
@@ -95,17 +95,15 @@ fn rows() -> [Row; 8] {
 
 fn main() {
     let line = |row: [&str; 11]| {
-        let [layout, nodes, fault, seen, gap, gap_fault, serves, ttft, fault_ttft, others, lost] =
+        let [layout, nodes, fault, seen, gap, gap_max, serves, ttft, fault_ttft, others, lost] =
             row;
         println!(
-            "{layout:<14}{nodes:>6} {fault:<12}{seen:>7}{gap:>7}{gap_fault:>7}{serves:>8}{ttft:>7}\
+            "{layout:<14}{nodes:>6} {fault:<12}{seen:>7}{gap:>11}{gap_max:>12}{serves:>8}{ttft:>7}\
              {fault_ttft:>7}{others:>14}{lost:>6}"
         );
     };
-    line(["", "", "", "", "gap", "", "", "TTFT", "", "others", ""]);
-    line([
-        "layout", "nodes", "fault", "seen", "calm", "fault", "serves", "calm", "fault", "", "lost",
-    ]);
+    line(["", "", "", "", "gap p50", "max", "", "TTFT", "", "others", ""]);
+    line(["layout", "nodes", "fault", "seen", "", "", "serves", "calm", "fault", "", "lost"]);
     for row in rows() {
         let Measured { seen, gap, serves, ttft, lost } = measure(&row);
         let fault = format!("{:?}", row.fault);
@@ -120,8 +118,8 @@ fn main() {
             &row.nodes.to_string(),
             fault,
             &ms(seen),
-            &ms(gap[0]),
-            &ms(gap[1]),
+            &gap[0].map(ms).join(" / "),
+            &gap[1].map(ms).join(" / "),
             &ms(serves),
             &calm,
             &under,
@@ -170,10 +168,17 @@ fn measure(row: &Row) -> Measured {
         0 => House::local(&DEMO, row.layout),
         nodes => House::of_nodes(&DEMO, row.layout, nodes),
     };
-    let requests = STREAMED.requests(0);
     let api = house.api;
-    let touched = row.nodes > 0 && house.replicas_on(0) == [UNTOUCHED];
-    let probe = Probe { api, session: session_of(&house, if touched { 0 } else { UNTOUCHED }) };
+    // Where the nodes are struck, their replica may be the second.
+    let touched = usize::from(row.nodes > 0 && house.replicas_on(0) == [1]);
+    let sessions = [touched, 1 - touched].map(|replica| session_of(&house, replica));
+    let mut requests = STREAMED.requests(0);
+    // Eight, because there are eight kinds of them.
+    for (kinds, session) in requests.chunks_mut(8).zip(sessions.iter().cycle()) {
+        kinds.iter_mut().for_each(|request| request.session.clone_from(session));
+    }
+    let [moved, untouched] = sessions;
+    let probe = Probe { api, session: untouched };
     let (expected, calm) = play(&requests, api, |progress| {
         progress.wait_for_tokens(BEFORE);
         probe.during(|| await_for(WINDOW, || false)).0
@@ -193,9 +198,10 @@ fn measure(row: &Row) -> Measured {
     let unanswered = all.filter(|answer| answer.failure().is_some()).count();
     let Verdict { failed, truncated, differing, .. } = verdict;
     let ttft = |which: usize| Some([slow(&calm[which])?, slow(&short[which])?]);
+    let gaps = [expected, answers].map(|answers| gaps(&requests, moved.as_ref(), &answers));
     Measured {
         seen,
-        gap: [longest(&expected), longest(&answers)],
+        gap: [gaps.map(|[half, _]| half), gaps.map(|[_, longest]| longest)],
         serves,
         ttft: [ttft(0), ttft(1)],
         lost: unanswered + failed.len() + truncated.len() + differing.len(),
@@ -284,8 +290,14 @@ fn short(number: usize, session: Option<String>) -> Request {
     Request { path: "/v1/completions", body, choices: 1, session }
 }
 
-fn longest(answers: &[Answer]) -> Duration {
-    answers.iter().map(|answer| answer.timing.gap).max().unwrap_or_default()
+/// Of the streams of a session, the median of their longest silences; and the longest of all.
+fn gaps(requests: &[Request], session: Option<&String>, answers: &[Answer]) -> [Duration; 2] {
+    let streams = requests.iter().zip(answers);
+    let of_session = streams.filter(|(request, _)| request.session.as_ref() == session);
+    let mut gaps: Vec<_> = of_session.map(|(_, answer)| answer.timing.gap).collect();
+    gaps.sort_unstable();
+    let longest = answers.iter().map(|answer| answer.timing.gap).max();
+    [gaps[gaps.len() / 2], longest.unwrap_or_default()]
 }
 
 /// The 99th percentile of the times to a first token, of those who got one.

@@ -273,8 +273,9 @@ fn refuse(
     }
 }
 
-/// The settings that say `spec`, which TensorRT-LLM can express. `experts` are those of a layer.
-pub(super) fn settings_of(spec: &ParallelSpec, experts: Option<u64>) -> Settings {
+/// The settings that say `spec`, which TensorRT-LLM can express. `slots` hold the experts of a
+/// layer, where some are redundant.
+pub(super) fn settings_of(spec: &ParallelSpec, slots: Option<u32>) -> Settings {
     let widths = Widths::of(spec);
     let kind = ContextKind::for_spec(spec, &widths);
     let mut settings = Settings::default();
@@ -319,10 +320,7 @@ pub(super) fn settings_of(spec: &ParallelSpec, experts: Option<u64>) -> Settings
     if spec.expert_balance.is_some() {
         settings.set(Key::LayerUpdates, Value::Size(1));
     }
-    let slots = experts.map(|experts| experts.saturating_add(u64::from(spec.redundant_experts)));
-    if spec.redundant_experts > 0
-        && let Some(slots) = slots.and_then(|slots| u32::try_from(slots).ok())
-    {
+    if let Some(slots) = slots {
         settings.set(Key::ExpertSlots, Value::Size(slots));
     }
     let role = match spec.role {

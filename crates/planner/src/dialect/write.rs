@@ -45,17 +45,13 @@ pub fn write(
     let block_tokens = tokens.unwrap_or(Serving::default().block_tokens);
     let mut violations = check_with(spec, shape, rules, block_tokens);
     let experts = experts(shape);
-    if dialect == Dialect::TensorRtLlm && spec.redundant_experts > 0 && experts.is_none() {
-        violations.push(Violation::new(
-            "slots-need-model",
-            format!(
-                "TensorRT-LLM counts all slots of experts; without the model, {} redundant ones \
-                 are no number of slots",
-                spec.redundant_experts
-            ),
-            "name the model",
-        ));
-    }
+    let slots = match expert_slots(spec, experts) {
+        Err(violation) if dialect == Dialect::TensorRtLlm => {
+            violations.push(violation);
+            None
+        }
+        slots => slots.ok().flatten(),
+    };
     if !violations.is_empty() {
         return Err(violations);
     }
@@ -63,7 +59,7 @@ pub fn write(
         Dialect::Native => return Ok(Written::toml(spec, model, parameters)),
         Dialect::Vllm => vllm::settings_of(spec),
         Dialect::Sglang => sglang::settings_of(spec),
-        Dialect::TensorRtLlm => tensorrt::settings_of(spec, experts),
+        Dialect::TensorRtLlm => tensorrt::settings_of(spec, slots),
     };
     // With the model, slots of experts are redundant experts of the layout.
     let expert_slots = parameters.expert_slots.filter(|_| experts.is_none());
@@ -77,6 +73,37 @@ fn experts(shape: Option<&ModelShape>) -> Option<u64> {
     shape?.layers.iter().find_map(|layer| match layer.ffn {
         FfnShape::Moe { experts, .. } => Some(experts),
         FfnShape::Dense { .. } => None,
+    })
+}
+
+/// What TensorRT-LLM counts instead of redundant experts: all slots of a layer, where there are
+/// redundant ones.
+fn expert_slots(spec: &ParallelSpec, experts: Option<u64>) -> Result<Option<u32>, Violation> {
+    let redundant = spec.redundant_experts;
+    if redundant == 0 {
+        return Ok(None);
+    }
+    let Some(experts) = experts else {
+        return Err(Violation::new(
+            "slots-need-model",
+            format!(
+                "TensorRT-LLM counts all slots of experts; without the model, {redundant} \
+                 redundant ones are no number of slots"
+            ),
+            "name the model",
+        ));
+    };
+    let slots = experts.saturating_add(u64::from(redundant));
+    u32::try_from(slots).map(Some).map_err(|_| {
+        Violation::new(
+            "slots-fit",
+            format!(
+                "TensorRT-LLM counts all slots of experts; {experts} experts and {redundant} \
+                 redundant ones make {slots}, and at most {} can be written",
+                u32::MAX
+            ),
+            "fewer redundant_experts",
+        )
     })
 }
 
