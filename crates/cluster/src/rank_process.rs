@@ -22,8 +22,9 @@ use crate::rank::RankPort;
 /// How long a rank without its head keeps its weights, for a head that comes back.
 const LEASE: Duration = Duration::from_secs(30);
 
-/// How long an engine may take to end after its groups were aborted: a step at most.
-const STOP: Duration = Duration::from_secs(20);
+/// How long an engine may take to end after its groups were aborted: a step at most. Its replica waits
+/// for that, so one that hangs should not be waited for much longer than steps take.
+const STOP: Duration = Duration::from_secs(5);
 
 /// What a rank computes with.
 pub trait RankHost: Send + Sync + 'static {
