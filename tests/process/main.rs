@@ -15,6 +15,7 @@ mod observability;
 mod plan;
 #[path = "../ports.rs"]
 mod ports;
+mod prometheus;
 mod python;
 mod queue;
 mod ranks;

@@ -22,7 +22,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     Path::new(ROOT).join("docker/observability")
 }
 
@@ -127,11 +127,17 @@ fn prometheus_accepts_the_configuration_and_the_alerts_fire_when_they_should() {
     }
 }
 
-/// The queries of the dashboard in a form that promtool reads.
-fn dashboard_as_rules() -> PathBuf {
+/// The queries of the dashboard's panels.
+pub(crate) fn dashboard() -> Vec<String> {
     let mut found = Vec::new();
     queries(&parse(&folder().join("grafana/dashboards/playhouse.json"))["panels"], &mut found);
     assert!(found.len() > 30, "{found:?}");
+    found
+}
+
+/// They in a form that promtool reads.
+fn dashboard_as_rules() -> PathBuf {
+    let found = dashboard();
     let rule = |(index, query): (usize, &String)| {
         let query = query.replace("$__rate_interval", "1m");
         serde_json::json!({ "record": format!("panel_{index}"), "expr": query })
