@@ -27,6 +27,9 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
 /// Longest wait for anything that happens by itself; generous, because CI machines are slow.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Where compose finds the images of the overlay: made here, none is pulled.
+pub(crate) const REGISTRY: &str = "playhouse-test";
+
 /// A running cluster. It is taken down when dropped.
 pub(crate) struct Cluster {
     project: String,
@@ -35,6 +38,8 @@ pub(crate) struct Cluster {
     /// Of the secrets.
     folder: PathBuf,
     layout: &'static str,
+    /// What compose reads.
+    file: &'static str,
     pub(crate) api: SocketAddr,
     _alone: MutexGuard<'static, ()>,
 }
@@ -60,7 +65,17 @@ impl Cluster {
             fs::write(folder.join(name), secret).expect("a file can be written");
         }
         let api = SocketAddr::from(([127, 0, 0, 1], port()));
-        Some(Self { project, compose, image, folder, layout, api, _alone: alone })
+        let file = "docker/docker-compose.yml";
+        Some(Self { project, compose, image, folder, layout, file, api, _alone: alone })
+    }
+
+    /// One with the overlay, the ports of which are fixed: on an address that nobody else uses.
+    pub(crate) fn watched(layout: &'static str) -> Option<Self> {
+        let mut cluster = Self::new(layout)?;
+        cluster.file = "docker/docker-compose.yml:docker/docker-compose.observability.yml";
+        let [.., high, low] = std::process::id().to_be_bytes();
+        cluster.api.set_ip([127, 107, high, low].into());
+        Some(cluster)
     }
 
     /// Starts it, and waits for the first answer: how long both took.
@@ -102,9 +117,10 @@ impl Cluster {
     fn ours<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.current_dir(ROOT).stdin(Stdio::null());
         command.env("COMPOSE_PROJECT_NAME", &self.project);
-        command.env("COMPOSE_FILE", "docker/docker-compose.yml");
+        command.env("COMPOSE_FILE", self.file).env("PLAYHOUSE_REGISTRY", REGISTRY);
         command.env("PLAYHOUSE_IMAGE", self.image).env("PLAYHOUSE_LAYOUT", self.layout);
         command.env("PLAYHOUSE_SECRETS", &self.folder);
+        command.env("PLAYHOUSE_BIND", self.api.ip().to_string());
         command.env("PLAYHOUSE_PORT", self.api.port().to_string())
     }
 

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::shell::{ROOT, ask, docker, skip};
 
-const BASE: &str = "playhouse/base:bookworm";
+/// Debian, and little else.
+pub(crate) const BASE: &str = "playhouse/base:bookworm";
 
 /// The name of the image; `None` where there can be none, which is said.
 pub(crate) fn image() -> Option<&'static str> {

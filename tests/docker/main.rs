@@ -4,6 +4,7 @@
 //! - The cluster of `docker/docker-compose.yml` answers, grows, stops in order, and loses no token when a
 //!   node is killed, paused or cut off.
 //! - What it lacks is said in one line.
+//! - Prometheus in the overlay reads the head's metrics.
 //! - The scripts and manifests for Slurm and Kubernetes start what they say (`slurm`, `kubernetes`).
 //!
 //! Without docker, or without a way to make its base image, tests that need it say so and pass.
@@ -19,6 +20,7 @@ mod faults;
 mod image;
 mod kubernetes;
 mod missing;
+mod overlay;
 mod page;
 mod shell;
 mod slurm;

@@ -98,8 +98,11 @@ pub(crate) fn live_all(lives: u64, live: impl Fn(u64)) {
 }
 
 /// Lives one life, on a clock of its own.
+#[allow(unexpected_cfgs, reason = "what is unstable of tokio is for those who ask for it")]
 pub(crate) fn alone<L: Future>(life: L) -> L::Output {
     let mut runtime = Builder::new_current_thread();
+    #[cfg(tokio_unstable)]
+    runtime.rng_seed(tokio::runtime::RngSeed::from_bytes(b"one course"));
     let runtime = runtime.enable_all().start_paused(true).build().expect("a runtime");
     runtime.block_on(life)
 }

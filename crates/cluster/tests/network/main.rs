@@ -13,8 +13,8 @@
 //!
 //! The seed of a life that goes wrong is printed; `PLAYHOUSE_SIMULATION_SEED` lives it again,
 //! `PLAYHOUSE_SIMULATION_SEEDS` says how many lives there are (500, without optimization 50). A few seeds
-//! take one of two courses here, so it may have to be lived twice; those of the actors alone take one
-//! (`simulation.rs`).
+//! take one of several courses, because tokio draws in which order it wakes those that wait for one watch
+//! channel: with `RUSTFLAGS='--cfg tokio_unstable'` that is drawn from the same seed each time.
 
 #[path = "../life/audience.rs"]
 mod audience;
