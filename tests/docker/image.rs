@@ -43,12 +43,8 @@ fn make() -> Result<String, String> {
     let context = std::env::temp_dir().join(format!("playhouse-image-{}", std::process::id()));
     fs::create_dir_all(&context).expect("the temporary folder can be written");
     copy(program, &context.join("playhouse"));
-    let file = format!("{ROOT}/docker/Dockerfile");
-    let base = format!("BASE_IMAGE={BASE}");
-    let words = ["build", "-q", "-f", &file, "--target", "prebuilt", "--build-arg", &base];
-    let more = ["--build-arg", "BINARY=playhouse", "-t", &image, context.to_str().expect("plain")];
     // From here on docker can be used, and a Dockerfile that does not build is a fault.
-    let built = ask("docker", &[&words[..], &more[..]].concat());
+    let built = build(&image, context.to_str().expect("plain"));
     fs::remove_dir_all(&context).expect("made above");
     let built = built.unwrap_or_else(|why| panic!("{why}"));
     if let Some(before) = before.ok().filter(|before| before.trim() != built.trim()) {
@@ -56,6 +52,19 @@ fn make() -> Result<String, String> {
         drop(ask("docker", &["rmi", before.trim()]));
     }
     Ok(image)
+}
+
+/// The image of the binary in a folder, made as the Dockerfile says: its id.
+fn build(image: &str, context: &str) -> Result<String, String> {
+    let base = format!("{image}-base");
+    let make = |file: &str, from: &str, target: &[&str], name: &str| {
+        let file = format!("{ROOT}/docker/{file}");
+        let from = format!("BASE_IMAGE={from}");
+        let words = ["build", "-q", "-f", &file, "--build-arg", &from, "-t", name, context];
+        ask("docker", &[&words[..], target].concat())
+    };
+    make("Dockerfile", BASE, &["--target", "base"], &base)?;
+    make("Dockerfile.prebuilt", &base, &[], image)
 }
 
 /// Whether containers run here, see folders of ours and can be reached, and compose is there.

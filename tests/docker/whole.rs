@@ -109,5 +109,5 @@ fn the_commands_of_the_page_bring_a_cluster_up_change_it_and_take_it_down() {
     }
     assert!(cluster.containers("node").is_empty() && cluster.containers("head").is_empty());
     // Run by `image`, with bases and a binary of its own.
-    assert_eq!(build, "docker build -f docker/Dockerfile -t playhouse .");
+    assert_eq!(build, "docker build -f docker/Dockerfile --target runtime -t playhouse .");
 }
