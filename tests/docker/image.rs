@@ -132,3 +132,26 @@ fn the_builder_has_the_toolchain_that_the_sources_name() {
     let builder = format!("\nARG BUILDER_IMAGE=rust:{channel}-slim-bookworm\n");
     assert!(file.contains(&builder), "docker/Dockerfile builds with another Rust than {channel}");
 }
+
+/// Every source of the binary, by what the compiler says it has read.
+#[test]
+fn the_context_of_the_image_has_every_source() {
+    let read = fs::read_to_string(concat!(env!("CARGO_BIN_EXE_playhouse"), ".d"));
+    let read = read.expect("cargo writes it beside the binary");
+    let (_, sources) = read.split_once(": ").expect("a rule of make");
+    let rules = fs::read_to_string(format!("{ROOT}/.dockerignore")).expect("it is there");
+    let admitted: Vec<&str> = rules.lines().filter_map(|rule| rule.strip_prefix('!')).collect();
+    let root = fs::canonicalize(ROOT).expect("it is there");
+    let mut checked = 0;
+    for source in sources.split_whitespace() {
+        let source = fs::canonicalize(source).expect("a source");
+        let path = source.strip_prefix(&root).expect("a source of this tree");
+        assert!(
+            admitted.iter().any(|rule| path.starts_with(rule)),
+            ".dockerignore leaves {} out of the image's build",
+            path.display()
+        );
+        checked += 1;
+    }
+    assert!(checked > 100, "{checked} sources");
+}
