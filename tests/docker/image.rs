@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -133,25 +133,43 @@ fn the_builder_has_the_toolchain_that_the_sources_name() {
     assert!(file.contains(&builder), "docker/Dockerfile builds with another Rust than {channel}");
 }
 
-/// Every source of the binary, by what the compiler says it has read.
+/// The files and folders that the sources name above their crate, as `include_str!` does.
+fn named_above(source: &Path) -> Vec<PathBuf> {
+    let text = fs::read_to_string(source).expect("a source");
+    let literals = text.split("\"../").skip(1).filter_map(|rest| rest.split('"').next());
+    let folder = source.parent().expect("it is in one");
+    literals.map(|literal| folder.join("..").join(literal)).collect()
+}
+
+/// Every Rust source below a folder.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut sources = Vec::new();
+    for path in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("one").path()) {
+        if path.is_dir() {
+            sources.extend(self::sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            sources.push(path);
+        }
+    }
+    sources
+}
+
 #[test]
-fn the_context_of_the_image_has_every_source() {
-    let read = fs::read_to_string(concat!(env!("CARGO_BIN_EXE_playhouse"), ".d"));
-    let read = read.expect("cargo writes it beside the binary");
-    let (_, sources) = read.split_once(": ").expect("a rule of make");
+fn the_context_of_the_image_has_what_the_sources_include() {
     let rules = fs::read_to_string(format!("{ROOT}/.dockerignore")).expect("it is there");
     let admitted: Vec<&str> = rules.lines().filter_map(|rule| rule.strip_prefix('!')).collect();
     let root = fs::canonicalize(ROOT).expect("it is there");
-    let mut checked = 0;
-    for source in sources.split_whitespace() {
-        let source = fs::canonicalize(source).expect("a source");
-        let path = source.strip_prefix(&root).expect("a source of this tree");
-        assert!(
-            admitted.iter().any(|rule| path.starts_with(rule)),
-            ".dockerignore leaves {} out of the image's build",
-            path.display()
-        );
-        checked += 1;
+    let mut outside = 0;
+    for package in fs::read_dir(root.join("crates")).expect("a folder").flatten() {
+        for source in sources(&package.path().join("src")) {
+            for named in named_above(&source) {
+                let Ok(named) = fs::canonicalize(&named) else { continue };
+                let path = named.strip_prefix(&root).expect("in this tree");
+                let is_admitted = admitted.iter().any(|rule| path.starts_with(rule));
+                assert!(is_admitted, ".dockerignore leaves {} out", path.display());
+                outside += usize::from(!path.starts_with("crates"));
+            }
+        }
     }
-    assert!(checked > 100, "{checked} sources");
+    assert!(outside > 0, "the presets are outside of the crates");
 }
