@@ -239,6 +239,7 @@ impl ControlPlane {
         let (name, control) = (seat.node.clone(), Arc::downgrade(&self.inner));
         // In a task of its own: a process that nobody waits for any more is ended all the same.
         let (answer, answered) = oneshot::channel();
+        let _starting = inner.nodes.starts_process(&seat.node);
         self.runtime().spawn(async move {
             let who = node.id().clone();
             let hold = match node.call(NodeRequest::Spawn(spawn), SPAWN).await {
@@ -320,6 +321,27 @@ impl Process {
     /// Whether it can be asked anything more.
     pub(crate) fn lives(&self) -> bool {
         self.exited.borrow().is_none() && self.peer.lost().borrow().is_none()
+    }
+
+    /// Ends the process, from now on. What is returned completes when it has ended (**A14**), or its node,
+    /// one of `nodes`, is out of reach: then nobody gets its device before the node is back and has ended
+    /// it.
+    pub(crate) fn end(self, nodes: &Nodes) -> impl Future<Output = ()> + use<> {
+        let Self { seat, mut exited, _hold, _inbox, peer, .. } = self;
+        // This connection: the node may be back under another before anybody looks.
+        let parent = nodes.peer(&seat.node);
+        drop((_hold, _inbox, peer));
+        async move {
+            let exit = exited.wait_for(Option::is_some);
+            match parent {
+                Ok(None) => drop(exit.await),
+                Ok(Some(node)) => tokio::select! {
+                    _ = exit => {}
+                    _ = node.until_lost() => {}
+                },
+                Err(_) => {}
+            }
+        }
     }
 
     /// Waits until the process has ended or cannot be reached: why. Its node is one of `nodes`.

@@ -6,30 +6,35 @@ use std::time::{Duration, SystemTime};
 
 use playhouse_router::Policy;
 use playhouse_telemetry::Metrics;
-use playhouse_types::{Epoch, ReplicaId};
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
+use playhouse_types::{Epoch, FinishReason, ReplicaId};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 
 use crate::admission::AdmissionLimits;
 use crate::blueprint::{Blueprint, Blueprints};
 use crate::control::ControlPlane;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, FleetConfig};
 use crate::front_door::{Bounds, FrontDoor};
 use crate::ledger::{Begun, Drained, Ledger};
 use crate::moves::{Move, moves};
 use crate::operation::{Answer, Change, Desired, Refused};
 use crate::overview::Overview;
-use crate::parking::{Parking, ParkingArgs};
 use crate::reconcile::{Reconciler, Traces};
+use crate::replicas::Replicas;
+use crate::restart::{RestartBudget, Verdict};
 use crate::routing::Routing;
-use crate::seats::Seats;
+use crate::tasks::Tasks;
 use crate::watchdog::StepDeadline;
 
 /// How long a restarted head waits for all of its replicas before one of them is enough.
 const ALL_BACK: Duration = Duration::from_secs(3);
+
+/// How long what runs beside the actors may take to end after them, such as threads that hang.
+const TASKS_END_MAX: Duration = Duration::from_secs(1);
 
 /// What to run.
 pub struct DeploymentConfig {
@@ -70,8 +75,8 @@ pub struct Cluster {
     returns: bool,
     deployment: ActorRef<DeploymentMsg>,
     actors: JoinHandle<()>,
-    /// Writes down on which nodes ranks sit.
-    hosts: Option<JoinHandle<()>>,
+    replicas: Arc<Replicas>,
+    tasks: Tasks,
 }
 
 /// Why a cluster did not start.
@@ -99,6 +104,9 @@ struct Deployment;
 struct State {
     fleet: Arc<Fleet>,
     ledger: Arc<Ledger>,
+    tasks: Tasks,
+    /// Of actors that fail.
+    restarts: BTreeMap<ReplicaId, RestartBudget>,
 }
 
 /// What an operator asks of a deployment.
@@ -123,29 +131,31 @@ impl Cluster {
         let DeploymentConfig { blueprints, ledger, control, devices, .. } = config;
         let returns = ledger.desired().is_some();
         let desired = wanted(&ledger, config.desired).await?;
+        let tasks = Tasks::default();
+        let patience = config.admission.no_capacity_timeout;
         // Routing is not secret: a fixed seed keeps it reproducible.
-        let seats = Arc::new(Seats::new(Routing::new(config.policy, 0)));
-        let fleet = Fleet::new(
-            Arc::clone(&seats),
+        let routing = Routing::new(config.policy, 0);
+        let replicas = Arc::new(Replicas::new(routing, patience, Arc::clone(&config.metrics)));
+        let fleet = Arc::new(Fleet::new(FleetConfig {
+            replicas: Arc::clone(&replicas),
             blueprints,
-            control.clone(),
+            control: control.clone(),
             devices,
-            config.step_deadline,
-            Arc::clone(&config.metrics),
-        );
-        let fleet = Arc::new(fleet);
+            step_deadline: config.step_deadline,
+            patience,
+            metrics: config.metrics,
+            tasks: tasks.clone(),
+        }));
         let first = fleet.blueprint(desired.split.clone()).await;
         let Blueprint { limits, .. } = first.map_err(StartError::Refused)?;
-        let state = State { fleet: Arc::clone(&fleet), ledger: Arc::clone(&ledger) };
-        let (deployment, actors) = Actor::spawn(None, Deployment, state).await?;
-        let parking = ParkingArgs {
-            seats: Arc::clone(&seats),
-            timeout: config.admission.no_capacity_timeout,
-            metrics: config.metrics,
+        let state = State {
+            fleet: Arc::clone(&fleet),
+            ledger: Arc::clone(&ledger),
+            tasks: tasks.clone(),
+            restarts: BTreeMap::new(),
         };
-        let (parking, _) =
-            Actor::spawn_linked(None, Parking, parking, deployment.get_cell()).await?;
-        seats.park_in(parking);
+        let (deployment, actors) = Actor::spawn(None, Deployment, state).await?;
+        tasks.spawn(keep_waiting_room(Arc::clone(&replicas)));
         let drained = ledger.drained();
         drained.nodes.iter().for_each(|node| fleet.cordon(node, true));
         drained.removed.iter().for_each(|node| fleet.forget(node));
@@ -163,13 +173,16 @@ impl Cluster {
         if let Err(why) = started {
             deployment.stop(None);
             drop(actors.await);
+            tasks.stop();
             return Err(StartError::Refused(why));
         }
         let DeploymentConfig { vocab, shared_prompt_max, admission, .. } = config;
         let bounds = Bounds { limits, admission, vocab, shared_prompt_max };
-        let front_door = FrontDoor::new(seats, bounds);
-        let hosts = control.clone().map(|it| tokio::spawn(keep_hosts(it, Arc::clone(&ledger))));
-        Ok(Self { front_door, control, ledger, returns, deployment, actors, hosts })
+        let front_door = FrontDoor::new(Arc::clone(&replicas), bounds);
+        if let Some(control) = control.clone() {
+            tasks.spawn(keep_hosts(control, Arc::clone(&ledger)));
+        }
+        Ok(Self { front_door, control, ledger, returns, deployment, actors, replicas, tasks })
     }
 
     /// Waits until every replica serves. After a restart of the head one will do, if others take
@@ -214,14 +227,18 @@ impl Cluster {
             Ok(()) => 0,
             Err(_) => self.front_door.in_flight(),
         };
+        // Whoever is left has no replica from now on.
+        let reason = FinishReason::Unserved("the head is shutting down".to_owned());
+        self.replicas.close_waiting_room(&reason);
+        // No operation shall undo what it did because replicas end now.
+        self.tasks.stop();
         self.deployment.stop(None);
         if let Err(why) = self.actors.await {
             error!(reason = %why, "the actor tree panicked while stopping");
         }
-        if let Some(hosts) = self.hosts {
-            hosts.abort();
-            // Nothing but that it was cancelled can come of it.
-            drop(hosts.await);
+        let tasks = self.tasks.ended(TASKS_END_MAX).await;
+        if tasks > 0 {
+            warn!(tasks, "tasks have not ended within {TASKS_END_MAX:?}");
         }
         if let Some(control) = self.control {
             control.shut_down().await;
@@ -240,6 +257,18 @@ async fn wanted(ledger: &Arc<Ledger>, at_first: Desired) -> Result<Desired, Star
     let written = written.map_err(|why| StartError::Refused(why.to_string()))?;
     written.map_err(|why| StartError::Refused(why.to_string()))?;
     Ok(at_first)
+}
+
+/// Hands out what waits for a replica, for ever. A panic on the way costs nothing but that it is begun
+/// anew: what was on its way comes back (**GE-2** of `generation`).
+async fn keep_waiting_room(replicas: Arc<Replicas>) {
+    loop {
+        let replicas = Arc::clone(&replicas);
+        let room = tokio::spawn(async move { replicas.run_waiting_room().await });
+        if let Err(why) = AbortOnDropHandle::new(room).await {
+            error!(%why, "the waiting room failed, and is opened again");
+        }
+    }
 }
 
 /// Writes down on which nodes ranks sit, whenever that changes (**LED-6**). What cannot be written is
@@ -275,7 +304,10 @@ async fn raise(
         let deployment = deployment.clone();
         match drained.replicas.contains(&id) {
             true => fleet.enter_drained(deployment, id, &desired.split).await?,
-            false => fleet.start(deployment, id, &desired.split).await?,
+            false => {
+                let blueprint = fleet.blueprint(desired.split.clone()).await?;
+                fleet.start(deployment, id, &blueprint).await?;
+            }
         }
     }
     Ok(())
@@ -308,15 +340,16 @@ impl Actor for Deployment {
         Ok(())
     }
 
+    /// A replica whose actor fails is out of routing at once, because its actor does not live, and has
+    /// said so in its status. Another is started in its place, sooner or later (**A16**).
     async fn handle_supervisor_evt(
         &self,
-        _: ActorRef<DeploymentMsg>,
+        me: ActorRef<DeploymentMsg>,
         event: SupervisionEvent,
-        _: &mut State,
+        state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        // The process lives on: readiness says what happened, and metrics can still be read.
-        if let SupervisionEvent::ActorFailed(_, why) = event {
-            error!(reason = %why, "replica gave up");
+        if let SupervisionEvent::ActorFailed(who, why) = event {
+            state.failed(me.get_cell(), who.get_id(), &why.to_string());
         }
         Ok(())
     }
@@ -334,6 +367,28 @@ impl Actor for Deployment {
 // === impl State ===
 
 impl State {
+    /// The actor of a replica has failed: see [`Fleet::replace`].
+    fn failed(&mut self, supervisor: ActorCell, actor: ActorId, why: &str) {
+        let FleetConfig { replicas, patience, .. } = &self.fleet.config;
+        let Some(id) = replicas.of_actor(actor) else {
+            // It was removed meanwhile, or has never started.
+            return error!(reason = why, "an actor failed");
+        };
+        let (clock, patience) = (replicas.clock(), *patience);
+        let seed = u64::from(id.0);
+        let budget = self.restarts.entry(id).or_insert_with(|| RestartBudget::new(seed, patience));
+        budget.serves(clock.now());
+        let (Verdict::Restart(wait) | Verdict::GiveUp(wait)) = budget.lost(clock.now());
+        error!(replica = %id, reason = why, ?wait, "the actor of a replica failed");
+        let fleet = Arc::clone(&self.fleet);
+        self.tasks.spawn(async move {
+            sleep(wait).await;
+            if let Err(why) = fleet.replace(supervisor, id, actor).await {
+                error!(replica = %id, why, "the replica has no actor: restart it");
+            }
+        });
+    }
+
     /// Works a change out, and begins it.
     async fn change(
         &self,
@@ -369,7 +424,7 @@ impl State {
             before: (before, drained),
             traces: Traces::default(),
         };
-        tokio::spawn(reconciler.carry_out(steps));
+        self.tasks.spawn(reconciler.carry_out(steps));
         Ok(Answer::Accepted(operation))
     }
 

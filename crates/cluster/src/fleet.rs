@@ -1,86 +1,104 @@
 //! The replicas there are: started, watched, drained and let go.
+//!
+//! - **FL-1** an actor that failed is replaced once, by its supervisor or by an operation that finds it, and
+//!   only while no other has taken its place (**A13**, **A16**). Its ranks keep their weights.
+//! - **FL-2** a replica whose actor fails while it is drained is drained.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use playhouse_telemetry::Metrics;
 use playhouse_types::{Epoch, ReplicaId};
-use ractor::{Actor, ActorCell, SpawnErr};
-use tokio::sync::{oneshot, watch};
+use ractor::{Actor, ActorCell, ActorId, SpawnErr};
+use tokio::sync::{Mutex as AsyncMutex, oneshot, watch};
 use tokio::time::timeout;
+use tracing::{info, warn};
 
-use crate::backend::Backend;
 use crate::blueprint::{Blueprint, Blueprints};
 use crate::control::ControlPlane;
+use crate::departures::Departures;
 use crate::head::HEAD;
+use crate::live_ranks::LiveRanks;
 use crate::moves::{Actual, ActualReplica};
 use crate::nodes::Nodes;
 use crate::operation::Split;
 use crate::progress::Progress;
 use crate::rank::RankStarter;
 use crate::replica::{Replica, ReplicaArgs, ReplicaMsg, Revival};
-use crate::seats::{Seat, Seats};
+use crate::replicas::{ReplicaEntry, Replicas};
 use crate::status::{ReplicaState, ReplicaStatus, ShardState, ShardStatus, Share, StageStatus};
+use crate::tasks::Tasks;
 use crate::watchdog::StepDeadline;
 
 /// How long a replica that starts may be without a device or a living process, before its start
 /// counts as failed. (Loading weights has no such limit.)
 const RESTARTING_MAX: Duration = Duration::from_secs(20);
 
+/// How long the ranks of an actor that failed may take to end before another starts beside them.
+const OLD_RANKS_MAX: Duration = Duration::from_secs(5);
+
 /// Everything that it takes to start a replica.
 pub(crate) struct Fleet {
-    pub(crate) seats: Arc<Seats>,
+    pub(crate) config: FleetConfig,
+    /// The last epoch of each replica that has left, or that an earlier head had.
+    past: Mutex<HashMap<ReplicaId, Epoch>>,
+    /// Replicas that were told to drain, and not to serve again.
+    retiring: Mutex<HashSet<ReplicaId>>,
+    /// What the ranks of each replica are started with, for another actor of it.
+    starters: Mutex<HashMap<ReplicaId, RankStarter>>,
+    /// Held while actors are replaced (**FL-1**).
+    replacing: AsyncMutex<()>,
+}
+
+/// What all replicas of a deployment have in common.
+pub(crate) struct FleetConfig {
+    pub(crate) replicas: Arc<Replicas>,
     pub(crate) blueprints: Blueprints,
     pub(crate) control: Option<ControlPlane>,
     /// Devices of this process, for ranks that are its threads.
-    devices: usize,
-    step_deadline: StepDeadline,
+    pub(crate) devices: usize,
+    pub(crate) step_deadline: StepDeadline,
+    /// How long requests may wait for a replica.
+    pub(crate) patience: Duration,
     pub(crate) metrics: Arc<Metrics>,
-    /// The last epoch of each replica that has left, or that an earlier head had.
-    past: Mutex<HashMap<ReplicaId, Epoch>>,
+    /// The tasks of the head.
+    pub(crate) tasks: Tasks,
 }
 
 // === impl Fleet ===
 
 impl Fleet {
-    pub(crate) fn new(
-        seats: Arc<Seats>,
-        blueprints: Blueprints,
-        control: Option<ControlPlane>,
-        devices: usize,
-        step_deadline: StepDeadline,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        let past = Mutex::default();
-        Self { seats, blueprints, control, devices, step_deadline, metrics, past }
+    pub(crate) fn new(config: FleetConfig) -> Self {
+        let (past, retiring, starters, replacing) = Default::default();
+        Self { config, past, retiring, starters, replacing }
     }
 
     /// An earlier head had this replica, in an epoch that is over.
     pub(crate) fn succeed(&self, id: ReplicaId, epoch: Epoch) {
-        self.past.lock().unwrap_or_else(PoisonError::into_inner).insert(id, epoch);
+        lock(&self.past).insert(id, epoch);
     }
 
     /// Starts a replica. Requests go to it as soon as it serves.
     ///
     /// # Errors
-    /// Why the model cannot be divided like that, or no actor starts.
+    /// Why no actor starts.
     pub(crate) async fn start(
         &self,
         supervisor: ActorCell,
         id: ReplicaId,
-        split: &Split,
+        blueprint: &Blueprint,
     ) -> Result<(), String> {
-        let blueprint = self.blueprint(split.clone()).await?;
         let starter = (blueprint.starter)();
-        let started = self.spawn(supervisor, id, &blueprint, Some(starter)).await;
+        lock(&self.retiring).remove(&id);
+        let started = self.spawn(supervisor, id, blueprint, Some(starter)).await;
         started.map_err(|why| format!("cannot start {id}: {why}"))
     }
 
     /// Enters a replica that rests without ranks, because an earlier head has drained it.
     ///
     /// # Errors
-    /// As [`Fleet::start`].
+    /// Why the model cannot be divided like that, or no actor starts.
     pub(crate) async fn enter_drained(
         &self,
         supervisor: ActorCell,
@@ -99,29 +117,93 @@ impl Fleet {
         blueprint: &Blueprint,
         starter: Option<RankStarter>,
     ) -> Result<(), SpawnErr> {
-        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied();
+        let past = lock(&self.past).get(&id).copied();
         let epoch = past.map_or(Epoch(1), |Epoch(past)| Epoch(past + 1));
+        let ranks = Arc::new(LiveRanks::new(self.config.tasks.clone()));
+        self.config.replicas.routing().add(id);
+        let spawned = self.spawn_actor(supervisor, id, epoch, blueprint, starter, ranks).await;
+        spawned.inspect_err(|_| self.config.replicas.routing().remove(id))
+    }
+
+    async fn spawn_actor(
+        &self,
+        supervisor: ActorCell,
+        id: ReplicaId,
+        epoch: Epoch,
+        blueprint: &Blueprint,
+        starter: Option<RankStarter>,
+        ranks: Arc<LiveRanks>,
+    ) -> Result<(), SpawnErr> {
+        let FleetConfig { replicas, step_deadline, patience, metrics, .. } = &self.config;
         let (board, status) = watch::channel(unstarted(id, epoch, blueprint));
-        self.seats.routing().add(id);
+        let departures = Arc::<Departures>::default();
+        self.keep_starter(id, starter.clone());
         let args = ReplicaArgs {
             id,
             epoch,
             limits: blueprint.limits,
             layout: blueprint.layout,
             concurrent_batches: blueprint.concurrent_batches,
-            step_deadline: self.step_deadline,
+            step_deadline: *step_deadline,
             starter,
-            metrics: self.metrics.replica(id.0),
+            ranks: Arc::clone(&ranks),
+            departures: Arc::clone(&departures),
+            patience: *patience,
+            metrics: metrics.replica(id.0),
             board,
-            teller: self.seats.routing().teller(id),
-            seats: Arc::clone(&self.seats),
-            clock: self.seats.clock(),
+            teller: replicas.routing().teller(id),
+            replicas: Arc::clone(replicas),
+            clock: replicas.clock(),
         };
-        let spawned = Actor::spawn_linked(None, Replica, args, supervisor).await;
-        let (actor, _) = spawned.inspect_err(|_| self.seats.routing().remove(id))?;
-        let (split, backend) = (blueprint.split.clone(), Backend::Replica(actor));
-        self.seats.add(Seat { id, split, backend, status });
+        let (actor, _) = Actor::spawn_linked(None, Replica, args, supervisor).await?;
+        let (split, actor) = (blueprint.split.clone(), Some(actor));
+        replicas.add(ReplicaEntry { id, split, actor, status, ranks, departures });
+        // It may serve already.
+        replicas.wake_parked();
         Ok(())
+    }
+
+    fn keep_starter(&self, id: ReplicaId, starter: Option<RankStarter>) {
+        let mut starters = lock(&self.starters);
+        match starter {
+            Some(starter) => starters.insert(id, starter),
+            None => starters.remove(&id),
+        };
+    }
+
+    /// Starts another actor in the place of one that failed, unless somebody has (**FL-1**). It has the
+    /// ranks of the one before in a later epoch, or rests if that was told to (**FL-2**).
+    ///
+    /// # Errors
+    /// Why the model cannot be divided any more, or no actor starts.
+    pub(crate) async fn replace(
+        &self,
+        supervisor: ActorCell,
+        id: ReplicaId,
+        failed: ActorId,
+    ) -> Result<(), String> {
+        let _one_at_a_time = self.replacing.lock().await;
+        let entry = self.config.replicas.get(id).filter(|entry| entry.is(failed));
+        let Some(ReplicaEntry { split, status, ranks, .. }) = entry else { return Ok(()) };
+        let blueprint = self.blueprint(split).await?;
+        let retires = lock(&self.retiring).contains(&id);
+        let starter = lock(&self.starters).get(&id).cloned().filter(|_| !retires);
+        let last = status.borrow().epoch.max(ranks.last_epoch().unwrap_or_default());
+        let epoch = Epoch(last.0 + 1);
+        if starter.is_none() {
+            ranks.gone().await;
+        } else if timeout(OLD_RANKS_MAX, ranks.ended_before(epoch)).await.is_err() {
+            warn!(replica = %id, "ranks of its failed actor have not ended: others start beside them");
+        }
+        info!(replica = %id, %epoch, "another actor takes its place");
+        let spawned = self.spawn_actor(supervisor, id, epoch, &blueprint, starter, ranks).await;
+        spawned.map_err(|why| format!("cannot start {id} again: {why}"))
+    }
+
+    /// The actor of a replica, if it has failed.
+    fn failed_actor(&self, id: ReplicaId) -> Option<ActorId> {
+        let entry = self.config.replicas.get(id).filter(|entry| !entry.lives())?;
+        entry.actor.map(|actor| actor.get_id())
     }
 
     /// Waits until a replica serves.
@@ -151,59 +233,100 @@ impl Fleet {
 
     /// Lets a replica take no more requests.
     pub(crate) fn drain(&self, id: ReplicaId, deadline: Duration) {
-        self.seats.cast(id, ReplicaMsg::Drain { deadline });
+        lock(&self.retiring).insert(id);
+        if let Some(entry) = self.config.replicas.get(id) {
+            drop(entry.send(ReplicaMsg::Drain { deadline }));
+        }
     }
 
-    /// Waits until a draining replica has no ranks any more, then lets others have its devices.
-    pub(crate) async fn drained(&self, id: ReplicaId) -> Result<(), String> {
+    /// Waits until a draining replica has no ranks any more (**A14**): others may have its devices.
+    ///
+    /// # Errors
+    /// When there is no such replica, or its actor has failed and no other starts.
+    pub(crate) async fn drained(
+        &self,
+        supervisor: &ActorCell,
+        id: ReplicaId,
+    ) -> Result<(), String> {
         let over = |status: &ReplicaStatus| {
             let state = &status.state;
             matches!(state, ReplicaState::Drained | ReplicaState::Stopped)
         };
-        let over = self.watch(id)?.wait_for(over).await.map(drop);
-        over.map_err(|_| format!("{id} stopped"))?;
-        if let Some(control) = &self.control {
-            control.nodes().release(id);
+        loop {
+            let mut status = self.watch(id)?;
+            // A sender that is gone was that of an actor which is.
+            if self.failed_actor(id).is_none() && status.wait_for(over).await.is_ok() {
+                self.keep_starter(id, None);
+                return Ok(());
+            }
+            let Some(failed) = self.failed_actor(id) else {
+                // Between its last word and its end, or the first word of another.
+                tokio::task::yield_now().await;
+                continue;
+            };
+            self.replace(supervisor.clone(), id, failed).await?;
         }
-        Ok(())
     }
 
-    /// Ends a drained replica for good.
+    /// Ends a drained replica for good. What is on its way there goes elsewhere (**GE-2** of
+    /// `generation`).
     pub(crate) async fn remove(&self, id: ReplicaId) {
-        let Some(seat) = self.seats.get(id) else { return };
-        let epoch = seat.status.borrow().epoch;
-        self.past.lock().unwrap_or_else(PoisonError::into_inner).insert(id, epoch);
-        self.seats.remove(id);
-        if let Backend::Replica(actor) = seat.backend {
+        let _not_replaced = self.replacing.lock().await;
+        let Some(entry) = self.config.replicas.get(id) else { return };
+        let epoch = entry.status.borrow().epoch;
+        lock(&self.past).insert(id, epoch);
+        self.config.replicas.remove(id);
+        lock(&self.retiring).remove(&id);
+        self.keep_starter(id, None);
+        if let Some(actor) = entry.actor {
             // It has ended already, if that fails.
             drop(actor.stop_and_wait(None, None).await);
         }
+        entry.ranks.gone().await;
     }
 
     /// Gives a node no more ranks, or lets it have some again.
     pub(crate) fn cordon(&self, node: &str, cordoned: bool) {
-        if let Some(control) = &self.control {
+        if let Some(control) = &self.config.control {
             control.nodes().cordon(node, cordoned);
         }
     }
 
     /// Forgets a node without ranks.
     pub(crate) fn forget(&self, node: &str) {
-        if let Some(control) = &self.control {
+        if let Some(control) = &self.config.control {
             control.nodes().forget(node);
         }
     }
 
-    /// Starts a drained replica again.
+    /// How to start a drained or failed replica again.
     ///
     /// # Errors
-    /// When there is no such replica.
-    pub(crate) async fn revive(&self, id: ReplicaId) -> Result<(), String> {
-        let seat = self.seats.get(id).ok_or_else(|| format!("there is no {id}"))?;
-        let blueprint = self.blueprint(seat.split).await?;
+    /// When there is no such replica, or the model cannot be divided any more.
+    pub(crate) async fn blueprint_of(&self, id: ReplicaId) -> Result<Blueprint, String> {
+        let entry = self.config.replicas.get(id).ok_or_else(|| format!("there is no {id}"))?;
+        self.blueprint(entry.split).await
+    }
+
+    /// Starts a drained or failed replica again.
+    ///
+    /// # Errors
+    /// When there is no such replica, or its actor has failed and no other starts.
+    pub(crate) async fn revive(
+        &self,
+        supervisor: &ActorCell,
+        id: ReplicaId,
+        blueprint: &Blueprint,
+    ) -> Result<(), String> {
+        if let Some(failed) = self.failed_actor(id) {
+            self.replace(supervisor.clone(), id, failed).await?;
+        }
+        let entry = self.config.replicas.get(id).ok_or_else(|| format!("there is no {id}"))?;
+        lock(&self.retiring).remove(&id);
         let (_begun, begun) = oneshot::channel();
         let starter = (blueprint.starter)();
-        drop(seat.backend.cast(ReplicaMsg::Revive(Revival { starter, _begun })));
+        self.keep_starter(id, Some(Arc::clone(&starter)));
+        drop(entry.send(ReplicaMsg::Revive(Revival { starter, _begun })));
         // Nothing is sent: its end is what is waited for.
         drop(begun.await);
         Ok(())
@@ -214,36 +337,40 @@ impl Fleet {
     /// # Errors
     /// Why the model cannot be divided like that.
     pub(crate) async fn blueprint(&self, split: Split) -> Result<Blueprint, String> {
-        (self.blueprints)(split).await
+        (self.config.blueprints)(split).await
     }
 
     /// What there is now.
     pub(crate) fn actual(&self) -> Actual {
-        let nodes = self.control.as_ref().map(ControlPlane::nodes);
-        let replica = |seat: &Seat| {
-            let state = seat.status.borrow().state.clone();
-            let ranks = if state == ReplicaState::Drained { 0 } else { seat.split.ranks() };
-            let nodes = nodes.map(|nodes| nodes.of_replica(seat.id));
+        let nodes = self.config.control.as_ref().map(ControlPlane::nodes);
+        let replica = |entry: &ReplicaEntry| {
+            let state = entry.state();
+            let ranks = if state == ReplicaState::Drained { 0 } else { entry.split.ranks() };
+            let nodes = nodes.map(|nodes| nodes.of_replica(entry.id));
             ActualReplica {
-                id: seat.id,
-                split: seat.split.clone(),
+                id: entry.id,
+                split: entry.split.clone(),
                 state,
                 nodes: nodes.unwrap_or_else(|| vec![HEAD.to_owned(); ranks]),
             }
         };
-        let replicas: Vec<_> = self.seats.all().iter().map(replica).collect();
+        let replicas: Vec<_> = self.config.replicas.all().iter().map(replica).collect();
         let free_here = || {
             let used: usize = replicas.iter().map(|replica| replica.nodes.len()).sum();
-            vec![(HEAD.to_owned(), self.devices.saturating_sub(used))]
+            vec![(HEAD.to_owned(), self.config.devices.saturating_sub(used))]
         };
         let free_devices = nodes.map_or_else(free_here, Nodes::free_devices);
         Actual { replicas, free_devices }
     }
 
     fn watch(&self, id: ReplicaId) -> Result<watch::Receiver<ReplicaStatus>, String> {
-        let seat = self.seats.get(id).ok_or_else(|| format!("there is no {id}"))?;
-        Ok(seat.status)
+        let entry = self.config.replicas.get(id).ok_or_else(|| format!("there is no {id}"))?;
+        Ok(entry.status)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn is_restarting(status: &ReplicaStatus) -> bool {

@@ -1,5 +1,6 @@
 //! Where requests enter: a plain struct on the hot path, not an actor.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,13 +12,10 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::admission::{
     Admission, AdmissionLimits, Capacity, Client, ClientLimits, Full, Measure, Place,
 };
-use crate::backend::Backend;
 use crate::deployment::StartError;
-use crate::generation::{self, Generation};
-use crate::journey::Journey;
-use crate::parking::Visit;
-use crate::replica::ReplicaMsg;
-use crate::seats::Seats;
+use crate::generation::{self, Asked, Generation};
+use crate::pending::Pending;
+use crate::replicas::Replicas;
 use crate::status::ReplicaStatus;
 use crate::submission::Submission;
 
@@ -27,9 +25,13 @@ pub struct FrontDoor {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
+/// Answers a request by sending emissions, in tests of the layers above.
+type Script = Box<dyn Fn(GenerateRequest, UnboundedSender<Emission>) + Send + Sync>;
+
 struct Shared {
-    seats: Arc<Seats>,
+    replicas: Arc<Replicas>,
+    /// Answers instead of the replicas.
+    script: Option<Script>,
     draining: AtomicBool,
     next_id: AtomicU64,
     admission: Arc<Admission>,
@@ -84,9 +86,14 @@ pub enum Rejected {
 // === impl FrontDoor ===
 
 impl FrontDoor {
-    pub(crate) fn new(seats: Arc<Seats>, bounds: Bounds) -> Self {
+    pub(crate) fn new(replicas: Arc<Replicas>, bounds: Bounds) -> Self {
+        Self::over(replicas, bounds, None)
+    }
+
+    fn over(replicas: Arc<Replicas>, bounds: Bounds, script: Option<Script>) -> Self {
         let shared = Shared {
-            seats,
+            replicas,
+            script,
             draining: AtomicBool::new(false),
             next_id: AtomicU64::new(0),
             admission: Arc::new(Admission::new(&bounds.admission)),
@@ -121,7 +128,7 @@ impl FrontDoor {
             no_capacity_timeout: Duration::ZERO,
         };
         let bounds = Bounds { limits, admission, vocab, shared_prompt_max: usize::MAX };
-        Self::new(Arc::new(Seats::only(Backend::scripted(Box::new(script)))), bounds)
+        Self::over(Arc::new(Replicas::scripted()), bounds, Some(Box::new(script)))
     }
 
     /// Accepts a request, or refuses it without waiting (**C-2**). One that no replica can serve now
@@ -141,28 +148,38 @@ impl FrontDoor {
             return Err(Rejected::NeverFits { tokens, limit });
         }
         let place = self.enter(prompt.len(), client)?;
+        // Whoever drains sets the flag before it looks whether the last place is free, so that a request
+        // with a place either is waited for or is refused here.
+        if self.is_draining() {
+            return Err(Rejected::Draining);
+        }
         let terms = Terms {
             priority: client.map_or(priority, |client| priority.max(client.priority)),
             tenant: client.map(|client| client.tenant).unwrap_or_default(),
-            deadline: deadline.map(|at| shared.seats.clock().time_of(at)),
+            deadline: deadline.map(|at| shared.replicas.clock().time_of(at)),
         };
         let id = RequestId(shared.next_id.fetch_add(1, Ordering::Relaxed));
         let cache_salt = shared.salt(cache_salt, prompt.len());
         let request = GenerateRequest { id, prompt, sampling, cache_salt };
-        let replica = shared.seats.pick(&request, session);
-        let seats = Arc::clone(&shared.seats);
-        let (mut sink, generation) = generation::connect(id, replica, seats, place);
-        sink.journey = Journey::begin(&span, replica);
+        if let Some(script) = &shared.script {
+            let (emissions, generation) = generation::scripted(id, &shared.replicas, place);
+            script(request, emissions);
+            return Ok(generation);
+        }
+        let replica = shared.replicas.pick(&request, session);
+        let asked = Asked { request, terms, session: session.map(Into::into) };
+        let (sink, generation) =
+            generation::connect(asked, replica, &shared.replicas, place, &span);
         match replica {
-            Some(replica) => shared.seats.cast(replica, ReplicaMsg::Admit(request, terms, sink)),
-            None => shared.seats.park(Visit::New(request, terms, session.map(Into::into)), sink),
+            Some(replica) => shared.replicas.send_or_park(replica, Pending::new(sink)),
+            None => shared.replicas.park(Pending::new(sink)),
         }
         Ok(generation)
     }
 
     fn enter(&self, prompt_tokens: usize, client: Option<&Client>) -> Result<Place, Rejected> {
         let admission = &self.shared.admission;
-        let replicas = self.shared.seats.routing().replicas();
+        let replicas = self.shared.replicas.routing().replicas();
         admission.enter(prompt_tokens, client, replicas).map_err(|full| {
             let requests = self.in_flight();
             let running: usize = self.replicas().iter().map(|replica| replica.running).sum();
@@ -191,17 +208,17 @@ impl FrontDoor {
     /// Whether a replica takes work and we are not draining.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        !self.is_draining() && self.shared.seats.any_serves()
+        !self.is_draining() && self.shared.replicas.any_serves()
     }
 
     /// Whether new requests are refused because the server is going down.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.shared.draining.load(Ordering::Relaxed)
+        self.shared.draining.load(Ordering::SeqCst)
     }
 
     pub(crate) async fn all_serve(&self) -> Result<(), StartError> {
-        self.shared.seats.all_serve().await
+        self.shared.replicas.all_serve().await
     }
 
     /// Waits until some replica serves.
@@ -209,13 +226,13 @@ impl FrontDoor {
     /// # Errors
     /// When all of them have failed.
     pub(crate) async fn one_serves(&self) -> Result<(), StartError> {
-        self.shared.seats.one_serves().await
+        self.shared.replicas.one_serves().await
     }
 
     /// How each replica is, by id.
     #[must_use]
     pub fn replicas(&self) -> Vec<ReplicaStatus> {
-        self.shared.seats.statuses()
+        self.shared.replicas.statuses()
     }
 
     /// Longest sequence, prompt and output together, in tokens.
@@ -232,7 +249,7 @@ impl FrontDoor {
 
     /// Refuses new requests from now on.
     pub fn start_drain(&self) {
-        self.shared.draining.store(true, Ordering::Relaxed);
+        self.shared.draining.store(true, Ordering::SeqCst);
     }
 
     /// Waits until every accepted request has finished. Call [`FrontDoor::start_drain`] first.
@@ -242,6 +259,14 @@ impl FrontDoor {
 }
 
 // === impl Shared ===
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { replicas, bounds, .. } = self;
+        let mut shared = f.debug_struct("Shared");
+        shared.field("replicas", replicas).field("bounds", bounds).finish_non_exhaustive()
+    }
+}
 
 impl Shared {
     /// Keeps prompts apart whose blocks differ although their tokens do not: see

@@ -1,15 +1,27 @@
-//! The two ends of a generation: the caller's [`Generation`] and the replica's [`Sink`].
+//! The two ends of a generation: the caller's [`Generation`] and the cluster's [`Sink`].
+//!
+//! - **GE-1** the closed channel is the cancellation: whoever has the sink sees that its caller has
+//!   left, and nobody has to be told which request that is (**C-4**).
+//! - **GE-2** a request is where its sink is. A sink that is dropped before the end of its request, with a
+//!   replica that panics or in the mailbox of one that is gone, brings the request back to the waiting
+//!   room, with all that its caller has seen (**C-1**).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use playhouse_types::{Emission, FinishReason, ReplicaId, RequestId};
+use playhouse_scheduler::{Emitted, Terms};
+use playhouse_telemetry::TraceSpan;
+use playhouse_types::{Emission, FinishReason, GenerateRequest, ReplicaId, RequestId};
 use tokio::sync::mpsc;
 
 use crate::admission::Place;
 use crate::journey::Journey;
-use crate::seats::Seats;
+use crate::replicas::Replicas;
+
+/// Replicas that may be lost with a request before it is to blame for that.
+const LOSSES_MAX: u32 = 3;
 
 /// The tokens of one accepted request, as they come. The last emission carries a finish reason.
 ///
@@ -21,22 +33,43 @@ pub struct Generation {
     // request's own size although the channel is not.
     emissions: mpsc::UnboundedReceiver<Emission>,
     home: Home,
-    seats: Arc<Seats>,
+    replicas: Arc<Replicas>,
     finished: bool,
+    /// In tests of the layers above, where nobody has a sink.
+    _place: Option<Place>,
 }
 
 /// Where a replica puts the emissions of one request. Holds the request's place: it is free again
 /// when the replica is done with it, not when the caller stops listening (**C-2**).
 #[derive(Debug)]
-pub(crate) struct Sink {
-    pub(crate) emissions: mpsc::UnboundedSender<Emission>,
-    pub(crate) place: Place,
+pub(crate) struct Sink(Option<Box<Open>>);
+
+/// What a request is made of until its end.
+#[derive(Debug)]
+struct Open {
+    emissions: mpsc::UnboundedSender<Emission>,
+    place: Place,
     home: Home,
     /// Its spans, if it is traced.
-    pub(crate) journey: Option<Box<Journey>>,
+    journey: Option<Box<Journey>>,
+    asked: Asked,
+    /// What its caller has been sent.
+    emitted: Emitted,
+    /// When it ends as unserved, if it was without a replica since it was sent a token last.
+    unserved_at: Option<Duration>,
+    replicas: Arc<Replicas>,
 }
 
-/// The replica that has a request, as its caller knows it, or [`PARKED`].
+/// What a caller asks for.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) request: GenerateRequest,
+    pub(crate) terms: Terms,
+    /// It may matter to where the request goes.
+    pub(crate) session: Option<Box<str>>,
+}
+
+/// The replica that has a request, for whoever wants to know, or [`PARKED`].
 #[derive(Clone, Debug)]
 struct Home(Arc<AtomicU32>);
 
@@ -45,20 +78,48 @@ const PARKED: u32 = u32::MAX;
 
 /// Connects a caller to `replica`, or to nobody yet.
 pub(crate) fn connect(
-    id: RequestId,
+    asked: Asked,
     replica: Option<ReplicaId>,
-    seats: Arc<Seats>,
+    replicas: &Arc<Replicas>,
     place: Place,
+    span: &TraceSpan,
 ) -> (Sink, Generation) {
     let (sender, emissions) = mpsc::unbounded_channel();
-    let home = Home(Arc::new(AtomicU32::new(replica.map_or(PARKED, |replica| replica.0))));
-    let sink = Sink { emissions: sender, place, home: home.clone(), journey: None };
-    (sink, Generation { id, emissions, home, seats, finished: false })
+    let (id, home) = (asked.request.id, Home::new(replica));
+    let open = Open {
+        emissions: sender,
+        place,
+        home: home.clone(),
+        journey: Journey::begin(span, replica),
+        asked,
+        emitted: Emitted { arrived: replicas.clock().now(), ..Emitted::default() },
+        unserved_at: None,
+        replicas: Arc::clone(replicas),
+    };
+    let replicas = Arc::clone(replicas);
+    let generation = Generation { id, emissions, home, replicas, finished: false, _place: None };
+    (Sink(Some(Box::new(open))), generation)
+}
+
+/// Connects a caller to a script, in tests of the layers above.
+pub(crate) fn scripted(
+    id: RequestId,
+    replicas: &Arc<Replicas>,
+    place: Place,
+) -> (mpsc::UnboundedSender<Emission>, Generation) {
+    let (sender, emissions) = mpsc::unbounded_channel();
+    let (home, replicas) = (Home::new(Some(ReplicaId(0))), Arc::clone(replicas));
+    let _place = Some(place);
+    (sender, Generation { id, emissions, home, replicas, finished: false, _place })
 }
 
 // === impl Home ===
 
 impl Home {
+    fn new(replica: Option<ReplicaId>) -> Self {
+        Self(Arc::new(AtomicU32::new(replica.map_or(PARKED, |replica| replica.0))))
+    }
+
     fn replica(&self) -> Option<ReplicaId> {
         Some(self.0.load(Ordering::SeqCst)).filter(|home| *home != PARKED).map(ReplicaId)
     }
@@ -67,43 +128,127 @@ impl Home {
 // === impl Sink ===
 
 impl Sink {
-    /// Hands over one emission. A caller that left is not an error: its `Cancel` is on the way.
-    pub(crate) fn send(&mut self, emission: Emission) {
-        if let Some(journey) = &mut self.journey {
-            journey.emits(&emission);
-        }
-        drop(self.emissions.send(emission));
+    fn open(&self) -> &Open {
+        self.0.as_ref().expect("a sink is open until it is consumed")
     }
 
-    /// The request goes to another replica: its caller's `Cancel` shall follow. One that was sent
-    /// to the old replica meanwhile is found by [`Sink::is_abandoned`].
+    fn open_mut(&mut self) -> &mut Open {
+        self.0.as_mut().expect("a sink is open until it is consumed")
+    }
+
+    /// What was asked for.
+    pub(crate) fn request(&self) -> &GenerateRequest {
+        &self.open().asked.request
+    }
+
+    pub(crate) fn session(&self) -> Option<&str> {
+        self.open().asked.session.as_deref()
+    }
+
+    /// On which terms it was asked for. A caller that has seen tokens waits for the rest of them.
+    pub(crate) fn terms(&self) -> Terms {
+        let Open { asked, emitted, .. } = self.open();
+        let deadline = asked.terms.deadline.filter(|_| emitted.tokens.is_empty());
+        Terms { deadline, ..asked.terms }
+    }
+
+    /// What the caller has been sent.
+    pub(crate) fn emitted(&self) -> Emitted {
+        self.open().emitted.clone()
+    }
+
+    /// Its spans, if it is traced.
+    pub(crate) fn journey(&mut self) -> Option<&mut Journey> {
+        self.open_mut().journey.as_deref_mut()
+    }
+
+    /// Whether it is traced.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.open().journey.is_some()
+    }
+
+    /// Hands over one emission. A caller that has left is noticed by whoever looks (**GE-1**).
+    pub(crate) fn send(&mut self, emission: Emission) {
+        let open = self.open_mut();
+        if let Some(journey) = &mut open.journey {
+            journey.emits(&emission);
+        }
+        open.unserved_at = None;
+        let emitted = &mut open.emitted;
+        emitted.cached_tokens.get_or_insert(emission.cached_tokens as usize);
+        emitted.prompt_logprobs += emission.prompt_logprobs.len();
+        emitted.tokens.extend(emission.token.as_ref().map(|sampled| sampled.token));
+        drop(open.emissions.send(emission));
+    }
+
+    /// The request goes to another replica.
     pub(crate) fn move_to(&mut self, replica: ReplicaId) {
-        self.home.0.store(replica.0, Ordering::SeqCst);
-        if let Some(journey) = &mut self.journey {
+        let open = self.open_mut();
+        open.home.0.store(replica.0, Ordering::SeqCst);
+        if let Some(journey) = &mut open.journey {
             journey.moves_to(replica);
         }
     }
 
-    /// As [`Sink::move_to`], to nobody.
-    pub(crate) fn move_to_parking(&mut self) {
-        self.home.0.store(PARKED, Ordering::SeqCst);
-        if let Some(journey) = &mut self.journey {
+    /// The request goes to the waiting room, where it may stay until `unserved_at`, or until the first
+    /// such time that it was told since its last token. Returns that time.
+    pub(crate) fn park(&mut self, unserved_at: Duration) -> Duration {
+        let open = self.open_mut();
+        let was = open.home.0.swap(PARKED, Ordering::SeqCst);
+        if let Some(journey) = open.journey.as_mut().filter(|_| was != PARKED) {
             journey.parks();
         }
+        *open.unserved_at.get_or_insert(unserved_at)
+    }
+
+    /// The replica that computed the request is lost with everything that it knew.
+    pub(crate) fn lose(&mut self) {
+        self.open_mut().emitted.losses += 1;
     }
 
     /// The caller has left.
     pub(crate) fn is_abandoned(&self) -> bool {
-        self.emissions.is_closed()
+        self.open().emissions.is_closed()
+    }
+
+    /// Ends the request with this reason and nothing more.
+    pub(crate) fn end(self, reason: FinishReason) {
+        let open = self.open();
+        let cached_tokens = open.emitted.cached_tokens.unwrap_or_default();
+        let emission = Emission {
+            id: open.asked.request.id,
+            cached_tokens: u32::try_from(cached_tokens).unwrap_or(u32::MAX),
+            prompt_logprobs: Vec::new(),
+            token: None,
+            finish: Some(reason),
+        };
+        self.finish(emission);
     }
 
     /// Hands over the last emission. Whoever sees it finds its place free.
     pub(crate) fn finish(mut self, emission: Emission) {
-        if let Some(mut journey) = self.journey.take() {
+        let Some(open) = self.0.take() else { return };
+        let Open { emissions, place, journey, .. } = *open;
+        if let Some(mut journey) = journey {
             journey.emits(&emission);
         }
-        drop(self.place);
-        drop(self.emissions.send(emission));
+        drop(place);
+        drop(emissions.send(emission));
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        let Some(open) = self.0.take().filter(|open| !open.emissions.is_closed()) else { return };
+        // GE-2
+        let (replicas, losses) = (Arc::clone(&open.replicas), open.emitted.losses);
+        let sink = Self(Some(open));
+        if losses < LOSSES_MAX {
+            replicas.park(crate::pending::Pending::new(sink));
+        } else {
+            let why = format!("{losses} replicas failed one after the other with this request");
+            sink.end(FinishReason::Failed(why));
+        }
     }
 }
 
@@ -150,7 +295,7 @@ impl Generation {
         })
     }
 
-    /// The replica is gone with our sink: the request still ends exactly once (**C-1**).
+    /// Nobody has a sink any more: the request still ends exactly once (**C-1**).
     fn abandoned(&self) -> Emission {
         Emission {
             id: self.id,
@@ -164,9 +309,10 @@ impl Generation {
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        // Before it is known who is told: a replica that takes the request over finds it abandoned.
-        self.emissions.close();
-        // What has finished is unknown by now, and cancelling it does nothing.
-        self.seats.cancel(self.home.replica(), self.id);
+        if !self.finished {
+            // DE-1: before anybody is told.
+            self.emissions.close();
+            self.replicas.caller_left();
+        }
     }
 }

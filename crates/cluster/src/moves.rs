@@ -178,9 +178,10 @@ impl Draft {
         u32::try_from(same.count()).unwrap_or(u32::MAX)
     }
 
-    /// Who leaves first: who does not serve, then who came last.
+    /// Who leaves first: who will not serve, then who does not serve yet, then who came last.
     fn victim(&self) -> ReplicaId {
-        let last = self.replicas.iter().max_by_key(|it| (!it.will_serve(), it.id));
+        let serves = |it: &ActualReplica| it.state == ReplicaState::Serving;
+        let last = self.replicas.iter().max_by_key(|it| (!it.will_serve(), !serves(it), it.id));
         last.map(|it| it.id).unwrap_or_default()
     }
 

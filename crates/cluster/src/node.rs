@@ -101,7 +101,6 @@ async fn serve(agent: &Arc<Agent>) -> Result<(), NodeError> {
         agent.offer(&peer).await?;
         let NodeConfig { way, devices, .. } = &agent.config;
         info!("joined the head at {} with {} devices", way.head, devices.len());
-        agent.state().head = Some(peer.clone());
         agent.config.joined.send_replace(true);
         tokio::select! {
             biased;
@@ -123,7 +122,10 @@ impl Agent {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Offers devices to the head, and says which processes there are. From before that on the head is told
+    /// of each that ends: none ends between what the head is told of it and the next.
     async fn offer(&self, peer: &Peer) -> Result<(), NodeError> {
+        self.state().head = Some(peer.clone());
         let devices = self.config.devices.iter().map(|device| playhouse_wire::Device {
             kind: DeviceKind::Cpu,
             name: "cpu".to_owned(),
@@ -135,11 +137,13 @@ impl Agent {
             memory: self.config.memory_bytes,
             processes: self.running(),
         };
-        match peer.call(offer, OFFER).await {
-            Ok(HeadReply::Accepted) => Ok(()),
-            Ok(HeadReply::Refused(why)) => Err(NodeError::Refused(why)),
-            Err(why) => Err(NodeError::Unanswered(self.config.way.head.clone(), why)),
-        }
+        let refused = match peer.call(offer, OFFER).await {
+            Ok(HeadReply::Accepted) => return Ok(()),
+            Ok(HeadReply::Refused(why)) => NodeError::Refused(why),
+            Err(why) => NodeError::Unanswered(self.config.way.head.clone(), why),
+        };
+        self.state().head = None;
+        Err(refused)
     }
 
     fn running(&self) -> Vec<Running> {

@@ -3,10 +3,14 @@
 //! - **ND-1** nobody is seated on a node that was told to end a process and has not answered: its
 //!   device may not be free, and the node may be gone. It answers within a round trip, or is lost.
 //! - **ND-2** nobody waits for a node longer than it is connected.
+//! - **ND-3** a device belongs to one [`Lease`] from its placement until that lease is dropped, which is
+//!   after the last process on it has ended. What an older lease of a replica does concerns that
+//!   lease alone (**A13**).
+//! - **ND-4** what a node tells of its processes takes no more memory than the head has asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use playhouse_link::{Inbox, Peer, PeerLost};
@@ -18,6 +22,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::head::HEAD;
+use crate::leases::{LeaseId, Leases};
 use crate::status::{DeviceStatus, NodeStatus, Whereabouts};
 
 /// How long a node may take to say what it offers.
@@ -42,20 +47,34 @@ pub(crate) struct Seat {
     pub(crate) threads: u32,
 }
 
-/// Every machine the head knows. The head itself comes first if it has devices.
-#[derive(Debug)]
+/// Every machine the head knows. The head itself comes first if it has devices. Clones are of the same.
+#[derive(Clone, Debug)]
 pub(crate) struct Nodes {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
     floor: Mutex<Floor>,
     /// Says that a node has come, has gone or has answered, or that devices were taken or are free.
     changed: watch::Sender<()>,
+}
+
+/// The devices of one start of a replica. Dropping it frees them (**ND-3**).
+#[derive(Debug)]
+pub(crate) struct Lease {
+    nodes: Nodes,
+    id: LeaseId,
 }
 
 #[derive(Debug)]
 struct Floor {
     here: Vec<Device>,
     nodes: BTreeMap<String, Entry>,
-    /// Where the ranks of each replica sit.
-    seats: BTreeMap<ReplicaId, Vec<Seat>>,
+    /// Where ranks sit.
+    leases: Leases<Vec<Seat>>,
+    /// Where the ranks of a replica sat for an earlier head, until there is a lease for it.
+    remembered: BTreeMap<ReplicaId, Vec<Seat>>,
     /// Nodes that get no more ranks.
     cordoned: BTreeSet<String>,
     /// Nodes that are turned away although they have a certificate.
@@ -75,6 +94,8 @@ struct Entry {
     processes: BTreeMap<u32, watch::Sender<Option<Exit>>>,
     /// Processes that it was told to end, and has not answered.
     ending: BTreeSet<u32>,
+    /// Processes that it was told to start, and has not answered.
+    starting: usize,
 }
 
 // === impl Seat ===
@@ -87,9 +108,78 @@ impl Seat {
     }
 }
 
+// === impl Lease ===
+
+impl Lease {
+    /// Seats for the ranks of the replica, on devices that no other lease has: where they sat before as
+    /// far as that is still possible. Waits up to `patience` for devices, and for nodes that may be
+    /// gone.
+    ///
+    /// # Errors
+    /// When there are too few devices: how many there are, and are needed.
+    pub(crate) async fn place(
+        &self,
+        map: &RankMap,
+        patience: Duration,
+    ) -> Result<Vec<Seat>, String> {
+        let Shared { changed, .. } = &*self.nodes.shared;
+        let mut changes = changed.subscribe();
+        let mut why = String::new();
+        let placed = timeout(patience, async {
+            loop {
+                let placed = self.nodes.floor().place(self.id, map);
+                match placed {
+                    Ok(seats) => {
+                        changed.send_replace(());
+                        return seats;
+                    }
+                    Err(error) => why = error,
+                }
+                // The sender is ours.
+                drop(changes.changed().await);
+            }
+        });
+        placed.await.map_err(|_| why)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.nodes.floor().leases.remove(self.id);
+        self.nodes.shared.changed.send_replace(());
+    }
+}
+
+/// A process that a node is being told to start.
+pub(crate) struct Starting {
+    nodes: Nodes,
+    node: String,
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(entry) = self.nodes.floor().nodes.get_mut(&self.node) {
+            entry.starting = entry.starting.saturating_sub(1);
+        }
+    }
+}
+
 // === impl Entry ===
 
 impl Entry {
+    /// A process has ended, which may be known before that it has started. Others that the head knows
+    /// nothing of are not remembered (**ND-4**).
+    fn ended(&mut self, exit: Exit) {
+        let unknown = self.processes.values().filter(|exit| exit.receiver_count() == 0).count();
+        match self.processes.get(&exit.pid) {
+            Some(known) => drop(known.send_replace(Some(exit))),
+            None if unknown < self.starting => {
+                drop(self.processes.entry(exit.pid).or_default().send_replace(Some(exit)));
+            }
+            None => {}
+        }
+    }
+
     /// The connection, unless it is known to be lost, which may be before [`Nodes`] hears of it.
     fn live(&self) -> Option<&Peer> {
         self.peer.as_ref().filter(|peer| peer.lost().borrow().is_none())
@@ -100,13 +190,14 @@ impl Entry {
 
 impl Nodes {
     pub(crate) fn new(here: Vec<Device>) -> Self {
-        let (nodes, seats, cordoned, removed, cut_off) = Default::default();
-        let floor = Floor { here, nodes, seats, cordoned, removed, cut_off };
-        Self { floor: Mutex::new(floor), changed: watch::Sender::new(()) }
+        let (nodes, leases, remembered, cordoned, removed, cut_off) = Default::default();
+        let floor = Floor { here, nodes, leases, remembered, cordoned, removed, cut_off };
+        let shared = Shared { floor: Mutex::new(floor), changed: watch::Sender::new(()) };
+        Self { shared: Arc::new(shared) }
     }
 
     fn floor(&self) -> MutexGuard<'_, Floor> {
-        self.floor.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.floor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection to a node; `None` for the head itself.
@@ -125,7 +216,7 @@ impl Nodes {
             let floor = self.floor();
             node == HEAD || floor.nodes.get(node).is_some_and(|entry| entry.peer.is_some())
         };
-        let mut changed = self.changed.subscribe();
+        let mut changed = self.shared.changed.subscribe();
         while is_here() {
             // The sender is ours.
             drop(changed.changed().await);
@@ -148,7 +239,7 @@ impl Nodes {
         if let Some(entry) = self.floor().nodes.get_mut(node) {
             entry.ending.remove(&pid);
         }
-        self.changed.send_replace(());
+        self.shared.changed.send_replace(());
     }
 
     /// Ranks have their seats on this node, whether it is connected or not.
@@ -163,7 +254,9 @@ impl Nodes {
         let Some(entry) = floor.nodes.get_mut(node) else {
             return watch::channel(Some(left(pid))).1;
         };
-        entry.processes.retain(|other, exit| *other == pid || exit.receiver_count() > 0);
+        if entry.starting == 0 {
+            entry.processes.retain(|other, exit| *other == pid || exit.receiver_count() > 0);
+        }
         entry.processes.entry(pid).or_default().subscribe()
     }
 
@@ -233,16 +326,25 @@ impl Nodes {
         mut running: Vec<Running>,
     ) -> Vec<Running> {
         let mut floor = self.floor();
-        let mut processes: BTreeMap<u32, watch::Sender<Option<Exit>>> =
-            floor.nodes.remove(name).map(|entry| entry.processes).unwrap_or_default();
-        processes.retain(|_, exit| exit.receiver_count() > 0);
+        let (mut processes, given_up) = match floor.nodes.remove(name) {
+            Some(entry) => (entry.processes, entry.ending),
+            None => Default::default(),
+        };
+        // Whoever waits for the end of one that was given up does not hold it.
+        processes.retain(|pid, exit| exit.receiver_count() > 0 && !given_up.contains(pid));
+        for (pid, exit) in &processes {
+            if !running.iter().any(|process| process.pid == *pid) {
+                // It could not tell when that was.
+                exit.send_if_modified(|exit| exit.is_none() && exit.replace(left(*pid)).is_none());
+            }
+        }
         running.retain(|process| !processes.contains_key(&process.pid));
         floor.cut_off.remove(name);
         let (peer, ending) = (Some(peer), BTreeSet::new());
-        let entry = Entry { devices, address, peer, processes, ending };
+        let entry = Entry { devices, address, peer, processes, ending, starting: 0 };
         floor.nodes.insert(name.to_owned(), entry);
         drop(floor);
-        self.changed.send_replace(());
+        self.shared.changed.send_replace(());
         running
     }
 
@@ -258,7 +360,25 @@ impl Nodes {
     pub(crate) fn remember(&self, replica: ReplicaId, seats: Vec<Option<Seat>>) {
         let nowhere = || Seat { node: String::new(), device: 0, threads: 0 };
         let seats = seats.into_iter().map(|seat| seat.unwrap_or_else(nowhere));
-        self.floor().seats.insert(replica, seats.collect());
+        self.floor().remembered.insert(replica, seats.collect());
+    }
+
+    /// A lease for a start of a replica, without devices yet. It wants those that are remembered.
+    pub(crate) fn lease(&self, replica: ReplicaId) -> Lease {
+        let mut floor = self.floor();
+        let seats = floor.remembered.remove(&replica).unwrap_or_default();
+        let id = floor.leases.add(replica, seats);
+        drop(floor);
+        Lease { nodes: self.clone(), id }
+    }
+
+    /// A node is told to start a process: until the call is over, it may tell of the end of one that is
+    /// not known yet (**ND-4**).
+    pub(crate) fn starts_process(&self, node: &str) -> Starting {
+        if let Some(entry) = self.floor().nodes.get_mut(node) {
+            entry.starting += 1;
+        }
+        Starting { nodes: self.clone(), node: node.to_owned() }
     }
 
     /// What a node tells, until it is lost: then why.
@@ -267,9 +387,8 @@ impl Nodes {
             match inbox.notes.next::<PeerNote>().await {
                 Ok(PeerNote::Exited(exit)) => {
                     let mut floor = self.floor();
-                    let entry = floor.nodes.get_mut(name);
-                    if let Some(entry) = entry {
-                        entry.processes.entry(exit.pid).or_default().send_replace(Some(exit));
+                    if let Some(entry) = floor.nodes.get_mut(name) {
+                        entry.ended(exit);
                     }
                 }
                 Ok(_) => {}
@@ -291,56 +410,20 @@ impl Nodes {
             }
         }
         drop(floor);
-        self.changed.send_replace(());
-    }
-
-    /// Seats for the ranks of a replica, on devices that no other replica has: where they sat
-    /// before as far as that is still possible. Waits up to `patience` for devices, and for nodes that
-    /// may be gone.
-    ///
-    /// # Errors
-    /// When there are too few devices: how many there are, and are needed.
-    pub(crate) async fn place(
-        &self,
-        replica: ReplicaId,
-        map: &RankMap,
-        patience: Duration,
-    ) -> Result<Vec<Seat>, String> {
-        let mut changed = self.changed.subscribe();
-        let mut why = String::new();
-        let placed = timeout(patience, async {
-            loop {
-                let placed = self.floor().place(replica, map);
-                match placed {
-                    Ok(seats) => {
-                        self.changed.send_replace(());
-                        return seats;
-                    }
-                    Err(error) => why = error,
-                }
-                // The sender is ours.
-                drop(changed.changed().await);
-            }
-        });
-        placed.await.map_err(|_| why)
-    }
-
-    /// Nobody sits for a replica any more: others may have its devices.
-    pub(crate) fn release(&self, replica: ReplicaId) {
-        self.floor().seats.remove(&replica);
-        self.changed.send_replace(());
+        self.shared.changed.send_replace(());
     }
 
     /// Nodes that the ranks of a replica sit on, once for each rank.
     pub(crate) fn of_replica(&self, replica: ReplicaId) -> Vec<String> {
         let floor = self.floor();
-        let seats = floor.seats.get(&replica).into_iter().flatten();
+        let remembered = floor.remembered.get(&replica).into_iter().flatten();
+        let seats = floor.leases.of(replica).flatten().chain(remembered);
         seats.map(|seat| seat.node.clone()).collect()
     }
 
     /// Waits until ranks sit on other nodes than these: on which. The head's own machine is none.
     pub(crate) async fn hosts(&self, than: Option<&BTreeSet<String>>) -> BTreeSet<String> {
-        let mut changed = self.changed.subscribe();
+        let mut changed = self.shared.changed.subscribe();
         loop {
             let hosts = self.floor().hosts();
             if Some(&hosts) != than {
@@ -372,7 +455,7 @@ impl Nodes {
             false => floor.cordoned.remove(node) | floor.removed.remove(node),
         };
         drop(floor);
-        self.changed.send_replace(());
+        self.shared.changed.send_replace(());
     }
 
     /// Forgets a node that no rank sits on. It is told to go, and not to come back.
@@ -399,7 +482,7 @@ impl Nodes {
         for (pid, exit) in processes {
             exit.send_if_modified(|exit| exit.is_none().then(|| *exit = Some(left(pid))).is_some());
         }
-        self.changed.send_replace(());
+        self.shared.changed.send_replace(());
         peer.is_some()
     }
 
@@ -436,8 +519,10 @@ impl Nodes {
 // === impl Floor ===
 
 impl Floor {
-    fn place(&mut self, replica: ReplicaId, map: &RankMap) -> Result<Vec<Seat>, String> {
-        let free = self.free(Some(replica));
+    fn place(&mut self, lease: LeaseId, map: &RankMap) -> Result<Vec<Seat>, String> {
+        let (replica, own) = self.leases.get(lease).ok_or("its lease has ended")?;
+        let own = own.clone();
+        let free = self.free(Some(lease));
         let cpu = DeviceType::find("cpu").ok_or("the planner knows no CPUs")?;
         let nodes = free.iter().map(|(name, devices)| Node {
             name: name.clone(),
@@ -446,7 +531,8 @@ impl Floor {
             domain: name.clone(),
         });
         let hardware = Hardware { nodes: nodes.collect() };
-        let previous = self.seats.get(&replica).and_then(|seats| previous(seats, &free, map));
+        let sat = !own.is_empty();
+        let previous = sat.then(|| previous(&own, &free, map)).flatten();
         let placed = Placement::new(map, &hardware, CrossDomain::Warn, previous.as_ref());
         let placed = placed.map_err(|why| format!("{replica}: {why}"))?;
         let seat = |seat: &playhouse_planner::Seat| {
@@ -462,31 +548,35 @@ impl Floor {
                 "{replica}: node {node} has not ended a process that it was told to"
             ));
         }
-        self.seats.insert(replica, seats.clone());
+        self.leases.set(lease, seats.clone());
         Ok(seats)
     }
 
     /// Nodes that ranks sit on, but for the head's own machine.
     fn hosts(&self) -> BTreeSet<String> {
-        let nodes = self.seats.values().flatten().map(|seat| &seat.node);
+        let nodes = self.seats(None).map(|seat| &seat.node);
         nodes.filter(|node| !node.is_empty() && *node != HEAD).cloned().collect()
     }
 
     /// Devices that a node must have for the ranks that sit there.
     fn devices_in_use(&self, node: &str) -> usize {
-        let seats = self.seats.values().flatten().filter(|seat| seat.node == node);
+        let seats = self.seats(None).filter(|seat| seat.node == node);
         seats.map(|seat| seat.device as usize + 1).max().unwrap_or(0)
     }
 
-    /// Devices with their threads that no replica but `replica` sits on, of nodes that are here and
-    /// may have ranks.
-    fn free(&self, replica: Option<ReplicaId>) -> Vec<(String, Vec<(u32, u32)>)> {
+    /// Where ranks sit, or sat and shall again, but for those of one lease.
+    fn seats(&self, but: Option<LeaseId>) -> impl Iterator<Item = &Seat> {
+        self.leases.but(but).chain(self.remembered.values()).flatten()
+    }
+
+    /// Devices with their threads that no lease but `own` has, of nodes that are here and may have
+    /// ranks.
+    fn free(&self, own: Option<LeaseId>) -> Vec<(String, Vec<(u32, u32)>)> {
         let here = std::iter::once((HEAD.to_owned(), &self.here));
         let live = self.nodes.iter().filter(|(_, entry)| entry.live().is_some());
         let all = here.chain(live.map(|(name, entry)| (name.clone(), &entry.devices)));
         let all = all.filter(|(name, _)| !self.cordoned.contains(name));
-        let others = self.seats.iter().filter(|(id, _)| Some(**id) != replica);
-        let others: Vec<&Seat> = others.flat_map(|(_, seats)| seats).collect();
+        let others: Vec<&Seat> = self.seats(own).collect();
         let free = all.map(|(name, devices)| {
             let taken =
                 |index: u32| others.iter().any(|seat| seat.node == name && seat.device == index);

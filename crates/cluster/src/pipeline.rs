@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use playhouse_engine::STEPS_QUEUED_MAX;
 use playhouse_telemetry::TraceSpan;
-use playhouse_types::StepPlan;
+use playhouse_types::{StepId, StepPlan};
 
 use crate::rank::{Layout, Rank, RankHandle, RankPort};
 use crate::step_trace::StepTrace;
@@ -23,7 +23,7 @@ pub(crate) struct Pipeline {
     /// Steps in flight at most.
     depth: usize,
     /// Stage by stage.
-    ranks: Vec<Seat>,
+    ranks: Vec<RankState>,
     /// Steps planned.
     planned: usize,
     /// Steps whose outcome is not here yet.
@@ -37,7 +37,7 @@ pub(crate) struct Pipeline {
 }
 
 #[derive(Debug, Default)]
-struct Seat {
+struct RankState {
     port: Option<RankPort>,
     handle: Option<Arc<dyn RankHandle>>,
     ready: bool,
@@ -45,40 +45,63 @@ struct Seat {
     ran: usize,
 }
 
+/// A rank reports a step that it was not given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("stage {} shard {} says that it ran {step}, and {next} is its next", rank.stage, rank.tensor)]
+pub(crate) struct UnplannedStep {
+    rank: Rank,
+    step: StepId,
+    next: StepId,
+}
+
 // === impl Pipeline ===
 
 impl Pipeline {
     /// One whose ranks are yet to come.
     pub(crate) fn new(layout: Layout, depth: usize) -> Self {
-        let ranks = (0..layout.ranks()).map(|_| Seat::default()).collect();
+        let ranks = (0..layout.ranks()).map(|_| RankState::default()).collect();
         let (began, step_time) = (Duration::ZERO, Duration::ZERO);
         let traced = VecDeque::new();
         Self { layout, depth, ranks, planned: 0, in_flight: 0, began, step_time, traced }
     }
 
-    fn seat(&mut self, rank: Rank) -> &mut Seat {
+    fn rank_state(&mut self, rank: Rank) -> &mut RankState {
         &mut self.ranks[rank.stage * self.layout.tensor + rank.tensor]
     }
 
     /// A rank has started. It may have been ready before that is known here.
     pub(crate) fn connect(&mut self, rank: Rank, port: RankPort, handle: Arc<dyn RankHandle>) {
-        let seat = self.seat(rank);
-        (seat.port, seat.handle) = (Some(port), Some(handle));
+        let rank = self.rank_state(rank);
+        (rank.port, rank.handle) = (Some(port), Some(handle));
     }
 
     /// A rank takes plans.
     pub(crate) fn ready(&mut self, rank: Rank) {
-        self.seat(rank).ready = true;
+        self.rank_state(rank).ready = true;
     }
 
-    /// A rank has run a step.
-    pub(crate) fn ran(&mut self, rank: Rank) {
-        let seat = self.seat(rank);
-        seat.ran += 1;
-        let steps = seat.ran;
+    /// A rank says that it has run a step: the next that it was given, or what it says is no use.
+    ///
+    /// # Errors
+    /// What it was given instead.
+    pub(crate) fn ran(&mut self, rank: Rank, step: StepId) -> Result<(), UnplannedStep> {
+        let planned = self.planned;
+        let rank_state = self.rank_state(rank);
+        let next = rank_state.ran;
+        if step != StepId(next as u64) || next >= planned {
+            return Err(UnplannedStep { rank, step, next: StepId(next as u64) });
+        }
+        rank_state.ran += 1;
+        let steps = rank_state.ran;
         let index = rank.stage * self.layout.tensor + rank.tensor;
         self.traced.iter_mut().for_each(|step| step.ran(index, steps));
         while self.traced.pop_front_if(|step| step.is_over()).is_some() {}
+        Ok(())
+    }
+
+    /// Whether the outcomes come from this rank: the first of the last stage.
+    pub(crate) fn samples(&self, rank: Rank) -> bool {
+        rank.tensor == 0 && rank.stage + 1 == self.layout.stages
     }
 
     /// Steps in flight.
@@ -95,39 +118,34 @@ impl Pipeline {
 
     /// Steps that every rank has run.
     pub(crate) fn done(&self) -> usize {
-        self.ranks.iter().map(|seat| seat.ran).min().unwrap_or(0)
+        self.ranks.iter().map(|rank| rank.ran).min().unwrap_or(0)
     }
 
     /// Ends the ranks that have run no more than [`done`](Self::done) steps: one of them hangs, and
     /// the others wait for it. Returns how many those are, and the first.
     pub(crate) fn abort_hung(&self) -> (usize, usize) {
         let done = self.done();
-        let hung = self.ranks.iter().enumerate().filter(|(_, seat)| seat.ran == done);
+        let hung = self.ranks.iter().enumerate().filter(|(_, rank)| rank.ran == done);
         let mut first = None;
-        let count = hung.inspect(|(index, seat)| {
+        let count = hung.inspect(|(index, rank)| {
             first.get_or_insert(*index);
-            if let Some(handle) = &seat.handle {
+            if let Some(handle) = &rank.handle {
                 handle.abort();
             }
         });
         (count.count(), first.unwrap_or(0))
     }
 
-    /// Nothing of it starts again.
-    pub(crate) fn vacate(&self) {
-        self.ranks.iter().filter_map(|seat| seat.handle.as_ref()).for_each(|it| it.vacate());
-    }
-
-    /// The outcome of a step is here.
+    /// The outcome of a step is here, and was one.
     pub(crate) fn settled(&mut self, now: Duration) {
-        self.in_flight -= 1;
-        self.step_time = now - self.began;
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.step_time = now.saturating_sub(self.began);
         self.began = now;
     }
 
     /// All ranks take plans.
     pub(crate) fn serves(&self) -> bool {
-        self.ranks.iter().all(|seat| seat.ready && seat.port.is_some())
+        self.ranks.iter().all(|rank| rank.ready && rank.port.is_some())
     }
 
     /// Another step may begin: fewer than the depth are in flight, and the queue of the rank that
@@ -135,7 +153,9 @@ impl Pipeline {
     pub(crate) fn has_room(&self) -> bool {
         let long = self.layout.stages == 1 && self.step_time >= AHEAD_BELOW;
         let depth = if long { 1 } else { self.depth };
-        self.serves() && self.in_flight < depth && self.planned - self.done() < STEPS_QUEUED_MAX
+        self.serves()
+            && self.in_flight < depth
+            && self.planned.saturating_sub(self.done()) < STEPS_QUEUED_MAX
     }
 
     /// Sends a plan to every rank. One that is gone has said so to its shard; until the restart
@@ -147,16 +167,16 @@ impl Pipeline {
         self.planned += 1;
         self.in_flight += 1;
         let Some((last, others)) = self.ranks.split_last_mut() else { return };
-        for seat in others {
-            seat.submit(plan.clone());
+        for rank in others {
+            rank.submit(plan.clone());
         }
         last.submit(plan);
     }
 }
 
-// === impl Seat ===
+// === impl RankState ===
 
-impl Seat {
+impl RankState {
     fn submit(&mut self, plan: StepPlan) {
         let taken = self.port.as_ref().is_some_and(|port| port.submit(plan).is_ok());
         self.ready &= taken;

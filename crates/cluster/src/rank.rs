@@ -1,6 +1,7 @@
 //! Ranks as the actors see them: started by somebody else, and reporting.
 
 use std::fmt;
+use std::future::ready;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -104,6 +105,12 @@ pub trait RankHandle: fmt::Debug + Send + Sync {
     /// Its replica will not start again: whatever is kept for that is given up, such as its process
     /// and its device.
     fn vacate(&self);
+
+    /// Waits until what [`vacate`](Self::vacate) gives up is gone (**A14**). Nothing is kept by
+    /// default.
+    fn vacated(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(ready(()))
+    }
 }
 
 /// Where the plans of a rank go.

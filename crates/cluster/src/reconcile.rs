@@ -1,4 +1,7 @@
 //! Carries operations out, one move after the other, and undoes what cannot be finished.
+//!
+//! - **RC-1** an operation ends, also if what carries it out panics: as failed then.
+//! - **RC-2** an abort is seen at once, also while weights are read.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -7,7 +10,8 @@ use std::time::Duration;
 use playhouse_types::ReplicaId;
 use ractor::ActorCell;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{error, info, warn};
 
 use crate::fleet::Fleet;
 use crate::ledger::{Drained, Ledger};
@@ -43,8 +47,18 @@ enum Stop {
 // === impl Reconciler ===
 
 impl Reconciler {
-    /// Makes the moves.
-    pub(crate) async fn carry_out(mut self, moves: Vec<Move>) {
+    /// Makes the moves, and sees to it that the operation ends (**RC-1**).
+    pub(crate) async fn carry_out(self, moves: Vec<Move>) {
+        let (id, ledger) = (self.id, Arc::clone(&self.ledger));
+        let work = AbortOnDropHandle::new(tokio::spawn(self.make_all(moves)));
+        if let Err(why) = work.await {
+            error!(operation = %id, %why, "an operation was not finished");
+            let reason = "it was not finished: an error of the server, see its log".to_owned();
+            drop(ledger.write(move |ledger| ledger.end(id, Phase::Failed { reason })).await);
+        }
+    }
+
+    async fn make_all(mut self, moves: Vec<Move>) {
         let Some(aborted) = self.ledger.aborted(self.id) else { return };
         let mut outcome = Ok(());
         for step in moves {
@@ -81,15 +95,18 @@ impl Reconciler {
         match step {
             Move::Start { id, split } => {
                 self.say(Phase::Prepare, &text);
+                let blueprint = unless(aborted.clone(), self.fleet.blueprint(split)).await?;
                 self.traces.started.push(id);
-                let started = self.fleet.start(self.supervisor.clone(), id, &split).await;
+                let started = self.fleet.start(self.supervisor.clone(), id, &blueprint).await;
                 started.map_err(Stop::Failed)?;
                 unless(aborted, self.fleet.serving(id)).await?;
                 self.say(Phase::Switch, &format!("{id} serves"));
             }
             Move::Revive { id } => {
                 self.say(Phase::Prepare, &text);
-                self.fleet.revive(id).await.map_err(Stop::Failed)?;
+                let blueprint = unless(aborted.clone(), self.fleet.blueprint_of(id)).await?;
+                let revived = self.fleet.revive(&self.supervisor, id, &blueprint).await;
+                revived.map_err(Stop::Failed)?;
                 unless(aborted, self.fleet.serving(id)).await?;
                 self.traces.drained.retain(|drained| *drained != id);
                 self.say(Phase::Switch, &format!("{id} serves"));
@@ -98,7 +115,7 @@ impl Reconciler {
                 self.say(Phase::Retire, &text);
                 self.traces.drained.push(id);
                 self.fleet.drain(id, deadline);
-                unless(aborted, self.fleet.drained(id)).await?;
+                unless(aborted, self.fleet.drained(&self.supervisor, id)).await?;
             }
             Move::Remove { id } => {
                 self.say(Phase::Retire, &text);
@@ -139,10 +156,13 @@ impl Reconciler {
         // Their devices are needed for those who come back; their requests stay until then.
         for id in std::mem::take(&mut self.traces.started) {
             self.fleet.drain(id, Duration::ZERO);
-            self.tolerate(self.fleet.drained(id).await);
+            self.tolerate(self.fleet.drained(&self.supervisor, id).await);
         }
         for id in std::mem::take(&mut self.traces.drained) {
-            let revived = self.fleet.revive(id).await;
+            let revived = match self.fleet.blueprint_of(id).await {
+                Ok(blueprint) => self.fleet.revive(&self.supervisor, id, &blueprint).await,
+                Err(why) => Err(why),
+            };
             self.tolerate(revived);
             self.tolerate(self.fleet.serving(id).await);
         }
@@ -174,10 +194,10 @@ impl Reconciler {
 }
 
 /// Waits, unless an operator does not want to any more.
-async fn unless(
+async fn unless<T>(
     mut aborted: watch::Receiver<bool>,
-    what: impl Future<Output = Result<(), String>>,
-) -> Result<(), Stop> {
+    what: impl Future<Output = Result<T, String>>,
+) -> Result<T, Stop> {
     tokio::select! {
         biased;
         done = what => done.map_err(Stop::Failed),

@@ -3,9 +3,13 @@
 //! A process outlives its epochs. When another rank of its replica dies it keeps its weights, and
 //! only joins the next epoch's groups; so a replica is back as soon as the dead rank has its
 //! weights again.
+//!
+//! - **RM-1** of the epochs of a replica only the latest begins anything.
+//! - **RM-2** a rank has one process at a time: the next starts when the one before has ended, or its node is
+//!   lost. The devices of a replica are free when all of its processes have ended (**A14**).
 
 mod handle;
-mod meeting;
+mod rendezvous;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,11 +25,12 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, mpsc};
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use self::handle::RemoteHandle;
-use self::meeting::Meeting;
+use self::rendezvous::Rendezvous;
 use crate::control::{ControlPlane, Process};
-use crate::nodes::Seat;
+use crate::nodes::{Lease, Seat};
 use crate::rank::{
     Layout, Loss, LossCause, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank,
 };
@@ -62,17 +67,20 @@ struct RemoteRanks {
     /// Drives what waits and starts processes; the link's runtime passes plans on.
     runtime: Handle,
     slots: Mutex<HashMap<Rank, Slot>>,
-    /// The latest epoch of each replica.
-    cohorts: Mutex<HashMap<ReplicaId, Arc<Cohort>>>,
+    /// Of the latest epoch.
+    group: Mutex<Option<Arc<EpochGroup>>>,
+    /// While there are slots.
+    lease: Mutex<Option<Arc<Lease>>>,
 }
 
 /// The process of a rank. One epoch at a time has it.
 type Slot = Arc<AsyncMutex<Option<Process>>>;
 
 /// The ranks of a replica in one epoch.
-struct Cohort {
+struct EpochGroup {
     epoch: Epoch,
-    meeting: Meeting,
+    rendezvous: Rendezvous,
+    lease: Arc<Lease>,
     seats: OnceCell<Vec<Seat>>,
 }
 
@@ -99,7 +107,8 @@ pub fn processes(config: RemoteConfig, control: ControlPlane) -> RankStarter {
         control,
         runtime: Handle::current(),
         slots: Mutex::default(),
-        cohorts: Mutex::default(),
+        group: Mutex::default(),
+        lease: Mutex::default(),
     });
     Arc::new(move |epoch, rank, sink| {
         let (plans, queue) = mpsc::channel(STEPS_QUEUED_MAX);
@@ -107,11 +116,7 @@ pub fn processes(config: RemoteConfig, control: ControlPlane) -> RankStarter {
         let runtime = ranks.runtime.clone();
         let hung = Arc::new(AtomicBool::new(false));
         let handle = RemoteHandle::new(Arc::clone(&ranks), rank, Arc::clone(&hung));
-        let task = runtime.spawn(async move {
-            if let Err(loss) = ranks.run(epoch, rank, queue, &hung, &sink).await {
-                sink(RankEvent::Lost(loss));
-            }
-        });
+        let task = runtime.spawn(async move { ranks.run(epoch, rank, queue, &hung, &sink).await });
         let ended = Box::pin(async move { drop(task.await) });
         Ok(StartedRank { port: RankPort::Remote(plans), handle: Arc::new(handle), ended })
     })
@@ -120,46 +125,66 @@ pub fn processes(config: RemoteConfig, control: ControlPlane) -> RankStarter {
 // === impl RemoteRanks ===
 
 impl RemoteRanks {
-    /// One epoch of a rank: ends well when its port is dropped. If it is `hung` by then, so does its
-    /// process.
+    /// One epoch of a rank: ends with its port, or says why it is lost. If it is `hung` by then, its
+    /// process ends as well.
     async fn run(
         &self,
         epoch: Epoch,
         rank: Rank,
-        mut plans: mpsc::Receiver<StepPlan>,
+        plans: mpsc::Receiver<StepPlan>,
         hung: &AtomicBool,
         sink: &RankSink,
-    ) -> Result<(), Loss> {
-        let cohort = self.cohort(epoch, rank.replica).map_err(Loss::no_seat)?;
+    ) {
+        let group = match self.group(epoch, rank.replica) {
+            Ok(group) => group,
+            Err(why) => return sink(RankEvent::Lost(Loss::no_seat(why))),
+        };
         let slot = Arc::clone(lock(&self.slots).entry(rank).or_default());
         let mut slot = slot.lock().await;
+        let ended = self.run_in(&mut slot, &group, rank, plans, sink).await;
+        let while_loading = matches!(&ended, Err(loss) if loss.cause == LossCause::Hang);
+        // One that is lost is given up before anybody hears of that, and looks for another seat: its
+        // node is in doubt from now on, until it answers.
+        let gone = slot
+            .take_if(|process| while_loading || hung.load(Ordering::Relaxed) || !process.lives());
+        let gone = gone.map(|process| process.end(self.control.nodes()));
+        if let Err(loss) = ended {
+            sink(RankEvent::Lost(loss));
+        }
+        // RM-2
+        if let Some(gone) = gone {
+            gone.await;
+        }
+    }
+
+    async fn run_in(
+        &self,
+        slot: &mut Option<Process>,
+        group: &EpochGroup,
+        rank: Rank,
+        mut plans: mpsc::Receiver<StepPlan>,
+        sink: &RankSink,
+    ) -> Result<(), Loss> {
         let process = tokio::select! {
             // A rank that nobody wants any more takes no device.
             biased;
             // No plan comes before the rank is ready, so this is the end of its port.
             _ = plans.recv() => return Ok(()),
-            launched = self.occupy(&cohort, rank, &mut slot) => launched?,
+            launched = self.occupy(group, rank, slot) => launched?,
         };
         sink(RankEvent::Seated(process.whereabouts.clone()));
         let nodes = self.control.nodes();
         let ended = tokio::select! {
             biased;
-            ended = self.play(&cohort, rank, process, plans, sink) => ended,
+            ended = self.play(group, rank, process, plans, sink) => ended,
             why = process.ended(nodes) => Err(Fall::Told(why)),
         };
-        let ended = match ended {
+        match ended {
             Ok(()) => Ok(()),
             Err(Fall::Told(loss)) if process.lives() => Err(loss),
             // What the connection says of a process that died is of no use to a person.
             Err(_) => Err(process.ended(nodes).await),
-        };
-        let while_loading = matches!(&ended, Err(loss) if loss.cause == LossCause::Hang);
-        // One that is lost is given up before anybody hears of that, and looks for another seat: its
-        // node is in doubt from now on, until it answers.
-        if while_loading || hung.load(Ordering::Relaxed) || !process.lives() {
-            *slot = None;
         }
-        ended
     }
 
     /// Gives the process of a rank up once its epoch is over, and the devices of its replica with the
@@ -167,54 +192,69 @@ impl RemoteRanks {
     async fn vacate(&self, rank: Rank) {
         let slot = lock(&self.slots).get(&rank).map(Arc::clone);
         if let Some(slot) = slot {
-            *slot.lock().await = None;
+            let mut slot = slot.lock().await;
+            if let Some(process) = slot.take() {
+                process.end(self.control.nodes()).await;
+            }
         }
         self.control.disown(rank);
-        let replica = rank.replica;
         let mut slots = lock(&self.slots);
         slots.remove(&rank);
-        if !slots.keys().any(|other| other.replica == replica) {
-            lock(&self.cohorts).remove(&replica);
-            self.control.nodes().release(replica);
+        if slots.is_empty() {
+            lock(&self.group).take();
+            lock(&self.lease).take();
         }
     }
 
-    /// The ranks that start together; the first of them to come makes it.
-    fn cohort(&self, epoch: Epoch, replica: ReplicaId) -> Result<Arc<Cohort>, String> {
-        let mut cohorts = lock(&self.cohorts);
-        if let Some(cohort) = cohorts.get(&replica).filter(|cohort| cohort.epoch == epoch) {
-            return Ok(Arc::clone(cohort));
+    /// The ranks that start together; the first of them to come makes it (**RM-1**).
+    fn group(&self, epoch: Epoch, replica: ReplicaId) -> Result<Arc<EpochGroup>, String> {
+        let mut latest = lock(&self.group);
+        if let Some(group) = &*latest {
+            if group.epoch == epoch {
+                return Ok(Arc::clone(group));
+            }
+            if group.epoch > epoch {
+                return Err(format!("{epoch} is over: {} has begun", group.epoch));
+            }
         }
         let mut secret = [0; 32];
         let filled = SystemRandom::new().fill(&mut secret);
         filled.map_err(|_| "the system gives no randomness".to_owned())?;
         let name = format!("playhouse-{}-{replica}", std::process::id());
-        let meeting = Meeting::new(name, self.config.layout, secret);
-        let cohort = Arc::new(Cohort { epoch, meeting, seats: OnceCell::new() });
-        cohorts.insert(replica, Arc::clone(&cohort));
-        Ok(cohort)
+        let rendezvous = Rendezvous::new(name, self.config.layout, secret);
+        let mut lease = lock(&self.lease);
+        let lease = lease.get_or_insert_with(|| Arc::new(self.control.nodes().lease(replica)));
+        let (lease, seats) = (Arc::clone(lease), OnceCell::new());
+        let group = Arc::new(EpochGroup { epoch, rendezvous, lease, seats });
+        *latest = Some(Arc::clone(&group));
+        Ok(group)
     }
 
     /// Makes sure that a live process sits where the rank belongs now.
     async fn occupy<'a>(
         &self,
-        cohort: &Cohort,
+        group: &EpochGroup,
         rank: Rank,
         slot: &'a mut Option<Process>,
     ) -> Result<&'a Process, Loss> {
-        let Rank { replica, stage, tensor } = rank;
-        let place = || self.control.nodes().place(replica, &self.config.map, DEVICES);
-        drop(slot.take_if(|process| !process.lives()));
-        let seats = cohort.seats.get_or_try_init(place).await.map_err(Loss::no_seat)?;
+        let Rank { stage, tensor, .. } = rank;
+        let nodes = self.control.nodes();
+        if let Some(dead) = slot.take_if(|process| !process.lives()) {
+            dead.end(nodes).await;
+        }
+        let place = || group.lease.place(&self.config.map, DEVICES);
+        let seats = group.seats.get_or_try_init(place).await.map_err(Loss::no_seat)?;
         let seat = &seats[stage * self.config.layout.tensor + tensor];
-        drop(slot.take_if(|process| !process.lives() || process.seat != *seat));
+        if let Some(other) = slot.take_if(|process| !process.lives() || process.seat != *seat) {
+            other.end(nodes).await;
+        }
         match slot {
             Some(process) => Ok(process),
             empty => {
                 // An older process of the rank may still look for its head, and must not be taken for
                 // the new one.
                 let start = self.control.next_launch();
-                let process = match self.control.adopt(rank, seat, cohort.epoch) {
+                let process = match self.control.adopt(rank, seat, group.epoch) {
                     Some(adopted) => adopted,
                     None => self.control.launch(&rank.process_name(start), seat.clone()).await?,
                 };
@@ -226,7 +266,7 @@ impl RemoteRanks {
     /// Readies the process for the epoch, then passes plans and outcomes on until the port ends.
     async fn play(
         &self,
-        cohort: &Cohort,
+        group: &EpochGroup,
         rank: Rank,
         process: &Process,
         mut plans: mpsc::Receiver<StepPlan>,
@@ -234,22 +274,25 @@ impl RemoteRanks {
     ) -> Result<(), Fall> {
         let started = tokio::select! {
             biased;
-            started = self.ready(cohort, rank, process, sink) => started?,
+            started = self.ready(group, rank, process, sink) => started?,
             _ = plans.recv() => return Ok(()),
         };
         sink(RankEvent::Ready);
         let passing = pass_on(started, plans, Arc::clone(sink));
-        let passed = self.control.runtime().spawn(passing).await;
+        let passing = self.control.runtime().spawn(passing);
+        // It ends with this epoch, also if the process does.
+        let passed = AbortOnDropHandle::new(passing).await;
         passed.unwrap_or_else(|why| Err(Fall::outside(why.to_string())))
     }
 
     async fn ready(
         &self,
-        cohort: &Cohort,
+        group: &EpochGroup,
         rank: Rank,
         process: &Process,
         sink: &RankSink,
     ) -> Result<Started, Fall> {
+        let attendance = group.rendezvous.attend(rank);
         let index = rank.stage * self.config.layout.tensor + rank.tensor;
         let load = Load { threads: process.seat.threads, ..self.config.loads[index].clone() };
         let control = process.peer.open(ShardCommand::Load(load), OPEN).await?;
@@ -257,20 +300,24 @@ impl RemoteRanks {
         let Loaded { tensor, pipeline } = loop {
             let told = timeout(LOADING, receiver.next()).await.map_err(|_| loading_hangs())?;
             match told? {
-                Some(ShardEvent::Progress { bytes, of }) => sink(RankEvent::Loading { bytes, of }),
+                Some(ShardEvent::Progress { bytes, of }) => {
+                    attendance.heard();
+                    sink(RankEvent::Loading { bytes, of });
+                }
                 Some(ShardEvent::Loaded(loaded)) => break loaded,
                 other => return Err(refusal(other)),
             }
         };
-        let (tensor, pipeline) = cohort.meeting.attend(rank, [tensor, pipeline]).await;
+        let met = attendance.meet([tensor, pipeline], LOADING).await;
+        let (tensor, pipeline) = met.map_err(Fall::outside)?;
         let RemoteConfig { kv_blocks, max_num_seqs, .. } = self.config;
-        let join = Join { epoch: cohort.epoch, tensor, pipeline, kv_blocks, max_num_seqs };
+        let join = Join { epoch: group.epoch, tensor, pipeline, kv_blocks, max_num_seqs };
         sender.send(&ShardCommand::Join(join)).await?;
         match receiver.next().await? {
             Some(ShardEvent::Ready) => {}
             other => return Err(refusal(other)),
         }
-        let attach = StepCommand::Attach { epoch: cohort.epoch };
+        let attach = StepCommand::Attach { epoch: group.epoch };
         let steps = process.peer.open(attach, OPEN).await?;
         Ok(Started { _control: Stream { sender, receiver }, steps })
     }

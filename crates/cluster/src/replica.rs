@@ -1,46 +1,53 @@
 //! Replica: one copy of the model. Owns the schedule and the epoch; knows its ranks only by their
 //! step ports.
+//!
+//! - **R-1** what a rank reports is input: a report that breaks the contract of plans and outcomes restarts
+//!   the ranks, and no report panics the actor (**A15**).
+//! - **R-2** an actor that panics all the same says so in its status and gives its requests up to others
+//!   before it is gone (**C-1**); its supervisor starts another (**A16**).
+//! - **R-3** the ranks of an epoch start when those of the epochs before have ended. Ranks that are threads
+//!   cannot be ended from outside: they are waited for for [`OLD_RANKS_MAX`], and not at all when they
+//!   hang. `Drained` is said when all of them have ended, however long that takes (**A14**).
 
 mod leaving;
+mod recovery;
 mod sinks;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use playhouse_scheduler::{Evacuee, Limits, Scheduler, Terms};
+use playhouse_scheduler::{Limits, Scheduler};
 use playhouse_telemetry::{ReplicaMetrics, TraceSpan};
-use playhouse_types::{
-    Emission, Epoch, FinishReason, GenerateRequest, ReplicaId, RequestId, StepOutcome, StepPlan,
-};
+use playhouse_types::{Emission, Epoch, FinishReason, ReplicaId, StepId, StepOutcome, StepPlan};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tracing::{error, info, warn};
+use tokio::time::timeout;
+use tracing::{info, warn};
 
 pub(crate) use self::leaving::Revival;
 
 use self::leaving::Duty;
+use self::recovery::Next;
 use self::sinks::Sinks;
 use crate::bubble::Bubble;
 use crate::clock::Clock;
-use crate::generation::Sink;
-use crate::parking::Visit;
+use crate::departures::Departures;
+use crate::live_ranks::LiveRanks;
+use crate::pending::Pending;
 use crate::pipeline::Pipeline;
 use crate::rank::{Layout, Loss, LossCause, Rank, RankEvent, RankHandle, RankStarter};
+use crate::replicas::Replicas;
 use crate::report::{Board, Report};
 use crate::restart::RestartBudget;
 use crate::routing::Teller;
-use crate::seats::Seats;
 use crate::shard::PortSlot;
 use crate::stage::{Stage, StageArgs, StageMsg};
 use crate::status::{ReplicaState, ShardState};
 use crate::step_trace::{self, PACE};
-use crate::watchdog::{Overdue, StepDeadline, TICK, Watchdog};
+use crate::timer::{Timer, TimerId, Timers};
+use crate::watchdog::{StepDeadline, TICK, Watchdog};
 
-/// How long after the first loss of an epoch the others may come in. One of several ranks dies of a
-/// step, and the others lose it: which of them is heard first says nothing.
-const VERDICT: Duration = Duration::from_millis(10);
-
-/// Before a rank that found no device looks for one again.
-const NO_SEAT_BACKOFF: Duration = Duration::from_millis(500);
+/// How long ranks may take to end when their replica is stopped for good.
+const RANKS_END_MAX: Duration = Duration::from_secs(2);
 
 pub(crate) struct Replica;
 
@@ -54,36 +61,38 @@ pub(crate) struct ReplicaArgs {
     pub(crate) step_deadline: StepDeadline,
     /// Without one it rests, as after a drain.
     pub(crate) starter: Option<RankStarter>,
+    pub(crate) ranks: Arc<LiveRanks>,
+    pub(crate) departures: Arc<Departures>,
+    /// How long requests may wait for it.
+    pub(crate) patience: Duration,
     pub(crate) metrics: ReplicaMetrics,
     pub(crate) board: Board,
     pub(crate) teller: Teller,
     /// Where requests go that cannot stay.
-    pub(crate) seats: Arc<Seats>,
+    pub(crate) replicas: Arc<Replicas>,
     pub(crate) clock: Clock,
 }
 
 pub(crate) enum ReplicaMsg {
-    /// Take a request in; its emissions go to the sink.
-    Admit(GenerateRequest, Terms, Sink),
-    /// Take over what another replica cannot serve now.
-    Adopt(Box<Evacuee>, Sink),
-    /// The caller left.
-    Cancel(RequestId),
+    /// Take a request in.
+    Take(Pending),
+    /// Some callers have left.
+    CallersLeft,
     /// A shard has started its rank.
     Started { epoch: Epoch, rank: Rank, port: PortSlot, handle: Arc<dyn RankHandle> },
     /// A rank reports.
     Reported { epoch: Epoch, rank: Rank, event: RankEvent },
-    /// It is known why the ranks of an epoch were lost: see to the requests.
-    Recover { lost: Epoch },
-    /// The backoff is over: start this epoch.
-    Restart { epoch: Epoch },
+    /// It is known why the ranks of the last epoch were lost: see to the requests.
+    Recover(TimerId),
+    /// Start this epoch.
+    Restart(TimerId),
     /// Take no more requests, and give up the ranks when those there are have ended, or at the
     /// deadline.
     Drain { deadline: Duration },
-    /// The deadline of a drain that began in this epoch has passed.
-    Overdue { epoch: Epoch },
-    /// The ranks before this epoch have ended.
-    Vacated { epoch: Epoch },
+    /// The deadline of a drain has passed.
+    Overdue(TimerId),
+    /// No rank is left.
+    Vacated(TimerId),
     /// Serve again, after a drain or a failure.
     Revive(Revival),
     /// Look after the steps under way.
@@ -96,6 +105,8 @@ pub(crate) struct State {
     concurrent_batches: usize,
     /// While it has ranks or shall have some.
     starter: Option<RankStarter>,
+    ranks: Arc<LiveRanks>,
+    departures: Arc<Departures>,
     duty: Duty,
     /// To serve again as soon as its ranks have ended.
     revival: Option<Revival>,
@@ -111,15 +122,29 @@ pub(crate) struct State {
     /// A [`ReplicaMsg::Watch`] is on its way.
     watched: bool,
     restarts: RestartBudget,
-    /// Before the next start; none past the budget.
-    backoff: Option<Duration>,
+    patience: Duration,
+    timers: Timers,
+    /// Until it is known why the last epoch was lost.
+    verdict: Option<Timer>,
+    /// Until the next epoch starts.
+    restart: Option<Timer>,
+    /// Until the end of the drain under way.
+    overdue: Option<Timer>,
+    /// Until no rank is left.
+    vacated: Option<Timer>,
+    /// What follows the verdict.
+    next: Next,
+    /// Steps computed when a request was found guilty last.
+    steps_at_conviction: u64,
     /// What ranks were lost of last.
     cause: LossCause,
     /// The latest epoch that may have died of what it was computing.
     died_of_step: Option<Epoch>,
-    seats: Arc<Seats>,
+    replicas: Arc<Replicas>,
     report: Report,
     clock: Clock,
+    /// It has said how it ended.
+    over: bool,
 }
 
 // === impl Replica ===
@@ -141,6 +166,8 @@ impl Actor for Replica {
             concurrent_batches,
             duty: if args.starter.is_some() { Duty::Serve } else { Duty::Rest },
             starter: args.starter,
+            ranks: args.ranks,
+            departures: args.departures,
             revival: None,
             scheduler: Scheduler::new(limits, epoch),
             sinks: Sinks::default(),
@@ -151,13 +178,21 @@ impl Actor for Replica {
             traced: Duration::ZERO,
             watchdog: Watchdog::new(args.step_deadline),
             watched: false,
-            restarts: RestartBudget::new(id.0.into()),
-            backoff: None,
+            restarts: RestartBudget::new(id.0.into(), args.patience),
+            patience: args.patience,
+            timers: Timers::default(),
+            verdict: None,
+            restart: None,
+            overdue: None,
+            vacated: None,
+            next: Next::Nothing,
+            steps_at_conviction: 0,
             cause: LossCause::Outside,
             died_of_step: None,
             report: Report::new(metrics, args.board, args.teller, &limits),
-            seats: args.seats,
+            replicas: args.replicas,
             clock: args.clock,
+            over: false,
         };
         match state.duty {
             Duty::Rest => state.report.state(ReplicaState::Drained),
@@ -173,9 +208,8 @@ impl Actor for Replica {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            ReplicaMsg::Admit(request, terms, sink) => state.admit(request, terms, sink),
-            ReplicaMsg::Adopt(moved, sink) => state.adopt(*moved, sink),
-            ReplicaMsg::Cancel(id) => state.cancel(id),
+            ReplicaMsg::Take(pending) => state.take(pending),
+            ReplicaMsg::CallersLeft => state.cancel_abandoned(),
             ReplicaMsg::Started { epoch, rank, port, handle } if epoch == state.epoch => {
                 if let Some(port) = port.take() {
                     state.pipeline.connect(rank, port, handle);
@@ -185,26 +219,37 @@ impl Actor for Replica {
             ReplicaMsg::Reported { epoch, event: RankEvent::Lost(loss), .. }
                 if loss.cause.is_of_step() =>
             {
-                state.died_of_step = Some(epoch);
+                state.died_of_step = state.died_of_step.max(Some(epoch));
             }
             ReplicaMsg::Reported { epoch, rank, event } if epoch == state.epoch => {
-                state.reported(rank, event);
+                state.reported(&me, rank, event);
             }
             // An older epoch: that rank is gone.
             ReplicaMsg::Started { .. } | ReplicaMsg::Reported { .. } => {}
-            ReplicaMsg::Recover { lost } => state.recover(&me, lost),
-            ReplicaMsg::Restart { epoch } if epoch == state.epoch => state.start(&me).await,
-            ReplicaMsg::Drain { deadline } => state.drain(&me, deadline),
-            ReplicaMsg::Overdue { epoch } if epoch == state.epoch => state.overdue(&me),
-            ReplicaMsg::Vacated { epoch } if epoch == state.epoch => {
-                state.vacated();
-                if let Some(revival) = state.revival.take() {
-                    state.revive(&me, revival).await;
+            ReplicaMsg::Recover(timer) => {
+                if Timer::fires(&mut state.verdict, timer) {
+                    state.recover(&me);
                 }
             }
-            ReplicaMsg::Restart { .. }
-            | ReplicaMsg::Overdue { .. }
-            | ReplicaMsg::Vacated { .. } => {}
+            ReplicaMsg::Restart(timer) => {
+                if Timer::fires(&mut state.restart, timer) {
+                    state.start_or_wait(&me).await;
+                }
+            }
+            ReplicaMsg::Drain { deadline } => state.drain(&me, deadline),
+            ReplicaMsg::Overdue(timer) => {
+                if Timer::fires(&mut state.overdue, timer) {
+                    state.vacate(&me);
+                }
+            }
+            ReplicaMsg::Vacated(timer) => {
+                if Timer::fires(&mut state.vacated, timer) {
+                    state.rest();
+                    if let Some(revival) = state.revival.take() {
+                        state.revive(&me, revival).await;
+                    }
+                }
+            }
             ReplicaMsg::Revive(revival) => state.revive(&me, revival).await,
             ReplicaMsg::Watch => state.look(&me),
         }
@@ -237,12 +282,15 @@ impl Actor for Replica {
         _: ActorRef<ReplicaMsg>,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        // Ends the ranks, for which their shards wait.
-        let pipeline = Pipeline::new(state.layout, state.concurrent_batches);
-        std::mem::replace(&mut state.pipeline, pipeline).vacate();
+        // Ends the ranks.
+        drop(state.end_epoch());
         state.report.state(ReplicaState::Stopped);
-        for stage in &state.stages {
-            stage.stop_and_wait(None, None).await?;
+        state.over = true;
+        // Whoever is left goes on elsewhere, if there is anybody.
+        drop(std::mem::take(&mut state.sinks));
+        let ranks = state.ranks.gone();
+        if timeout(RANKS_END_MAX, ranks).await.is_err() {
+            warn!(replica = %state.id, "ranks have not ended within {RANKS_END_MAX:?}");
         }
         Ok(())
     }
@@ -250,21 +298,28 @@ impl Actor for Replica {
 
 // === impl State ===
 
-impl State {
-    /// Starts the ranks of an epoch, or tries again later.
-    async fn start(&mut self, me: &ActorRef<ReplicaMsg>) {
-        if let Err(why) = self.start_stages(me).await {
-            self.restart_all(me, &Loss::no_seat(why.to_string()));
+impl Drop for State {
+    /// Runs also when a handler has panicked (**R-2**). Requests that are left are lost with what was
+    /// known of them here, and go on behind what their callers have seen.
+    fn drop(&mut self) {
+        if !self.over {
+            let reason = "its actor failed; another is started".to_owned();
+            self.report.state(ReplicaState::Failed { reason });
+            self.sinks.lose();
         }
     }
+}
 
+impl State {
     async fn start_stages(&mut self, me: &ActorRef<ReplicaMsg>) -> Result<(), ActorProcessingErr> {
         let Some(starter) = &self.starter else { return Ok(()) };
+        self.restarts.starts(self.clock.now());
         let Layout { stages, tensor } = self.layout;
         for stage in 0..stages {
             let first = Rank { replica: self.id, stage, tensor: 0 };
-            let (starter, replica) = (Arc::clone(starter), me.clone());
-            let args = StageArgs { epoch: self.epoch, first, tensor, starter, replica };
+            let (starter, ranks) = (Arc::clone(starter), Arc::clone(&self.ranks));
+            let (epoch, replica) = (self.epoch, me.clone());
+            let args = StageArgs { epoch, first, tensor, starter, ranks, replica };
             let (stage, _) = Actor::spawn_linked(None, Stage, args, me.get_cell()).await?;
             self.stages.push(stage);
         }
@@ -275,32 +330,29 @@ impl State {
         self.clock.now()
     }
 
-    fn admit(&mut self, request: GenerateRequest, terms: Terms, sink: Sink) {
-        let id = request.id;
+    fn take(&mut self, pending: Pending) {
         self.report.accepted();
-        match self.scheduler.enqueue(request, terms, self.now()) {
-            Ok(()) => {
-                self.sinks.insert(id, sink);
-            }
-            Err(why) => sink.finish(failure(id, &why.to_string())),
+        if pending.sink.is_abandoned() {
+            return;
         }
-        self.hand_over_late();
-    }
-
-    fn adopt(&mut self, moved: Evacuee, sink: Sink) {
-        self.report.accepted();
-        // The caller's cancellation may have gone to the replica it comes from.
-        if !sink.is_abandoned() {
-            self.sinks.insert(moved.request().id, sink);
-            self.scheduler.adopt(moved);
+        match pending.enter(&mut self.scheduler, self.clock.now()) {
+            Ok(sink) => self.sinks.insert(sink),
+            Err((sink, why)) => sink.end(FinishReason::Failed(why.to_string())),
         }
-        self.hand_over_late();
-    }
-
-    /// What was sent here before it was known that this replica does not serve.
-    fn hand_over_late(&mut self) {
-        if !self.seats.serves(self.id) {
+        // It may have been sent here before it was known that this replica does not serve.
+        if !self.replicas.serves(self.id) {
             self.hand_over();
+        }
+    }
+
+    /// Ends the requests whose callers have left (**GE-1** of `generation`).
+    fn cancel_abandoned(&mut self) {
+        self.departures.lower();
+        for id in self.sinks.abandoned() {
+            match self.scheduler.cancel(id) {
+                Some(emission) => self.deliver(emission),
+                None => drop(self.sinks.remove(id)),
+            }
         }
     }
 
@@ -309,25 +361,18 @@ impl State {
     fn hand_over(&mut self) {
         for moved in self.scheduler.evacuate() {
             let Some(mut sink) = self.sinks.remove(moved.request().id) else { continue };
-            let other = self.seats.pick_other(moved.request(), self.id);
-            let visit = Visit::Moved(Box::new(moved));
+            if sink.is_abandoned() {
+                continue;
+            }
+            let other = self.replicas.pick_other(moved.request(), self.id);
             match other {
-                None => {
-                    sink.move_to_parking();
-                    self.seats.park(visit, sink);
-                }
+                None => self.replicas.park(Pending::moved(moved, sink)),
                 Some(other) => {
                     self.report.migrated(self.cause);
                     sink.move_to(other);
-                    self.seats.cast(other, visit.message(sink));
+                    self.replicas.send_or_park(other, Pending::moved(moved, sink));
                 }
             }
-        }
-    }
-
-    fn cancel(&mut self, id: RequestId) {
-        if let Some(emission) = self.scheduler.cancel(id) {
-            self.deliver(emission);
         }
     }
 
@@ -335,7 +380,7 @@ impl State {
         self.stages.iter().any(|stage| stage.get_id() == id)
     }
 
-    fn reported(&mut self, rank: Rank, event: RankEvent) {
+    fn reported(&mut self, me: &ActorRef<ReplicaMsg>, rank: Rank, event: RankEvent) {
         match event {
             RankEvent::Seated(whereabouts) => {
                 self.report.shard(rank, |shard| shard.whereabouts = Some(whereabouts));
@@ -349,18 +394,26 @@ impl State {
                 self.announce();
             }
             RankEvent::Step(outcome) => {
-                self.ran(rank);
-                self.settle(outcome);
+                if let Err(why) =
+                    self.ran(rank, outcome.step).and_then(|()| self.settle(rank, outcome))
+                {
+                    self.broken(me, rank, &why);
+                }
             }
-            RankEvent::Followed(_) => self.ran(rank),
+            RankEvent::Followed(step) => {
+                if let Err(why) = self.ran(rank, step) {
+                    self.broken(me, rank, &why);
+                }
+            }
             // Its shard has failed, and the news of that is on the way; see `blame`.
             RankEvent::Lost(_) => {}
         }
     }
 
-    fn ran(&mut self, rank: Rank) {
-        self.pipeline.ran(rank);
+    fn ran(&mut self, rank: Rank, step: StepId) -> Result<(), String> {
+        self.pipeline.ran(rank, step).map_err(|why| why.to_string())?;
         self.watchdog.ran(self.pipeline.done(), self.now());
+        Ok(())
     }
 
     /// With its last rank the replica serves.
@@ -369,19 +422,30 @@ impl State {
             self.restarts.serves(self.now());
             info!(replica = %self.id, epoch = %self.epoch, "replica serving");
             self.report.serves();
-            self.seats.wake_parked();
+            self.replicas.wake_parked();
         }
     }
 
-    fn settle(&mut self, outcome: StepOutcome) {
+    /// Takes in what came of a step.
+    ///
+    /// # Errors
+    /// How it breaks the contract of plans and outcomes; nothing has changed then.
+    fn settle(&mut self, rank: Rank, outcome: StepOutcome) -> Result<(), String> {
         let now = self.now();
+        if !self.pipeline.samples(rank) || outcome.epoch != self.epoch {
+            return Err(format!(
+                "an outcome of {} came, which nobody expects there",
+                outcome.epoch
+            ));
+        }
+        let emissions = self.scheduler.apply(outcome, now).map_err(|why| why.to_string())?;
         self.pipeline.settled(now);
-        let emissions = self.scheduler.apply(outcome, now);
         // Whoever sees a request end finds its blocks free in the metrics.
         self.report.update(self.epoch, &mut self.scheduler);
         for emission in emissions {
             self.deliver(emission);
         }
+        Ok(())
     }
 
     fn deliver(&mut self, emission: Emission) {
@@ -452,82 +516,4 @@ impl State {
         }
         self.report.patience(self.watchdog.patience());
     }
-
-    /// A rank whose step is overdue hangs, and its replica restarts (**C-8**). Requests are blamed for
-    /// that as for a death: their step may hang again.
-    fn look(&mut self, me: &ActorRef<ReplicaMsg>) {
-        self.watched = false;
-        let now = self.now();
-        if let Some(Overdue { tokens, silence }) = self.watchdog.look(now) {
-            let (ranks, first) = self.pipeline.abort_hung();
-            let tensor = self.layout.tensor;
-            let (stage, shard) = (first / tensor, first % tensor);
-            let others = match ranks {
-                0 | 1 => String::new(),
-                _ => format!(" and {} that may wait for it", ranks - 1),
-            };
-            let reason = format!(
-                "hung: stage {stage} shard {shard}{others} did not run a step of {tokens} tokens \
-                 within {silence:.1?}"
-            );
-            self.report.hung(silence);
-            self.died_of_step = Some(self.epoch);
-            self.restart_all(me, &Loss { reason, cause: LossCause::Hang });
-        }
-    }
-
-    /// One for all: everything below starts again in a higher epoch (**C-5**), unless that was tried
-    /// too often. A rank without a device waits for one, however often.
-    fn restart_all(&mut self, me: &ActorRef<ReplicaMsg>, loss: &Loss) {
-        if self.duty != Duty::Serve {
-            return self.vacate(me);
-        }
-        // Ends the ranks that live, once the dead one has ended their groups.
-        let lost = self.epoch;
-        let ranks = self.end_epoch();
-        self.stages.drain(..).for_each(|stage| stage.stop(None));
-        self.restarts.lost(self.now());
-        self.cause = loss.cause;
-        let reason = &loss.reason;
-        self.backoff = match loss.cause {
-            LossCause::NoSeat => Some(NO_SEAT_BACKOFF),
-            LossCause::Step | LossCause::Hang | LossCause::Outside | LossCause::Drain => {
-                self.restarts.take()
-            }
-        };
-        match self.backoff {
-            Some(backoff) => {
-                warn!(replica = %self.id, epoch = %self.epoch, reason, ?backoff, "restarting");
-                self.report.restarted(self.epoch, loss.cause, reason);
-            }
-            None => {
-                error!(replica = %self.id, reason, "replica failed: restart budget spent");
-                ranks.vacate();
-                self.report.state(ReplicaState::Failed { reason: reason.clone() });
-            }
-        }
-        me.send_after(VERDICT, move || ReplicaMsg::Recover { lost });
-    }
-
-    /// Takes the requests back from the ranks of a lost epoch, and hands them over.
-    fn recover(&mut self, me: &ActorRef<ReplicaMsg>, lost: Epoch) {
-        if self.epoch != Epoch(lost.0 + 1) {
-            // It was drained meanwhile, which has seen to them.
-            return;
-        }
-        let of_step = self.died_of_step == Some(lost);
-        for emission in self.scheduler.restart(self.epoch, of_step) {
-            self.deliver(emission);
-        }
-        self.hand_over();
-        if let Some(backoff) = self.backoff {
-            let epoch = self.epoch;
-            me.send_after(backoff, move || ReplicaMsg::Restart { epoch });
-        }
-    }
-}
-
-fn failure(id: RequestId, reason: &str) -> Emission {
-    let finish = Some(FinishReason::Failed(reason.to_owned()));
-    Emission { id, cached_tokens: 0, prompt_logprobs: Vec::new(), token: None, finish }
 }

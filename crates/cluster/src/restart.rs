@@ -2,62 +2,124 @@
 //!
 //! ractor restarts nothing by itself and knows no restart intensity. The rule is that of Erlang's
 //! supervisors (so many restarts in such a period, then escalate) with an exponential backoff.
+//!
+//! - **RB-1** the first losses of a period are answered at once, and each doubles the wait for the next,
+//!   from 10 ms to a minute; a random half of a wait keeps apart what was lost together.
+//! - **RB-2** what has served is not given up before it has failed to come back for the whole patience,
+//!   in which requests may wait for it. What never served is given up after the first losses: its
+//!   configuration is wrong, and somebody waits for its start.
+//! - **RB-3** what was given up is tried again by whoever has nobody else, at first after ten seconds.
+//! - **RB-4** losses age with time spent loading or serving, not with time spent waiting.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Restarts allowed within [`PERIOD`]; the next one escalates.
-const RESTARTS_MAX: usize = 5;
-/// Of service: what dies before it serves does not outwait its budget by starting slowly.
+/// Losses within [`PERIOD`] that are answered at once.
+const QUICK_MAX: usize = 5;
+/// Of loading and serving.
 const PERIOD: Duration = Duration::from_secs(60);
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
+const LAST_BACKOFF: Duration = Duration::from_secs(60);
+/// The shortest wait before something is tried again that was given up.
+const RETRY_MIN: Duration = Duration::from_secs(10);
+/// Losses that are remembered; the last backoff is reached before.
+const REMEMBERED_MAX: usize = 16;
+
+/// What is done about a loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It starts again after this time.
+    Restart(Duration),
+    /// It is given up, and tried again after this time if there is nobody else.
+    GiveUp(Duration),
+}
 
 /// Remembers recent restarts. Time is an argument: any clock that does not go back.
 #[derive(Debug)]
 pub(crate) struct RestartBudget {
-    /// When they were, in time served.
-    recent: VecDeque<Duration>,
-    /// Time served until the last loss.
-    served: Duration,
-    /// Serving, since then.
-    serving: Option<Duration>,
+    recent: VecDeque<Lost>,
+    /// Time spent loading or serving until the last loss.
+    up: Duration,
+    /// Loading or serving, since then.
+    up_since: Option<Duration>,
+    has_served: bool,
+    /// How long requests may wait.
+    patience: Duration,
     /// Of the jitter.
     random: u64,
+}
+
+/// A loss that was charged.
+#[derive(Clone, Copy, Debug)]
+struct Lost {
+    /// In time up.
+    up: Duration,
+    at: Duration,
 }
 
 // === impl RestartBudget ===
 
 impl RestartBudget {
-    /// A whole budget. `seed` tells those apart that are lost together.
-    pub(crate) fn new(seed: u64) -> Self {
-        Self { recent: VecDeque::new(), served: Duration::ZERO, serving: None, random: seed }
-    }
-
-    /// It serves, from `now` on.
-    pub(crate) fn serves(&mut self, now: Duration) {
-        self.serving.get_or_insert(now);
-    }
-
-    /// It serves no more.
-    pub(crate) fn lost(&mut self, now: Duration) {
-        if let Some(since) = self.serving.take() {
-            self.served += now.saturating_sub(since);
+    /// A whole budget of what requests wait for as long as `patience`. `seed` tells those apart that
+    /// are lost together.
+    pub(crate) fn new(seed: u64, patience: Duration) -> Self {
+        Self {
+            recent: VecDeque::new(),
+            up: Duration::ZERO,
+            up_since: None,
+            has_served: false,
+            patience,
+            random: seed,
         }
     }
 
-    /// Asks for a restart after a [loss](Self::lost): how long to wait before it, or `None` when the
-    /// budget is spent. The wait doubles with each restart of the period, from 10 ms to 160 ms; a
-    /// random half of it keeps replicas that were lost together from starting together.
-    pub(crate) fn take(&mut self) -> Option<Duration> {
-        while self.recent.front().is_some_and(|&then| self.served - then > PERIOD) {
+    /// It is being started, from `now` on.
+    pub(crate) fn starts(&mut self, now: Duration) {
+        self.up_since.get_or_insert(now);
+    }
+
+    /// It serves.
+    pub(crate) fn serves(&mut self, now: Duration) {
+        self.starts(now);
+        self.has_served = true;
+    }
+
+    /// It is lost: what is done about that.
+    pub(crate) fn lost(&mut self, now: Duration) -> Verdict {
+        if let Some(since) = self.up_since.take() {
+            self.up += now.saturating_sub(since);
+        }
+        while self.recent.front().is_some_and(|lost| self.up - lost.up > PERIOD) {
             self.recent.pop_front();
         }
-        if self.recent.len() >= RESTARTS_MAX {
-            return None;
+        let wait = self.backoff();
+        let first = self.recent.front().map_or(now, |lost| lost.at);
+        let spent = self.recent.len() >= QUICK_MAX;
+        if self.recent.len() < REMEMBERED_MAX {
+            self.recent.push_back(Lost { up: self.up, at: now });
         }
-        let half = FIRST_BACKOFF * (1 << self.recent.len()) / 2;
-        self.recent.push_back(self.served);
-        Some(half + half.mul_f64(self.part()))
+        match spent && (!self.has_served || now.saturating_sub(first) >= self.patience) {
+            true => Verdict::GiveUp(wait.max(RETRY_MIN)),
+            false => Verdict::Restart(wait),
+        }
+    }
+
+    /// It does not start because it has nowhere to, which is not its fault.
+    pub(crate) fn waits(&mut self, now: Duration) {
+        if let Some(since) = self.up_since.take() {
+            self.up += now.saturating_sub(since);
+        }
+    }
+
+    /// The latest losses were somebody else's fault: so many are not charged.
+    pub(crate) fn refund(&mut self, losses: usize) {
+        self.recent.truncate(self.recent.len().saturating_sub(losses));
+    }
+
+    fn backoff(&mut self) -> Duration {
+        let doublings = u32::try_from(self.recent.len()).unwrap_or(u32::MAX).min(20);
+        let half = (FIRST_BACKOFF * (1 << doublings)).min(LAST_BACKOFF) / 2;
+        half + half.mul_f64(self.part())
     }
 
     /// A random number from 0 to 1: a step of Knuth's MMIX generator, of which the upper bits are
@@ -73,50 +135,93 @@ impl RestartBudget {
 mod tests {
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
 
-    /// Serves for `served` at a time and dies, after a start that takes `start`: the waits.
-    fn deaths(start: Duration, served: Duration, seed: u64) -> Vec<Option<Duration>> {
-        let mut budget = RestartBudget::new(seed);
+    /// Starts for `start` and serves for `served` at a time, if at all, and is lost: the verdicts, each
+    /// waited for.
+    fn losses(
+        count: usize,
+        start: Duration,
+        served: Option<Duration>,
+        seed: u64,
+    ) -> Vec<(Duration, Verdict)> {
+        let mut budget = RestartBudget::new(seed, PATIENCE);
         let mut now = Duration::ZERO;
-        let death = |_| {
+        let loss = |_| {
+            budget.starts(now);
             now += start;
-            budget.serves(now);
-            now += served;
-            budget.lost(now);
-            budget.take()
+            if let Some(served) = served {
+                budget.serves(now);
+                now += served;
+            }
+            let (at, verdict) = (now, budget.lost(now));
+            let (Verdict::Restart(wait) | Verdict::GiveUp(wait)) = verdict;
+            now += wait;
+            (at, verdict)
         };
-        (0..10).map(death).collect()
+        (0..count).map(loss).collect()
     }
 
+    fn given_up(losses: &[(Duration, Verdict)]) -> Option<Duration> {
+        let first = losses.iter().find(|(_, it)| matches!(it, Verdict::GiveUp(_)));
+        first.map(|(at, _)| *at)
+    }
+
+    /// **RB-1**
     #[test]
-    fn the_sixth_restart_of_a_minute_is_refused() {
-        let waits = deaths(Duration::ZERO, seconds(1), 7);
-        for (wait, full) in waits.iter().zip([10, 20, 40, 80, 160]) {
-            let (wait, full) = (wait.expect("within the budget"), Duration::from_millis(full));
-            assert!(full / 2 <= wait && wait <= full, "{wait:?} of {full:?}");
+    fn waits_double_from_milliseconds_to_a_minute() {
+        let verdicts = losses(16, Duration::ZERO, Some(Duration::ZERO), 7);
+        for (n, (_, verdict)) in verdicts.iter().enumerate() {
+            let full = (Duration::from_millis(10) * (1 << n)).min(seconds(60));
+            let (Verdict::Restart(wait) | Verdict::GiveUp(wait)) = *verdict;
+            assert!(full / 2 <= wait && wait <= full.max(RETRY_MIN), "{n}: {wait:?} of {full:?}");
         }
-        assert!(waits[5..].iter().all(Option::is_none), "{waits:?}");
     }
 
+    /// **RB-2**
     #[test]
-    fn a_minute_of_service_restores_the_budget() {
-        assert!(deaths(Duration::ZERO, seconds(61), 7).iter().all(Option::is_some));
-        assert!(deaths(Duration::ZERO, seconds(13), 7).iter().all(Option::is_some));
+    fn what_has_served_is_given_up_when_nobody_waits_for_it_any_more() {
+        let verdicts = losses(16, Duration::ZERO, Some(Duration::ZERO), 7);
+        let at = given_up(&verdicts).expect("some time");
+        assert!((PATIENCE..3 * PATIENCE).contains(&at), "{at:?}");
+        let never = losses(6, Duration::ZERO, None, 7);
+        assert!(given_up(&never).is_some_and(|at| at < seconds(1)), "{never:?}");
+        assert!(given_up(&never[..5]).is_none(), "{never:?}");
     }
 
+    /// **RB-4**
     #[test]
-    fn a_slow_start_is_no_service() {
-        let waits = deaths(seconds(600), seconds(1), 7);
-        assert!(waits[5..].iter().all(Option::is_none), "{waits:?}");
+    fn a_minute_of_service_or_of_loading_restores_the_budget() {
+        for (start, served) in [(0, Some(61)), (0, Some(13)), (13, None), (61, None)] {
+            let verdicts = losses(40, seconds(start), served.map(seconds), 7);
+            assert_eq!(given_up(&verdicts), None, "{start} {served:?}");
+        }
+    }
+
+    /// A loss that a request is blamed for.
+    #[test]
+    fn what_was_refunded_was_never_charged() {
+        let mut budget = RestartBudget::new(7, PATIENCE);
+        for n in 0..50u64 {
+            budget.serves(seconds(n));
+            let verdict = budget.lost(seconds(n));
+            let Verdict::Restart(wait) = verdict else { panic!("{n}: {verdict:?}") };
+            assert!(wait <= Duration::from_millis(40), "{n}: {wait:?}");
+            if n % 3 == 2 {
+                budget.refund(3);
+            }
+        }
     }
 
     #[test]
     fn replicas_that_were_lost_together_start_apart() {
-        let waits: Vec<_> = (0..8).map(|seed| deaths(seconds(1), seconds(1), seed)[4]).collect();
-        let mut apart = waits.clone();
+        let waits = |seed| losses(5, seconds(1), Some(seconds(1)), seed)[4].1;
+        let waits: Vec<_> = (0..8).map(waits).collect();
+        let mut apart: Vec<_> = waits.iter().map(|verdict| format!("{verdict:?}")).collect();
         apart.sort_unstable();
         apart.dedup();
         assert_eq!(apart.len(), 8, "{waits:?}");

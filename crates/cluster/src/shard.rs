@@ -1,12 +1,12 @@
 //! Shard: the proxy of one rank. Knows nothing of plans and tokens.
 
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use playhouse_types::Epoch;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use crate::rank::{Loss, Rank, RankEvent, RankPort, RankStarter, StartedRank};
+use crate::live_ranks::LiveRanks;
+use crate::rank::{Loss, Rank, RankEvent, RankPort, RankStarter};
 use crate::replica::ReplicaMsg;
 
 pub(crate) struct Shard;
@@ -16,6 +16,7 @@ pub(crate) struct ShardArgs {
     pub(crate) epoch: Epoch,
     pub(crate) rank: Rank,
     pub(crate) starter: RankStarter,
+    pub(crate) ranks: Arc<LiveRanks>,
     pub(crate) replica: ActorRef<ReplicaMsg>,
 }
 
@@ -24,15 +25,10 @@ pub(crate) enum ShardMsg {
     Lost(Loss),
 }
 
-/// Where a port waits until the replica takes it: one that stops before does not hear of it.
+/// Where a port waits until the replica takes it. One that is never taken is dropped with the shard and
+/// the message, which ends the rank.
 #[derive(Clone)]
 pub(crate) struct PortSlot(Arc<Mutex<Option<RankPort>>>);
-
-pub(crate) struct Running {
-    port: PortSlot,
-    /// Ends when nothing of the rank runs any more.
-    ended: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
-}
 
 // === impl PortSlot ===
 
@@ -51,7 +47,7 @@ impl PortSlot {
 
 impl Actor for Shard {
     type Msg = ShardMsg;
-    type State = Running;
+    type State = PortSlot;
     type Arguments = ShardArgs;
 
     async fn pre_start(
@@ -59,7 +55,7 @@ impl Actor for Shard {
         me: ActorRef<ShardMsg>,
         args: ShardArgs,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let ShardArgs { epoch, rank, starter, replica } = args;
+        let ShardArgs { epoch, rank, starter, ranks, replica } = args;
         let reports = replica.clone();
         let sink = Arc::new(move |event| {
             if let RankEvent::Lost(loss) = &event {
@@ -68,10 +64,10 @@ impl Actor for Shard {
             // C-3: an outcome goes to the scheduler's mailbox, not through this actor.
             drop(reports.cast(ReplicaMsg::Reported { epoch, rank, event }));
         });
-        let StartedRank { port, handle, ended } = starter(epoch, rank, sink)?;
+        let (port, handle) = ranks.start(&starter, epoch, rank, sink)?;
         let port = PortSlot::new(port);
         replica.cast(ReplicaMsg::Started { epoch, rank, port: port.clone(), handle })?;
-        Ok(Running { port, ended })
+        Ok(port)
     }
 
     async fn handle(
@@ -82,16 +78,5 @@ impl Actor for Shard {
     ) -> Result<(), ActorProcessingErr> {
         let ShardMsg::Lost(loss) = message;
         Err(loss.into())
-    }
-
-    async fn post_stop(
-        &self,
-        _: ActorRef<ShardMsg>,
-        rank: &mut Running,
-    ) -> Result<(), ActorProcessingErr> {
-        // The replica has dropped the port if it had it, so the rank ends with its current step.
-        drop(rank.port.take());
-        rank.ended.as_mut().await;
-        Ok(())
     }
 }

@@ -6,6 +6,7 @@ use playhouse_types::Epoch;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tracing::info;
 
+use crate::live_ranks::LiveRanks;
 use crate::rank::{Rank, RankStarter};
 use crate::replica::ReplicaMsg;
 use crate::shard::{Shard, ShardArgs};
@@ -20,6 +21,7 @@ pub(crate) struct StageArgs {
     /// How many there are.
     pub(crate) tensor: usize,
     pub(crate) starter: RankStarter,
+    pub(crate) ranks: Arc<LiveRanks>,
     pub(crate) replica: ActorRef<ReplicaMsg>,
 }
 
@@ -38,10 +40,11 @@ impl Actor for Stage {
         me: ActorRef<StageMsg>,
         args: StageArgs,
     ) -> Result<Epoch, ActorProcessingErr> {
-        let StageArgs { epoch, first, tensor, starter, replica } = args;
+        let StageArgs { epoch, first, tensor, starter, ranks, replica } = args;
         for tensor in 0..tensor {
-            let (starter, replica) = (Arc::clone(&starter), replica.clone());
-            let shard = ShardArgs { epoch, rank: Rank { tensor, ..first }, starter, replica };
+            let (starter, ranks) = (Arc::clone(&starter), Arc::clone(&ranks));
+            let (rank, replica) = (Rank { tensor, ..first }, replica.clone());
+            let shard = ShardArgs { epoch, rank, starter, ranks, replica };
             Actor::spawn_linked(None, Shard, shard, me.get_cell()).await?;
         }
         Ok(epoch)
@@ -64,15 +67,5 @@ impl Actor for Stage {
             }
             _ => Ok(()),
         }
-    }
-
-    async fn post_stop(
-        &self,
-        me: ActorRef<StageMsg>,
-        _: &mut Epoch,
-    ) -> Result<(), ActorProcessingErr> {
-        // Each waits until nothing of its rank runs any more.
-        me.stop_children_and_wait(None, None).await;
-        Ok(())
     }
 }

@@ -312,6 +312,8 @@ async fn start_frail(metrics: &Arc<Metrics>) -> Cluster {
     config.desired.replicas = 2;
     config.devices = 2;
     config.policy = Policy::RoundRobin;
+    // It is given up when no request would wait for it any more (RB-2).
+    config.admission.no_capacity_timeout = Duration::from_millis(500);
     let cluster = Cluster::start(config).await.expect("the cluster starts");
     cluster.serving().await.expect("its replicas serve");
     cluster

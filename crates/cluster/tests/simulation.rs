@@ -1,5 +1,6 @@
 //! The actors under a virtual clock: hundreds of short lives of a cluster, drawn by seeds. Ranks
-//! die, hang and fail to load while operators scale, drain, restart, divide anew and change their mind.
+//! die, hang and fail to load and actors panic, while operators scale, drain, restart, divide anew, change
+//! their mind and ask for the same again.
 //!
 //! **G1**, **G4**, **G5**: every request that is not given up gets all its tokens, once and in order; at the
 //! end nothing is held. The seed of a life that goes wrong is printed; `PLAYHOUSE_SIMULATION_SEED` lives it
@@ -13,6 +14,8 @@ mod scripted;
 mod audience;
 #[path = "life/fate.rs"]
 mod fate;
+#[path = "life/mine.rs"]
+mod mine;
 #[path = "life/operators.rs"]
 mod operators;
 
@@ -35,6 +38,7 @@ use tokio::time::{sleep, timeout};
 
 use audience::{clients, count};
 use fate::{Fate, LONG, alone, live_all};
+use mine::Mine;
 use operators::{draw_change, idle, operators, repair};
 use scripted::{Nobody, blueprint, run, split};
 
@@ -59,10 +63,14 @@ const LIMITS: Limits = Limits {
 /// Ranks that are tasks, and take virtual time for what they do.
 fn ranks(fate: Arc<Fate>, stages: usize) -> RankStarter {
     Arc::new(move |epoch, rank, sink| {
+        // With the actor of the shard; a cluster that cannot start is another test.
+        let panics = epoch > Epoch(1) && fate.strikes(50);
+        assert!(!panics, "this life wants a shard to panic");
         let (plans, queue) = mpsc::channel(STEPS_QUEUED_MAX);
         let task = tokio::spawn(play(Arc::clone(&fate), stages, epoch, rank, queue, sink));
         let ended = Box::pin(async move { drop(task.await) });
-        Ok(StartedRank { port: RankPort::Remote(plans), handle: Arc::new(Nobody), ended })
+        let handle = Arc::new(Mine::beside(Arc::new(Nobody), &fate));
+        Ok(StartedRank { port: RankPort::Remote(plans), handle, ended })
     })
 }
 

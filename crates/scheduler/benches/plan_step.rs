@@ -164,7 +164,7 @@ impl Bench {
         if self.in_flight.len() == self.load.depth {
             let outcome = outcome(&self.in_flight.pop_front().expect("a plan is in flight"));
             let start = Instant::now();
-            let emissions = self.scheduler.apply(outcome, now);
+            let emissions = self.scheduler.apply(outcome, now).expect("it is that of the plan");
             time += start.elapsed();
             assert!(emissions.len() <= RUNNING);
             self.scheduler.take_timings();

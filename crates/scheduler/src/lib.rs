@@ -47,6 +47,8 @@
 //! - **S-16** prompts prolong a step by about [`Limits::prefill_time`] at most, judged by the latest
 //!   steps, so that those who decode and those who come meanwhile do not wait for long prompts. There
 //!   is always room for 64 tokens of prompts.
+//! - **S-17** an outcome that is not that of the oldest plan, run by run, is an error and changes
+//!   nothing: outcomes come from another thread or process.
 //!
 //! Policy, after vLLM V1 (`v1/core/sched/scheduler.py`): there are no prefill and decode phases.
 //! Each step has one budget of tokens, spent on running requests in order of priority and arrival, then
@@ -71,6 +73,6 @@ mod terms;
 pub use playhouse_kvcache::PoolStats;
 
 pub use limits::{Limits, NeverFits};
-pub use scheduler::{Evacuee, Scheduler};
+pub use scheduler::{BrokenContract, Emitted, MovedRequest, Scheduler};
 pub use stats::{Stats, TIMINGS_MAX, Timings};
 pub use terms::{Tenant, Terms};

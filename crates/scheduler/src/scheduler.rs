@@ -6,6 +6,7 @@ use std::time::Duration;
 use playhouse_kvcache::BlockPool;
 use playhouse_types::{
     BlockId, Emission, Epoch, FinishReason, GenerateRequest, PrefixEvent, RequestId, Slot, StepId,
+    TokenId,
 };
 
 use crate::queue::Queue;
@@ -15,6 +16,8 @@ use crate::{Limits, NeverFits, Stats, TIMINGS_MAX, Terms, Timings};
 
 mod plan;
 mod settle;
+
+pub use settle::BrokenContract;
 
 /// The schedule of one replica. See the crate's documentation for what it guarantees.
 ///
@@ -55,7 +58,23 @@ pub struct Scheduler {
 
 /// A request that has left its scheduler, with everything that happened to it.
 #[derive(Debug)]
-pub struct Evacuee(Sequence);
+pub struct MovedRequest(Sequence);
+
+/// What is known of a request outside of any scheduler: enough to go on behind its last token after
+/// its scheduler was lost with everything it had in memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Emitted {
+    /// Every sampled token that was emitted, in order.
+    pub tokens: Vec<TokenId>,
+    /// How many prompt log-probabilities were emitted.
+    pub prompt_logprobs: usize,
+    /// Tokens found in the prefix cache when the request was admitted first, if it was.
+    pub cached_tokens: Option<usize>,
+    /// When the request was enqueued first.
+    pub arrived: Duration,
+    /// How many schedulers were lost while they computed it. The second makes it a suspect (**S-9**).
+    pub losses: u32,
+}
 
 /// What a step in flight was asked to compute, in plan order.
 #[derive(Debug)]
@@ -75,9 +94,9 @@ enum Planned {
     Orphaned { slot: Slot, blocks: Vec<BlockId> },
 }
 
-// === impl Evacuee ===
+// === impl MovedRequest ===
 
-impl Evacuee {
+impl MovedRequest {
     /// What was asked for.
     #[must_use]
     pub fn request(&self) -> &GenerateRequest {
@@ -143,6 +162,32 @@ impl Scheduler {
             return Err(NeverFits { id: request.id, tokens, limit });
         }
         self.waiting.insert(Sequence::new(request, terms, &self.limits, now));
+        Ok(())
+    }
+
+    /// Puts a request into the queue whose scheduler was lost: it goes on behind what it has emitted
+    /// (**S-12**), and stands where it would have arrived.
+    ///
+    /// # Errors
+    /// As [`enqueue`](Self::enqueue), for the prompt and the emitted tokens.
+    ///
+    /// # Panics
+    /// If the prompt is empty.
+    pub fn resume(
+        &mut self,
+        request: GenerateRequest,
+        terms: Terms,
+        emitted: Emitted,
+        now: Duration,
+    ) -> Result<(), NeverFits> {
+        assert!(!request.prompt.is_empty(), "the prompt of {} is empty", request.id);
+        self.clock = self.clock.max(now);
+        let tokens = request.prompt.len() + emitted.tokens.len() + 1;
+        let limit = self.limits.context();
+        if tokens > limit {
+            return Err(NeverFits { id: request.id, tokens, limit });
+        }
+        self.waiting.insert(Sequence::resumed(request, terms, &self.limits, emitted));
         Ok(())
     }
 
@@ -258,13 +303,13 @@ impl Scheduler {
 
     /// Gives up every request without a seat, which after a [`restart`](Self::restart) are all, for
     /// another scheduler to [`adopt`](Self::adopt).
-    pub fn evacuate(&mut self) -> Vec<Evacuee> {
-        std::iter::from_fn(|| self.waiting.pop_front().map(Evacuee)).collect()
+    pub fn evacuate(&mut self) -> Vec<MovedRequest> {
+        std::iter::from_fn(|| self.waiting.pop_front().map(MovedRequest)).collect()
     }
 
     /// Takes in what another scheduler with the same limits and the same clock gave up: it goes on
     /// behind what it has emitted (**S-12**). In the queue it stands where it would have arrived.
-    pub fn adopt(&mut self, Evacuee(sequence): Evacuee) {
+    pub fn adopt(&mut self, MovedRequest(sequence): MovedRequest) {
         self.waiting.insert(sequence);
     }
 

@@ -9,7 +9,7 @@ use playhouse_types::{
     TokenId, TokenLogprobs,
 };
 
-use crate::{Limits, Terms, Timings};
+use crate::{Emitted, Limits, Terms, Timings};
 
 /// A request with everything that happened to it.
 ///
@@ -89,6 +89,30 @@ impl Sequence {
             seated: None,
             first_token: None,
         }
+    }
+
+    /// One that goes on behind what it has emitted.
+    pub(crate) fn resumed(
+        request: GenerateRequest,
+        terms: Terms,
+        limits: &Limits,
+        emitted: Emitted,
+    ) -> Self {
+        let Emitted { tokens, prompt_logprobs, cached_tokens, arrived, losses } = emitted;
+        let mut sequence = Self::new(request, terms, limits, arrived);
+        if let Some(chain) = &mut sequence.chain {
+            chain.extend(&tokens);
+        }
+        (sequence.reported, sequence.cached_tokens) = (prompt_logprobs, cached_tokens);
+        if !tokens.is_empty() {
+            (sequence.seated, sequence.first_token) = (Some(arrived), Some(arrived));
+        }
+        sequence.generated = tokens;
+        // Where exactly it was is not known: at its next token at the latest.
+        let until = Some(sequence.known() + 1);
+        sequence.blamed_until = until.filter(|_| losses > 0);
+        sequence.suspect_until = until.filter(|_| losses > 1);
+        sequence
     }
 
     /// Who comes first: by priority, then by arrival. Whoever gives out the ids counts them up, so that
@@ -248,6 +272,17 @@ impl Sequence {
         false
     }
 
+    /// Whether the next `tokens` tokens bring a sampled token, and how many prompt log-probabilities
+    /// they bring, some of which may have been emitted before.
+    pub(crate) fn expects(&self, tokens: usize) -> (bool, usize) {
+        let (start, end) = (self.computed, self.computed + tokens);
+        let prompt_logprobs = match self.reports(end) {
+            true => end.min(self.prompt_len() - 1).saturating_sub(start),
+            false => 0,
+        };
+        (end == self.known(), prompt_logprobs)
+    }
+
     /// Takes the log-probabilities of the prompt tokens after `start` and returns those that have
     /// not been emitted yet: a recomputed chunk brings the old ones again.
     pub(crate) fn report(
@@ -255,9 +290,6 @@ impl Sequence {
         start: usize,
         mut entries: Vec<TokenLogprobs>,
     ) -> Vec<TokenLogprobs> {
-        let end = self.computed.min(self.prompt_len() - 1);
-        let asked = if self.reports(self.computed) { end - start } else { 0 };
-        assert_eq!(entries.len(), asked, "prompt log-probabilities after position {start}");
         entries.drain(..self.reported.saturating_sub(start).min(entries.len()));
         self.reported += entries.len();
         entries

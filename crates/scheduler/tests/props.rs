@@ -7,10 +7,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use playhouse_scheduler::{Limits, Scheduler, Tenant, Terms, Timings};
+use playhouse_scheduler::{Emitted, Limits, Scheduler, Tenant, Terms, Timings};
 use playhouse_types::{
-    Emission, Epoch, FinishReason, GenerateRequest, PrefixEvent, RequestId, SamplingParams, Slot,
-    StepOutcome, StepPlan, TokenId,
+    Emission, Epoch, FinishReason, GenerateRequest, PrefixEvent, RequestId, Sampled,
+    SamplingParams, Slot, StepOutcome, StepPlan, TokenId, TokenLogprobs,
 };
 use proptest::prelude::*;
 
@@ -332,11 +332,63 @@ impl World {
         if step.requests.iter().enumerate().any(kills) {
             return self.die(false);
         }
+        let first = step.requests.first().copied();
         self.in_flight.pop_front();
         let outcome = self.engine.execute(&self.salts);
-        let emissions = self.scheduler.apply(outcome, self.now);
+        self.check_contract(&outcome, first);
+        let emissions = self.scheduler.apply(outcome, self.now).expect("it is that of the plan");
         emissions.into_iter().for_each(|emission| self.take(emission));
         self.listen();
+    }
+
+    /// S-17: whatever else comes than the outcome is refused, and then the outcome is still taken.
+    fn check_contract(&mut self, outcome: &StepOutcome, first: Option<RequestId>) {
+        let logprobs = TokenLogprobs { token: 0, logprob: 0.0, top: Vec::new() };
+        let breaks: [fn(&mut StepOutcome, TokenLogprobs); 5] = [
+            |outcome, _| outcome.step.0 += 1,
+            |outcome, _| drop(outcome.runs.pop()),
+            |outcome, _| outcome.runs[0].slot.0 += 1,
+            |outcome, _| match &mut outcome.runs[0].sampled {
+                sampled @ Some(_) => *sampled = None,
+                sampled => *sampled = Some(Sampled { token: 1, logprobs: None }),
+            },
+            |outcome, logprobs| outcome.runs[0].prompt_logprobs.push(logprobs),
+        ];
+        // What an outcome says of a request that has ended is not read.
+        let is_read = |id: RequestId| self.asked[id.0 as usize].finish.is_none();
+        let all = match first {
+            None => 1,
+            Some(id) if is_read(id) => 5,
+            Some(_) => 3,
+        };
+        for broken in &breaks[..all] {
+            let mut other = outcome.clone();
+            broken(&mut other, logprobs.clone());
+            let refused = self.scheduler.apply(other, self.now);
+            assert!(refused.is_err(), "S-17: {refused:?}");
+        }
+    }
+
+    /// The schedule is lost with everything in it, and another goes on with what was emitted (S-12).
+    fn lose(&mut self) {
+        let mut other = Scheduler::new(self.limits, Epoch(self.epoch));
+        for id in self.scheduler.evacuate().iter().map(|moved| moved.request().id) {
+            let asked = &self.asked[id.0 as usize];
+            let emitted = Emitted {
+                tokens: asked.emitted.clone(),
+                prompt_logprobs: asked.reported.len(),
+                cached_tokens: asked.cached_tokens.map(|tokens| tokens as usize),
+                arrived: self.now,
+                losses: asked.deaths,
+            };
+            // Whether it had a seat is known by its tokens alone.
+            let deadline = asked.terms.deadline.filter(|_| !asked.had_seat);
+            let terms = Terms { deadline, ..asked.terms };
+            let resumed = other.resume(asked.request.clone(), terms, emitted, self.now);
+            resumed.expect("it has fitted before");
+        }
+        self.timings.extend(self.scheduler.take_timings());
+        self.scheduler = other;
     }
 
     /// S-11: at every point, what events told is what a snapshot tells.
@@ -377,10 +429,12 @@ impl World {
             assert_eq!(self.scheduler.stats().waiting, 0, "S-12: all have left");
             self.timings.extend(self.scheduler.take_timings());
             self.scheduler = other;
+        } else if self.epoch.is_multiple_of(3) {
+            self.lose();
         }
         if let Some(StepPlan { epoch, step, .. }) = lost.filter(|_| late) {
             let outcome = StepOutcome { epoch, step, runs: Vec::new() };
-            assert_eq!(self.scheduler.apply(outcome, self.now), []);
+            assert_eq!(self.scheduler.apply(outcome, self.now), Ok(Vec::new()));
         }
         self.engine = Engine::new(self.limits);
         emissions.into_iter().for_each(|emission| self.take(emission));

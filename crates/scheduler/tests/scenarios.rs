@@ -190,7 +190,8 @@ impl World {
             "restart" => self.restart(),
             "late" => {
                 let plan = self.lost.pop_front().expect("a step was in flight at the restart");
-                let emissions = self.scheduler.apply(self.outcome(&plan, &words), self.now);
+                let outcome = self.outcome(&plan, &words);
+                let emissions = self.scheduler.apply(outcome, self.now).expect("the plan's");
                 self.print_emissions(&emissions);
             }
             "wait" => self.now += Duration::from_millis(number(words.first())),
@@ -277,7 +278,8 @@ impl World {
 
     fn apply(&mut self, words: &Words<'_>) {
         let plan = self.plans.pop_front().expect("a plan is in flight");
-        let emissions = self.scheduler.apply(self.outcome(&plan, words), self.now);
+        let outcome = self.outcome(&plan, words);
+        let emissions = self.scheduler.apply(outcome, self.now).expect("the plan's");
         self.print_emissions(&emissions);
     }
 

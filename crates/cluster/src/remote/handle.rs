@@ -1,8 +1,11 @@
 //! A rank that is a process, as its replica holds it.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::watch;
 
 use super::RemoteRanks;
 use crate::rank::{Rank, RankHandle};
@@ -13,13 +16,15 @@ pub(super) struct RemoteHandle {
     rank: Rank,
     /// Read when the port is dropped.
     hung: Arc<AtomicBool>,
+    /// What was given up is gone.
+    vacated: watch::Sender<bool>,
 }
 
 // === impl RemoteHandle ===
 
 impl RemoteHandle {
     pub(super) fn new(ranks: Arc<RemoteRanks>, rank: Rank, hung: Arc<AtomicBool>) -> Self {
-        Self { ranks, rank, hung }
+        Self { ranks, rank, hung, vacated: watch::Sender::new(false) }
     }
 }
 
@@ -29,8 +34,17 @@ impl RankHandle for RemoteHandle {
     }
 
     fn vacate(&self) {
-        let (ranks, rank) = (Arc::clone(&self.ranks), self.rank);
-        self.ranks.runtime.spawn(async move { ranks.vacate(rank).await });
+        let (ranks, rank, vacated) = (Arc::clone(&self.ranks), self.rank, self.vacated.clone());
+        self.ranks.runtime.spawn(async move {
+            ranks.vacate(rank).await;
+            vacated.send_replace(true);
+        });
+    }
+
+    fn vacated(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let mut vacated = self.vacated.subscribe();
+        // A sender that is gone has nothing more to say.
+        Box::pin(async move { drop(vacated.wait_for(|vacated| *vacated).await) })
     }
 }
 

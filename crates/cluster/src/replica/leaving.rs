@@ -4,12 +4,15 @@
 //! once, the rest finish, or go to others at the deadline; then no rank is left
 //! ([`ReplicaState::Drained`]). Requests that nobody else can serve are parked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::ActorRef;
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 use tracing::info;
 
+use super::recovery::Next;
 use super::{ReplicaMsg, State};
 use crate::pipeline::Pipeline;
 use crate::rank::{LossCause, RankStarter};
@@ -50,18 +53,11 @@ impl State {
         self.cause = LossCause::Drain;
         self.report.state(ReplicaState::Draining);
         self.hand_over();
-        let epoch = self.epoch;
         if self.pipeline.serves() && !deadline.is_zero() {
-            me.send_after(deadline, move || ReplicaMsg::Overdue { epoch });
+            // It dies with the drain: a later one has a deadline of its own.
+            self.overdue = Some(self.timers.set(me, sleep(deadline), ReplicaMsg::Overdue));
             self.vacate_if_idle(me);
         } else {
-            self.vacate(me);
-        }
-    }
-
-    /// The deadline of a drain has passed.
-    pub(super) fn overdue(&mut self, me: &ActorRef<ReplicaMsg>) {
-        if self.duty == Duty::Drain {
             self.vacate(me);
         }
     }
@@ -78,32 +74,24 @@ impl State {
     /// Ends the ranks, and hands the requests over that are left.
     pub(super) fn vacate(&mut self, me: &ActorRef<ReplicaMsg>) {
         self.duty = Duty::Vacate;
-        self.backoff = None;
+        self.next = Next::Nothing;
+        (self.overdue, self.verdict, self.restart) = (None, None, None);
         drop(self.end_epoch());
-        let stages: Vec<_> = self.stages.drain(..).collect();
         for emission in self.scheduler.restart(self.epoch, false) {
             self.deliver(emission);
         }
         self.hand_over();
-        let (me, epoch) = (me.clone(), self.epoch);
-        tokio::spawn(async move {
-            for stage in stages {
-                // It has ended already, if that fails.
-                drop(stage.stop_and_wait(None, None).await);
-            }
-            drop(me.cast(ReplicaMsg::Vacated { epoch }));
-        });
+        let ranks = Arc::clone(&self.ranks);
+        let gone = async move { ranks.gone().await };
+        self.vacated = Some(self.timers.set(me, gone, ReplicaMsg::Vacated));
     }
 
-    /// No rank is left.
-    pub(super) fn vacated(&mut self) {
-        if self.duty == Duty::Vacate {
-            self.duty = Duty::Rest;
-            // What is left of the ranks ends: their processes, with the weights.
-            self.starter = None;
-            info!(replica = %self.id, "drained");
-            self.report.state(ReplicaState::Drained);
-        }
+    /// No rank is left (**A14**).
+    pub(super) fn rest(&mut self) {
+        self.duty = Duty::Rest;
+        self.starter = None;
+        info!(replica = %self.id, "drained");
+        self.report.state(ReplicaState::Drained);
     }
 
     /// Serves again, with new ranks; or goes on, if the drain has not come that far. One that waits
@@ -112,26 +100,32 @@ impl State {
         match self.duty {
             Duty::Drain => {
                 self.duty = Duty::Serve;
+                self.overdue = None;
                 self.announce();
             }
             Duty::Rest => {
                 self.duty = Duty::Serve;
-                self.restarts = RestartBudget::new(self.id.0.into());
+                self.restarts = RestartBudget::new(self.id.0.into(), self.patience);
                 self.starter = Some(revival.starter);
                 self.report.revived(self.epoch);
                 self.start(me).await;
             }
-            Duty::Vacate => self.revival = Some(revival),
+            Duty::Vacate => {
+                let reason = "its ranks have not ended yet".to_owned();
+                self.report.state(ReplicaState::Restarting { reason });
+                self.revival = Some(revival);
+            }
             Duty::Serve => {}
         }
     }
 
-    /// Whatever carries the epoch that was is dropped from now on. Gives up the ports of its ranks,
-    /// which ends them.
+    /// Whatever carries the epoch that was is dropped from now on. Gives up the stages, and the ports of
+    /// the ranks, which ends them; [`LiveRanks`](crate::live_ranks::LiveRanks) knows when they have ended.
     pub(super) fn end_epoch(&mut self) -> Pipeline {
         self.watchdog.restart();
         self.report.ranks_lost();
         self.epoch.0 += 1;
+        self.stages.drain(..).for_each(|stage| stage.stop(None));
         let pipeline = Pipeline::new(self.layout, self.concurrent_batches);
         std::mem::replace(&mut self.pipeline, pipeline)
     }

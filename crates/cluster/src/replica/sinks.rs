@@ -18,14 +18,14 @@ pub(super) struct Sinks {
 // === impl Sinks ===
 
 impl Sinks {
-    pub(super) fn insert(&mut self, id: RequestId, sink: Sink) {
-        self.traced += usize::from(sink.journey.is_some());
-        self.sinks.insert(id, sink);
+    pub(super) fn insert(&mut self, sink: Sink) {
+        self.traced += usize::from(sink.is_traced());
+        self.sinks.insert(sink.request().id, sink);
     }
 
     pub(super) fn remove(&mut self, id: RequestId) -> Option<Sink> {
         let sink = self.sinks.remove(&id)?;
-        self.traced -= usize::from(sink.journey.is_some());
+        self.traced -= usize::from(sink.is_traced());
         Some(sink)
     }
 
@@ -40,12 +40,30 @@ impl Sinks {
         }
     }
 
+    /// Requests whose callers have left, the oldest first.
+    pub(super) fn abandoned(&self) -> Vec<RequestId> {
+        let abandoned = self.sinks.iter().filter(|(_, sink)| sink.is_abandoned());
+        let mut ids: Vec<_> = abandoned.map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// All of them are lost with their replica, and go on elsewhere, the oldest first.
+    pub(super) fn lose(&mut self) {
+        self.traced = 0;
+        let mut all: Vec<_> = self.sinks.drain().collect();
+        all.sort_unstable_by_key(|(id, _)| *id);
+        for (_, mut sink) in all {
+            sink.lose();
+        }
+    }
+
     /// Whether any request is traced.
     pub(super) fn is_traced(&self) -> bool {
         self.traced > 0
     }
 
     pub(super) fn journey(&mut self, id: RequestId) -> Option<&mut Journey> {
-        self.sinks.get_mut(&id)?.journey.as_deref_mut()
+        self.sinks.get_mut(&id)?.journey()
     }
 }

@@ -32,8 +32,8 @@ pub(crate) fn draw_change(fate: &Fate) -> Change {
     }
 }
 
-/// One operation after the other, at most `pause` milliseconds apart; some are aborted. Whatever is
-/// refused is refused.
+/// One operation after the other, at most `pause` milliseconds apart; some are aborted, and some of those
+/// are asked for again. Whatever is refused is refused.
 pub(crate) async fn operators(
     fate: Arc<Fate>,
     overview: Overview,
@@ -42,14 +42,24 @@ pub(crate) async fn operators(
 ) {
     for _ in 0..6 {
         sleep(fate.millis(0..pause)).await;
-        let Ok(answer) = overview.change(draw(&fate), None, false).await else { continue };
+        let change = draw(&fate);
+        while fate.aborts(&overview, &change, pause).await && fate.below(2) == 0 {}
+    }
+}
+
+impl Fate {
+    /// Carries a change out, or aborts it on the way: whether it was aborted.
+    async fn aborts(&self, overview: &Overview, change: &Change, pause: u64) -> bool {
+        let answer = overview.change(change.clone(), None, false).await;
+        let Ok(answer) = answer else { return false };
         let Answer::Accepted(operation) = answer else { panic!("it was not a dry run") };
-        let aborted = fate.below(4) == 0;
-        if aborted {
-            sleep(fate.millis(0..pause / 2)).await;
+        let aborts = self.below(4) == 0;
+        if aborts {
+            sleep(self.millis(0..pause / 2)).await;
             drop(overview.abort(operation.id));
         }
-        ended(&overview, operation.id).await;
+        ended(overview, operation.id).await;
+        aborts
     }
 }
 

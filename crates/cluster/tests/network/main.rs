@@ -3,8 +3,8 @@
 //! processes are the real ones, down to their connections; only engines and machines are played.
 //!
 //! Nodes join, crash, fall asleep, are cut off, lose packets, say goodbye and come back; rank processes
-//! die, stop, go on, hang in a step or while loading, and cannot load; operators scale, drain, divide anew
-//! and empty nodes. Then it gets calm.
+//! die, stop, go on, hang in a step or while loading, and cannot load; actors of the head panic; operators
+//! scale, drain, divide anew, empty nodes, abort that and ask for it again. Then it gets calm.
 //!
 //! - **G1**, **G2** every request that is not given up gets all its tokens, once and in order.
 //! - **G4** every operation ends, and what rests comes back.
@@ -22,6 +22,8 @@ mod audience;
 mod fate;
 mod losses;
 mod machine;
+#[path = "../life/mine.rs"]
+mod mine;
 #[path = "../life/operators.rs"]
 mod operators;
 mod process;
@@ -38,8 +40,8 @@ use std::time::Duration;
 
 use playhouse_cluster::{
     AdmissionLimits, Answer, Blueprint, Capacity, Change, Cluster, ControlConfig, ControlPlane,
-    DeploymentConfig, Desired, Ledger, Listener, Overview, Phase, Policy, RemoteConfig, Split,
-    StepDeadline, processes,
+    DeploymentConfig, Desired, Ledger, Listener, Overview, Phase, Policy, RankStarter,
+    RemoteConfig, Split, StartedRank, StepDeadline, processes,
 };
 use playhouse_link::{Authority, LinkConfig, Network, Revocations};
 use playhouse_planner::{ModelShape, RankMap};
@@ -52,6 +54,7 @@ use tokio::time::{sleep, timeout};
 use audience::clients;
 use fate::{Fate, LONG, alone, live_all};
 use machine::{Machine, World, devices, head_id, lives};
+use mine::Mine;
 use operators::{draw_change, ended, idle, operators, repair};
 use scripted::{blueprint, split};
 
@@ -86,7 +89,7 @@ const CONFIG: &str = r#"{
 }"#;
 
 /// A replica whose ranks are processes of the machines.
-fn replica(split: &Split, control: &ControlPlane) -> Blueprint {
+fn replica(split: &Split, control: &ControlPlane, fate: &Arc<Fate>) -> Blueprint {
     let &Split { tensor, pipeline, .. } = split;
     let shape = ModelShape::parse(CONFIG.as_bytes()).expect("a good config");
     let parallel = ParallelSpec { tensor, pipeline, ..ParallelSpec::default() };
@@ -102,10 +105,21 @@ fn replica(split: &Split, control: &ControlPlane) -> Blueprint {
     let starter = |layout| {
         let loads = (0..tensor * pipeline).map(load).collect();
         let (kv_blocks, max_num_seqs) = (LIMITS.kv_blocks, LIMITS.max_num_seqs as u32);
-        processes(RemoteConfig { layout, map, loads, kv_blocks, max_num_seqs }, control.clone())
+        let config = RemoteConfig { layout, map, loads, kv_blocks, max_num_seqs };
+        mined(processes(config, control.clone()), fate)
     };
     let layout = playhouse_cluster::Layout { stages: pipeline as usize, tensor: tensor as usize };
     blueprint(split, LIMITS, starter(layout))
+}
+
+/// Ranks whose replicas may panic when they hang.
+fn mined(ranks: RankStarter, fate: &Arc<Fate>) -> RankStarter {
+    let fate = Arc::clone(fate);
+    Arc::new(move |epoch, rank, sink| {
+        let started = ranks(epoch, rank, sink)?;
+        let handle = Arc::new(Mine::beside(Arc::clone(&started.handle), &fate));
+        Ok(StartedRank { handle, ..started })
+    })
 }
 
 /// The head, and a world in which its machines can live.
@@ -129,10 +143,12 @@ async fn start(own: &Arc<Machine>, ledger: Arc<Ledger>) -> Cluster {
         keep_revocations: Box::new(|_| Ok(())),
         tell_renewal: Arc::new(|_| {}),
     });
-    let of_replicas = control.clone();
+    let (of_replicas, fate) = (control.clone(), Arc::clone(&world.fate));
     let config = DeploymentConfig {
         desired: Desired { replicas: 2, split: split(1, 1) },
-        blueprints: Arc::new(move |split| Box::pin(ready(Ok(replica(&split, &of_replicas))))),
+        blueprints: Arc::new(move |split| {
+            Box::pin(ready(Ok(replica(&split, &of_replicas, &fate))))
+        }),
         ledger,
         control: Some(control),
         devices: 0,
@@ -215,9 +231,11 @@ async fn live(seed: u64) -> u64 {
     requests.await.unwrap_or_else(|why| resume_unwind(why.into_panic()));
     timeout(LONG, idle(&overview)).await.expect("G5: what is over holds nothing");
     assert_eq!(door.in_flight(), 0, "G5: every permit is back");
-    timeout(LONG, fill(&overview, &world))
-        .await
-        .expect("G5: every device is free, every process ended");
+    if timeout(LONG, fill(&overview, &world)).await.is_err() {
+        let live = world.live.load(Ordering::Relaxed);
+        let (status, last) = (overview.status(), overview.operations().pop());
+        panic!("G5: a device or one of {live} processes is held: {status:#?} {last:#?}");
+    }
     assert_eq!(cluster.stop(LONG).await, 0, "G4: a drain loses nothing");
     world.judge();
     fate.course()

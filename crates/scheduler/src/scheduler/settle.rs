@@ -2,10 +2,74 @@
 
 use std::time::Duration;
 
-use playhouse_types::{BLOCK_TOKENS, Emission, RunOutcome, Slot, StepOutcome};
+use playhouse_types::{BLOCK_TOKENS, Emission, RunOutcome, Slot, StepId, StepOutcome};
 
 use super::{Flight, Planned, Scheduler};
 use crate::served::GENERATED_COST;
+
+/// How an outcome differs from the plan that it should be the outcome of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BrokenContract {
+    /// No step is in flight.
+    #[error("an outcome of {found} came, and no step is in flight")]
+    NoPlan {
+        /// The step of the outcome.
+        found: StepId,
+    },
+    /// The outcome is of another step than the oldest in flight.
+    #[error("an outcome of {found} came, and that of {step} is due")]
+    OtherStep {
+        /// The oldest step in flight.
+        step: StepId,
+        /// The step of the outcome.
+        found: StepId,
+    },
+    /// The outcome has not one entry for each run.
+    #[error("the outcome of {step} has {found} runs instead of {runs}")]
+    Runs {
+        /// The step.
+        step: StepId,
+        /// Runs of the plan.
+        runs: usize,
+        /// Runs of the outcome.
+        found: usize,
+    },
+    /// The runs are not in plan order.
+    #[error("the outcome of {step} has a run of {found} where the plan has {slot}")]
+    OtherSlot {
+        /// The step.
+        step: StepId,
+        /// The slot in the plan.
+        slot: Slot,
+        /// The slot in the outcome.
+        found: Slot,
+    },
+    /// A token is missing, or there is one too many.
+    #[error("the outcome of {step} has {} for {slot}", if *samples { "no token" } else { "a token too many" })]
+    Sampled {
+        /// The step.
+        step: StepId,
+        /// The slot.
+        slot: Slot,
+        /// Whether the run samples a token.
+        samples: bool,
+    },
+    /// Prompt log-probabilities are missing, or there are too many.
+    #[error(
+        "the outcome of {step} has {found} prompt log-probabilities for {slot} instead of \
+         {prompt_logprobs}"
+    )]
+    PromptLogprobs {
+        /// The step.
+        step: StepId,
+        /// The slot.
+        slot: Slot,
+        /// How many the run brings.
+        prompt_logprobs: usize,
+        /// How many the outcome has.
+        found: usize,
+    },
+}
 
 // === impl Scheduler ===
 
@@ -14,22 +78,24 @@ impl Scheduler {
     /// one emission per request that has a token or prompt log-probabilities to report. An outcome
     /// of another epoch is ignored.
     ///
-    /// # Panics
-    /// If the outcome is not that of the oldest plan, run by run: the engine broke the contract.
-    pub fn apply(&mut self, outcome: StepOutcome, now: Duration) -> Vec<Emission> {
-        self.clock = self.clock.max(now);
+    /// # Errors
+    /// If the outcome is not that of the oldest plan, run by run. Nothing has changed then (**S-17**).
+    pub fn apply(
+        &mut self,
+        outcome: StepOutcome,
+        now: Duration,
+    ) -> Result<Vec<Emission>, BrokenContract> {
         if outcome.epoch != self.epoch {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        let flight = self.flights.pop_front().expect("an outcome follows its plan");
-        let Flight { step, planned, prefill, runs } = flight;
-        assert_eq!(outcome.step, step, "outcomes come in the order of the plans");
-        assert_eq!(outcome.runs.len(), runs.len(), "{step} has one outcome per run");
+        self.check_outcome(&outcome)?;
+        self.clock = self.clock.max(now);
+        let flight = self.flights.pop_front().expect("an outcome that was checked has a plan");
+        let Flight { planned, prefill, runs, .. } = flight;
         self.steps += 1;
         self.tempo.landed(planned, self.clock, prefill);
         let mut emissions = Vec::with_capacity(runs.len());
         for (planned, run) in runs.into_iter().zip(outcome.runs) {
-            assert_eq!(run.slot, planned.slot(), "the outcomes of {step} are in plan order");
             match planned {
                 Planned::Seated { slot, tokens } => {
                     emissions.extend(self.settle(slot, tokens, run));
@@ -40,7 +106,38 @@ impl Scheduler {
         if emissions.iter().any(|emission| emission.finish.is_some()) {
             self.running.retain(|slot| self.seats[slot.0 as usize].is_some());
         }
-        emissions
+        Ok(emissions)
+    }
+
+    /// Holds an outcome against the oldest plan.
+    fn check_outcome(&self, outcome: &StepOutcome) -> Result<(), BrokenContract> {
+        let found = outcome.step;
+        let flight = self.flights.front().ok_or(BrokenContract::NoPlan { found })?;
+        let step = flight.step;
+        if found != step {
+            return Err(BrokenContract::OtherStep { step, found });
+        }
+        let (runs, found) = (flight.runs.len(), outcome.runs.len());
+        if runs != found {
+            return Err(BrokenContract::Runs { step, runs, found });
+        }
+        for (planned, run) in flight.runs.iter().zip(&outcome.runs) {
+            let slot = planned.slot();
+            if run.slot != slot {
+                return Err(BrokenContract::OtherSlot { step, slot, found: run.slot });
+            }
+            // What comes of a sequence that has ended since is not read.
+            let Planned::Seated { tokens, .. } = planned else { continue };
+            let (samples, prompt_logprobs) = self.seated(slot).expects(*tokens);
+            if run.sampled.is_some() != samples {
+                return Err(BrokenContract::Sampled { step, slot, samples });
+            }
+            let found = run.prompt_logprobs.len();
+            if found != prompt_logprobs {
+                return Err(BrokenContract::PromptLogprobs { step, slot, prompt_logprobs, found });
+            }
+        }
+        Ok(())
     }
 
     /// Takes in one run of a sequence that is still wanted.
@@ -49,9 +146,8 @@ impl Scheduler {
         let sequence = self.seated_mut(slot);
         let start = sequence.advance(tokens);
         let prompt = start.min(sequence.prompt_len())..sequence.computed.min(sequence.prompt_len());
-        let samples = sequence.remaining() == 0;
+        let samples = run.sampled.is_some();
         let tenant = sequence.terms.tenant;
-        assert_eq!(run.sampled.is_some(), samples, "{slot} samples a token when all are computed");
 
         let mut emission = sequence.emission();
         emission.prompt_logprobs = sequence.report(start, run.prompt_logprobs);

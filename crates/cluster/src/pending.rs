@@ -1,0 +1,59 @@
+//! A request on its way to a replica.
+
+use playhouse_scheduler::{MovedRequest, NeverFits, Scheduler};
+use playhouse_types::GenerateRequest;
+
+use crate::generation::Sink;
+
+/// A request that no replica has now. Dropping it does not end it: see [`Sink`].
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) sink: Sink,
+    /// What its last replica knew of it, unless that lost it, or there was none.
+    pub(crate) moved: Option<Box<MovedRequest>>,
+}
+
+// === impl Pending ===
+
+impl Pending {
+    /// One that goes on behind what its caller has seen, if anything.
+    pub(crate) fn new(sink: Sink) -> Self {
+        Self { sink, moved: None }
+    }
+
+    /// One that a replica has given up.
+    pub(crate) fn moved(moved: MovedRequest, sink: Sink) -> Self {
+        Self { sink, moved: Some(Box::new(moved)) }
+    }
+
+    /// What was asked for.
+    pub(crate) fn request(&self) -> &GenerateRequest {
+        self.sink.request()
+    }
+
+    /// Puts the request into the queue of a scheduler, and returns its sink.
+    ///
+    /// # Errors
+    /// When it does not fit, with the sink.
+    pub(crate) fn enter(
+        self,
+        scheduler: &mut Scheduler,
+        now: std::time::Duration,
+    ) -> Result<Sink, (Sink, NeverFits)> {
+        let Self { sink, moved } = self;
+        let entered = match moved {
+            Some(moved) => {
+                scheduler.adopt(*moved);
+                Ok(())
+            }
+            None => {
+                let (request, terms) = (sink.request().clone(), sink.terms());
+                scheduler.resume(request, terms, sink.emitted(), now)
+            }
+        };
+        match entered {
+            Ok(()) => Ok(sink),
+            Err(why) => Err((sink, why)),
+        }
+    }
+}

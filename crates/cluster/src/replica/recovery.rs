@@ -1,0 +1,179 @@
+//! What a replica does when it has lost ranks: it finds out whether requests are to blame, hands them over,
+//! and starts all ranks again in a higher epoch, or gives up.
+
+use std::time::Duration;
+
+use playhouse_types::Epoch;
+use ractor::ActorRef;
+use tokio::time::{sleep, timeout};
+use tracing::{error, warn};
+
+use super::leaving::Duty;
+use super::{ReplicaMsg, State};
+use crate::rank::{Loss, LossCause, Rank};
+use crate::restart::Verdict;
+use crate::status::ReplicaState;
+use crate::watchdog::Overdue;
+
+/// How long after the first loss of an epoch the others may come in. One of several ranks dies of a
+/// step, and the others lose it: which of them is heard first says nothing.
+const VERDICT: Duration = Duration::from_millis(10);
+
+/// Before a rank that found no device looks for one again.
+const NO_SEAT_BACKOFF: Duration = Duration::from_millis(500);
+
+/// How long the ranks of earlier epochs may take to end before the next epoch starts beside them (**R-3**
+/// of `replica`). Processes do not overlap all the same: each waits for its predecessor.
+const OLD_RANKS_MAX: Duration = Duration::from_secs(5);
+
+/// Deaths that convict a request (**S-9** of the scheduler).
+const DEATHS_OF_GUILTY: usize = 3;
+
+/// What follows when the requests of a lost epoch have been seen to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Nothing was lost.
+    Nothing,
+    /// The next epoch starts after this time.
+    Restart(Duration),
+    /// It has failed, and looks after this time whether there is anybody else.
+    Failed(Duration),
+}
+
+// === impl State ===
+
+impl State {
+    /// A rank has broken the contract of plans and outcomes. Requests are blamed for that as for a
+    /// death: it may be one of them that brings it about.
+    pub(super) fn broken(&mut self, me: &ActorRef<ReplicaMsg>, rank: Rank, why: &str) {
+        let Rank { stage, tensor, .. } = rank;
+        let reason =
+            format!("stage {stage} shard {tensor} broke the contract of its engine: {why}");
+        self.died_of_step = Some(self.epoch);
+        self.restart_all(me, &Loss { reason, cause: LossCause::Step });
+    }
+
+    /// A rank whose step is overdue hangs, and its replica restarts (**C-8**). Requests are blamed for
+    /// that as for a death: their step may hang again.
+    pub(super) fn look(&mut self, me: &ActorRef<ReplicaMsg>) {
+        self.watched = false;
+        let now = self.now();
+        if let Some(Overdue { tokens, silence }) = self.watchdog.look(now) {
+            let (ranks, first) = self.pipeline.abort_hung();
+            let tensor = self.layout.tensor;
+            let (stage, shard) = (first / tensor, first % tensor);
+            let others = match ranks {
+                0 | 1 => String::new(),
+                _ => format!(" and {} that may wait for it", ranks - 1),
+            };
+            let reason = format!(
+                "hung: stage {stage} shard {shard}{others} did not run a step of {tokens} tokens \
+                 within {silence:.1?}"
+            );
+            self.report.hung(silence);
+            self.died_of_step = Some(self.epoch);
+            self.restart_all(me, &Loss { reason, cause: LossCause::Hang });
+        }
+    }
+
+    /// One for all: everything below starts again in a higher epoch (**C-5**), unless that was tried
+    /// too often. A rank without a device waits for one, however often.
+    pub(super) fn restart_all(&mut self, me: &ActorRef<ReplicaMsg>, loss: &Loss) {
+        match self.duty {
+            Duty::Serve => {}
+            Duty::Drain => return self.vacate(me),
+            // Its ranks are ending.
+            Duty::Vacate | Duty::Rest => return,
+        }
+        // Ends the ranks that live, once the dead one has ended their groups.
+        drop(self.end_epoch());
+        let (now, reason) = (self.now(), &loss.reason);
+        self.cause = loss.cause;
+        let verdict = match loss.cause {
+            LossCause::NoSeat => {
+                self.restarts.waits(now);
+                Verdict::Restart(NO_SEAT_BACKOFF)
+            }
+            LossCause::Step | LossCause::Hang | LossCause::Outside | LossCause::Drain => {
+                self.restarts.lost(now)
+            }
+        };
+        self.next = match verdict {
+            Verdict::Restart(backoff) => {
+                warn!(replica = %self.id, epoch = %self.epoch, reason, ?backoff, "restarting");
+                self.report.restarted(self.epoch, loss.cause, reason);
+                Next::Restart(backoff)
+            }
+            Verdict::GiveUp(retry) => {
+                error!(replica = %self.id, reason, ?retry, "replica failed: restart budget spent");
+                self.report.state(ReplicaState::Failed { reason: reason.clone() });
+                Next::Failed(retry)
+            }
+        };
+        self.verdict = Some(self.timers.set(me, sleep(VERDICT), ReplicaMsg::Recover));
+    }
+
+    /// Takes the requests back from the ranks of the lost epoch, and hands them over.
+    pub(super) fn recover(&mut self, me: &ActorRef<ReplicaMsg>) {
+        let lost = Epoch(self.epoch.0.saturating_sub(1));
+        let of_step = self.died_of_step == Some(lost);
+        let steps = self.scheduler.stats().steps;
+        let convicted = self.scheduler.restart(self.epoch, of_step);
+        // A replica that computes nothing at all between deaths is sick itself.
+        if !convicted.is_empty() && steps > self.steps_at_conviction {
+            self.restarts.refund(DEATHS_OF_GUILTY);
+        }
+        if !convicted.is_empty() {
+            self.steps_at_conviction = steps;
+        }
+        for emission in convicted {
+            self.deliver(emission);
+        }
+        self.hand_over();
+        self.set_next(me);
+    }
+
+    fn set_next(&mut self, me: &ActorRef<ReplicaMsg>) {
+        let (ranks, epoch) = (std::sync::Arc::clone(&self.ranks), self.epoch);
+        self.restart = match self.next {
+            Next::Nothing => None,
+            Next::Restart(backoff) => {
+                let hangs = self.cause == LossCause::Hang;
+                let patience = if hangs { Duration::ZERO } else { OLD_RANKS_MAX };
+                let ready = async move {
+                    sleep(backoff).await;
+                    // Past that, the new ones start beside them.
+                    drop(timeout(patience, ranks.ended_before(epoch)).await);
+                };
+                Some(self.timers.set(me, ready, ReplicaMsg::Restart))
+            }
+            Next::Failed(retry) => {
+                // C-9: they hold nothing meanwhile.
+                let ready = async move {
+                    tokio::join!(sleep(retry), ranks.gone());
+                };
+                Some(self.timers.set(me, ready, ReplicaMsg::Restart))
+            }
+        };
+    }
+
+    /// Starts the ranks of an epoch, or tries again later. A replica that has failed starts only while
+    /// nobody else serves (**RB-3** of `restart`).
+    pub(super) async fn start_or_wait(&mut self, me: &ActorRef<ReplicaMsg>) {
+        if let Next::Failed(_) = self.next {
+            if self.replicas.another_serves(self.id) {
+                return self.set_next(me);
+            }
+            self.report.revived(self.epoch);
+        }
+        self.start(me).await;
+    }
+
+    /// Starts the ranks of an epoch.
+    pub(super) async fn start(&mut self, me: &ActorRef<ReplicaMsg>) {
+        self.next = Next::Nothing;
+        if let Err(why) = self.start_stages(me).await {
+            self.restart_all(me, &Loss::no_seat(why.to_string()));
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! The replicas there are, as the front door knows them, and which one a request goes to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use playhouse_router::Policy;
+use playhouse_telemetry::Metrics;
+use playhouse_types::{Epoch, FinishReason, GenerateRequest, ReplicaId};
+use ractor::{ActorId, ActorRef, ActorStatus, MessagingErr};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::clock::Clock;
+use crate::departures::Departures;
+use crate::deployment::StartError;
+use crate::live_ranks::LiveRanks;
+use crate::operation::Split;
+use crate::pending::Pending;
+use crate::progress::Progress;
+use crate::replica::ReplicaMsg;
+use crate::routing::Routing;
+use crate::status::{ReplicaState, ReplicaStatus};
+use crate::tasks::Tasks;
+use crate::waiting::WaitingRoom;
+
+/// Every replica there is, for the front door and for replicas that hand their requests over.
+#[derive(Debug)]
+pub(crate) struct Replicas {
+    entries: DashMap<ReplicaId, ReplicaEntry>,
+    waiting: WaitingRoom,
+    routing: Routing,
+    clock: Clock,
+}
+
+/// One replica.
+#[derive(Clone, Debug)]
+pub(crate) struct ReplicaEntry {
+    pub(crate) id: ReplicaId,
+    pub(crate) split: Split,
+    /// `None` in tests of the layers above, where nobody is asked.
+    pub(crate) actor: Option<ActorRef<ReplicaMsg>>,
+    pub(crate) status: watch::Receiver<ReplicaStatus>,
+    /// Outlives the actor.
+    pub(crate) ranks: Arc<LiveRanks>,
+    pub(crate) departures: Arc<Departures>,
+}
+
+// === impl ReplicaEntry ===
+
+impl ReplicaEntry {
+    /// Sends a message, or gives it back when the actor is gone.
+    pub(crate) fn send(&self, message: ReplicaMsg) -> Option<ReplicaMsg> {
+        match self.actor.as_ref()?.cast(message) {
+            Err(MessagingErr::SendErr(message)) => Some(message),
+            _ => None,
+        }
+    }
+
+    /// The actor takes messages. What its status said last is of no use otherwise.
+    pub(crate) fn lives(&self) -> bool {
+        self.actor.as_ref().is_none_or(|actor| actor.get_status() < ActorStatus::Draining)
+    }
+
+    /// Whether its actor is this one.
+    pub(crate) fn is(&self, actor: ActorId) -> bool {
+        self.actor.as_ref().is_some_and(|own| own.get_id() == actor)
+    }
+
+    /// How it is. An actor that is gone may not have said so yet.
+    pub(crate) fn state(&self) -> ReplicaState {
+        let state = self.status.borrow().state.clone();
+        match state {
+            ReplicaState::Failed { .. } | ReplicaState::Stopped => state,
+            _ if self.lives() => state,
+            _ => ReplicaState::Failed { reason: "its actor failed".to_owned() },
+        }
+    }
+
+    fn suits(&self, suits: impl Fn(&ReplicaStatus) -> bool) -> bool {
+        self.lives() && suits(&self.status.borrow())
+    }
+
+    /// Waits until it serves, or rests because an operator wants that: whether it serves.
+    async fn settles(mut self) -> Result<bool, StartError> {
+        let settled = |status: &ReplicaStatus| {
+            !matches!(status.state, ReplicaState::Starting | ReplicaState::Restarting { .. })
+        };
+        // The sender lives in the replica, which publishes a state before it goes.
+        let state = self.status.wait_for(settled).await.map(|status| status.state.clone());
+        let reason = match state {
+            Ok(ReplicaState::Serving) => return Ok(true),
+            Ok(ReplicaState::Draining | ReplicaState::Drained) => return Ok(false),
+            Ok(ReplicaState::Failed { reason }) => reason,
+            _ => "it stopped".to_owned(),
+        };
+        Err(StartError::Replica { replica: self.id, reason })
+    }
+}
+
+// === impl Replicas ===
+
+impl Replicas {
+    /// Nobody yet. A request is without a replica for `timeout` at most.
+    pub(crate) fn new(routing: Routing, timeout: Duration, metrics: Arc<Metrics>) -> Self {
+        let clock = Clock::start();
+        let waiting = WaitingRoom::new(timeout, clock, metrics);
+        Self { entries: DashMap::new(), waiting, routing, clock }
+    }
+
+    /// One that always serves, in tests of the layers above.
+    pub(crate) fn scripted() -> Self {
+        let id = ReplicaId(0);
+        let (_, status) = watch::channel(ReplicaStatus {
+            id,
+            state: ReplicaState::Serving,
+            progress: Progress::default(),
+            epoch: Epoch(1),
+            running: 0,
+            waiting: 0,
+            kv_blocks_held: 0,
+            kv_blocks: 0,
+            prefix_queried_tokens: 0,
+            prefix_hit_tokens: 0,
+            prefill_tokens: 0,
+            generated_tokens: 0,
+            stages: Vec::new(),
+        });
+        let routing = Routing::new(Policy::default(), 0);
+        routing.add(id);
+        let replicas = Self::new(routing, Duration::ZERO, Arc::new(Metrics::new("scripted")));
+        replicas.add(ReplicaEntry {
+            id,
+            split: Split { tensor: 1, pipeline: 1, partition: None },
+            actor: None,
+            status,
+            ranks: Arc::new(LiveRanks::new(Tasks::default())),
+            departures: Arc::default(),
+        });
+        replicas
+    }
+
+    /// One more replica that requests can go to, or a new actor of one.
+    pub(crate) fn add(&self, entry: ReplicaEntry) {
+        self.entries.insert(entry.id, entry);
+    }
+
+    /// A replica has left.
+    pub(crate) fn remove(&self, replica: ReplicaId) {
+        self.entries.remove(&replica);
+        self.routing.remove(replica);
+    }
+
+    /// Lets a request wait for a replica that serves.
+    pub(crate) fn park(&self, pending: Pending) {
+        self.waiting.park(pending);
+    }
+
+    /// A replica serves: those who wait for one go there.
+    pub(crate) fn wake_parked(&self) {
+        self.waiting.wake();
+    }
+
+    /// Hands out what waits, for ever.
+    pub(crate) async fn run_waiting_room(&self) {
+        self.waiting.run(self).await;
+    }
+
+    /// Ends all requests that are without a replica, now and later.
+    pub(crate) fn close_waiting_room(&self, reason: &FinishReason) {
+        self.waiting.close(reason);
+    }
+
+    /// A caller has closed its channel: whoever has requests looks at them (**DE-1**).
+    pub(crate) fn caller_left(&self) {
+        let mut ids: Vec<_> = self.entries.iter().map(|entry| entry.id).collect();
+        // Lives of a simulation shall not depend on how a map is made.
+        ids.sort_unstable();
+        for entry in ids.into_iter().filter_map(|id| self.entries.get(&id)) {
+            if entry.departures.raise() {
+                drop(entry.send(ReplicaMsg::CallersLeft));
+            }
+        }
+        self.waiting.wake();
+    }
+
+    /// The time of all replicas: requests move between them.
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    pub(crate) fn routing(&self) -> &Routing {
+        &self.routing
+    }
+
+    /// One replica.
+    pub(crate) fn get(&self, replica: ReplicaId) -> Option<ReplicaEntry> {
+        self.entries.get(&replica).map(|entry| entry.clone())
+    }
+
+    /// The replica of an actor.
+    pub(crate) fn of_actor(&self, actor: ActorId) -> Option<ReplicaId> {
+        self.entries.iter().find(|entry| entry.is(actor)).map(|entry| entry.id)
+    }
+
+    /// All of them, by id.
+    pub(crate) fn all(&self) -> Vec<ReplicaEntry> {
+        let mut entries: Vec<_> = self.entries.iter().map(|entry| entry.clone()).collect();
+        entries.sort_by_key(|entry| entry.id);
+        entries
+    }
+
+    /// Sends a request to a replica, or gives it back when that has left meanwhile.
+    pub(crate) fn send(&self, replica: ReplicaId, pending: Pending) -> Option<Pending> {
+        let Some(entry) = self.get(replica) else { return Some(pending) };
+        match entry.send(ReplicaMsg::Take(pending))? {
+            ReplicaMsg::Take(pending) => Some(pending),
+            _ => None,
+        }
+    }
+
+    /// Sends a request to a replica, or lets it wait when that has left meanwhile.
+    pub(crate) fn send_or_park(&self, replica: ReplicaId, pending: Pending) {
+        if let Some(pending) = self.send(replica, pending) {
+            self.park(pending);
+        }
+    }
+
+    /// Where a request goes, if somebody serves.
+    pub(crate) fn pick(
+        &self,
+        request: &GenerateRequest,
+        session: Option<&str>,
+    ) -> Option<ReplicaId> {
+        self.best(request, session, |_| true)
+    }
+
+    /// Where a request goes that its replica cannot serve now, if another can.
+    pub(crate) fn pick_other(
+        &self,
+        request: &GenerateRequest,
+        than: ReplicaId,
+    ) -> Option<ReplicaId> {
+        self.best(request, None, |id| id != than)
+    }
+
+    /// One that is as quick as ever, if there is one; one that makes progress, if there is one (**W-5**
+    /// of `watchdog`). The last one is asked, whatever becomes of that (**G8**).
+    fn best(
+        &self,
+        request: &GenerateRequest,
+        session: Option<&str>,
+        may: impl Fn(ReplicaId) -> bool,
+    ) -> Option<ReplicaId> {
+        let of = |suits: fn(&ReplicaStatus) -> bool| {
+            self.routing.pick(request, session, |id| may(id) && self.is(id, suits))
+        };
+        let quick = of(ReplicaStatus::is_quick);
+        quick.or_else(|| of(ReplicaStatus::is_healthy)).or_else(|| of(ReplicaStatus::serves))
+    }
+
+    fn is(&self, id: ReplicaId, suits: fn(&ReplicaStatus) -> bool) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.suits(suits))
+    }
+
+    /// Whether a replica takes work.
+    pub(crate) fn serves(&self, id: ReplicaId) -> bool {
+        self.is(id, ReplicaStatus::serves)
+    }
+
+    /// Whether another replica takes work.
+    pub(crate) fn another_serves(&self, than: ReplicaId) -> bool {
+        self.entries.iter().any(|it| it.id != than && it.suits(ReplicaStatus::serves))
+    }
+
+    /// What is the matter with the first replica, for a person who waits for any.
+    pub(crate) fn why_nobody_serves(&self) -> String {
+        let Some(entry) = self.all().into_iter().next() else {
+            return "there is no replica".to_owned();
+        };
+        let how = match &entry.status.borrow().state {
+            ReplicaState::Starting => "is starting".to_owned(),
+            ReplicaState::Serving => "serves again".to_owned(),
+            ReplicaState::Restarting { reason } => format!("restarts: {reason}"),
+            ReplicaState::Failed { reason } => format!("failed: {reason}"),
+            ReplicaState::Draining | ReplicaState::Drained => "was drained".to_owned(),
+            ReplicaState::Stopped => "was stopped".to_owned(),
+        };
+        format!("{} {how}", entry.id)
+    }
+
+    /// Whether some replica serves, and something comes of that.
+    pub(crate) fn any_serves(&self) -> bool {
+        self.entries.iter().any(|entry| entry.suits(ReplicaStatus::is_healthy))
+    }
+
+    /// Waits until every replica serves.
+    ///
+    /// # Errors
+    /// When one of them has failed.
+    pub(crate) async fn all_serve(&self) -> Result<(), StartError> {
+        for entry in self.all() {
+            entry.settles().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until some replica serves, if any shall.
+    ///
+    /// # Errors
+    /// When all of them have failed: why the last of them did.
+    pub(crate) async fn one_serves(&self) -> Result<(), StartError> {
+        let mut replicas: JoinSet<_> = self.all().into_iter().map(ReplicaEntry::settles).collect();
+        let mut outcome = Ok(());
+        while let Some(settled) = replicas.join_next().await {
+            match settled {
+                Ok(Ok(true)) => return Ok(()),
+                Ok(Err(why)) => outcome = Err(why),
+                Ok(Ok(false)) | Err(_) => {}
+            }
+        }
+        outcome
+    }
+
+    /// How each replica is.
+    pub(crate) fn statuses(&self) -> Vec<ReplicaStatus> {
+        let status = |entry: &ReplicaEntry| {
+            let mut status = entry.status.borrow().clone();
+            status.state = entry.state();
+            status
+        };
+        self.all().iter().map(status).collect()
+    }
+}

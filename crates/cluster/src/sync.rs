@@ -1,0 +1,5 @@
+//! The primitives of the small concurrent pieces. Their model check, in `tests/models.rs`, compiles the
+//! same files against primitives whose every interleaving it tries.
+
+pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
+pub(crate) use std::sync::{Mutex, MutexGuard};

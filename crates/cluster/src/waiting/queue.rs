@@ -1,0 +1,89 @@
+//! Who waits, in order, until nobody may any more.
+//!
+//! - **WQ-1** whatever comes is in the queue, is taken out once, or comes back with the reason why nobody may
+//!   wait; after [`close`](WaitingQueue::close) the queue is empty for good.
+//!
+//! Every interleaving of these calls is tried by `tests/models.rs`.
+
+use std::collections::VecDeque;
+use std::sync::PoisonError;
+
+use crate::sync::{Mutex, MutexGuard};
+
+/// A queue that can be closed, for a reason.
+#[derive(Debug)]
+pub(crate) struct WaitingQueue<T, R> {
+    state: Mutex<State<T, R>>,
+}
+
+#[derive(Debug)]
+struct State<T, R> {
+    waiting: VecDeque<T>,
+    closed: Option<R>,
+}
+
+// === impl WaitingQueue ===
+
+impl<T, R: Clone> WaitingQueue<T, R> {
+    pub(crate) fn new() -> Self {
+        Self { state: Mutex::new(State { waiting: VecDeque::new(), closed: None }) }
+    }
+
+    /// Puts somebody behind all others.
+    ///
+    /// # Errors
+    /// The same, and why nobody may wait any more.
+    pub(crate) fn push(&self, last: T) -> Result<(), (T, R)> {
+        self.let_in(last, VecDeque::push_back)
+    }
+
+    /// Puts somebody before all others who was there before.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub(crate) fn put_back(&self, first: T) -> Result<(), (T, R)> {
+        self.let_in(first, VecDeque::push_front)
+    }
+
+    /// Takes the first.
+    pub(crate) fn take_first(&self) -> Option<T> {
+        self.state().waiting.pop_front()
+    }
+
+    /// Takes those out who do not wait any more, in order.
+    pub(crate) fn take_unless(&self, waits: impl FnMut(&T) -> bool) -> VecDeque<T> {
+        let mut state = self.state();
+        let (waiting, others) = std::mem::take(&mut state.waiting).into_iter().partition(waits);
+        state.waiting = waiting;
+        others
+    }
+
+    /// Takes everybody out, and lets nobody in any more.
+    pub(crate) fn close(&self, reason: R) -> VecDeque<T> {
+        let mut state = self.state();
+        state.closed = Some(reason);
+        std::mem::take(&mut state.waiting)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.state().waiting.len()
+    }
+
+    /// The least of what `key` says of those who wait.
+    pub(crate) fn min<K: Ord>(&self, key: impl Fn(&T) -> K) -> Option<K> {
+        self.state().waiting.iter().map(key).min()
+    }
+
+    fn let_in(&self, one: T, put: impl FnOnce(&mut VecDeque<T>, T)) -> Result<(), (T, R)> {
+        let mut state = self.state();
+        if let Some(reason) = state.closed.clone() {
+            return Err((one, reason));
+        }
+        put(&mut state.waiting, one);
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<T, R>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
