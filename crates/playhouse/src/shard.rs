@@ -15,7 +15,7 @@ use std::{fs, thread};
 
 use clap::Args;
 use playhouse_cluster::{HeadAddress, Loading, RankEngine, RankHost, ReadProgress, Way, run_rank};
-use playhouse_collectives::{Member, Secret};
+use playhouse_collectives::{AbortHandle, Member, Secret};
 use playhouse_engine::{EngineConfig, EngineEvent};
 use playhouse_link::Identity;
 use playhouse_model::{Checkpoint, Dtype, ModelConfig, Shard, Weights};
@@ -26,7 +26,7 @@ use tokio::task::spawn_blocking;
 
 use crate::demo;
 use crate::error::CliError;
-use crate::ranks::{GroupAborts, GroupSeat, RankModel};
+use crate::ranks::{GroupSeat, RankModel, sweep_shared_memory};
 
 /// An identity has three certificates or keys; nothing in it comes near to this.
 const IDENTITY_BYTES_MAX: u32 = 1 << 20;
@@ -59,6 +59,7 @@ struct Held {
 /// When there is no identity on standard input, or no head.
 pub(crate) fn run(args: &ShardArgs) -> Result<ExitCode, CliError> {
     init_child_logs("warn").map_err(|why| CliError::failure(why.to_string()))?;
+    sweep_shared_memory();
     let identity = identity().map_err(|why| {
         CliError::failure(format!("standard input holds no identity: {why}"))
             .hint("`playhouse serve` and `playhouse node` start shards; people do not")
@@ -137,9 +138,9 @@ impl RankHost for Host {
             max_num_seqs: max_num_seqs as usize,
         };
         let groups = [group_seat(tensor, stage)?, group_seat(pipeline, chain)?];
-        let aborts = GroupAborts::default();
-        let (port, thread) = model.start(config, groups, aborts.clone(), sink)?;
-        Ok(RankEngine::of_thread(port, thread, move || aborts.abort()))
+        let abort = AbortHandle::new();
+        let (port, thread) = model.start(config, groups, abort.clone(), sink)?;
+        Ok(RankEngine::of_thread(port, thread, move || abort.abort()))
     }
 }
 
