@@ -46,6 +46,7 @@ mod ledger;
 mod moves;
 mod node;
 mod nodes;
+mod oom_kills;
 mod operation;
 mod overview;
 mod pace;
