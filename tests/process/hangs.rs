@@ -92,7 +92,7 @@ fn undisturbed<T>(layout: &[&str], hang: impl Fn(&Server) -> Option<T>) -> Optio
         },
     );
     let Some(hung) = hung else {
-        not_tested();
+        not_tested("python3 may stop no threads here");
         return None;
     };
     assert_eq!(server.metric("playhouse_replica_restarts_total"), 1.0);
@@ -102,9 +102,9 @@ fn undisturbed<T>(layout: &[&str], hang: impl Fn(&Server) -> Option<T>) -> Optio
 }
 
 /// Past the capture of the test harness: a test that did not run says so.
-fn not_tested() {
-    let text = b"\n*** NOT TESTED: python3 may stop no threads here ***\n";
-    std::io::stderr().write_all(text).expect("stderr is open");
+pub(crate) fn not_tested(why: &str) {
+    let text = format!("\n*** NOT TESTED: {why} ***\n");
+    std::io::stderr().write_all(text.as_bytes()).expect("stderr is open");
 }
 
 /// As the head measured it: not before its time, and long before the groups of ranks give up. Steps of
@@ -147,7 +147,9 @@ fn a_replica_that_makes_no_progress_is_not_ready() {
     assert_eq!(server.metric("vllm:engine_healthy"), 1.0);
     let expected = tokens(&server, &story(1));
     thread::scope(|scope| {
-        let Some(stopped) = Stopped::new(engine) else { return not_tested() };
+        let Some(stopped) = Stopped::new(engine) else {
+            return not_tested("python3 may stop no threads here");
+        };
         let answer = scope.spawn(|| tokens(&server, &story(1)));
         server.wait_until("it is stalled", |server| server.get("/readyz").status == 503);
         assert_eq!(server.get("/livez").status, 200);

@@ -13,6 +13,8 @@ use serde_json::Value;
 /// slow, and busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_playhouse");
+
 /// A running server. Killed when dropped.
 pub(crate) struct Server {
     child: Child,
@@ -39,17 +41,29 @@ impl Server {
 
     /// As [`Server::start`], with more in its environment.
     pub(crate) fn start_with(args: &[&str], environment: &[(&str, &str)]) -> Self {
-        Self::launch(args, environment, Stdio::null())
+        Self::launch(Command::new(BINARY), args, environment, Stdio::null())
     }
 
     /// As [`Server::start_with`], and writes its log into a new file.
     pub(crate) fn start_logged(args: &[&str], environment: &[(&str, &str)], log: &Path) -> Self {
         let log = File::create(log).expect("the file of the log");
-        Self::launch(args, environment, log.into())
+        Self::launch(Command::new(BINARY), args, environment, log.into())
     }
 
-    fn launch(args: &[&str], environment: &[(&str, &str)], log: Stdio) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_playhouse"))
+    /// As [`Server::start_logged`], by a program that ends with becoming what its arguments say.
+    pub(crate) fn start_by(mut program: Command, args: &[&str], log: &Path) -> Self {
+        let log = File::create(log).expect("the file of the log");
+        program.arg(BINARY);
+        Self::launch(program, args, &[], log.into())
+    }
+
+    fn launch(
+        mut program: Command,
+        args: &[&str],
+        environment: &[(&str, &str)],
+        log: Stdio,
+    ) -> Self {
+        let mut child = program
             .arg("serve")
             .args(args)
             .args(["--port", "0"])

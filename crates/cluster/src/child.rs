@@ -17,10 +17,11 @@ use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::{Child as Process, ChildStdin, Command};
 use tokio::sync::{oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{Level, error, info, warn};
 
 use crate::head::HeadAddress;
+use crate::oom_kills::{OomKills, SAMPLES};
 use crate::rank::{Loss, LossCause};
 
 /// Lines of standard error that are kept for the reason of an exit.
@@ -87,20 +88,27 @@ impl Child {
         let name = name.to_owned();
         tokio::spawn(async move {
             let words = tokio::spawn(listen(stderr, name));
-            let status = live(process, stdin, identity, dropped).await;
+            let mut kills = OomKills::of(pid);
+            let end = live(process, stdin, identity, dropped, &mut kills).await;
             let words = timeout(LAST_WORDS, words).await.ok().and_then(Result::ok);
-            let mut reason = words.unwrap_or_default().join(" / ");
-            let status = match status {
-                Ok(status) => match status.signal() {
-                    Some(signal) => ExitStatus::Signal(signal),
+            let mut words = words.unwrap_or_default();
+            let status = match end {
+                Ok(End { status, is_ours }) => match status.signal() {
+                    Some(signal) => {
+                        if signal == Signal::KILL.as_raw() && !is_ours {
+                            // The kernel says it for a process that could not.
+                            words.splice(0..0, kills.reason());
+                        }
+                        ExitStatus::Signal(signal)
+                    }
                     None => ExitStatus::Code(status.code().unwrap_or_default()),
                 },
                 Err(why) => {
-                    reason = format!("its parent lost it: {why}");
+                    words = vec![format!("its parent lost it: {why}")];
                     ExitStatus::Code(-1)
                 }
             };
-            ended.send_replace(Some(Exit { pid, status, reason }));
+            ended.send_replace(Some(Exit { pid, status, reason: words.join(" / ") }));
         });
         Ok(child)
     }
@@ -112,13 +120,21 @@ fn is_kept(name: &OsStr) -> bool {
     ["RUST_", "LD_", "CUDA_", "NCCL_", "NVIDIA_"].iter().any(|kept| name.starts_with(kept))
 }
 
+/// How a process ended.
+struct End {
+    status: std::process::ExitStatus,
+    /// It was no longer wanted, and its parent killed it.
+    is_ours: bool,
+}
+
 /// Hands over the identity, then waits for the process to end or to be no longer wanted.
 async fn live(
     mut process: Process,
     stdin: Option<ChildStdin>,
     identity: Vec<u8>,
-    dropped: oneshot::Receiver<()>,
-) -> io::Result<std::process::ExitStatus> {
+    mut dropped: oneshot::Receiver<()>,
+    kills: &mut OomKills,
+) -> io::Result<End> {
     // Held open until the end: that is how the process knows that we live.
     let mut stdin = stdin;
     let ended = async {
@@ -131,12 +147,21 @@ async fn live(
         }
         process.wait().await
     };
-    tokio::select! {
-        status = ended => return status,
-        _ = dropped => {}
+    let mut samples = interval(SAMPLES);
+    samples.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    {
+        tokio::pin!(ended);
+        loop {
+            tokio::select! {
+                biased;
+                status = &mut ended => return Ok(End { status: status?, is_ours: false }),
+                _ = &mut dropped => break,
+                _ = samples.tick() => kills.look(),
+            }
+        }
     }
     process.start_kill()?;
-    process.wait().await
+    Ok(End { status: process.wait().await?, is_ours: true })
 }
 
 /// Passes the lines of a process's standard error on, and returns the last of them.

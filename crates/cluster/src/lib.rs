@@ -48,6 +48,7 @@ mod live_ranks;
 mod moves;
 mod node;
 mod nodes;
+mod oom_kills;
 mod operation;
 mod overview;
 mod pace;

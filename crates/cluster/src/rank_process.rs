@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use playhouse_engine::{EngineEvent, StepPort};
+use playhouse_engine::{EngineEvent, StepPort, SubmitError};
 use playhouse_link::{Endpoint, Incoming, KeepIdentity, Receiver, Sender, Stream, Streams};
 use playhouse_types::Epoch;
 use playhouse_wire::{Join, Kind, Load, Loaded, ShardCommand, ShardEvent, StepCommand, StepEvent};
@@ -25,6 +25,13 @@ const LEASE: Duration = Duration::from_secs(30);
 /// How long an engine may take to end after its groups were aborted: a step at most. Its replica waits
 /// for that, so one that hangs should not be waited for much longer than steps take.
 const STOP: Duration = Duration::from_secs(5);
+
+/// How long the head may take to drop the stream of an epoch that has failed. It has read why by then.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How long a rank keeps to itself that another one was lost. The parent of that one knows why, and
+/// should be heard first: then the head ends this epoch, and nobody asks.
+const ROOT_CAUSE: Duration = Duration::from_millis(300);
 
 /// What a rank computes with.
 pub trait RankHost: Send + Sync + 'static {
@@ -52,7 +59,7 @@ pub struct RankEngine {
     pub port: RankPort,
     /// Ends when nothing of it runs any more.
     pub ended: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// Ends its groups, whatever it is doing.
+    /// Ends its groups, whatever it is doing, and the joins of those that it is not in yet.
     pub abort: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -190,8 +197,7 @@ impl RankProcess {
         let epoch = join.epoch;
         if joined.fetch_max(epoch.0, Ordering::Relaxed) >= epoch.0 {
             let why = format!("{epoch} is over: this process was in it, or in a later one");
-            drop(sender.send(&ShardEvent::Failed(why)).await);
-            drop(receiver.next().await);
+            fail(why, &mut sender, &mut receiver, &mut end).await;
             return Ok(());
         }
         let (report, mut events) = mpsc::unbounded_channel();
@@ -200,7 +206,7 @@ impl RankProcess {
             Ok(engine) => engine,
             Err(why) => {
                 let why = format!("cannot start an engine: {why}");
-                drop(sender.send(&ShardEvent::Failed(why)).await);
+                fail(why, &mut sender, &mut receiver, &mut end).await;
                 return Ok(());
             }
         };
@@ -211,21 +217,23 @@ impl RankProcess {
             _ = receiver.next() => None,
             _ = end.recv() => None,
         };
-        let said = match first {
+        match first {
             Some(EngineEvent::Ready { .. }) => {
                 // The head attaches its step stream once it has read this.
                 *lock(&stage) = Some(OnStage { epoch, port, events });
-                ShardEvent::Ready
+                if sender.send(&ShardEvent::Ready).await.is_ok() {
+                    tokio::select! {
+                        biased;
+                        _ = receiver.next() => {}
+                        _ = end.recv() => {}
+                    }
+                }
             }
-            Some(EngineEvent::Exited { reason, .. }) => ShardEvent::Failed(reason),
-            _ => ShardEvent::Failed("the epoch is over".to_owned()),
-        };
-        if sender.send(&said).await.is_ok() && said == ShardEvent::Ready {
-            tokio::select! {
-                biased;
-                _ = receiver.next() => {}
-                _ = end.recv() => {}
+            Some(EngineEvent::Exited { reason, .. }) => {
+                fail(reason, &mut sender, &mut receiver, &mut end).await;
             }
+            // Nobody waits for an answer any more.
+            _ => {}
         }
         lock(&stage).take();
         abort();
@@ -249,6 +257,27 @@ impl Playing {
     async fn end(self) -> Result<(), RankProcessError> {
         drop(self.over);
         self.task.await.unwrap_or(Ok(()))
+    }
+}
+
+/// Says why an epoch has failed, and waits until the head has read that: what is on its way when a
+/// stream is dropped is lost with it.
+async fn fail(
+    why: String,
+    sender: &mut Sender<ShardEvent>,
+    receiver: &mut Receiver<ShardCommand>,
+    end: &mut mpsc::Receiver<()>,
+) {
+    if sender.send(&ShardEvent::Failed(why)).await.is_ok() {
+        let dropped = async {
+            tokio::select! {
+                biased;
+                _ = receiver.next() => {}
+                _ = end.recv() => {}
+            }
+        };
+        // A head that does neither is as good as gone.
+        drop(timeout(FAREWELL, dropped).await);
     }
 }
 
@@ -305,6 +334,7 @@ async fn attach(incoming: Incoming, stage: Arc<Mutex<Option<OnStage>>>) {
                 Ok(Some(StepCommand::Plan(plan))) => match port.submit(plan) {
                     Ok(()) => continue,
                     // It has said why, or is about to.
+                    Err(SubmitError::Gone) => continue,
                     Err(why) => {
                         StepEvent::Exited { epoch, reason: why.to_string(), of_step: false }
                     }
@@ -315,6 +345,9 @@ async fn attach(incoming: Incoming, stage: Arc<Mutex<Option<OnStage>>>) {
                 Some(EngineEvent::Step(outcome)) => StepEvent::Outcome(outcome),
                 Some(EngineEvent::Followed { epoch, step }) => StepEvent::Done { epoch, step },
                 Some(EngineEvent::Exited { epoch, reason, of_step }) => {
+                    if !of_step && ends_within(&mut receiver, ROOT_CAUSE).await {
+                        return;
+                    }
                     StepEvent::Exited { epoch, reason, of_step }
                 }
                 Some(EngineEvent::Ready { .. }) => continue,
@@ -325,6 +358,12 @@ async fn attach(incoming: Incoming, stage: Arc<Mutex<Option<OnStage>>>) {
             return;
         }
     }
+}
+
+/// Whether a step stream ends so soon. Plans that come meanwhile are for an engine that is gone.
+async fn ends_within(receiver: &mut Receiver<StepCommand>, limit: Duration) -> bool {
+    let ended = async { while let Ok(Some(_)) = receiver.next().await {} };
+    timeout(limit, ended).await.is_ok()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

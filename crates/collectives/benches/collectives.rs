@@ -11,7 +11,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use half::bf16;
-use playhouse_collectives::{Group, GroupSpec, Member, Secret};
+use playhouse_collectives::{AbortHandle, Group, GroupSpec, Member, Secret};
 
 /// Says to the second process that it is one.
 const SPEC: &str = "PLAYHOUSE_BENCH_SPEC";
@@ -29,7 +29,7 @@ const LARGE_ROUNDS: usize = 200;
 fn main() {
     if let Ok(spec) = std::env::var(SPEC) {
         let spec: GroupSpec = serde_json::from_str(&spec).unwrap();
-        let group = Group::join(&spec, 1, None).unwrap();
+        let group = Group::join(&spec, 1, None, &AbortHandle::new()).unwrap();
         measure(&group);
         return;
     }
@@ -41,7 +41,7 @@ fn main() {
     for (way, machines) in [("shared memory", ["a", "a"]), ("TCP loopback", ["a", "b"])] {
         let spec = spec(machines);
         let mut second = second(&spec);
-        let group = Group::join(&spec, 0, None).unwrap();
+        let group = Group::join(&spec, 0, None, &AbortHandle::new()).unwrap();
         for (name, times) in measure(&group) {
             let is_large = name.ends_with("MB");
             print(&format!("{name}, {way}"), &times, is_large.then_some(&copy));

@@ -82,25 +82,18 @@ impl Communicator {
         Self { backend: Backend::Solo }
     }
 
-    /// Joins a group of CPU ranks as `rank`. Returns once all are there.
+    /// Joins a group of CPU ranks as `rank`. Returns once all are there, or `abort` is aborted. A rank
+    /// that let the operating system choose the port of its address passes the `listener` there.
     ///
     /// # Errors
-    /// When they are not by the group's timeout, and otherwise as [`JoinError`] says.
-    pub fn join(spec: &GroupSpec, rank: usize) -> Result<Self, JoinError> {
-        Ok(Self::from(Group::join(spec, rank, None)?))
-    }
-
-    /// As [`join`](Self::join), with the listener of the rank's address already bound: what a node
-    /// needs that lets the operating system choose the port.
-    ///
-    /// # Errors
-    /// As [`join`](Self::join).
-    pub fn join_on(
-        listener: TcpListener,
+    /// When they are not there by the group's timeout, and otherwise as [`JoinError`] says.
+    pub fn join(
         spec: &GroupSpec,
         rank: usize,
+        listener: Option<TcpListener>,
+        abort: &AbortHandle,
     ) -> Result<Self, JoinError> {
-        Ok(Self::from(Group::join(spec, rank, Some(listener))?))
+        Ok(Self::from(Group::join(spec, rank, listener, abort)?))
     }
 
     /// Joins a group of GPUs as `rank`, with a `device` of
@@ -114,8 +107,14 @@ impl Communicator {
     /// # Errors
     /// As [`join`](Self::join), and when NCCL or the device fails.
     #[cfg(feature = "cuda")]
-    pub fn join_nccl(spec: &GroupSpec, rank: usize, device: &Device) -> Result<Self, JoinError> {
-        let group = nccl::Group::join(Group::join(spec, rank, None)?, spec.timeout, device)?;
+    pub fn join_nccl(
+        spec: &GroupSpec,
+        rank: usize,
+        device: &Device,
+        abort: &AbortHandle,
+    ) -> Result<Self, JoinError> {
+        let cpu = Group::join(spec, rank, None, abort)?;
+        let group = nccl::Group::join(cpu, spec.timeout, device)?;
         Ok(Self { backend: Backend::Nccl(Arc::new(group)) })
     }
 
@@ -131,10 +130,11 @@ impl Communicator {
         self.group().map_or(1, Group::size)
     }
 
-    /// A handle that ends the group, from any thread, whatever the ranks are doing.
+    /// The handle that the group was joined with, which ends it from any thread, whatever the ranks
+    /// are doing. That of a group of one has nothing to end.
     #[must_use]
     pub fn abort_handle(&self) -> AbortHandle {
-        self.group().map_or_else(AbortHandle::solo, Group::abort_handle)
+        self.group().map_or_else(AbortHandle::new, Group::abort_handle)
     }
 
     /// The sum over all ranks of `tensor`, which has the same shape and type on each.

@@ -47,17 +47,6 @@ pub enum CollectiveError {
         /// What it found; empty on the others.
         detail: String,
     },
-    /// Shared memory is full.
-    #[error(
-        "no room in shared memory for {wanted_bytes} bytes of send buffer ({reason}); enlarge \
-         /dev/shm (a container's --shm-size) or lower buffer_bytes"
-    )]
-    Memory {
-        /// What the buffer needs.
-        wanted_bytes: usize,
-        /// The operating system's.
-        reason: String,
-    },
     /// The arguments do not fit the group or each other. Nothing was sent.
     #[error("{op}: {reason}")]
     Misuse {
@@ -68,7 +57,7 @@ pub enum CollectiveError {
     },
 }
 
-/// A rank could not join its group.
+/// A rank could not join its group. It holds nothing of the group any more, and leaves no file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
     /// The spec cannot describe a group.
@@ -98,6 +87,31 @@ pub enum JoinError {
         /// The peer.
         rank: usize,
         /// Why.
+        reason: String,
+    },
+    /// Somebody used the [`AbortHandle`](crate::AbortHandle) of the join.
+    #[error("the join was aborted")]
+    Aborted,
+    /// Another rank died, gave up or ended the group before all ranks were in.
+    #[error("the group ended while rank {rank} joined it: {cause}")]
+    Ended {
+        /// This rank.
+        rank: usize,
+        /// Why the group ended.
+        cause: CollectiveError,
+    },
+    /// `/dev/shm` is full.
+    #[error(
+        "no room in /dev/shm for the {wanted_bytes} bytes of shared memory that rank {rank} needs \
+         ({reason}); free some, or enlarge it: --shm-size of a container, an emptyDir of medium \
+         Memory in Kubernetes, mount -o remount,size= on a machine"
+    )]
+    Memory {
+        /// This rank.
+        rank: usize,
+        /// Bytes that were to be reserved.
+        wanted_bytes: usize,
+        /// The operating system's reason.
         reason: String,
     },
     /// The operating system refused something.
@@ -172,6 +186,28 @@ impl Cause {
 impl JoinError {
     pub(crate) fn system(action: impl Into<String>, error: impl fmt::Display) -> Self {
         Self::System { action: action.into(), reason: error.to_string() }
+    }
+
+    /// Whether the root cause lies with another rank, which can say more about it than this one.
+    #[must_use]
+    pub fn is_of_another_rank(&self) -> bool {
+        matches!(self, Self::Ended { .. })
+    }
+
+    /// What the other ranks are told when the join of `rank` fails so.
+    pub(crate) fn cause(&self, rank: usize) -> Cause {
+        let narrow = |rank: usize| u16::try_from(rank).unwrap_or(u16::MAX);
+        match self {
+            Self::Aborted => Cause::Aborted { by: narrow(rank) },
+            Self::Ended { cause: CollectiveError::PeerLost { rank }, .. } => {
+                Cause::Lost { rank: narrow(*rank) }
+            }
+            Self::Missing { ranks, .. } => {
+                let on = ranks.first().copied().unwrap_or(rank);
+                Cause::TimedOut { by: narrow(rank), on: narrow(on) }
+            }
+            _ => Cause::Lost { rank: narrow(rank) },
+        }
     }
 }
 

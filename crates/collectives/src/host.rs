@@ -3,6 +3,7 @@
 //! From each rank to each other there is a ring of bytes: in shared memory on one machine, with a
 //! connection in the middle between two. An operation knows rings only.
 
+mod abort;
 mod bell;
 mod clock;
 mod frame;
@@ -21,8 +22,10 @@ mod segment;
 mod sum;
 mod watch;
 
+pub use abort::AbortHandle;
 #[cfg(feature = "cuda")]
 pub(crate) use clock::Deadline;
+pub use group::Group;
 #[cfg(feature = "cuda")]
 pub(crate) use group::expect_len;
-pub use group::{AbortHandle, Group};
+pub use segment::sweep;

@@ -6,10 +6,12 @@
 //! - **CO-2** no call waits longer than the group's timeout. A dead process is noticed within some
 //!   10 ms, a broken connection at once.
 //! - **CO-3** a group ends for all ranks at once, with one root cause, and stays ended: every later
-//!   call fails. An [`AbortHandle`] ends it from any thread (**A5**).
+//!   call fails. An [`AbortHandle`] ends it from any thread, and a join as well (**A5**).
 //! - **CO-4** memory is bounded by `ranks × buffer_bytes` for each rank and direction, whatever the
 //!   size of a tensor.
 //! - **CO-5** ranks of different epochs, groups or secrets exchange nothing.
+//! - **CO-6** a group has all of its memory once it is joined: a full `/dev/shm` fails the join, never
+//!   an operation. What dead processes left there, [`sweep`] removes.
 //!
 //! Not here: which ranks form a group, and when a new one is formed (see `cluster`).
 //!
@@ -36,5 +38,5 @@ mod spec;
 pub use communicator::Communicator;
 pub use element::{Element, Summand};
 pub use error::{CollectiveError, JoinError};
-pub use host::{AbortHandle, Group};
+pub use host::{AbortHandle, Group, sweep};
 pub use spec::{BUFFER_BYTES, GroupSpec, Member, RANKS_MAX, Secret};

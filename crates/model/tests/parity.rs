@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use playhouse_collectives::{Communicator, GroupSpec, Member, Secret};
+use playhouse_collectives::{AbortHandle, Communicator, GroupSpec, Member, Secret};
 use playhouse_model::{
     Checkpoint, Chunk, Dtype, Groups, KvCache, Model, ModelConfig, Shard, Weights,
 };
@@ -125,7 +125,7 @@ fn join(group: String, size: usize, rank: usize) -> Communicator {
         timeout: Duration::from_secs(60),
         buffer_bytes: GroupSpec::collective_buffer_bytes(size),
     };
-    Communicator::join(&spec, rank).unwrap()
+    Communicator::join(&spec, rank, None, &AbortHandle::new()).unwrap()
 }
 
 /// The prompt in one chunk, then one greedy token at a time, as `generate` of transformers does. A

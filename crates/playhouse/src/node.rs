@@ -18,6 +18,7 @@ use playhouse_telemetry::{LogFormat, init_logs};
 use tokio::sync::watch;
 
 use crate::error::CliError;
+use crate::ranks::sweep_shared_memory;
 use crate::signals::Signals;
 use crate::sizing::available_memory;
 
@@ -68,6 +69,7 @@ pub(crate) fn run(args: &NodeArgs) -> Result<ExitCode, CliError> {
     init_logs(LOG_FILTER, args.log_format, None)
         .map_err(|why| CliError::failure(why.to_string()))?;
     let devices = args.devices.devices()?;
+    sweep_shared_memory();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

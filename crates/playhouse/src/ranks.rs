@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,10 +11,15 @@ use playhouse_engine::{EngineConfig, EngineEvent, StepPort};
 use playhouse_model::{Groups, Model, Weights};
 use playhouse_ops::Threads;
 use playhouse_types::{DecoderSpec, Epoch};
+use tracing::{info, warn};
 
 /// The longest that a rank waits for the others. A step takes far less; a rank that ends wakes the
 /// others at once.
 const GROUP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a rank keeps to itself that another one was lost while they joined. Whoever started that one
+/// knows more about it, ends this rank's epoch, and should be heard first.
+const ROOT_CAUSE: Duration = Duration::from_millis(300);
 
 /// A rank that can start engines.
 #[derive(Clone)]
@@ -34,23 +39,11 @@ pub(crate) struct GroupSeat {
     pub(crate) listener: Option<TcpListener>,
 }
 
-/// Ends the groups of an engine, those that it joins later too.
-#[derive(Clone, Default)]
-pub(crate) struct GroupAborts {
-    joined: Arc<Mutex<Joined>>,
-}
-
-#[derive(Default)]
-struct Joined {
-    groups: Vec<AbortHandle>,
-    aborted: bool,
-}
-
 // === impl RankModel ===
 
 impl RankModel {
     /// Starts an engine that first joins its groups, on its own thread: the ranks of its stage, and
-    /// its chain of stages.
+    /// its chain of stages. `abort` ends both, and the joins as well.
     ///
     /// # Errors
     /// When the system refuses a thread.
@@ -58,15 +51,15 @@ impl RankModel {
         &self,
         config: EngineConfig,
         [tensor, pipeline]: [GroupSeat; 2],
-        aborts: GroupAborts,
+        abort: AbortHandle,
         on_event: impl Fn(EngineEvent) + Send + 'static,
     ) -> io::Result<(StepPort, JoinHandle<()>)> {
         let Self { spec, weights, threads } = self.clone();
         let epoch = config.epoch;
         let build = move || {
             let groups = Groups {
-                tensor: aborts.join(tensor, epoch)?,
-                pipeline: aborts.join(pipeline, epoch)?,
+                tensor: tensor.join(epoch, &abort)?,
+                pipeline: pipeline.join(epoch, &abort)?,
             };
             Ok(Arc::new(Model::new(&spec, weights, groups, threads)))
         };
@@ -74,12 +67,12 @@ impl RankModel {
     }
 }
 
-// === impl GroupAborts ===
+// === impl GroupSeat ===
 
-impl GroupAborts {
-    /// Joins a group, and waits until all of it are there.
-    fn join(&self, seat: GroupSeat, Epoch(epoch): Epoch) -> Result<Communicator, String> {
-        let GroupSeat { name, secret, members, rank, listener } = seat;
+impl GroupSeat {
+    /// Joins the group, and waits until all of it are there.
+    fn join(self, Epoch(epoch): Epoch, abort: &AbortHandle) -> Result<Communicator, String> {
+        let Self { name, secret, members, rank, listener } = self;
         let size = members.len();
         if size == 1 {
             return Ok(Communicator::solo());
@@ -92,25 +85,23 @@ impl GroupAborts {
             timeout: GROUP_TIMEOUT,
             buffer_bytes: GroupSpec::collective_buffer_bytes(size),
         };
-        let joined = match listener {
-            Some(listener) => Communicator::join_on(listener, &spec, rank),
-            None => Communicator::join(&spec, rank),
-        };
-        let group = joined.map_err(|why| format!("{}: {why}", spec.group))?;
-        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
-        if joined.aborted {
-            group.abort_handle().abort();
-        }
-        joined.groups.push(group.abort_handle());
-        Ok(group)
+        Communicator::join(&spec, rank, listener, abort).map_err(|why| {
+            if why.is_of_another_rank() {
+                abort.wait(ROOT_CAUSE);
+            }
+            format!("{}: {why}", spec.group)
+        })
     }
+}
 
-    /// Ends them.
-    pub(crate) fn abort(&self) {
-        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
-        joined.aborted = true;
-        for group in &joined.groups {
-            group.abort();
+/// Removes the shared memory that killed ranks of this user left on this machine. What cannot be
+/// removed is no reason not to start.
+pub(crate) fn sweep_shared_memory() {
+    match playhouse_collectives::sweep() {
+        Ok(0) => {}
+        Ok(files) => info!(files, "removed shared memory that killed ranks had left in /dev/shm"),
+        Err(why) => {
+            warn!("cannot look for shared memory that killed ranks left in /dev/shm: {why}");
         }
     }
 }

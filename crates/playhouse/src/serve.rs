@@ -45,6 +45,7 @@ use crate::layout::ServedLayout;
 use crate::loading::{self, Language, Loaded};
 use crate::node::{DeviceList, LOG_FILTER};
 use crate::progress;
+use crate::ranks::sweep_shared_memory;
 use crate::secret;
 use crate::signals::Signals;
 use crate::sizing::{self, Bytes};
@@ -94,6 +95,7 @@ pub(crate) fn run(args: &ServeArgs, layout: &[String]) -> Result<ExitCode, CliEr
     let tls = certificate.clone().map(tls::server).transpose()?;
     let admin = runtime.block_on(AdminListener::bind(args, tls.clone()))?;
     let state = State::open(args.state_dir.as_deref(), &mut parallel)?;
+    sweep_shared_memory();
     let (loaded, language) = loading::load(args.model.as_deref())?;
     let dtype = Dtype::from(args.dtype).or(loaded.config.dtype);
     let spec = &loaded.config.spec;

@@ -15,7 +15,7 @@ use std::{fs, thread};
 
 use clap::Args;
 use playhouse_cluster::{HeadAddress, Loading, RankEngine, RankHost, ReadProgress, Way, run_rank};
-use playhouse_collectives::{Member, Secret};
+use playhouse_collectives::{AbortHandle, Member, Secret};
 use playhouse_engine::{EngineConfig, EngineEvent};
 use playhouse_link::Identity;
 use playhouse_model::{Checkpoint, Dtype, ModelConfig, Shard, Weights};
@@ -23,13 +23,21 @@ use playhouse_ops::Threads;
 use playhouse_telemetry::init_child_logs;
 use playhouse_wire::{Group, Join, Load, Loaded};
 use tokio::task::spawn_blocking;
+use tracing::warn;
 
 use crate::demo;
 use crate::error::CliError;
-use crate::ranks::{GroupAborts, GroupSeat, RankModel};
+use crate::ranks::{GroupSeat, RankModel, sweep_shared_memory};
 
 /// An identity has three certificates or keys; nothing in it comes near to this.
 const IDENTITY_BYTES_MAX: u32 = 1 << 20;
+
+/// How much sooner a rank is killed than its parent when memory runs out: as if it had half of the memory
+/// in addition to what it has.
+const OOM_SCORE_RAISE: i32 = 500;
+
+/// The highest `oom_score_adj` there is.
+const OOM_SCORE_MAX: i32 = 1000;
 
 /// Run one rank for a head that started this process.
 #[derive(Args)]
@@ -59,6 +67,8 @@ struct Held {
 /// When there is no identity on standard input, or no head.
 pub(crate) fn run(args: &ShardArgs) -> Result<ExitCode, CliError> {
     init_child_logs("warn").map_err(|why| CliError::failure(why.to_string()))?;
+    volunteer();
+    sweep_shared_memory();
     let identity = identity().map_err(|why| {
         CliError::failure(format!("standard input holds no identity: {why}"))
             .hint("`playhouse serve` and `playhouse node` start shards; people do not")
@@ -83,6 +93,17 @@ pub(crate) fn run(args: &ShardArgs) -> Result<ExitCode, CliError> {
         served.map_err(|why| CliError::failure(why.to_string()))
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Offers this process to the kernel when memory runs out, before the head and the agent of the machine:
+/// a rank is started anew, and a head is not. To raise the value takes no privilege.
+fn volunteer() {
+    let own = "/proc/self/oom_score_adj";
+    let before = fs::read_to_string(own).ok().and_then(|value| value.trim().parse::<i32>().ok());
+    let raised = before.map(|before| (before + OOM_SCORE_RAISE).min(OOM_SCORE_MAX));
+    if let Some(why) = raised.and_then(|raised| fs::write(own, raised.to_string()).err()) {
+        warn!("cannot raise {own}: {why}; when memory runs out, the head may be killed first");
+    }
 }
 
 /// Reads the length of an identity, and the identity.
@@ -137,9 +158,9 @@ impl RankHost for Host {
             max_num_seqs: max_num_seqs as usize,
         };
         let groups = [group_seat(tensor, stage)?, group_seat(pipeline, chain)?];
-        let aborts = GroupAborts::default();
-        let (port, thread) = model.start(config, groups, aborts.clone(), sink)?;
-        Ok(RankEngine::of_thread(port, thread, move || aborts.abort()))
+        let abort = AbortHandle::new();
+        let (port, thread) = model.start(config, groups, abort.clone(), sink)?;
+        Ok(RankEngine::of_thread(port, thread, move || abort.abort()))
     }
 }
 

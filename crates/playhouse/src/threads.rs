@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use playhouse_cluster::{
     HEAD, Layout, Rank, RankEvent, RankHandle, RankPort, RankSink, StartedRank, Whereabouts,
 };
-use playhouse_collectives::{Member, Secret};
+use playhouse_collectives::{AbortHandle, Member, Secret};
 use playhouse_engine::{EngineConfig, EngineEvent};
 use playhouse_model::{Shard, Weights};
 use playhouse_ops::Threads;
@@ -23,7 +23,7 @@ use crate::isolation::StarterMaker;
 use crate::layout::ServedLayout;
 use crate::loading::Loaded;
 use crate::progress::{Progress, Unit};
-use crate::ranks::{GroupAborts, GroupSeat, RankModel};
+use crate::ranks::{GroupSeat, RankModel};
 
 /// The ranks of every layout that is in use.
 pub(crate) struct ThreadRanks {
@@ -60,7 +60,7 @@ struct Running {
 
 /// An engine thread, as its replica holds it.
 struct ThreadHandle {
-    groups: GroupAborts,
+    groups: AbortHandle,
     running: Weak<Running>,
     aborted: Arc<Mutex<Vec<Weak<Running>>>>,
 }
@@ -162,7 +162,7 @@ impl ThreadRank {
         let (ended, end) = oneshot::channel();
         let running = Arc::new(Running { _ended: ended });
         let handle = ThreadHandle {
-            groups: GroupAborts::default(),
+            groups: AbortHandle::new(),
             running: Arc::downgrade(&running),
             aborted: Arc::clone(&self.aborted),
         };

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::abort::AbortHandle;
 use super::fuse::Fuse;
 use super::lane::Op;
 use super::pump::Pump;
@@ -28,13 +29,7 @@ pub struct Group {
     segment: Arc<Segment>,
     /// One for each rank of another machine.
     pumps: Vec<Pump>,
-}
-
-/// Ends a group from outside of its operations. Cheap to clone; any thread may use it.
-#[derive(Clone, Debug)]
-pub struct AbortHandle {
-    rank: usize,
-    fuse: Option<Arc<Fuse>>,
+    abort: AbortHandle,
 }
 
 // === impl Group ===
@@ -46,8 +41,10 @@ impl Group {
         fuse: Arc<Fuse>,
         segment: Arc<Segment>,
         pumps: Vec<Pump>,
+        abort: AbortHandle,
     ) -> Self {
-        Self { rank, size, seat: Mutex::new(seat), fuse, segment, pumps }
+        abort.hold(rank, &fuse);
+        Self { rank, size, seat: Mutex::new(seat), fuse, segment, pumps, abort }
     }
 
     /// This rank, counted from 0.
@@ -62,10 +59,10 @@ impl Group {
         self.size
     }
 
-    /// A handle that ends the group.
+    /// The handle that the group was joined with.
     #[must_use]
     pub fn abort_handle(&self) -> AbortHandle {
-        AbortHandle { rank: self.rank, fuse: Some(Arc::clone(&self.fuse)) }
+        self.abort.clone()
     }
 
     /// `output` becomes the sum over all ranks of `input`, in rank order.
@@ -285,24 +282,6 @@ impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rank, size, .. } = self;
         write!(f, "Group(rank {rank} of {size})")
-    }
-}
-
-// === impl AbortHandle ===
-
-impl AbortHandle {
-    /// A handle to a group of one, which has nobody to wait for.
-    pub(crate) fn solo() -> Self {
-        Self { rank: 0, fuse: None }
-    }
-
-    /// Ends the group: what waits in it, on any rank, returns
-    /// [`Aborted`](CollectiveError::Aborted) within milliseconds, and so does every later call. Does
-    /// nothing if the group is over.
-    pub fn abort(&self) {
-        if let Some(fuse) = &self.fuse {
-            fuse.blow(Cause::Aborted { by: narrow(self.rank) });
-        }
     }
 }
 

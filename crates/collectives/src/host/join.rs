@@ -1,11 +1,18 @@
 //! How a rank joins its group.
+//!
+//! - **JO-1** a join ends within some 10 ms when it is aborted, when the group is over, or when a rank
+//!   of this machine that had come dies; and at the group's timeout in any case.
+//! - **JO-2** a join that fails ends the group for the ranks of this machine, and takes its name away.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
+use super::abort::AbortHandle;
 use super::clock::Deadline;
 use super::fuse::Fuse;
 use super::group::Group;
@@ -15,9 +22,9 @@ use super::pump::{Pump, Rings};
 use super::ring::{Reader, Writer};
 use super::seat::Seat;
 use super::segment::Segment;
-use super::watch::{Presence, Watch, narrow};
+use super::watch::{Presence, Watch};
 use crate::error::Cause;
-use crate::{GroupSpec, JoinError};
+use crate::{CollectiveError, GroupSpec, JoinError};
 
 /// Between looks at whether the group is over: most news ring the bell.
 const SLICE: Duration = Duration::from_millis(10);
@@ -30,10 +37,14 @@ struct Joining<'a> {
     neighbours: Vec<usize>,
     segment: Arc<Segment>,
     deadline: Deadline,
+    abort: &'a AbortHandle,
+    /// The ranks of this machine that came.
+    watched: BTreeMap<usize, Presence>,
 }
 
 impl Group {
     /// Joins `spec` as `rank`, with a listener for ranks of other machines if it is already bound.
+    /// Blocks until all ranks are there, `abort` is aborted, or the group's timeout is over.
     ///
     /// # Errors
     /// As [`JoinError`] says.
@@ -41,18 +52,28 @@ impl Group {
         spec: &GroupSpec,
         rank: usize,
         listener: Option<TcpListener>,
+        abort: &AbortHandle,
     ) -> Result<Self, JoinError> {
         spec.check(rank)?;
         let deadline = Deadline::after(spec.timeout);
-        let segment = Arc::new(Segment::attach(spec, rank, deadline)?);
+        let segment = Arc::new(Segment::attach(spec, rank, deadline, abort)?);
         let neighbours = spec.neighbours(rank);
-        let joining = Joining { spec, rank, neighbours, segment: Arc::clone(&segment), deadline };
-        joining.join(listener).inspect_err(|_| {
-            // The ranks of this machine need not wait, and a later attempt begins afresh.
-            let word = Cause::Lost { rank: narrow(rank) }.to_word();
-            let cause = &segment.header.cause;
-            let _ = cause.compare_exchange(0, word, Ordering::AcqRel, Ordering::Relaxed);
+        let joining = Joining {
+            spec,
+            rank,
+            neighbours,
+            segment: Arc::clone(&segment),
+            deadline,
+            abort,
+            watched: BTreeMap::new(),
+        };
+        joining.join(listener).map_err(|error| {
+            // What an abort cuts off fails in many ways.
+            let error = if abort.is_aborted() { JoinError::Aborted } else { error };
+            // The ranks of this machine need not wait, and a later attempt begins afresh (**JO-2**).
+            segment.end(error.cause(rank));
             let _ = segment.unlink();
+            error
         })
     }
 }
@@ -60,58 +81,97 @@ impl Group {
 // === impl Joining ===
 
 impl Joining<'_> {
-    fn join(self, listener: Option<TcpListener>) -> Result<Group, JoinError> {
-        let is_over = || self.segment.cause().is_some();
+    fn join(mut self, listener: Option<TcpListener>) -> Result<Group, JoinError> {
+        self.segment.reserve(self.rank)?;
+        let is_over = || self.segment.cause().is_some() || self.abort.is_aborted();
         let arrivals = meet(self.spec, self.rank, listener, self.deadline, &is_over)?;
         self.gather(&arrivals, Segment::has_come)?;
         let unlinked = self.segment.unlink();
         unlinked.map_err(|error| JoinError::system("unlink shared memory", error))?;
-        let watched = self.neighbours.iter().enumerate().map(|(index, &rank)| {
-            let presence = Presence::local(&self.segment, index);
-            presence.map(|presence| (rank, presence)).map_err(|error| {
-                JoinError::system(format!("watch the process of rank {rank}"), error)
-            })
-        });
-        let watched = watched.collect::<Result<_, _>>()?;
+        self.watch()?;
         // A process whose id was used again before it was watched does not come this far.
         self.segment.watching();
         self.gather(&arrivals, Segment::is_watching)?;
-        self.seat(arrivals, watched)
+        self.seat(arrivals)
             .map_err(|error| JoinError::system("set up the connections of the group", error))
     }
 
     /// Waits until all ranks of this machine are so far.
     fn gather(
-        &self,
+        &mut self,
         arrivals: &Arrivals,
         is_here: impl Fn(&Segment, usize) -> bool,
     ) -> Result<(), JoinError> {
-        let segment = &self.segment;
-        let all_here = || (0..self.neighbours.len()).all(|index| is_here(segment, index));
+        let (segment, abort) = (Arc::clone(&self.segment), self.abort);
+        let neighbours = self.neighbours.clone();
+        let absent = || {
+            let absent = neighbours.iter().enumerate();
+            absent.filter(|(index, _)| !is_here(&segment, *index)).map(|(_, &rank)| rank)
+        };
+        let is_over = || segment.cause().is_some() || abort.is_aborted();
         let bell = segment.bell(segment.me());
-        while !all_here() && segment.cause().is_none() && !self.deadline.has_passed() {
+        while absent().next().is_some() && !is_over() && !self.deadline.has_passed() {
+            self.watch()?;
             let limit = self.deadline.within(SLICE).remaining();
-            bell.sleep_unless(limit, || all_here() || segment.cause().is_some());
+            bell.sleep_unless(limit, || absent().next().is_none() || is_over());
+            self.check_alive()?;
         }
-        let absent = self.neighbours.iter().enumerate();
-        let absent = absent.filter(|(index, _)| !is_here(segment, *index)).map(|(_, &rank)| rank);
-        let mut ranks: Vec<_> = absent.chain(arrivals.missing.iter().copied()).collect();
+        let mut ranks: Vec<_> = absent().chain(arrivals.missing.iter().copied()).collect();
         ranks.sort_unstable();
-        if !ranks.is_empty() {
-            let (waited, refused) = (self.deadline.elapsed(), arrivals.refused.clone());
-            return Err(JoinError::Missing { ranks, waited, refused });
+        if ranks.is_empty() {
+            // Over or not: if it is, the first operation says why.
+            return Ok(());
         }
-        // Over or not: if it is, the first operation says why.
+        match segment.cause() {
+            // Another rank of this machine has waited as long as this one.
+            None | Some(Cause::TimedOut { .. }) => {
+                let (waited, refused) = (self.deadline.elapsed(), arrivals.refused.clone());
+                Err(JoinError::Missing { ranks, waited, refused })
+            }
+            Some(cause) => Err(self.ended(cause.into_error(self.spec.timeout))),
+        }
+    }
+
+    /// Watches the ranks of this machine that have come, so that their death ends the wait for them.
+    fn watch(&mut self) -> Result<(), JoinError> {
+        for (index, &rank) in self.neighbours.iter().enumerate() {
+            if self.watched.contains_key(&rank) || !self.segment.has_come(index) {
+                continue;
+            }
+            match Presence::local(&self.segment, index) {
+                Ok(presence) => drop(self.watched.insert(rank, presence)),
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => {
+                    return Err(self.ended(CollectiveError::PeerLost { rank }));
+                }
+                Err(error) => {
+                    let action = format!("watch the process of rank {rank}");
+                    return Err(JoinError::system(action, error));
+                }
+            }
+        }
         Ok(())
     }
 
+    /// # Errors
+    /// When a rank of this machine that had come is gone before it was in the group.
+    fn check_alive(&self) -> Result<(), JoinError> {
+        for (index, rank) in self.neighbours.iter().enumerate() {
+            // In this order: a rank that was in, and has left since, was not lost on its way.
+            let is_gone = self.watched.get(rank).is_some_and(Presence::is_gone);
+            if is_gone && !self.segment.is_watching(index) {
+                return Err(self.ended(CollectiveError::PeerLost { rank: *rank }));
+            }
+        }
+        Ok(())
+    }
+
+    fn ended(&self, cause: CollectiveError) -> JoinError {
+        JoinError::Ended { rank: self.rank, cause }
+    }
+
     /// Everybody is here: puts the parts together.
-    fn seat(
-        self,
-        arrivals: Arrivals,
-        mut watched: BTreeMap<usize, Presence>,
-    ) -> std::io::Result<Group> {
-        let Self { spec, rank, neighbours, segment, .. } = self;
+    fn seat(self, arrivals: Arrivals) -> std::io::Result<Group> {
+        let Self { spec, rank, neighbours, segment, abort, mut watched, .. } = self;
         let (size, capacity) = (spec.members.len(), segment.capacity());
         let mut rings = BTreeMap::new();
         for &peer in arrivals.streams.keys() {
@@ -141,7 +201,7 @@ impl Joining<'_> {
         let peers = watched.into_values().collect();
         let watch = Watch::new(rank, spec.timeout, bell, Arc::clone(&fuse), peers);
         let seat = Seat::new(watch, lanes, capacity);
-        Ok(Group::new((rank, size), seat, fuse, segment, pumps))
+        Ok(Group::new((rank, size), seat, fuse, segment, pumps, abort.clone()))
     }
 }
 

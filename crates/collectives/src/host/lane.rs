@@ -65,14 +65,6 @@ impl Lane {
         bytes: usize,
         wait: &mut Wait<'_>,
     ) -> Result<(), CollectiveError> {
-        self.writer.reserve().map_err(|error| {
-            // The others would wait for what cannot be sent.
-            wait.watch.fail(Cause::Aborted { by: narrow(wait.watch.rank) });
-            CollectiveError::Memory {
-                wanted_bytes: self.writer.capacity(),
-                reason: error.to_string(),
-            }
-        })?;
         self.await_room(LINE + padded(bytes), wait)?;
         self.writer.put(&encode(label, self.sent));
         self.sent += 1;

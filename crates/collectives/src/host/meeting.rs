@@ -2,6 +2,8 @@
 //!
 //! - **ME-1** it takes no longer than the deadline, whoever connects and whatever they send.
 //! - **ME-2** a stranger on the listener costs a slot for [`HANDSHAKE`] at most, and no rank its place.
+//! - **ME-3** it ends within some 10 ms once the ranks of this machine give up, in the middle of a dial
+//!   or a handshake as well.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +14,8 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
 
 use super::clock::Deadline;
 use super::handshake::{Ends, Failed, answer, dial};
@@ -47,7 +51,7 @@ struct Meeting<'a> {
     deadline: Deadline,
     /// Ranks of other machines.
     awaited: Vec<usize>,
-    /// The ranks of this machine gave up.
+    /// The ranks of this machine gave up, or are to.
     is_over: &'a (dyn Fn() -> bool + Sync),
     state: Mutex<State>,
     changed: Condvar,
@@ -151,11 +155,36 @@ impl Meeting<'_> {
     }
 
     fn dial(&self, peer: usize, address: SocketAddr) -> Result<TcpStream, Failed> {
-        let attempt = self.deadline.within(ATTEMPT).remaining().max(Duration::from_millis(1));
-        let stream = TcpStream::connect_timeout(&address, attempt)?;
+        let stream = self.connect(address)?;
         stream.set_nodelay(true)?;
         let ends = Ends { from: self.rank, to: peer };
         self.pending(&stream, || dial(&stream, self.spec, ends, self.deadline))?;
+        Ok(stream)
+    }
+
+    /// As `TcpStream::connect_timeout`, which does not look at whether the meeting is done (**ME-3**).
+    fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+        match connect(&socket, &address) {
+            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let attempt = self.deadline.within(ATTEMPT);
+        loop {
+            let limit = attempt.within(LOOK).remaining().try_into().ok();
+            let mut fds = [PollFd::new(&socket, PollFlags::OUT)];
+            if poll(&mut fds, limit.as_ref()).is_ok_and(|ready| ready > 0) {
+                break;
+            }
+            if attempt.has_passed() || self.is_done() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        sockopt::socket_error(&socket)??;
+        let stream = TcpStream::from(socket);
+        stream.set_nonblocking(false)?;
         Ok(stream)
     }
 

@@ -79,12 +79,6 @@ impl Memory {
 
 // === impl Place ===
 
-impl<T> Place<T> {
-    pub(super) fn memory(&self) -> &Arc<Memory> {
-        &self.memory
-    }
-}
-
 impl<T> Clone for Place<T> {
     fn clone(&self) -> Self {
         Self { memory: Arc::clone(&self.memory), value: self.value }

@@ -59,13 +59,10 @@ unsafe impl Send for Ring {}
 #[derive(Debug)]
 pub(super) struct Writer {
     ring: Ring,
-    site: Site,
     /// Written so far, published or not.
     at: u64,
     /// The reader's mark when it was last looked at.
     read: u64,
-    /// The ring's pages exist.
-    reserved: bool,
     /// Of whoever reads.
     bell: Place<Bell>,
 }
@@ -107,23 +104,9 @@ impl Ring {
 // === impl Writer ===
 
 impl Writer {
-    /// The writing end of the fresh ring at `site`, read by whoever `bell` wakes.
+    /// The writing end of the fresh ring at `site`, whose pages exist, read by whoever `bell` wakes.
     pub(super) fn new(memory: &Arc<Memory>, site: Site, bell: Place<Bell>) -> Self {
-        Self { ring: Ring::new(memory, site), site, at: 0, read: 0, reserved: false, bell }
-    }
-
-    /// Makes the pages of the ring exist, the first time. Comes before the first write.
-    pub(super) fn reserve(&mut self) -> std::io::Result<()> {
-        if !self.reserved {
-            self.ring.marks.memory().reserve(self.site.bytes, self.site.capacity)?;
-            self.reserved = true;
-        }
-        Ok(())
-    }
-
-    /// Bytes of the whole ring.
-    pub(super) fn capacity(&self) -> usize {
-        self.ring.capacity
+        Self { ring: Ring::new(memory, site), at: 0, read: 0, bell }
     }
 
     /// Bytes that fit.

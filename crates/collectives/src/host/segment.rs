@@ -1,24 +1,33 @@
 //! The shared memory of the ranks of one machine.
 //!
 //! - **SG-1** the file has a name while ranks still join, and none afterwards: whatever dies later
-//!   leaves nothing behind.
+//!   leaves nothing behind. It gets its name when it is ready for others, in one system call.
 //! - **SG-2** ranks of different epochs never share memory: the older is refused. A newer rank that
 //!   finds an unfinished older group ends it and takes its name.
+//! - **SG-3** a name is removed once, by whoever takes the right to do so out of the header, so that
+//!   nobody removes the name of a later file.
+//! - **SG-4** a rank holds a shared lock of the file as long as it uses it, which the kernel releases
+//!   however the rank ends. [`sweep`] removes names of files that nobody holds, which are left when
+//!   every rank that had joined was killed: it locks them exclusively, so it never removes one in use.
+//!   A rank that gets its lock after that finds the name gone.
+//! - **SG-5** a rank has reserved every page that it writes before others count on it, so that a full
+//!   file system is an error of joining and never a signal (`SIGBUS`).
 //!
 //! The name comes from the group's secret, so ranks that do not know it do not meet.
 
-use std::fs::{File, OpenOptions};
+mod file;
+
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::thread;
+use std::time::Duration;
 
 use hmac::Mac as _;
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 
+use self::file::{FOLDER, PREFIX, is_named, name_file, nameless, remove_unheld, try_hold};
+use super::abort::AbortHandle;
 use super::bell::Bell;
 use super::clock::Deadline;
 use super::memory::{Memory, PAGE, Place, Shared};
@@ -27,12 +36,17 @@ use super::ring::{Marks, Site};
 use crate::error::Cause;
 use crate::{GroupSpec, JoinError};
 
-/// The first thing in the file. All zeros until the creator has filled it in.
+pub use self::file::sweep;
+
+/// Before another look at a name that is about to be removed, or at a file that is being swept.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// The first thing in the file.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Header {
-    /// 1 once the rest is valid.
-    ready: AtomicU32,
+    /// 1 until somebody takes the right to remove the file's name (**SG-3**).
+    named: AtomicU32,
     epoch: AtomicU64,
     /// The first bytes of [`GroupSpec::digest`].
     digest: AtomicU64,
@@ -70,8 +84,8 @@ unsafe impl Shared for Card {}
 /// One rank's hold on the shared memory of its machine.
 #[derive(Debug)]
 pub(super) struct Segment {
+    /// Has the file, and with it the lock (**SG-4**).
     memory: Arc<Memory>,
-    file: File,
     path: PathBuf,
     pub(super) header: Place<Header>,
     cards: Vec<Place<Card>>,
@@ -121,15 +135,16 @@ impl Segment {
         spec: &GroupSpec,
         rank: usize,
         deadline: Deadline,
+        abort: &AbortHandle,
     ) -> Result<Self, JoinError> {
         let neighbours = spec.neighbours(rank);
         let layout =
             Layout { ranks: neighbours.len(), capacity: spec.buffer_bytes.next_multiple_of(PAGE) };
         let path = path(spec, &spec.members[rank].machine);
-        let (file, memory) = open(spec, layout, &path, deadline)?;
+        let memory = Opening { spec, rank, layout, path: &path, deadline, abort }.open()?;
         let me = neighbours.iter().position(|&other| other == rank).expect("a neighbour of itself");
         let cards = (0..layout.ranks).map(|index| memory.place(layout.card(index))).collect();
-        let segment = Self { header: memory.place(0), memory, file, path, cards, layout, me };
+        let segment = Self { header: memory.place(0), memory, path, cards, layout, me };
         let stage = &segment.cards[me].stage;
         if stage.compare_exchange(ABSENT, CLAIMED, Ordering::AcqRel, Ordering::Acquire).is_err() {
             let reason = "somebody joined as this rank already".to_owned();
@@ -138,6 +153,16 @@ impl Segment {
         segment.cards[me].pid.store(std::process::id(), Ordering::Relaxed);
         segment.enter(NAMED);
         Ok(segment)
+    }
+
+    /// Makes sure that the pages exist which this rank, `rank` of the group, writes tensors to
+    /// (**SG-5**).
+    pub(super) fn reserve(&self, rank: usize) -> Result<(), JoinError> {
+        let Layout { ranks, capacity } = self.layout;
+        let others = (0..ranks).filter(|&other| other != self.me);
+        let mut rings = others.map(|other| self.layout.ring(self.me, other).bytes);
+        let reserved = rings.try_for_each(|offset| self.memory.reserve(offset, capacity));
+        reserved.map_err(|error| no_room(rank, (ranks - 1) * capacity, &error))
     }
 
     pub(super) fn memory(&self) -> &Arc<Memory> {
@@ -196,9 +221,16 @@ impl Segment {
         Cause::from_word(self.header.cause.load(Ordering::Acquire))
     }
 
-    /// Takes the name away (**SG-1**). Harmless when it is gone, or another file's by now.
+    /// Ends the group because of `cause`, unless it has ended already.
+    pub(super) fn end(&self, cause: Cause) {
+        let word = cause.to_word();
+        let _ = self.header.cause.compare_exchange(0, word, Ordering::AcqRel, Ordering::Relaxed);
+        self.cards.iter().for_each(|card| card.bell.ring());
+    }
+
+    /// Takes the name away (**SG-1**). Harmless when it is gone.
     pub(super) fn unlink(&self) -> io::Result<()> {
-        unlink(&self.file, &self.path)
+        unlink(&self.header, &self.path)
     }
 
     fn stage(&self, index: usize) -> u32 {
@@ -211,94 +243,138 @@ impl Segment {
     }
 }
 
-/// The file of a ready segment of this epoch, and the memory in it.
-fn open(
-    spec: &GroupSpec,
+/// What it takes to open the segment of a machine.
+struct Opening<'a> {
+    spec: &'a GroupSpec,
+    rank: usize,
     layout: Layout,
-    path: &Path,
+    path: &'a Path,
     deadline: Deadline,
-) -> Result<(File, Arc<Memory>), JoinError> {
-    let failed = |error: io::Error| JoinError::system(format!("open {}", path.display()), error);
-    loop {
-        match options().create_new(true).open(path) {
-            Ok(file) => {
-                return create(&file, spec, layout)
-                    .map(|memory| (file, memory))
-                    .inspect_err(|_| drop(std::fs::remove_file(path)))
-                    .map_err(|error| {
-                        let bytes = layout.rings();
-                        let action = format!("reserve {bytes} bytes of {}", path.display());
-                        JoinError::system(action, error)
-                    });
+    abort: &'a AbortHandle,
+}
+
+// === impl Opening ===
+
+impl Opening<'_> {
+    /// The memory of the segment of this epoch. Whichever rank comes first makes it.
+    fn open(&self) -> Result<Arc<Memory>, JoinError> {
+        loop {
+            if self.abort.is_aborted() {
+                return Err(JoinError::Aborted);
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(failed(error)),
+            if self.deadline.has_passed() {
+                let reason = "an earlier attempt to join the group does not end; join again";
+                return Err(JoinError::system(format!("use {}", self.path.display()), reason));
+            }
+            let opened = match file::open(self.path) {
+                // Left by ranks that were killed: what it says of them is not true any more.
+                Ok(_) if remove_unheld(self.path) => None,
+                Ok(found) => self.enter(found)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.create()?,
+                Err(error) => return Err(self.failed("open", &error)),
+            };
+            if let Some(memory) = opened {
+                return Ok(memory);
+            }
         }
-        let file = match options().open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(failed(error)),
-        };
-        let header = await_header(&file, path, deadline)?;
+    }
+
+    /// The memory of a file that another rank has made; `None` to look at the name again.
+    fn enter(&self, found: File) -> Result<Option<Arc<Memory>>, JoinError> {
+        let failed = |error: io::Error| self.failed("use", &error);
+        if !try_hold(&found).map_err(failed)? {
+            // It is being swept.
+            self.abort.wait(RETRY);
+            return Ok(None);
+        }
+        if !is_named(&found).map_err(failed)? {
+            return Ok(None);
+        }
+        let bytes = found.metadata().map_err(failed)?.len();
+        if bytes < PAGE as u64 {
+            return Err(self.invalid("is no segment"));
+        }
+        let map = found.try_clone().and_then(|file| Memory::of_file(file, PAGE));
+        let header: Place<Header> = map.map_err(failed)?.place(0);
         let theirs = header.epoch.load(Ordering::Relaxed);
-        if theirs < spec.epoch {
+        if theirs < self.spec.epoch {
             // Its ranks look at the cause at least every few milliseconds.
             header.cause.store(Cause::Aborted { by: 0 }.to_word(), Ordering::Release);
-            unlink(&file, path).map_err(failed)?;
-            continue;
+            unlink(&header, self.path).map_err(failed)?;
+            return Ok(None);
         }
-        if theirs > spec.epoch {
-            return Err(JoinError::Epoch { ours: spec.epoch, theirs });
+        if theirs > self.spec.epoch {
+            return Err(JoinError::Epoch { ours: self.spec.epoch, theirs });
         }
-        if header.digest.load(Ordering::Relaxed) != short_digest(spec) {
-            let reason = format!("{} was made for other members or buffers", path.display());
-            return Err(JoinError::Invalid(reason));
+        if header.named.load(Ordering::Acquire) == 0 {
+            // Of an earlier attempt of this epoch, which is about to lose its name.
+            drop((header, found));
+            self.abort.wait(RETRY);
+            return Ok(None);
         }
-        let map = file.try_clone().and_then(|file| Memory::of_file(file, layout.total()));
-        return Ok((file, map.map_err(failed)?));
+        let is_same = header.digest.load(Ordering::Relaxed) == short_digest(self.spec);
+        if !is_same || bytes != self.layout.total() as u64 {
+            return Err(self.invalid("was made for other members or buffers"));
+        }
+        Memory::of_file(found, self.layout.total()).map(Some).map_err(failed)
+    }
+
+    /// The memory of a new file; `None` when another rank was faster.
+    fn create(&self) -> Result<Option<Arc<Memory>>, JoinError> {
+        let Self { spec, rank, layout, path, .. } = *self;
+        let failed = |error: io::Error| self.failed("make", &error);
+        let file = nameless().map_err(failed)?;
+        let bytes = layout.rings();
+        let flags = rustix::fs::FallocateFlags::empty();
+        let reserved = rustix::fs::fallocate(&file, flags, 0, bytes as u64);
+        reserved.map_err(|error| no_room(rank, bytes, &error.into()))?;
+        file.set_len(layout.total() as u64).map_err(failed)?;
+        if !try_hold(&file).map_err(failed)? {
+            return Err(failed(io::ErrorKind::WouldBlock.into()));
+        }
+        let named = file.try_clone().map_err(failed)?;
+        let memory = Memory::of_file(file, layout.total()).map_err(failed)?;
+        let header = memory.place::<Header>(0);
+        header.epoch.store(spec.epoch, Ordering::Relaxed);
+        header.digest.store(short_digest(spec), Ordering::Relaxed);
+        header.named.store(1, Ordering::Release);
+        // From here on it can be found, held and complete.
+        match name_file(&named, path) {
+            Ok(()) => Ok(Some(memory)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn failed(&self, verb: &str, error: &io::Error) -> JoinError {
+        JoinError::system(format!("{verb} {}", self.path.display()), error)
+    }
+
+    fn invalid(&self, what: &str) -> JoinError {
+        JoinError::Invalid(format!("{} {what}", self.path.display()))
     }
 }
 
-fn create(file: &File, spec: &GroupSpec, layout: Layout) -> io::Result<Arc<Memory>> {
-    // Makes the file long enough for a header only once its pages exist.
-    let flags = rustix::fs::FallocateFlags::empty();
-    rustix::fs::fallocate(file, flags, 0, layout.rings() as u64)?;
-    file.set_len(layout.total() as u64)?;
-    let memory = Memory::of_file(file.try_clone()?, layout.total())?;
-    let header = memory.place::<Header>(0);
-    header.epoch.store(spec.epoch, Ordering::Relaxed);
-    header.digest.store(short_digest(spec), Ordering::Relaxed);
-    header.ready.store(1, Ordering::Release);
-    Ok(memory)
-}
-
-/// The header of a file that somebody else creates.
-fn await_header(file: &File, path: &Path, deadline: Deadline) -> Result<Place<Header>, JoinError> {
-    let failed = |error: io::Error| JoinError::system(format!("read {}", path.display()), error);
-    let mut header = None;
-    loop {
-        if header.is_none() && file.metadata().map_err(failed)?.len() >= PAGE as u64 {
-            let map = file.try_clone().and_then(|file| Memory::of_file(file, PAGE));
-            header = Some(map.map_err(failed)?.place::<Header>(0));
-        }
-        let ready = header.take_if(|header| header.ready.load(Ordering::Acquire) == 1);
-        if let Some(header) = ready {
-            return Ok(header);
-        }
-        if deadline.has_passed() {
-            unlink(file, path).map_err(failed)?;
-            let reason = "its creator died before it was ready; join again";
-            return Err(JoinError::system(format!("use {}", path.display()), reason));
-        }
-        // The creator is between two system calls.
-        thread::yield_now();
+/// Removes the name of a file, unless somebody has or is about to (**SG-3**).
+fn unlink(header: &Header, path: &Path) -> io::Result<()> {
+    if header.named.swap(0, Ordering::AcqRel) == 0 {
+        return Ok(());
+    }
+    match std::fs::remove_file(path) {
+        // A person has tidied up.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 
-fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600);
-    options
+/// A full file system is told with what to do about it.
+fn no_room(rank: usize, wanted_bytes: usize, error: &io::Error) -> JoinError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory => {
+            JoinError::Memory { rank, wanted_bytes, reason: error.to_string() }
+        }
+        _ => JoinError::system(format!("reserve {wanted_bytes} bytes in {FOLDER}"), error),
+    }
 }
 
 fn path(spec: &GroupSpec, machine: &str) -> PathBuf {
@@ -308,27 +384,10 @@ fn path(spec: &GroupSpec, machine: &str) -> PathBuf {
     name.update(machine.as_bytes());
     let name = name.finalize().into_bytes();
     let name: String = name.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    Path::new("/dev/shm").join(format!("playhouse-{name}"))
+    Path::new(FOLDER).join(format!("{PREFIX}{name}"))
 }
 
 fn short_digest(spec: &GroupSpec) -> u64 {
     let digest = spec.digest();
     u64::from_le_bytes(digest[..8].try_into().expect("8 bytes"))
-}
-
-/// Removes `path` if it still names `file`. Everybody who unlinks holds the lock of the file that
-/// the path names, so the path cannot change between the look and the act.
-fn unlink(file: &File, path: &Path) -> io::Result<()> {
-    loop {
-        match rustix::fs::flock(file, FlockOperation::LockExclusive) {
-            Err(Errno::INTR) => {}
-            locked => break locked?,
-        }
-    }
-    let is_same = std::fs::metadata(path).is_ok_and(|there| {
-        file.metadata().is_ok_and(|here| (here.dev(), here.ino()) == (there.dev(), there.ino()))
-    });
-    let removed = if is_same { std::fs::remove_file(path) } else { Ok(()) };
-    rustix::fs::flock(file, FlockOperation::Unlock)?;
-    removed
 }

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use playhouse_collectives::{
-    BUFFER_BYTES, CollectiveError, Group, GroupSpec, JoinError, RANKS_MAX, Secret,
+    AbortHandle, BUFFER_BYTES, CollectiveError, Group, GroupSpec, JoinError, RANKS_MAX, Secret,
 };
 
 use crate::ranks::{cast, layouts, values};
@@ -51,7 +51,8 @@ fn a_rank_with_another_secret_stays_outside() {
     cast.spec.timeout = SHORT;
     let stranger = GroupSpec { secret: Secret([0xff; 32]), ..cast.spec.clone() };
     thread::scope(|scope| {
-        let dialer = scope.spawn(|| Group::join(&stranger, 1, None).unwrap_err());
+        let dialer =
+            scope.spawn(|| Group::join(&stranger, 1, None, &AbortHandle::new()).unwrap_err());
         let error = cast.join(0).unwrap_err();
         let JoinError::Missing { ranks, refused, .. } = &error else { panic!("{error}") };
         assert_eq!(*ranks, [1]);
@@ -96,7 +97,7 @@ fn ranks_of_different_epochs_stay_apart() {
                 // Otherwise the older may come first, which is the next test.
                 while !older_sees_newer(&older) && !newer.is_finished() {}
             } else {
-                let error = Group::join(&older, 1, None).unwrap_err();
+                let error = Group::join(&older, 1, None, &AbortHandle::new()).unwrap_err();
                 assert!(matches!(error, JoinError::Epoch { ours: 2, theirs: 3 }), "{error}");
             }
             let error = newer.join().unwrap();
@@ -109,7 +110,10 @@ fn ranks_of_different_epochs_stay_apart() {
 /// Whether an older rank was refused by epoch.
 fn older_sees_newer(older: &GroupSpec) -> bool {
     let brief = GroupSpec { timeout: Duration::from_millis(20), ..older.clone() };
-    matches!(Group::join(&brief, 1, None), Err(JoinError::Epoch { ours: 2, theirs: 3 }))
+    matches!(
+        Group::join(&brief, 1, None, &AbortHandle::new()),
+        Err(JoinError::Epoch { ours: 2, theirs: 3 })
+    )
 }
 
 /// **SG-2**
@@ -119,15 +123,18 @@ fn a_newer_group_takes_the_name_of_an_unfinished_older_one() {
     let older = GroupSpec { epoch: cast.spec.epoch - 1, ..cast.spec.clone() };
     thread::scope(|scope| {
         // It waits for a rank that never comes, and ends when the newer group begins or at once.
-        let zombie = scope.spawn(|| Group::join(&older, 0, None).unwrap_err());
+        let zombie = scope.spawn(|| Group::join(&older, 0, None, &AbortHandle::new()).unwrap_err());
         cast.play(|group| group.barrier().unwrap());
         // If it came last it is alone: end its wait.
         let newest = GroupSpec { timeout: SHORT, ..cast.spec.clone() };
         while !zombie.is_finished() {
-            Group::join(&newest, 1, None).unwrap_err();
+            Group::join(&newest, 1, None, &AbortHandle::new()).unwrap_err();
         }
         let error = zombie.join().unwrap();
-        let is_told = matches!(error, JoinError::Missing { .. } | JoinError::Epoch { .. });
+        let is_told = matches!(
+            error,
+            JoinError::Missing { .. } | JoinError::Epoch { .. } | JoinError::Ended { .. }
+        );
         assert!(is_told, "{error}");
     });
 }
@@ -246,7 +253,7 @@ fn specs_that_describe_no_group_are_refused_with_the_reason() {
         (with(|spec| spec.buffer_bytes = 100), 0, "buffer_bytes 100"),
         (with(|spec| spec.members[1].address = None), 0, "rank 1 has no address"),
     ] {
-        let error = Group::join(&spec, rank, None).unwrap_err();
+        let error = Group::join(&spec, rank, None, &AbortHandle::new()).unwrap_err();
         assert!(matches!(&error, JoinError::Invalid(_)), "{error}");
         assert!(error.to_string().contains(reason), "{error}");
     }

@@ -1,6 +1,7 @@
 //! Groups of every layout: that their ranks agree, and how they end.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod aborting;
 mod agreement;
 mod endings;
 mod joining;
@@ -11,4 +12,5 @@ mod ports;
 mod processes;
 mod ranks;
 mod sequences;
+mod sweeping;
 mod tensors;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
-use playhouse_collectives::{CollectiveError, Communicator, JoinError};
+use playhouse_collectives::{AbortHandle, CollectiveError, Communicator, JoinError};
 
 use crate::ranks::{PATIENCE, Value, cast, values};
 
@@ -31,7 +31,10 @@ fn play<R: Send>(
             let (act, spec) = (&act, &spec);
             scope.spawn(move || {
                 let device = Device::new_cuda_with_stream(rank).unwrap();
-                act(Communicator::join_nccl(spec, rank, &device).unwrap(), device)
+                act(
+                    Communicator::join_nccl(spec, rank, &device, &AbortHandle::new()).unwrap(),
+                    device,
+                )
             })
         };
         let threads: Vec<_> = (0..ranks).map(rank).collect();
@@ -245,6 +248,7 @@ fn misuse_is_refused_and_harms_nobody() {
 
 #[test]
 fn a_device_that_nccl_does_not_know_is_refused() {
-    let error = Communicator::join_nccl(&cast(&[0]).spec, 0, &Device::Cpu).unwrap_err();
+    let error = Communicator::join_nccl(&cast(&[0]).spec, 0, &Device::Cpu, &AbortHandle::new())
+        .unwrap_err();
     assert!(matches!(error, JoinError::Invalid(_)), "{error}");
 }

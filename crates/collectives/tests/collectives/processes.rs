@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use half::bf16;
-use playhouse_collectives::{CollectiveError, Group, GroupSpec};
+use playhouse_collectives::{AbortHandle, CollectiveError, Group, GroupSpec};
 
 use crate::ranks::{Moment, NaiveSum as _, PATIENCE, Value as _, blank, cast, layouts, values};
 
@@ -14,13 +14,13 @@ const RANK: &str = "PLAYHOUSE_TEST_RANK";
 const LEN: usize = 40_009;
 
 /// A rank in a process of its own.
-struct Rank {
-    child: Child,
+pub(crate) struct Rank {
+    pub(crate) child: Child,
     output: BufReader<ChildStdout>,
 }
 
 impl Rank {
-    fn spawn(spec: &GroupSpec, rank: usize) -> Self {
+    pub(crate) fn spawn(spec: &GroupSpec, rank: usize) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "processes::child", "--ignored", "--nocapture"])
             .env(SPEC, serde_json::to_string(spec).unwrap())
@@ -45,7 +45,7 @@ impl Rank {
         panic!("the rank ended without {word}");
     }
 
-    fn ends_well(mut self) {
+    pub(crate) fn ends_well(mut self) {
         drop(self.child.stdin.take());
         assert!(self.child.wait().unwrap().success());
     }
@@ -69,7 +69,7 @@ fn child() {
     let Ok(spec) = std::env::var(SPEC) else { return };
     let spec: GroupSpec = serde_json::from_str(&spec).unwrap();
     let rank = std::env::var(RANK).unwrap().parse().unwrap();
-    let group = Group::join(&spec, rank, None).unwrap();
+    let group = Group::join(&spec, rank, None, &AbortHandle::new()).unwrap();
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let named =
         maps.lines().filter(|map| map.contains("/playhouse-") && !map.ends_with("(deleted)"));
@@ -92,7 +92,7 @@ fn processes_agree_and_leave_no_name_behind() {
     for machines in layouts(4) {
         let spec = cast(&machines).spec;
         let mut ranks: Vec<_> = (1..4).map(|rank| Rank::spawn(&spec, rank)).collect();
-        let group = Group::join(&spec, 0, None).unwrap();
+        let group = Group::join(&spec, 0, None, &AbortHandle::new()).unwrap();
         let expected: Vec<_> = (0..LEN)
             .map(|index| bf16::naive_sum((0..4).map(|rank| bf16::value(rank, index))))
             .collect();
@@ -114,7 +114,7 @@ fn a_killed_process_is_lost_to_everybody_who_waits() {
         let spec = cast.spec;
         drop(cast.listeners);
         let mut ranks: Vec<_> = (1..3).map(|rank| Rank::spawn(&spec, rank)).collect();
-        let group = Group::join(&spec, 0, None).unwrap();
+        let group = Group::join(&spec, 0, None, &AbortHandle::new()).unwrap();
         sum(&group).unwrap();
         ranks.iter_mut().for_each(|rank| drop(rank.says("sum ")));
         let [waiter, victim] = ranks.as_mut_slice() else { unreachable!() };

@@ -2,11 +2,13 @@
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use half::{bf16, f16};
-use playhouse_collectives::{Element, Group, GroupSpec, JoinError, Member, Secret, Summand};
+use playhouse_collectives::{
+    AbortHandle, Element, Group, GroupSpec, JoinError, Member, Secret, Summand,
+};
 
 use crate::ports::port;
 
@@ -67,7 +69,7 @@ impl Cast {
 
     pub(crate) fn join(&self, rank: usize) -> Result<Group, JoinError> {
         let listener = self.listeners[rank].try_clone().unwrap();
-        Group::join(&self.spec, rank, Some(listener))
+        Group::join(&self.spec, rank, Some(listener), &AbortHandle::new())
     }
 }
 
@@ -136,6 +138,20 @@ pub(crate) fn values<T: Value>(rank: usize, len: usize) -> Vec<T> {
 /// Elements that nobody sends.
 pub(crate) fn blank<T: Value>(len: usize) -> Vec<T> {
     vec![T::value(99, 99); len]
+}
+
+/// What the first thread to end returns, and the others. Of two that join as the same rank, one is
+/// refused: the other is that rank by then.
+pub(crate) fn first_of<T>(
+    mut threads: Vec<ScopedJoinHandle<'_, T>>,
+) -> (T, Vec<ScopedJoinHandle<'_, T>>) {
+    loop {
+        if let Some(at) = threads.iter().position(ScopedJoinHandle::is_finished) {
+            let first = threads.remove(at).join().unwrap();
+            return (first, threads);
+        }
+        thread::yield_now();
+    }
 }
 
 /// When something happened.

@@ -1,0 +1,97 @@
+//! How a rank's groups are ended from outside, whether they are joined already or not.
+//!
+//! - **AB-1** an abort ends a join within some 10 ms, whatever the join waits for (**A5**).
+//! - **AB-2** no abort falls between a join and its group: a group that is joined with an aborted
+//!   handle is over from its beginning.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use super::fuse::Fuse;
+use super::watch::narrow;
+use crate::error::Cause;
+
+/// Ends the groups of one rank from any thread: those that are joined with the handle, and every
+/// join that is still under way. Clones are the same handle. An aborted handle stays aborted.
+#[derive(Clone, Debug, Default)]
+pub struct AbortHandle {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Set while `groups` is locked; read without it by joins, which look every few milliseconds.
+    aborted: AtomicBool,
+    groups: Mutex<Vec<Joined>>,
+    /// Notified by an abort.
+    changed: Condvar,
+}
+
+/// A group that was joined with a handle.
+#[derive(Debug)]
+struct Joined {
+    rank: usize,
+    fuse: Weak<Fuse>,
+}
+
+// === impl AbortHandle ===
+
+impl AbortHandle {
+    /// A handle for groups to be joined.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Ends the groups: what waits in them, on any rank, returns
+    /// [`Aborted`](crate::CollectiveError::Aborted) within milliseconds, and so does every later
+    /// call. A join with this handle, now or later, fails with
+    /// [`JoinError::Aborted`](crate::JoinError::Aborted). Does nothing to groups that are over.
+    pub fn abort(&self) {
+        let groups = self.groups();
+        self.shared.aborted.store(true, Ordering::Release);
+        groups.iter().for_each(Joined::end);
+        self.shared.changed.notify_all();
+    }
+
+    /// Whether [`abort`](Self::abort) was called.
+    #[must_use]
+    pub fn is_aborted(&self) -> bool {
+        self.shared.aborted.load(Ordering::Acquire)
+    }
+
+    /// Waits for [`abort`](Self::abort), at most `limit`. Returns whether it was called.
+    pub fn wait(&self, limit: Duration) -> bool {
+        let is_live = |_: &mut Vec<Joined>| !self.is_aborted();
+        let waited = self.shared.changed.wait_timeout_while(self.groups(), limit, is_live);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        self.is_aborted()
+    }
+
+    /// Ends a group that was joined as `rank` when the handle is aborted, or at once if it is
+    /// (**AB-2**).
+    pub(super) fn hold(&self, rank: usize, fuse: &Arc<Fuse>) {
+        let mut groups = self.groups();
+        groups.retain(|group| group.fuse.strong_count() > 0);
+        let joined = Joined { rank, fuse: Arc::downgrade(fuse) };
+        if self.is_aborted() {
+            joined.end();
+        }
+        groups.push(joined);
+    }
+
+    fn groups(&self) -> MutexGuard<'_, Vec<Joined>> {
+        self.shared.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Joined ===
+
+impl Joined {
+    fn end(&self) {
+        if let Some(fuse) = self.fuse.upgrade() {
+            fuse.blow(Cause::Aborted { by: narrow(self.rank) });
+        }
+    }
+}
