@@ -5,6 +5,7 @@ mod clients;
 mod cluster;
 mod collector;
 mod flood;
+mod folders;
 mod hangs;
 mod https;
 mod joining;

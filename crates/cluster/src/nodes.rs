@@ -3,6 +3,8 @@
 //! - **ND-1** nobody is seated on a node that was told to end a process and has not answered: its
 //!   device may not be free, and the node may be gone. It answers within a round trip, or is lost.
 //! - **ND-2** nobody waits for a node longer than it is connected.
+//! - **ND-3** no offer displaces a node that is connected and answers: another process of its name, such
+//!   as one with a copy of its folder, is refused before its offer is read (**LK-9**).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -278,12 +280,11 @@ impl Nodes {
         }
     }
 
-    /// Unless a later start of the node has taken its place.
+    /// Unless another connection of the node has taken its place.
     fn leave(&self, name: &str, peer: &Peer, goodbye: bool) {
         let mut floor = self.floor();
         if let Some(entry) = floor.nodes.get_mut(name) {
-            let own = |live: &Peer| live.incarnation() == peer.incarnation();
-            entry.peer = entry.peer.take().filter(|live| !own(live));
+            entry.peer = entry.peer.take().filter(|live| !live.is(peer));
             if goodbye && entry.peer.is_none() {
                 for (pid, exit) in &entry.processes {
                     exit.send_replace(Some(left(*pid)));

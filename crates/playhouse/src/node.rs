@@ -1,5 +1,6 @@
 //! `playhouse node`: offers the devices of this machine to a head.
 
+mod folder;
 pub(crate) mod health;
 mod joining;
 
@@ -48,7 +49,7 @@ pub(crate) struct NodeArgs {
     #[arg(long, env = "PLAYHOUSE_DEVICES", default_value = "cpu:1", value_name = "TYPE:COUNT")]
     devices: DeviceList,
     /// Folder that keeps the node's certificate, which is renewed in time, so that it can come back
-    /// without a token
+    /// without a token. One process has it at a time
     #[arg(long, env = "PLAYHOUSE_NODE_DIR", default_value = "playhouse-node", value_name = "DIR")]
     dir: PathBuf,
     /// How log lines look: pretty, or json for one object each
@@ -83,6 +84,8 @@ pub(crate) fn run(args: &NodeArgs) -> Result<ExitCode, CliError> {
             let identity = joining::identity(args, &head).await?;
             Ok::<_, CliError>((head, found, identity))
         };
+        // Before anybody is asked anything: the process that has the folder has its name as well.
+        let _folder = folder::lock(&args.dir, args.has_token())?;
         let (head, found, identity) = tokio::select! {
             joined = joining => joined?,
             signal = signals.next() => {
@@ -105,6 +108,15 @@ pub(crate) fn run(args: &NodeArgs) -> Result<ExitCode, CliError> {
         run_node(config, stop).await.map_err(|why| CliError::failure(why.to_string()))
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+// === impl NodeArgs ===
+
+impl NodeArgs {
+    /// Whether a token was given, or a file that has one or will have one.
+    fn has_token(&self) -> bool {
+        self.token.is_some() || self.token_file.is_some()
+    }
 }
 
 // === impl DeviceList ===

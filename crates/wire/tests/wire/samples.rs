@@ -79,7 +79,10 @@ fn handshake(all: &mut Vec<Sample>) {
         [
             HelloReply::Welcome(Hello { role: Role::Head, ..hello }),
             refused(Refusal::OtherIdentity { certificate: text("node a"), hello: text("node b") }),
-            refused(Refusal::DuplicateName { name: text("node a"), live: 8, given: 7 }),
+            refused(Refusal::DuplicateName {
+                name: text("node a"),
+                address: text("10.0.0.1:4433"),
+            }),
             refused(Refusal::StaleEpoch { given: Epoch(1), current: Epoch(2) }),
             refused(Refusal::Unexpected(text("no shard of this name was spawned"))),
             refused(Refusal::Full(1024)),
