@@ -10,6 +10,7 @@ mod hangs;
 mod https;
 mod joining;
 mod load;
+mod memory;
 mod namespaces;
 mod nodes;
 mod observability;

@@ -17,9 +17,9 @@ use std::thread;
 use std::time::Duration;
 
 use playhouse_cluster::{
-    Child, ControlConfig, ControlPlane, Device, Layout, Listener, Loading, Rank, RankEngine,
-    RankEvent, RankHost, RankPort, ReadProgress, RemoteConfig, StartedRank, Way, processes,
-    run_rank,
+    Child, ControlConfig, ControlPlane, Device, Layout, Listener, Loading, MemoryNeeds, Rank,
+    RankEngine, RankEvent, RankHost, RankPort, ReadProgress, RemoteConfig, StartedRank, Way,
+    processes, run_rank,
 };
 use playhouse_engine::{EngineEvent, StepPort};
 use playhouse_link::{Authority, Identity, Revocations};
@@ -228,7 +228,7 @@ impl Ranks {
             layout: Layout { stages: 1, tensor: world as usize },
             map: RankMap::new(&parallel, &shape).expect("a good layout"),
             loads: (0..world).map(load).collect(),
-            kv_blocks: RUNS,
+            memory: MemoryNeeds::none(RUNS),
             max_num_seqs: RUNS,
         };
         let starter = processes(config, control);
@@ -305,7 +305,7 @@ impl Heard {
             }
             RankEvent::Followed(StepId(at)) => Some(Self::Got { at, outcome: None }),
             RankEvent::Lost(loss) => Some(Self::Failed(loss.reason)),
-            RankEvent::Seated(_) | RankEvent::Loading { .. } => None,
+            RankEvent::Seated(_) | RankEvent::Loading { .. } | RankEvent::Cache { .. } => None,
         }
     }
 }

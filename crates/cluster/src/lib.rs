@@ -43,6 +43,7 @@ mod head;
 mod journal;
 mod journey;
 mod ledger;
+mod memory;
 mod moves;
 mod node;
 mod nodes;
@@ -78,6 +79,7 @@ pub use generation::Generation;
 pub use head::{Found, HEAD, HeadAddress, ListenError, Listener, LookUp, NoHead, Way};
 pub use journal::JournalError;
 pub use ledger::{Begun, Drained, Ledger, Recovered};
+pub use memory::{MemoryNeeds, RankBytes};
 pub use node::{NodeConfig, NodeError, run_node};
 pub use nodes::Device;
 pub use operation::{

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::head::HEAD;
+use crate::memory::MemoryNeeds;
 use crate::status::{DeviceStatus, NodeStatus, Whereabouts};
 
 /// How long a node may take to say what it offers.
@@ -78,6 +79,9 @@ struct Entry {
     /// Processes that it was told to end, and has not answered.
     ending: BTreeSet<u32>,
 }
+
+/// Devices with their threads, by node.
+type Free = Vec<(String, Vec<(u32, u32)>)>;
 
 // === impl Seat ===
 
@@ -295,8 +299,8 @@ impl Nodes {
         self.changed.send_replace(());
     }
 
-    /// Seats for the ranks of a replica, on devices that no other replica has: where they sat
-    /// before as far as that is still possible. Waits up to `patience` for devices, and for nodes that
+    /// Seats for the ranks of a replica, on devices that no other replica has and that are as large as
+    /// it `needs` (**MM-1**): where they sat before as far as that is still possible. Waits up to `patience` for devices, and for nodes that
     /// may be gone.
     ///
     /// # Errors
@@ -305,25 +309,36 @@ impl Nodes {
         &self,
         replica: ReplicaId,
         map: &RankMap,
+        needs: &MemoryNeeds,
         patience: Duration,
     ) -> Result<Vec<Seat>, String> {
         let mut changed = self.changed.subscribe();
         let mut why = String::new();
         let placed = timeout(patience, async {
             loop {
-                let placed = self.floor().place(replica, map);
+                let placed = self.floor().place(replica, map, needs);
                 match placed {
                     Ok(seats) => {
                         self.changed.send_replace(());
                         return seats;
                     }
-                    Err(error) => why = error,
+                    Err(error) if error != why => {
+                        info!("waiting for devices: {error}");
+                        why = error;
+                    }
+                    Err(_) => {}
                 }
                 // The sender is ours.
                 drop(changed.changed().await);
             }
         });
         placed.await.map_err(|_| why)
+    }
+
+    /// Bytes of memory of the devices that ranks sit on.
+    pub(crate) fn memory_of(&self, seats: &[Seat]) -> Vec<u64> {
+        let floor = self.floor();
+        floor.memories(seats)
     }
 
     /// Nobody sits for a replica any more: others may have its devices.
@@ -437,8 +452,33 @@ impl Nodes {
 // === impl Floor ===
 
 impl Floor {
-    fn place(&mut self, replica: ReplicaId, map: &RankMap) -> Result<Vec<Seat>, String> {
+    fn place(
+        &mut self,
+        replica: ReplicaId,
+        map: &RankMap,
+        needs: &MemoryNeeds,
+    ) -> Result<Vec<Seat>, String> {
         let free = self.free(Some(replica));
+        let bounds = needs.bounds();
+        let mut refused = None;
+        // Devices that are large enough for every rank, or else for the ranks that happen to get them.
+        for bound in bounds {
+            let large = self.large(&free, bound);
+            match self.seats_on(large, replica, map) {
+                Ok(seats) if needs.fit(&self.memories(&seats)) => {
+                    self.seats.insert(replica, seats.clone());
+                    return Ok(seats);
+                }
+                Ok(_) => {}
+                Err(why) => drop(refused.get_or_insert(why)),
+            }
+        }
+        let why = refused.unwrap_or_else(|| format!("{replica}: its ranks do not fit"));
+        Err(why + &needs.complaint(&self.small(&free, bounds[0])))
+    }
+
+    /// Seats on these devices.
+    fn seats_on(&self, free: Free, replica: ReplicaId, map: &RankMap) -> Result<Vec<Seat>, String> {
         let cpu = DeviceType::find("cpu").ok_or("the planner knows no CPUs")?;
         let nodes = free.iter().map(|(name, devices)| Node {
             name: name.clone(),
@@ -463,8 +503,36 @@ impl Floor {
                 "{replica}: node {node} has not ended a process that it was told to"
             ));
         }
-        self.seats.insert(replica, seats.clone());
         Ok(seats)
+    }
+
+    /// Of these devices, those with so much memory.
+    fn large(&self, free: &Free, bytes: u64) -> Free {
+        let large = free.iter().map(|(node, devices)| {
+            let large = |device: &&(u32, u32)| self.memory(node, device.0) >= bytes;
+            (node.clone(), devices.iter().filter(large).copied().collect::<Vec<_>>())
+        });
+        large.filter(|(_, devices)| !devices.is_empty()).collect()
+    }
+
+    /// Of these devices, those with less memory, and how much that is.
+    fn small(&self, free: &Free, bytes: u64) -> Vec<(String, u32, u64)> {
+        let all = free.iter().flat_map(|(node, devices)| {
+            devices.iter().map(|(device, _)| (node.clone(), *device, self.memory(node, *device)))
+        });
+        all.filter(|(_, _, memory)| *memory < bytes).collect()
+    }
+
+    fn memories(&self, seats: &[Seat]) -> Vec<u64> {
+        seats.iter().map(|seat| self.memory(&seat.node, seat.device)).collect()
+    }
+
+    /// Bytes of memory of a device; 0 if there is none.
+    fn memory(&self, node: &str, device: u32) -> u64 {
+        let entry = self.nodes.get(node);
+        let devices = if node == HEAD { Some(&self.here) } else { entry.map(|it| &it.devices) };
+        let device = devices.and_then(|devices| devices.get(device as usize));
+        device.map_or(0, |device| device.memory_bytes)
     }
 
     /// Nodes that ranks sit on, but for the head's own machine.
@@ -481,7 +549,7 @@ impl Floor {
 
     /// Devices with their threads that no replica but `replica` sits on, of nodes that are here and
     /// may have ranks.
-    fn free(&self, replica: Option<ReplicaId>) -> Vec<(String, Vec<(u32, u32)>)> {
+    fn free(&self, replica: Option<ReplicaId>) -> Free {
         let here = std::iter::once((HEAD.to_owned(), &self.here));
         let live = self.nodes.iter().filter(|(_, entry)| entry.live().is_some());
         let all = here.chain(live.map(|(name, entry)| (name.clone(), &entry.devices)));
@@ -500,11 +568,7 @@ impl Floor {
 }
 
 /// The seats as the planner names them, if some of their devices are still free.
-fn previous(
-    seats: &[Seat],
-    free: &[(String, Vec<(u32, u32)>)],
-    map: &RankMap,
-) -> Option<Placement> {
+fn previous(seats: &[Seat], free: &Free, map: &RankMap) -> Option<Placement> {
     let nodes = free.iter().map(|(name, _)| name.clone());
     // A node that is gone: no seat of it exists any more.
     let nodes: Vec<String> = nodes.chain([String::new()]).collect();

@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use self::handle::RemoteHandle;
 use self::meeting::Meeting;
 use crate::control::{ControlPlane, Process};
+use crate::memory::MemoryNeeds;
 use crate::nodes::Seat;
 use crate::rank::{
     Layout, Loss, LossCause, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank,
@@ -49,8 +50,8 @@ pub struct RemoteConfig {
     pub map: RankMap,
     /// What each of them loads, stage by stage. Their seats say with how many threads.
     pub loads: Vec<Load>,
-    /// Blocks of each KV cache.
-    pub kv_blocks: u32,
+    /// What each of them needs of its device, and how large its KV cache may be.
+    pub memory: MemoryNeeds,
     /// Sequences that have a seat in a batch.
     pub max_num_seqs: u32,
 }
@@ -203,7 +204,8 @@ impl RemoteRanks {
         slot: &'a mut Option<Process>,
     ) -> Result<&'a Process, Loss> {
         let Rank { replica, stage, tensor } = rank;
-        let place = || self.control.nodes().place(replica, &self.config.map, DEVICES);
+        let RemoteConfig { map, memory, .. } = &self.config;
+        let place = || self.control.nodes().place(replica, map, memory, DEVICES);
         drop(slot.take_if(|process| !process.lives()));
         let seats = cohort.seats.get_or_try_init(place).await.map_err(Loss::no_seat)?;
         let seat = &seats[stage * self.config.layout.tensor + tensor];
@@ -263,7 +265,10 @@ impl RemoteRanks {
             }
         };
         let (tensor, pipeline) = cohort.meeting.attend(rank, [tensor, pipeline]).await;
-        let RemoteConfig { kv_blocks, max_num_seqs, .. } = self.config;
+        let seats = cohort.seats.get().map(Vec::as_slice).unwrap_or_default();
+        let kv_blocks = self.config.memory.kv_blocks(&self.control.nodes().memory_of(seats));
+        sink(RankEvent::Cache { kv_blocks });
+        let max_num_seqs = self.config.max_num_seqs;
         let join = Join { epoch: cohort.epoch, tensor, pipeline, kv_blocks, max_num_seqs };
         sender.send(&ShardCommand::Join(join)).await?;
         match receiver.next().await? {

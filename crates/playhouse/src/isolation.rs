@@ -7,7 +7,8 @@ use std::thread::available_parallelism;
 
 use clap::ValueEnum;
 use playhouse_cluster::{
-    Child, ControlConfig, ControlPlane, Device, Listener, RankStarter, RemoteConfig, processes,
+    Child, ControlConfig, ControlPlane, Device, Listener, MemoryNeeds, RankStarter, RemoteConfig,
+    processes,
 };
 use playhouse_link::{Authority, TellRenewal};
 use playhouse_model::{Dtype, Shard};
@@ -19,7 +20,7 @@ use crate::authority::Trust;
 use crate::error::CliError;
 use crate::layout::ServedLayout;
 use crate::loading::Loaded;
-use crate::sizing::available_memory;
+use crate::sizing::{CacheSize, available_memory};
 use crate::threads::ThreadRanks;
 
 /// What keeps ranks apart.
@@ -62,7 +63,8 @@ pub(crate) struct Venue {
 #[derive(Clone)]
 enum Kind {
     Threads(Arc<ThreadRanks>),
-    Processes(ControlPlane),
+    /// All of them on devices of this machine with so much memory each, if that is known.
+    Processes(ControlPlane, Option<u64>),
 }
 
 /// Makes what starts the ranks of one replica.
@@ -85,12 +87,15 @@ impl Venue {
             }
             Place::Children(devices) => {
                 let authority = Authority::new().map_err(failed)?;
-                let trust = Trust::passing(authority);
-                (Kind::Processes(control(loopback, trust, devices.list(), false, tell_renewal)?), 0)
+                let (trust, devices) = (Trust::passing(authority), devices.list());
+                let memory = devices.first().map(|device| device.memory_bytes);
+                let control = control(loopback, trust, devices, false, tell_renewal)?;
+                (Kind::Processes(control, memory), 0)
             }
             Place::Nodes(address, trust, devices) => {
                 let devices = devices.map(Devices::list).unwrap_or_default();
-                (Kind::Processes(control(address, *trust, devices, true, tell_renewal)?), 0)
+                let control = control(address, *trust, devices, true, tell_renewal)?;
+                (Kind::Processes(control, None), 0)
             }
         };
         Ok(Self { kind, devices, text })
@@ -100,24 +105,29 @@ impl Venue {
     pub(crate) fn control(&self) -> Option<&ControlPlane> {
         match &self.kind {
             Kind::Threads(_) => None,
-            Kind::Processes(control) => Some(control),
+            Kind::Processes(control, _) => Some(control),
         }
     }
 
     /// What starts the ranks of replicas of a layout.
     ///
     /// # Errors
-    /// What is wrong with the weights, if they are read here.
+    /// What is wrong with the weights, if they are read here; or that ranks do not fit on the devices
+    /// there are, if no others can come.
     pub(crate) fn starters(
         &self,
         loaded: &Loaded,
         served: &ServedLayout,
         limits: &Limits,
+        cache: CacheSize,
     ) -> Result<StarterMaker, CliError> {
         match &self.kind {
             Kind::Threads(ranks) => ranks.starters(loaded, served, limits),
-            Kind::Processes(control) => {
-                let (config, control) = (remote(loaded, served, limits), control.clone());
+            Kind::Processes(control, memory) => {
+                let (config, control) = (remote(loaded, served, limits, cache), control.clone());
+                if let Some(why) = memory.and_then(|memory| config.memory.misfit(memory)) {
+                    return Err(CliError::usage(why));
+                }
                 Ok(Arc::new(move || processes(config.clone(), control.clone())))
             }
         }
@@ -207,7 +217,12 @@ fn control(
 }
 
 /// What the processes of the ranks are told.
-fn remote(loaded: &Loaded, served: &ServedLayout, limits: &Limits) -> RemoteConfig {
+fn remote(
+    loaded: &Loaded,
+    served: &ServedLayout,
+    limits: &Limits,
+    cache: CacheSize,
+) -> RemoteConfig {
     let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let load = |shard: &Shard| Load {
         model: loaded.folder.as_ref().map(|folder| folder.display().to_string()),
@@ -229,7 +244,12 @@ fn remote(loaded: &Loaded, served: &ServedLayout, limits: &Limits) -> RemoteConf
         layout: served.layout,
         map: served.map.clone(),
         loads: served.shards.iter().map(load).collect(),
-        kv_blocks: limits.kv_blocks,
+        memory: MemoryNeeds {
+            ranks: served.rank_bytes.clone(),
+            kv_blocks_min: cache.least,
+            kv_blocks_max: cache.most,
+            kv_share: cache.share,
+        },
         max_num_seqs: number(limits.max_num_seqs),
     }
 }

@@ -38,8 +38,8 @@ use std::time::Duration;
 
 use playhouse_cluster::{
     AdmissionLimits, Answer, Blueprint, Capacity, Change, Cluster, ControlConfig, ControlPlane,
-    DeploymentConfig, Desired, Ledger, Listener, Overview, Phase, Policy, RemoteConfig, Split,
-    StepDeadline, processes,
+    DeploymentConfig, Desired, Ledger, Listener, MemoryNeeds, Overview, Phase, Policy,
+    RemoteConfig, Split, StepDeadline, processes,
 };
 use playhouse_link::{Authority, LinkConfig, Network, Revocations};
 use playhouse_planner::{ModelShape, RankMap};
@@ -101,8 +101,9 @@ fn replica(split: &Split, control: &ControlPlane) -> Blueprint {
     };
     let starter = |layout| {
         let loads = (0..tensor * pipeline).map(load).collect();
-        let (kv_blocks, max_num_seqs) = (LIMITS.kv_blocks, LIMITS.max_num_seqs as u32);
-        processes(RemoteConfig { layout, map, loads, kv_blocks, max_num_seqs }, control.clone())
+        let (memory, max_num_seqs) =
+            (MemoryNeeds::none(LIMITS.kv_blocks), LIMITS.max_num_seqs as u32);
+        processes(RemoteConfig { layout, map, loads, memory, max_num_seqs }, control.clone())
     };
     let layout = playhouse_cluster::Layout { stages: pipeline as usize, tensor: tensor as usize };
     blueprint(split, LIMITS, starter(layout))
