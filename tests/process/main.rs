@@ -32,3 +32,4 @@ mod server;
 mod state;
 mod tenants;
 mod traces;
+mod weights;

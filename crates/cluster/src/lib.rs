@@ -68,6 +68,7 @@ mod status;
 mod step_trace;
 mod submission;
 mod watchdog;
+mod weights;
 
 pub use admission::{AdmissionLimits, Capacity, Client, ClientLimits, Measure};
 pub use blueprint::{Blueprint, Blueprints, Drafting};
@@ -100,3 +101,4 @@ pub use status::{
 };
 pub use submission::Submission;
 pub use watchdog::StepDeadline;
+pub use weights::ExpectedWeights;

@@ -30,6 +30,7 @@ use crate::nodes::Seat;
 use crate::rank::{
     Layout, Loss, LossCause, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank,
 };
+use crate::weights::ExpectedWeights;
 
 /// How long a replica waits for devices before it counts as a failed start.
 const DEVICES: Duration = Duration::from_secs(60);
@@ -52,6 +53,8 @@ pub struct RemoteConfig {
     pub loads: Vec<Load>,
     /// What each of them needs of its device, and how large its KV cache may be.
     pub memory: MemoryNeeds,
+    /// The checkpoint that each of them has a part of.
+    pub weights: ExpectedWeights,
     /// Sequences that have a seat in a batch.
     pub max_num_seqs: u32,
 }
@@ -256,7 +259,7 @@ impl RemoteRanks {
         let load = Load { threads: process.seat.threads, ..self.config.loads[index].clone() };
         let control = process.peer.open(ShardCommand::Load(load), OPEN).await?;
         let Stream { mut sender, mut receiver } = control;
-        let Loaded { tensor, pipeline } = loop {
+        let Loaded { tensor, pipeline, checkpoint } = loop {
             let told = timeout(LOADING, receiver.next()).await.map_err(|_| loading_hangs())?;
             match told? {
                 Some(ShardEvent::Progress { bytes, of }) => sink(RankEvent::Loading { bytes, of }),
@@ -264,6 +267,8 @@ impl RemoteRanks {
                 other => return Err(refusal(other)),
             }
         };
+        let node = &process.seat.node;
+        self.config.weights.check(node, &checkpoint).map_err(Fall::outside)?;
         let (tensor, pipeline) = cohort.meeting.attend(rank, [tensor, pipeline]).await;
         let seats = cohort.seats.get().map(Vec::as_slice).unwrap_or_default();
         let kv_blocks = self.config.memory.kv_blocks(&self.control.nodes().memory_of(seats));

@@ -7,8 +7,8 @@ use std::thread::available_parallelism;
 
 use clap::ValueEnum;
 use playhouse_cluster::{
-    Child, ControlConfig, ControlPlane, Device, Listener, MemoryNeeds, RankStarter, RemoteConfig,
-    processes,
+    Child, ControlConfig, ControlPlane, Device, ExpectedWeights, Listener, MemoryNeeds,
+    RankStarter, RemoteConfig, processes,
 };
 use playhouse_link::{Authority, TellRenewal};
 use playhouse_model::{Dtype, Shard};
@@ -19,7 +19,7 @@ use playhouse_wire::Load;
 use crate::authority::Trust;
 use crate::error::CliError;
 use crate::layout::ServedLayout;
-use crate::loading::Loaded;
+use crate::loading::{self, Loaded};
 use crate::sizing::{CacheSize, available_memory};
 use crate::threads::ThreadRanks;
 
@@ -63,8 +63,16 @@ pub(crate) struct Venue {
 #[derive(Clone)]
 enum Kind {
     Threads(Arc<ThreadRanks>),
-    /// All of them on devices of this machine with so much memory each, if that is known.
-    Processes(ControlPlane, Option<u64>),
+    Processes(Box<Processes>),
+}
+
+/// What ranks that are processes have in common.
+#[derive(Clone)]
+struct Processes {
+    control: ControlPlane,
+    /// Memory of each device, if all of them are on this machine.
+    memory: Option<u64>,
+    weights: ExpectedWeights,
 }
 
 /// Makes what starts the ranks of one replica.
@@ -78,7 +86,11 @@ impl Venue {
     ///
     /// # Errors
     /// Why no process can be driven.
-    pub(crate) fn new(place: Place, tell_renewal: TellRenewal) -> Result<Self, CliError> {
+    pub(crate) fn new(
+        place: Place,
+        loaded: &Loaded,
+        tell_renewal: TellRenewal,
+    ) -> Result<Self, CliError> {
         let text = place.text();
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let (kind, devices) = match place {
@@ -90,12 +102,14 @@ impl Venue {
                 let (trust, devices) = (Trust::passing(authority), devices.list());
                 let memory = devices.first().map(|device| device.memory_bytes);
                 let control = control(loopback, trust, devices, false, tell_renewal)?;
-                (Kind::Processes(control, memory), 0)
+                let weights = expected(loaded)?;
+                (Kind::Processes(Box::new(Processes { control, memory, weights })), 0)
             }
             Place::Nodes(address, trust, devices) => {
                 let devices = devices.map(Devices::list).unwrap_or_default();
                 let control = control(address, *trust, devices, true, tell_renewal)?;
-                (Kind::Processes(control, None), 0)
+                let (memory, weights) = (None, expected(loaded)?);
+                (Kind::Processes(Box::new(Processes { control, memory, weights })), 0)
             }
         };
         Ok(Self { kind, devices, text })
@@ -105,7 +119,7 @@ impl Venue {
     pub(crate) fn control(&self) -> Option<&ControlPlane> {
         match &self.kind {
             Kind::Threads(_) => None,
-            Kind::Processes(control, _) => Some(control),
+            Kind::Processes(processes) => Some(&processes.control),
         }
     }
 
@@ -123,8 +137,9 @@ impl Venue {
     ) -> Result<StarterMaker, CliError> {
         match &self.kind {
             Kind::Threads(ranks) => ranks.starters(loaded, served, limits),
-            Kind::Processes(control, memory) => {
-                let (config, control) = (remote(loaded, served, limits, cache), control.clone());
+            Kind::Processes(common) => {
+                let Processes { control, memory, weights } = (**common).clone();
+                let config = remote(loaded, served, limits, cache, weights);
                 if let Some(why) = memory.and_then(|memory| config.memory.misfit(memory)) {
                     return Err(CliError::usage(why));
                 }
@@ -216,12 +231,20 @@ fn control(
     Ok(ControlPlane::start(config))
 }
 
+/// What every rank has to load, as it is now.
+fn expected(loaded: &Loaded) -> Result<ExpectedWeights, CliError> {
+    let folder = loaded.folder.as_ref().map(|folder| folder.display().to_string());
+    let digest = loading::digest(&loaded.checkpoint, &loaded.config).map_err(failed)?;
+    Ok(ExpectedWeights { folder, digest })
+}
+
 /// What the processes of the ranks are told.
 fn remote(
     loaded: &Loaded,
     served: &ServedLayout,
     limits: &Limits,
     cache: CacheSize,
+    weights: ExpectedWeights,
 ) -> RemoteConfig {
     let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let load = |shard: &Shard| Load {
@@ -250,6 +273,7 @@ fn remote(
             kv_blocks_max: cache.most,
             kv_share: cache.share,
         },
+        weights,
         max_num_seqs: number(limits.max_num_seqs),
     }
 }

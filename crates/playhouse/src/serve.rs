@@ -164,7 +164,7 @@ async fn run_cluster(args: &ServeArgs, doors: Doors, house: House) -> Result<Exi
     config.tls = tls;
     let metrics = Arc::new(Metrics::with_traces(&config.served_model_names[0], &spans));
     let tell_renewal = renewals::noted(Arc::clone(&metrics), admin.audit());
-    let venue = Venue::new(place(args, &served)?, tell_renewal)?;
+    let venue = Venue::new(place(args, &served)?, &loaded, tell_renewal)?;
     let reached = Reached { address, admin: &admin.text, state: &state.text };
     let banner = Banner::new(&config, &loaded, &served, &venue, (&limits, cache), reached);
     let (control, devices) = (venue.control().cloned(), venue.devices);

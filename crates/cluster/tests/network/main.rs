@@ -38,14 +38,14 @@ use std::time::Duration;
 
 use playhouse_cluster::{
     AdmissionLimits, Answer, Blueprint, Capacity, Change, Cluster, ControlConfig, ControlPlane,
-    DeploymentConfig, Desired, Ledger, Listener, MemoryNeeds, Overview, Phase, Policy,
-    RemoteConfig, Split, StepDeadline, processes,
+    DeploymentConfig, Desired, ExpectedWeights, Ledger, Listener, MemoryNeeds, Overview, Phase,
+    Policy, RemoteConfig, Split, StepDeadline, processes,
 };
 use playhouse_link::{Authority, LinkConfig, Network, Revocations};
 use playhouse_planner::{ModelShape, RankMap};
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
-use playhouse_types::ParallelSpec;
+use playhouse_types::{CheckpointDigest, ParallelSpec};
 use playhouse_wire::{Dtype, Load, Place};
 use tokio::time::{sleep, timeout};
 
@@ -103,7 +103,9 @@ fn replica(split: &Split, control: &ControlPlane) -> Blueprint {
         let loads = (0..tensor * pipeline).map(load).collect();
         let (memory, max_num_seqs) =
             (MemoryNeeds::none(LIMITS.kv_blocks), LIMITS.max_num_seqs as u32);
-        processes(RemoteConfig { layout, map, loads, memory, max_num_seqs }, control.clone())
+        let weights = ExpectedWeights { folder: None, digest: CheckpointDigest::default() };
+        let config = RemoteConfig { layout, map, loads, memory, weights, max_num_seqs };
+        processes(config, control.clone())
     };
     let layout = playhouse_cluster::Layout { stages: pipeline as usize, tensor: tensor as usize };
     blueprint(split, LIMITS, starter(layout))

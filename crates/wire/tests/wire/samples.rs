@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use playhouse_types::{
-    Admitted, Appended, BlockId, Emission, Epoch, FinishReason, GenerateRequest, Logits,
-    PrefixEvent, RequestId, Run, RunOutcome, Sampled, SamplingParams, Slot, StepId, StepOutcome,
-    StepPlan, TokenLogprobs,
+    Admitted, Appended, BlockId, CheckpointDigest, Emission, Epoch, FinishReason, GenerateRequest,
+    Logits, PrefixEvent, RequestId, Run, RunOutcome, Sampled, SamplingParams, Slot, StepId,
+    StepOutcome, StepPlan, TokenLogprobs,
 };
 use playhouse_wire::*;
 
@@ -198,7 +198,11 @@ fn shard(all: &mut Vec<Sample>) {
         all,
         [
             ShardEvent::Progress { bytes: 1, of: 2 },
-            ShardEvent::Loaded(Loaded { tensor: member.clone(), pipeline: member }),
+            ShardEvent::Loaded(Loaded {
+                tensor: member.clone(),
+                pipeline: member,
+                checkpoint: CheckpointDigest { config: [8; 32], weights: [9; 32] },
+            }),
             ShardEvent::Ready,
             ShardEvent::Failed(text("no such file")),
         ],
