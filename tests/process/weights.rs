@@ -54,7 +54,7 @@ fn wt1_a_node_with_other_weights_is_named_and_the_head_does_not_start() {
     let Head { process, .. } = head;
     let (status, said) = process.end();
     assert_eq!(status.code(), Some(1), "{said}");
-    let last = said.lines().filter(|line| line.starts_with("error:")).last().expect("a reason");
+    let last = said.lines().rfind(|line| line.starts_with("error:")).expect("a reason");
     let reason = format!("node b has other weights at {path} than the head");
     assert!(last.contains("replica-0") && last.contains(&reason), "{said}");
 }

@@ -30,7 +30,7 @@ pub(crate) struct Live {
 #[derive(Debug)]
 pub(crate) enum NotEntered {
     /// Another process of its name is connected, as far as this side knows.
-    Taken(Live),
+    Taken(Box<Live>),
     /// [`PEERS_MAX`] peers are connected.
     Full,
 }
@@ -49,7 +49,7 @@ impl Roster {
         let mut live = self.live();
         match live.get(peer) {
             Some(other) if other.incarnation != entry.incarnation => {
-                return Err(NotEntered::Taken(other.clone()));
+                return Err(NotEntered::Taken(Box::new(other.clone())));
             }
             None if live.len() >= PEERS_MAX as usize => return Err(NotEntered::Full),
             _ => {}
