@@ -380,6 +380,14 @@ impl Nodes {
         names.map(count).collect()
     }
 
+    /// Names of nodes that have been here, and of those that were drained or removed.
+    pub(crate) fn known(&self) -> BTreeSet<String> {
+        let floor = self.floor();
+        let here = std::iter::once(HEAD.to_owned()).filter(|_| !floor.here.is_empty());
+        let names = floor.nodes.keys().chain(&floor.cordoned).chain(&floor.removed).cloned();
+        here.chain(names).collect()
+    }
+
     /// Gives a node no more ranks, or lets it have some again.
     pub(crate) fn cordon(&self, node: &str, cordoned: bool) {
         let mut floor = self.floor();
