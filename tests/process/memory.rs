@@ -1,146 +1,103 @@
-//! What happens when memory runs out: ranks go before the head, and their reason says so.
+//! Ranks go where their weights and a KV cache fit, and the smallest device says how large that is.
 
-use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::thread;
+use std::collections::BTreeSet;
 
-use crate::cluster::Folder;
-use crate::hangs::not_tested;
-use crate::ranks::{children, lives, long, tokens};
-use crate::server::{PATIENCE, Server};
+use serde_json::{Value, json};
 
-/// Room that is left when the memory is limited, and what is taken of it at a time.
-const ROOM: usize = 4 << 20;
-const PART: usize = 1 << 20;
+use crate::cluster::{Head, Process, post, wait_until};
+use crate::server::Server;
 
-fn oom_score_adj(pid: u32) -> i32 {
-    let value = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("it lives");
-    value.trim().parse().expect("a number")
+/// Tokens of one block, and of one sequence of full length.
+const BLOCK: u64 = 16;
+const CONTEXT: u64 = 2048;
+
+fn request(index: u64) -> Value {
+    json!({
+        "prompt": format!("Weigh {index} stones"), "max_tokens": 120, "ignore_eos": true,
+        "temperature": 0.8, "seed": index, "return_token_ids": true,
+    })
+}
+
+fn tokens(reply: &Value) -> Value {
+    reply["choices"][0]["token_ids"].clone()
+}
+
+/// A node that offers so much memory on each of its devices.
+fn node(head: &Head, name: &str, devices: u64, mib_each: u64) -> Process {
+    let (token, dir) = (head.token(), head.folder().join(name));
+    let (devices, memory) = (format!("cpu:{devices}"), format!("{}MiB", devices * mib_each));
+    let words = ["node", "--join", &head.join, "--name", name, "--token", &token, "--dir"];
+    let more = [dir.to_str().expect("plain"), "--devices", &devices, "--memory", &memory];
+    Process::start(None, &[&words[..], &more].concat())
+}
+
+/// Where the ranks of the only replica are.
+fn hosts(head: &Head) -> BTreeSet<String> {
+    let status = head.status();
+    let shards = status["replicas"][0]["stages"][0]["shards"].as_array().expect("shards");
+    let node = |shard: &Value| shard["whereabouts"]["node"].as_str().map(str::to_owned);
+    shards.iter().filter_map(node).collect()
+}
+
+fn kv_blocks(head: &Head) -> u64 {
+    head.status()["replicas"][0]["kv_blocks"].as_u64().expect("a number")
 }
 
 #[test]
-fn ranks_volunteer_before_the_head_when_memory_runs_out() {
+fn mm1_a_node_that_is_too_small_gets_no_rank_and_is_named() {
+    let mut head = Head::start(None, "127.0.0.1", &["-tp", "2"]);
+    let _small = node(&head, "small", 2, 2);
+    let said = head.process.complains("too small are");
+    for part in [
+        "small cpu:0 with 2.0 MiB, small cpu:1 with 2.0 MiB: the largest rank needs ",
+        "of weights, 1.0 MiB for the KV cache of one sequence of full length",
+        "--devices",
+        "--max-model-len",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let _large = node(&head, "large", 2, 64);
+    let api = head.api();
+    assert_eq!(hosts(&head), ["large".to_owned()].into());
+    assert_eq!(tokens(&post(&api, &request(1))).as_array().map(Vec::len), Some(120));
+}
+
+#[test]
+fn mm2_the_kv_cache_is_as_large_as_the_smallest_device_of_its_ranks_allows() {
     let server = Server::start(&["-tp", "2"]);
-    let head = oom_score_adj(server.pid());
-    for rank in children(server.pid()) {
-        assert_eq!(oom_score_adj(rank), (head + 500).min(1000));
-    }
-}
-
-/// A control group with a limit of memory. Removed when dropped.
-struct Limited {
-    folder: PathBuf,
-    limit: &'static str,
-    unlimited: &'static str,
-    usage: &'static str,
-}
-
-/// A file in memory that counts for a control group. Removed when dropped.
-struct Ballast(PathBuf);
-
-impl Limited {
-    /// `None` where this is not permitted.
-    fn new() -> Option<Self> {
-        let name = format!("playhouse-test-{}", std::process::id());
-        let older = Self {
-            folder: Path::new("/sys/fs/cgroup/memory").join(&name),
-            limit: "memory.limit_in_bytes",
-            unlimited: "-1",
-            usage: "memory.usage_in_bytes",
-        };
-        let newer = Self {
-            folder: Path::new("/sys/fs/cgroup").join(&name),
-            limit: "memory.max",
-            unlimited: "max",
-            usage: "memory.current",
-        };
-        let mut kinds = [newer, older].into_iter();
-        let made = kinds.find(|group| {
-            fs::create_dir(&group.folder).is_ok() && group.folder.join(group.limit).exists()
-        })?;
-        // Memory that is written to a disk has not run out. Either file may be missing.
-        drop(fs::write(made.folder.join("memory.swap.max"), "0"));
-        drop(fs::write(made.folder.join("memory.swappiness"), "0"));
-        Some(made)
-    }
-
-    /// A command that goes on in this group.
-    fn command(&self) -> Command {
-        let mut command = Command::new("sh");
-        command.args(["-c", "echo $$ > \"$0/cgroup.procs\" && exec \"$@\""]).arg(&self.folder);
-        command
-    }
-
-    fn used(&self) -> usize {
-        let used = fs::read_to_string(self.folder.join(self.usage)).expect("it is there");
-        used.trim().parse().expect("a number")
-    }
-
-    fn limit(&self, bytes: &str) {
-        fs::write(self.folder.join(self.limit), bytes).expect("the group is ours");
-    }
-}
-
-impl Drop for Limited {
-    fn drop(&mut self) {
-        // Its processes have been killed; the group is empty once the kernel is done with them.
-        let started = std::time::SystemTime::now();
-        while fs::remove_dir(&self.folder).is_err()
-            && self.folder.exists()
-            && started.elapsed().is_ok_and(|waited| waited < PATIENCE)
-        {
-            thread::yield_now();
-        }
-    }
-}
-
-impl Drop for Ballast {
-    fn drop(&mut self) {
-        drop(fs::remove_file(&self.0));
-    }
-}
-
-/// The kernel kills a rank, not the head, and the replica is back with what it had said.
-#[test]
-fn memory_that_runs_out_costs_a_rank_and_the_reason_says_so() {
-    let expected = tokens(&Server::start(&[]), &long(1));
-    let Some(group) = Limited::new() else {
-        return not_tested("no control group with a limit of memory can be made here");
-    };
-    let folder = Folder::new();
-    let log = folder.0.join("log");
-    let server = Server::start_by(group.command(), &["-tp", "2"], &log);
-    let ranks = children(server.pid());
-    let ballast = Ballast(format!("/dev/shm/ballast-{}", std::process::id()).into());
-    group.limit(&(group.used() + ROOM).to_string());
-    // Memory of nobody who could be killed for it: bit by bit, so that one death is enough.
-    let mut filler = group
-        .command()
-        .args(["sh", "-c", "exec cat > \"$0\""])
-        .arg(&ballast.0)
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("sh runs");
-    let mut into = filler.stdin.take().expect("it is piped");
-    let part = vec![7; PART];
-    while ranks.iter().all(|&rank| lives(rank)) {
-        into.write_all(&part).expect("it is not the one that is killed");
-        assert!(lives(server.pid()), "ranks come first");
-    }
-    group.limit(group.unlimited);
-    drop((into, ballast));
-    drop(filler.wait());
-    server.wait_until("it serves again", |server| {
-        server.metric("playhouse_replica_restarts_total") > 0.0
-            && server.metric("playhouse_replica_healthy") == 1.0
-    });
-    let after = children(server.pid());
-    assert!(after.iter().any(|rank| !ranks.contains(rank)), "one was started anew: {after:?}");
-    let said = fs::read_to_string(&log).expect("a log");
-    let reason = said.lines().find(|line| line.contains("restarting")).expect("a reason");
-    assert!(reason.contains("was killed by signal 9: killed for want of memory"), "{reason}");
-    assert_eq!(tokens(&server, &long(1)), expected);
+    let expected = tokens(&server.post("/v1/completions", &request(1)).json());
     drop(server);
+
+    let mut head = Head::start(None, "127.0.0.1", &["-tp", "2"]);
+    let tight = node(&head, "tight", 1, 8);
+    let _large = node(&head, "large", 1, 256);
+    let api = head.api();
+    assert_eq!(hosts(&head), ["tight".to_owned(), "large".to_owned()].into());
+    let least = kv_blocks(&head);
+    // 40 % of 8 MiB, in blocks of 8 KiB on each rank.
+    assert_eq!(least, 409);
+    assert!(least >= CONTEXT / BLOCK, "a sequence of full length fits");
+    assert_eq!(tokens(&post(&api, &request(1))), expected);
+
+    // A replica that moves to larger devices has a larger cache.
+    let _other = node(&head, "other", 1, 64);
+    wait_until("it has joined", || {
+        head.status()["nodes"].as_array().is_some_and(|nodes| nodes.len() == 3)
+    });
+    drop(tight);
+    wait_until("the replica has moved", || {
+        hosts(&head) == ["large".to_owned(), "other".to_owned()].into()
+            && head.status()["replicas"][0]["state"] == "serving"
+    });
+    assert_eq!(kv_blocks(&head), 3276, "40 % of 64 MiB");
+    assert_eq!(tokens(&post(&api, &request(1))), expected);
+}
+
+#[test]
+fn mm1_ranks_that_do_not_fit_on_this_machine_are_refused_at_the_start() {
+    // Devices of one thread each, of which each has an equal share of the memory: too many of them.
+    let words = ["serve", "--port", "0", "-tp", "2", "--devices", "cpu:1000000"];
+    let (status, said) = Process::start(None, &words).end();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("a device here has") && said.contains("--devices"), "{said}");
 }

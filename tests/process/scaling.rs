@@ -5,7 +5,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{ADMIN_TOKEN, Head, post, wait_until};
+use crate::cluster::{ADMIN_TOKEN, Head, Process, post, wait_until};
 use crate::server::Server;
 
 /// Streams that run during a change.
@@ -176,4 +176,18 @@ fn a_node_is_drained_onto_another() {
         "{said}"
     );
     assert_eq!(tokens(&post(&api, &request(1))), expected[1]);
+}
+
+#[test]
+fn a_node_that_nobody_knows_is_not_changed() {
+    let mut head = Head::start(None, "127.0.0.1", &["-dp", "2"]);
+    let _node = head.node(None, "a", Some(&head.token()));
+    head.api();
+    for words in ["drain", "undrain", "remove"] {
+        let command = [words, "node", "nope", "--admin", &head.admin];
+        let (status, said) = Process::start(None, &command).end();
+        assert_eq!(status.code(), Some(1), "{words}: {said}");
+        assert!(said.contains("there is no node nope"), "{words}: {said}");
+    }
+    head.ask(&["undrain", "node", "a", "--wait"]);
 }

@@ -17,16 +17,16 @@ use std::thread;
 use std::time::Duration;
 
 use playhouse_cluster::{
-    Child, ControlConfig, ControlPlane, Device, Layout, Listener, Loading, Rank, RankEngine,
-    RankEvent, RankHost, RankPort, ReadProgress, RemoteConfig, StartedRank, Way, processes,
-    run_rank,
+    Child, ControlConfig, ControlPlane, Device, ExpectedWeights, Layout, Listener, Loading,
+    MemoryNeeds, Rank, RankEngine, RankEvent, RankHost, RankPort, ReadProgress, RemoteConfig,
+    StartedRank, Way, processes, run_rank,
 };
 use playhouse_engine::{EngineEvent, StepPort};
 use playhouse_link::{Authority, Identity, Revocations};
 use playhouse_planner::{ModelShape, RankMap};
 use playhouse_types::{
-    Appended, Epoch, Logits, ParallelSpec, ReplicaId, Run, RunOutcome, Sampled, Slot, StepId,
-    StepOutcome, StepPlan, TokenId,
+    Appended, CheckpointDigest, Epoch, Logits, ParallelSpec, ReplicaId, Run, RunOutcome, Sampled,
+    Slot, StepId, StepOutcome, StepPlan, TokenId,
 };
 use playhouse_wire::{Dtype, Join, Load, Loaded, Member, Place};
 use rustix::time::{ClockId, clock_gettime};
@@ -105,7 +105,8 @@ impl RankHost for Clockwork {
         self.samples.store(load.tensor.at == 0, Ordering::Relaxed);
         // Nobody meets there.
         let member = Member { machine: String::new(), address: String::new() };
-        Box::pin(ready(Ok(Loaded { tensor: member.clone(), pipeline: member })))
+        let checkpoint = CheckpointDigest::default();
+        Box::pin(ready(Ok(Loaded { tensor: member.clone(), pipeline: member, checkpoint })))
     }
 
     fn start(&self, join: Join, sink: Box<dyn Fn(EngineEvent) + Send>) -> io::Result<RankEngine> {
@@ -228,7 +229,8 @@ impl Ranks {
             layout: Layout { stages: 1, tensor: world as usize },
             map: RankMap::new(&parallel, &shape).expect("a good layout"),
             loads: (0..world).map(load).collect(),
-            kv_blocks: RUNS,
+            memory: MemoryNeeds::none(RUNS),
+            weights: ExpectedWeights { folder: None, digest: CheckpointDigest::default() },
             max_num_seqs: RUNS,
         };
         let starter = processes(config, control);
@@ -305,7 +307,7 @@ impl Heard {
             }
             RankEvent::Followed(StepId(at)) => Some(Self::Got { at, outcome: None }),
             RankEvent::Lost(loss) => Some(Self::Failed(loss.reason)),
-            RankEvent::Seated(_) | RankEvent::Loading { .. } => None,
+            RankEvent::Seated(_) | RankEvent::Loading { .. } | RankEvent::Cache { .. } => None,
         }
     }
 }

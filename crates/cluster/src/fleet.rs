@@ -360,7 +360,9 @@ impl Fleet {
             vec![(HEAD.to_owned(), self.config.devices.saturating_sub(used))]
         };
         let free_devices = nodes.map_or_else(free_here, Nodes::free_devices);
-        Actual { replicas, free_devices }
+        let own = || [HEAD.to_owned()].into();
+        let known_nodes = nodes.map_or_else(own, Nodes::known);
+        Actual { replicas, free_devices, known_nodes }
     }
 
     fn watch(&self, id: ReplicaId) -> Result<watch::Receiver<ReplicaStatus>, String> {

@@ -7,12 +7,14 @@
 //! - **J-3** one process at a time.
 //! - **J-4** after a refusal, such as for a full disk, the next record may be accepted.
 //! - **J-5** rewriting replaces all records or none.
+//! - **J-6** a file that was deleted or replaced takes no record, because nobody would find it again; a
+//!   rewrite puts the journal back in its place.
 //!
 //! Not here: what records mean (see `ledger`).
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use ring::digest::{SHA256, digest};
@@ -116,11 +118,29 @@ impl Journal {
         sync_folder(&self.folder)
     }
 
+    /// Whether the file in the folder is not the one that this writes to (**J-6**).
+    pub(crate) fn is_lost(&self) -> bool {
+        let id = |about: fs::Metadata| (about.dev(), about.ino());
+        let found = fs::metadata(self.path()).map(id);
+        // What cannot be asked will not be written either.
+        let own = self.file.metadata().map(id);
+        !matches!((found, own), (Ok(found), Ok(own)) if found == own)
+    }
+
+    /// The file, for messages.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.join("journal")
+    }
+
     /// Adds records; blocks until they are on the disk (**J-1**).
     ///
     /// # Errors
     /// The system's reason. None of the records is kept then (**J-4**).
     pub(crate) fn append(&mut self, records: &[impl AsRef<[u8]>]) -> io::Result<()> {
+        if self.is_lost() {
+            let why = format!("{} was deleted or replaced", self.path().display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, why));
+        }
         let mut bytes = Vec::new();
         for record in records {
             frame(record.as_ref(), &mut bytes)?;

@@ -13,6 +13,8 @@
 //!   reader who saw one knows which come after it.
 //! - **LED-6** the nodes that ranks sit on are written as well, soon after that changes: a later head
 //!   waits for them, and for no others.
+//! - **LED-7** a journal that is deleted under a running head is noticed by the next change, which writes
+//!   everything anew, or is refused if it cannot.
 //!
 //! Nothing here acts: the reconciler of the deployment does, and says here how far it has come.
 
@@ -356,8 +358,16 @@ impl Ledger {
         self.state().entry(id).map(|entry| entry.aborted.subscribe())
     }
 
+    /// The disk, for a change. A journal that somebody has deleted is written anew before (**LED-7**).
     fn disk(&self) -> MutexGuard<'_, Disk> {
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(journal) = disk.journal.as_ref().filter(|journal| journal.is_lost()) {
+            let file = journal.path();
+            error!(file = %file.display(), "the journal was deleted or replaced: it is written anew");
+            let records = self.state().records();
+            disk.rewrite(&records);
+        }
+        disk
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -387,8 +397,8 @@ impl Disk {
         let records: Vec<_> = records.iter().map(Record::encode).collect();
         match journal.rewrite(&records) {
             Ok(()) => self.owed = None,
-            // The long one is as good, and is shortened with a later change.
-            Err(why) => warn!(%why, "cannot shorten the journal"),
+            // A long one is as good, and is shortened with a later change; a lost one takes none.
+            Err(why) => warn!(%why, "cannot rewrite the journal"),
         }
     }
 }

@@ -45,6 +45,7 @@ mod journey;
 mod leases;
 mod ledger;
 mod live_ranks;
+mod memory;
 mod moves;
 mod node;
 mod nodes;
@@ -74,6 +75,7 @@ mod tasks;
 mod timer;
 mod waiting;
 mod watchdog;
+mod weights;
 
 pub use admission::{AdmissionLimits, Capacity, Client, ClientLimits, Measure};
 pub use blueprint::{Blueprint, Blueprints, Drafting};
@@ -85,6 +87,7 @@ pub use generation::Generation;
 pub use head::{Found, HEAD, HeadAddress, ListenError, Listener, LookUp, NoHead, Way};
 pub use journal::JournalError;
 pub use ledger::{Begun, Drained, Ledger, Recovered};
+pub use memory::{MemoryNeeds, RankBytes};
 pub use node::{NodeConfig, NodeError, run_node};
 pub use nodes::Device;
 pub use operation::{
@@ -105,3 +108,4 @@ pub use status::{
 };
 pub use submission::Submission;
 pub use watchdog::StepDeadline;
+pub use weights::ExpectedWeights;

@@ -5,6 +5,7 @@
 //! - **MV-2** a replica leaves only after its successor serves, as far as devices allow; without
 //!   `force` no moves leave nothing to serve afterwards.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub(crate) struct Actual {
     pub(crate) replicas: Vec<ActualReplica>,
     /// Devices no rank sits on, of every node that is known and may have ranks.
     pub(crate) free_devices: Vec<(String, usize)>,
+    /// Names of nodes that have been here, or about which an operator has said something.
+    pub(crate) known_nodes: BTreeSet<String>,
 }
 
 /// A replica there is.
@@ -98,10 +101,12 @@ pub(crate) fn moves(change: &Change, desired: &Desired, actual: &Actual) -> Resu
             *force
         }
         Change::UndrainNode { node } => {
+            actual.node(node)?;
             draft.push(Move::Cordon { node: node.clone(), cordoned: false });
             true
         }
         Change::RemoveNode { node } => {
+            actual.node(node)?;
             draft.forget(node)?;
             true
         }
@@ -112,6 +117,17 @@ pub(crate) fn moves(change: &Change, desired: &Desired, actual: &Actual) -> Resu
         return Err(Refused::NeedsForce("no replica would be left to serve".to_owned()));
     }
     Ok((after, draft.moves))
+}
+
+// === impl Actual ===
+
+impl Actual {
+    fn node(&self, name: &str) -> Result<(), Refused> {
+        match self.known_nodes.contains(name) {
+            true => Ok(()),
+            false => Err(Refused::NoNode(name.to_owned())),
+        }
+    }
 }
 
 // === impl Draft ===

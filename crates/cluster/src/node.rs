@@ -1,16 +1,22 @@
 //! The agent of a machine: offers its devices to the head, starts the processes of ranks and reaps
 //! them.
+//!
+//! - **AG-1** an agent ends by itself only if the head refuses it for a reason that somebody has to
+//!   remove, or cannot be reached for as long as [`FIRST`] or [`AGAIN`]. While another process of its
+//!   name is connected it says so, and keeps trying.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use playhouse_link::{CallError, Incoming, KeepIdentity, Peer, Stream, Streams};
+use playhouse_link::{CallError, DialError, Inbox, Incoming, KeepIdentity, Peer, Stream, Streams};
 use playhouse_types::Epoch;
 use playhouse_wire::{
-    DeviceKind, HeadReply, HeadRequest, NodeReply, NodeRequest, NodeStats, PeerNote, Running, Spawn,
+    DeviceKind, HeadReply, HeadRequest, NodeReply, NodeRequest, NodeStats, PeerNote, Refusal,
+    Running, Spawn,
 };
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::child::{Child, ChildStarter};
@@ -24,6 +30,11 @@ const AGAIN: Duration = Duration::from_secs(600);
 
 /// How long the head may take to answer an offer.
 const OFFER: Duration = Duration::from_secs(5);
+
+/// How long to wait before the head is asked once more that did not take this node: at first, and at
+/// most. The wait doubles with each attempt.
+const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(15);
 
 /// A machine and what it offers.
 pub struct NodeConfig {
@@ -97,8 +108,7 @@ pub async fn run_node(config: NodeConfig, stop: impl Future<Output = ()>) -> Res
 async fn serve(agent: &Arc<Agent>) -> Result<(), NodeError> {
     let mut budget = FIRST;
     loop {
-        let (peer, inbox) = agent.config.way.dial(budget, Epoch(0)).await?;
-        agent.offer(&peer).await?;
+        let (peer, inbox) = agent.join(budget).await?;
         let NodeConfig { way, devices, .. } = &agent.config;
         info!("joined the head at {} with {} devices", way.head, devices.len());
         agent.config.joined.send_replace(true);
@@ -115,11 +125,53 @@ async fn serve(agent: &Arc<Agent>) -> Result<(), NodeError> {
     }
 }
 
+// === impl NodeError ===
+
+impl NodeError {
+    /// Whether another process of this node's name is connected to the head.
+    fn is_taken_name(&self) -> bool {
+        let Self::Head(NoHead { why, .. }) = self else { return false };
+        matches!(why.last, DialError::Refused(Refusal::DuplicateName { .. }))
+    }
+}
+
 // === impl Agent ===
 
 impl Agent {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks for the head for as long as `budget`, until it takes what is offered. The search begins
+    /// anew with every sign that the head is there and another process has this node's name (**AG-1**).
+    async fn join(&self, budget: Duration) -> Result<(Peer, Inbox), NodeError> {
+        let (mut until, mut pause) = (Instant::now() + budget, PAUSE);
+        let mut told = String::new();
+        loop {
+            let why = match self.ask(until.saturating_duration_since(Instant::now())).await {
+                Ok(joined) => return Ok(joined),
+                Err(why) => why,
+            };
+            if why.is_taken_name() {
+                until = Instant::now() + budget;
+            } else if !matches!(why, NodeError::Unanswered(..)) || Instant::now() >= until {
+                return Err(why);
+            }
+            let text = why.to_string();
+            if told != text {
+                warn!("{text}; trying again");
+                told = text;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Dials the head, for as long as `budget`, and makes it one offer.
+    async fn ask(&self, budget: Duration) -> Result<(Peer, Inbox), NodeError> {
+        let (peer, inbox) = self.config.way.dial(budget, Epoch(0)).await?;
+        self.offer(&peer).await?;
+        Ok((peer, inbox))
     }
 
     /// Offers devices to the head, and says which processes there are. From before that on the head is told

@@ -7,6 +7,8 @@
 //!   after the last process on it has ended. What an older lease of a replica does concerns that
 //!   lease alone (**A13**).
 //! - **ND-4** what a node tells of its processes takes no more memory than the head has asked for.
+//! - **ND-5** no offer displaces a node that is connected and answers: another process of its name, such
+//!   as one with a copy of its folder, is refused before its offer is read (**LK-9**).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -23,6 +25,7 @@ use tracing::{info, warn};
 
 use crate::head::HEAD;
 use crate::leases::{LeaseId, Leases};
+use crate::memory::MemoryNeeds;
 use crate::status::{DeviceStatus, NodeStatus, Whereabouts};
 
 /// How long a node may take to say what it offers.
@@ -98,6 +101,9 @@ struct Entry {
     starting: usize,
 }
 
+/// Devices with their threads, by node.
+type Free = Vec<(String, Vec<(u32, u32)>)>;
+
 // === impl Seat ===
 
 impl Seat {
@@ -111,8 +117,8 @@ impl Seat {
 // === impl Lease ===
 
 impl Lease {
-    /// Seats for the ranks of the replica, on devices that no other lease has: where they sat before as
-    /// far as that is still possible. Waits up to `patience` for devices, and for nodes that may be
+    /// Seats for the ranks of the replica, on devices that no other lease has and that are as large as it
+    /// `needs` (**MM-1**): where they sat before as far as that is still possible. Waits up to `patience` for devices, and for nodes that may be
     /// gone.
     ///
     /// # Errors
@@ -120,6 +126,7 @@ impl Lease {
     pub(crate) async fn place(
         &self,
         map: &RankMap,
+        needs: &MemoryNeeds,
         patience: Duration,
     ) -> Result<Vec<Seat>, String> {
         let Shared { changed, .. } = &*self.nodes.shared;
@@ -127,13 +134,17 @@ impl Lease {
         let mut why = String::new();
         let placed = timeout(patience, async {
             loop {
-                let placed = self.nodes.floor().place(self.id, map);
+                let placed = self.nodes.floor().place(self.id, map, needs);
                 match placed {
                     Ok(seats) => {
                         changed.send_replace(());
                         return seats;
                     }
-                    Err(error) => why = error,
+                    Err(error) if error != why => {
+                        info!("waiting for devices: {error}");
+                        why = error;
+                    }
+                    Err(_) => {}
                 }
                 // The sender is ours.
                 drop(changes.changed().await);
@@ -397,12 +408,11 @@ impl Nodes {
         }
     }
 
-    /// Unless a later start of the node has taken its place.
+    /// Unless another connection of the node has taken its place.
     fn leave(&self, name: &str, peer: &Peer, goodbye: bool) {
         let mut floor = self.floor();
         if let Some(entry) = floor.nodes.get_mut(name) {
-            let own = |live: &Peer| live.incarnation() == peer.incarnation();
-            entry.peer = entry.peer.take().filter(|live| !own(live));
+            entry.peer = entry.peer.take().filter(|live| !live.is(peer));
             if goodbye && entry.peer.is_none() {
                 for (pid, exit) in &entry.processes {
                     exit.send_replace(Some(left(*pid)));
@@ -411,6 +421,12 @@ impl Nodes {
         }
         drop(floor);
         self.shared.changed.send_replace(());
+    }
+
+    /// Bytes of memory of the devices that ranks sit on.
+    pub(crate) fn memory_of(&self, seats: &[Seat]) -> Vec<u64> {
+        let floor = self.floor();
+        floor.memories(seats)
     }
 
     /// Nodes that the ranks of a replica sit on, once for each rank.
@@ -445,6 +461,14 @@ impl Nodes {
             (name, free.map_or(0, |(_, devices)| devices.len()))
         };
         names.map(count).collect()
+    }
+
+    /// Names of nodes that have been here, and of those that were drained or removed.
+    pub(crate) fn known(&self) -> BTreeSet<String> {
+        let floor = self.floor();
+        let here = std::iter::once(HEAD.to_owned()).filter(|_| !floor.here.is_empty());
+        let names = floor.nodes.keys().chain(&floor.cordoned).chain(&floor.removed).cloned();
+        here.chain(names).collect()
     }
 
     /// Gives a node no more ranks, or lets it have some again.
@@ -519,10 +543,41 @@ impl Nodes {
 // === impl Floor ===
 
 impl Floor {
-    fn place(&mut self, lease: LeaseId, map: &RankMap) -> Result<Vec<Seat>, String> {
+    fn place(
+        &mut self,
+        lease: LeaseId,
+        map: &RankMap,
+        needs: &MemoryNeeds,
+    ) -> Result<Vec<Seat>, String> {
         let (replica, own) = self.leases.get(lease).ok_or("its lease has ended")?;
         let own = own.clone();
         let free = self.free(Some(lease));
+        let bounds = needs.bounds();
+        let mut refused = None;
+        // Devices that are large enough for every rank, or else for the ranks that happen to get them.
+        for bound in bounds {
+            let large = self.large(&free, bound);
+            match self.seats_on(large, replica, &own, map) {
+                Ok(seats) if needs.fit(&self.memories(&seats)) => {
+                    self.leases.set(lease, seats.clone());
+                    return Ok(seats);
+                }
+                Ok(_) => {}
+                Err(why) => drop(refused.get_or_insert(why)),
+            }
+        }
+        let why = refused.unwrap_or_else(|| format!("{replica}: its ranks do not fit"));
+        Err(why + &needs.complaint(&self.small(&free, bounds[0])))
+    }
+
+    /// Seats on these devices, of a replica whose `own` they were before.
+    fn seats_on(
+        &self,
+        free: Free,
+        replica: ReplicaId,
+        own: &[Seat],
+        map: &RankMap,
+    ) -> Result<Vec<Seat>, String> {
         let cpu = DeviceType::find("cpu").ok_or("the planner knows no CPUs")?;
         let nodes = free.iter().map(|(name, devices)| Node {
             name: name.clone(),
@@ -532,7 +587,7 @@ impl Floor {
         });
         let hardware = Hardware { nodes: nodes.collect() };
         let sat = !own.is_empty();
-        let previous = sat.then(|| previous(&own, &free, map)).flatten();
+        let previous = sat.then(|| previous(own, &free, map)).flatten();
         let placed = Placement::new(map, &hardware, CrossDomain::Warn, previous.as_ref());
         let placed = placed.map_err(|why| format!("{replica}: {why}"))?;
         let seat = |seat: &playhouse_planner::Seat| {
@@ -548,8 +603,36 @@ impl Floor {
                 "{replica}: node {node} has not ended a process that it was told to"
             ));
         }
-        self.leases.set(lease, seats.clone());
         Ok(seats)
+    }
+
+    /// Of these devices, those with so much memory.
+    fn large(&self, free: &Free, bytes: u64) -> Free {
+        let large = free.iter().map(|(node, devices)| {
+            let large = |device: &&(u32, u32)| self.memory(node, device.0) >= bytes;
+            (node.clone(), devices.iter().filter(large).copied().collect::<Vec<_>>())
+        });
+        large.filter(|(_, devices)| !devices.is_empty()).collect()
+    }
+
+    /// Of these devices, those with less memory, and how much that is.
+    fn small(&self, free: &Free, bytes: u64) -> Vec<(String, u32, u64)> {
+        let all = free.iter().flat_map(|(node, devices)| {
+            devices.iter().map(|(device, _)| (node.clone(), *device, self.memory(node, *device)))
+        });
+        all.filter(|(_, _, memory)| *memory < bytes).collect()
+    }
+
+    fn memories(&self, seats: &[Seat]) -> Vec<u64> {
+        seats.iter().map(|seat| self.memory(&seat.node, seat.device)).collect()
+    }
+
+    /// Bytes of memory of a device; 0 if there is none.
+    fn memory(&self, node: &str, device: u32) -> u64 {
+        let entry = self.nodes.get(node);
+        let devices = if node == HEAD { Some(&self.here) } else { entry.map(|it| &it.devices) };
+        let device = devices.and_then(|devices| devices.get(device as usize));
+        device.map_or(0, |device| device.memory_bytes)
     }
 
     /// Nodes that ranks sit on, but for the head's own machine.
@@ -571,7 +654,7 @@ impl Floor {
 
     /// Devices with their threads that no lease but `own` has, of nodes that are here and may have
     /// ranks.
-    fn free(&self, own: Option<LeaseId>) -> Vec<(String, Vec<(u32, u32)>)> {
+    fn free(&self, own: Option<LeaseId>) -> Free {
         let here = std::iter::once((HEAD.to_owned(), &self.here));
         let live = self.nodes.iter().filter(|(_, entry)| entry.live().is_some());
         let all = here.chain(live.map(|(name, entry)| (name.clone(), &entry.devices)));
@@ -589,11 +672,7 @@ impl Floor {
 }
 
 /// The seats as the planner names them, if some of their devices are still free.
-fn previous(
-    seats: &[Seat],
-    free: &[(String, Vec<(u32, u32)>)],
-    map: &RankMap,
-) -> Option<Placement> {
+fn previous(seats: &[Seat], free: &Free, map: &RankMap) -> Option<Placement> {
     let nodes = free.iter().map(|(name, _)| name.clone());
     // A node that is gone: no seat of it exists any more.
     let nodes: Vec<String> = nodes.chain([String::new()]).collect();

@@ -24,6 +24,8 @@ pub(crate) struct Pipeline {
     depth: usize,
     /// Stage by stage.
     ranks: Vec<RankState>,
+    /// Blocks of the smallest KV cache, as far as ranks have told theirs.
+    kv_blocks: Option<u32>,
     /// Steps planned.
     planned: usize,
     /// Steps whose outcome is not here yet.
@@ -62,7 +64,8 @@ impl Pipeline {
         let ranks = (0..layout.ranks()).map(|_| RankState::default()).collect();
         let (began, step_time) = (Duration::ZERO, Duration::ZERO);
         let traced = VecDeque::new();
-        Self { layout, depth, ranks, planned: 0, in_flight: 0, began, step_time, traced }
+        let kv_blocks = None;
+        Self { layout, depth, ranks, kv_blocks, planned: 0, in_flight: 0, began, step_time, traced }
     }
 
     fn rank_state(&mut self, rank: Rank) -> &mut RankState {
@@ -73,6 +76,16 @@ impl Pipeline {
     pub(crate) fn connect(&mut self, rank: Rank, port: RankPort, handle: Arc<dyn RankHandle>) {
         let rank = self.rank_state(rank);
         (rank.port, rank.handle) = (Some(port), Some(handle));
+    }
+
+    /// A rank has told the size of its KV cache.
+    pub(crate) fn holds(&mut self, kv_blocks: u32) {
+        self.kv_blocks = Some(self.kv_blocks.map_or(kv_blocks, |least| least.min(kv_blocks)));
+    }
+
+    /// Blocks that every rank has, if any has told how many it has.
+    pub(crate) fn kv_blocks(&self) -> Option<u32> {
+        self.kv_blocks
     }
 
     /// A rank takes plans.

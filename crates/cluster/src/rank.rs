@@ -51,6 +51,11 @@ pub enum RankEvent {
         /// Bytes to read.
         of: u64,
     },
+    /// Its KV cache will have so many blocks; before [`Self::Ready`], if at all.
+    Cache {
+        /// Blocks.
+        kv_blocks: u32,
+    },
     /// It takes plans.
     Ready,
     /// It has run a step, and has the outcome.

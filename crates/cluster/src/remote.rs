@@ -30,10 +30,12 @@ use tokio_util::task::AbortOnDropHandle;
 use self::handle::RemoteHandle;
 use self::rendezvous::Rendezvous;
 use crate::control::{ControlPlane, Process};
+use crate::memory::MemoryNeeds;
 use crate::nodes::{Lease, Seat};
 use crate::rank::{
     Layout, Loss, LossCause, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank,
 };
+use crate::weights::ExpectedWeights;
 
 /// How long a replica waits for devices before it counts as a failed start.
 const DEVICES: Duration = Duration::from_secs(60);
@@ -54,8 +56,10 @@ pub struct RemoteConfig {
     pub map: RankMap,
     /// What each of them loads, stage by stage. Their seats say with how many threads.
     pub loads: Vec<Load>,
-    /// Blocks of each KV cache.
-    pub kv_blocks: u32,
+    /// What each of them needs of its device, and how large its KV cache may be.
+    pub memory: MemoryNeeds,
+    /// The checkpoint that each of them has a part of.
+    pub weights: ExpectedWeights,
     /// Sequences that have a seat in a batch.
     pub max_num_seqs: u32,
 }
@@ -242,7 +246,8 @@ impl RemoteRanks {
         if let Some(dead) = slot.take_if(|process| !process.lives()) {
             dead.end(nodes).await;
         }
-        let place = || group.lease.place(&self.config.map, DEVICES);
+        let RemoteConfig { map, memory, .. } = &self.config;
+        let place = || group.lease.place(map, memory, DEVICES);
         let seats = group.seats.get_or_try_init(place).await.map_err(Loss::no_seat)?;
         let seat = &seats[stage * self.config.layout.tensor + tensor];
         if let Some(other) = slot.take_if(|process| !process.lives() || process.seat != *seat) {
@@ -297,7 +302,7 @@ impl RemoteRanks {
         let load = Load { threads: process.seat.threads, ..self.config.loads[index].clone() };
         let control = process.peer.open(ShardCommand::Load(load), OPEN).await?;
         let Stream { mut sender, mut receiver } = control;
-        let Loaded { tensor, pipeline } = loop {
+        let Loaded { tensor, pipeline, checkpoint } = loop {
             let told = timeout(LOADING, receiver.next()).await.map_err(|_| loading_hangs())?;
             match told? {
                 Some(ShardEvent::Progress { bytes, of }) => {
@@ -308,9 +313,14 @@ impl RemoteRanks {
                 other => return Err(refusal(other)),
             }
         };
+        let node = &process.seat.node;
+        self.config.weights.check(node, &checkpoint).map_err(Fall::outside)?;
         let met = attendance.meet([tensor, pipeline], LOADING).await;
         let (tensor, pipeline) = met.map_err(Fall::outside)?;
-        let RemoteConfig { kv_blocks, max_num_seqs, .. } = self.config;
+        let seats = group.seats.get().map(Vec::as_slice).unwrap_or_default();
+        let kv_blocks = self.config.memory.kv_blocks(&self.control.nodes().memory_of(seats));
+        sink(RankEvent::Cache { kv_blocks });
+        let max_num_seqs = self.config.max_num_seqs;
         let join = Join { epoch: group.epoch, tensor, pipeline, kv_blocks, max_num_seqs };
         sender.send(&ShardCommand::Join(join)).await?;
         match receiver.next().await? {

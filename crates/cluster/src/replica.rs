@@ -388,6 +388,7 @@ impl State {
             RankEvent::Loading { bytes, of } => {
                 self.report.shard(rank, |shard| shard.state = ShardState::Loading { bytes, of });
             }
+            RankEvent::Cache { kv_blocks } => self.pipeline.holds(kv_blocks),
             RankEvent::Ready => {
                 self.report.shard(rank, |shard| shard.state = ShardState::Ready);
                 self.pipeline.ready(rank);
@@ -420,6 +421,11 @@ impl State {
     fn announce(&mut self) {
         if self.pipeline.serves() && self.duty == Duty::Serve {
             self.restarts.serves(self.now());
+            // Plans may use what every rank of this epoch has (**MM-2**).
+            if let Some(kv_blocks) = self.pipeline.kv_blocks() {
+                self.scheduler.resize(kv_blocks);
+                self.report.cache(kv_blocks);
+            }
             info!(replica = %self.id, epoch = %self.epoch, "replica serving");
             self.report.serves();
             self.replicas.wake_parked();

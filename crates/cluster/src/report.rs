@@ -42,6 +42,11 @@ impl Report {
         Self { metrics, board, teller, last: Stats::default(), lost: None }
     }
 
+    /// Its KV caches have so many blocks in this epoch.
+    pub(crate) fn cache(&self, kv_blocks: u32) {
+        self.metrics.has_blocks(BLOCK_TOKENS as u32, kv_blocks);
+    }
+
     pub(crate) fn planned(&self, plan: &StepPlan) {
         let tokens: u32 = plan.runs.iter().map(|run| run.tokens).sum();
         self.metrics.iteration_tokens.observe(tokens.into());

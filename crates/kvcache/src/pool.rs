@@ -175,8 +175,17 @@ impl BlockPool {
 
     /// Forgets every holder and every content: the device memory behind the blocks is gone.
     pub fn clear(&mut self) {
-        let Self { queried_tokens, hit_tokens, .. } = *self;
         let blocks = u32::try_from(self.holders.len()).expect("built from a u32");
+        self.replace(blocks);
+    }
+
+    /// Forgets every holder and every content, as [`clear`](Self::clear) does, and has another number of
+    /// blocks from now on: the device memory behind them was allocated anew.
+    ///
+    /// # Panics
+    /// If `blocks` is 0 or `u32::MAX`.
+    pub fn replace(&mut self, blocks: u32) {
+        let Self { queried_tokens, hit_tokens, .. } = *self;
         *self = Self { queried_tokens, hit_tokens, ..Self::new(blocks) };
     }
 

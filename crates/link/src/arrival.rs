@@ -15,6 +15,11 @@ use crate::identity::Term;
 use crate::inbox::Inbox;
 use crate::peer::Peer;
 use crate::renewal::Renewals;
+use crate::roster::{Live, NotEntered, PEERS_MAX};
+
+/// Idle timeouts in which the silence of a process that has ended is noticed for certain, be it just
+/// after a keep-alive. Less than whoever dials waits for an answer.
+const SILENCES: u32 = 2;
 
 /// The connections that come to an endpoint.
 #[derive(Debug)]
@@ -120,23 +125,22 @@ impl Arrival {
         self.from
     }
 
-    /// Lets the peer in, and tells it our `epoch`. A connection of an earlier start of the same
-    /// peer ends with [`PeerLost::Superseded`] (**LK-9**).
+    /// Lets the peer in, and tells it our `epoch`. A connection of the same start of the peer ends with
+    /// [`PeerLost::Superseded`]. While another process of the same name answers, the peer is refused; if
+    /// that process has ended, its silence shows it in time (**LK-9**).
     ///
     /// # Errors
-    /// When a later start of the same peer is connected, too many peers are, or the connection
-    /// broke meanwhile.
+    /// When another process of the same name is connected, too many peers are, or the connection broke
+    /// meanwhile.
     pub async fn admit(mut self, epoch: Epoch) -> Result<(Peer, Inbox), TurnReason> {
-        let incarnation = self.hello.incarnation;
-        let entered = self.shared.roster.enter(&self.peer, incarnation, &self.connection);
-        match entered {
+        match self.enter().await {
             Err(refusal) => {
                 self.reply(&HelloReply::Refused(refusal.clone())).await;
                 return Err(refusal.into());
             }
             Ok(None) => {}
             Ok(Some(replaced)) => {
-                let reason = "a later start of the same peer has connected";
+                let reason = "the same process has connected again";
                 replaced.close(CloseCode::Superseded, PeerLost::Superseded, reason);
             }
         }
@@ -151,6 +155,32 @@ impl Arrival {
             Err(NoGreeting::Lost(lost)) => Err(lost.into()),
             Err(_) => Err(TurnReason::Silent),
         }
+    }
+
+    /// Enters the roster. Waits for the end of another process of the same name, of which this side may
+    /// not have heard yet. Returns the connection that is replaced.
+    async fn enter(&self) -> Result<Option<Connection>, Refusal> {
+        let Self { peer, shared, .. } = self;
+        let own = || Live {
+            incarnation: self.hello.incarnation,
+            from: self.from,
+            connection: self.connection.clone(),
+        };
+        let mut entered = shared.roster.enter(peer, own());
+        if let Err(NotEntered::Taken(other)) = &entered
+            && timeout(shared.config.idle * SILENCES, other.connection.closed()).await.is_ok()
+        {
+            // Whoever watches that connection may hear of its end a little later.
+            shared.roster.leave(peer, &other.connection);
+            entered = shared.roster.enter(peer, own());
+        }
+        entered.map_err(|why| match why {
+            NotEntered::Taken(other) => {
+                let (name, address) = (peer.to_string(), other.from.to_string());
+                Refusal::DuplicateName { name, address }
+            }
+            NotEntered::Full => Refusal::Full(PEERS_MAX),
+        })
     }
 
     /// Sends the peer away, and tells it why.

@@ -22,7 +22,7 @@ pub(crate) enum StreamCode {
 pub(crate) enum CloseCode {
     /// Nothing is wrong.
     Bye,
-    /// A later start of the same peer has connected.
+    /// The same start of the peer has connected again.
     Superseded,
     /// The other side broke the protocol, as the reason says.
     Protocol,
@@ -40,8 +40,8 @@ pub enum PeerLost {
     /// This side ended the connection.
     #[error("the connection was closed here")]
     Local,
-    /// A later start of the same process has taken its place.
-    #[error("a later start of the same peer has taken its place")]
+    /// The same process has connected again, because it had lost this connection.
+    #[error("a new connection of the same process has taken its place")]
     Superseded,
     /// One side broke the protocol.
     #[error("protocol error: {0}")]

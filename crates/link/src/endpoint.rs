@@ -86,7 +86,8 @@ pub enum BindError {
 // === impl Endpoint ===
 
 impl Endpoint {
-    /// Listens on `addr` as `identity`. `incarnation` must grow with every start of the process.
+    /// Listens on `addr` as `identity`. `incarnation` must be another one
+    /// for every start of the process.
     ///
     /// # Errors
     /// See [`BindError`].

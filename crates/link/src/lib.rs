@@ -15,8 +15,9 @@
 //!   the joiner talks to nobody but the authority the token names.
 //! - **LK-8** whatever arrives from outside costs bounded memory and ends as a typed error on both
 //!   sides; other peers do not notice.
-//! - **LK-9** two live connections never have the same peer: a later start replaces an earlier one,
-//!   and an earlier one is refused.
+//! - **LK-9** two live connections never have the same peer: while one process answers, every other of
+//!   the same name is refused, whichever of them started first; a process that connects again replaces its
+//!   own connection at once, and one that has ended is replaced when its silence is noticed.
 //! - **LK-10** a node whose certificate was revoked gets no further than its hello; a later certificate
 //!   for the same name, for a new token, is good.
 //! - **LK-11** who only begins to shake hands, and whose address is not its own, takes nobody's place:

@@ -123,6 +123,12 @@ impl Peer {
         self.inner.hello.incarnation
     }
 
+    /// Whether both are the same connection.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// The epoch it said it belongs to.
     #[must_use]
     pub fn epoch(&self) -> Epoch {

@@ -1,47 +1,59 @@
 //! Which peers are connected here: at most one connection each (**LK-9**).
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use playhouse_wire::{PeerId, Refusal};
+use playhouse_wire::PeerId;
 
 use crate::connection::Connection;
 
 /// Peers that may be connected at once.
-const PEERS_MAX: u32 = 1024;
+pub(crate) const PEERS_MAX: u32 = 1024;
 
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
     live: Mutex<HashMap<PeerId, Live>>,
 }
 
+/// The connection of a peer.
+#[derive(Clone, Debug)]
+pub(crate) struct Live {
+    /// Tells the starts of the peer's process apart.
+    pub(crate) incarnation: u64,
+    /// Where it comes from.
+    pub(crate) from: SocketAddr,
+    pub(crate) connection: Connection,
+}
+
+/// Why a peer is not entered.
 #[derive(Debug)]
-struct Live {
-    incarnation: u64,
-    connection: Connection,
+pub(crate) enum NotEntered {
+    /// Another process of its name is connected, as far as this side knows.
+    Taken(Box<Live>),
+    /// [`PEERS_MAX`] peers are connected.
+    Full,
 }
 
 // === impl Roster ===
 
 impl Roster {
-    /// Enters a peer. Returns the connection it replaces: that of an earlier start, or of the same
-    /// one, whose loss this side has not noticed yet.
+    /// Enters a peer. Returns the connection that it replaces, which belongs to the same start of the
+    /// peer: a process dials anew only after it has lost its connection, and this side may not have
+    /// noticed that yet.
     pub(crate) fn enter(
         &self,
         peer: &PeerId,
-        incarnation: u64,
-        connection: &Connection,
-    ) -> Result<Option<Connection>, Refusal> {
+        entry: Live,
+    ) -> Result<Option<Connection>, NotEntered> {
         let mut live = self.live();
         match live.get(peer) {
-            Some(older) if older.incarnation > incarnation => {
-                let (name, live) = (peer.to_string(), older.incarnation);
-                return Err(Refusal::DuplicateName { name, live, given: incarnation });
+            Some(other) if other.incarnation != entry.incarnation => {
+                return Err(NotEntered::Taken(Box::new(other.clone())));
             }
-            None if live.len() >= PEERS_MAX as usize => return Err(Refusal::Full(PEERS_MAX)),
+            None if live.len() >= PEERS_MAX as usize => return Err(NotEntered::Full),
             _ => {}
         }
-        let entry = Live { incarnation, connection: connection.clone() };
         Ok(live.insert(peer.clone(), entry).map(|replaced| replaced.connection))
     }
 

@@ -17,6 +17,7 @@ mod rope;
 mod tests;
 
 use playhouse_types::{DecoderSpec, TokenId};
+use sha2::{Digest, Sha256};
 
 use self::fields::{Fields, parse_object};
 pub use self::generation::GenerationDefaults;
@@ -94,6 +95,14 @@ impl ModelConfig {
     /// When it is missing or describes no decoder that Playhouse can run (**CF-2**).
     pub fn read(checkpoint: &Checkpoint) -> Result<Self, ConfigError> {
         Self::parse(&checkpoint.require(Self::FILE)?)
+    }
+
+    /// A digest of what it means for the tokens of a model, however the file spells that. Of the same
+    /// release, the same decoder has the same digest.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let Self { architecture, spec, dtype, .. } = self;
+        Sha256::digest(format!("{architecture} {spec:?} {dtype:?}")).into()
     }
 
     /// Parses the text of a `config.json`.

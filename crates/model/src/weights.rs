@@ -15,6 +15,7 @@
 
 mod archive;
 mod cut;
+mod digest;
 mod random;
 #[cfg(test)]
 mod tests;
@@ -227,6 +228,15 @@ impl Weights {
         dtype: Dtype,
     ) -> Result<Survey, WeightsError> {
         survey(&Archive::open(checkpoint)?, spec, shard, dtype)
+    }
+
+    /// A digest of the whole checkpoint's weights, by which copies of it are compared: of its headers and
+    /// sizes, and of 2 MiB spread over everything else.
+    ///
+    /// # Errors
+    /// When the files are not safetensors.
+    pub fn digest(checkpoint: &Checkpoint) -> Result<[u8; 32], WeightsError> {
+        digest::digest(checkpoint)
     }
 
     /// The element type of all of them.

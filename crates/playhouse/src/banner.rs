@@ -12,7 +12,7 @@ use crate::isolation::Venue;
 use crate::layout::ServedLayout;
 use crate::loading::Loaded;
 use crate::serve::AdminListener;
-use crate::sizing::Bytes;
+use crate::sizing::{Bytes, CacheSize};
 
 pub(crate) struct Banner(String);
 
@@ -34,13 +34,25 @@ impl Banner {
         loaded: &Loaded,
         served: &ServedLayout,
         venue: &Venue,
-        limits: &Limits,
+        (limits, cache): (&Limits, CacheSize),
         reached: Reached<'_>,
     ) -> Self {
         let Reached { address, admin, state } = reached;
         let spec = &loaded.config.spec;
         let block = served.bytes_per_block;
-        let tokens = limits.kv_blocks as usize * BLOCK_TOKENS;
+        let kv_cache = |blocks: u32| {
+            let tokens = blocks as usize * BLOCK_TOKENS;
+            format!(
+                "{} for {tokens} tokens: {} of full length",
+                Bytes(block * u64::from(blocks)),
+                plural(tokens / limits.max_model_len, "sequence"),
+            )
+        };
+        // On nodes it is as large as their memory allows.
+        let kv_cache = match cache.most == limits.kv_blocks {
+            true => kv_cache(cache.most),
+            false => format!("up to {}, as devices allow", kv_cache(cache.most)),
+        };
         let key = match config.api_keys.len() {
             0 => "no API key".to_owned(),
             1 => "API key required".to_owned(),
@@ -69,14 +81,7 @@ impl Banner {
             ),
             ("device", venue.text.clone()),
             ("context", format!("{} tokens", limits.max_model_len)),
-            (
-                "KV cache",
-                format!(
-                    "{} for {tokens} tokens: {} of full length",
-                    Bytes(block * u64::from(limits.kv_blocks)),
-                    plural(tokens / limits.max_model_len, "sequence"),
-                ),
-            ),
+            ("KV cache", kv_cache),
             (
                 "batch",
                 format!(

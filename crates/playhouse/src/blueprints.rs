@@ -12,6 +12,7 @@ use crate::error::CliError;
 use crate::isolation::Venue;
 use crate::layout::ServedLayout;
 use crate::loading::Loaded;
+use crate::sizing::CacheSize;
 
 /// What all replicas of a deployment have in common.
 pub(crate) struct Model {
@@ -20,6 +21,7 @@ pub(crate) struct Model {
     pub(crate) venue: Venue,
     /// Sizes that do not depend on how a replica is divided.
     pub(crate) limits: Limits,
+    pub(crate) cache: CacheSize,
     /// Requests in one step of a pipeline.
     pub(crate) micro_batch_max: Option<u32>,
     /// Steps in flight, if that was given.
@@ -79,7 +81,7 @@ impl Model {
             layout: served.layout,
             concurrent_batches,
             limits,
-            starter: self.venue.starters(&self.loaded, &served, &limits)?,
+            starter: self.venue.starters(&self.loaded, &served, &limits, self.cache)?,
             shares: served.shares,
         })
     }

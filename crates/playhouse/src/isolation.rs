@@ -7,7 +7,8 @@ use std::thread::available_parallelism;
 
 use clap::ValueEnum;
 use playhouse_cluster::{
-    Child, ControlConfig, ControlPlane, Device, Listener, RankStarter, RemoteConfig, processes,
+    Child, ControlConfig, ControlPlane, Device, ExpectedWeights, Listener, MemoryNeeds,
+    RankStarter, RemoteConfig, processes,
 };
 use playhouse_link::{Authority, TellRenewal};
 use playhouse_model::{Dtype, Shard};
@@ -18,8 +19,8 @@ use playhouse_wire::Load;
 use crate::authority::Trust;
 use crate::error::CliError;
 use crate::layout::ServedLayout;
-use crate::loading::Loaded;
-use crate::sizing::available_memory;
+use crate::loading::{self, Loaded};
+use crate::sizing::{CacheSize, available_memory};
 use crate::threads::ThreadRanks;
 
 /// What keeps ranks apart.
@@ -62,7 +63,16 @@ pub(crate) struct Venue {
 #[derive(Clone)]
 enum Kind {
     Threads(Arc<ThreadRanks>),
-    Processes(ControlPlane),
+    Processes(Box<Processes>),
+}
+
+/// What ranks that are processes have in common.
+#[derive(Clone)]
+struct Processes {
+    control: ControlPlane,
+    /// Memory of each device, if all of them are on this machine.
+    memory: Option<u64>,
+    weights: ExpectedWeights,
 }
 
 /// Makes what starts the ranks of one replica.
@@ -76,7 +86,11 @@ impl Venue {
     ///
     /// # Errors
     /// Why no process can be driven.
-    pub(crate) fn new(place: Place, tell_renewal: TellRenewal) -> Result<Self, CliError> {
+    pub(crate) fn new(
+        place: Place,
+        loaded: &Loaded,
+        tell_renewal: TellRenewal,
+    ) -> Result<Self, CliError> {
         let text = place.text();
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let (kind, devices) = match place {
@@ -85,12 +99,17 @@ impl Venue {
             }
             Place::Children(devices) => {
                 let authority = Authority::new().map_err(failed)?;
-                let trust = Trust::passing(authority);
-                (Kind::Processes(control(loopback, trust, devices.list(), false, tell_renewal)?), 0)
+                let (trust, devices) = (Trust::passing(authority), devices.list());
+                let memory = devices.first().map(|device| device.memory_bytes);
+                let control = control(loopback, trust, devices, false, tell_renewal)?;
+                let weights = expected(loaded)?;
+                (Kind::Processes(Box::new(Processes { control, memory, weights })), 0)
             }
             Place::Nodes(address, trust, devices) => {
                 let devices = devices.map(Devices::list).unwrap_or_default();
-                (Kind::Processes(control(address, *trust, devices, true, tell_renewal)?), 0)
+                let control = control(address, *trust, devices, true, tell_renewal)?;
+                let (memory, weights) = (None, expected(loaded)?);
+                (Kind::Processes(Box::new(Processes { control, memory, weights })), 0)
             }
         };
         Ok(Self { kind, devices, text })
@@ -100,24 +119,30 @@ impl Venue {
     pub(crate) fn control(&self) -> Option<&ControlPlane> {
         match &self.kind {
             Kind::Threads(_) => None,
-            Kind::Processes(control) => Some(control),
+            Kind::Processes(processes) => Some(&processes.control),
         }
     }
 
     /// What starts the ranks of replicas of a layout.
     ///
     /// # Errors
-    /// What is wrong with the weights, if they are read here.
+    /// What is wrong with the weights, if they are read here; or that ranks do not fit on the devices
+    /// there are, if no others can come.
     pub(crate) fn starters(
         &self,
         loaded: &Loaded,
         served: &ServedLayout,
         limits: &Limits,
+        cache: CacheSize,
     ) -> Result<StarterMaker, CliError> {
         match &self.kind {
             Kind::Threads(ranks) => ranks.starters(loaded, served, limits),
-            Kind::Processes(control) => {
-                let (config, control) = (remote(loaded, served, limits), control.clone());
+            Kind::Processes(common) => {
+                let Processes { control, memory, weights } = (**common).clone();
+                let config = remote(loaded, served, limits, cache, weights);
+                if let Some(why) = memory.and_then(|memory| config.memory.misfit(memory)) {
+                    return Err(CliError::usage(why));
+                }
                 Ok(Arc::new(move || processes(config.clone(), control.clone())))
             }
         }
@@ -206,8 +231,21 @@ fn control(
     Ok(ControlPlane::start(config))
 }
 
+/// What every rank has to load, as it is now.
+fn expected(loaded: &Loaded) -> Result<ExpectedWeights, CliError> {
+    let folder = loaded.folder.as_ref().map(|folder| folder.display().to_string());
+    let digest = loading::digest(&loaded.checkpoint, &loaded.config).map_err(failed)?;
+    Ok(ExpectedWeights { folder, digest })
+}
+
 /// What the processes of the ranks are told.
-fn remote(loaded: &Loaded, served: &ServedLayout, limits: &Limits) -> RemoteConfig {
+fn remote(
+    loaded: &Loaded,
+    served: &ServedLayout,
+    limits: &Limits,
+    cache: CacheSize,
+    weights: ExpectedWeights,
+) -> RemoteConfig {
     let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let load = |shard: &Shard| Load {
         model: loaded.folder.as_ref().map(|folder| folder.display().to_string()),
@@ -229,7 +267,13 @@ fn remote(loaded: &Loaded, served: &ServedLayout, limits: &Limits) -> RemoteConf
         layout: served.layout,
         map: served.map.clone(),
         loads: served.shards.iter().map(load).collect(),
-        kv_blocks: limits.kv_blocks,
+        memory: MemoryNeeds {
+            ranks: served.rank_bytes.clone(),
+            kv_blocks_min: cache.least,
+            kv_blocks_max: cache.most,
+            kv_share: cache.share,
+        },
+        weights,
         max_num_seqs: number(limits.max_num_seqs),
     }
 }

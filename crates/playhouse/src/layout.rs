@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use playhouse_cluster::{Layout, Share};
+use playhouse_cluster::{Layout, RankBytes, Share};
 use playhouse_model::{Checkpoint, Dtype, KvCache, Shard, Weights};
 use playhouse_planner::{ModelShape, RankMap, Violation};
 use playhouse_types::{DecoderSpec, ParallelSpec};
@@ -26,6 +26,8 @@ pub(crate) struct ServedLayout {
     pub(crate) dtype_name: &'static str,
     /// Requests in one step of a pipeline.
     pub(crate) micro_batch_max: usize,
+    /// Bytes that each of them needs.
+    pub(crate) rank_bytes: Vec<RankBytes>,
     /// Bytes of one KV block, on all ranks of a replica together.
     pub(crate) bytes_per_block: u64,
 }
@@ -52,6 +54,7 @@ impl ServedLayout {
             layout,
             shards: Vec::new(),
             shares: Vec::new(),
+            rank_bytes: Vec::new(),
             dtype,
             dtype_name: "",
             micro_batch_max: parallel.micro_batch_max.map_or(usize::MAX, |most| most as usize),
@@ -67,14 +70,17 @@ impl ServedLayout {
             let survey = Weights::survey(checkpoint, spec, &shard, dtype);
             let survey = survey.map_err(|why| CliError::failure(why.to_string()))?;
             let part = shard.spec(spec);
-            served.bytes_per_block += KvCache::bytes_per_block(&part, survey.dtype) as u64;
+            let kv_block = KvCache::bytes_per_block(&part, survey.dtype) as u64;
+            let weights = survey.held_bytes as u64;
+            served.rank_bytes.push(RankBytes { weights, kv_block });
+            served.bytes_per_block += kv_block;
             served.dtype_name = survey.dtype.as_str();
             let attention = part.layers.first().map(|layer| &layer.attention);
             served.shares.push(Share {
                 layers,
                 query_heads: attention.map_or(0, |attention| attention.heads),
                 kv_heads: attention.map_or(0, |attention| attention.kv_heads),
-                weight_bytes: survey.held_bytes as u64,
+                weight_bytes: weights,
             });
             served.shards.push(shard);
         }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use playhouse_cluster::{FrontDoor, ShardState};
 use playhouse_gateway::{ChatTemplate, Tokenizer};
-use playhouse_model::{Checkpoint, GenerationDefaults, ModelConfig};
+use playhouse_model::{Checkpoint, GenerationDefaults, ModelConfig, Weights, WeightsError};
+use playhouse_types::CheckpointDigest;
 use tokio::time::interval;
 
 use crate::demo;
@@ -58,6 +59,17 @@ pub(crate) fn load(folder: Option<&Path>) -> Result<(Loaded, Language), CliError
     let folder = folder.and_then(|folder| folder.canonicalize().ok());
     let loaded = Loaded { name, source, folder, checkpoint, config, generation };
     Ok((loaded, Language { tokenizer, template }))
+}
+
+/// What tells a checkpoint from others.
+///
+/// # Errors
+/// The files with its weights are not what they should be.
+pub(crate) fn digest(
+    checkpoint: &Checkpoint,
+    config: &ModelConfig,
+) -> Result<CheckpointDigest, WeightsError> {
+    Ok(CheckpointDigest { config: config.digest(), weights: Weights::digest(checkpoint)? })
 }
 
 /// Shows how far the ranks have come with their weights, for as long as it is polled.

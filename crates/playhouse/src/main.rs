@@ -6,6 +6,7 @@ mod authority;
 mod banner;
 mod bench;
 mod blueprints;
+mod cgroups;
 mod change;
 mod chat;
 mod client;

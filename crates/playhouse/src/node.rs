@@ -1,5 +1,6 @@
 //! `playhouse node`: offers the devices of this machine to a head.
 
+mod folder;
 pub(crate) mod health;
 mod joining;
 
@@ -20,7 +21,7 @@ use tokio::sync::watch;
 use crate::error::CliError;
 use crate::ranks::sweep_shared_memory;
 use crate::signals::Signals;
-use crate::sizing::available_memory;
+use crate::sizing::{Bytes, available_memory};
 
 /// What is logged unless `RUST_LOG` says otherwise.
 pub(crate) const LOG_FILTER: &str =
@@ -48,8 +49,12 @@ pub(crate) struct NodeArgs {
     /// Devices to offer, such as cpu:2 for two halves of the cores
     #[arg(long, env = "PLAYHOUSE_DEVICES", default_value = "cpu:1", value_name = "TYPE:COUNT")]
     devices: DeviceList,
+    /// Memory that ranks may use here, such as 48GiB, of which each device is an equal share; by default
+    /// what is available when the node starts. A rank that does not fit is placed elsewhere
+    #[arg(long, env = "PLAYHOUSE_NODE_MEMORY", value_name = "BYTES")]
+    memory: Option<Bytes>,
     /// Folder that keeps the node's certificate, which is renewed in time, so that it can come back
-    /// without a token
+    /// without a token. One process has it at a time
     #[arg(long, env = "PLAYHOUSE_NODE_DIR", default_value = "playhouse-node", value_name = "DIR")]
     dir: PathBuf,
     /// How log lines look: pretty, or json for one object each
@@ -68,7 +73,8 @@ pub(crate) struct DeviceList(NonZeroU32);
 pub(crate) fn run(args: &NodeArgs) -> Result<ExitCode, CliError> {
     init_logs(LOG_FILTER, args.log_format, None)
         .map_err(|why| CliError::failure(why.to_string()))?;
-    let devices = args.devices.devices()?;
+    let Bytes(memory_bytes) = args.memory.unwrap_or_else(available_memory);
+    let devices = args.devices.devices(memory_bytes)?;
     sweep_shared_memory();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -85,6 +91,8 @@ pub(crate) fn run(args: &NodeArgs) -> Result<ExitCode, CliError> {
             let identity = joining::identity(args, &head).await?;
             Ok::<_, CliError>((head, found, identity))
         };
+        // Before anybody is asked anything: the process that has the folder has its name as well.
+        let _folder = folder::lock(&args.dir, args.has_token())?;
         let (head, found, identity) = tokio::select! {
             joined = joining => joined?,
             signal = signals.next() => {
@@ -92,7 +100,6 @@ pub(crate) fn run(args: &NodeArgs) -> Result<ExitCode, CliError> {
                 return Err(CliError::failure(why));
             }
         };
-        let memory_bytes = available_memory().0;
         let (joined, is_joined) = watch::channel(false);
         health::tell(&args.dir, &args.join, is_joined);
         let way = Way::new(head, found, &identity);
@@ -109,6 +116,15 @@ pub(crate) fn run(args: &NodeArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
+// === impl NodeArgs ===
+
+impl NodeArgs {
+    /// Whether a token was given, or a file that has one or will have one.
+    fn has_token(&self) -> bool {
+        self.token.is_some() || self.token_file.is_some()
+    }
+}
+
 // === impl DeviceList ===
 
 impl DeviceList {
@@ -117,8 +133,8 @@ impl DeviceList {
         self.0.get() as usize
     }
 
-    /// Equal shares of this machine.
-    fn devices(self) -> Result<Vec<Device>, CliError> {
+    /// Equal shares of this machine's cores and of so much memory.
+    fn devices(self, memory_bytes: u64) -> Result<Vec<Device>, CliError> {
         let cores = available_parallelism().map_or(1, std::num::NonZero::get);
         let count = self.0.get() as usize;
         if count > cores {
@@ -127,8 +143,7 @@ impl DeviceList {
             )));
         }
         let threads = u32::try_from(cores / count).unwrap_or(u32::MAX);
-        let memory_bytes = available_memory().0 / count as u64;
-        Ok(vec![Device { memory_bytes, threads }; count])
+        Ok(vec![Device { memory_bytes: memory_bytes / count as u64, threads }; count])
     }
 }
 

@@ -48,7 +48,7 @@ use crate::progress;
 use crate::ranks::sweep_shared_memory;
 use crate::secret;
 use crate::signals::Signals;
-use crate::sizing::{self, Bytes};
+use crate::sizing::{Bytes, CacheSize, available_memory};
 
 /// How long accepted requests may go on after the first signal. Kubernetes kills after 30 s.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(28);
@@ -100,10 +100,11 @@ pub(crate) fn run(args: &ServeArgs, layout: &[String]) -> Result<ExitCode, CliEr
     let dtype = Dtype::from(args.dtype).or(loaded.config.dtype);
     let spec = &loaded.config.spec;
     let served = ServedLayout::new(&loaded.checkpoint, &parallel, spec, dtype)?;
-    let limits = limits(args, spec, &served)?;
+    let (limits, cache) = limits(args, spec, &served)?;
     let doors = Doors { listener, admin, api_keys, certificate, tls, state };
     let spans = traces.as_ref().map(|traces| traces.counters().clone()).unwrap_or_default();
-    let house = House { spans, loaded: Arc::new(loaded), language, parallel, served, limits };
+    let house =
+        House { spans, loaded: Arc::new(loaded), language, parallel, served, limits, cache };
     runtime.block_on(run_cluster(args, doors, house))
 }
 
@@ -114,6 +115,7 @@ struct House {
     parallel: ParallelSpec,
     served: ServedLayout,
     limits: Limits,
+    cache: CacheSize,
     spans: SpanCounters,
 }
 
@@ -153,7 +155,7 @@ fn parallel(layout: &[String]) -> Result<ParallelSpec, CliError> {
 
 async fn run_cluster(args: &ServeArgs, doors: Doors, house: House) -> Result<ExitCode, CliError> {
     let Doors { listener, admin, api_keys, certificate, tls, state } = doors;
-    let House { loaded, language, parallel, served, limits, spans } = house;
+    let House { loaded, language, parallel, served, limits, cache, spans } = house;
     let mut signals = Signals::install()
         .map_err(|why| CliError::failure(format!("cannot handle signals: {why}")))?;
     let reload = Reload::install(args.api_keys_file.clone(), certificate);
@@ -164,15 +166,16 @@ async fn run_cluster(args: &ServeArgs, doors: Doors, house: House) -> Result<Exi
     config.tls = tls;
     let metrics = Arc::new(Metrics::with_traces(&config.served_model_names[0], &spans));
     let tell_renewal = renewals::noted(Arc::clone(&metrics), admin.audit());
-    let venue = Venue::new(place(args, &served)?, tell_renewal)?;
+    let venue = Venue::new(place(args, &served)?, &loaded, tell_renewal)?;
     let reached = Reached { address, admin: &admin.text, state: &state.text };
-    let banner = Banner::new(&config, &loaded, &served, &venue, &limits, reached);
+    let banner = Banner::new(&config, &loaded, &served, &venue, (&limits, cache), reached);
     let (control, devices) = (venue.control().cloned(), venue.devices);
     let blueprints = Model {
         loaded: Arc::clone(&loaded),
         dtype: served.dtype,
         venue,
         limits,
+        cache,
         micro_batch_max: parallel.micro_batch_max,
         concurrent_batches: args.max_concurrent_batches.map(NonZeroUsize::get),
     }
@@ -267,8 +270,13 @@ fn admission(args: &ServeArgs, limits: &Limits) -> AdmissionLimits {
     }
 }
 
-/// The scheduler's bounds: what was asked for, checked against the model and the memory.
-fn limits(args: &ServeArgs, spec: &DecoderSpec, served: &ServedLayout) -> Result<Limits, CliError> {
+/// The scheduler's bounds: what was asked for, checked against the model and the memory. On nodes, each
+/// replica has the KV cache that its devices can hold, which is that of one sequence at least.
+fn limits(
+    args: &ServeArgs,
+    spec: &DecoderSpec,
+    served: &ServedLayout,
+) -> Result<(Limits, CacheSize), CliError> {
     let max_model_len = args.max_model_len.map_or(spec.max_positions, NonZeroUsize::get);
     if max_model_len > spec.max_positions {
         return Err(CliError::usage(format!(
@@ -279,15 +287,16 @@ fn limits(args: &ServeArgs, spec: &DecoderSpec, served: &ServedLayout) -> Result
     }
     // One block of each replica.
     let block = Bytes(served.bytes_per_block * u64::from(served.replicas.get()));
-    let kv_blocks = sizing::kv_blocks(
+    let on_nodes = args.cluster_listen.is_some();
+    let cache = CacheSize::new(
         block,
         max_model_len,
         args.max_num_seqs.get(),
         args.kv_cache_memory,
-        sizing::available_memory(),
+        (!on_nodes).then(available_memory),
     )
     .map_err(|why| CliError::usage(why.to_string()))?;
-    Ok(Limits {
+    let limits = Limits {
         max_num_seqs: args.max_num_seqs.get(),
         max_num_batched_tokens: args.max_num_batched_tokens.get(),
         prefill_time: match args.max_prefill_ms {
@@ -295,13 +304,14 @@ fn limits(args: &ServeArgs, spec: &DecoderSpec, served: &ServedLayout) -> Result
             ms => Duration::from_millis(ms.into()),
         },
         max_model_len,
-        kv_blocks,
+        kv_blocks: if on_nodes { cache.least } else { cache.most },
         prefix_caching: true,
         // The rest follows from how a replica is divided.
         micro_batches: 1,
         micro_batch_max: usize::MAX,
         lookahead: false,
-    })
+    };
+    Ok((limits, cache))
 }
 
 /// Where ranks are to run.

@@ -21,12 +21,14 @@ use playhouse_link::Identity;
 use playhouse_model::{Checkpoint, Dtype, ModelConfig, Shard, Weights};
 use playhouse_ops::Threads;
 use playhouse_telemetry::init_child_logs;
+use playhouse_types::CheckpointDigest;
 use playhouse_wire::{Group, Join, Load, Loaded};
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use crate::demo;
 use crate::error::CliError;
+use crate::loading;
 use crate::ranks::{GroupSeat, RankModel, sweep_shared_memory};
 
 /// An identity has three certificates or keys; nothing in it comes near to this.
@@ -56,7 +58,7 @@ struct Host {
 
 #[derive(Default)]
 struct Held {
-    loaded: Option<(Load, Files, RankModel)>,
+    loaded: Option<(Load, Files, RankModel, CheckpointDigest)>,
     /// For the next epoch's groups.
     listeners: Option<[TcpListener; 2]>,
 }
@@ -149,7 +151,7 @@ impl RankHost for Host {
         let Join { epoch, tensor, pipeline, kv_blocks, max_num_seqs } = join;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let listeners = held.listeners.take();
-        let Some(((_, _, model), [stage, chain])) = held.loaded.as_ref().zip(listeners) else {
+        let Some(((_, _, model, _), [stage, chain])) = held.loaded.as_ref().zip(listeners) else {
             return Err(io::Error::other("nothing was loaded for this epoch"));
         };
         let config = EngineConfig {
@@ -169,19 +171,23 @@ impl Host {
     fn hold(&self, load: &Load, progress: &dyn Fn(u64, u64)) -> Result<Loaded, String> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let files = files(load);
-        let same = |(kept, from, _): &(Load, Files, RankModel)| kept == load && *from == files;
+        let same = |kept: &(Load, Files, _, _)| kept.0 == *load && kept.1 == files;
         let kept = held.loaded.take().filter(same);
-        held.loaded = Some(match kept {
+        let kept = match kept {
             Some(kept) => kept,
-            None => (load.clone(), files, read(load, progress)?),
-        });
+            None => {
+                let (model, digest) = read(load, progress)?;
+                (load.clone(), files, model, digest)
+            }
+        };
+        let (_, _, _, checkpoint) = *held.loaded.insert(kept);
         let listeners = [self.listen()?, self.listen()?];
         let member = |listener: &TcpListener| -> Result<_, String> {
             let address = listener.local_addr().map_err(|why| why.to_string())?.to_string();
             Ok(playhouse_wire::Member { machine: self.machine.clone(), address })
         };
         let [tensor, pipeline] = &listeners;
-        let loaded = Loaded { tensor: member(tensor)?, pipeline: member(pipeline)? };
+        let loaded = Loaded { tensor: member(tensor)?, pipeline: member(pipeline)?, checkpoint };
         held.listeners = Some(listeners);
         Ok(loaded)
     }
@@ -213,12 +219,14 @@ fn files(load: &Load) -> Files {
     files
 }
 
-fn read(load: &Load, progress: &dyn Fn(u64, u64)) -> Result<RankModel, String> {
+fn read(load: &Load, progress: &dyn Fn(u64, u64)) -> Result<(RankModel, CheckpointDigest), String> {
     let checkpoint = match &load.model {
         Some(folder) => Checkpoint::open(Path::new(folder)).map_err(|why| why.to_string())?,
         None => Checkpoint::embedded(demo::FILES),
     };
-    let spec = ModelConfig::read(&checkpoint).map_err(|why| why.to_string())?.spec;
+    let config = ModelConfig::read(&checkpoint).map_err(|why| why.to_string())?;
+    let digest = loading::digest(&checkpoint, &config).map_err(|why| why.to_string())?;
+    let spec = config.spec;
     let layers = load.first_layer as usize..load.end_layer as usize;
     let (at, of) = (load.tensor.at as usize, load.tensor.of as usize);
     let shard = Shard::new(&spec, layers, at, of).map_err(|why| why.to_string())?;
@@ -233,7 +241,7 @@ fn read(load: &Load, progress: &dyn Fn(u64, u64)) -> Result<RankModel, String> {
     });
     let weights = weights.map_err(|why| why.to_string())?;
     let threads = NonZeroUsize::new(load.threads as usize).unwrap_or(NonZeroUsize::MIN);
-    Ok(RankModel { spec, weights, threads: Threads::new(threads) })
+    Ok((RankModel { spec, weights, threads: Threads::new(threads) }, digest))
 }
 
 fn group_seat(group: Group, listener: TcpListener) -> io::Result<GroupSeat> {

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use playhouse_types::BLOCK_TOKENS;
 
+use crate::cgroups::memory_limit;
+
 /// Share of the available memory that the KV cache may take when no size is given.
 const DEFAULT_SHARE: f64 = 0.4;
 
@@ -30,49 +32,62 @@ pub(crate) struct TooSmall {
     max_model_len: usize,
 }
 
-/// Blocks for the KV cache: those of `max_num_seqs` sequences of full length, but no more than
-/// `memory`, or without it [`DEFAULT_SHARE`] of `available`.
-///
-/// # Errors
-/// When not even one sequence of full length fits.
-pub(crate) fn kv_blocks(
-    block: Bytes,
-    max_model_len: usize,
-    max_num_seqs: usize,
-    memory: Option<Bytes>,
-    available: Bytes,
-) -> Result<u32, TooSmall> {
-    let per_sequence = max_model_len.div_ceil(BLOCK_TOKENS) as u64;
-    let wanted = per_sequence.saturating_mul(max_num_seqs as u64);
-    let budget = memory.unwrap_or(Bytes((available.0 as f64 * DEFAULT_SHARE) as u64));
-    let affordable = budget.0 / block.0;
-    if affordable < per_sequence {
-        return Err(TooSmall {
-            available: budget,
-            needed: Bytes(per_sequence * block.0),
-            tokens: affordable as usize * BLOCK_TOKENS,
-            max_model_len,
-        });
+/// How many blocks the KV cache of a replica may have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct CacheSize {
+    /// Those of one sequence of full length.
+    pub(crate) least: u32,
+    /// Those of all sequences, or as many as the memory holds that was given for them.
+    pub(crate) most: u32,
+    /// Share of a device's memory that they may take.
+    pub(crate) share: f64,
+}
+
+// === impl CacheSize ===
+
+impl CacheSize {
+    /// At most the blocks of `max_num_seqs` sequences of full length. `memory` was asked for; `available`
+    /// is known if all ranks use the memory of this machine, and [`DEFAULT_SHARE`] of it is enough then.
+    ///
+    /// # Errors
+    /// When not even one sequence of full length fits.
+    pub(crate) fn new(
+        block: Bytes,
+        max_model_len: usize,
+        max_num_seqs: usize,
+        memory: Option<Bytes>,
+        available: Option<Bytes>,
+    ) -> Result<Self, TooSmall> {
+        let blocks = |count: u64| u32::try_from(count).unwrap_or(u32::MAX - 1);
+        let per_sequence = max_model_len.div_ceil(BLOCK_TOKENS) as u64;
+        let wanted = per_sequence.saturating_mul(max_num_seqs as u64);
+        let share = |available: Bytes| Bytes((available.0 as f64 * DEFAULT_SHARE) as u64);
+        let budget = memory.or(available.map(share));
+        let affordable = budget.map_or(u64::MAX, |budget| budget.0 / block.0);
+        if let Some(budget) = budget.filter(|_| affordable < per_sequence) {
+            return Err(TooSmall {
+                available: budget,
+                needed: Bytes(per_sequence * block.0),
+                tokens: affordable as usize * BLOCK_TOKENS,
+                max_model_len,
+            });
+        }
+        Ok(Self {
+            least: blocks(per_sequence),
+            most: blocks(wanted.min(affordable)),
+            share: if memory.is_some() { 1.0 } else { DEFAULT_SHARE },
+        })
     }
-    Ok(u32::try_from(wanted.min(affordable)).unwrap_or(u32::MAX))
 }
 
 /// Memory that new allocations may use: what `/proc/meminfo` says, 4 GiB where there is none, but no
-/// more than the container may have.
+/// more than the control groups of this process allow.
 pub(crate) fn available_memory() -> Bytes {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kib = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     let machine = kib.map_or(4 << 30, |kib| kib << 10);
-    Bytes(container_memory().map_or(machine, |limit| limit.min(machine)))
-}
-
-/// The limit of the container this runs in, in bytes, by cgroups of version 2 or 1.
-pub(crate) fn container_memory() -> Option<u64> {
-    let files = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    let limits = files.iter().filter_map(|file| std::fs::read_to_string(file).ok());
-    // Where there is no limit, version 2 has a word, and version 1 a number that no machine has.
-    limits.filter_map(|limit| limit.trim().parse().ok()).next()
+    Bytes(memory_limit().map_or(machine, |limit| limit.min(machine)))
 }
 
 // === impl Bytes ===
@@ -133,16 +148,23 @@ mod tests {
 
     #[test]
     fn the_cache_is_bounded_by_need_and_by_memory() {
-        let block = Bytes(1024);
-        let blocks = |memory, available| kv_blocks(block, 160, 4, memory, available);
-        assert_eq!(blocks(None, Bytes(1 << 30)).expect("plenty"), 40);
-        assert_eq!(blocks(Some(Bytes(20 << 10)), Bytes(1 << 30)).expect("enough"), 20);
-        assert_eq!(blocks(None, Bytes(50 << 10)).expect("40 % of it"), 20);
-        let refused = blocks(Some(Bytes(5 << 10)), Bytes(1 << 30)).expect_err("half a sequence");
-        assert_eq!(
-            refused.to_string(),
-            "5.0 KiB of KV cache hold 80 tokens, one sequence of the full context needs 160; give \
-             --kv-cache-memory at least 10.0 KiB, or --max-model-len at most 80"
-        );
+        let size = |memory, available| {
+            CacheSize::new(Bytes(1024), 160, 4, memory, available)
+                .map(|size| (size.least, size.most))
+        };
+        let plenty = Some(Bytes(1 << 30));
+        assert_eq!(size(None, plenty).expect("plenty"), (10, 40));
+        assert_eq!(size(None, None).expect("nobody knows where"), (10, 40));
+        assert_eq!(size(Some(Bytes(20 << 10)), plenty).expect("enough"), (10, 20));
+        assert_eq!(size(Some(Bytes(20 << 10)), None).expect("enough"), (10, 20));
+        assert_eq!(size(None, Some(Bytes(50 << 10))).expect("40 % of it"), (10, 20));
+        for available in [plenty, None] {
+            let refused = size(Some(Bytes(5 << 10)), available).expect_err("half a sequence");
+            assert_eq!(
+                refused.to_string(),
+                "5.0 KiB of KV cache hold 80 tokens, one sequence of the full context needs 160; give \
+                 --kv-cache-memory at least 10.0 KiB, or --max-model-len at most 80"
+            );
+        }
     }
 }

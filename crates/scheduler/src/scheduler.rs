@@ -246,6 +246,21 @@ impl Scheduler {
         failed
     }
 
+    /// Has a KV cache of `kv_blocks` blocks from now on. The engines of an epoch may have less memory
+    /// than those of the one before, or more. Requests that are in the queue stay there.
+    ///
+    /// # Panics
+    /// If `kv_blocks` is 0, or a request has a seat: its blocks would be gone.
+    pub fn resize(&mut self, kv_blocks: u32) {
+        if kv_blocks == self.limits.kv_blocks {
+            return;
+        }
+        let (running, in_flight) = (self.running.len(), self.flights.len());
+        assert_eq!((running, in_flight), (0, 0), "the cache of running requests is not replaced");
+        self.limits.kv_blocks = kv_blocks;
+        self.pool.replace(kv_blocks);
+    }
+
     /// Steps planned and not applied. A caller keeps the pipeline full by planning while this is
     /// below its depth.
     #[must_use]

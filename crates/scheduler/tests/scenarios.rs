@@ -16,6 +16,7 @@
 //! step a=5             plan, then apply
 //! drive 7              seven steps, or as many as there are; prints who finished
 //! cancel a             restart              late (an outcome of before the restart arrives)
+//! resize 8             the KV cache has 8 blocks from now on
 //! wait 5               milliseconds pass
 //! stats                timings
 //! ```
@@ -188,6 +189,9 @@ impl World {
                 self.print_emissions(emission.as_slice());
             }
             "restart" => self.restart(),
+            "resize" => {
+                self.scheduler.resize(u32::try_from(number(words.first())).expect("few blocks"));
+            }
             "late" => {
                 let plan = self.lost.pop_front().expect("a step was in flight at the restart");
                 let outcome = self.outcome(&plan, &words);

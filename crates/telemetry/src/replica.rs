@@ -184,9 +184,16 @@ impl ReplicaFamilies {
 // === impl ReplicaMetrics ===
 
 impl ReplicaMetrics {
-    /// States the block geometry of the replica.
+    /// States the block geometry of the replica, in place of what was stated before.
     pub fn has_blocks(&self, block_size: u32, blocks: u32) {
-        let labels = BlockLabels { engine: self.engine, block_size, num_gpu_blocks: blocks };
+        let labels =
+            |num_gpu_blocks| BlockLabels { engine: self.engine, block_size, num_gpu_blocks };
+        if let Ok(before) = u32::try_from(self.kv_blocks.get())
+            && before != blocks
+        {
+            self.cache_config.remove(&labels(before));
+        }
+        let labels = labels(blocks);
         self.cache_config.get_or_create(&labels).set(1);
         self.kv_blocks.set(blocks.into());
     }

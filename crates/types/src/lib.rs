@@ -8,6 +8,7 @@
 //! wire (see `gateway`).
 #![forbid(unsafe_code)]
 
+mod checkpoint;
 mod decoder;
 mod ids;
 mod parallel;
@@ -16,6 +17,7 @@ mod request;
 mod sampling;
 mod step;
 
+pub use checkpoint::CheckpointDigest;
 pub use decoder::{Activation, Attention, DecoderSpec, FeedForward, LayerSpec, Rope, RopeScaling};
 pub use ids::{BLOCK_TOKENS, BlockId, Epoch, ReplicaId, RequestId, Slot, StepId, TokenId};
 pub use parallel::{

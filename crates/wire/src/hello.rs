@@ -20,7 +20,7 @@ pub struct Hello {
     pub role: Role,
     /// Must be the name of the certificate; see [`Hello::peer`].
     pub name: String,
-    /// Which start of this process it is: a later one has a higher number.
+    /// Which start of this process it is: no two have the same number.
     pub incarnation: u64,
     /// The epoch it belongs to. A node or head that belongs to none says 0.
     pub epoch: Epoch,
@@ -48,18 +48,16 @@ pub enum Refusal {
         /// Role and name of the hello.
         hello: String,
     },
-    /// A later start of the same name is connected.
+    /// Another process of the same name is connected.
     #[error(
-        "the name {name} is taken: incarnation {live} is connected and this is the older {given}; \
-         stop one of the two processes or rename it"
+        "the name {name} is taken: a process at {address} is connected under it; stop one of the two, \
+         or let one of them join under another name and from another folder"
     )]
     DuplicateName {
         /// Role and name.
         name: String,
-        /// The incarnation that is connected.
-        live: u64,
-        /// The incarnation of the hello.
-        given: u64,
+        /// Where the process that is connected comes from.
+        address: String,
     },
     /// It belongs to an epoch that is over.
     #[error("{given} is over; the current one is {current}")]

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use playhouse_types::Epoch;
+use playhouse_types::{CheckpointDigest, Epoch};
 
 use crate::Request;
 use crate::message::message;
@@ -118,6 +118,8 @@ pub struct Loaded {
     pub tensor: Member,
     /// Where it meets the ranks of its chain.
     pub pipeline: Member,
+    /// The checkpoint that it is a part of.
+    pub checkpoint: CheckpointDigest,
 }
 
 message!(ShardCommand, ShardCommand);

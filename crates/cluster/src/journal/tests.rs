@@ -1,4 +1,4 @@
-//! **J-1** to **J-5**, on real files.
+//! **J-1** to **J-6**, on real files.
 
 use proptest::prelude::*;
 
@@ -43,6 +43,32 @@ fn a_second_holder_is_refused_until_the_first_lets_go() {
     assert!(refused.contains("in use by another head"), "{refused}");
     drop(first);
     Journal::open(folder.path()).expect("it is free");
+}
+
+/// J-6
+#[test]
+fn a_deleted_or_replaced_file_takes_no_record_until_it_is_rewritten() {
+    let folder = Folder::new();
+    let (mut journal, _) = Journal::open(folder.path()).expect("a new journal");
+    journal.append(&[b"one"]).expect("there is room");
+    let path = folder.path().join("journal");
+    let replace = || {
+        fs::copy(&path, folder.path().join("copy")).expect("there is room");
+        fs::rename(folder.path().join("copy"), &path).expect("of one folder");
+    };
+    let delete = || fs::remove_file(&path).expect("it is there");
+    for lose in [&delete as &dyn Fn(), &replace] {
+        assert!(!journal.is_lost());
+        lose();
+        assert!(journal.is_lost());
+        let refused = journal.append(&[b"two"]).expect_err("nobody would find it").to_string();
+        assert!(refused.contains("journal was deleted or replaced"), "{refused}");
+        journal.rewrite(&[b"one".to_vec()]).expect("there is room");
+    }
+    journal.append(&[b"two"]).expect("there is room");
+    drop(journal);
+    let (_, records) = Journal::open(folder.path()).expect("it opens");
+    assert_eq!(records, [b"one", b"two"]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! **LED-1** to **LED-5**.
+//! **LED-1** to **LED-5**, **LED-7**.
 
 use std::fs;
 
@@ -28,6 +28,42 @@ fn new(ledger: &Ledger, replicas: u32) -> OperationId {
 
 fn failed(reason: &str) -> Phase {
     Phase::Failed { reason: reason.to_owned() }
+}
+
+/// LED-7
+#[test]
+fn a_deleted_journal_is_written_anew_by_the_next_change() {
+    let folder = Folder::new();
+    let (ledger, _) = Ledger::open(folder.path()).expect("a new folder");
+    let first = new(&ledger, 2);
+    ledger.end(first, Phase::Done);
+    fs::remove_file(folder.path().join("journal")).expect("it is there");
+    let second = new(&ledger, 3);
+    ledger.end(second, Phase::Done);
+    fs::remove_file(folder.path().join("journal")).expect("it is there again");
+    ledger.set_hosts(["a".to_owned()].into()).expect("there is room");
+    drop(ledger);
+    let (ledger, recovered) = Ledger::open(folder.path()).expect("it opens");
+    assert_eq!(recovered.desired, Some(desired(3)));
+    assert_eq!(ledger.hosts(), Some(["a".to_owned()].into()));
+    let known: Vec<_> = ledger.operations().iter().map(|operation| operation.id).collect();
+    assert_eq!(known, [first, second]);
+}
+
+/// LED-7
+#[test]
+fn without_its_folder_a_journal_refuses_changes() {
+    let folder = Folder::new();
+    let (ledger, _) = Ledger::open(folder.path()).expect("a new folder");
+    fs::remove_dir_all(folder.path()).expect("it is there");
+    for _ in 0..2 {
+        let refused = begin(&ledger, 2, None);
+        assert!(
+            matches!(&refused, Err(Refused::Journal(why)) if why.contains("deleted")),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(ledger.running(), None);
 }
 
 /// LED-1

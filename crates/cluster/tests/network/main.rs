@@ -40,14 +40,14 @@ use std::time::Duration;
 
 use playhouse_cluster::{
     AdmissionLimits, Answer, Blueprint, Capacity, Change, Cluster, ControlConfig, ControlPlane,
-    DeploymentConfig, Desired, Ledger, Listener, Overview, Phase, Policy, RankStarter,
-    RemoteConfig, Split, StartedRank, StepDeadline, processes,
+    DeploymentConfig, Desired, ExpectedWeights, Ledger, Listener, MemoryNeeds, Overview, Phase,
+    Policy, RankStarter, RemoteConfig, Split, StartedRank, StepDeadline, processes,
 };
 use playhouse_link::{Authority, LinkConfig, Network, Revocations};
 use playhouse_planner::{ModelShape, RankMap};
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
-use playhouse_types::ParallelSpec;
+use playhouse_types::{CheckpointDigest, ParallelSpec};
 use playhouse_wire::{Dtype, Load, Place};
 use tokio::time::{sleep, timeout};
 
@@ -104,8 +104,10 @@ fn replica(split: &Split, control: &ControlPlane, fate: &Arc<Fate>) -> Blueprint
     };
     let starter = |layout| {
         let loads = (0..tensor * pipeline).map(load).collect();
-        let (kv_blocks, max_num_seqs) = (LIMITS.kv_blocks, LIMITS.max_num_seqs as u32);
-        let config = RemoteConfig { layout, map, loads, kv_blocks, max_num_seqs };
+        let (memory, max_num_seqs) =
+            (MemoryNeeds::none(LIMITS.kv_blocks), LIMITS.max_num_seqs as u32);
+        let weights = ExpectedWeights { folder: None, digest: CheckpointDigest::default() };
+        let config = RemoteConfig { layout, map, loads, memory, weights, max_num_seqs };
         mined(processes(config, control.clone()), fate)
     };
     let layout = playhouse_cluster::Layout { stages: pipeline as usize, tensor: tensor as usize };

@@ -12,7 +12,7 @@ use playhouse_cluster::{
 };
 use playhouse_engine::{EngineEvent, STEPS_QUEUED_MAX};
 use playhouse_link::{Identity, LinkConfig};
-use playhouse_types::{Epoch, StepPlan};
+use playhouse_types::{CheckpointDigest, Epoch, StepPlan};
 use playhouse_wire::{Exit, ExitStatus, Group, Join, Load, Loaded, Member, PeerId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
@@ -130,7 +130,8 @@ impl RankHost for Script {
                 self.die(SIGKILL).await;
             }
             self.loads.fetch_add(1, Ordering::Relaxed);
-            Ok(Loaded { tensor: self.member("stage"), pipeline: self.member("chain") })
+            let (tensor, pipeline) = (self.member("stage"), self.member("chain"));
+            Ok(Loaded { tensor, pipeline, checkpoint: CheckpointDigest::default() })
         })
     }
 

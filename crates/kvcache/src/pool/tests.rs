@@ -138,6 +138,25 @@ fn kv_5_the_index_keeps_the_block_published_first() {
 }
 
 #[test]
+fn a_pool_of_another_size_is_empty_and_keeps_the_counters() {
+    let mut pool = BlockPool::new(4);
+    let sequence = chain(0..40);
+    let table = compute(&mut pool, &sequence);
+    pool.release(&table);
+    let before = pool.stats();
+    for blocks in [2, 9] {
+        pool.replace(blocks);
+        let stats = pool.stats();
+        assert_eq!((stats.total, gauges(&pool)), (blocks as usize, (0, 0)));
+        assert_eq!(stats.queried_tokens, before.queried_tokens);
+        assert_eq!(pool.take_events(), [PrefixEvent::Reset], "nothing is cached any more");
+        let table = pool.take(blocks as usize);
+        pool.check([&table[..]]);
+        pool.release(&table);
+    }
+}
+
+#[test]
 fn clear_forgets_contents_and_holders_but_not_the_counters() {
     let mut pool = BlockPool::new(4);
     let table = compute(&mut pool, &chain(0..32));

@@ -4,12 +4,17 @@ use playhouse_link::{DialError, PeerLost, TurnReason};
 use playhouse_types::Epoch;
 use playhouse_wire::Refusal;
 
-use crate::rig::{EPOCH, Linked, Rig, both, dial, head_id, lost, next_arrival, node_id, soon};
+use tokio::time::Instant;
+
+use crate::rig::{
+    EPOCH, Linked, Rig, World, both, config, dial, head_id, lost, next_arrival, node_id, soon,
+};
 
 both! {
     both_sides_know_each_other
-    lk9_a_later_start_takes_the_place_of_an_earlier_one
-    lk9_an_earlier_start_is_refused_on_both_sides
+    lk9_another_start_is_refused_while_the_first_answers
+    lk9_another_start_takes_the_place_of_one_that_has_left
+    lk9_the_same_start_replaces_its_own_connection
     a_zombie_of_an_older_epoch_is_refused
     an_arrival_that_nobody_answers_is_closed
     dialling_somebody_else_than_expected_fails
@@ -23,23 +28,51 @@ async fn both_sides_know_each_other(mut rig: Rig) {
     assert_eq!((node.id(), node.incarnation(), node.epoch()), (&node_id("a"), 3, EPOCH));
 }
 
-async fn lk9_a_later_start_takes_the_place_of_an_earlier_one(mut rig: Rig) {
-    let earlier = rig.link("a", 1).await;
-    let later = rig.link("a", 2).await;
-    assert_eq!(lost(&earlier.to_node.0).await, PeerLost::Superseded);
-    assert_eq!(lost(&earlier.to_head.0).await, PeerLost::Superseded, "it is told");
-    // The end of the earlier one does not remove the later one.
-    let again = rig.dial_and_admit_refused("a", 1).await;
-    assert!(matches!(again, Refusal::DuplicateName { live: 2, given: 1, .. }), "{again}");
-    assert_eq!(*later.to_head.0.lost().borrow(), None);
+async fn lk9_another_start_is_refused_while_the_first_answers(mut rig: Rig) {
+    let first = rig.link("a", 5).await;
+    for other in [4, 6] {
+        let refusal = rig.dial_and_admit_refused("a", other).await;
+        assert!(matches!(refusal, Refusal::DuplicateName { .. }), "{refusal}");
+        let text = refusal.to_string();
+        assert!(text.starts_with("the name node a is taken: a process at "), "{text}");
+    }
+    assert_eq!(*first.to_head.0.lost().borrow(), None);
+    assert_eq!(*first.to_node.0.lost().borrow(), None, "the first one is not disturbed");
 }
 
-async fn lk9_an_earlier_start_is_refused_on_both_sides(mut rig: Rig) {
-    let later = rig.link("a", 2).await;
-    let refusal = rig.dial_and_admit_refused("a", 1).await;
-    let text = refusal.to_string();
-    assert!(text.starts_with("the name node a is taken: incarnation 2 is connected"), "{text}");
-    assert_eq!(*later.to_node.0.lost().borrow(), None);
+async fn lk9_another_start_takes_the_place_of_one_that_has_left(mut rig: Rig) {
+    let mut earlier = Vec::new();
+    for incarnation in [5, 4, 6] {
+        let linked = rig.link("a", incarnation).await;
+        linked.to_head.0.close("it leaves");
+        // Whether the head has noticed that or not.
+        earlier.push(linked);
+    }
+}
+
+/// Its silence is noticed while the next start waits to be let in.
+#[tokio::test(start_paused = true)]
+async fn lk9_a_start_that_has_crashed_is_replaced_without_a_refusal() {
+    let mut rig = Rig::twin().await;
+    let crashed = rig.link("a", 5).await;
+    let World::Twin(network) = &rig.world else { unreachable!("it is one") };
+    network.crash(&node_id("a"));
+    let begun = Instant::now();
+    let _next = rig.link("a", 4).await;
+    assert!(begun.elapsed() <= 2 * config().idle, "{:?}", begun.elapsed());
+    assert_eq!(lost(&crashed.to_node.0).await, PeerLost::TimedOut);
+}
+
+async fn lk9_the_same_start_replaces_its_own_connection(mut rig: Rig) {
+    let first = rig.link("a", 5).await;
+    let (to_head, to_node) = rig.admit(&first.node).await;
+    assert_eq!(lost(&first.to_node.0).await, PeerLost::Superseded);
+    assert_eq!(lost(&first.to_head.0).await, PeerLost::Superseded, "it is told");
+    // The end of the first does not remove the second.
+    let refusal = rig.dial_and_admit_refused("a", 6).await;
+    assert!(matches!(refusal, Refusal::DuplicateName { .. }), "{refusal}");
+    assert_eq!(*to_head.0.lost().borrow(), None);
+    assert_eq!(*to_node.0.lost().borrow(), None);
 }
 
 async fn a_zombie_of_an_older_epoch_is_refused(mut rig: Rig) {

@@ -92,6 +92,17 @@ impl Archive {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// The name, the header and the rest of each file, in the order of their names.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (&str, &[u8], &[u8])> {
+        self.files.iter().map(|ShardFile { name, bytes }| {
+            // The length was checked when the header was read.
+            let length = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+            let header = (LENGTH_BYTES + length as usize).min(bytes.len());
+            let (header, rest) = bytes.split_at(header);
+            (name.as_str(), header, rest)
+        })
+    }
+
     /// File names, for messages.
     pub(super) fn place(&self) -> &str {
         if self.files.len() == 1 { &self.files[0].name } else { INDEX }

@@ -263,6 +263,58 @@ fn no_weights_at_all_is_said_plainly() {
 /// **CK-1**
 #[cfg(unix)]
 #[test]
+fn wd1_copies_have_one_digest_and_others_have_others() {
+    let spec = spec(false);
+    let whole = file(&tensors(&spec));
+    let digest = |files: &[(&str, &[u8])]| {
+        let folder = Folder::of(files);
+        Weights::digest(&Checkpoint::open(&folder.0).unwrap()).unwrap()
+    };
+    let own = digest(&[("model.safetensors", &whole)]);
+    let beside: [(&str, &[u8]); 2] = [("model.safetensors", &whole), ("README.md", b"other")];
+    assert_eq!(digest(&beside), own, "of weights alone");
+    let header = 8 + u64::from_le_bytes(*whole.first_chunk().unwrap()) as usize;
+    for at in [header, whole.len() / 2, whole.len() - 1] {
+        let mut other = whole.clone();
+        other[at] ^= 1;
+        assert_ne!(digest(&[("model.safetensors", &other)]), own, "byte {at}");
+    }
+    // The same bytes under other names of tensors, and in files of other names.
+    let mut renamed = tensors(&spec);
+    let up = renamed.remove("model.layers.0.mlp.up_proj.weight").unwrap();
+    let gate = renamed.insert("model.layers.0.mlp.gate_proj.weight".to_owned(), up).unwrap();
+    renamed.insert("model.layers.0.mlp.up_proj.weight".to_owned(), gate);
+    assert_ne!(digest(&[("model.safetensors", &file(&renamed))]), own);
+    let map: serde_json::Map<_, _> =
+        tensors(&spec).into_keys().map(|name| (name, json!("part.safetensors"))).collect();
+    let index = json!({ "weight_map": map }).to_string();
+    assert_ne!(digest(&[(INDEX, index.as_bytes()), ("part.safetensors", &whole)]), own);
+}
+
+/// **WD-1**, **WD-2**: of more than is read, what another training changes is seen, and a file that was
+/// cut and filled up.
+#[test]
+fn wd1_samples_see_what_is_changed_at_some_length() {
+    let shape = [1024, 2048];
+    let large = |bytes: Vec<u8>| {
+        let entry = [("large".to_owned(), (StoredDtype::F32, shape.to_vec(), bytes))];
+        file(&entry.into())
+    };
+    let whole = vec![0x3f_u8; 4 * shape[0] * shape[1]];
+    let digest = |bytes: Vec<u8>| {
+        let folder = Folder::of(&[("model.safetensors", &large(bytes))]);
+        Weights::digest(&Checkpoint::open(&folder.0).unwrap()).unwrap()
+    };
+    let own = digest(whole.clone());
+    let length = whole.len();
+    for range in [0..1, length - 1..length, length / 2..length / 2 + 32_768, length / 3..length] {
+        let mut other = whole.clone();
+        other[range.clone()].fill(0);
+        assert_ne!(digest(other), own, "{range:?} of {length}");
+    }
+}
+
+#[test]
 fn links_may_lead_into_the_hub_cache_and_nowhere_else() {
     use std::os::unix::fs::symlink;
 

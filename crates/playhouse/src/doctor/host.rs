@@ -10,8 +10,8 @@ use playhouse_ops::Isa;
 
 use super::Check;
 use crate::Cli;
+use crate::cgroups::memory_limit;
 use crate::date::Date;
-use crate::sizing::container_memory;
 
 /// Available memory below which even a small model does not fit.
 const MEMORY_FAIL: u64 = 256 << 20;
@@ -32,7 +32,7 @@ pub(super) fn checks() -> Vec<Check> {
             std::thread::available_parallelism().map_or(1, usize::from),
             Isa::detect(),
         ),
-        memory(&read("/proc/meminfo"), container_memory()),
+        memory(&read("/proc/meminfo"), memory_limit()),
         open_files(open_files_max()),
         clock(SystemTime::now()),
         environment(std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned())),

@@ -68,7 +68,7 @@ pub(super) async fn identity(args: &NodeArgs, head: &HeadAddress) -> Result<Iden
         )));
     }
     let kept = kept(args)?;
-    let has_token = args.token.is_some() || args.token_file.is_some();
+    let has_token = args.has_token();
     // Without a token the head decides, whose clock counts.
     let ended = |kept: &Identity| has_token && kept.good_until() < SystemTime::now();
     let name = match kept {

@@ -60,7 +60,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "PLAYHOUSE_DTYPE", default_value = "auto")]
     pub(crate) dtype: DtypeArg,
     /// Memory for the KV caches of all replicas, such as 4GiB; by default what --max-num-seqs
-    /// sequences need in each, but no more than 40 % of the available memory
+    /// sequences need in each, but no more than 40 % of the available memory, on nodes of that of each
+    /// device. What the weights leave of a device is the limit in any case
     #[arg(long, env = "PLAYHOUSE_KV_CACHE_MEMORY", value_name = "BYTES")]
     pub(crate) kv_cache_memory: Option<Bytes>,
     /// Threads that compute, which the ranks share; all cores by default

@@ -167,7 +167,8 @@ impl Play {
     fn work(&mut self, at: usize) {
         let Replica { id, scheduler, events, .. } = &mut self.replicas[at];
         let Some(plan) = scheduler.plan_step(Duration::ZERO) else { return };
-        for emission in scheduler.apply(outcome(&plan), Duration::ZERO) {
+        let emissions = scheduler.apply(outcome(&plan), Duration::ZERO);
+        for emission in emissions.expect("they are those of the plan") {
             let conversation = &mut self.conversations[emission.id.0 as usize];
             conversation.say(&emission.token.map_or(Vec::new(), |sampled| vec![sampled.token]));
             if emission.finish.is_some() {

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use playhouse_types::{
-    Admitted, Appended, BlockId, Emission, Epoch, FinishReason, GenerateRequest, Logits,
-    PrefixEvent, RequestId, Run, RunOutcome, Sampled, SamplingParams, Slot, StepId, StepOutcome,
-    StepPlan, TokenLogprobs,
+    Admitted, Appended, BlockId, CheckpointDigest, Emission, Epoch, FinishReason, GenerateRequest,
+    Logits, PrefixEvent, RequestId, Run, RunOutcome, Sampled, SamplingParams, Slot, StepId,
+    StepOutcome, StepPlan, TokenLogprobs,
 };
 use playhouse_wire::*;
 
@@ -79,7 +79,10 @@ fn handshake(all: &mut Vec<Sample>) {
         [
             HelloReply::Welcome(Hello { role: Role::Head, ..hello }),
             refused(Refusal::OtherIdentity { certificate: text("node a"), hello: text("node b") }),
-            refused(Refusal::DuplicateName { name: text("node a"), live: 8, given: 7 }),
+            refused(Refusal::DuplicateName {
+                name: text("node a"),
+                address: text("10.0.0.1:4433"),
+            }),
             refused(Refusal::StaleEpoch { given: Epoch(1), current: Epoch(2) }),
             refused(Refusal::Unexpected(text("no shard of this name was spawned"))),
             refused(Refusal::Full(1024)),
@@ -195,7 +198,11 @@ fn shard(all: &mut Vec<Sample>) {
         all,
         [
             ShardEvent::Progress { bytes: 1, of: 2 },
-            ShardEvent::Loaded(Loaded { tensor: member.clone(), pipeline: member }),
+            ShardEvent::Loaded(Loaded {
+                tensor: member.clone(),
+                pipeline: member,
+                checkpoint: CheckpointDigest { config: [8; 32], weights: [9; 32] },
+            }),
             ShardEvent::Ready,
             ShardEvent::Failed(text("no such file")),
         ],
