@@ -7,10 +7,10 @@
 //! - **G2** its tokens, texts and log-probabilities are those of an undisturbed run of the same
 //!   layout, digit for digit: greedy and seeded, with penalties and stop strings, `n` > 1.
 //! - **G3** a crash is seen in less than a second, a hang or a cut link in less than three.
-//! - **G5** afterwards no block and no permit is held.
+//! - **G5** afterwards no block and no permit is held, no process is left, and no shared memory.
 //!
 //! A scenario is a house, a load and faults (`rig`). One fault at a time is in `shards`, `replicas`,
-//! `nodes` and `network`, what happens to the head in `head`; `storm` draws them by a seed. `witness` shows that whoever looks on sees
+//! `nodes` and `network`, what is neither dead nor well in `gray`, what happens to the head in `head`; `storm` draws them by a seed. `witness` shows that whoever looks on sees
 //! what goes wrong.
 
 #![allow(clippy::print_stdout, reason = "how soon a fault was seen is worth a look")]
@@ -19,6 +19,7 @@
 mod rig;
 
 mod changes;
+mod gray;
 mod head;
 #[path = "../process/namespaces.rs"]
 mod namespaces;

@@ -70,6 +70,9 @@ pub struct Replica {
     pub stalled: bool,
     /// How long it has had work and nothing came of it; `null` while it has none.
     pub seconds_without_progress: Option<u64>,
+    /// Its steps take so many times what those of the other replicas take, which get its requests; `null`
+    /// while it is as quick as they are.
+    pub slower_than_peers: Option<u32>,
     /// Its incarnation: counts restarts.
     pub epoch: u64,
     /// Sequences in the batch.
@@ -293,6 +296,7 @@ impl From<ReplicaStatus> for Replica {
             reason,
             stalled,
             seconds_without_progress: waited.map(|waited| waited.as_secs()),
+            slower_than_peers: status.progress.slower_than_peers,
             epoch: status.epoch.0,
             running: status.running,
             waiting: status.waiting,

@@ -13,6 +13,8 @@ pub struct Progress {
     pub waits_since: Option<Instant>,
     /// How long that may be.
     pub patience: Patience,
+    /// It is an outlier: its steps take so many times what those of its peers do.
+    pub slower_than_peers: Option<u32>,
 }
 
 /// How long nothing may come of the work of a replica.
@@ -54,15 +56,17 @@ mod tests {
     fn work_without_progress_is_a_stall_after_a_while() {
         let (short, long) = (Duration::from_secs(10), Duration::from_secs(1000));
         let patience = |quick, stalled| Patience { quick, stalled };
-        let idle = Progress { waits_since: None, patience: Patience::default() };
+        let idle = Progress::default();
         assert_eq!((idle.waited(), idle.hesitates(), idle.is_stalled()), (None, false, false));
-        let busy = Progress { waits_since: Some(Instant::now()), patience: patience(long, long) };
+        let progress =
+            |waits_since, patience| Progress { waits_since, patience, ..Progress::default() };
+        let busy = progress(Some(Instant::now()), patience(long, long));
         assert!(busy.waited().is_some() && !busy.hesitates() && !busy.is_stalled());
         let waits_since = Instant::now().checked_sub(2 * short);
         assert!(waits_since.is_some(), "the machine is up");
-        let busy = Progress { waits_since, patience: patience(short, long) };
+        let busy = progress(waits_since, patience(short, long));
         assert!(busy.hesitates() && !busy.is_stalled());
-        let busy = Progress { waits_since, patience: patience(short, short) };
+        let busy = progress(waits_since, patience(short, short));
         assert!(busy.is_stalled());
     }
 }

@@ -89,6 +89,8 @@ pub enum LossCause {
     NoSeat,
     /// Its replica was drained.
     Drain,
+    /// Nothing: its replica is several times slower than others, and its requests go there.
+    Slow,
 }
 
 /// A rank that was started. Dropping the port ends it.

@@ -10,6 +10,7 @@
 //!   hang. `Drained` is said when all of them have ended, however long that takes (**A14**).
 
 mod leaving;
+mod outlying;
 mod recovery;
 mod sinks;
 
@@ -32,6 +33,7 @@ use crate::bubble::Bubble;
 use crate::clock::Clock;
 use crate::departures::Departures;
 use crate::live_ranks::LiveRanks;
+use crate::outlier::Slowness;
 use crate::pending::Pending;
 use crate::pipeline::Pipeline;
 use crate::rank::{Layout, Loss, LossCause, Rank, RankEvent, RankHandle, RankStarter};
@@ -97,6 +99,8 @@ pub(crate) enum ReplicaMsg {
     Revive(Revival),
     /// Look after the steps under way.
     Watch,
+    /// It is tried again after it was an outlier.
+    Readmit(TimerId),
 }
 
 pub(crate) struct State {
@@ -136,6 +140,9 @@ pub(crate) struct State {
     next: Next,
     /// Steps computed when a request was found guilty last.
     steps_at_conviction: u64,
+    slowness: Slowness,
+    /// Until it is tried again after it was an outlier.
+    readmission: Option<Timer>,
     /// What ranks were lost of last.
     cause: LossCause,
     /// The latest epoch that may have died of what it was computing.
@@ -187,6 +194,8 @@ impl Actor for Replica {
             vacated: None,
             next: Next::Nothing,
             steps_at_conviction: 0,
+            slowness: Slowness::default(),
+            readmission: None,
             cause: LossCause::Outside,
             died_of_step: None,
             report: Report::new(metrics, args.board, args.teller, &limits),
@@ -252,7 +261,13 @@ impl Actor for Replica {
             }
             ReplicaMsg::Revive(revival) => state.revive(&me, revival).await,
             ReplicaMsg::Watch => state.look(&me),
+            ReplicaMsg::Readmit(timer) => {
+                if Timer::fires(&mut state.readmission, timer) {
+                    state.readmit();
+                }
+            }
         }
+        state.eject_if_slow(&me);
         state.vacate_if_idle(&me);
         state.fill_pipeline();
         state.watch(&me);
@@ -413,7 +428,13 @@ impl State {
 
     fn ran(&mut self, rank: Rank, step: StepId) -> Result<(), String> {
         self.pipeline.ran(rank, step).map_err(|why| why.to_string())?;
-        self.watchdog.ran(self.pipeline.done(), self.now());
+        let (id, now) = (self.id, self.now());
+        let Self { watchdog, pipeline, slowness, replicas, .. } = self;
+        watchdog.ran(pipeline.done(), now, |work, took| {
+            let paces = replicas.paces();
+            paces.measured(id, work, took);
+            slowness.measured(took, paces.expected(id, work), now);
+        });
         Ok(())
     }
 

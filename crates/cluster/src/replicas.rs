@@ -16,6 +16,8 @@ use crate::departures::Departures;
 use crate::deployment::StartError;
 use crate::live_ranks::LiveRanks;
 use crate::operation::Split;
+use crate::outlier::Peers;
+use crate::peer_paces::PeerPaces;
 use crate::pending::Pending;
 use crate::progress::Progress;
 use crate::replica::ReplicaMsg;
@@ -30,6 +32,7 @@ pub(crate) struct Replicas {
     entries: DashMap<ReplicaId, ReplicaEntry>,
     waiting: WaitingRoom,
     routing: Routing,
+    paces: PeerPaces,
     clock: Clock,
 }
 
@@ -105,7 +108,8 @@ impl Replicas {
     pub(crate) fn new(routing: Routing, timeout: Duration, metrics: Arc<Metrics>) -> Self {
         let clock = Clock::start();
         let waiting = WaitingRoom::new(timeout, clock, metrics);
-        Self { entries: DashMap::new(), waiting, routing, clock }
+        let paces = PeerPaces::default();
+        Self { entries: DashMap::new(), waiting, routing, paces, clock }
     }
 
     /// One that always serves, in tests of the layers above.
@@ -149,6 +153,7 @@ impl Replicas {
     pub(crate) fn remove(&self, replica: ReplicaId) {
         self.entries.remove(&replica);
         self.routing.remove(replica);
+        self.paces.forget(replica);
     }
 
     /// Lets a request wait for a replica that serves.
@@ -191,6 +196,24 @@ impl Replicas {
 
     pub(crate) fn routing(&self) -> &Routing {
         &self.routing
+    }
+
+    /// How long steps take in each replica.
+    pub(crate) fn paces(&self) -> &PeerPaces {
+        &self.paces
+    }
+
+    /// The others that serve.
+    pub(crate) fn peers(&self, than: ReplicaId) -> Peers {
+        let mut peers = Peers::default();
+        for entry in self.entries.iter().filter(|entry| entry.id != than) {
+            if entry.suits(ReplicaStatus::is_quick) {
+                peers.quick += 1;
+            } else if entry.suits(ReplicaStatus::serves) {
+                peers.slow += 1;
+            }
+        }
+        peers
     }
 
     /// One replica.

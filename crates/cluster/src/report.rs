@@ -91,6 +91,12 @@ impl Report {
         self.metrics.migrations.inc(cause.into());
     }
 
+    /// So many times slower than its peers it is, if it is an outlier.
+    pub(crate) fn slower_than_peers(&self, times: Option<u32>) {
+        self.metrics.outlier.set(i64::from(times.is_some()));
+        self.board.send_modify(|status| status.progress.slower_than_peers = times);
+    }
+
     /// How long nothing may come of its work.
     pub(crate) fn patience(&self, patience: Patience) {
         self.board.send_if_modified(|status| {
@@ -191,6 +197,7 @@ impl From<LossCause> for Cause {
             LossCause::Outside => Self::lost,
             LossCause::NoSeat => Self::no_device,
             LossCause::Drain => Self::drain,
+            LossCause::Slow => Self::slow,
         }
     }
 }

@@ -178,10 +178,10 @@ impl ReplicaStatus {
         self.serves() && !self.progress.is_stalled()
     }
 
-    /// It serves, and takes no longer for it than usual.
+    /// It serves, and takes no longer for it than usual, nor than its peers.
     #[must_use]
     pub fn is_quick(&self) -> bool {
-        self.serves() && !self.progress.hesitates()
+        self.serves() && !self.progress.hesitates() && self.progress.slower_than_peers.is_none()
     }
 
     /// It says that it serves, and nothing comes of that.

@@ -101,10 +101,12 @@ impl WaitingRoom {
         }
     }
 
-    /// Takes those out whose callers have left or whose time is up.
+    /// Lets those go whose callers have left, and takes those out whose time is up.
     fn take_over(&self, now: Duration) -> VecDeque<Parked> {
         let waits = |one: &Parked| !one.pending.sink.is_abandoned() && one.deadline() > now;
-        let over = self.queue.take_unless(waits);
+        let mut over = self.queue.take_unless(waits);
+        // With their places: whoever sees from the metrics that they are gone finds the places free.
+        over.retain(|one| !one.pending.sink.is_abandoned());
         // Whoever sees one end finds it gone from the metrics.
         self.count();
         over
@@ -112,9 +114,6 @@ impl WaitingRoom {
 
     fn end(&self, one: Parked, now: Duration, replicas: &Replicas) {
         let Parked { pending, unserved_at } = one;
-        if pending.sink.is_abandoned() {
-            return;
-        }
         if unserved_at > now {
             return pending.sink.end(FinishReason::Expired);
         }

@@ -102,7 +102,7 @@ pub(crate) struct Overdue {
 /// What a step computes. It takes a time `a·tokens + b·pairs + c` with no negative factor, so what
 /// another step took, times the greater of the two ratios, is never too little.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Work {
+pub(crate) struct Work {
     tokens: u64,
     /// Tokens times the positions that they attend to, and [`LINEAR`].
     pairs: u64,
@@ -110,7 +110,7 @@ struct Work {
 
 /// The longest that steps of about the same work took, by the binary logarithms of it.
 #[derive(Debug, Default)]
-struct Paces(BTreeMap<(u32, u32), f64>);
+pub(crate) struct Paces(BTreeMap<(u32, u32), f64>);
 
 // === impl Watchdog ===
 
@@ -134,15 +134,28 @@ impl Watchdog {
         self.under_way.push_back(Step { work: Work::of(plan), began: now });
     }
 
-    /// So many steps of the epoch have been run by every rank.
-    pub(crate) fn ran(&mut self, steps: usize, now: Duration) {
+    /// So many steps of the epoch have been run by every rank. `measured` is told what each of the last
+    /// ones computed and how long it took.
+    pub(crate) fn ran(
+        &mut self,
+        steps: usize,
+        now: Duration,
+        mut measured: impl FnMut(Work, Duration),
+    ) {
         while self.done < steps {
             self.done += 1;
             self.heard(now);
             if let Some(step) = self.under_way.pop_front() {
-                self.paces.measured(step.work, now.saturating_sub(step.began));
+                let took = now.saturating_sub(step.began);
+                self.paces.measured(step.work, took);
+                measured(step.work, took);
             }
         }
+    }
+
+    /// The oldest step that some rank has not run yet, and how long it has taken.
+    pub(crate) fn oldest(&self, now: Duration) -> Option<(Work, Duration)> {
+        self.under_way.front().map(|step| (step.work, now.saturating_sub(step.began)))
     }
 
     /// The ranks are lost, with the steps under way. What was measured stays.
@@ -208,13 +221,14 @@ impl Work {
 // === impl Paces ===
 
 impl Paces {
-    fn measured(&mut self, work: Work, took: Duration) {
+    /// A step took so long.
+    pub(crate) fn measured(&mut self, work: Work, took: Duration) {
         let longest = self.0.entry(work.size()).or_default();
         *longest = took.as_secs_f64().max(*longest * REMEMBERED);
     }
 
     /// Seconds that a step takes, or more; none if nothing was measured.
-    fn expected(&self, work: Work) -> Option<f64> {
+    pub(crate) fn expected(&self, work: Work) -> Option<f64> {
         if let Some(own) = self.0.get(&work.size()) {
             return Some(*own);
         }

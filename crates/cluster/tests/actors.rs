@@ -350,7 +350,7 @@ fn processor_time() -> Duration {
 async fn operations_on_a_replica_that_panicked_do_what_they_say() {
     let changes = [
         Change::RestartReplica { replica: ReplicaId(0) },
-        Change::RemoveReplica { replica: ReplicaId(0), deadline: LONG, force: false },
+        Change::RemoveReplica { replica: ReplicaId(0), deadline: LONG, force: true },
         drain(0, LONG),
         scale(1),
     ];
@@ -606,5 +606,41 @@ async fn the_only_replica_that_has_failed_tries_again_by_itself() {
     away.store(false, Ordering::SeqCst);
     until("it serves again", || state(&cluster, 0) == ReplicaState::Serving).await;
     assert_eq!(collect(&mut submit(cluster.front_door(), 5, 3)).await.0, [5, 6, 7]);
+    assert_eq!(cluster.stop(LONG).await, 0);
+}
+
+/// **OL-1**, **OL-3**: a replica that computes, and is many times slower than its peer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_leave_a_replica_that_is_many_times_slower_than_its_peers() {
+    const TOKENS: u32 = 400;
+    let (slow, quick) = (paced(Duration::from_millis(200)), paced(Duration::from_millis(2)));
+    let fault: RankFault = Arc::new(move |rank, plan| match rank.replica {
+        ReplicaId(0) => slow(rank, plan),
+        _ => quick(rank, plan),
+    });
+    let house = House { replicas: 2, ..House::default() };
+    let (cluster, metrics) = house.open(move |_| engines_of(count, 1, Arc::clone(&fault))).await;
+    cluster.serving().await.expect("all serve");
+    let door = cluster.front_door();
+    let mut streams: Vec<_> = (1..9).map(|n| submit(door, n * 20, TOKENS)).collect();
+    let slower = || door.replicas()[0].progress.slower_than_peers;
+    until("it is found slow", || slower().is_some_and(|times| times >= 4)).await;
+    assert_eq!(door.replicas()[1].progress.slower_than_peers, None);
+    // All of them would take it 80 seconds.
+    let left = Instant::now();
+    for (n, stream) in (1..9).zip(&mut streams) {
+        let (tokens, finish) = collect(stream).await;
+        assert_eq!(tokens, (n * 20..n * 20 + TOKENS).collect::<Vec<_>>(), "G1");
+        assert_eq!(finish, FinishReason::Length);
+    }
+    assert!(left.elapsed() < Duration::from_secs(30), "{:?}", left.elapsed());
+    let moved = "engine=\"0\",cause=\"slow\"} 4";
+    assert!(metrics.encode().contains(moved), "{}", metrics.encode());
+    // New ones do not go there while it is left alone.
+    for n in 1..5 {
+        assert_eq!(collect(&mut submit(door, n * 10, 3)).await.0.len(), 3);
+        assert_eq!(door.replicas()[0].running + door.replicas()[0].waiting, 0);
+    }
+    assert_eq!(state(&cluster, 0), ReplicaState::Serving, "its ranks go on");
     assert_eq!(cluster.stop(LONG).await, 0);
 }

@@ -261,6 +261,17 @@ impl Scheduler {
         self.pool.replace(kv_blocks);
     }
 
+    /// Takes all seats away, so that [`evacuate`](Self::evacuate) gives every request up. What steps in
+    /// flight compute of them is not read, and is computed again elsewhere (**S-12**); they hold the blocks
+    /// of the requests until then.
+    pub fn unseat_all(&mut self) {
+        for slot in std::mem::take(&mut self.running).into_iter().rev() {
+            let mut sequence = self.vacate(slot);
+            self.orphan(slot, sequence.unseat());
+            self.waiting.insert(sequence);
+        }
+    }
+
     /// Steps planned and not applied. A caller keeps the pipeline full by planning while this is
     /// below its depth.
     #[must_use]

@@ -26,6 +26,8 @@ enum Call {
     Apply,
     /// The n-th unfinished request.
     Cancel(usize),
+    /// Every request is given up and taken back, with steps in flight.
+    Unseat,
     /// The engine dies; the outcome of its oldest step may still arrive.
     Die {
         late: bool,
@@ -146,6 +148,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
         40 => Just(Call::Plan),
         40 => Just(Call::Apply),
         4 => (0..8usize).prop_map(Call::Cancel),
+        1 => Just(Call::Unseat),
         1 => any::<bool>().prop_map(|late| Call::Die { late }),
     ];
     prop::collection::vec(call, 1..300)
@@ -178,6 +181,7 @@ impl World {
             Call::Enqueue(wish) => self.enqueue(&wish),
             Call::Plan => drop(self.plan()),
             Call::Apply => self.apply(),
+            Call::Unseat => self.unseat(),
             Call::Cancel(nth) => self.cancel(nth),
             Call::Die { late } => self.die(late),
         }
@@ -366,6 +370,16 @@ impl World {
             broken(&mut other, logprobs.clone());
             let refused = self.scheduler.apply(other, self.now);
             assert!(refused.is_err(), "S-17: {refused:?}");
+        }
+    }
+
+    /// All requests leave while steps with them are in flight, and come back (S-12).
+    fn unseat(&mut self) {
+        self.scheduler.unseat_all();
+        // Nobody is to blame for what becomes of those steps, and what they say is not read.
+        self.in_flight.iter_mut().for_each(|step| step.requests.clear());
+        for moved in self.scheduler.evacuate() {
+            self.scheduler.adopt(moved);
         }
     }
 

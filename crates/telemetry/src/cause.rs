@@ -18,6 +18,8 @@ pub enum Cause {
     no_device,
     /// An operator drained it.
     drain,
+    /// Nothing was lost: it was several times slower than its peers.
+    slow,
 }
 
 /// A counter for each cause, of one replica.
@@ -35,7 +37,8 @@ pub(crate) struct CauseLabels {
 
 impl Cause {
     /// In the order of their declaration.
-    const ALL: [Self; 5] = [Self::crash, Self::hang, Self::lost, Self::no_device, Self::drain];
+    const ALL: [Self; 6] =
+        [Self::crash, Self::hang, Self::lost, Self::no_device, Self::drain, Self::slow];
 }
 
 // === impl CauseCounters ===

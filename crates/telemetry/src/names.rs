@@ -94,6 +94,8 @@ names! {
     REPLICA_EPOCH: "playhouse_replica_epoch",, "The incarnation of a replica: counts its starts";
     REPLICA_HEALTHY: "playhouse_replica_healthy", "vllm:engine_healthy",
         "1 while a replica serves and something comes of its work, else 0";
+    REPLICA_OUTLIER: "playhouse_replica_outlier",,
+        "1 while a replica is several times slower than its peers, which get its requests, else 0";
     MIGRATIONS: "playhouse_migrations",,
         "Requests that left a replica which lost its ranks and went on in another, by cause";
     RECOVERY_TIME: "playhouse_replica_recovery_seconds",,

@@ -47,6 +47,8 @@ pub struct ReplicaMetrics {
     pub epoch: Gauge,
     /// 1 while it serves and makes progress.
     pub healthy: Gauge,
+    /// 1 while it is several times slower than its peers.
+    pub outlier: Gauge,
     /// Requests that it lost to other replicas.
     pub migrations: CauseCounters,
     /// Seconds from the loss of its ranks until it serves again.
@@ -80,6 +82,7 @@ pub(crate) struct ReplicaFamilies {
     replica_restarts: Family<CauseLabels, Counter>,
     epoch: Family<EngineLabel, Gauge>,
     healthy: Family<EngineLabel, Gauge>,
+    outlier: Family<EngineLabel, Gauge>,
     migrations: Family<CauseLabels, Counter>,
     recovery_time: Histograms,
     hang_detection_time: Histograms,
@@ -141,6 +144,7 @@ impl ReplicaFamilies {
             replica_restarts: add.metric(names::REPLICA_RESTARTS, Family::default()),
             epoch: add.metric(names::REPLICA_EPOCH, Family::default()),
             healthy: add.metric(names::REPLICA_HEALTHY, Family::default()),
+            outlier: add.metric(names::REPLICA_OUTLIER, Family::default()),
             migrations: add.metric(names::MIGRATIONS, Family::default()),
             recovery_time,
             hang_detection_time,
@@ -170,6 +174,7 @@ impl ReplicaFamilies {
             replica_restarts: CauseCounters::of(&self.replica_restarts, engine),
             epoch: self.epoch.get_or_create_owned(label),
             healthy: self.healthy.get_or_create_owned(label),
+            outlier: self.outlier.get_or_create_owned(label),
             migrations: CauseCounters::of(&self.migrations, engine),
             recovery_time: self.recovery_time.get_or_create_owned(label),
             hang_detection_time: self.hang_detection_time.get_or_create_owned(label),

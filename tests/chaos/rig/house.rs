@@ -35,6 +35,8 @@ pub(crate) struct House {
     /// Every process that was ever seen in it.
     seen: Mutex<BTreeSet<u32>>,
     folder: Folder,
+    /// Shared memory that was there before, of others.
+    others: BTreeSet<String>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -116,6 +118,7 @@ impl House {
             frozen: Vec::new(),
             seen: Mutex::default(),
             folder,
+            others: shared_memory(),
             _alone: alone,
         };
         (0..spaces.len()).for_each(|index| house.start_node(index));
@@ -292,6 +295,11 @@ impl House {
         strays.copied().filter(|&pid| lives(pid) && is_ours(pid)).collect()
     }
 
+    /// Shared memory with a name, which it has only while ranks join.
+    pub(crate) fn shared_memory(&self) -> Vec<String> {
+        shared_memory().difference(&self.others).cloned().collect()
+    }
+
     /// The head and the nodes that run.
     fn parents(&self) -> impl Iterator<Item = u32> {
         let nodes = self.nodes.iter().filter_map(|node| node.process.as_ref());
@@ -324,6 +332,7 @@ impl House {
         wait_until("no process is left", || !seen.iter().any(|&pid| lives(pid) && is_ours(pid)));
         let logs = folder.logs();
         assert!(!logs.contains("panicked"), "something panicked\n{logs}");
+        assert_eq!(self.shared_memory(), [""; 0], "no shared memory is left");
     }
 
     /// What was logged, for whoever wants to know why.
@@ -344,6 +353,12 @@ impl Drop for House {
             drop(fs::write(self.folder.0.with_extension("log"), self.folder.logs()));
         }
     }
+}
+
+fn shared_memory() -> BTreeSet<String> {
+    let files = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+    let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("playhouse-")).collect()
 }
 
 fn replicas(status: &Value) -> impl Iterator<Item = &Value> {

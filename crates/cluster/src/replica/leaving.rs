@@ -123,6 +123,7 @@ impl State {
     /// the ranks, which ends them; [`LiveRanks`](crate::live_ranks::LiveRanks) knows when they have ended.
     pub(super) fn end_epoch(&mut self) -> Pipeline {
         self.watchdog.restart();
+        self.forget_slowness();
         self.report.ranks_lost();
         self.epoch.0 += 1;
         self.stages.drain(..).for_each(|stage| stage.stop(None));

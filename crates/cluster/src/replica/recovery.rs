@@ -57,6 +57,7 @@ impl State {
     /// that as for a death: their step may hang again.
     pub(super) fn look(&mut self, me: &ActorRef<ReplicaMsg>) {
         self.watched = false;
+        self.measure_step_under_way();
         let now = self.now();
         if let Some(Overdue { tokens, silence }) = self.watchdog.look(now) {
             let (ranks, first) = self.pipeline.abort_hung();
@@ -94,9 +95,11 @@ impl State {
                 self.restarts.waits(now);
                 Verdict::Restart(NO_SEAT_BACKOFF)
             }
-            LossCause::Step | LossCause::Hang | LossCause::Outside | LossCause::Drain => {
-                self.restarts.lost(now)
-            }
+            LossCause::Step
+            | LossCause::Hang
+            | LossCause::Outside
+            | LossCause::Drain
+            | LossCause::Slow => self.restarts.lost(now),
         };
         self.next = match verdict {
             Verdict::Restart(backoff) => {

@@ -37,7 +37,7 @@ fn measured(steps: &[(&[(u32, u32)], Duration)]) -> (Watchdog, Duration) {
     for (done, (runs, took)) in (1..).zip(steps) {
         watchdog.began(&plan(runs), now);
         now += *took;
-        watchdog.ran(done, now);
+        watchdog.ran(done, now, |_, _| {});
     }
     (watchdog, now)
 }
@@ -69,7 +69,7 @@ fn what_is_heard_of_one_step_is_time_for_the_next() {
         assert_eq!(watchdog.look(now - ms(1_500)), None);
         assert_eq!(watchdog.look(now - ms(1_000)), None);
         assert_eq!(watchdog.look(now - ms(500)), None);
-        watchdog.ran(done, now);
+        watchdog.ran(done, now, |_, _| {});
     }
     assert!(watchdog.is_on(), "the last of the three");
     // Two of these steps took seconds as seen from here: they waited for each other.

@@ -64,6 +64,7 @@ fn device_group(devices: &[Device]) -> String {
 pub(crate) fn state_word(replica: &Replica) -> &'static str {
     match replica.state {
         ReplicaState::Serving if replica.stalled => "stalled",
+        ReplicaState::Serving if replica.slower_than_peers.is_some() => "slow",
         ReplicaState::Starting => "starting",
         ReplicaState::Serving => "serving",
         ReplicaState::Restarting => "restarting",
@@ -104,7 +105,9 @@ fn under_way(operation: &Operation) -> String {
 fn replica_rows(replica: &Replica) -> Vec<Vec<Cell>> {
     let name = format!("replica {}", replica.id);
     let mood = match replica.state {
-        ReplicaState::Serving if replica.stalled => Mood::Bad,
+        ReplicaState::Serving if replica.stalled || replica.slower_than_peers.is_some() => {
+            Mood::Bad
+        }
         ReplicaState::Serving => Mood::Good,
         ReplicaState::Starting
         | ReplicaState::Restarting
@@ -119,6 +122,10 @@ fn replica_rows(replica: &Replica) -> Vec<Vec<Cell>> {
     }
     if let Some(seconds) = replica.seconds_without_progress.filter(|_| replica.stalled) {
         let text = format!("nothing has come of its work for {seconds} s");
+        rows.push(vec!["│".into(), text.into()]);
+    }
+    if let Some(times) = replica.slower_than_peers {
+        let text = format!("its steps take {times} times what others take, which get its requests");
         rows.push(vec!["│".into(), text.into()]);
     }
     let last = replica.stages.len().saturating_sub(1);

@@ -31,6 +31,7 @@ pub(crate) fn cluster() -> Cluster {
         reason: None,
         stalled: false,
         seconds_without_progress: None,
+        slower_than_peers: None,
         epoch: 1,
         running: 3,
         waiting: 0,
@@ -147,6 +148,17 @@ fn requests_that_nobody_serves_are_said_to_be_parked() {
     let text = text(&cluster, false);
     let first = "0 of 1 replicas serve, in flight: 5 (parked until one serves)\n";
     assert!(text.starts_with(first), "{text}");
+}
+
+#[test]
+fn a_replica_that_is_slower_than_its_peers_says_so() {
+    let mut cluster = cluster();
+    cluster.replicas[0].slower_than_peers = Some(12);
+    let text = text(&cluster, false);
+    let (_, replica) = text.split_once("replica 0").expect("it is shown");
+    let (head, rest) = replica.split_once('\n').expect("lines");
+    assert!(head.contains(" slow ") && !head.contains("serving"), "{text}");
+    assert!(rest.contains("its steps take 12 times what others take"), "{text}");
 }
 
 #[test]

@@ -1,0 +1,42 @@
+//! How long steps take in each replica, for the others to compare with.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use playhouse_types::ReplicaId;
+
+use crate::watchdog::{Paces, Work};
+
+/// What every replica has measured of its steps. Each use is short: a lock and a look into small maps.
+#[derive(Debug, Default)]
+pub(crate) struct PeerPaces(Mutex<BTreeMap<ReplicaId, Paces>>);
+
+// === impl PeerPaces ===
+
+impl PeerPaces {
+    /// A step of a replica took so long.
+    pub(crate) fn measured(&self, replica: ReplicaId, work: Work, took: Duration) {
+        self.paces().entry(replica).or_default().measured(work, took);
+    }
+
+    /// How long such a step takes in the other replicas: the median, or the greater of the middle two.
+    /// None if none of them has measured anything.
+    pub(crate) fn expected(&self, than: ReplicaId, work: Work) -> Option<Duration> {
+        let paces = self.paces();
+        let others = paces.iter().filter(|(id, _)| **id != than);
+        let mut times: Vec<f64> = others.filter_map(|(_, own)| own.expected(work)).collect();
+        times.sort_unstable_by(f64::total_cmp);
+        let middle = times.get(times.len() / 2)?;
+        Duration::try_from_secs_f64(*middle).ok()
+    }
+
+    /// A replica has left, or has new ranks: what it measured is of no use.
+    pub(crate) fn forget(&self, replica: ReplicaId) {
+        self.paces().remove(&replica);
+    }
+
+    fn paces(&self) -> MutexGuard<'_, BTreeMap<ReplicaId, Paces>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
