@@ -91,7 +91,9 @@ impl Throttled {
         let over = Arc::new(AtomicBool::new(false));
         let ends = Arc::clone(&over);
         let thread = thread::spawn(move || {
-            let pause = |millis| drop(await_for(Duration::from_millis(millis), || false));
+            let pause = |millis| {
+                let _ = await_for(Duration::from_millis(millis), || false);
+            };
             while !ends.load(Ordering::Relaxed) {
                 signal(pid, Signal::STOP);
                 // Shorter than its link may be silent.

@@ -6,7 +6,9 @@
 //!
 //! - **RM-1** of the epochs of a replica only the latest begins anything.
 //! - **RM-2** a rank has one process at a time: the next starts when the one before has ended, or its node is
-//!   lost. The devices of a replica are free when all of its processes have ended (**A14**).
+//!   lost. One that does not end although it was killed, because the kernel cannot let go of it, is waited
+//!   for for [`END`] only. The devices of a replica are free when all of its processes have ended
+//!   (**A14**).
 
 mod handle;
 mod rendezvous;
@@ -25,7 +27,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, mpsc};
 use tokio::time::timeout;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tracing::warn;
 
 use self::handle::RemoteHandle;
 use self::rendezvous::Rendezvous;
@@ -39,6 +42,10 @@ use crate::weights::ExpectedWeights;
 
 /// How long a replica waits for devices before it counts as a failed start.
 const DEVICES: Duration = Duration::from_secs(60);
+
+/// How long a process may take to end once it was killed. Its memory has to be given back, which takes
+/// seconds if there is much of it.
+const END: Duration = Duration::from_secs(3);
 
 /// How long a stream may take to open. A process that lives opens it at once.
 const OPEN: Duration = Duration::from_secs(5);
@@ -75,6 +82,8 @@ struct RemoteRanks {
     group: Mutex<Option<Arc<EpochGroup>>>,
     /// While there are slots.
     lease: Mutex<Option<Arc<Lease>>>,
+    /// Processes that were given up and have not ended.
+    ending: TaskTracker,
 }
 
 /// The process of a rank. One epoch at a time has it.
@@ -113,6 +122,7 @@ pub fn processes(config: RemoteConfig, control: ControlPlane) -> RankStarter {
         slots: Mutex::default(),
         group: Mutex::default(),
         lease: Mutex::default(),
+        ending: TaskTracker::new(),
     });
     Arc::new(move |epoch, rank, sink| {
         let (plans, queue) = mpsc::channel(STEPS_QUEUED_MAX);
@@ -151,13 +161,34 @@ impl RemoteRanks {
         // node is in doubt from now on, until it answers.
         let gone = slot
             .take_if(|process| while_loading || hung.load(Ordering::Relaxed) || !process.lives());
-        let gone = gone.map(|process| process.end(self.control.nodes()));
+        let gone = gone.map(|process| self.end(process));
         if let Err(loss) = ended {
             sink(RankEvent::Lost(loss));
         }
-        // RM-2
         if let Some(gone) = gone {
             gone.await;
+        }
+    }
+
+    /// Ends a process, from now on. What is returned completes when it has ended, or after [`END`]
+    /// (**RM-2**).
+    fn end(&self, process: Process) -> impl Future<Output = ()> + use<> {
+        let (pid, lease) = (process.whereabouts.pid, lock(&self.lease).clone());
+        let gone = process.end(self.control.nodes());
+        let gone = self.ending.spawn_on(
+            async move {
+                gone.await;
+                // Until then nobody else has its device.
+                drop(lease);
+            },
+            &self.runtime,
+        );
+        async move {
+            if timeout(END, gone).await.is_err() {
+                warn!(
+                    "process {pid} has not ended {END:?} after it was killed: another starts beside it"
+                );
+            }
         }
     }
 
@@ -198,9 +229,11 @@ impl RemoteRanks {
         if let Some(slot) = slot {
             let mut slot = slot.lock().await;
             if let Some(process) = slot.take() {
-                process.end(self.control.nodes()).await;
+                self.end(process).await;
             }
         }
+        self.ending.close();
+        self.ending.wait().await;
         self.control.disown(rank);
         let mut slots = lock(&self.slots);
         slots.remove(&rank);
@@ -242,16 +275,15 @@ impl RemoteRanks {
         slot: &'a mut Option<Process>,
     ) -> Result<&'a Process, Loss> {
         let Rank { stage, tensor, .. } = rank;
-        let nodes = self.control.nodes();
         if let Some(dead) = slot.take_if(|process| !process.lives()) {
-            dead.end(nodes).await;
+            self.end(dead).await;
         }
         let RemoteConfig { map, memory, .. } = &self.config;
         let place = || group.lease.place(map, memory, DEVICES);
         let seats = group.seats.get_or_try_init(place).await.map_err(Loss::no_seat)?;
         let seat = &seats[stage * self.config.layout.tensor + tensor];
         if let Some(other) = slot.take_if(|process| !process.lives() || process.seat != *seat) {
-            other.end(nodes).await;
+            self.end(other).await;
         }
         match slot {
             Some(process) => Ok(process),
