@@ -141,7 +141,7 @@ impl Actor for Parking {
         let left = std::mem::take(&mut lot.parked);
         lot.count();
         for one in left {
-            one.end(FinishReason::Unserved("the head is shutting down".to_owned()));
+            one.end(FinishReason::Draining);
         }
         Ok(())
     }
