@@ -31,6 +31,7 @@ mod scaling;
 mod secrets;
 mod serve;
 mod server;
+mod shutdown;
 mod state;
 mod tenants;
 mod traces;

@@ -171,7 +171,7 @@ impl Drop for Server {
 // === impl Response ===
 
 impl Response {
-    fn parse(raw: &str) -> Self {
+    pub(crate) fn parse(raw: &str) -> Self {
         let (head, body) = raw.split_once("\r\n\r\n").expect("a header block");
         let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
         let head = head.to_ascii_lowercase();

@@ -228,8 +228,7 @@ impl Cluster {
             Err(_) => self.front_door.in_flight(),
         };
         // Whoever is left has no replica from now on.
-        let reason = FinishReason::Unserved("the head is shutting down".to_owned());
-        self.replicas.close_waiting_room(&reason);
+        self.replicas.close_waiting_room(&FinishReason::Draining);
         // No operation shall undo what it did because replicas end now.
         self.tasks.stop();
         self.deployment.stop(None);

@@ -90,6 +90,7 @@ impl Journey {
             Some(FinishReason::Failed(_)) => self.whole.fail("engine_failed"),
             Some(FinishReason::Unserved(_)) => self.whole.fail("unserved"),
             Some(FinishReason::Expired) => self.whole.fail("expired"),
+            Some(FinishReason::Draining) => self.whole.fail("draining"),
             Some(FinishReason::Stop(_) | FinishReason::Length) | None => {}
         }
     }

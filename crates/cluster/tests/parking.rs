@@ -266,7 +266,7 @@ async fn c1_what_is_parked_when_the_head_stops_ends_too() {
     until("it is parked", || running.is_parked()).await;
     let stopping = tokio::spawn(house.cluster.stop(Duration::ZERO));
     let (_, finish) = collect(&mut running).await;
-    assert_eq!(finish, FinishReason::Unserved("the head is shutting down".to_owned()));
+    assert_eq!(finish, FinishReason::Draining);
     drop(house.curtain);
     assert_eq!(stopping.await.expect("no panic"), 1);
 }

@@ -1,6 +1,7 @@
 //! An accepted request: its generations, from submission to the whole answer.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -11,7 +12,7 @@ use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use playhouse_cluster::{Rejected, Submission};
 use playhouse_telemetry::Refusal;
-use playhouse_types::SamplingParams;
+use playhouse_types::{FinishReason, SamplingParams};
 use tokio::time::{Instant, timeout};
 
 use crate::caller::Caller;
@@ -20,6 +21,7 @@ use crate::error::{ApiError, Result};
 use crate::gateway::Gateway;
 use crate::reply::Reply;
 use crate::request::Job;
+use crate::shutdown::Phase;
 use crate::stream::EventStream;
 use crate::trace;
 
@@ -104,9 +106,18 @@ impl Answer {
     /// while the request is parked: it has not begun, and may be refused yet.
     async fn opening(&mut self) -> Result<()> {
         let ping_interval = self.setting.gateway.limits().ping_interval;
-        while timeout(ping_interval, poll_fn(|cx| self.poll_ahead(cx))).await.is_err() {
-            if !self.choices.iter().all(Choice::is_parked) {
-                return Ok(());
+        let ending = self.setting.gateway.shutdown().reached(Phase::Ending);
+        let mut ending = pin!(ending);
+        loop {
+            let ahead = timeout(ping_interval, poll_fn(|cx| self.poll_ahead(cx)));
+            tokio::select! {
+                biased;
+                ahead = ahead => match ahead {
+                    Ok(()) => break,
+                    Err(_) if self.choices.iter().all(Choice::is_parked) => {}
+                    Err(_) => return Ok(()),
+                },
+                () = &mut ending => return Err(self.shut_down()),
             }
         }
         for choice in &mut self.choices {
@@ -122,7 +133,8 @@ impl Answer {
     }
 
     async fn collect(mut self) -> Result<Bytes> {
-        poll_fn(|cx| {
+        let ending = self.setting.gateway.shutdown().reached(Phase::Ending);
+        let whole = poll_fn(|cx| {
             let mut waiting = false;
             for choice in &mut self.choices {
                 while choice.finish.is_none() {
@@ -134,14 +146,27 @@ impl Answer {
                 }
             }
             if waiting { Poll::Pending } else { Poll::Ready(()) }
-        })
-        .await;
+        });
+        tokio::select! {
+            biased;
+            () = whole => {}
+            () = ending => return Err(self.shut_down()),
+        }
         if let Some(error) = self.failure() {
             return Err(error.clone());
         }
         let mut body = BytesMut::with_capacity(1024);
         self.reply.whole(&mut body, &self.setting, &self.choices, &self.usage());
         Ok(body.freeze())
+    }
+
+    /// Ends what still runs of it, because the server does (**END-3**).
+    pub(crate) fn shut_down(&mut self) -> ApiError {
+        for choice in self.choices.iter_mut().filter(|choice| choice.finish.is_none()) {
+            choice.fail(&self.setting, &FinishReason::Draining);
+        }
+        self.setting.gateway.shutdown().ended_one();
+        ApiError::draining()
     }
 
     fn failure(&self) -> Option<&ApiError> {

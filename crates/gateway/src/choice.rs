@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use playhouse_cluster::Generation;
-use playhouse_telemetry::{FinishLabels, Finished, Metrics, Refusal, RefusalLabels};
+use playhouse_telemetry::{FinishLabels, Finished, Metrics, Refusal};
 use playhouse_types::{Emission, FinishReason, RequestId, SamplingParams, TokenId, TokenLogprobs};
 use tokio::time::Instant;
 
@@ -108,8 +108,7 @@ struct Record {
 impl Setting {
     /// Counts a generation that is not computed, or not to its end.
     pub(crate) fn refused(&self, reason: Refusal) {
-        let labels = RefusalLabels { reason, key: self.caller.name().to_owned() };
-        self.gateway.metrics().requests_refused.get_or_create(&labels).inc();
+        self.gateway.refused(reason, self.caller.name());
     }
 }
 
@@ -229,16 +228,20 @@ impl Choice {
                 })
             }
             (None, Some(FinishReason::Length)) => Finish::Length,
-            (None, Some(reason)) => {
-                match reason {
-                    FinishReason::Unserved(_) => setting.refused(Refusal::unserved),
-                    FinishReason::Expired => setting.refused(Refusal::expired),
-                    _ => {}
-                }
-                Finish::Failed(Box::new(failure(&reason)))
-            }
+            (None, Some(reason)) => return self.fail(setting, &reason),
         };
         self.end(finish);
+    }
+
+    /// Finishes the choice, of which there will be no more.
+    pub(crate) fn fail(&mut self, setting: &Setting, reason: &FinishReason) {
+        match reason {
+            FinishReason::Unserved(_) => setting.refused(Refusal::unserved),
+            FinishReason::Expired => setting.refused(Refusal::expired),
+            FinishReason::Draining => setting.refused(Refusal::draining),
+            _ => {}
+        }
+        self.end(Finish::Failed(Box::new(failure(reason))));
     }
 
     fn keep(&mut self, form: &Form, token: TokenId, logprobs: Option<TokenLogprobs>) {
@@ -311,6 +314,7 @@ fn failure(reason: &FinishReason) -> ApiError {
             "timeout",
             "the request had not begun when its time (x-request-timeout-ms) was up",
         ),
+        FinishReason::Draining => ApiError::draining(),
         FinishReason::Failed(why) => ApiError::engine_failed(why),
         _ => ApiError::engine_failed("the server cancelled the request"),
     }

@@ -89,6 +89,11 @@ impl ApiError {
         Self { retry_after: Some(Duration::from_secs(1)), ..error.with_code(code) }
     }
 
+    /// 503: the server is going down, and another one may answer.
+    pub(crate) fn draining() -> Self {
+        Self::unavailable("draining", "the server is shutting down")
+    }
+
     pub(crate) fn with_code(self, code: &'static str) -> Self {
         Self { code: Some(code), ..self }
     }
@@ -152,7 +157,7 @@ impl From<Rejected> for ApiError {
                 )
                 .with_code("rate_limit_exceeded")
             },
-            Rejected::Draining => Self::unavailable("draining", "the server is shutting down"),
+            Rejected::Draining => Self::draining(),
             Rejected::NeverFits { tokens, limit } => Self::bad_request(format!(
                 "the request needs room for {tokens} tokens, but the whole KV cache holds {limit}: \
                  shorten the prompt or lower max_tokens"

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use playhouse_cluster::FrontDoor;
-use playhouse_telemetry::Metrics;
+use playhouse_telemetry::{Metrics, Refusal, RefusalLabels};
 use playhouse_types::{InvalidParam, TokenId};
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::auth::{ApiKey, KeyRing};
 use crate::request::SamplingDefaults;
+use crate::shutdown::Shutdown;
 use crate::template::{ChatTemplate, unix_now};
 use crate::tokenizer::Tokenizer;
 
@@ -56,6 +57,8 @@ pub struct Limits {
     pub ping_interval: Duration,
     /// How long running requests may go on after the shutdown signal.
     pub drain_timeout: Duration,
+    /// How long clients may take after that to read that their requests have ended.
+    pub farewell_timeout: Duration,
 }
 
 /// Why a gateway cannot be put together.
@@ -95,6 +98,7 @@ pub struct Gateway {
     created: u64,
     ids: Sequence,
     seeds: Sequence,
+    shutdown: Shutdown,
 }
 
 /// Numbers that do not repeat and cannot be told from random ones without the key.
@@ -134,6 +138,7 @@ impl Default for Limits {
             connections: NonZeroUsize::new(8192).expect("not zero"),
             ping_interval: Duration::from_secs(15),
             drain_timeout: Duration::from_secs(120),
+            farewell_timeout: Duration::from_secs(1),
         }
     }
 }
@@ -173,6 +178,7 @@ impl Gateway {
             created: unix_now(),
             ids: Sequence::new(random.hash_one("ids")),
             seeds: Sequence::new(config.seed.unwrap_or_else(|| random.hash_one("seeds"))),
+            shutdown: Shutdown::new(),
             config,
         })
     }
@@ -207,6 +213,10 @@ impl Gateway {
         &self.front_door
     }
 
+    pub(crate) fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
+    }
+
     pub(crate) fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
@@ -217,6 +227,12 @@ impl Gateway {
 
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// Counts a request of the holder of `key` that is not computed, or not to its end.
+    pub(crate) fn refused(&self, reason: Refusal, key: &str) {
+        let labels = RefusalLabels { reason, key: key.to_owned() };
+        self.metrics.requests_refused.get_or_create(&labels).inc();
     }
 
     pub(crate) fn created(&self) -> u64 {

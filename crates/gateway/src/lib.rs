@@ -92,6 +92,7 @@ mod readiness;
 mod reply;
 mod request;
 mod routes;
+mod shutdown;
 mod socket;
 mod stop;
 mod stream;

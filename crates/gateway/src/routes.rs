@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{MatchedPath, Path, RawQuery, Request, State};
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONNECTION, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -16,12 +16,12 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use playhouse_telemetry::{CONTENT_TYPE as METRICS_TYPE, HttpLabels, StatusClass};
+use playhouse_telemetry::{CONTENT_TYPE as METRICS_TYPE, HttpLabels, Refusal, StatusClass};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use crate::answer::Answer;
-use crate::auth::PUBLIC_PATHS;
+use crate::auth::{Key, PUBLIC_PATHS};
 use crate::caller::Caller;
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
@@ -29,6 +29,7 @@ use crate::gateway::Gateway;
 use crate::json;
 use crate::readiness::{self, Detail};
 use crate::request::{self, Conversation, Job, Prompt};
+use crate::shutdown::Phase;
 use crate::tokenizer::panic_text;
 use crate::trace;
 
@@ -95,22 +96,42 @@ async fn edge(State(gateway): Shared, mut request: Request, next: Next) -> Respo
         request.extensions_mut().insert(key);
     }
     let mut response = if admitted {
-        // axum's handlers hold nothing that a panic could leave half-changed.
-        AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|panic| {
-            tracing::error!(request_id = ?id, panic = panic_text(&*panic), "handler panicked");
-            let id = id.to_str().unwrap_or_default();
-            ApiError::internal(format!("internal error; the log has more under request id {id}"))
-                .into_response()
-        })
+        answer(&gateway, request, next, &id).await
     } else {
         ApiError::unauthorized().into_response()
     };
+    if gateway.shutdown().is(Phase::Draining) {
+        // Whoever asks again finds another server by another connection.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     let status = StatusClass(response.status().as_u16());
     let labels = HttpLabels { handler: labels.0, method: labels.1, status };
     gateway.metrics().http_requests.get_or_create(&labels).inc();
     trace::responds(&span, &mut response);
     response.headers_mut().insert(REQUEST_ID, id);
     response
+}
+
+/// What the handler of a request says, or that the server is shutting down if that takes too long.
+async fn answer(gateway: &Gateway, request: Request, next: Next, id: &HeaderValue) -> Response {
+    let key = request.extensions().get::<Arc<Key>>().cloned();
+    // axum's handlers hold nothing that a panic could leave half-changed.
+    let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let handled = tokio::select! {
+        biased;
+        handled = handled => handled,
+        () = gateway.shutdown().reached(Phase::Ending) => {
+            gateway.refused(Refusal::draining, key.as_ref().map_or("", |key| &key.name));
+            gateway.shutdown().ended_one();
+            return ApiError::draining().into_response();
+        }
+    };
+    handled.unwrap_or_else(|panic| {
+        tracing::error!(request_id = ?id, panic = panic_text(&*panic), "handler panicked");
+        let id = id.to_str().unwrap_or_default();
+        ApiError::internal(format!("internal error; the log has more under request id {id}"))
+            .into_response()
+    })
 }
 
 /// The client's id if it is fit for a log, else a new one.
@@ -216,7 +237,7 @@ async fn with_body<T: Send + 'static>(
         // Our caller turns a panic into a 500; without one, the runtime is going down.
         Err(failed) => match failed.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(ApiError::unavailable("draining", "the server is shutting down")),
+            Err(_) => Err(ApiError::draining()),
         },
     }
 }
@@ -238,6 +259,12 @@ async fn generate(
 ) -> Result<Response> {
     let arrived = Instant::now();
     let caller = Caller::of(&request)?;
+    if gateway.front_door().is_draining() {
+        // A client that still sends when the connection closes does not see the answer.
+        drop(read_body(gateway, request.into_body()).await);
+        gateway.refused(Refusal::draining, caller.name());
+        return Err(ApiError::draining());
+    }
     let job = with_body(gateway, request, parse).await?;
     Answer::submit(gateway, job, caller, arrived)?.respond().await
 }

@@ -10,7 +10,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -53,7 +53,16 @@ enum Waiting {
 
 /// How many answers are being made or sent: shared by a socket and the service behind it.
 #[derive(Clone, Default)]
-pub(crate) struct Turn(Arc<AtomicUsize>);
+pub(crate) struct Turn(Arc<Answers>);
+
+#[derive(Default)]
+struct Answers {
+    busy: AtomicUsize,
+    /// There has been a request.
+    asked: AtomicBool,
+    /// The client does not take what is sent to it.
+    stalled: AtomicBool,
+}
 
 /// While it lives, an answer is being made or sent.
 pub(crate) struct Busy(Turn);
@@ -68,18 +77,29 @@ pub(crate) struct Guarded {
 
 impl Turn {
     pub(crate) fn busy(&self) -> Busy {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.asked.store(true, Ordering::Relaxed);
+        self.0.busy.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())
     }
 
+    /// Nothing has been asked on this connection.
+    pub(crate) fn is_new(&self) -> bool {
+        !self.0.asked.load(Ordering::Relaxed)
+    }
+
+    /// The client lacks a part of an answer.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.is_busy() || self.0.stalled.load(Ordering::Relaxed)
+    }
+
     fn is_busy(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
+        self.0.busy.load(Ordering::Relaxed) > 0
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -169,11 +189,12 @@ impl<S> Socket<S> {
     }
 
     /// After writing `result`: keeps the time since which nothing moves.
-    fn written(
+    fn written<T>(
         &mut self,
         cx: &mut Context<'_>,
-        result: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
+        result: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        self.turn.0.stalled.store(result.is_pending(), Ordering::Relaxed);
         if result.is_ready() {
             self.stalled = None;
             return result;
@@ -253,7 +274,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        // TLS keeps some of what was written.
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.written(cx, flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

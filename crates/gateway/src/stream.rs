@@ -3,12 +3,13 @@
 //! - **STR-1** everything that is there goes out in one frame: one write per wake-up, however many
 //!   tokens came.
 //! - **STR-2** the order is content, finish reason, usage (if asked for), `[DONE]`. After a failure
-//!   comes one error event, and then the end without `[DONE]`.
+//!   comes one error event, and then the end without `[DONE]`. The end of the server is a failure.
 //! - **STR-3** dropping the body (the client left) drops every generation.
 //! - **STR-4** silence longer than `ping_interval` is broken by a comment, unless no replica can serve
 //!   the request: then the head of the stream waits, so that a refusal has its status.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::answer::Answer;
 use crate::choice::Finish;
 use crate::reply::Reply;
+use crate::shutdown::Phase;
 
 /// A frame is sent when it reaches this size, though there may be more: memory stays bounded when
 /// an answer waits behind a slow reader.
@@ -34,6 +36,8 @@ pub(crate) struct EventStream {
     last_frame: Instant,
     /// Fires no earlier than needed and often later: it is set again only when it fires.
     ping: Pin<Box<Sleep>>,
+    /// Completes when the server ends what still runs.
+    ending: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 // === impl EventStream ===
@@ -42,12 +46,14 @@ impl EventStream {
     pub(crate) fn new(answer: Answer) -> Self {
         let ping_interval = answer.setting.gateway.limits().ping_interval;
         let now = Instant::now();
+        let ending = answer.setting.gateway.shutdown().reached(Phase::Ending);
         Self {
             answer: Some(answer),
             buffer: BytesMut::with_capacity(4096),
             ping_interval,
             last_frame: now,
             ping: Box::pin(sleep_until(now + ping_interval)),
+            ending: Box::pin(ending),
         }
     }
 
@@ -75,6 +81,18 @@ impl EventStream {
         }
         if !running {
             self.end();
+        }
+    }
+
+    /// Ends the stream if the server ends what still runs; otherwise the task is woken when it does.
+    fn poll_ending(&mut self, cx: &mut Context<'_>) {
+        let Some(answer) = &mut self.answer else { return };
+        let ends = answer.setting.gateway.shutdown().is(Phase::Ending);
+        // An answer with more to say is looked at again soon.
+        if ends || (self.buffer.is_empty() && self.ending.as_mut().poll(cx).is_ready()) {
+            let error = answer.shut_down();
+            Reply::error(&mut self.buffer, &error);
+            self.answer = None;
         }
     }
 
@@ -111,6 +129,7 @@ impl Body for EventStream {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
         this.fill(cx);
+        this.poll_ending(cx);
         if this.buffer.is_empty() {
             if this.answer.is_none() {
                 return Poll::Ready(None);

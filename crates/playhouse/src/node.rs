@@ -24,8 +24,8 @@ use crate::signals::Signals;
 use crate::sizing::{Bytes, available_memory};
 
 /// What is logged unless `RUST_LOG` says otherwise.
-pub(crate) const LOG_FILTER: &str =
-    "warn,playhouse_cluster=info,playhouse_telemetry=info,playhouse::progress=info";
+pub(crate) const LOG_FILTER: &str = "warn,playhouse_cluster=info,playhouse_gateway=info,playhouse_telemetry=info,\
+     playhouse::progress=info,playhouse::serve::shutdown=info";
 
 /// Offer the devices of this machine to a head, and run the ranks it places here.
 #[derive(Args)]

@@ -7,6 +7,7 @@ mod join_token;
 pub(crate) mod keys;
 mod reload;
 mod renewals;
+mod shutdown;
 mod span;
 mod state;
 mod tls;
@@ -15,7 +16,6 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use playhouse_cluster::{
@@ -28,11 +28,11 @@ use playhouse_scheduler::Limits;
 use playhouse_telemetry::{LogFormat, Metrics, SpanCounters, TraceSettings, Traces, init_logs};
 use playhouse_types::{DecoderSpec, ParallelSpec, RopeScaling};
 use tokio::net::TcpListener;
-use tracing::{info, warn};
 
 pub(crate) use self::admin::AdminListener;
 pub(crate) use self::flags::ServeArgs;
 use self::reload::Reload;
+use self::shutdown::Shutdown;
 use self::state::State;
 use self::tls::Certificate;
 use crate::authority;
@@ -49,9 +49,6 @@ use crate::ranks::sweep_shared_memory;
 use crate::secret;
 use crate::signals::Signals;
 use crate::sizing::{Bytes, CacheSize, available_memory};
-
-/// How long accepted requests may go on after the first signal. Kubernetes kills after 30 s.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(28);
 
 /// Requests in the house for each that can run, unless somebody says otherwise: a queue of a few
 /// batches.
@@ -105,7 +102,11 @@ pub(crate) fn run(args: &ServeArgs, layout: &[String]) -> Result<ExitCode, CliEr
     let spans = traces.as_ref().map(|traces| traces.counters().clone()).unwrap_or_default();
     let house =
         House { spans, loaded: Arc::new(loaded), language, parallel, served, limits, cache };
-    runtime.block_on(run_cluster(args, doors, house))
+    let shutdown = Shutdown::new(args.shutdown_timeout);
+    let ended = runtime.block_on(run_cluster(args, doors, house, &shutdown));
+    // A tokenizer or a file system may still keep one of its threads.
+    runtime.shutdown_timeout(shutdown.rest());
+    ended
 }
 
 /// What is served, and in which layout at first.
@@ -153,7 +154,12 @@ fn parallel(layout: &[String]) -> Result<ParallelSpec, CliError> {
     Err(CliError::usage(format!("not served as asked for by `{words}`: {}", refused.join("; "))))
 }
 
-async fn run_cluster(args: &ServeArgs, doors: Doors, house: House) -> Result<ExitCode, CliError> {
+async fn run_cluster(
+    args: &ServeArgs,
+    doors: Doors,
+    house: House,
+    shutdown: &Shutdown,
+) -> Result<ExitCode, CliError> {
     let Doors { listener, admin, api_keys, certificate, tls, state } = doors;
     let House { loaded, language, parallel, served, limits, cache, spans } = house;
     let mut signals = Signals::install()
@@ -164,6 +170,7 @@ async fn run_cluster(args: &ServeArgs, doors: Doors, house: House) -> Result<Exi
     let address = listener.local_addr().map_err(|why| CliError::failure(why.to_string()))?;
     let mut config = gateway_config(args, &loaded, api_keys);
     config.tls = tls;
+    shutdown.limit(&mut config.limits);
     let metrics = Arc::new(Metrics::with_traces(&config.served_model_names[0], &spans));
     let tell_renewal = renewals::noted(Arc::clone(&metrics), admin.audit());
     let venue = Venue::new(place(args, &served)?, &loaded, tell_renewal)?;
@@ -214,40 +221,29 @@ async fn run_cluster(args: &ServeArgs, doors: Doors, house: House) -> Result<Exi
         serving = cluster.serving() => serving.map_err(failed),
         never = loading::show(cluster.front_door()), if shows_loading => match never {},
         signal = signals.next() => {
-            Err(CliError::failure(format!("stopped by {signal} before the model was loaded")))
+            shutdown.begin(signal, signals);
+            shutdown.stop(cluster).await;
+            let why = format!("stopped by {signal} before the model was loaded");
+            return Err(CliError::failure(why));
         }
     };
     if let Err(why) = serving {
-        cluster.stop(Duration::ZERO).await;
+        signals.stop_at_next();
+        shutdown.stop(cluster).await;
         return Err(why);
     }
-    let door = cluster.front_door().clone();
     let Language { tokenizer, template } = language;
-    let gateway = Gateway::new(config, door.clone(), tokenizer, template, metrics)
+    let gateway = Gateway::new(config, cluster.front_door().clone(), tokenizer, template, metrics)
         .map_err(|why| CliError::failure(why.to_string()))?;
     if let Some(reload) = reload {
         tokio::spawn(reload.serve(gateway.keys().clone()));
     }
     banner.print()?;
 
-    let cut_off = Arc::new(AtomicU32::new(0));
-    let cut = Arc::clone(&cut_off);
-    let drain = async move {
-        let signal = signals.next().await;
-        info!(signal, in_flight = door.in_flight(), "draining; a second signal stops at once");
-        signals.stop_at_next();
-        door.start_drain();
-        if tokio::time::timeout(DRAIN_DEADLINE, door.drained()).await.is_err() {
-            cut.store(door.in_flight(), Ordering::Relaxed);
-            warn!(in_flight = door.in_flight(), "drain deadline passed");
-        }
-    };
-    serve(listener, gateway, drain).await;
-    let left = cluster.stop(Duration::ZERO).await.max(cut_off.load(Ordering::Relaxed));
-    if left > 0 {
-        return Err(CliError::failure(format!("{left} requests were cut off by the shutdown")));
-    }
-    Ok(ExitCode::SUCCESS)
+    let drained = serve(listener, gateway, shutdown.signal(signals)).await;
+    let outcome = shutdown.outcome(drained);
+    shutdown.stop(cluster).await;
+    outcome.map(|()| ExitCode::SUCCESS)
 }
 
 /// Where traces go, if anywhere.

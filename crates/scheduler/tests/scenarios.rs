@@ -426,6 +426,7 @@ impl World {
                 }
                 Some(FinishReason::Expired) => self.printed += " expired",
                 Some(FinishReason::Unserved(why)) => panic!("a scheduler serves: {why}"),
+                Some(FinishReason::Draining) => panic!("a scheduler does not drain"),
             }
             self.printed.push('\n');
         }

@@ -33,6 +33,8 @@ pub enum FinishReason {
     Unserved(String),
     /// It had not begun at its deadline, so it was not computed.
     Expired,
+    /// The server is shutting down and the time it had for that is over. Another server may answer it.
+    Draining,
 }
 
 /// What one step produced for one request.

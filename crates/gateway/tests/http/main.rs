@@ -11,6 +11,7 @@ mod errors;
 mod fuzz;
 mod house;
 mod limits;
+mod shutdown;
 mod sockets;
 mod support;
 mod tokens;

@@ -251,48 +251,6 @@ fn silence_is_broken_by_comments() {
 }
 
 #[test]
-fn shutdown_lets_running_requests_finish() {
-    let (release, released) = tokio::sync::watch::channel(false);
-    let server = Server::with(
-        |config| config.limits.drain_timeout = Duration::from_secs(20),
-        move |request, emissions| {
-            let mut released = released.clone();
-            let speech = speech(&request, &tokens_of("late"));
-            tokio::spawn(async move {
-                drop(released.wait_for(|free| *free).await);
-                for emission in speech {
-                    drop(emissions.send(emission));
-                }
-            });
-        },
-    );
-    let door = server.door.clone();
-    let mut idle = server.connect();
-    let mut stream = server.connect();
-    stream.write_all(&post(CHAT, hello().to_string().as_bytes())).expect("open");
-    until("the request runs", || door.in_flight() == 1);
-    let address = server.address;
-    let stopping = std::thread::spawn(move || server.stop());
-    assert_eq!(idle.read(&mut [0]).expect("idle connections are closed at once"), 0);
-    until("new connections are refused", || TcpStream::connect(address).is_err());
-    release.send(true).expect("the engine waits");
-    let reply = Reply::read(&mut BufReader::new(stream)).expect("answered");
-    assert_eq!(reply.ok()["choices"][0]["message"]["content"], "late");
-    assert_eq!(stopping.join().expect("no panic").cut_off, 0);
-}
-
-#[test]
-fn shutdown_cuts_off_what_does_not_finish() {
-    let server = Server::start(mute);
-    let door = server.door.clone();
-    let mut stream = server.connect();
-    stream.write_all(&post(CHAT, hello().to_string().as_bytes())).expect("open");
-    until("the request runs", || door.in_flight() == 1);
-    assert_eq!(server.stop().cut_off, 1);
-    assert_eq!(door.in_flight(), 0);
-}
-
-#[test]
 fn connections_beyond_the_cap_wait_for_their_turn() {
     let one = std::num::NonZeroUsize::new(1).expect("not zero");
     let server = Server::with(move |config| config.limits.connections = one, mute);

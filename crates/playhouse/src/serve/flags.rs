@@ -95,6 +95,17 @@ pub(crate) struct ServeArgs {
         value_parser = span::parse
     )]
     pub(crate) no_capacity_timeout: Duration,
+    /// From SIGTERM or SIGINT to the end of the process, such as 10s or 2m. Accepted requests may run on
+    /// until 5 seconds before that, or a quarter if that is less; then they end with the error
+    /// `draining`
+    #[arg(
+        long,
+        env = "PLAYHOUSE_SHUTDOWN_TIMEOUT",
+        value_name = "TIME",
+        default_value = "28s",
+        value_parser = span::shutdown
+    )]
+    pub(crate) shutdown_timeout: Duration,
     /// Devices of this machine that ranks may have, such as cpu:4, for one rank each; by default as
     /// many as are needed at the start, or none with --cluster-listen
     #[arg(long, env = "PLAYHOUSE_DEVICES", value_name = "TYPE:COUNT")]

@@ -7,6 +7,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Longest span: longer ones are typing errors, and arithmetic with deadlines stays safe.
 const LONGEST: Duration = DAY;
 
+/// Clients have a part of it to read that their requests have ended.
+const SHUTDOWN_MIN: Duration = Duration::from_secs(1);
+
 /// A certificate knows whole seconds, and is renewed before it ends.
 const CERTIFICATE_MIN: Duration = Duration::from_secs(5);
 /// One that is good for longer may as well have no end.
@@ -19,6 +22,18 @@ const CERTIFICATE_MAX: Duration = DAY.saturating_mul(3650);
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let span = read(text, "500ms, 60s, 2m or 1h")?;
     if span > LONGEST { Err("must be at most 24h".to_owned()) } else { Ok(span) }
+}
+
+/// How long a shutdown may take: from a second, so that clients can be told, to a day.
+///
+/// # Errors
+/// What is allowed, for a person.
+pub(crate) fn shutdown(text: &str) -> Result<Duration, String> {
+    let span = read(text, "10s, 28s or 2m")?;
+    match (SHUTDOWN_MIN..=LONGEST).contains(&span) {
+        true => Ok(span),
+        false => Err("must be from 1s to 24h".to_owned()),
+    }
 }
 
 /// How long a certificate is good: from 5 seconds to ten years.
@@ -62,6 +77,15 @@ mod tests {
         }
         for text in ["", "s", "-1s", "1.5s", "1 s", "2d", "1é", "25h", "99999999999999999999h"] {
             assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_shutdown_takes_a_second_at_least() {
+        assert_eq!(shutdown("28s"), Ok(Duration::from_secs(28)));
+        assert_eq!(shutdown("1000ms"), Ok(SHUTDOWN_MIN));
+        for text in ["0", "999ms", "25h", "soon"] {
+            assert!(shutdown(text).is_err(), "{text}");
         }
     }
 
