@@ -70,7 +70,8 @@ fn kill_until_it_is_given_up(house: &House, replica: usize) {
 /// everybody (**G1**).
 #[test]
 fn a_crash_loop_settles_and_the_other_replica_serves() {
-    let house = House::local(&DEMO, &["-dp", "2"]);
+    // It is given up when no request would wait for it any more.
+    let house = House::local(&DEMO, &["-dp", "2", "--no-capacity-timeout", "2s"]);
     let requests = DEMO.requests(0);
     let (expected, ()) = play(&requests, house.api, |_| ());
     let (answers, ()) = thread::scope(|scope| {

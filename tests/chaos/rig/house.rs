@@ -332,7 +332,7 @@ impl House {
         wait_until("no process is left", || !seen.iter().any(|&pid| lives(pid) && is_ours(pid)));
         let logs = folder.logs();
         assert!(!logs.contains("panicked"), "something panicked\n{logs}");
-        assert_eq!(self.shared_memory(), [""; 0], "no shared memory is left");
+        wait_until("no shared memory is left", || self.shared_memory().is_empty());
     }
 
     /// What was logged, for whoever wants to know why.
