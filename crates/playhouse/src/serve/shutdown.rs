@@ -119,7 +119,7 @@ impl Shutdown {
 fn end_after(end: Instant, timeout: Duration, status: &AtomicI32) {
     // Nothing is ever sent: the process ends before, or this thread ends it.
     let (_open, never) = mpsc::sync_channel::<()>(0);
-    drop(never.recv_timeout(end.saturating_duration_since(Instant::now())));
+    let _ = never.recv_timeout(end.saturating_duration_since(Instant::now()));
     error!("the shutdown has not ended within {timeout:?}: the process ends now");
     process::exit(status.load(Ordering::Relaxed));
 }
@@ -133,14 +133,14 @@ mod tests {
         for seconds in [1, 2, 10, 20, 28, 3600] {
             let timeout = Duration::from_secs(seconds);
             let shutdown = Shutdown::new(timeout);
-            let mut limits = playhouse_gateway::Limits::default();
+            let mut limits = Limits::default();
             shutdown.limit(&mut limits);
             let ranks = shutdown.reserve() * 2 / 5;
             let told = limits.drain_timeout + limits.farewell_timeout;
             assert!(told + ranks <= timeout - ranks, "{timeout:?}");
             assert!(limits.drain_timeout >= timeout * 3 / 4, "{timeout:?}");
         }
-        let mut limits = playhouse_gateway::Limits::default();
+        let mut limits = Limits::default();
         Shutdown::new(Duration::from_secs(28)).limit(&mut limits);
         assert_eq!(limits.drain_timeout, Duration::from_secs(23), "as docs/operations.md says");
     }
