@@ -23,6 +23,9 @@ pub struct Generation {
     home: Home,
     seats: Arc<Seats>,
     finished: bool,
+    /// Tokens that have come.
+    received: u32,
+    resumed: bool,
 }
 
 /// Where a replica puts the emissions of one request. Holds the request's place: it is free again
@@ -32,16 +35,29 @@ pub(crate) struct Sink {
     pub(crate) emissions: mpsc::UnboundedSender<Emission>,
     pub(crate) place: Place,
     home: Home,
+    /// Tokens that were handed over.
+    sent: u32,
     /// Its spans, if it is traced.
     pub(crate) journey: Option<Box<Journey>>,
 }
 
-/// The replica that has a request, as its caller knows it, or [`PARKED`].
+/// The replica that has a request, as its caller knows it.
 #[derive(Clone, Debug)]
-struct Home(Arc<AtomicU32>);
+struct Home(Arc<Whereabouts>);
+
+#[derive(Debug)]
+struct Whereabouts {
+    /// The replica, or [`PARKED`].
+    replica: AtomicU32,
+    /// How many tokens there were when the request last left a replica, or [`NEVER`].
+    moved_at: AtomicU32,
+}
 
 /// No replica has this id.
 const PARKED: u32 = u32::MAX;
+
+/// No request has so many tokens.
+const NEVER: u32 = u32::MAX;
 
 /// Connects a caller to `replica`, or to nobody yet.
 pub(crate) fn connect(
@@ -51,16 +67,27 @@ pub(crate) fn connect(
     place: Place,
 ) -> (Sink, Generation) {
     let (sender, emissions) = mpsc::unbounded_channel();
-    let home = Home(Arc::new(AtomicU32::new(replica.map_or(PARKED, |replica| replica.0))));
-    let sink = Sink { emissions: sender, place, home: home.clone(), journey: None };
-    (sink, Generation { id, emissions, home, seats, finished: false })
+    let home = Home(Arc::new(Whereabouts {
+        replica: AtomicU32::new(replica.map_or(PARKED, |replica| replica.0)),
+        moved_at: AtomicU32::new(NEVER),
+    }));
+    let sink = Sink { emissions: sender, place, home: home.clone(), sent: 0, journey: None };
+    let (finished, received, resumed) = (false, 0, false);
+    (sink, Generation { id, emissions, home, seats, finished, received, resumed })
 }
 
 // === impl Home ===
 
 impl Home {
     fn replica(&self) -> Option<ReplicaId> {
-        Some(self.0.load(Ordering::SeqCst)).filter(|home| *home != PARKED).map(ReplicaId)
+        let replica = self.0.replica.load(Ordering::SeqCst);
+        Some(replica).filter(|home| *home != PARKED).map(ReplicaId)
+    }
+
+    /// A request with so many tokens goes to `replica`, or is parked.
+    fn set(&self, replica: u32, tokens: u32) {
+        self.0.moved_at.store(tokens, Ordering::SeqCst);
+        self.0.replica.store(replica, Ordering::SeqCst);
     }
 }
 
@@ -72,13 +99,14 @@ impl Sink {
         if let Some(journey) = &mut self.journey {
             journey.emits(&emission);
         }
+        self.sent += u32::from(emission.token.is_some());
         drop(self.emissions.send(emission));
     }
 
     /// The request goes to another replica: its caller's `Cancel` shall follow. One that was sent
     /// to the old replica meanwhile is found by [`Sink::is_abandoned`].
     pub(crate) fn move_to(&mut self, replica: ReplicaId) {
-        self.home.0.store(replica.0, Ordering::SeqCst);
+        self.home.set(replica.0, self.sent);
         if let Some(journey) = &mut self.journey {
             journey.moves_to(replica);
         }
@@ -86,7 +114,7 @@ impl Sink {
 
     /// As [`Sink::move_to`], to nobody.
     pub(crate) fn move_to_parking(&mut self) {
-        self.home.0.store(PARKED, Ordering::SeqCst);
+        self.home.set(PARKED, self.sent);
         if let Some(journey) = &mut self.journey {
             journey.parks();
         }
@@ -123,6 +151,19 @@ impl Generation {
         self.home.replica().is_none()
     }
 
+    /// The replica that has it; `None` while it is parked.
+    #[must_use]
+    pub fn replica(&self) -> Option<ReplicaId> {
+        self.home.replica()
+    }
+
+    /// Whether the last emission has a token that is the first since the request left a replica, and not
+    /// the first of all.
+    #[must_use]
+    pub fn has_resumed(&self) -> bool {
+        self.resumed
+    }
+
     /// The next emission; `None` after the last. Cancel-safe.
     pub async fn next(&mut self) -> Option<Emission> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
@@ -134,7 +175,7 @@ impl Generation {
             return None;
         }
         let emission = self.emissions.try_recv().ok()?;
-        self.finished = emission.finish.is_some();
+        self.take(&emission);
         Some(emission)
     }
 
@@ -145,9 +186,19 @@ impl Generation {
         }
         self.emissions.poll_recv(cx).map(|emission| {
             let emission = emission.unwrap_or_else(|| self.abandoned());
-            self.finished = emission.finish.is_some();
+            self.take(&emission);
             Some(emission)
         })
+    }
+
+    fn take(&mut self, emission: &Emission) {
+        self.finished = emission.finish.is_some();
+        self.resumed = false;
+        if emission.token.is_some() {
+            let moved_at = self.home.0.moved_at.load(Ordering::SeqCst);
+            self.resumed = self.received > 0 && moved_at == self.received;
+            self.received += 1;
+        }
     }
 
     /// The replica is gone with our sink: the request still ends exactly once (**C-1**).
