@@ -74,6 +74,9 @@ fn a_dry_run_prints_the_plan() {
     let plan = ask(&head, &["scale", "dp", "2", "--dry-run"]);
     assert_eq!((plan.code, plan.stderr.as_str()), (0, ""));
     assert_eq!(plan.stdout, "start replica-1\nnode\\u{1b}[2J\n");
+    let nothing = ask(&head, &["scale", "dp", "1", "--dry-run"]);
+    assert_eq!((nothing.code, nothing.stderr.as_str()), (0, ""));
+    assert_eq!(nothing.stdout, "nothing to do: the cluster is as asked for already\n");
     assert!(head.ledger.operations().is_empty());
     assert_eq!(ask(&head, &["scale", "dp", "2", "--dry-run", "--wait"]).code, 2);
 }

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
+use crate::cluster::{Head, get, wait_until};
 use crate::server::Server;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -57,7 +59,8 @@ fn queries(value: &Value, into: &mut Vec<String>) {
 /// Names of ours in a query.
 fn names(query: &str) -> impl Iterator<Item = &str> {
     let words = query.split(|letter: char| !(letter.is_alphanumeric() || "_:".contains(letter)));
-    words.filter(|word| word.starts_with("playhouse_") || word.starts_with("vllm:"))
+    let ours = ["playhouse_", "vllm:", "process_"];
+    words.filter(move |word| ours.iter().any(|prefix| word.starts_with(prefix)))
 }
 
 /// The names of all series of a server that has answered a request.
@@ -100,6 +103,59 @@ fn every_metric_that_is_asked_for_is_there_and_every_one_that_is_there_is_docume
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let types = types.map(|rest| rest.split(' ').next().expect("a name").to_owned());
     assert_eq!(documented, types.collect(), "docs/metrics.md lists what there is");
+}
+
+/// The value of a series of the head, by its name and one label.
+fn series(api: &str, name: &str, label: &str) -> f64 {
+    let text = get(api, "/metrics", "");
+    let found = text.lines().find(|line| {
+        let labels = line.strip_prefix(name).filter(|rest| rest.starts_with('{'));
+        labels.is_some_and(|labels| labels.contains(label))
+    });
+    let value = found.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+    value.unwrap_or_else(|| panic!("no {name} with {label} in:\n{text}"))
+}
+
+#[test]
+fn nodes_devices_replicas_operations_and_certificates_are_counted() {
+    let mut head = Head::start(None, "127.0.0.1", &["-tp", "2"]);
+    let mut nodes = ["a", "b"].map(|name| head.node(None, name, Some(&head.token())));
+    let api = head.api();
+    let is = |name: &str, label: &str, count: f64| {
+        let what = format!("{name} {label} is {count}");
+        wait_until(&what, || series(&api, name, &format!("\"{label}\"")) == count);
+    };
+    is("playhouse_nodes", "connected", 2.0);
+    is("playhouse_devices", "used", 2.0);
+    is("playhouse_devices", "free", 2.0);
+    is("playhouse_replicas", "serving", 1.0);
+    is("playhouse_operations_total", "done", 0.0);
+    head.ask(&["scale", "dp", "2", "--wait"]);
+    is("playhouse_replicas", "serving", 2.0);
+    is("playhouse_devices", "used", 4.0);
+    head.ask(&["drain", "replica", "1", "--wait"]);
+    is("playhouse_replicas", "drained", 1.0);
+    is("playhouse_operations_total", "done", 2.0);
+    assert_eq!(
+        head.ask(&["scale", "dp", "2", "--dry-run"]),
+        "nothing to do: the cluster is as asked for already"
+    );
+    nodes[1].kill();
+    is("playhouse_nodes", "lost", 1.0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    for kind in ["\"head\"", "\"node\""] {
+        let end = series(&api, "playhouse_certificate_not_after_seconds", kind) - now;
+        assert!((29.0 * 86_400.0..31.0 * 86_400.0).contains(&end), "{kind} ends in {end} s");
+    }
+    let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
+    assert_eq!(series(&api, "playhouse_build_info", &version), 1.0);
+    let text = get(&api, "/metrics", "");
+    for name in ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"] {
+        let line = text.lines().find(|line| line.starts_with(&format!("{name} ")));
+        let value: f64 =
+            line.expect(name).rsplit(' ').next().expect("a value").parse().expect(name);
+        assert!(value > 0.0, "{name} is {value}");
+    }
 }
 
 #[test]

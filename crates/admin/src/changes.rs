@@ -156,7 +156,11 @@ async fn make<O: Operations>(
     query: Query,
 ) -> Result<Response, ApiError> {
     Ok(match operations.change(change, key, query.dry_run).await? {
-        Answer::Planned(steps) => Json(Plan { steps }).into_response(),
+        Answer::Planned(steps) => {
+            let nothing_to_do =
+                steps.is_empty().then(|| "the cluster is as asked for already".to_owned());
+            Json(Plan { steps, nothing_to_do }).into_response()
+        }
         Answer::Accepted(operation) => accepted(operation),
     })
 }

@@ -129,7 +129,12 @@ async fn a_dry_run_begins_nothing() {
         let body = if line.starts_with("PATCH") { r#"{"data_parallel":1}"# } else { "" };
         let (status, plan) = ask(address, &format!("{line}?dry_run=true"), body).await;
         assert_eq!((status, &plan["steps"]), (200, &json!(STEPS)));
+        assert_eq!(plan["nothing_to_do"], json!(null));
     }
+    let present = format!("PATCH {DEPLOYMENT}?dry_run=true");
+    let (status, plan) = ask(address, &present, r#"{"data_parallel":3}"#).await;
+    let nothing = "the cluster is as asked for already";
+    assert_eq!((status, plan), (200, json!({ "steps": [], "nothing_to_do": nothing })));
     assert!(script.ledger.operations().is_empty());
 }
 

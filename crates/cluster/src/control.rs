@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use playhouse_link::{
     Arrival, Arrivals, Authority, CallError, Endpoint, Inbox, JoinDesk, JoinToken, KeepRevocations,
@@ -150,6 +150,13 @@ impl ControlPlane {
     /// How each node is.
     pub(crate) fn statuses(&self) -> Vec<NodeStatus> {
         self.inner.nodes.statuses()
+    }
+
+    /// The end of the certificate of the head, and of that of a connected node which ends first.
+    pub(crate) fn certificate_ends(&self) -> [Option<SystemTime>; 2] {
+        let nodes = self.statuses().into_iter().filter(|node| node.connected);
+        let ends = nodes.filter_map(|node| self.inner.desk.certificate_end(&node.name));
+        [self.inner.endpoint.good_until(), ends.min()]
     }
 
     /// A token that lets one node in.

@@ -35,6 +35,9 @@ pub struct Generation {
     home: Home,
     replicas: Arc<Replicas>,
     finished: bool,
+    /// Tokens that have come.
+    received: u32,
+    resumed: bool,
     /// In tests of the layers above, where nobody has a sink.
     _place: Option<Place>,
 }
@@ -69,12 +72,23 @@ pub(crate) struct Asked {
     pub(crate) session: Option<Box<str>>,
 }
 
-/// The replica that has a request, for whoever wants to know, or [`PARKED`].
+/// The replica that has a request, for whoever wants to know.
 #[derive(Clone, Debug)]
-struct Home(Arc<AtomicU32>);
+struct Home(Arc<Whereabouts>);
+
+#[derive(Debug)]
+struct Whereabouts {
+    /// The replica, or [`PARKED`].
+    replica: AtomicU32,
+    /// How many tokens there were when the request last left a replica, or [`NEVER`].
+    moved_at: AtomicU32,
+}
 
 /// No replica has this id.
 const PARKED: u32 = u32::MAX;
+
+/// No request has so many tokens.
+const NEVER: u32 = u32::MAX;
 
 /// Connects a caller to `replica`, or to nobody yet.
 pub(crate) fn connect(
@@ -97,8 +111,7 @@ pub(crate) fn connect(
         replicas: Arc::clone(replicas),
     };
     let replicas = Arc::clone(replicas);
-    let generation = Generation { id, emissions, home, replicas, finished: false, _place: None };
-    (Sink(Some(Box::new(open))), generation)
+    (Sink(Some(Box::new(open))), Generation::new(id, emissions, home, replicas, None))
 }
 
 /// Connects a caller to a script, in tests of the layers above.
@@ -109,19 +122,28 @@ pub(crate) fn scripted(
 ) -> (mpsc::UnboundedSender<Emission>, Generation) {
     let (sender, emissions) = mpsc::unbounded_channel();
     let (home, replicas) = (Home::new(Some(ReplicaId(0))), Arc::clone(replicas));
-    let _place = Some(place);
-    (sender, Generation { id, emissions, home, replicas, finished: false, _place })
+    (sender, Generation::new(id, emissions, home, replicas, Some(place)))
 }
 
 // === impl Home ===
 
 impl Home {
     fn new(replica: Option<ReplicaId>) -> Self {
-        Self(Arc::new(AtomicU32::new(replica.map_or(PARKED, |replica| replica.0))))
+        Self(Arc::new(Whereabouts {
+            replica: AtomicU32::new(replica.map_or(PARKED, |replica| replica.0)),
+            moved_at: AtomicU32::new(NEVER),
+        }))
     }
 
     fn replica(&self) -> Option<ReplicaId> {
-        Some(self.0.load(Ordering::SeqCst)).filter(|home| *home != PARKED).map(ReplicaId)
+        let replica = self.0.replica.load(Ordering::SeqCst);
+        Some(replica).filter(|home| *home != PARKED).map(ReplicaId)
+    }
+
+    /// A request with so many tokens goes to `replica`, or is parked. Returns where it was.
+    fn set(&self, replica: u32, tokens: usize) -> u32 {
+        self.0.moved_at.store(u32::try_from(tokens).unwrap_or(NEVER), Ordering::SeqCst);
+        self.0.replica.swap(replica, Ordering::SeqCst)
     }
 }
 
@@ -184,7 +206,7 @@ impl Sink {
     /// The request goes to another replica.
     pub(crate) fn move_to(&mut self, replica: ReplicaId) {
         let open = self.open_mut();
-        open.home.0.store(replica.0, Ordering::SeqCst);
+        open.home.set(replica.0, open.emitted.tokens.len());
         if let Some(journey) = &mut open.journey {
             journey.moves_to(replica);
         }
@@ -194,7 +216,7 @@ impl Sink {
     /// such time that it was told since its last token. Returns that time.
     pub(crate) fn park(&mut self, unserved_at: Duration) -> Duration {
         let open = self.open_mut();
-        let was = open.home.0.swap(PARKED, Ordering::SeqCst);
+        let was = open.home.set(PARKED, open.emitted.tokens.len());
         if let Some(journey) = open.journey.as_mut().filter(|_| was != PARKED) {
             journey.parks();
         }
@@ -255,6 +277,17 @@ impl Drop for Sink {
 // === impl Generation ===
 
 impl Generation {
+    fn new(
+        id: RequestId,
+        emissions: mpsc::UnboundedReceiver<Emission>,
+        home: Home,
+        replicas: Arc<Replicas>,
+        _place: Option<Place>,
+    ) -> Self {
+        let (finished, received, resumed) = (false, 0, false);
+        Self { id, emissions, home, replicas, finished, received, resumed, _place }
+    }
+
     /// The request's id, for logs.
     #[must_use]
     pub fn id(&self) -> RequestId {
@@ -268,6 +301,19 @@ impl Generation {
         self.home.replica().is_none()
     }
 
+    /// The replica that has it; `None` while it is parked.
+    #[must_use]
+    pub fn replica(&self) -> Option<ReplicaId> {
+        self.home.replica()
+    }
+
+    /// Whether the last emission has a token that is the first since the request left a replica, and not
+    /// the first of all.
+    #[must_use]
+    pub fn has_resumed(&self) -> bool {
+        self.resumed
+    }
+
     /// The next emission; `None` after the last. Cancel-safe.
     pub async fn next(&mut self) -> Option<Emission> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
@@ -279,7 +325,7 @@ impl Generation {
             return None;
         }
         let emission = self.emissions.try_recv().ok()?;
-        self.finished = emission.finish.is_some();
+        self.take(&emission);
         Some(emission)
     }
 
@@ -290,9 +336,19 @@ impl Generation {
         }
         self.emissions.poll_recv(cx).map(|emission| {
             let emission = emission.unwrap_or_else(|| self.abandoned());
-            self.finished = emission.finish.is_some();
+            self.take(&emission);
             Some(emission)
         })
+    }
+
+    fn take(&mut self, emission: &Emission) {
+        self.finished = emission.finish.is_some();
+        self.resumed = false;
+        if emission.token.is_some() {
+            let moved_at = self.home.0.moved_at.load(Ordering::SeqCst);
+            self.resumed = self.received > 0 && moved_at == self.received;
+            self.received += 1;
+        }
     }
 
     /// Nobody has a sink any more: the request still ends exactly once (**C-1**).

@@ -25,6 +25,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use playhouse_telemetry::{OperationCounters, OperationOutcome};
 use playhouse_types::ReplicaId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -44,6 +45,8 @@ pub struct Ledger {
     disk: Mutex<Disk>,
     /// Never held while the disk is waited for: reading is always quick.
     state: Mutex<State>,
+    /// Operations that have ended in this process.
+    outcomes: OperationCounters,
 }
 
 #[derive(Debug)]
@@ -119,7 +122,8 @@ impl Ledger {
     #[must_use]
     pub fn in_memory() -> Self {
         let disk = Disk { journal: None, owed: None };
-        Self { durable: false, disk: Mutex::new(disk), state: Mutex::default() }
+        let (state, outcomes) = Default::default();
+        Self { durable: false, disk: Mutex::new(disk), state, outcomes }
     }
 
     /// One whose journal is in `folder`, as the head before this one left it (**LED-3**).
@@ -142,11 +146,18 @@ impl Ledger {
             interrupted: state.running(),
         };
         let disk = Disk { journal: Some(journal), owed: None };
-        let ledger = Self { durable: true, disk: Mutex::new(disk), state: Mutex::new(state) };
+        let (disk, state) = (Mutex::new(disk), Mutex::new(state));
+        let ledger = Self { durable: true, disk, state, outcomes: OperationCounters::default() };
         if let Some(id) = recovered.interrupted {
             ledger.end(id, Phase::Failed { reason: "the head was restarted".to_owned() });
         }
         Ok((ledger, recovered))
+    }
+
+    /// How the operations have ended that did in this process.
+    #[must_use]
+    pub fn outcomes(&self) -> &OperationCounters {
+        &self.outcomes
     }
 
     /// Whether it outlives the process.
@@ -249,6 +260,11 @@ impl Ledger {
             operation.ended = Some(after(&operation));
             operation
         };
+        self.outcomes.inc(match ended.phase {
+            Phase::Failed { .. } => OperationOutcome::failed,
+            Phase::Aborted => OperationOutcome::aborted,
+            _ => OperationOutcome::done,
+        });
         let records = vec![Record::Ended(ended)];
         if let Err(why) = disk.write(&records) {
             error!(operation = %id, %why, "the end of an operation is written with the next change");

@@ -1,7 +1,7 @@
 //! What an operator sees of a cluster and may ask of it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ractor::ActorRef;
 use tokio::sync::{oneshot, watch};
@@ -81,6 +81,13 @@ impl Overview {
             in_flight: self.front_door.in_flight(),
             draining: self.front_door.is_draining(),
         }
+    }
+
+    /// The end of the certificate that the head shows to nodes and ranks, and of the certificate of a
+    /// connected node that ends first.
+    #[must_use]
+    pub fn certificate_ends(&self) -> [Option<SystemTime>; 2] {
+        self.control.as_ref().map(ControlPlane::certificate_ends).unwrap_or_default()
     }
 
     /// What shall run, and what is being done about it.

@@ -4,8 +4,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use playhouse_cluster::Generation;
-use playhouse_telemetry::{FinishLabels, Finished, Metrics, Refusal};
-use playhouse_types::{Emission, FinishReason, RequestId, SamplingParams, TokenId, TokenLogprobs};
+use playhouse_telemetry::{
+    FinishLabels, Finished, LatencyMetrics, Metrics, Refusal, StreamFailure, StreamFailureLabels,
+};
+use playhouse_types::{
+    Emission, FinishReason, ReplicaId, RequestId, SamplingParams, TokenId, TokenLogprobs,
+};
 use tokio::time::Instant;
 
 use crate::caller::Caller;
@@ -101,6 +105,10 @@ struct Record {
     arrived: Instant,
     first: Option<Instant>,
     last: Instant,
+    /// The replica that the last emission came from.
+    engine: Option<(ReplicaId, LatencyMetrics)>,
+    /// The last emission is the first after a change of ranks.
+    resumes: bool,
 }
 
 // === impl Setting ===
@@ -109,6 +117,18 @@ impl Setting {
     /// Counts a generation that is not computed, or not to its end.
     pub(crate) fn refused(&self, reason: Refusal) {
         self.gateway.refused(reason, self.caller.name());
+    }
+
+    /// Counts a stream that ends with an error event.
+    pub(crate) fn stream_failed(&self, error: &ApiError) {
+        let reason = match error.code {
+            Some("unavailable") => StreamFailure::unavailable,
+            Some("timeout") => StreamFailure::timeout,
+            Some("draining") => StreamFailure::draining,
+            _ => StreamFailure::engine_failed,
+        };
+        let labels = StreamFailureLabels { reason };
+        self.gateway.metrics().streams_failed.get_or_create(&labels).inc();
     }
 }
 
@@ -144,6 +164,8 @@ impl Choice {
                 arrived: setting.arrived,
                 first: None,
                 last: setting.arrived,
+                engine: None,
+                resumes: false,
             },
             prompt,
         }
@@ -161,6 +183,7 @@ impl Choice {
         }
         let generation = self.generation.as_mut().expect("a finished choice is not polled");
         let emission = ready!(generation.poll_next(cx));
+        self.record.comes_from(generation);
         Poll::Ready(emission.unwrap_or_else(|| Emission {
             id: RequestId::default(),
             cached_tokens: self.usage.cached,
@@ -346,6 +369,17 @@ impl Delta {
 // === impl Record ===
 
 impl Record {
+    /// An emission has come.
+    fn comes_from(&mut self, generation: &Generation) {
+        self.resumes = generation.has_resumed();
+        // One that is parked by now came from where the last one did.
+        let replica =
+            generation.replica().filter(|now| self.engine.as_ref().is_none_or(|(it, _)| it != now));
+        if let Some(replica) = replica {
+            self.engine = Some((replica, self.metrics.latency(replica.0)));
+        }
+    }
+
     fn token(&mut self, prompt_tokens: u32) {
         let now = Instant::now();
         self.metrics.generation_tokens.inc();
@@ -353,10 +387,17 @@ impl Record {
             self.first = Some(now);
             self.metrics.prompt_tokens.inc_by(prompt_tokens.into());
             let waited = now - self.arrived;
-            self.metrics.time_to_first_token.observe(waited.as_secs_f64());
+            if let Some((_, latency)) = &self.engine {
+                latency.time_to_first_token.observe(waited.as_secs_f64());
+            }
         } else {
-            let waited = now - self.last;
-            self.metrics.inter_token_latency.observe(waited.as_secs_f64());
+            let waited = (now - self.last).as_secs_f64();
+            if let Some((_, latency)) = &self.engine {
+                latency.inter_token_latency.observe(waited);
+            }
+            if self.resumes {
+                self.metrics.stream_gap.observe(waited);
+            }
         }
         self.last = now;
     }

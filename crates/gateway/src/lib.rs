@@ -13,7 +13,8 @@
 //! The path of a request: [`serve`] accepts it on a socket with deadlines (`accept`, `socket`),
 //! `routes` finds its handler and reads its body, `request` turns it into checked work (with
 //! [`ChatTemplate`] and [`Tokenizer`]), `answer` submits that to the front door, `choice` turns what
-//! comes back into text (with `stop`), and `stream` or `answer` sends it as `reply` spells it.
+//! comes back into text (with `stop`), and `stream` or `answer` sends it as `reply` spells it. How all that
+//! ends stands in `shutdown`.
 //!
 //! Not here: how anything is computed or scheduled, where files, flags and keys come from (the CLI
 //! hands them over, TLS certificates too), and anything but HTTP/1.1.

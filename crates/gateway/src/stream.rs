@@ -67,6 +67,7 @@ impl EventStream {
                 let Poll::Ready(emission) = choice.poll(cx) else { break };
                 choice.apply(setting, emission);
                 if let Some(Finish::Failed(error)) = &choice.finish {
+                    setting.stream_failed(error);
                     Reply::error(&mut self.buffer, error);
                     self.answer = None;
                     return;
@@ -91,6 +92,7 @@ impl EventStream {
         // An answer with more to say is looked at again soon.
         if ends || (self.buffer.is_empty() && self.ending.as_mut().poll(cx).is_ready()) {
             let error = answer.shut_down();
+            answer.setting.stream_failed(&error);
             Reply::error(&mut self.buffer, &error);
             self.answer = None;
         }

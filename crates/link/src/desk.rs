@@ -108,10 +108,15 @@ impl JoinDesk {
         }
     }
 
+    /// The end of the last certificate of a node, if the node has been seen since this desk was made.
+    #[must_use]
+    pub fn certificate_end(&self, node: &str) -> Option<SystemTime> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).get(node).copied()
+    }
+
     /// Whether the node cannot come back with a certificate, because the last one has ended.
     fn has_ended(&self, name: &str) -> bool {
-        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        ends.get(name).is_some_and(|until| *until < SystemTime::now())
+        self.certificate_end(name).is_some_and(|until| until < SystemTime::now())
     }
 
     /// The next certificate of a peer, DER, and its end. The peer is connected by the certificate with

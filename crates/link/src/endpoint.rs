@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use playhouse_types::Epoch;
 use playhouse_wire::{Hello, PeerId};
@@ -209,6 +210,12 @@ impl Endpoint {
             }
             Carrier::Twin(host) => host.close_all(reason),
         }
+    }
+
+    /// The end of the certificate that this endpoint shows; the twin shows none.
+    #[must_use]
+    pub fn good_until(&self) -> Option<SystemTime> {
+        self.shared.identity().map(|identity| identity.good_until())
     }
 
     /// Which start of the process this is.

@@ -280,6 +280,12 @@ impl fmt::Debug for Identity {
     }
 }
 
+/// The end of a certificate, DER; `None` if the bytes are none.
+#[must_use]
+pub fn certificate_end(der: &[u8]) -> Option<SystemTime> {
+    Term::of(&CertificateDer::from(der)).map(|term| term.until)
+}
+
 // === impl Term ===
 
 impl Term {

@@ -60,7 +60,7 @@ pub use connection::PeerLost;
 pub use desk::{JoinDesk, KeepRevocations, TellRenewal};
 pub use dial::DialError;
 pub use endpoint::{BindError, Endpoint};
-pub use identity::{Authority, CERTIFICATE_LIFETIME, Identity, IdentityError};
+pub use identity::{Authority, CERTIFICATE_LIFETIME, Identity, IdentityError, certificate_end};
 pub use inbox::{BulkReader, Inbox, Incoming, NoteError, Notes, Streams};
 pub use join::{JoinError, join};
 pub use peer::{CallError, OpenError, Peer, TELL_BYTES_MAX, TELL_QUEUE_MAX, TellError};

@@ -268,6 +268,10 @@ async fn make(args: ChangeArgs, mut request: Request) -> Result<ExitCode, CliErr
 }
 
 fn print_plan(plan: &Plan) -> Result<ExitCode, CliError> {
+    if let Some(nothing) = &plan.nothing_to_do {
+        print(&format!("nothing to do: {}\n", visible(nothing)))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let steps = plan.steps.iter().map(|step| visible(step) + "\n");
     print(&steps.collect::<String>())?;
     Ok(ExitCode::SUCCESS)

@@ -7,6 +7,7 @@ mod join_token;
 pub(crate) mod keys;
 mod reload;
 mod renewals;
+mod scrape;
 mod shutdown;
 mod span;
 mod state;
@@ -164,14 +165,15 @@ async fn run_cluster(
     let House { loaded, language, parallel, served, limits, cache, spans } = house;
     let mut signals = Signals::install()
         .map_err(|why| CliError::failure(format!("cannot handle signals: {why}")))?;
-    let reload = Reload::install(args.api_keys_file.clone(), certificate);
+    let reload = Reload::install(args.api_keys_file.clone(), certificate.clone());
     let reload =
         reload.map_err(|why| CliError::failure(format!("cannot handle signals: {why}")))?;
     let address = listener.local_addr().map_err(|why| CliError::failure(why.to_string()))?;
     let mut config = gateway_config(args, &loaded, api_keys);
     config.tls = tls;
     shutdown.limit(&mut config.limits);
-    let metrics = Arc::new(Metrics::with_traces(&config.served_model_names[0], &spans));
+    let metrics =
+        Arc::new(Metrics::of_head(&config.served_model_names[0], &spans, state.ledger.outcomes()));
     let tell_renewal = renewals::noted(Arc::clone(&metrics), admin.audit());
     let venue = Venue::new(place(args, &served)?, &loaded, tell_renewal)?;
     let reached = Reached { address, admin: &admin.text, state: &state.text };
@@ -216,6 +218,7 @@ async fn run_cluster(
     let shows_loading = deployment.control.is_some();
     let failed = |why: StartError| CliError::failure(why.to_string());
     let cluster = Cluster::start(deployment).await.map_err(failed)?;
+    scrape::look_up(&metrics, cluster.overview(), certificate);
     admin.serve(cluster.overview());
     let serving = tokio::select! {
         serving = cluster.serving() => serving.map_err(failed),

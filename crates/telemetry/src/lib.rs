@@ -10,19 +10,26 @@
 #![forbid(unsafe_code)]
 
 mod cause;
+mod fleet;
 mod logs;
 mod metrics;
 pub mod names;
+mod process;
 mod replica;
 mod span;
 mod traces;
 
 pub use cause::{Cause, CauseCounters};
+pub use fleet::{
+    CertificateKind, DeviceCondition, FleetMetrics, NodeCondition, OperationCounters,
+    OperationOutcome, ReplicaCondition,
+};
 pub use logs::{LogFormat, LogsAlreadySet, init_child_logs, init_logs};
 pub use metrics::{
     CONTENT_TYPE, FinishLabels, Finished, Holder, HttpLabels, Metrics, Refusal, RefusalLabels,
-    RenewalLabels, RenewalOutcome, StatusClass,
+    RenewalLabels, RenewalOutcome, StatusClass, StreamFailure, StreamFailureLabels,
 };
-pub use replica::ReplicaMetrics;
+pub use process::{ProcessMetrics, ProcessUsage};
+pub use replica::{LatencyMetrics, ReplicaMetrics};
 pub use span::{TraceHeaders, TraceSpan, TraceValue};
 pub use traces::{FLUSH, InvalidTraceSetting, SpanCounters, TraceSettings, Traces, TracesError};

@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write};
 use std::iter;
+use std::sync::OnceLock;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -11,8 +12,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
+use crate::fleet::{FleetMetrics, OperationCounters};
 use crate::names::{self, Name};
-use crate::replica::{ReplicaFamilies, ReplicaMetrics};
+use crate::process::ProcessMetrics;
+use crate::replica::{LatencyMetrics, ReplicaFamilies, ReplicaMetrics};
 use crate::traces::SpanCounters;
 
 /// The content type of [`Metrics::encode`].
@@ -26,10 +29,6 @@ pub struct Metrics {
 
     /// Answered HTTP requests. Recorded by the gateway, as are all that follow.
     pub http_requests: Family<HttpLabels, Counter>,
-    /// Seconds from arrival to the first token.
-    pub time_to_first_token: Histogram,
-    /// Seconds between consecutive tokens of a generation, one observation per token but the first.
-    pub inter_token_latency: Histogram,
     /// Seconds per token after the first, one observation per generation of two tokens or more.
     pub time_per_output_token: Histogram,
     /// Seconds from arrival to the end.
@@ -51,15 +50,31 @@ pub struct Metrics {
 
     /// Requests that were not computed, or not to their end.
     pub requests_refused: Family<RefusalLabels, Counter>,
+    /// Streams that ended with an error event.
+    pub streams_failed: Family<StreamFailureLabels, Counter>,
+    /// Seconds of silence of a generation that left lost or drained ranks, one observation each time.
+    pub stream_gap: Histogram,
     /// Requests that wait because no replica can serve. Recorded by the cluster.
     pub requests_parked: Gauge,
 
     /// Certificates of the cluster that were renewed, or refused to be. Recorded by the command line.
     pub certificate_renewals: Family<RenewalLabels, Counter>,
 
+    /// How many nodes, devices and replicas there are.
+    pub fleet: FleetMetrics,
+    /// What this process uses.
+    pub process: ProcessMetrics,
+
     /// What each replica records.
     replicas: ReplicaFamilies,
+    on_scrape: OnScrape,
 }
+
+/// What finds the values that are looked up when somebody asks for them.
+#[derive(Default)]
+struct OnScrape(OnceLock<Look>);
+
+type Look = Box<dyn Fn(&Metrics) + Send + Sync>;
 
 /// Labels of [`Metrics::http_requests`]; all of them from fixed sets (**TEL-2**).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -124,6 +139,27 @@ pub enum Refusal {
     expired,
 }
 
+/// Labels of [`Metrics::streams_failed`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StreamFailureLabels {
+    /// What the error event says.
+    pub reason: StreamFailure,
+}
+
+/// The code of an error event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "variant names are the label values")]
+pub enum StreamFailure {
+    /// The engine could not go on with it.
+    engine_failed,
+    /// No replica served in time.
+    unavailable,
+    /// It had not begun at its deadline.
+    timeout,
+    /// The server went down.
+    draining,
+}
+
 /// Labels of [`Metrics::certificate_renewals`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RenewalLabels {
@@ -164,19 +200,19 @@ impl Metrics {
     /// All metrics at zero, labelled `model_name="…"`.
     #[must_use]
     pub fn new(model_name: &str) -> Self {
-        Self::with_traces(model_name, &SpanCounters::default())
+        let (spans, operations) = Default::default();
+        Self::of_head(model_name, &spans, &operations)
     }
 
-    /// As [`Metrics::new`], and what became of the spans of traces.
+    /// As [`Metrics::new`], with what became of the spans of traces and of operations.
     #[must_use]
-    pub fn with_traces(model_name: &str, spans: &SpanCounters) -> Self {
+    pub fn of_head(model_name: &str, spans: &SpanCounters, operations: &OperationCounters) -> Self {
         let mut registry = Registry::default();
+        let process = ProcessMetrics::new(&mut Spellings(&mut registry));
         let label = ("model_name".into(), model_name.to_owned().into());
         let mut add = Spellings(registry.sub_registry_with_label(label));
         let mut metrics = Self {
             http_requests: add.metric(names::HTTP_REQUESTS, Family::default()),
-            time_to_first_token: add.histogram(names::TIME_TO_FIRST_TOKEN, SECONDS),
-            inter_token_latency: add.histogram(names::INTER_TOKEN_LATENCY, SECONDS),
             time_per_output_token: add.histogram(names::TIME_PER_OUTPUT_TOKEN, SECONDS),
             e2e_latency: add.histogram(names::E2E_LATENCY, SECONDS),
             prompt_tokens: add.metric(names::PROMPT_TOKENS, Counter::default()),
@@ -187,9 +223,14 @@ impl Metrics {
             request_n: add.histogram(names::REQUEST_N, &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]),
             request_success: add.metric(names::REQUEST_SUCCESS, Family::default()),
             requests_refused: add.metric(names::REQUESTS_REFUSED, Family::default()),
+            streams_failed: add.metric(names::STREAMS_FAILED, Family::default()),
+            stream_gap: add.histogram(names::STREAM_GAP, SECONDS),
             requests_parked: add.metric(names::REQUESTS_PARKED, Gauge::default()),
             certificate_renewals: add.metric(names::CERTIFICATE_RENEWALS, Family::default()),
+            fleet: FleetMetrics::new(&mut add, operations),
+            process,
             replicas: ReplicaFamilies::new(&mut add),
+            on_scrape: OnScrape::default(),
             registry: Registry::default(),
         };
         add.metric(names::TRACE_SPANS_EXPORTED, spans.exported.clone());
@@ -202,6 +243,9 @@ impl Metrics {
         for reason in Refusal::ALL {
             let labels = RefusalLabels { reason, key: String::new() };
             drop(metrics.requests_refused.get_or_create(&labels));
+        }
+        for reason in StreamFailure::ALL {
+            drop(metrics.streams_failed.get_or_create(&StreamFailureLabels { reason }));
         }
         for role in [Holder::head, Holder::node, Holder::shard] {
             for outcome in [RenewalOutcome::renewed, RenewalOutcome::refused] {
@@ -219,9 +263,24 @@ impl Metrics {
         self.replicas.of(replica)
     }
 
+    /// The times that clients of a replica see, which appear with this call.
+    #[must_use]
+    pub fn latency(&self, replica: u32) -> LatencyMetrics {
+        self.replicas.latency(replica)
+    }
+
+    /// Has `look` set what is looked up whenever somebody asks for the metrics. Only the first call has
+    /// an effect.
+    pub fn on_scrape(&self, look: impl Fn(&Self) + Send + Sync + 'static) {
+        drop(self.on_scrape.0.set(Box::new(look)));
+    }
+
     /// Everything, in the OpenMetrics text format ([`CONTENT_TYPE`]).
     #[must_use]
     pub fn encode(&self) -> String {
+        if let Some(look) = self.on_scrape.0.get() {
+            look(self);
+        }
         let mut text = String::with_capacity(32 << 10);
         encode(&mut text, &self.registry).expect("writing to a String cannot fail");
         text
@@ -241,6 +300,20 @@ impl Spellings<'_> {
     fn histogram(&mut self, name: Name, bounds: &[f64]) -> Histogram {
         self.metric(name, Histogram::new(bounds.iter().copied()))
     }
+}
+
+// === impl OnScrape ===
+
+impl fmt::Debug for OnScrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OnScrape").field(&self.0.get().is_some()).finish()
+    }
+}
+
+// === impl StreamFailure ===
+
+impl StreamFailure {
+    const ALL: [Self; 4] = [Self::engine_failed, Self::unavailable, Self::timeout, Self::draining];
 }
 
 // === impl Refusal ===
@@ -281,6 +354,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::fleet::{CertificateKind, NodeCondition};
 
     /// The value of every series, by its name and labels.
     fn series(text: &str) -> BTreeMap<&str, f64> {
@@ -297,7 +371,7 @@ mod tests {
     fn one_recording_appears_under_both_names() {
         let metrics = Metrics::new("tiny");
         metrics.prompt_tokens.inc_by(7);
-        metrics.time_to_first_token.observe(0.5);
+        metrics.latency(2).time_to_first_token.observe(0.5);
         metrics.replica(3).kv_cache_usage.set(0.25);
         metrics
             .http_requests
@@ -312,7 +386,7 @@ mod tests {
         let labels = r#"model_name="tiny""#;
         for prefix in ["playhouse_", "vllm:"] {
             assert_eq!(series[&*format!("{prefix}prompt_tokens_total{{{labels}}}")], 7.0);
-            let sum = format!("{prefix}time_to_first_token_seconds_sum{{{labels}}}");
+            let sum = format!("{prefix}time_to_first_token_seconds_sum{{{labels},engine=\"2\"}}");
             assert_eq!(series[&*sum], 0.5);
         }
         assert_eq!(series[r#"vllm:kv_cache_usage_perc{model_name="tiny",engine="3"}"#], 0.25);
@@ -324,6 +398,7 @@ mod tests {
     fn every_name_is_exported_once_with_its_type_and_the_text_ends_properly() {
         let metrics = Metrics::new("tiny");
         metrics.replica(0).has_blocks(16, 9);
+        metrics.fleet.certificate(CertificateKind::tls, Some(std::time::UNIX_EPOCH));
         let labels = HttpLabels { handler: "/health", method: "GET", status: StatusClass(200) };
         metrics.http_requests.get_or_create(&labels).inc();
         let text = metrics.encode();
@@ -335,6 +410,21 @@ mod tests {
         }
         assert!(text.contains(r#"block_size="16",num_gpu_blocks="9"} 1"#));
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn what_is_looked_up_is_as_new_as_the_text() {
+        let metrics = Metrics::new("tiny");
+        let looks = std::sync::atomic::AtomicUsize::new(0);
+        metrics.on_scrape(move |metrics| {
+            let count = looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+            metrics.fleet.nodes(&vec![NodeCondition::lost; count]);
+        });
+        let series = r#"playhouse_nodes{model_name="tiny",state="lost"}"#;
+        for count in 1..4 {
+            assert!(metrics.encode().contains(&format!("{series} {count}\n")));
+        }
+        assert!(metrics.encode().contains(r#"playhouse_build_info{version=""#), "no model");
     }
 
     #[test]

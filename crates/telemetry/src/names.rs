@@ -8,7 +8,7 @@
 /// One metric: what we call it, what vLLM calls it, and what it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Name {
-    /// Our spelling: `playhouse_`, then noun, then base unit.
+    /// Our spelling: `playhouse_`, then noun, then base unit; `process_` for what every process exports.
     pub ours: &'static str,
     /// The spelling vLLM's dashboards use, where vLLM has such a metric.
     pub vllm: Option<&'static str>,
@@ -87,6 +87,10 @@ names! {
     KV_BLOCKS: "playhouse_kv_blocks",, "KV blocks of the replica";
     REQUESTS_REFUSED: "playhouse_requests_refused",,
         "Requests that were not computed, or not to their end, by reason and name of the API key";
+    STREAMS_FAILED: "playhouse_streams_failed",,
+        "Streams that ended with an error event after their head had been sent, by its code";
+    STREAM_GAP: "playhouse_stream_gap_seconds",,
+        "Silence of a stream whose ranks were lost or drained: from the last token before to the first after";
     REQUESTS_PARKED: "playhouse_requests_parked",,
         "Requests that wait because no replica can serve";
     REPLICA_RESTARTS: "playhouse_replica_restarts",,
@@ -109,6 +113,20 @@ names! {
     TRACE_SPANS_EXPORTED: "playhouse_trace_spans_exported",, "Spans that the trace collector has";
     TRACE_SPANS_DROPPED: "playhouse_trace_spans_dropped",,
         "Spans that were lost: the queue was full, or the trace collector did not take them";
+    NODES: "playhouse_nodes",, "Nodes, by state";
+    DEVICES: "playhouse_devices",, "Devices of nodes and of the head, by state";
+    REPLICAS: "playhouse_replicas",, "Replicas, by state";
+    OPERATIONS: "playhouse_operations",, "Operations of operators that have ended, by outcome";
+    CERTIFICATE_NOT_AFTER: "playhouse_certificate_not_after_seconds",,
+        "The end of a certificate in seconds since 1970, by kind";
+    BUILD_INFO: "playhouse_build_info",, "Always 1; the label names the version";
+    PROCESS_CPU: "process_cpu_seconds",, "User and system time of the head, without its rank processes";
+    PROCESS_RESIDENT: "process_resident_memory_bytes",, "Memory that the head has";
+    PROCESS_VIRTUAL: "process_virtual_memory_bytes",, "Address space of the head";
+    PROCESS_OPEN_FDS: "process_open_fds",, "Open file descriptors of the head";
+    PROCESS_MAX_FDS: "process_max_fds",, "File descriptors that the head may have open";
+    PROCESS_THREADS: "process_threads",, "Threads of the head";
+    PROCESS_START: "process_start_time_seconds",, "When the head started, in seconds since 1970";
     HANG_DETECTION_TIME: "playhouse_hang_detection_seconds",,
         "From the last sign of life of ranks that hung until they were ended";
 }

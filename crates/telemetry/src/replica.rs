@@ -63,9 +63,20 @@ pub struct ReplicaMetrics {
     cache_config: Family<BlockLabels, Gauge>,
 }
 
+/// The times that clients of one replica see. Recorded by the gateway.
+#[derive(Clone, Debug)]
+pub struct LatencyMetrics {
+    /// Seconds from arrival to the first token.
+    pub time_to_first_token: Histogram,
+    /// Seconds between consecutive tokens of a generation, one observation per token but the first.
+    pub inter_token_latency: Histogram,
+}
+
 /// A series for each replica.
 #[derive(Debug)]
 pub(crate) struct ReplicaFamilies {
+    time_to_first_token: Histograms,
+    inter_token_latency: Histograms,
     requests_running: Family<EngineLabel, Gauge>,
     requests_waiting: Family<EngineLabel, Gauge>,
     kv_cache_usage: Family<EngineLabel, Gauge<f64, AtomicU64>>,
@@ -120,6 +131,8 @@ impl ReplicaFamilies {
         let mut histogram = |name: Name, bounds| -> Histograms {
             add.metric(name, Family::new_with_constructor(Bounds(bounds)))
         };
+        let time_to_first_token = histogram(names::TIME_TO_FIRST_TOKEN, SECONDS);
+        let inter_token_latency = histogram(names::INTER_TOKEN_LATENCY, SECONDS);
         let iteration_tokens = histogram(names::ITERATION_TOKENS, TOKENS);
         let queue_time = histogram(names::QUEUE_TIME, SECONDS);
         let prefill_time = histogram(names::PREFILL_TIME, SECONDS);
@@ -128,6 +141,8 @@ impl ReplicaFamilies {
         let recovery_time = histogram(names::RECOVERY_TIME, SECONDS);
         let hang_detection_time = histogram(names::HANG_DETECTION_TIME, SECONDS);
         Self {
+            time_to_first_token,
+            inter_token_latency,
             requests_running: add.metric(names::REQUESTS_RUNNING, Family::default()),
             requests_waiting: add.metric(names::REQUESTS_WAITING, Family::default()),
             kv_cache_usage: add.metric(names::KV_CACHE_USAGE, Family::default()),
@@ -154,8 +169,18 @@ impl ReplicaFamilies {
         }
     }
 
+    /// The times that clients of one replica see.
+    pub(crate) fn latency(&self, engine: u32) -> LatencyMetrics {
+        let label = &EngineLabel { engine };
+        LatencyMetrics {
+            time_to_first_token: self.time_to_first_token.get_or_create_owned(label),
+            inter_token_latency: self.inter_token_latency.get_or_create_owned(label),
+        }
+    }
+
     /// The series of one replica, which appear with this call.
     pub(crate) fn of(&self, engine: u32) -> ReplicaMetrics {
+        drop(self.latency(engine));
         let label = &EngineLabel { engine };
         ReplicaMetrics {
             requests_running: self.requests_running.get_or_create_owned(label),

@@ -86,6 +86,8 @@ pub struct DeploymentPatch {
 pub struct Plan {
     /// In order, for a person.
     pub steps: Vec<String>,
+    /// Why there are no steps, for a person; `null` if there are some.
+    pub nothing_to_do: Option<String>,
 }
 
 /// Every operation that is known.

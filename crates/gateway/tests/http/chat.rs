@@ -313,8 +313,8 @@ fn requests_are_counted_and_timed() {
     let tokens = tokens_of("abc").len() + 1;
     for line in [
         format!("vllm:generation_tokens_total{{{labels}}} {tokens}"),
-        format!("playhouse_time_to_first_token_seconds_count{{{labels}}} 1"),
-        format!("vllm:inter_token_latency_seconds_count{{{labels}}} {}", tokens - 1),
+        format!("playhouse_time_to_first_token_seconds_count{{{labels},engine=\"0\"}} 1"),
+        format!("vllm:inter_token_latency_seconds_count{{{labels},engine=\"0\"}} {}", tokens - 1),
         format!("vllm:request_success_total{{{labels},finished_reason=\"stop\"}} 1"),
         format!(
             "http_requests_total{{{labels},handler=\"{CHAT}\",method=\"POST\",status=\"2xx\"}} 1"

@@ -185,6 +185,41 @@ fn g1_a_stream_that_has_begun_ends_with_an_error_event() {
     assert_eq!(error["error"]["code"], "unavailable", "{text}");
     assert!(!text.contains("[DONE]"), "{text}");
     assert_eq!(house.server.door.in_flight(), 0);
+    let metrics = house.server.get("/metrics").text();
+    let failed = |reason: &str| {
+        format!(r#"playhouse_streams_failed_total{{model_name="{MODEL}",reason="{reason}"}} "#)
+    };
+    assert!(metrics.contains(&(failed("unavailable") + "1\n")), "{metrics}");
+    assert!(metrics.contains(&(failed("engine_failed") + "0\n")), "{metrics}");
+}
+
+/// What a client sees of the loss of a replica is the silence of its stream.
+#[test]
+fn the_silence_of_a_stream_that_resumes_is_measured() {
+    let house = House::open(LONG, LONG);
+    house.raise();
+    let body = with(hello(), json!({"stream": true, "max_tokens": 100}));
+    let gaps = |house: &House| {
+        let text = house.server.get("/metrics").text();
+        let line = text.lines().find_map(|line| {
+            let rest = line.strip_prefix("playhouse_stream_gap_seconds_count{")?;
+            rest.rsplit(' ').next()?.parse::<u32>().ok()
+        });
+        line.expect("there from the start")
+    };
+    std::thread::scope(|scope| {
+        let held = house.pause.lock().expect("nobody panics");
+        let stream = scope.spawn(|| house.server.events(CHAT, &body));
+        until("it runs", || house.server.door.replicas()[0].running == 1);
+        drop(held);
+        until("tokens come", || house.server.door.replicas()[0].generated_tokens > 3);
+        house.kill_for_long();
+        until("the replica is gone", || !house.server.door.is_ready());
+        house.raise();
+        let events = stream.join().expect("answered");
+        assert_eq!(events.last().map(String::as_str), Some("[DONE]"));
+    });
+    assert_eq!(gaps(&house), 1);
 }
 
 /// **S-13** as a client sees it: parked, and waiting for the end of a step.

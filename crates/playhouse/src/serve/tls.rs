@@ -5,8 +5,9 @@ use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
 
-use playhouse_link::Authority;
+use playhouse_link::{Authority, certificate_end};
 use playhouse_wire::PeerId;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
@@ -50,6 +51,12 @@ impl Certificate {
         };
         let shown = RwLock::new(read(&certificate, &key)?);
         Ok(Some(Arc::new(Self { certificate, key, shown })))
+    }
+
+    /// The end of the certificate that is shown now.
+    pub(super) fn end(&self) -> Option<SystemTime> {
+        let shown = self.shown.read().unwrap_or_else(PoisonError::into_inner);
+        shown.cert.first().and_then(|certificate| certificate_end(certificate))
     }
 
     /// Reads the files again.
