@@ -105,7 +105,7 @@ impl Drop for Ballast {
 /// The kernel kills a rank, not the head, and the replica is back with what it had said.
 #[test]
 fn memory_that_runs_out_costs_a_rank_and_the_reason_says_so() {
-    let expected = tokens(&Server::start(&[]), &long(1));
+    let expected = tokens(&Server::start(&["-tp", "2"]), &long(1));
     let Some(group) = Limited::new() else {
         return not_tested("no control group with a limit of memory can be made here");
     };

@@ -137,16 +137,20 @@ fn a_node_that_slept_for_longer_than_its_certificate_is_told_how_to_come_back() 
     let ended = SystemTime::now() + Duration::from_secs(6);
     wait_until("its certificate has ended", || has_passed(ended));
     signal("CONT");
-    // The agent that was asleep, and one that is started anew with what it had kept.
-    for sleepy in [node, head.node(None, "sleepy", None)] {
+    let mut is_refused = |sleepy: Process| {
         let (status, said) = sleepy.end();
         assert_eq!(status.code(), Some(1), "{said}");
         let last = said.lines().last().expect("a reason");
-        assert!(last.contains("the certificate of node sleepy is refused: certificate expired"));
+        let refused = "the certificate of node sleepy is refused: certificate expired";
+        assert!(last.contains(refused), "{last}");
         assert!(last.contains("make a token on the head with `playhouse token create`"), "{last}");
         let there = head.process.complains("certificate expired");
         assert!(there.contains("turned away") && there.contains("`playhouse token create`"));
-    }
+    };
+    // The agent that was asleep, and then one that is started anew with what it had kept.
+    is_refused(node);
+    let anew = head.node(None, "sleepy", None);
+    is_refused(anew);
     // Its ranks wait for it, and it keeps its name and its folder.
     let _back = head.node(None, "sleepy", Some(&head.token()));
     let state = || head.status()["replicas"][0]["state"].clone();
