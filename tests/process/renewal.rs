@@ -137,7 +137,7 @@ fn a_node_that_slept_for_longer_than_its_certificate_is_told_how_to_come_back() 
     let ended = SystemTime::now() + Duration::from_secs(6);
     wait_until("its certificate has ended", || has_passed(ended));
     signal("CONT");
-    let mut is_refused = |sleepy: Process| {
+    let is_refused = |sleepy: Process| {
         let (status, said) = sleepy.end();
         assert_eq!(status.code(), Some(1), "{said}");
         let last = said.lines().last().expect("a reason");

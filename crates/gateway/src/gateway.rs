@@ -1,6 +1,5 @@
 //! The gateway's parts, put together once and shared by every connection.
 
-use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +8,7 @@ use std::time::Duration;
 use playhouse_cluster::FrontDoor;
 use playhouse_telemetry::{Metrics, Refusal, RefusalLabels};
 use playhouse_types::{InvalidParam, TokenId};
+use ring::rand::{SecureRandom, SystemRandom};
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::auth::{ApiKey, KeyRing};
@@ -73,6 +73,9 @@ pub enum GatewayError {
     /// A name or a key is there twice: whose limits hold?
     #[error("the API keys {0:?} and {1:?} have the same name or the same key")]
     SameApiKey(String, String),
+    /// Nothing secret can be drawn.
+    #[error("the system gives no randomness")]
+    NoRandomness,
     /// The model's own sampling defaults are out of range.
     #[error("the default sampling parameters (generation_config.json) are invalid: {0}")]
     Defaults(InvalidParam),
@@ -143,6 +146,13 @@ impl Default for Limits {
     }
 }
 
+/// A number that nobody can guess.
+fn random() -> Result<u64, GatewayError> {
+    let mut bytes = [0; 8];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| GatewayError::NoRandomness)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
 // === impl Gateway ===
 
 impl Gateway {
@@ -167,8 +177,7 @@ impl Gateway {
         if let Some(&token) = config.eos_tokens.iter().find(|&&token| token >= vocab) {
             return Err(GatewayError::EosToken { token, vocab });
         }
-        let random = RandomState::new();
-        let secret = ["salts", "of groups"].map(|word| random.hash_one(word));
+        let secret = [random()?, random()?];
         Ok(Self {
             keys: KeyRing::new(&config.api_keys, front_door.clone(), secret)?,
             front_door,
@@ -176,8 +185,8 @@ impl Gateway {
             template,
             metrics,
             created: unix_now(),
-            ids: Sequence::new(random.hash_one("ids")),
-            seeds: Sequence::new(config.seed.unwrap_or_else(|| random.hash_one("seeds"))),
+            ids: Sequence::new(random()?),
+            seeds: Sequence::new(config.seed.map_or_else(random, Ok)?),
             shutdown: Shutdown::new(),
             config,
         })
