@@ -16,12 +16,20 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ring::digest::{SHA256, digest};
 use tracing::warn;
 
 /// Begins every journal; the digit is the version of this format.
 const MAGIC: [u8; 8] = *b"PLAYJNL1";
+
+/// How often the lock is asked for. A process that the one before was just starting has it as well, until it
+/// runs a program of its own.
+const LOCK_ATTEMPTS: u32 = 40;
+
+/// Between two attempts.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// As much of a SHA-256 as no accident matches.
 const SUM_BYTES: usize = 8;
@@ -208,11 +216,14 @@ fn options() -> OpenOptions {
 fn lock(path: &Path) -> Result<File, JournalError> {
     let io = |why| JournalError::Io { path: path.to_owned(), why };
     let file = options().create(true).open(path).map_err(io)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(JournalError::InUse(path.to_owned())),
-        Err(TryLockError::Error(why)) => Err(io(why)),
+    for _ in 0..LOCK_ATTEMPTS {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::park_timeout(LOCK_PAUSE),
+            Err(TryLockError::Error(why)) => return Err(io(why)),
+        }
     }
+    Err(JournalError::InUse(path.to_owned()))
 }
 
 /// A new name of a file is safe once its folder is.

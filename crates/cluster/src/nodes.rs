@@ -10,22 +10,25 @@
 //! - **ND-5** no offer displaces a node that is connected and answers: another process of its name, such
 //!   as one with a copy of its folder, is refused before its offer is read (**LK-9**).
 
+mod floor;
+mod lease;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use playhouse_link::{Inbox, Peer, PeerLost};
-use playhouse_planner::{CrossDomain, DeviceType, Hardware, Node, Placement, RankMap};
 use playhouse_types::ReplicaId;
 use playhouse_wire::{Exit, ExitStatus, HeadReply, HeadRequest, Kind, PeerNote, Running};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+pub(crate) use self::lease::{Lease, Starting};
+
 use crate::head::HEAD;
-use crate::leases::{LeaseId, Leases};
-use crate::memory::MemoryNeeds;
+use crate::leases::Leases;
 use crate::status::{DeviceStatus, NodeStatus, Whereabouts};
 
 /// How long a node may take to say what it offers.
@@ -61,13 +64,6 @@ struct Shared {
     floor: Mutex<Floor>,
     /// Says that a node has come, has gone or has answered, or that devices were taken or are free.
     changed: watch::Sender<()>,
-}
-
-/// The devices of one start of a replica. Dropping it frees them (**ND-3**).
-#[derive(Debug)]
-pub(crate) struct Lease {
-    nodes: Nodes,
-    id: LeaseId,
 }
 
 #[derive(Debug)]
@@ -111,67 +107,6 @@ impl Seat {
     pub(crate) fn whereabouts(&self, pid: u32) -> Whereabouts {
         let Self { node, device, .. } = self;
         Whereabouts { node: node.clone(), device: format!("cpu:{device}"), pid }
-    }
-}
-
-// === impl Lease ===
-
-impl Lease {
-    /// Seats for the ranks of the replica, on devices that no other lease has and that are as large as it
-    /// `needs` (**MM-1**): where they sat before as far as that is still possible. Waits up to `patience` for devices, and for nodes that may be
-    /// gone.
-    ///
-    /// # Errors
-    /// When there are too few devices: how many there are, and are needed.
-    pub(crate) async fn place(
-        &self,
-        map: &RankMap,
-        needs: &MemoryNeeds,
-        patience: Duration,
-    ) -> Result<Vec<Seat>, String> {
-        let Shared { changed, .. } = &*self.nodes.shared;
-        let mut changes = changed.subscribe();
-        let mut why = String::new();
-        let placed = timeout(patience, async {
-            loop {
-                let placed = self.nodes.floor().place(self.id, map, needs);
-                match placed {
-                    Ok(seats) => {
-                        changed.send_replace(());
-                        return seats;
-                    }
-                    Err(error) if error != why => {
-                        info!("waiting for devices: {error}");
-                        why = error;
-                    }
-                    Err(_) => {}
-                }
-                // The sender is ours.
-                drop(changes.changed().await);
-            }
-        });
-        placed.await.map_err(|_| why)
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.nodes.floor().leases.remove(self.id);
-        self.nodes.shared.changed.send_replace(());
-    }
-}
-
-/// A process that a node is being told to start.
-pub(crate) struct Starting {
-    nodes: Nodes,
-    node: String,
-}
-
-impl Drop for Starting {
-    fn drop(&mut self) {
-        if let Some(entry) = self.nodes.floor().nodes.get_mut(&self.node) {
-            entry.starting = entry.starting.saturating_sub(1);
-        }
     }
 }
 
@@ -538,154 +473,6 @@ impl Nodes {
         });
         std::iter::once(here).filter(|head| !head.devices.is_empty()).chain(there).collect()
     }
-}
-
-// === impl Floor ===
-
-impl Floor {
-    fn place(
-        &mut self,
-        lease: LeaseId,
-        map: &RankMap,
-        needs: &MemoryNeeds,
-    ) -> Result<Vec<Seat>, String> {
-        let (replica, own) = self.leases.get(lease).ok_or("its lease has ended")?;
-        let own = own.clone();
-        let free = self.free(Some(lease));
-        let bounds = needs.bounds();
-        let mut refused = None;
-        // Devices that are large enough for every rank, or else for the ranks that happen to get them.
-        for bound in bounds {
-            let large = self.large(&free, bound);
-            match self.seats_on(large, replica, &own, map) {
-                Ok(seats) if needs.fit(&self.memories(&seats)) => {
-                    self.leases.set(lease, seats.clone());
-                    return Ok(seats);
-                }
-                Ok(_) => {}
-                Err(why) => drop(refused.get_or_insert(why)),
-            }
-        }
-        let why = refused.unwrap_or_else(|| format!("{replica}: its ranks do not fit"));
-        Err(why + &needs.complaint(&self.small(&free, bounds[0])))
-    }
-
-    /// Seats on these devices, of a replica whose `own` they were before.
-    fn seats_on(
-        &self,
-        free: Free,
-        replica: ReplicaId,
-        own: &[Seat],
-        map: &RankMap,
-    ) -> Result<Vec<Seat>, String> {
-        let cpu = DeviceType::find("cpu").ok_or("the planner knows no CPUs")?;
-        let nodes = free.iter().map(|(name, devices)| Node {
-            name: name.clone(),
-            devices: u32::try_from(devices.len()).unwrap_or(u32::MAX),
-            device: cpu,
-            domain: name.clone(),
-        });
-        let hardware = Hardware { nodes: nodes.collect() };
-        let sat = !own.is_empty();
-        let previous = sat.then(|| previous(own, &free, map)).flatten();
-        let placed = Placement::new(map, &hardware, CrossDomain::Warn, previous.as_ref());
-        let placed = placed.map_err(|why| format!("{replica}: {why}"))?;
-        let seat = |seat: &playhouse_planner::Seat| {
-            let (node, devices) = &free[seat.node as usize];
-            let (device, threads) = devices[seat.device as usize];
-            Seat { node: node.clone(), device, threads }
-        };
-        let seats: Vec<Seat> = placed.seats.iter().map(seat).collect();
-        let in_doubt =
-            |seat: &&Seat| self.nodes.get(&seat.node).is_some_and(|entry| !entry.ending.is_empty());
-        if let Some(Seat { node, .. }) = seats.iter().find(in_doubt) {
-            return Err(format!(
-                "{replica}: node {node} has not ended a process that it was told to"
-            ));
-        }
-        Ok(seats)
-    }
-
-    /// Of these devices, those with so much memory.
-    fn large(&self, free: &Free, bytes: u64) -> Free {
-        let large = free.iter().map(|(node, devices)| {
-            let large = |device: &&(u32, u32)| self.memory(node, device.0) >= bytes;
-            (node.clone(), devices.iter().filter(large).copied().collect::<Vec<_>>())
-        });
-        large.filter(|(_, devices)| !devices.is_empty()).collect()
-    }
-
-    /// Of these devices, those with less memory, and how much that is.
-    fn small(&self, free: &Free, bytes: u64) -> Vec<(String, u32, u64)> {
-        let all = free.iter().flat_map(|(node, devices)| {
-            devices.iter().map(|(device, _)| (node.clone(), *device, self.memory(node, *device)))
-        });
-        all.filter(|(_, _, memory)| *memory < bytes).collect()
-    }
-
-    fn memories(&self, seats: &[Seat]) -> Vec<u64> {
-        seats.iter().map(|seat| self.memory(&seat.node, seat.device)).collect()
-    }
-
-    /// Bytes of memory of a device; 0 if there is none.
-    fn memory(&self, node: &str, device: u32) -> u64 {
-        let entry = self.nodes.get(node);
-        let devices = if node == HEAD { Some(&self.here) } else { entry.map(|it| &it.devices) };
-        let device = devices.and_then(|devices| devices.get(device as usize));
-        device.map_or(0, |device| device.memory_bytes)
-    }
-
-    /// Nodes that ranks sit on, but for the head's own machine.
-    fn hosts(&self) -> BTreeSet<String> {
-        let nodes = self.seats(None).map(|seat| &seat.node);
-        nodes.filter(|node| !node.is_empty() && *node != HEAD).cloned().collect()
-    }
-
-    /// Devices that a node must have for the ranks that sit there.
-    fn devices_in_use(&self, node: &str) -> usize {
-        let seats = self.seats(None).filter(|seat| seat.node == node);
-        seats.map(|seat| seat.device as usize + 1).max().unwrap_or(0)
-    }
-
-    /// Where ranks sit, or sat and shall again, but for those of one lease.
-    fn seats(&self, but: Option<LeaseId>) -> impl Iterator<Item = &Seat> {
-        self.leases.but(but).chain(self.remembered.values()).flatten()
-    }
-
-    /// Devices with their threads that no lease but `own` has, of nodes that are here and may have
-    /// ranks.
-    fn free(&self, own: Option<LeaseId>) -> Free {
-        let here = std::iter::once((HEAD.to_owned(), &self.here));
-        let live = self.nodes.iter().filter(|(_, entry)| entry.live().is_some());
-        let all = here.chain(live.map(|(name, entry)| (name.clone(), &entry.devices)));
-        let all = all.filter(|(name, _)| !self.cordoned.contains(name));
-        let others: Vec<&Seat> = self.seats(own).collect();
-        let free = all.map(|(name, devices)| {
-            let taken =
-                |index: u32| others.iter().any(|seat| seat.node == name && seat.device == index);
-            let devices = (0..).zip(devices).filter(|(index, _)| !taken(*index));
-            let devices = devices.map(|(index, device)| (index, device.threads)).collect();
-            (name.clone(), devices)
-        });
-        free.filter(|(_, devices): &(_, Vec<_>)| !devices.is_empty()).collect()
-    }
-}
-
-/// The seats as the planner names them, if some of their devices are still free.
-fn previous(seats: &[Seat], free: &Free, map: &RankMap) -> Option<Placement> {
-    let nodes = free.iter().map(|(name, _)| name.clone());
-    // A node that is gone: no seat of it exists any more.
-    let nodes: Vec<String> = nodes.chain([String::new()]).collect();
-    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    let gone = playhouse_planner::Seat { node: number(free.len()), device: 0 };
-    let named = |seat: &Seat| {
-        let node = free.iter().position(|(name, _)| *name == seat.node)?;
-        let device = free[node].1.iter().position(|(index, _)| *index == seat.device)?;
-        Some(playhouse_planner::Seat { node: number(node), device: number(device) })
-    };
-    let seats: Vec<_> = seats.iter().map(|seat| named(seat).unwrap_or(gone)).collect();
-    let stage_ranks = map.widths().stage_ranks;
-    Some(Placement { nodes, seats, stage_ranks, crossing: Vec::new() })
 }
 
 fn left(pid: u32) -> Exit {

@@ -1,0 +1,159 @@
+//! Which devices ranks get.
+
+use std::collections::BTreeSet;
+
+use playhouse_planner::{CrossDomain, DeviceType, Hardware, Node, Placement, RankMap};
+use playhouse_types::ReplicaId;
+
+use super::{Floor, Free, Seat};
+use crate::head::HEAD;
+use crate::leases::LeaseId;
+use crate::memory::MemoryNeeds;
+
+// === impl Floor ===
+
+impl Floor {
+    pub(super) fn place(
+        &mut self,
+        lease: LeaseId,
+        map: &RankMap,
+        needs: &MemoryNeeds,
+    ) -> Result<Vec<Seat>, String> {
+        let (replica, own) = self.leases.get(lease).ok_or("its lease has ended")?;
+        let own = own.clone();
+        let free = self.free(Some(lease));
+        let bounds = needs.bounds();
+        let mut refused = None;
+        // Devices that are large enough for every rank, or else for the ranks that happen to get them.
+        for bound in bounds {
+            let large = self.large(&free, bound);
+            match self.seats_on(large, replica, &own, map) {
+                Ok(seats) if needs.fit(&self.memories(&seats)) => {
+                    self.leases.set(lease, seats.clone());
+                    return Ok(seats);
+                }
+                Ok(_) => {}
+                Err(why) => drop(refused.get_or_insert(why)),
+            }
+        }
+        let why = refused.unwrap_or_else(|| format!("{replica}: its ranks do not fit"));
+        Err(why + &needs.complaint(&self.small(&free, bounds[0])))
+    }
+
+    /// Seats on these devices, of a replica whose `own` they were before.
+    pub(super) fn seats_on(
+        &self,
+        free: Free,
+        replica: ReplicaId,
+        own: &[Seat],
+        map: &RankMap,
+    ) -> Result<Vec<Seat>, String> {
+        let cpu = DeviceType::find("cpu").ok_or("the planner knows no CPUs")?;
+        let nodes = free.iter().map(|(name, devices)| Node {
+            name: name.clone(),
+            devices: u32::try_from(devices.len()).unwrap_or(u32::MAX),
+            device: cpu,
+            domain: name.clone(),
+        });
+        let hardware = Hardware { nodes: nodes.collect() };
+        let sat = !own.is_empty();
+        let previous = sat.then(|| previous(own, &free, map)).flatten();
+        let placed = Placement::new(map, &hardware, CrossDomain::Warn, previous.as_ref());
+        let placed = placed.map_err(|why| format!("{replica}: {why}"))?;
+        let seat = |seat: &playhouse_planner::Seat| {
+            let (node, devices) = &free[seat.node as usize];
+            let (device, threads) = devices[seat.device as usize];
+            Seat { node: node.clone(), device, threads }
+        };
+        let seats: Vec<Seat> = placed.seats.iter().map(seat).collect();
+        let in_doubt =
+            |seat: &&Seat| self.nodes.get(&seat.node).is_some_and(|entry| !entry.ending.is_empty());
+        if let Some(Seat { node, .. }) = seats.iter().find(in_doubt) {
+            return Err(format!(
+                "{replica}: node {node} has not ended a process that it was told to"
+            ));
+        }
+        Ok(seats)
+    }
+
+    /// Of these devices, those with so much memory.
+    pub(super) fn large(&self, free: &Free, bytes: u64) -> Free {
+        let large = free.iter().map(|(node, devices)| {
+            let large = |device: &&(u32, u32)| self.memory(node, device.0) >= bytes;
+            (node.clone(), devices.iter().filter(large).copied().collect::<Vec<_>>())
+        });
+        large.filter(|(_, devices)| !devices.is_empty()).collect()
+    }
+
+    /// Of these devices, those with less memory, and how much that is.
+    pub(super) fn small(&self, free: &Free, bytes: u64) -> Vec<(String, u32, u64)> {
+        let all = free.iter().flat_map(|(node, devices)| {
+            devices.iter().map(|(device, _)| (node.clone(), *device, self.memory(node, *device)))
+        });
+        all.filter(|(_, _, memory)| *memory < bytes).collect()
+    }
+
+    pub(super) fn memories(&self, seats: &[Seat]) -> Vec<u64> {
+        seats.iter().map(|seat| self.memory(&seat.node, seat.device)).collect()
+    }
+
+    /// Bytes of memory of a device; 0 if there is none.
+    pub(super) fn memory(&self, node: &str, device: u32) -> u64 {
+        let entry = self.nodes.get(node);
+        let devices = if node == HEAD { Some(&self.here) } else { entry.map(|it| &it.devices) };
+        let device = devices.and_then(|devices| devices.get(device as usize));
+        device.map_or(0, |device| device.memory_bytes)
+    }
+
+    /// Nodes that ranks sit on, but for the head's own machine.
+    pub(super) fn hosts(&self) -> BTreeSet<String> {
+        let nodes = self.seats(None).map(|seat| &seat.node);
+        nodes.filter(|node| !node.is_empty() && *node != HEAD).cloned().collect()
+    }
+
+    /// Devices that a node must have for the ranks that sit there.
+    pub(super) fn devices_in_use(&self, node: &str) -> usize {
+        let seats = self.seats(None).filter(|seat| seat.node == node);
+        seats.map(|seat| seat.device as usize + 1).max().unwrap_or(0)
+    }
+
+    /// Where ranks sit, or sat and shall again, but for those of one lease.
+    pub(super) fn seats(&self, but: Option<LeaseId>) -> impl Iterator<Item = &Seat> {
+        self.leases.but(but).chain(self.remembered.values()).flatten()
+    }
+
+    /// Devices with their threads that no lease but `own` has, of nodes that are here and may have
+    /// ranks.
+    pub(super) fn free(&self, own: Option<LeaseId>) -> Free {
+        let here = std::iter::once((HEAD.to_owned(), &self.here));
+        let live = self.nodes.iter().filter(|(_, entry)| entry.live().is_some());
+        let all = here.chain(live.map(|(name, entry)| (name.clone(), &entry.devices)));
+        let all = all.filter(|(name, _)| !self.cordoned.contains(name));
+        let others: Vec<&Seat> = self.seats(own).collect();
+        let free = all.map(|(name, devices)| {
+            let taken =
+                |index: u32| others.iter().any(|seat| seat.node == name && seat.device == index);
+            let devices = (0..).zip(devices).filter(|(index, _)| !taken(*index));
+            let devices = devices.map(|(index, device)| (index, device.threads)).collect();
+            (name.clone(), devices)
+        });
+        free.filter(|(_, devices): &(_, Vec<_>)| !devices.is_empty()).collect()
+    }
+}
+
+/// The seats as the planner names them, if some of their devices are still free.
+fn previous(seats: &[Seat], free: &Free, map: &RankMap) -> Option<Placement> {
+    let nodes = free.iter().map(|(name, _)| name.clone());
+    // A node that is gone: no seat of it exists any more.
+    let nodes: Vec<String> = nodes.chain([String::new()]).collect();
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let gone = playhouse_planner::Seat { node: number(free.len()), device: 0 };
+    let named = |seat: &Seat| {
+        let node = free.iter().position(|(name, _)| *name == seat.node)?;
+        let device = free[node].1.iter().position(|(index, _)| *index == seat.device)?;
+        Some(playhouse_planner::Seat { node: number(node), device: number(device) })
+    };
+    let seats: Vec<_> = seats.iter().map(|seat| named(seat).unwrap_or(gone)).collect();
+    let stage_ranks = map.widths().stage_ranks;
+    Some(Placement { nodes, seats, stage_ranks, crossing: Vec::new() })
+}

@@ -1,0 +1,81 @@
+//! What is held of nodes, and given back by dropping it.
+
+use std::time::Duration;
+
+use playhouse_planner::RankMap;
+use tokio::time::timeout;
+use tracing::info;
+
+use super::{Nodes, Seat, Shared};
+use crate::leases::LeaseId;
+use crate::memory::MemoryNeeds;
+
+/// The devices of one start of a replica. Dropping it frees them (**ND-3**).
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub(super) nodes: Nodes,
+    pub(super) id: LeaseId,
+}
+
+/// A process that a node is being told to start.
+pub(crate) struct Starting {
+    pub(super) nodes: Nodes,
+    pub(super) node: String,
+}
+
+// === impl Lease ===
+
+impl Lease {
+    /// Seats for the ranks of the replica, on devices that no other lease has and that are as large as it
+    /// `needs` (**MM-1**): where they sat before as far as that is still possible. Waits up to `patience`
+    /// for devices, and for nodes that may be gone.
+    ///
+    /// # Errors
+    /// When there are too few devices: how many there are, and are needed.
+    pub(crate) async fn place(
+        &self,
+        map: &RankMap,
+        needs: &MemoryNeeds,
+        patience: Duration,
+    ) -> Result<Vec<Seat>, String> {
+        let Shared { changed, .. } = &*self.nodes.shared;
+        let mut changes = changed.subscribe();
+        let mut why = String::new();
+        let placed = timeout(patience, async {
+            loop {
+                let placed = self.nodes.floor().place(self.id, map, needs);
+                match placed {
+                    Ok(seats) => {
+                        changed.send_replace(());
+                        return seats;
+                    }
+                    Err(error) if error != why => {
+                        info!("waiting for devices: {error}");
+                        why = error;
+                    }
+                    Err(_) => {}
+                }
+                // The sender is ours.
+                drop(changes.changed().await);
+            }
+        });
+        placed.await.map_err(|_| why)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.nodes.floor().leases.remove(self.id);
+        self.nodes.shared.changed.send_replace(());
+    }
+}
+
+// === impl Starting ===
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(entry) = self.nodes.floor().nodes.get_mut(&self.node) {
+            entry.starting = entry.starting.saturating_sub(1);
+        }
+    }
+}
