@@ -16,7 +16,8 @@ use crate::shell::docker;
 const STREAMS: usize = 8;
 const CHOICES: usize = 10;
 
-/// How long the last of them may take to come.
+/// Times to try to have all of them there at once, and how long the last of them may take to come.
+const ATTEMPTS: usize = 9;
 const ARRIVAL: Duration = Duration::from_secs(20);
 
 /// What the compose file gives a container to stop in.
@@ -46,14 +47,18 @@ fn a_mounted_model_is_served_to_the_last_token_when_the_head_is_stopped() {
     cluster.wait_until("two replicas serve", || cluster.serve(2));
     let head = cluster.head();
     let requests = &REFERENCE.requests(0)[..STREAMS];
-    let (answers, took) = play(requests, cluster.api, |_| {
-        // Who comes after the signal is refused. All are here at once, unless this machine is so busy that
-        // the first has ended before the last has come; after this time all have come.
-        let _ = await_for(ARRIVAL, || accepted(&cluster) == CHOICES);
-        let start = Instant::now();
-        docker(&["stop", "--time", &GRACE.as_secs().to_string(), &head]);
-        start.elapsed()
+    // A machine that is busy may have ended the first before the last has come: then they are asked again.
+    let stopped = (0..ATTEMPTS).find_map(|_| {
+        let (answers, took) = play(requests, cluster.api, |_| {
+            // Who comes after the signal is refused.
+            await_for(ARRIVAL, || accepted(&cluster) == CHOICES).ok()?;
+            let start = Instant::now();
+            docker(&["stop", "--time", &GRACE.as_secs().to_string(), &head]);
+            Some(start.elapsed())
+        });
+        Some((answers, took?))
     });
+    let (answers, took) = stopped.expect("all are accepted, and none has ended");
     println!("docker stop of the head under {STREAMS} streams: {took:?}");
     let verdict = Verdict::of(requests, &answers, &answers);
     assert!(verdict.is_clean(), "{verdict}{}", cluster.logs());
