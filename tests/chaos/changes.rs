@@ -80,3 +80,42 @@ fn a_node_dies_while_the_cluster_grows() {
     assert_eq!(scenario.house.states(), ["serving"; 2]);
     scenario.close();
 }
+
+/// Restarts after which the head has had everything in its memory that it needs for one.
+const WARM_UP: usize = 25;
+
+/// Readings at each end whose median is compared: a single one moves by two MiB with what the allocator
+/// happens to keep.
+const READINGS: usize = 25;
+
+/// By what the medians may differ.
+const GROWTH_KIB: u64 = 2 << 10;
+
+/// However often a replica restarts, the head occupies as much as before. `PLAYHOUSE_CHAOS_RESTARTS=300` has
+/// it restart more often.
+#[test]
+fn restarts_leave_nothing_in_the_memory_of_the_head() {
+    let restarts = std::env::var("PLAYHOUSE_CHAOS_RESTARTS");
+    let restarts = restarts.map_or(3 * READINGS, |count| count.parse().expect("a number"));
+    let scenario = Scenario::open(&DEMO, House::local(&DEMO, &["-tp", "2"]));
+    let restart = || {
+        let words = ["restart", "replica", "0", "--wait"];
+        assert!(scenario.house.operate(&words).end().success(), "{}", scenario.house.logs());
+        scenario.house.resident_kib()
+    };
+    for _ in 0..WARM_UP {
+        restart();
+    }
+    let readings: Vec<u64> = (0..restarts.max(2 * READINGS)).map(|_| restart()).collect();
+    let median = |part: &[u64]| {
+        let mut part = part.to_vec();
+        part.sort_unstable();
+        part[part.len() / 2]
+    };
+    let first = median(&readings[..READINGS]);
+    let last = median(&readings[readings.len() - READINGS..]);
+    println!("the head occupied {first} KiB at first and {last} KiB after {restarts} restarts");
+    assert!(last <= first + GROWTH_KIB, "{readings:?}");
+    scenario.goes_on();
+    scenario.close();
+}

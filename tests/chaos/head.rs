@@ -53,3 +53,27 @@ fn a_node_hangs_when_the_head_dies() {
     assert_eq!(pids(&scenario.house)[here], before[here], "who lives is taken over");
     scenario.close();
 }
+
+/// What the journal still holds is what a crash leaves of it: the last record may be torn.
+#[test]
+fn the_journal_is_torn_when_the_head_dies() {
+    let mut scenario = a_replica_on_each_node();
+    let before = pids(&scenario.house);
+    for _ in 0..2 {
+        scenario.outlives_its_head_while(&[], House::tear_journal);
+        assert_eq!(pids(&scenario.house), before, "the same processes");
+    }
+    let logs = scenario.house.logs();
+    assert!(logs.contains("the journal was damaged"), "it is said: {logs}");
+    scenario.close();
+}
+
+/// **G4**: streams end as they would have, whoever else asks is told, and the next head goes on.
+#[test]
+fn the_head_is_stopped_in_the_midst_of_its_streams() {
+    let mut scenario = a_replica_on_each_node();
+    for _ in 0..2 {
+        scenario.sees_its_head_stop();
+    }
+    scenario.close();
+}

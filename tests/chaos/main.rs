@@ -21,6 +21,8 @@ mod rig;
 mod changes;
 mod gray;
 mod head;
+#[path = "../process/memory_group.rs"]
+mod memory_group;
 #[path = "../process/namespaces.rs"]
 mod namespaces;
 mod network;

@@ -117,3 +117,17 @@ fn a_rank_dies_and_the_other_node_hangs() {
     }
     scenario.close();
 }
+
+/// A second agent with the folder of one that serves ends at once, and nothing restarts.
+#[test]
+fn a_second_agent_begins_with_the_folder_of_one_that_serves() {
+    let mut scenario = a_replica_on_each_node();
+    scenario.during_the_load(|house| {
+        for turn in 0..18 {
+            assert_eq!(house.start_twin(turn % 2), Some(1), "{}", house.logs());
+        }
+    });
+    assert_eq!(scenario.house.epochs(), [1; 2], "nothing restarts");
+    scenario.goes_on();
+    scenario.close();
+}

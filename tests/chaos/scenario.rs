@@ -83,11 +83,21 @@ impl Scenario {
     /// streams end with it, and nobody takes that for a whole answer; what comes afterwards is
     /// answered as before (**G2**, **G5**).
     pub(crate) fn outlives_its_head(&mut self, with_it: &[Fault]) {
+        self.outlives_its_head_while(with_it, |_| ());
+    }
+
+    /// As [`outlives_its_head`](Self::outlives_its_head), and something happens `meanwhile`.
+    pub(crate) fn outlives_its_head_while(
+        &mut self,
+        with_it: &[Fault],
+        meanwhile: impl FnOnce(&House),
+    ) {
         let Self { house, requests, expected } = self;
         let (answers, ()) = play_on(requests, house.api, |progress| {
             progress.wait_for_tokens(BEFORE_THE_FAULT);
             with_it.iter().for_each(|fault| fault.strike(house));
             house.kill_head();
+            meanwhile(house);
             house.start_head();
         });
         let verdict = Verdict::of_all(requests, expected, &answers);
@@ -98,6 +108,31 @@ impl Scenario {
         with_it.iter().for_each(|fault| fault.heal(house));
         let back = self.goes_on();
         println!("SIGKILL of the head and {with_it:?}: whole again {back:?} after it serves");
+    }
+
+    /// The head is stopped in the midst of the load, and is started again. Its streams come to their ends;
+    /// what is asked afterwards is told that it drains, or finds nobody (**G4**).
+    pub(crate) fn sees_its_head_stop(&mut self) {
+        let Self { house, requests, expected } = self;
+        let (answers, code) = play_on(requests, house.api, |progress| {
+            progress.wait_for_tokens(BEFORE_THE_FAULT);
+            let code = house.stop_head();
+            house.start_head();
+            code
+        });
+        assert_eq!(code, Some(0), "{}", house.logs());
+        let late = |answer: &Answer| {
+            let why = answer.failure().unwrap_or_default();
+            let told = why.contains("draining") || why.contains("Connection refused");
+            told && answer.choices.is_empty()
+        };
+        let of_stream = |answers: Vec<Answer>| answers.into_iter().filter(|it| !late(it)).collect();
+        let answers: Vec<Vec<Answer>> = answers.into_iter().map(of_stream).collect();
+        assert!(answers.iter().all(|it| !it.is_empty()), "every stream was under way");
+        let verdict = Verdict::of_all(requests, expected, &answers);
+        assert!(verdict.is_clean(), "{verdict}{}", house.logs());
+        let back = self.goes_on();
+        println!("SIGTERM of the head: whole again {back:?} after it serves");
     }
 
     /// All replicas come back with nothing held, and answer as before.

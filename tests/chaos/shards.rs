@@ -133,3 +133,26 @@ fn the_whole_machine_hangs_and_wakes_up() {
     scenario.goes_on();
     scenario.close();
 }
+
+/// **G1**: whoever takes the place of a rank dies as soon as it is there: before it has its weights, in the
+/// join of its group, or soon after.
+#[test]
+fn a_rank_dies_again_and_again_while_its_group_starts() {
+    for layout in [["-tp", "2"], ["-pp", "2"]] {
+        let mut scenario = Scenario::open(&DEMO, House::local(&DEMO, &layout));
+        let stage = usize::from(layout[0] == "-pp");
+        let dying = at(0, stage, 1 - stage);
+        scenario.during_the_load(|house| {
+            let mut dead = None;
+            for _ in 0..6 {
+                wait_until("another takes its place", || {
+                    house.shard(dying).is_some_and(|pid| Some(pid) != dead)
+                });
+                dead = house.shard(dying);
+                Fault::KillShard(dying).strike(house);
+            }
+        });
+        scenario.goes_on();
+        scenario.close();
+    }
+}

@@ -16,9 +16,10 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use crate::rig::answer::Answer;
+use crate::rig::checkpoint::Checkpoint;
 use crate::rig::house::House;
 use crate::rig::http;
-use crate::rig::load::{DEMO, Progress, Request, STREAMS, play};
+use crate::rig::load::{DEMO, Model, Progress, Request, STREAMS, play};
 use crate::rig::patience::{await_for, wait_until};
 use crate::rig::verdict::Verdict;
 use budget::Budget;
@@ -43,8 +44,11 @@ pub(crate) const NODES: usize = 3;
 fn nobody_notices_a_storm() {
     let (seed, length) = (seed(), length());
     say(&format!("a storm of {length:?}; PLAYHOUSE_CHAOS_SEED={seed} draws it again"));
-    let mut house = House::of_nodes(&DEMO, &LAYOUT, NODES);
-    let requests = DEMO.requests(0);
+    let checkpoint = Checkpoint::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/demo/checkpoint"));
+    let model = Model { folder: Some(checkpoint.folder()), ..DEMO };
+    let house = House::of_nodes(&model, &LAYOUT, NODES);
+    let mut house = house.with_checkpoint(checkpoint);
+    let requests = model.requests(0);
     let (expected, ()) = play(&requests, house.api, |_| ());
 
     let over = AtomicBool::new(false);

@@ -72,7 +72,7 @@ impl Drop for Folder {
 impl Process {
     /// Starts the binary, in a network namespace if one is named.
     pub(crate) fn start(namespace: Option<&str>, args: &[&str]) -> Self {
-        let mut command = match namespace {
+        let command = match namespace {
             Some(namespace) => {
                 let mut command = Command::new("ip");
                 command.args(["netns", "exec", namespace, BINARY]);
@@ -80,6 +80,17 @@ impl Process {
             }
             None => Command::new(BINARY),
         };
+        Self::run(command, args)
+    }
+
+    /// Starts the binary by a shell that ends with `exec \"$@\"`, in a mount namespace of its own.
+    pub(crate) fn start_by(script: &str, args: &[&str]) -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, "sh", BINARY]);
+        Self::run(command, args)
+    }
+
+    fn run(mut command: Command, args: &[&str]) -> Self {
         command.args(args).env("PLAYHOUSE_ADMIN_TOKEN", ADMIN_TOKEN);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
@@ -120,6 +131,12 @@ impl Process {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether it has ended. One that has may be waited for.
+    pub(crate) fn has_ended(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        stat.rsplit(')').next().is_none_or(|rest| rest.starts_with(" Z"))
     }
 
     /// Asks the process to stop, and waits until it has.
@@ -230,11 +247,17 @@ impl Head {
 
     /// Starts a node with a token, or with what it kept of an earlier start.
     pub(crate) fn node(&self, namespace: Option<&str>, name: &str, token: Option<&str>) -> Process {
+        let words = self.node_words(name, token, "cpu:2");
+        Process::start(namespace, &words.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// The words that start a node.
+    pub(crate) fn node_words(&self, name: &str, token: Option<&str>, devices: &str) -> Vec<String> {
         let dir = self.folder.join(name);
-        let mut words =
-            vec!["node", "--join", &self.join, "--name", name, "--dir", &dir, "--devices", "cpu:2"];
-        words.extend(token.iter().flat_map(|token| ["--token", *token]));
-        Process::start(namespace, &words)
+        let words = ["node", "--join", &self.join, "--name", name, "--dir", &dir];
+        let words = words.into_iter().chain(["--devices", devices]);
+        let words = words.chain(token.iter().flat_map(|token| ["--token", *token]));
+        words.map(str::to_owned).collect()
     }
 
     /// Where the OpenAI API is, once every rank has a node.

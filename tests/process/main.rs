@@ -12,6 +12,7 @@ mod joining;
 mod joins;
 mod load;
 mod memory;
+mod memory_group;
 mod namespaces;
 mod nodes;
 mod observability;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Folder, Head, post, wait_until};
+use crate::cluster::{Folder, Head, Process, post, wait_until};
 
 const WEIGHTS: &str = "model.safetensors";
 
@@ -77,8 +77,8 @@ fn wt1_a_replica_whose_files_were_changed_never_serves_beside_one_that_has_the_o
     let killed = Command::new("kill").args(["-s", "KILL", &pid]).status();
     assert!(killed.expect("kill runs").success());
     wait_until("it has failed", || replica(1)["state"] == "failed");
-    let node = whereabouts["node"].as_str().expect("a node");
-    let reason = format!("node {node} has other weights at {path} than the head");
+    // It was tried on the other node as well (ND-6 of `nodes`).
+    let reason = format!("has other weights at {path} than the head");
     let status = head.ask(&["status"]);
     assert!(status.contains(&reason), "{reason}: {status}");
     for _ in 0..8 {
@@ -89,6 +89,43 @@ fn wt1_a_replica_whose_files_were_changed_never_serves_beside_one_that_has_the_o
     change(&model);
     head.ask(&["restart", "replica", "1", "--wait"]);
     assert_eq!(replica(1)["state"], "serving");
+    for _ in 0..8 {
+        assert_eq!(tokens(&post(&api, &request())), expected);
+    }
+}
+
+/// A first start serves with what is good, and what is not waits for a node that is (**ND-6** of `nodes`).
+#[test]
+fn a_bad_node_keeps_neither_the_first_start_nor_a_replica_from_a_good_one() {
+    let folder = Folder::new();
+    let model = model(&folder);
+    let path = model.to_str().expect("plain");
+    let mut head = Head::start(None, "127.0.0.1", &[path, "-dp", "2"]);
+    let node = |name| {
+        let words = head.node_words(name, Some(&head.token()), "cpu:1");
+        Process::start(None, &words.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let replica = |index: usize| head.status()["replicas"][index].clone();
+    let _a = node("a");
+    let first = || (0..2).find(|index| replica(*index)["state"] == "serving");
+    wait_until("one serves", || first().is_some());
+    let (first, second) = (first().expect("it serves"), 1 - first().expect("it serves"));
+    change(&model);
+    let _b = node("b");
+    wait_until("the other has failed", || replica(second)["state"] == "failed");
+    let failed = head.ask(&["status"]);
+    assert!(failed.contains(&format!("node b has other weights at {path}")), "{failed}");
+
+    // With what the node has now it could serve, and is not relied on.
+    change(&model);
+    let _c = node("c");
+    wait_until("it is there", || head.status()["nodes"].as_array().is_some_and(|it| it.len() == 3));
+    head.ask(&["restart", "replica", &second.to_string(), "--wait"]);
+    let on = replica(second)["stages"][0]["shards"][0]["whereabouts"]["node"].clone();
+    assert_eq!((replica(second)["state"].clone(), on), (json!("serving"), json!("c")));
+    assert_eq!(replica(first)["epoch"], 1, "it was never disturbed");
+    let api = head.api();
+    let expected = tokens(&post(&api, &request()));
     for _ in 0..8 {
         assert_eq!(tokens(&post(&api, &request())), expected);
     }

@@ -27,6 +27,7 @@ use crate::nodes::{Device, Nodes, Seat};
 use crate::overview::{NoToken, NotRevoked};
 use crate::rank::Loss;
 use crate::status::{NodeStatus, Whereabouts};
+use crate::tasks::{TASKS_END_MAX, Tasks};
 
 /// How long a started process may take to connect. It only has to start and to shake hands.
 const ARRIVAL: Duration = Duration::from_secs(10);
@@ -74,6 +75,7 @@ struct Inner {
     launches: AtomicU64,
     awaited: Mutex<HashMap<PeerId, oneshot::Sender<Side>>>,
     reunion: Reunion,
+    tasks: Tasks,
 }
 
 /// A peer and what it asks.
@@ -118,6 +120,7 @@ impl ControlPlane {
         endpoint.admit_nodes(Arc::clone(&desk));
         let nodes = Nodes::new(devices);
         let (awaited, reunion) = Default::default();
+        let tasks = Tasks::default();
         let inner = Inner {
             launches: AtomicU64::new(endpoint.incarnation()),
             endpoint,
@@ -128,11 +131,12 @@ impl ControlPlane {
             nodes,
             awaited,
             reunion,
+            tasks,
         };
         let inner = Arc::new(inner);
         let nodes = Arc::downgrade(&inner);
         inner.desk.reserve(move |name| nodes.upgrade().is_some_and(|it| it.nodes.waits_for(name)));
-        tokio::spawn(receive(Arc::downgrade(&inner), arrivals));
+        inner.tasks.spawn(receive(Arc::downgrade(&inner), arrivals));
         Self { inner }
     }
 
@@ -190,9 +194,18 @@ impl ControlPlane {
         self.inner.endpoint.runtime()
     }
 
-    /// Ends all connections, and says why.
+    /// What runs until the connections have ended.
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.inner.tasks
+    }
+
+    /// Ends all connections, says why, and waits for what waits for them.
     pub(crate) async fn shut_down(&self) {
         self.inner.endpoint.shut_down("the head stops").await;
+        let tasks = self.inner.tasks.ended(TASKS_END_MAX).await;
+        if tasks > 0 {
+            warn!(tasks, "tasks of connections have not ended within {TASKS_END_MAX:?}");
+        }
     }
 
     /// A number that no rank process of this head has, nor of an earlier one.
@@ -247,7 +260,7 @@ impl ControlPlane {
         // In a task of its own: a process that nobody waits for any more is ended all the same.
         let (answer, answered) = oneshot::channel();
         let _starting = inner.nodes.starts_process(&seat.node);
-        self.runtime().spawn(async move {
+        inner.tasks.join_on(self.runtime(), async move {
             let who = node.id().clone();
             let hold = match node.call(NodeRequest::Spawn(spawn), SPAWN).await {
                 Ok(NodeReply::Spawned { pid }) => {
@@ -280,7 +293,10 @@ async fn receive(inner: Weak<Inner>, mut arrivals: Arrivals) {
         match knock {
             // The link has logged it.
             Knock::TurnedAway(_) => {}
-            Knock::Peer(arrival) => drop(tokio::spawn(admit(inner, *arrival))),
+            Knock::Peer(arrival) => {
+                let tasks = inner.tasks.clone();
+                tasks.spawn(admit(inner, *arrival));
+            }
         }
     }
 }
@@ -395,7 +411,7 @@ impl Drop for Hold {
                 control.nodes.answered(&node, pid);
             }
         };
-        drop(control.endpoint.runtime().spawn(kill));
+        control.tasks.join_on(control.endpoint.runtime(), kill);
     }
 }
 

@@ -27,14 +27,11 @@ use crate::reconcile::{Reconciler, Traces};
 use crate::replicas::Replicas;
 use crate::restart::{RestartBudget, Verdict};
 use crate::routing::Routing;
-use crate::tasks::Tasks;
+use crate::tasks::{TASKS_END_MAX, Tasks};
 use crate::watchdog::StepDeadline;
 
 /// How long a restarted head waits for all of its replicas before one of them is enough.
 const ALL_BACK: Duration = Duration::from_secs(3);
-
-/// How long what runs beside the actors may take to end after them, such as threads that hang.
-const TASKS_END_MAX: Duration = Duration::from_secs(1);
 
 /// What to run.
 pub struct DeploymentConfig {
@@ -185,20 +182,16 @@ impl Cluster {
         Ok(Self { front_door, control, ledger, returns, deployment, actors, replicas, tasks })
     }
 
-    /// Waits until every replica serves. After a restart of the head one will do, if others take
-    /// longer: there are clients who want to go on.
+    /// Waits until every replica serves that comes up at once, and one at least: those that have lost a rank
+    /// on their way, such as one of a node that cannot load, follow when they can. After a restart of
+    /// the head, those that take long follow as well: there are clients who want to go on.
     ///
     /// # Errors
-    /// When one of them has failed, or all of them after a restart of the head; the others run on.
+    /// When all of them have failed: why one of them did.
     pub async fn serving(&self) -> Result<(), StartError> {
-        let all = self.front_door.all_serve();
-        if !self.returns {
-            return all.await;
-        }
-        match timeout(ALL_BACK, all).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => self.front_door.one_serves().await,
-        }
+        let patience = if self.returns { ALL_BACK } else { Duration::MAX };
+        drop(timeout(patience, self.front_door.all_started()).await);
+        self.front_door.one_serves().await
     }
 
     /// Where requests enter.

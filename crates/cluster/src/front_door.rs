@@ -217,8 +217,9 @@ impl FrontDoor {
         self.shared.draining.load(Ordering::SeqCst)
     }
 
-    pub(crate) async fn all_serve(&self) -> Result<(), StartError> {
-        self.shared.replicas.all_serve().await
+    /// Waits until no replica is in its first start.
+    pub(crate) async fn all_started(&self) {
+        self.shared.replicas.all_started().await;
     }
 
     /// Waits until some replica serves.

@@ -9,6 +9,8 @@
 //! - **ND-4** what a node tells of its processes takes no more memory than the head has asked for.
 //! - **ND-5** no offer displaces a node that is connected and answers: another process of its name, such
 //!   as one with a copy of its folder, is refused before its offer is read (**LK-9**).
+//! - **ND-6** a node on which the last rank did not come to have its weights gets ranks only where no other
+//!   node will do, until one of its ranks has them, or it joins again.
 
 mod floor;
 mod lease;
@@ -78,6 +80,8 @@ struct Floor {
     cordoned: BTreeSet<String>,
     /// Nodes that are turned away although they have a certificate.
     removed: BTreeSet<String>,
+    /// Nodes on which the last rank did not come to have its weights.
+    failing: BTreeSet<String>,
     /// Nodes that were cut off and have not joined again: nobody waits for them.
     cut_off: BTreeSet<String>,
 }
@@ -136,8 +140,9 @@ impl Entry {
 
 impl Nodes {
     pub(crate) fn new(here: Vec<Device>) -> Self {
-        let (nodes, leases, remembered, cordoned, removed, cut_off) = Default::default();
-        let floor = Floor { here, nodes, leases, remembered, cordoned, removed, cut_off };
+        let (nodes, leases, remembered) = Default::default();
+        let (cordoned, removed, failing, cut_off) = Default::default();
+        let floor = Floor { here, nodes, leases, remembered, cordoned, removed, failing, cut_off };
         let shared = Shared { floor: Mutex::new(floor), changed: watch::Sender::new(()) };
         Self { shared: Arc::new(shared) }
     }
@@ -286,6 +291,7 @@ impl Nodes {
         }
         running.retain(|process| !processes.contains_key(&process.pid));
         floor.cut_off.remove(name);
+        floor.failing.remove(name);
         let (peer, ending) = (Some(peer), BTreeSet::new());
         let entry = Entry { devices, address, peer, processes, ending, starting: 0 };
         floor.nodes.insert(name.to_owned(), entry);
@@ -316,6 +322,18 @@ impl Nodes {
         let id = floor.leases.add(replica, seats);
         drop(floor);
         Lease { nodes: self.clone(), id }
+    }
+
+    /// Whether a rank on this node has its weights now, or never will (**ND-6**).
+    pub(crate) fn rank_loaded(&self, node: &str, loaded: bool) {
+        let mut floor = self.floor();
+        if loaded {
+            floor.failing.remove(node);
+        } else if floor.failing.insert(node.to_owned()) {
+            warn!(
+                "a rank on node {node} failed to load: other nodes are preferred until one loads"
+            );
+        }
     }
 
     /// A node is told to start a process: until the call is over, it may tell of the end of one that is

@@ -31,7 +31,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::warn;
 
 use self::handle::RemoteHandle;
-use self::rendezvous::Rendezvous;
+use self::rendezvous::{Attendance, Rendezvous};
 use crate::control::{ControlPlane, Process};
 use crate::memory::MemoryNeeds;
 use crate::nodes::{Lease, Seat};
@@ -105,10 +105,13 @@ enum Fall {
     Told(Loss),
 }
 
+/// What a rank is told, and tells, of an epoch. Its end ends the engine.
+type Control = Stream<ShardCommand, ShardEvent>;
+
 /// A rank that takes plans.
 struct Started {
     /// Ends the engine when it is dropped.
-    _control: Stream<ShardCommand, ShardEvent>,
+    _control: Control,
     steps: Stream<StepCommand, StepEvent>,
 }
 
@@ -209,11 +212,15 @@ impl RemoteRanks {
         };
         sink(RankEvent::Seated(process.whereabouts.clone()));
         let nodes = self.control.nodes();
+        let loaded = AtomicBool::new(false);
         let ended = tokio::select! {
             biased;
-            ended = self.play(group, rank, process, plans, sink) => ended,
+            ended = self.play(group, rank, process, &loaded, plans, sink) => ended,
             why = process.ended(nodes) => Err(Fall::Told(why)),
         };
+        if ended.is_err() && !loaded.into_inner() {
+            nodes.rank_loaded(&process.seat.node, false);
+        }
         match ended {
             Ok(()) => Ok(()),
             Err(Fall::Told(loss)) if process.lives() => Err(loss),
@@ -293,11 +300,19 @@ impl RemoteRanks {
                 let start = self.control.next_launch();
                 let process = match self.control.adopt(rank, seat, group.epoch) {
                     Some(adopted) => adopted,
-                    None => self.control.launch(&rank.process_name(start), seat.clone()).await?,
+                    None => self.launch(&rank.process_name(start), seat).await?,
                 };
                 Ok(empty.insert(process))
             }
         }
+    }
+
+    async fn launch(&self, name: &str, seat: &Seat) -> Result<Process, Loss> {
+        let launched = self.control.launch(name, seat.clone()).await;
+        if launched.as_ref().is_err_and(|loss| loss.cause == LossCause::Outside) {
+            self.control.nodes().rank_loaded(&seat.node, false);
+        }
+        launched
     }
 
     /// Readies the process for the epoch, then passes plans and outcomes on until the port ends.
@@ -306,12 +321,19 @@ impl RemoteRanks {
         group: &EpochGroup,
         rank: Rank,
         process: &Process,
+        loaded: &AtomicBool,
         mut plans: mpsc::Receiver<StepPlan>,
         sink: &RankSink,
     ) -> Result<(), Fall> {
+        let attendance = group.rendezvous.attend(rank);
+        let ready = async {
+            let (control, has) = self.load(&attendance, rank, process, sink).await?;
+            loaded.store(true, Ordering::Relaxed);
+            self.join(group, attendance, process, control, has, sink).await
+        };
         let started = tokio::select! {
             biased;
-            started = self.ready(group, rank, process, sink) => started?,
+            started = ready => started?,
             _ = plans.recv() => return Ok(()),
         };
         sink(RankEvent::Ready);
@@ -322,21 +344,20 @@ impl RemoteRanks {
         passed.unwrap_or_else(|why| Err(Fall::outside(why.to_string())))
     }
 
-    async fn ready(
+    /// Has the process load the weights of the rank, unless it has them.
+    async fn load(
         &self,
-        group: &EpochGroup,
+        attendance: &Attendance<'_>,
         rank: Rank,
         process: &Process,
         sink: &RankSink,
-    ) -> Result<Started, Fall> {
-        let attendance = group.rendezvous.attend(rank);
+    ) -> Result<(Control, Loaded), Fall> {
         let index = rank.stage * self.config.layout.tensor + rank.tensor;
         let load = Load { threads: process.seat.threads, ..self.config.loads[index].clone() };
-        let control = process.peer.open(ShardCommand::Load(load), OPEN).await?;
-        let Stream { mut sender, mut receiver } = control;
-        let Loaded { tensor, pipeline, checkpoint } = loop {
-            let told = timeout(LOADING, receiver.next()).await.map_err(|_| loading_hangs())?;
-            match told? {
+        let mut control = process.peer.open(ShardCommand::Load(load), OPEN).await?;
+        let loaded = loop {
+            let told = timeout(LOADING, control.receiver.next()).await;
+            match told.map_err(|_| loading_hangs())?? {
                 Some(ShardEvent::Progress { bytes, of }) => {
                     attendance.heard();
                     sink(RankEvent::Loading { bytes, of });
@@ -346,7 +367,23 @@ impl RemoteRanks {
             }
         };
         let node = &process.seat.node;
-        self.config.weights.check(node, &checkpoint).map_err(Fall::outside)?;
+        self.config.weights.check(node, &loaded.checkpoint).map_err(Fall::outside)?;
+        self.control.nodes().rank_loaded(node, true);
+        Ok((control, loaded))
+    }
+
+    /// Lets the rank join the groups of the epoch once all ranks have loaded.
+    async fn join(
+        &self,
+        group: &EpochGroup,
+        attendance: Attendance<'_>,
+        process: &Process,
+        control: Control,
+        loaded: Loaded,
+        sink: &RankSink,
+    ) -> Result<Started, Fall> {
+        let Stream { mut sender, mut receiver } = control;
+        let Loaded { tensor, pipeline, .. } = loaded;
         let met = attendance.meet([tensor, pipeline], LOADING).await;
         let (tensor, pipeline) = met.map_err(Fall::outside)?;
         let seats = group.seats.get().map(Vec::as_slice).unwrap_or_default();

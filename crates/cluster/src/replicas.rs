@@ -317,15 +317,12 @@ impl Replicas {
         self.entries.iter().any(|entry| entry.suits(ReplicaStatus::is_healthy))
     }
 
-    /// Waits until every replica serves.
-    ///
-    /// # Errors
-    /// When one of them has failed.
-    pub(crate) async fn all_serve(&self) -> Result<(), StartError> {
-        for entry in self.all() {
-            entry.settles().await?;
+    /// Waits until no replica is in its first start.
+    pub(crate) async fn all_started(&self) {
+        for mut entry in self.all() {
+            let started = |status: &ReplicaStatus| status.state != ReplicaState::Starting;
+            drop(entry.status.wait_for(started).await);
         }
-        Ok(())
     }
 
     /// Waits until some replica serves, if any shall.

@@ -1,15 +1,20 @@
 //! The tasks of a head that run beside its actors, and who joins them.
 //!
-//! - **TK-1** every task of a head is counted until it has ended, and is ended with the head.
+//! - **TK-1** every task of a head is counted until it has ended, and is ended with the head: those of its
+//!   replicas first, those of its connections to nodes after them.
 
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Counts tasks, and ends them with their head. Clones count together.
+/// How long tasks may take to end once they were told to, such as one that joins a thread that hangs.
+pub(crate) const TASKS_END_MAX: Duration = Duration::from_secs(1);
+
+/// Counts tasks, and ends them with their owner. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tasks {
     tracker: TaskTracker,
@@ -19,15 +24,24 @@ pub(crate) struct Tasks {
 // === impl Tasks ===
 
 impl Tasks {
-    /// Runs a task until it ends, or the head stops: then it ends where it waits.
+    /// Runs a task until it ends, or its owner stops: then it ends where it waits.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let over = self.over.clone();
-        self.tracker.spawn(async move { over.run_until_cancelled(task).await.unwrap_or(()) });
+        self.join(async move { over.run_until_cancelled(task).await.unwrap_or(()) });
     }
 
-    /// Waits for the end of something that ends by itself, and that nothing can be done about.
-    pub(crate) fn join(&self, end: impl Future<Output = ()> + Send + 'static) {
-        self.tracker.spawn(end);
+    /// Runs a task to its end, which comes by itself.
+    pub(crate) fn join(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn(task);
+    }
+
+    /// As [`join`](Self::join), from a thread that may be outside of the runtime.
+    pub(crate) fn join_on(
+        &self,
+        runtime: &Handle,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.tracker.spawn_on(task, runtime);
     }
 
     /// Ends the tasks, from now on.

@@ -217,7 +217,16 @@ async fn run_cluster(
     };
     let shows_loading = deployment.control.is_some();
     let failed = |why: StartError| CliError::failure(why.to_string());
-    let cluster = Cluster::start(deployment).await.map_err(failed)?;
+    let stopped =
+        |signal| CliError::failure(format!("stopped by {signal} before the model was loaded"));
+    let cluster = tokio::select! {
+        started = Cluster::start(deployment) => started.map_err(failed)?,
+        // It may wait for nodes. What they run is for the next head.
+        signal = signals.next() => {
+            shutdown.begin(signal, signals);
+            return Err(stopped(signal));
+        }
+    };
     scrape::look_up(&metrics, cluster.overview(), certificate);
     admin.serve(cluster.overview());
     let serving = tokio::select! {
@@ -226,8 +235,7 @@ async fn run_cluster(
         signal = signals.next() => {
             shutdown.begin(signal, signals);
             shutdown.stop(cluster).await;
-            let why = format!("stopped by {signal} before the model was loaded");
-            return Err(CliError::failure(why));
+            return Err(stopped(signal));
         }
     };
     if let Err(why) = serving {

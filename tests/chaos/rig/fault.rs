@@ -17,6 +17,8 @@ pub(crate) enum Fault {
     KillShard(At),
     /// SIGSTOP of it.
     FreezeShard(At),
+    /// Its process stands still for most of the time.
+    ThrottleShard(At),
     /// SIGKILL of all processes of a replica.
     KillReplica(usize),
     /// SIGKILL of a node's agent, whose ranks end with it.
@@ -32,6 +34,10 @@ pub(crate) enum Fault {
     FreezeNode(usize),
     /// SIGTERM of a node's agent: it says goodbye.
     StopNode(usize),
+    /// A second agent starts with the folder of a node, and has to end at once.
+    StartTwin(usize),
+    /// The folder of the checkpoint is away.
+    TakeCheckpoint,
     /// The cable of a node is pulled: its end in the namespace that is named goes down.
     CutNode {
         /// Where the other end of the cable is.
@@ -57,6 +63,15 @@ impl Fault {
                 let shard = house.shard(*at);
                 house.freeze(self, shard.into_iter().collect());
             }
+            Self::ThrottleShard(at) => {
+                let shard = house.shard(*at);
+                shard.into_iter().for_each(|pid| house.throttle(self, pid));
+            }
+            Self::StartTwin(node) => {
+                let code = house.start_twin(*node);
+                assert!(code.is_none_or(|code| code == 1), "{code:?}\n{}", house.logs());
+            }
+            Self::TakeCheckpoint => house.checkpoint().take_away(),
             Self::KillReplica(replica) => house.shards_of(*replica).into_iter().for_each(kill),
             // Its drop kills it.
             Self::KillNode(node) => drop(house.take_node(*node)),
@@ -89,7 +104,12 @@ impl Fault {
     /// Makes good what does not heal by itself.
     pub(crate) fn heal(&self, house: &mut House) {
         match self {
-            Self::KillShard(_) | Self::KillReplica(_) | Self::RestartNode(_) => {}
+            Self::KillShard(_)
+            | Self::KillReplica(_)
+            | Self::RestartNode(_)
+            | Self::StartTwin(_) => {}
+            Self::ThrottleShard(_) => house.release(self),
+            Self::TakeCheckpoint => house.checkpoint().bring_back(),
             Self::FreezeShard(_)
             | Self::FreezeNode(_)
             | Self::FreezeAgent(_)

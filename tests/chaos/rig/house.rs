@@ -4,18 +4,21 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
+use super::checkpoint::Checkpoint;
 use super::fault::Fault;
 use super::http;
 use super::load::Model;
 use super::patience::wait_until;
 use super::ports::ports;
 use super::process::{Process, family, is_ours, lives, resident_kib, signal};
+use super::throttle::Throttled;
 
 /// One house at a time: faults are timed, and the machine may have two cores.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -32,6 +35,10 @@ pub(crate) struct House {
     nodes: Vec<Node>,
     /// Processes that a fault has stopped, until it is made good.
     frozen: Vec<(Fault, Vec<u32>)>,
+    /// Processes that a fault slows down, until it is made good.
+    throttled: Vec<(Fault, Throttled)>,
+    /// Which a fault can take away.
+    checkpoint: Option<Checkpoint>,
     /// Every process that was ever seen in it.
     seen: Mutex<BTreeSet<u32>>,
     folder: Folder,
@@ -63,21 +70,32 @@ struct Folder(PathBuf);
 impl House {
     /// A head that runs its ranks itself.
     pub(crate) fn local(model: &Model, layout: &[&str]) -> Self {
-        Self::open(model, layout, "127.0.0.1", &[])
+        Self::open(model, layout, "127.0.0.1", &[], None)
+    }
+
+    /// As [`local`](Self::local), the head started by a program that ends with becoming it.
+    pub(crate) fn local_by(program: Command, model: &Model, layout: &[&str]) -> Self {
+        Self::open(model, layout, "127.0.0.1", &[], Some(program))
     }
 
     /// A head and so many nodes, which have two devices each.
     pub(crate) fn of_nodes(model: &Model, layout: &[&str], nodes: usize) -> Self {
-        Self::open(model, layout, "127.0.0.1", &vec![None; nodes])
+        Self::open(model, layout, "127.0.0.1", &vec![None; nodes], None)
     }
 
     /// A head that listens on `host` and nodes in network namespaces of their own.
     pub(crate) fn of_spaces(model: &Model, layout: &[&str], host: &str, spaces: &[String]) -> Self {
         let spaces: Vec<_> = spaces.iter().map(|space| Some(space.clone())).collect();
-        Self::open(model, layout, host, &spaces)
+        Self::open(model, layout, host, &spaces, None)
     }
 
-    fn open(model: &Model, layout: &[&str], host: &str, spaces: &[Option<String>]) -> Self {
+    fn open(
+        model: &Model,
+        layout: &[&str],
+        host: &str,
+        spaces: &[Option<String>],
+        program: Option<Command>,
+    ) -> Self {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = Folder::new();
         let (dir, state) = (folder.join("authority"), folder.join("state"));
@@ -94,7 +112,11 @@ impl House {
             words.extend(["--cluster-dir", &dir, "--state-dir", &state]);
             words.extend(["--cluster-listen", &listen]);
         }
-        let mut head = Process::start(None, &words, &folder.log("head"));
+        let log = folder.log("head");
+        let mut head = match program {
+            Some(program) => Process::start_by(program, &words, &log),
+            None => Process::start(None, &words, &log),
+        };
         let mut join = String::new();
         let mut admin = None;
         if !spaces.is_empty() {
@@ -116,6 +138,8 @@ impl House {
             join,
             nodes: nodes.collect(),
             frozen: Vec::new(),
+            throttled: Vec::new(),
+            checkpoint: None,
             seen: Mutex::default(),
             folder,
             others: shared_memory(),
@@ -143,6 +167,33 @@ impl House {
         let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
         self.head = Process::start(None, &words, &self.folder.log("head"));
         self.head.hear("metrics ");
+    }
+
+    /// Cuts off the end of the journal of a head that is dead, as a disk that was full or a machine that lost
+    /// power does.
+    pub(crate) fn tear_journal(&self) {
+        let path = self.folder.0.join("state").join("journal");
+        let length = fs::metadata(&path).expect("a journal").len();
+        let file = fs::OpenOptions::new().write(true).open(&path).expect("a journal");
+        file.set_len(length - 3).expect("it is cut");
+    }
+
+    /// Asks the head to stop, and waits until it has: its exit code.
+    pub(crate) fn stop_head(&mut self) -> Option<i32> {
+        self.look_round();
+        signal(self.head.pid(), Signal::TERM);
+        self.head.end().code()
+    }
+
+    /// Starts a second agent with the folder of one that runs, and waits until it has ended: its exit code.
+    /// `None` if the node does not run.
+    pub(crate) fn start_twin(&self, index: usize) -> Option<i32> {
+        self.nodes[index].process.as_ref()?;
+        let name = &self.nodes[index].name;
+        let dir = self.folder.join(name);
+        let words = ["node", "--join", &self.join, "--name", name, "--dir", &dir];
+        let words = [&words[..], &["--devices", "cpu:2"]].concat();
+        Process::start(None, &words, &self.folder.log("twin")).end().code()
     }
 
     /// Starts a node: with a token at first, later with what it has kept.
@@ -247,6 +298,26 @@ impl House {
     pub(crate) fn thaw(&mut self, fault: &Fault) {
         let thawed = self.frozen.extract_if(.., |(other, _)| other == fault);
         thawed.flat_map(|(_, pids)| pids).for_each(|pid| signal(pid, Signal::CONT));
+    }
+
+    /// Slows a process down until that is made good.
+    pub(crate) fn throttle(&mut self, fault: &Fault, process: u32) {
+        self.throttled.push((fault.clone(), Throttled::begin(process)));
+    }
+
+    /// Lets the processes have their cores again that a fault slows down.
+    pub(crate) fn release(&mut self, fault: &Fault) {
+        self.throttled.retain(|(other, _)| other != fault);
+    }
+
+    /// Serves from a checkpoint that can be taken away.
+    pub(crate) fn with_checkpoint(mut self, checkpoint: Checkpoint) -> Self {
+        self.checkpoint = Some(checkpoint);
+        self
+    }
+
+    pub(crate) fn checkpoint(&self) -> &Checkpoint {
+        self.checkpoint.as_ref().expect("the house was opened with one")
     }
 
     /// Which replicas have a rank on a node.

@@ -26,14 +26,23 @@ impl Process {
     /// Starts the program, in a network namespace if one is named. What it logs is added to `log`:
     /// a pipe that nobody reads would stop it.
     pub(crate) fn start(namespace: Option<&str>, args: &[&str], log: &Path) -> Self {
-        let mut command = match namespace {
+        match namespace {
             Some(namespace) => {
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace, PROGRAM]);
-                command
+                command.args(["netns", "exec", namespace]);
+                Self::start_by(command, args, log)
             }
-            None => Command::new(PROGRAM),
-        };
+            None => Self::run(Command::new(PROGRAM), args, log),
+        }
+    }
+
+    /// As [`start`](Self::start), by a program that ends with becoming what its arguments say.
+    pub(crate) fn start_by(mut program: Command, args: &[&str], log: &Path) -> Self {
+        program.arg(PROGRAM);
+        Self::run(program, args, log)
+    }
+
+    fn run(mut command: Command, args: &[&str], log: &Path) -> Self {
         let errors = File::options().create(true).append(true).open(log).expect("a log file");
         command.args(args).env("PLAYHOUSE_ADMIN_TOKEN", ADMIN_TOKEN);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);

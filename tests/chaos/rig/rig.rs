@@ -3,6 +3,7 @@
 //! The bench `recovery` is built on it as well.
 
 pub(crate) mod answer;
+pub(crate) mod checkpoint;
 pub(crate) mod fault;
 pub(crate) mod house;
 pub(crate) mod http;
@@ -11,4 +12,5 @@ pub(crate) mod patience;
 #[path = "../../ports.rs"]
 pub(crate) mod ports;
 pub(crate) mod process;
+pub(crate) mod throttle;
 pub(crate) mod verdict;

@@ -63,6 +63,7 @@ impl Budget {
         let hit = match fault {
             Fault::KillShard(at) | Fault::FreezeShard(at) => vec![at.replica],
             Fault::KillReplica(replica) => vec![*replica],
+            Fault::ThrottleShard(_) | Fault::StartTwin(_) | Fault::TakeCheckpoint => vec![],
             Fault::KillNode(node)
             | Fault::RestartNode(node)
             | Fault::FreezeNode(node)

@@ -23,6 +23,8 @@ struct Dice {
     state: u64,
     /// Until when each node is away.
     away: [Duration; NODES],
+    /// Until when the checkpoint is.
+    checkpoint_away: Duration,
 }
 
 // === impl Forecast ===
@@ -30,7 +32,8 @@ struct Dice {
 impl Forecast {
     /// A storm of this length. All is healed at its end.
     pub(crate) fn new(seed: u64, length: Duration) -> Self {
-        let mut dice = Dice { state: seed, away: Default::default() };
+        let (away, checkpoint_away) = Default::default();
+        let mut dice = Dice { state: seed, away, checkpoint_away };
         let mut deeds = Vec::new();
         let mut now = Duration::from_secs(1);
         while now < length {
@@ -66,11 +69,11 @@ impl Dice {
         Duration::from_millis(from_ms + self.next() % (to_ms - from_ms))
     }
 
-    /// A fault, unless it is of a node that is away.
+    /// A fault, unless it is of a node that is away, or of a checkpoint that is.
     fn fault(&mut self, now: Duration, heal: Duration) -> Option<Fault> {
         let (replica, tensor, node) = (self.below(REPLICAS), self.below(SHARDS), self.below(NODES));
         let at = At { replica, stage: 0, tensor };
-        let fault = match self.below(8) {
+        let fault = match self.below(11) {
             0 => Fault::KillShard(at),
             1 => Fault::FreezeShard(at),
             2 => Fault::KillReplica(replica),
@@ -78,16 +81,25 @@ impl Dice {
             4 => Fault::FreezeNode(node),
             5 => Fault::RestartNode(node),
             6 => Fault::FreezeAgent(node),
-            _ => Fault::StopNode(node),
+            7 => Fault::StopNode(node),
+            8 => Fault::ThrottleShard(at),
+            9 => Fault::StartTwin(node),
+            _ => Fault::TakeCheckpoint,
         };
-        let of_rank =
-            matches!(fault, Fault::KillShard(_) | Fault::FreezeShard(_) | Fault::KillReplica(_));
-        if !of_rank && self.away[node] > now {
+        let away = match fault {
+            Fault::KillNode(_)
+            | Fault::FreezeNode(_)
+            | Fault::RestartNode(_)
+            | Fault::FreezeAgent(_)
+            | Fault::StopNode(_)
+            | Fault::StartTwin(_) => &mut self.away[node],
+            Fault::TakeCheckpoint => &mut self.checkpoint_away,
+            _ => return Some(fault),
+        };
+        if *away > now {
             return None;
         }
-        if !of_rank {
-            self.away[node] = heal;
-        }
+        *away = heal;
         Some(fault)
     }
 }

@@ -103,7 +103,7 @@ impl ControlPlane {
             self.nodes().remember(replica, seats);
         }
         let inner = Arc::downgrade(&self.inner);
-        self.runtime().spawn(async move {
+        self.inner.tasks.spawn(async move {
             sleep(CLAIM).await;
             if let Some(inner) = inner.upgrade() {
                 lock(&inner.reunion.table).found.clear();

@@ -22,22 +22,35 @@ impl Floor {
         let (replica, own) = self.leases.get(lease).ok_or("its lease has ended")?;
         let own = own.clone();
         let free = self.free(Some(lease));
+        let sound = free.iter().filter(|(node, _)| !self.failing.contains(node));
+        let sound = sound.cloned().collect();
+        let seats = self.fitting(&sound, replica, &own, map, needs);
+        let seats = seats.or_else(|_| self.fitting(&free, replica, &own, map, needs))?;
+        self.leases.set(lease, seats.clone());
+        Ok(seats)
+    }
+
+    /// Seats on these devices that are large enough for every rank, or else for the ranks that happen to
+    /// get them.
+    fn fitting(
+        &self,
+        free: &Free,
+        replica: ReplicaId,
+        own: &[Seat],
+        map: &RankMap,
+        needs: &MemoryNeeds,
+    ) -> Result<Vec<Seat>, String> {
         let bounds = needs.bounds();
         let mut refused = None;
-        // Devices that are large enough for every rank, or else for the ranks that happen to get them.
         for bound in bounds {
-            let large = self.large(&free, bound);
-            match self.seats_on(large, replica, &own, map) {
-                Ok(seats) if needs.fit(&self.memories(&seats)) => {
-                    self.leases.set(lease, seats.clone());
-                    return Ok(seats);
-                }
+            match self.seats_on(self.large(free, bound), replica, own, map) {
+                Ok(seats) if needs.fit(&self.memories(&seats)) => return Ok(seats),
                 Ok(_) => {}
                 Err(why) => drop(refused.get_or_insert(why)),
             }
         }
         let why = refused.unwrap_or_else(|| format!("{replica}: its ranks do not fit"));
-        Err(why + &needs.complaint(&self.small(&free, bounds[0])))
+        Err(why + &needs.complaint(&self.small(free, bounds[0])))
     }
 
     /// Seats on these devices, of a replica whose `own` they were before.

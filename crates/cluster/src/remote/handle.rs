@@ -35,7 +35,7 @@ impl RankHandle for RemoteHandle {
 
     fn vacate(&self) {
         let (ranks, rank, vacated) = (Arc::clone(&self.ranks), self.rank, self.vacated.clone());
-        self.ranks.runtime.spawn(async move {
+        self.ranks.control.tasks().join_on(&self.ranks.runtime, async move {
             ranks.vacate(rank).await;
             vacated.send_replace(true);
         });
