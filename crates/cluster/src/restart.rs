@@ -5,8 +5,8 @@
 //!
 //! - **RB-1** the first losses of a period are answered at once, and each doubles the wait for the next,
 //!   from 10 ms to a minute; a random half of a wait keeps apart what was lost together.
-//! - **RB-2** what has served is not given up before it has failed to come back for the whole patience,
-//!   in which requests may wait for it. What never served is given up after the first losses: its
+//! - **RB-2** what has served is not given up before it has failed to come back for the whole patience, in
+//!   which requests may wait for it; it is back when it has served for a second. What never served is given up after the first losses: its
 //!   configuration is wrong, and somebody waits for its start.
 //! - **RB-3** what was given up is tried again by whoever has nobody else, at first after ten seconds.
 //! - **RB-4** losses age with time spent loading or serving, not with time spent waiting.
@@ -22,6 +22,8 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 const LAST_BACKOFF: Duration = Duration::from_secs(60);
 /// The shortest wait before something is tried again that was given up.
 const RETRY_MIN: Duration = Duration::from_secs(10);
+/// Who serves for so long is back.
+const BACK: Duration = Duration::from_secs(1);
 /// Losses that are remembered; the last backoff is reached before.
 const REMEMBERED_MAX: usize = 16;
 
@@ -37,24 +39,21 @@ pub(crate) enum Verdict {
 /// Remembers recent restarts. Time is an argument: any clock that does not go back.
 #[derive(Debug)]
 pub(crate) struct RestartBudget {
-    recent: VecDeque<Lost>,
+    /// Of each, the time spent loading or serving until then.
+    recent: VecDeque<Duration>,
     /// Time spent loading or serving until the last loss.
     up: Duration,
     /// Loading or serving, since then.
     up_since: Option<Duration>,
     has_served: bool,
+    /// It serves, since then.
+    serving_since: Option<Duration>,
+    /// It has failed to come back since then.
+    failing_since: Option<Duration>,
     /// How long requests may wait.
     patience: Duration,
     /// Of the jitter.
     random: u64,
-}
-
-/// A loss that was charged.
-#[derive(Clone, Copy, Debug)]
-struct Lost {
-    /// In time up.
-    up: Duration,
-    at: Duration,
 }
 
 // === impl RestartBudget ===
@@ -68,6 +67,8 @@ impl RestartBudget {
             up: Duration::ZERO,
             up_since: None,
             has_served: false,
+            serving_since: None,
+            failing_since: None,
             patience,
             random: seed,
         }
@@ -82,6 +83,7 @@ impl RestartBudget {
     pub(crate) fn serves(&mut self, now: Duration) {
         self.starts(now);
         self.has_served = true;
+        self.serving_since.get_or_insert(now);
     }
 
     /// It is lost: what is done about that.
@@ -89,14 +91,18 @@ impl RestartBudget {
         if let Some(since) = self.up_since.take() {
             self.up += now.saturating_sub(since);
         }
-        while self.recent.front().is_some_and(|lost| self.up - lost.up > PERIOD) {
+        while self.recent.front().is_some_and(|lost| self.up - *lost > PERIOD) {
             self.recent.pop_front();
         }
         let wait = self.backoff();
-        let first = self.recent.front().map_or(now, |lost| lost.at);
+        let served = self.serving_since.take().map(|since| now.saturating_sub(since));
+        if served.is_some_and(|served| served >= BACK) {
+            self.failing_since = None;
+        }
+        let first = *self.failing_since.get_or_insert(now);
         let spent = self.recent.len() >= QUICK_MAX;
         if self.recent.len() < REMEMBERED_MAX {
-            self.recent.push_back(Lost { up: self.up, at: now });
+            self.recent.push_back(self.up);
         }
         match spent && (!self.has_served || now.saturating_sub(first) >= self.patience) {
             true => Verdict::GiveUp(wait.max(RETRY_MIN)),
@@ -191,6 +197,27 @@ mod tests {
         let never = losses(6, Duration::ZERO, None, 7);
         assert!(given_up(&never).is_some_and(|at| at < seconds(1)), "{never:?}");
         assert!(given_up(&never[..5]).is_none(), "{never:?}");
+    }
+
+    /// **RB-2**: losses that add up over minutes are no failure to come back.
+    #[test]
+    fn what_comes_back_between_its_losses_is_never_given_up() {
+        let verdicts = losses(40, Duration::ZERO, Some(seconds(3)), 7);
+        assert!(verdicts.last().is_some_and(|(at, _)| *at > 2 * PATIENCE), "{verdicts:?}");
+        assert_eq!(given_up(&verdicts), None);
+        let mut budget = RestartBudget::new(7, PATIENCE);
+        let mut now = Duration::ZERO;
+        for turn in 0..40 {
+            budget.serves(now);
+            now += seconds(3);
+            // And then it cannot load for a while.
+            for _ in 0..4 {
+                let verdict = budget.lost(now);
+                let Verdict::Restart(_) = verdict else { panic!("{turn}: {verdict:?}") };
+                now += seconds(1);
+                budget.starts(now);
+            }
+        }
     }
 
     /// **RB-4**
