@@ -6,9 +6,10 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Top to bottom. A crate may depend on any crate before it.
-const LAYERS: [&str; 16] = [
+const LAYERS: [&str; 17] = [
     "playhouse-types",
     "playhouse-telemetry",
+    "playhouse-layout",
     "playhouse-kvcache",
     "playhouse-scheduler",
     "playhouse-router",
@@ -30,6 +31,7 @@ const FORBIDDEN: [(&[&str], &[&str], &str); 10] = [
     (
         &[
             "playhouse-types",
+            "playhouse-layout",
             "playhouse-kvcache",
             "playhouse-scheduler",
             "playhouse-router",

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use playhouse_admin::view;
-use playhouse_cluster::{Change, Ledger, OperationId, Phase, ReplicaState, Split};
-use playhouse_types::ReplicaId;
+use playhouse_cluster::{Change, Ledger, OperationId, Phase, ReplicaState};
+use playhouse_types::{ParallelSpec, ReplicaId};
 
 use crate::head::{CarryOut, EVIL, Head, TOKEN};
 use crate::{Finished, playhouse, run};
@@ -35,14 +35,15 @@ const ABORTED: CarryOut = |ledger, id| ledger.end(id, Phase::Aborted);
 #[test]
 fn a_command_is_a_change() {
     let (replica, deadline) = (ReplicaId(0), Duration::from_secs(30));
-    let split = |tensor, pipeline| Some(Split { tensor, pipeline, partition: None });
-    let deployment = |replicas, split, force| Change::Deployment { replicas, split, force };
+    let layout =
+        |tensor, pipeline| Some(ParallelSpec { tensor, pipeline, ..ParallelSpec::default() });
+    let deployment = |replicas, layout, force| Change::Deployment { replicas, layout, force };
     let node = || "rack-1".to_owned();
     for (command, expected) in [
         ("scale dp 4", deployment(Some(4), None, false)),
         ("scale dp 0 --force", deployment(Some(0), None, true)),
-        ("scale tp 2", deployment(None, split(2, 1), false)),
-        ("scale pp 3", deployment(None, split(1, 3), false)),
+        ("scale tp 2", deployment(None, layout(2, 1), false)),
+        ("scale pp 3", deployment(None, layout(1, 3), false)),
         ("drain replica 0", Change::DrainReplica { replica, deadline, force: false }),
         (
             "drain replica 0 --force --deadline 2m",

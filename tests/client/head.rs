@@ -8,9 +8,9 @@ use playhouse_admin::{AdminConfig, Operations, serve};
 use playhouse_cluster::{
     Answer, Begun, Change, ClusterStatus, DeploymentStatus, Desired, DeviceStatus, Ledger, NoToken,
     NodeStatus, NotRevoked, Operation, OperationId, Progress, Refused, ReplicaState, ReplicaStatus,
-    ShardState, ShardStatus, Share, Split, StageStatus, Whereabouts,
+    ShardState, ShardStatus, Share, StageStatus, Whereabouts,
 };
-use playhouse_types::{Epoch, ReplicaId};
+use playhouse_types::{Epoch, ParallelSpec, ReplicaId};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -49,17 +49,17 @@ impl Head {
     }
 
     pub(crate) fn at(address: SocketAddr, state: ReplicaState) -> Self {
-        let split = Split { tensor: 1, pipeline: 1, partition: None };
+        let layout = ParallelSpec { tensor: 1, pipeline: 1, ..ParallelSpec::default() };
         let ledger = Ledger::in_memory();
-        ledger.set_desired(Desired { replicas: 1, split }).expect("there is no journal");
+        ledger.set_desired(Desired { replicas: 1, layout }).expect("there is no journal");
         Self::with(address, state, Arc::new(ledger), |_, _| {})
     }
 
     /// One that carries operations out like this.
     pub(crate) fn doing(carry_out: CarryOut) -> Self {
-        let split = Split { tensor: 1, pipeline: 1, partition: None };
+        let layout = ParallelSpec { tensor: 1, pipeline: 1, ..ParallelSpec::default() };
         let ledger = Ledger::in_memory();
-        ledger.set_desired(Desired { replicas: 1, split }).expect("there is no journal");
+        ledger.set_desired(Desired { replicas: 1, layout }).expect("there is no journal");
         Self::with(free(), ReplicaState::Serving, Arc::new(ledger), carry_out)
     }
 
@@ -142,7 +142,7 @@ impl Operations for Script {
         }
         let desired = self.ledger.desired().map(|desired| desired.replicas);
         if dry_run
-            && matches!(change, Change::Deployment { replicas, split: None, .. } if replicas == desired)
+            && matches!(change, Change::Deployment { replicas, layout: None, .. } if replicas == desired)
         {
             return Ok(Answer::Planned(Vec::new()));
         }
@@ -155,7 +155,9 @@ impl Operations for Script {
             (self.carry_out)(&self.ledger, operation.id);
         }
         match begun {
-            Begun::New(operation) | Begun::Known(operation) => Ok(Answer::Accepted(operation)),
+            Begun::New(operation) | Begun::Known(operation) => {
+                Ok(Answer::Accepted(Box::new(operation)))
+            }
         }
     }
 

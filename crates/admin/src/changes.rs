@@ -8,8 +8,8 @@ use axum::http::header::LOCATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use playhouse_cluster::{Answer, Change, Desired, Operation, OperationId, Refused, Split};
-use playhouse_types::ReplicaId;
+use playhouse_cluster::{Answer, Change, Desired, Operation, OperationId, Refused};
+use playhouse_types::{ParallelSpec, ReplicaId};
 
 use crate::error::ApiError;
 use crate::operations::Operations;
@@ -161,7 +161,7 @@ async fn make<O: Operations>(
                 steps.is_empty().then(|| "the cluster is as asked for already".to_owned());
             Json(Plan { steps, nothing_to_do }).into_response()
         }
-        Answer::Accepted(operation) => accepted(operation),
+        Answer::Accepted(operation) => accepted(*operation),
     })
 }
 
@@ -187,23 +187,25 @@ fn change_of(patch: DeploymentPatch, desired: Desired, forced: bool) -> Result<C
         layers.into_iter().map(|n| number("pipeline_partition", n, 1)).collect()
     };
     let partition = patch.pipeline_partition.map(layers).transpose()?;
-    let split = if tensor.is_some() || pipeline.is_some() || partition.is_some() {
-        let new = Split {
-            tensor: tensor.unwrap_or(desired.split.tensor),
-            pipeline: pipeline.unwrap_or(desired.split.pipeline),
+    let layout = if tensor.is_some() || pipeline.is_some() || partition.is_some() {
+        let new = ParallelSpec {
+            tensor: tensor.unwrap_or(desired.layout.tensor),
+            pipeline: pipeline.unwrap_or(desired.layout.pipeline),
             // A partition is that of its number of stages.
-            partition: partition.or(desired.split.partition.filter(|_| pipeline.is_none())),
+            pipeline_partition: partition
+                .or(desired.layout.pipeline_partition.filter(|_| pipeline.is_none())),
+            ..desired.layout
         };
-        Some(whole_split(new)?)
+        Some(whole_partition(new)?)
     } else {
         None
     };
-    if replicas.is_none() && split.is_none() {
+    if replicas.is_none() && layout.is_none() {
         let message = "nothing to change: give data_parallel, tensor_parallel, pipeline_parallel or \
                        pipeline_partition";
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "invalid_body", message));
     }
-    Ok(Change::Deployment { replicas, split, force: patch.force || forced })
+    Ok(Change::Deployment { replicas, layout, force: patch.force || forced })
 }
 
 fn number(field: &str, number: i64, least: i64) -> Result<u32, ApiError> {
@@ -215,15 +217,15 @@ fn number(field: &str, number: i64, least: i64) -> Result<u32, ApiError> {
 }
 
 /// One number of layers for each stage.
-fn whole_split(split: Split) -> Result<Split, ApiError> {
-    let stages = split.pipeline as usize;
-    match &split.partition {
+fn whole_partition(layout: ParallelSpec) -> Result<ParallelSpec, ApiError> {
+    let stages = layout.pipeline as usize;
+    match &layout.pipeline_partition {
         Some(partition) if partition.len() != stages => {
             let count = partition.len();
             let message = format!("{count} numbers for {stages} stages (pipeline_parallel)");
             Err(ApiError::bad_field("pipeline_partition", message))
         }
-        _ => Ok(split),
+        _ => Ok(layout),
     }
 }
 

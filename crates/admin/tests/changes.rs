@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use playhouse_admin::{
     AuditEntry, AuditLog, CONNECTION_MAX, CONNECTIONS_MAX, KEY_BYTES_MAX, STREAMS_MAX, view,
 };
-use playhouse_cluster::{Change, Drained, OperationId, Phase, Refused, Split};
-use playhouse_types::ReplicaId;
+use playhouse_cluster::{Change, Drained, OperationId, Phase, Refused};
+use playhouse_types::{ParallelSpec, ReplicaId};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -28,31 +28,36 @@ async fn change_of(line: &str, body: &str) -> Change {
     script.ledger.operations().pop().expect("it began").change
 }
 
-fn split(tensor: u32, pipeline: u32, partition: Option<&[u32]>) -> Option<Split> {
-    Some(Split { tensor, pipeline, partition: partition.map(<[_]>::to_vec) })
+fn layout(tensor: u32, pipeline: u32, partition: Option<&[u32]>) -> Option<ParallelSpec> {
+    Some(ParallelSpec {
+        tensor,
+        pipeline,
+        pipeline_partition: partition.map(<[_]>::to_vec),
+        ..ParallelSpec::default()
+    })
 }
 
 #[tokio::test]
 async fn a_patch_changes_what_it_names() {
     let was = [10, 14];
-    for (query, body, replicas, split, force) in [
+    for (query, body, replicas, layout, force) in [
         ("", json!({ "data_parallel": 4 }), Some(4), None, false),
         ("", json!({ "data_parallel": 0, "force": true }), Some(0), None, true),
         ("?force=true", json!({ "data_parallel": 1 }), Some(1), None, true),
-        ("", json!({ "tensor_parallel": 4 }), None, split(4, 2, Some(&was)), false),
-        ("", json!({ "pipeline_parallel": 2 }), None, split(2, 2, None), false),
-        ("", json!({ "pipeline_parallel": 3 }), None, split(2, 3, None), false),
-        ("", json!({ "pipeline_partition": [1, 23] }), None, split(2, 2, Some(&[1, 23])), false),
+        ("", json!({ "tensor_parallel": 4 }), None, layout(4, 2, Some(&was)), false),
+        ("", json!({ "pipeline_parallel": 2 }), None, layout(2, 2, None), false),
+        ("", json!({ "pipeline_parallel": 3 }), None, layout(2, 3, None), false),
+        ("", json!({ "pipeline_partition": [1, 23] }), None, layout(2, 2, Some(&[1, 23])), false),
         (
             "",
             json!({ "data_parallel": 2, "tensor_parallel": 1, "pipeline_parallel": 1 }),
             Some(2),
-            split(1, 1, None),
+            layout(1, 1, None),
             false,
         ),
     ] {
         let change = change_of(&format!("PATCH {DEPLOYMENT}{query}"), &body.to_string()).await;
-        assert_eq!(change, Change::Deployment { replicas, split, force }, "{body}");
+        assert_eq!(change, Change::Deployment { replicas, layout, force }, "{body}");
     }
 }
 

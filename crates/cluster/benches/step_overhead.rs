@@ -17,18 +17,18 @@ use std::thread;
 use std::time::Duration;
 
 use playhouse_cluster::{
-    Child, ControlConfig, ControlPlane, Device, ExpectedWeights, Layout, Listener, Loading,
-    MemoryNeeds, Rank, RankEngine, RankEvent, RankHost, RankPort, ReadProgress, RemoteConfig,
-    StartedRank, Way, processes, run_rank,
+    Child, ControlConfig, ControlPlane, Device, ExpectedWeights, Listener, Loading, MemoryNeeds,
+    RankEngine, RankEvent, RankHost, RankPort, ReadProgress, RemoteConfig, StartedRank, Way,
+    processes, run_rank,
 };
 use playhouse_engine::{EngineEvent, StepPort};
+use playhouse_layout::{RankId, RankMap};
 use playhouse_link::{Authority, Identity, Revocations};
-use playhouse_planner::{ModelShape, RankMap};
 use playhouse_types::{
     Appended, CheckpointDigest, Epoch, Logits, ParallelSpec, ReplicaId, Run, RunOutcome, Sampled,
     Slot, StepId, StepOutcome, StepPlan, TokenId,
 };
-use playhouse_wire::{Dtype, Join, Load, Loaded, Member, Place};
+use playhouse_wire::{Dtype, Join, Load, Loaded, Member};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -42,13 +42,6 @@ const STEPS: usize = 2000;
 /// About what the ranks compute between two steps of a small model.
 const PAUSE: Duration = Duration::from_millis(1);
 const EPOCH: Epoch = Epoch(1);
-
-/// A model that eight ranks can share.
-const CONFIG: &str = r#"{
-    "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 64,
-    "num_hidden_layers": 1, "num_attention_heads": 8, "num_key_value_heads": 8,
-    "vocab_size": 64, "rms_norm_eps": 1e-6, "max_position_embeddings": 64
-}"#;
 
 fn main() {
     let args: Vec<String> = env::args().collect();
@@ -102,11 +95,12 @@ fn shard(head: SocketAddr) {
 
 impl RankHost for Clockwork {
     fn load(self: Arc<Self>, load: Load, _: ReadProgress) -> Loading {
-        self.samples.store(load.tensor.at == 0, Ordering::Relaxed);
+        self.samples.store(load.share.attention.at == 0, Ordering::Relaxed);
         // Nobody meets there.
-        let member = Member { machine: String::new(), address: String::new() };
+        let member = |kind| (kind, Member { machine: String::new(), address: String::new() });
+        let members = load.groups.iter().copied().map(member).collect();
         let checkpoint = CheckpointDigest::default();
-        Box::pin(ready(Ok(Loaded { tensor: member.clone(), pipeline: member, checkpoint })))
+        Box::pin(ready(Ok(Loaded { members, checkpoint })))
     }
 
     fn start(&self, join: Join, sink: Box<dyn Fn(EngineEvent) + Send>) -> io::Result<RankEngine> {
@@ -215,33 +209,31 @@ impl Ranks {
             keep_revocations: Box::new(|_| Ok(())),
             tell_renewal: Arc::new(|_| {}),
         });
-        let shape = ModelShape::parse(CONFIG.as_bytes()).expect("a good config");
         let parallel = ParallelSpec { tensor: world, ..ParallelSpec::default() };
+        let map = Arc::new(RankMap::of_layers(&parallel, 1));
         let load = |at| Load {
             model: None,
             dtype: Dtype::Auto,
-            first_layer: 0,
-            end_layer: 1,
-            tensor: Place { at, of: world },
+            share: map.share(&at),
+            groups: map.group_kinds(),
             threads: 1,
         };
         let config = RemoteConfig {
-            layout: Layout { stages: 1, tensor: world as usize },
-            map: RankMap::new(&parallel, &shape).expect("a good layout"),
-            loads: (0..world).map(load).collect(),
+            loads: map.ranks().map(load).collect(),
+            map: Arc::clone(&map),
             memory: MemoryNeeds::none(RUNS),
             weights: ExpectedWeights { folder: None, digest: CheckpointDigest::default() },
             max_num_seqs: RUNS,
         };
         let starter = processes(config, control);
         let (tell, heard) = unbounded_channel();
-        let start = |tensor| {
+        let start = |index| {
             let tell = tell.clone();
             let sink = Arc::new(move |event| drop(Heard::of(event).map(|heard| tell.send(heard))));
-            let rank = Rank { replica: ReplicaId(0), stage: 0, tensor };
+            let rank = RankId { replica: ReplicaId(0), index };
             starter(EPOCH, rank, sink).expect("a rank starts")
         };
-        let started = (0..world as usize).map(start).collect();
+        let started = (0..world).map(start).collect();
         let mut ranks = Self { started, heard, steps: 0 };
         for _ in 0..world {
             assert!(matches!(ranks.heard().await, Heard::Ready));

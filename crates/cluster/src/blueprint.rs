@@ -4,19 +4,20 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use playhouse_layout::RankMap;
 use playhouse_scheduler::Limits;
+use playhouse_types::ParallelSpec;
 
-use crate::operation::Split;
-use crate::rank::{Layout, RankStarter};
+use crate::rank::RankStarter;
 use crate::status::Share;
 
 /// What a replica is made from.
 #[derive(Clone)]
 pub struct Blueprint {
     /// How it is divided.
-    pub split: Split,
-    /// Ranks it has.
-    pub layout: Layout,
+    pub layout: ParallelSpec,
+    /// Its ranks, and their groups.
+    pub map: Arc<RankMap>,
     /// What each of them holds, stage by stage.
     pub shares: Vec<Share>,
     /// Steps in flight at most. One more than there are stages lets the first begin a step while
@@ -32,7 +33,7 @@ pub struct Blueprint {
 }
 
 /// Works out how to make a replica, for which weights may have to be read. Never blocks.
-pub type Blueprints = Arc<dyn Fn(Split) -> Drafting + Send + Sync>;
+pub type Blueprints = Arc<dyn Fn(ParallelSpec) -> Drafting + Send + Sync>;
 
 /// Ends with how to make a replica, or says why the model cannot be divided like that.
 pub type Drafting = Pin<Box<dyn Future<Output = Result<Blueprint, String>> + Send>>;
@@ -41,6 +42,6 @@ pub type Drafting = Pin<Box<dyn Future<Output = Result<Blueprint, String>> + Sen
 
 impl fmt::Debug for Blueprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Blueprint").field("split", &self.split).finish_non_exhaustive()
+        f.debug_struct("Blueprint").field("layout", &self.layout).finish_non_exhaustive()
     }
 }

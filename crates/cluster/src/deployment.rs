@@ -143,7 +143,7 @@ impl Cluster {
             metrics: config.metrics,
             tasks: tasks.clone(),
         }));
-        let first = fleet.blueprint(desired.split.clone()).await;
+        let first = fleet.blueprint(desired.layout.clone()).await;
         let Blueprint { limits, .. } = first.map_err(StartError::Refused)?;
         let state = State {
             fleet: Arc::clone(&fleet),
@@ -295,9 +295,9 @@ async fn raise(
     for id in ids.take(desired.replicas as usize) {
         let deployment = deployment.clone();
         match drained.replicas.contains(&id) {
-            true => fleet.enter_drained(deployment, id, &desired.split).await?,
+            true => fleet.enter_drained(deployment, id, &desired.layout).await?,
             false => {
-                let blueprint = fleet.blueprint(desired.split.clone()).await?;
+                let blueprint = fleet.blueprint(desired.layout.clone()).await?;
                 fleet.start(deployment, id, &blueprint).await?;
             }
         }
@@ -390,7 +390,7 @@ impl State {
         dry_run: bool,
     ) -> Result<Answer, Refused> {
         if let Some(known) = self.ledger.known(&change, key.as_deref())? {
-            return Ok(Answer::Accepted(known));
+            return Ok(Answer::Accepted(Box::new(known)));
         }
         if let Some(running) = self.ledger.running() {
             return Err(Refused::Busy { running });
@@ -405,7 +405,7 @@ impl State {
         let begun = self.ledger.write(move |ledger| ledger.begin(change, key, aims, now));
         let begun = begun.await.map_err(|why| Refused::Journal(why.to_string()))?;
         let operation = match begun? {
-            Begun::Known(operation) => return Ok(Answer::Accepted(operation)),
+            Begun::Known(operation) => return Ok(Answer::Accepted(Box::new(operation))),
             Begun::New(operation) => operation,
         };
         let reconciler = Reconciler {
@@ -417,7 +417,7 @@ impl State {
             traces: Traces::default(),
         };
         self.tasks.spawn(reconciler.carry_out(steps));
-        Ok(Answer::Accepted(operation))
+        Ok(Answer::Accepted(Box::new(operation)))
     }
 
     /// What is wanted now, what will be, and the way there.
@@ -425,8 +425,8 @@ impl State {
         let fleet = &self.fleet;
         let actual = fleet.actual();
         let before = self.ledger.desired().unwrap_or_default();
-        if let Change::Deployment { split: Some(split), .. } = change {
-            fleet.blueprint(split.clone()).await.map_err(Refused::Invalid)?;
+        if let Change::Deployment { layout: Some(layout), .. } = change {
+            fleet.blueprint(layout.clone()).await.map_err(Refused::Invalid)?;
         }
         let (after, steps) = moves(change, &before, &actual)?;
         Ok((before, after, steps))

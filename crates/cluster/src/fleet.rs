@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use playhouse_telemetry::Metrics;
-use playhouse_types::{Epoch, ReplicaId};
+use playhouse_types::{Epoch, ParallelSpec, ReplicaId};
 use ractor::{Actor, ActorCell, ActorId, SpawnErr};
 use tokio::sync::{Mutex as AsyncMutex, oneshot, watch};
 use tokio::time::timeout;
@@ -22,7 +22,7 @@ use crate::head::HEAD;
 use crate::live_ranks::LiveRanks;
 use crate::moves::{Actual, ActualReplica};
 use crate::nodes::Nodes;
-use crate::operation::Split;
+use crate::operation::ranks_of;
 use crate::progress::Progress;
 use crate::rank::RankStarter;
 use crate::replica::{Replica, ReplicaArgs, ReplicaMsg, Revival};
@@ -103,9 +103,9 @@ impl Fleet {
         &self,
         supervisor: ActorCell,
         id: ReplicaId,
-        split: &Split,
+        layout: &ParallelSpec,
     ) -> Result<(), String> {
-        let blueprint = self.blueprint(split.clone()).await?;
+        let blueprint = self.blueprint(layout.clone()).await?;
         let entered = self.spawn(supervisor, id, &blueprint, None).await;
         entered.map_err(|why| format!("cannot enter {id}: {why}"))
     }
@@ -142,7 +142,7 @@ impl Fleet {
             id,
             epoch,
             limits: blueprint.limits,
-            layout: blueprint.layout,
+            map: Arc::clone(&blueprint.map),
             concurrent_batches: blueprint.concurrent_batches,
             step_deadline: *step_deadline,
             starter,
@@ -156,8 +156,8 @@ impl Fleet {
             clock: replicas.clock(),
         };
         let (actor, _) = Actor::spawn_linked(None, Replica, args, supervisor).await?;
-        let (split, actor) = (blueprint.split.clone(), Some(actor));
-        replicas.add(ReplicaEntry { id, split, actor, status, ranks, departures });
+        let (layout, actor) = (blueprint.layout.clone(), Some(actor));
+        replicas.add(ReplicaEntry { id, layout, actor, status, ranks, departures });
         // It may serve already.
         replicas.wake_parked();
         Ok(())
@@ -184,8 +184,8 @@ impl Fleet {
     ) -> Result<(), String> {
         let _one_at_a_time = self.replacing.lock().await;
         let entry = self.config.replicas.get(id).filter(|entry| entry.is(failed));
-        let Some(ReplicaEntry { split, status, ranks, .. }) = entry else { return Ok(()) };
-        let blueprint = self.blueprint(split).await?;
+        let Some(ReplicaEntry { layout, status, ranks, .. }) = entry else { return Ok(()) };
+        let blueprint = self.blueprint(layout).await?;
         let retires = lock(&self.retiring).contains(&id);
         let starter = lock(&self.starters).get(&id).cloned().filter(|_| !retires);
         let last = status.borrow().epoch.max(ranks.last_epoch().unwrap_or_default());
@@ -305,7 +305,7 @@ impl Fleet {
     /// When there is no such replica, or the model cannot be divided any more.
     pub(crate) async fn blueprint_of(&self, id: ReplicaId) -> Result<Blueprint, String> {
         let entry = self.config.replicas.get(id).ok_or_else(|| format!("there is no {id}"))?;
-        self.blueprint(entry.split).await
+        self.blueprint(entry.layout).await
     }
 
     /// Starts a drained or failed replica again.
@@ -336,8 +336,8 @@ impl Fleet {
     ///
     /// # Errors
     /// Why the model cannot be divided like that.
-    pub(crate) async fn blueprint(&self, split: Split) -> Result<Blueprint, String> {
-        (self.config.blueprints)(split).await
+    pub(crate) async fn blueprint(&self, layout: ParallelSpec) -> Result<Blueprint, String> {
+        (self.config.blueprints)(layout).await
     }
 
     /// What there is now.
@@ -345,11 +345,11 @@ impl Fleet {
         let nodes = self.config.control.as_ref().map(ControlPlane::nodes);
         let replica = |entry: &ReplicaEntry| {
             let state = entry.state();
-            let ranks = if state == ReplicaState::Drained { 0 } else { entry.split.ranks() };
+            let ranks = if state == ReplicaState::Drained { 0 } else { ranks_of(&entry.layout) };
             let nodes = nodes.map(|nodes| nodes.of_replica(entry.id));
             ActualReplica {
                 id: entry.id,
-                split: entry.split.clone(),
+                layout: entry.layout.clone(),
                 state,
                 nodes: nodes.unwrap_or_else(|| vec![HEAD.to_owned(); ranks]),
             }
@@ -402,6 +402,6 @@ fn unstarted(id: ReplicaId, epoch: Epoch, blueprint: &Blueprint) -> ReplicaStatu
         prefix_hit_tokens: 0,
         prefill_tokens: 0,
         generated_tokens: 0,
-        stages: blueprint.shares.chunks(blueprint.layout.tensor).map(stage).collect(),
+        stages: blueprint.shares.chunks(blueprint.map.stage_ranks()).map(stage).collect(),
     }
 }

@@ -9,6 +9,7 @@
 //! - **J-5** rewriting replaces all records or none.
 //! - **J-6** a file that was deleted or replaced takes no record, because nobody would find it again; a
 //!   rewrite puts the journal back in its place.
+//! - **J-7** a journal of version 1 is read, and is one of version 2 from then on.
 //!
 //! Not here: what records mean (see `ledger`).
 
@@ -21,8 +22,12 @@ use std::time::Duration;
 use ring::digest::{SHA256, digest};
 use tracing::warn;
 
-/// Begins every journal; the digit is the version of this format.
-const MAGIC: [u8; 8] = *b"PLAYJNL1";
+/// Begins every journal; the digit is the version of what is written.
+const MAGIC: [u8; 8] = *b"PLAYJNL2";
+
+/// Begins a journal of the version before, in which a replica was stages and tensor ranks. Its records are
+/// read as they are.
+const MAGIC_1: [u8; 8] = *b"PLAYJNL1";
 
 /// How often the lock is asked for. A process that the one before was just starting has it as well, until it
 /// runs a program of its own.
@@ -107,6 +112,9 @@ impl Journal {
         let folder = folder.to_owned();
         let mut journal = Self { folder, file, end: whole, torn: false, base: 0, _lock };
         journal.cut(bytes.len() as u64, records.len()).map_err(io(&path))?;
+        if bytes.starts_with(&MAGIC_1) {
+            journal.rewrite(&records).map_err(io(&path))?;
+        }
         Ok((journal, records))
     }
 
@@ -256,7 +264,8 @@ fn read(bytes: &[u8]) -> Result<(Vec<Vec<u8>>, u64), &'static str> {
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err("it is too long");
     }
-    let Some(mut rest) = bytes.strip_prefix(&MAGIC) else {
+    let begun = bytes.strip_prefix(&MAGIC).or_else(|| bytes.strip_prefix(&MAGIC_1));
+    let Some(mut rest) = begun else {
         let is_begin = MAGIC.starts_with(bytes);
         return if is_begin { Ok((Vec::new(), 0)) } else { Err("it begins otherwise") };
     };

@@ -93,14 +93,13 @@ pub use memory::{MemoryNeeds, RankBytes};
 pub use node::{NodeConfig, NodeError, run_node};
 pub use nodes::Device;
 pub use operation::{
-    Answer, Change, Desired, Operation, OperationId, OperationStep, Phase, Refused, Split,
+    Answer, Change, Desired, Operation, OperationId, OperationStep, Phase, Refused, replica_layout,
 };
 pub use overview::{DeploymentStatus, NoToken, NotRevoked, Overview};
 pub use playhouse_router::Policy;
 pub use progress::{Patience, Progress};
 pub use rank::{
-    Layout, Loss, LossCause, Rank, RankEvent, RankHandle, RankPort, RankSink, RankStarter,
-    StartedRank,
+    Loss, LossCause, RankEvent, RankHandle, RankPort, RankSink, RankStarter, StartedRank,
 };
 pub use rank_process::{Loading, RankEngine, RankHost, RankProcessError, ReadProgress, run_rank};
 pub use remote::{RemoteConfig, processes};

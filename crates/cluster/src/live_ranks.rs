@@ -12,10 +12,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use playhouse_layout::RankId;
 use playhouse_types::Epoch;
 use tokio::sync::watch;
 
-use crate::rank::{Rank, RankHandle, RankPort, RankSink, RankStarter, StartedRank};
+use crate::rank::{RankHandle, RankPort, RankSink, RankStarter, StartedRank};
 use crate::tasks::Tasks;
 
 /// Counts the ranks of one replica until they have ended.
@@ -24,7 +25,7 @@ pub(crate) struct LiveRanks {
     tasks: Tasks,
     counts: watch::Sender<BTreeMap<Epoch, usize>>,
     /// What can be done about each rank that was started and not given up.
-    handles: Mutex<HashMap<Rank, Arc<dyn RankHandle>>>,
+    handles: Mutex<HashMap<RankId, Arc<dyn RankHandle>>>,
 }
 
 /// One rank in the count. Dropping it takes the rank out.
@@ -49,7 +50,7 @@ impl LiveRanks {
         self: &Arc<Self>,
         starter: &RankStarter,
         epoch: Epoch,
-        rank: Rank,
+        rank: RankId,
         sink: RankSink,
     ) -> io::Result<(RankPort, Arc<dyn RankHandle>)> {
         self.counts.send_modify(|counts| *counts.entry(epoch).or_default() += 1);
@@ -71,7 +72,7 @@ impl LiveRanks {
     /// Gives all ranks up, whose ports have been dropped, and waits until they are gone (**LR-2**).
     pub(crate) async fn gone(&self) {
         let mut handles: Vec<_> = self.handles().drain().collect();
-        handles.sort_unstable_by_key(|(rank, _)| (rank.stage, rank.tensor));
+        handles.sort_unstable_by_key(|(rank, _)| rank.index);
         handles.iter().for_each(|(_, handle)| handle.vacate());
         self.until(BTreeMap::is_empty).await;
         for (_, handle) in handles {
@@ -89,7 +90,7 @@ impl LiveRanks {
         drop(self.counts.subscribe().wait_for(|counts| over(counts)).await);
     }
 
-    fn handles(&self) -> MutexGuard<'_, HashMap<Rank, Arc<dyn RankHandle>>> {
+    fn handles(&self) -> MutexGuard<'_, HashMap<RankId, Arc<dyn RankHandle>>> {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,9 +9,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use playhouse_types::ReplicaId;
+use playhouse_types::{ParallelSpec, ReplicaId};
 
-use crate::operation::{Change, Desired, Refused, Split};
+use crate::operation::{Change, Desired, Refused, layout_text, ranks_of};
 use crate::status::ReplicaState;
 
 /// How long the requests of a replica that leaves may go on there, unless somebody says so. After
@@ -22,7 +22,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Move {
     /// Start a replica and wait until it serves.
-    Start { id: ReplicaId, split: Split },
+    Start { id: ReplicaId, layout: ParallelSpec },
     /// Drain a replica and wait until it has no ranks; its requests may be left with it.
     Drain { id: ReplicaId, deadline: Duration },
     /// End a drained replica once its requests have gone elsewhere.
@@ -50,7 +50,7 @@ pub(crate) struct Actual {
 #[derive(Clone, Debug)]
 pub(crate) struct ActualReplica {
     pub(crate) id: ReplicaId,
-    pub(crate) split: Split,
+    pub(crate) layout: ParallelSpec,
     pub(crate) state: ReplicaState,
     /// Nodes its ranks sit on, once for each rank.
     pub(crate) nodes: Vec<String>,
@@ -75,9 +75,9 @@ pub(crate) fn moves(change: &Change, desired: &Desired, actual: &Actual) -> Resu
     let mut draft = Draft::new(actual);
     let mut after = desired.clone();
     let forced = match change {
-        Change::Deployment { replicas, split, force } => {
+        Change::Deployment { replicas, layout, force } => {
             after.replicas = replicas.unwrap_or(desired.replicas);
-            after.split = split.clone().unwrap_or_else(|| desired.split.clone());
+            after.layout = layout.clone().unwrap_or_else(|| desired.layout.clone());
             draft.reach(&after)?;
             *force
         }
@@ -146,25 +146,25 @@ impl Draft {
         self.replicas.iter().find(|it| it.id == id).ok_or(Refused::NoReplica(id))
     }
 
-    /// As many replicas of that split as are wanted, and no others.
+    /// As many replicas of that layout as are wanted, and no others.
     fn reach(&mut self, wanted: &Desired) -> Result<(), Refused> {
         self.can_hold(wanted)?;
-        let old: Vec<ReplicaId> = self.others(&wanted.split);
+        let old: Vec<ReplicaId> = self.others(&wanted.layout);
         for id in old {
-            if self.count(&wanted.split) < wanted.replicas {
-                self.replace(id, &wanted.split)?;
+            if self.count(&wanted.layout) < wanted.replicas {
+                self.replace(id, &wanted.layout)?;
             } else {
                 self.retire(id, DRAIN);
             }
         }
-        while self.count(&wanted.split) > wanted.replicas {
+        while self.count(&wanted.layout) > wanted.replicas {
             let victim = self.victim();
             self.retire(victim, DRAIN);
         }
-        let missing = wanted.replicas - self.count(&wanted.split);
-        self.require(missing, &wanted.split)?;
+        let missing = wanted.replicas - self.count(&wanted.layout);
+        self.require(missing, &wanted.layout)?;
         for _ in 0..missing {
-            self.start(&wanted.split);
+            self.start(&wanted.layout);
         }
         Ok(())
     }
@@ -172,7 +172,7 @@ impl Draft {
     /// Whether there are devices for all of it, once those that leave have left.
     fn can_hold(&self, wanted: &Desired) -> Result<(), Refused> {
         let taken = self.replicas.iter().map(|replica| replica.nodes.len()).sum::<usize>();
-        let (devices, ranks) = (self.free + taken, wanted.split.ranks());
+        let (devices, ranks) = (self.free + taken, ranks_of(&wanted.layout));
         let needed = wanted.replicas as usize * ranks;
         if needed <= devices {
             return Ok(());
@@ -185,12 +185,12 @@ impl Draft {
     }
 
     /// Replicas that are divided in another way.
-    fn others(&self, split: &Split) -> Vec<ReplicaId> {
-        self.replicas.iter().filter(|it| it.split != *split).map(|it| it.id).collect()
+    fn others(&self, layout: &ParallelSpec) -> Vec<ReplicaId> {
+        self.replicas.iter().filter(|it| it.layout != *layout).map(|it| it.id).collect()
     }
 
-    fn count(&self, split: &Split) -> u32 {
-        let same = self.replicas.iter().filter(|it| it.split == *split);
+    fn count(&self, layout: &ParallelSpec) -> u32 {
+        let same = self.replicas.iter().filter(|it| it.layout == *layout);
         u32::try_from(same.count()).unwrap_or(u32::MAX)
     }
 
@@ -201,43 +201,43 @@ impl Draft {
         last.map(|it| it.id).unwrap_or_default()
     }
 
-    /// Another split for a replica: the new one first if there are devices for it.
-    fn replace(&mut self, old: ReplicaId, split: &Split) -> Result<(), Refused> {
-        if self.free >= split.ranks() {
-            self.start(split);
+    /// Another layout for a replica: the new one first if there are devices for it.
+    fn replace(&mut self, old: ReplicaId, layout: &ParallelSpec) -> Result<(), Refused> {
+        if self.free >= ranks_of(layout) {
+            self.start(layout);
             self.retire(old, DRAIN);
             return Ok(());
         }
         // It keeps what it is asked until its successor can take it over.
         self.drain(old, DRAIN);
-        self.require(1, split)?;
-        self.start(split);
+        self.require(1, layout)?;
+        self.start(layout);
         self.remove(old);
         Ok(())
     }
 
     /// Free devices for so many more replicas.
-    fn require(&self, replicas: u32, split: &Split) -> Result<(), Refused> {
+    fn require(&self, replicas: u32, layout: &ParallelSpec) -> Result<(), Refused> {
         if replicas == 0 {
             return Ok(());
         }
-        let (needed, free) = (replicas as usize * split.ranks(), self.free);
+        let (needed, free) = (replicas as usize * ranks_of(layout), self.free);
         if needed <= free {
             return Ok(());
         }
         Err(Refused::Devices(format!(
             "{replicas} more replicas of {} ranks need {needed} devices, of which {free} are free",
-            split.ranks()
+            ranks_of(layout)
         )))
     }
 
-    fn start(&mut self, split: &Split) {
+    fn start(&mut self, layout: &ParallelSpec) {
         let id = (0..).map(ReplicaId).find(|id| self.replica(*id).is_err());
         let id = id.expect("there are more numbers than replicas");
-        self.free = self.free.saturating_sub(split.ranks());
+        self.free = self.free.saturating_sub(ranks_of(layout));
         let (state, nodes) = (ReplicaState::Starting, Vec::new());
-        self.replicas.push(ActualReplica { id, split: split.clone(), state, nodes });
-        self.push(Move::Start { id, split: split.clone() });
+        self.replicas.push(ActualReplica { id, layout: layout.clone(), state, nodes });
+        self.push(Move::Start { id, layout: layout.clone() });
     }
 
     fn drain(&mut self, id: ReplicaId, deadline: Duration) {
@@ -259,10 +259,10 @@ impl Draft {
 
     /// Requests go to others at once, if there are others.
     fn restart(&mut self, id: ReplicaId) -> Result<(), Refused> {
-        let split = self.replica(id)?.split.clone();
+        let layout = self.replica(id)?.layout.clone();
         self.drain(id, Duration::ZERO);
-        self.require(1, &split)?;
-        self.free -= split.ranks();
+        self.require(1, &layout)?;
+        self.free -= ranks_of(&layout);
         self.push(Move::Revive { id });
         Ok(())
     }
@@ -275,14 +275,14 @@ impl Draft {
         self.push(Move::Cordon { node: node.to_owned(), cordoned: true });
         let there = |it: &&ActualReplica| it.nodes.iter().any(|name| name == node);
         let there: Vec<_> = self.replicas.iter().filter(there).cloned().collect();
-        for ActualReplica { id, split, nodes, .. } in there {
+        for ActualReplica { id, layout, nodes, .. } in there {
             let elsewhere = nodes.iter().filter(|name| *name != node).count();
-            if self.free >= split.ranks() {
-                self.start(&split);
+            if self.free >= ranks_of(&layout) {
+                self.start(&layout);
                 self.retire(id, deadline);
-            } else if self.free + elsewhere >= split.ranks() {
+            } else if self.free + elsewhere >= ranks_of(&layout) {
                 self.drain(id, deadline);
-                self.start(&split);
+                self.start(&layout);
                 self.remove(id);
             } else {
                 self.drain(id, deadline);
@@ -316,28 +316,12 @@ impl ActualReplica {
     }
 }
 
-// === impl Split ===
-
-impl Split {
-    /// Ranks of a replica.
-    #[must_use]
-    pub fn ranks(&self) -> usize {
-        self.tensor as usize * self.pipeline as usize
-    }
-}
-
-impl fmt::Display for Split {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "tp {} pp {}", self.tensor, self.pipeline)
-    }
-}
-
 // === impl Move ===
 
 impl fmt::Display for Move {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Start { id, split } => write!(f, "start {id} ({split})"),
+            Self::Start { id, layout } => write!(f, "start {id} ({})", layout_text(layout)),
             Self::Drain { id, deadline } => write!(f, "drain {id} within {} s", deadline.as_secs()),
             Self::Remove { id } => write!(f, "remove {id}"),
             Self::Revive { id } => write!(f, "start {id} again"),

@@ -3,27 +3,18 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use playhouse_types::ReplicaId;
-use serde::{Deserialize, Serialize};
+use playhouse_layout::Widths;
+use playhouse_types::{ParallelSpec, ReplicaId};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// What shall run: nothing by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Desired {
     /// Copies of the model.
     pub replicas: u32,
-    /// How each of them is divided.
-    pub split: Split,
-}
-
-/// How a replica is divided over ranks.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Split {
-    /// Ranks of each stage, at least 1.
-    pub tensor: u32,
-    /// Stages, at least 1.
-    pub pipeline: u32,
-    /// Layers of each stage; even shares if not given.
-    pub partition: Option<Vec<u32>>,
+    /// How each of them is divided: the layout of one replica, see [`replica_layout`].
+    #[serde(alias = "split", deserialize_with = "written_layout")]
+    pub layout: ParallelSpec,
 }
 
 /// A change of what runs.
@@ -35,7 +26,8 @@ pub enum Change {
         /// Copies of the model.
         replicas: Option<u32>,
         /// How each of them is divided. Rolled through one replica after the other.
-        split: Option<Split>,
+        #[serde(alias = "split", default, deserialize_with = "written_layouts")]
+        layout: Option<ParallelSpec>,
         /// Even if nothing is left to serve meanwhile or afterwards.
         force: bool,
     },
@@ -148,7 +140,7 @@ pub enum Answer {
     /// It was only to be worked out: the steps it would take.
     Planned(Vec<String>),
     /// It is under way, or was asked for under the same key before.
-    Accepted(Operation),
+    Accepted(Box<Operation>),
 }
 
 /// Why a change is not made.
@@ -195,6 +187,54 @@ pub enum Refused {
     /// The change cannot be written down, so it is not made.
     #[error("the change cannot be written down: {0}")]
     Journal(String),
+}
+
+/// A layout as any version of the journal has it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WrittenLayout {
+    Whole(ParallelSpec),
+    /// Version 1, in which a replica was stages and tensor ranks.
+    Split {
+        tensor: u32,
+        pipeline: u32,
+        partition: Option<Vec<u32>>,
+    },
+}
+
+impl From<WrittenLayout> for ParallelSpec {
+    fn from(written: WrittenLayout) -> Self {
+        match written {
+            WrittenLayout::Whole(layout) => layout,
+            WrittenLayout::Split { tensor, pipeline, partition: pipeline_partition } => {
+                Self { tensor, pipeline, pipeline_partition, ..Self::default() }
+            }
+        }
+    }
+}
+
+fn written_layout<'de, D: Deserializer<'de>>(from: D) -> Result<ParallelSpec, D::Error> {
+    WrittenLayout::deserialize(from).map(Into::into)
+}
+
+fn written_layouts<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ParallelSpec>, D::Error> {
+    Ok(Option::<WrittenLayout>::deserialize(from)?.map(Into::into))
+}
+
+/// The layout of one replica of a deployment: what is of all of them, or of how they compute, is left out.
+#[must_use]
+pub fn replica_layout(parallel: &ParallelSpec) -> ParallelSpec {
+    ParallelSpec { data: 1, micro_batch_max: None, ..parallel.clone() }
+}
+
+/// Ranks of a replica.
+pub(crate) fn ranks_of(layout: &ParallelSpec) -> usize {
+    usize::try_from(Widths::of(layout).replica_ranks()).unwrap_or(usize::MAX)
+}
+
+/// A layout in two words, for a person.
+pub(crate) fn layout_text(layout: &ParallelSpec) -> String {
+    format!("tp {} pp {}", layout.tensor, layout.pipeline)
 }
 
 // === impl OperationId ===

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use playhouse_engine::STEPS_QUEUED_MAX;
+use playhouse_layout::{RankId, RankMap};
 use playhouse_telemetry::TraceSpan;
 use playhouse_types::{StepId, StepPlan};
 
-use crate::rank::{Layout, Rank, RankHandle, RankPort};
+use crate::rank::{RankHandle, RankPort, place};
 use crate::step_trace::StepTrace;
 
 /// A single stage has its next step planned ahead of the outcome only if its steps are shorter.
@@ -19,7 +20,7 @@ const AHEAD_BELOW: Duration = Duration::from_millis(10);
 /// Steps under way over the ranks of a replica.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
-    layout: Layout,
+    map: Arc<RankMap>,
     /// Steps in flight at most.
     depth: usize,
     /// Stage by stage.
@@ -48,10 +49,10 @@ struct RankState {
 }
 
 /// A rank reports a step that it was not given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("stage {} shard {} says that it ran {step}, and {next} is its next", rank.stage, rank.tensor)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{rank} says that it ran {step}, and {next} is its next")]
 pub(crate) struct UnplannedStep {
-    rank: Rank,
+    rank: String,
     step: StepId,
     next: StepId,
 }
@@ -60,20 +61,20 @@ pub(crate) struct UnplannedStep {
 
 impl Pipeline {
     /// One whose ranks are yet to come.
-    pub(crate) fn new(layout: Layout, depth: usize) -> Self {
-        let ranks = (0..layout.ranks()).map(|_| RankState::default()).collect();
+    pub(crate) fn new(map: Arc<RankMap>, depth: usize) -> Self {
+        let ranks = (0..map.replica_ranks()).map(|_| RankState::default()).collect();
         let (began, step_time) = (Duration::ZERO, Duration::ZERO);
         let traced = VecDeque::new();
         let kv_blocks = None;
-        Self { layout, depth, ranks, kv_blocks, planned: 0, in_flight: 0, began, step_time, traced }
+        Self { map, depth, ranks, kv_blocks, planned: 0, in_flight: 0, began, step_time, traced }
     }
 
-    fn rank_state(&mut self, rank: Rank) -> &mut RankState {
-        &mut self.ranks[rank.stage * self.layout.tensor + rank.tensor]
+    fn rank_state(&mut self, rank: RankId) -> &mut RankState {
+        &mut self.ranks[rank.at()]
     }
 
     /// A rank has started. It may have been ready before that is known here.
-    pub(crate) fn connect(&mut self, rank: Rank, port: RankPort, handle: Arc<dyn RankHandle>) {
+    pub(crate) fn connect(&mut self, rank: RankId, port: RankPort, handle: Arc<dyn RankHandle>) {
         let rank = self.rank_state(rank);
         (rank.port, rank.handle) = (Some(port), Some(handle));
     }
@@ -89,7 +90,7 @@ impl Pipeline {
     }
 
     /// A rank takes plans.
-    pub(crate) fn ready(&mut self, rank: Rank) {
+    pub(crate) fn ready(&mut self, rank: RankId) {
         self.rank_state(rank).ready = true;
     }
 
@@ -97,24 +98,24 @@ impl Pipeline {
     ///
     /// # Errors
     /// What it was given instead.
-    pub(crate) fn ran(&mut self, rank: Rank, step: StepId) -> Result<(), UnplannedStep> {
+    pub(crate) fn ran(&mut self, rank: RankId, step: StepId) -> Result<(), UnplannedStep> {
         let planned = self.planned;
         let rank_state = self.rank_state(rank);
         let next = rank_state.ran;
         if step != StepId(next as u64) || next >= planned {
+            let rank = place(&self.map, rank.index);
             return Err(UnplannedStep { rank, step, next: StepId(next as u64) });
         }
         rank_state.ran += 1;
         let steps = rank_state.ran;
-        let index = rank.stage * self.layout.tensor + rank.tensor;
-        self.traced.iter_mut().for_each(|step| step.ran(index, steps));
+        self.traced.iter_mut().for_each(|step| step.ran(rank.at(), steps));
         while self.traced.pop_front_if(|step| step.is_over()).is_some() {}
         Ok(())
     }
 
-    /// Whether the outcomes come from this rank: the first of the last stage.
-    pub(crate) fn samples(&self, rank: Rank) -> bool {
-        rank.tensor == 0 && rank.stage + 1 == self.layout.stages
+    /// Whether the outcomes come from this rank.
+    pub(crate) fn samples(&self, rank: RankId) -> bool {
+        self.map.samples(rank.index)
     }
 
     /// Steps in flight.
@@ -125,7 +126,7 @@ impl Pipeline {
     /// The step planned last has a span.
     pub(crate) fn trace(&mut self, step: TraceSpan) {
         if step.is_on() {
-            self.traced.push_back(StepTrace::begin(step, self.planned, self.layout));
+            self.traced.push_back(StepTrace::begin(step, self.planned, &self.map));
         }
     }
 
@@ -136,7 +137,7 @@ impl Pipeline {
 
     /// Ends the ranks that have run no more than [`done`](Self::done) steps: one of them hangs, and
     /// the others wait for it. Returns how many those are, and the first.
-    pub(crate) fn abort_hung(&self) -> (usize, usize) {
+    pub(crate) fn abort_hung(&self) -> (usize, String) {
         let done = self.done();
         let hung = self.ranks.iter().enumerate().filter(|(_, rank)| rank.ran == done);
         let mut first = None;
@@ -146,7 +147,9 @@ impl Pipeline {
                 handle.abort();
             }
         });
-        (count.count(), first.unwrap_or(0))
+        let count = count.count();
+        let first = first.and_then(|first| u32::try_from(first).ok()).unwrap_or(0);
+        (count, place(&self.map, first))
     }
 
     /// The outcome of a step is here, and was one.
@@ -164,7 +167,7 @@ impl Pipeline {
     /// Another step may begin: fewer than the depth are in flight, and the queue of the rank that
     /// is furthest behind has room. The one that samples may be ahead of it.
     pub(crate) fn has_room(&self) -> bool {
-        let long = self.layout.stages == 1 && self.step_time >= AHEAD_BELOW;
+        let long = self.map.stages().len() == 1 && self.step_time >= AHEAD_BELOW;
         let depth = if long { 1 } else { self.depth };
         self.serves()
             && self.in_flight < depth

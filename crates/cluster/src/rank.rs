@@ -7,34 +7,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use playhouse_engine::{EngineEvent, StepPort, SubmitError};
+use playhouse_layout::{Coordinates, RankId, RankMap};
 use playhouse_types::{Epoch, ReplicaId, StepId, StepOutcome, StepPlan};
 use tokio::sync::mpsc;
 
-use crate::operation::Split;
 use crate::status::Whereabouts;
 
-/// The ranks of a replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
-    /// Stages, at least 1.
-    pub stages: usize,
-    /// Ranks of each stage, at least 1.
-    pub tensor: usize,
-}
-
-/// One rank of a cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Rank {
-    /// Its replica.
-    pub replica: ReplicaId,
-    /// Its stage.
-    pub stage: usize,
-    /// Its place among the ranks of the stage.
-    pub tensor: usize,
-}
-
 /// Starts a rank for an epoch. Called again after each death of its replica.
-pub type RankStarter = Arc<dyn Fn(Epoch, Rank, RankSink) -> io::Result<StartedRank> + Send + Sync>;
+pub type RankStarter =
+    Arc<dyn Fn(Epoch, RankId, RankSink) -> io::Result<StartedRank> + Send + Sync>;
 
 /// Where a rank reports; called on whatever thread it runs.
 pub type RankSink = Arc<dyn Fn(RankEvent) + Send + Sync>;
@@ -130,38 +111,22 @@ pub enum RankPort {
     Remote(mpsc::Sender<StepPlan>),
 }
 
-// === impl Layout ===
-
-impl Layout {
-    /// Ranks of a replica.
-    #[must_use]
-    pub fn ranks(&self) -> usize {
-        self.stages * self.tensor
-    }
+/// What a process of this rank is called: `start` tells it from earlier ones.
+pub(crate) fn process_name(rank: RankId, start: u64) -> String {
+    format!("r{}-{}-{start:x}", rank.replica.0, rank.index)
 }
 
-// === impl Rank ===
+/// Whose process is called so.
+pub(crate) fn rank_of_process(name: &str) -> Option<RankId> {
+    let mut parts = name.split('-');
+    let replica = ReplicaId(parts.next()?.strip_prefix('r')?.parse().ok()?);
+    Some(RankId { replica, index: parts.next()?.parse().ok()? })
+}
 
-impl Rank {
-    /// What a process of this rank is called: `start` tells it from earlier ones.
-    pub(crate) fn process_name(self, start: u64) -> String {
-        let Self { replica, stage, tensor } = self;
-        format!("r{}-s{stage}-t{tensor}-{start:x}", replica.0)
-    }
-
-    /// Whose process is called so.
-    pub(crate) fn of_process(name: &str) -> Option<Self> {
-        let mut parts = name.split('-');
-        let mut number = |mark| parts.next()?.strip_prefix(mark);
-        let replica = ReplicaId(number('r')?.parse().ok()?);
-        let (stage, tensor) = (number('s')?.parse().ok()?, number('t')?.parse().ok()?);
-        Some(Self { replica, stage, tensor })
-    }
-
-    /// Whether a replica that is divided like that has this rank.
-    pub(crate) fn fits(self, split: &Split) -> bool {
-        self.stage < split.pipeline as usize && self.tensor < split.tensor as usize
-    }
+/// Where a rank of a replica stands, for a person.
+pub(crate) fn place(map: &RankMap, index: u32) -> String {
+    let Coordinates { stage, stage_rank, .. } = map.coordinates(index);
+    format!("stage {stage} shard {stage_rank}")
 }
 
 // === impl RankEvent ===
@@ -224,11 +189,11 @@ mod tests {
 
     #[test]
     fn a_process_is_known_by_its_name() {
-        let rank = Rank { replica: ReplicaId(3), stage: 1, tensor: 2 };
-        assert_eq!(rank.process_name(0x17f), "r3-s1-t2-17f");
-        assert_eq!(Rank::of_process("r3-s1-t2-17f"), Some(rank));
-        for other in ["", "node-1", "r3-s1", "r3-s1-tx-17f", "r3-t1-s2-17f"] {
-            assert_eq!(Rank::of_process(other), None, "{other}");
+        let rank = RankId { replica: ReplicaId(3), index: 5 };
+        assert_eq!(process_name(rank, 0x17f), "r3-5-17f");
+        assert_eq!(rank_of_process("r3-5-17f"), Some(rank));
+        for other in ["", "node-1", "r3", "r3-x-17f", "r3-s1-t2-17f"] {
+            assert_eq!(rank_of_process(other), None, "{other}");
         }
     }
 }

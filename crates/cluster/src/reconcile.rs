@@ -93,9 +93,9 @@ impl Reconciler {
         }
         let text = step.to_string();
         match step {
-            Move::Start { id, split } => {
+            Move::Start { id, layout } => {
                 self.say(Phase::Prepare, &text);
-                let blueprint = unless(aborted.clone(), self.fleet.blueprint(split)).await?;
+                let blueprint = unless(aborted.clone(), self.fleet.blueprint(layout)).await?;
                 self.traces.started.push(id);
                 let started = self.fleet.start(self.supervisor.clone(), id, &blueprint).await;
                 started.map_err(Stop::Failed)?;
@@ -171,9 +171,9 @@ impl Reconciler {
 
     /// As many replicas as before, divided as before.
     async fn restore(&mut self) {
-        let Desired { replicas, split } = self.before.0.clone();
+        let Desired { replicas, layout } = self.before.0.clone();
         let change =
-            Change::Deployment { replicas: Some(replicas), split: Some(split), force: true };
+            Change::Deployment { replicas: Some(replicas), layout: Some(layout), force: true };
         let steps = match moves(&change, &self.before.0, &self.fleet.actual()) {
             Ok((_, steps)) => steps,
             Err(why) => return self.tolerate(Err(why.to_string())),

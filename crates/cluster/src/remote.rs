@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use playhouse_engine::STEPS_QUEUED_MAX;
+use playhouse_layout::{RankId, RankMap};
 use playhouse_link::{OpenError, RecvError, SendError, Stream};
-use playhouse_planner::RankMap;
 use playhouse_types::{Epoch, ReplicaId, StepPlan};
 use playhouse_wire::{Join, Load, Loaded, ShardCommand, ShardEvent, StepCommand, StepEvent};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -36,7 +36,7 @@ use crate::control::{ControlPlane, Process};
 use crate::memory::MemoryNeeds;
 use crate::nodes::{Lease, Seat};
 use crate::rank::{
-    Layout, Loss, LossCause, Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank,
+    Loss, LossCause, RankEvent, RankPort, RankSink, RankStarter, StartedRank, process_name,
 };
 use crate::weights::ExpectedWeights;
 
@@ -57,10 +57,8 @@ const LOADING: Duration = Duration::from_secs(600);
 /// What the ranks of a replica are.
 #[derive(Clone)]
 pub struct RemoteConfig {
-    /// Ranks there are.
-    pub layout: Layout,
     /// Which of them belong together.
-    pub map: RankMap,
+    pub map: Arc<RankMap>,
     /// What each of them loads, stage by stage. Their seats say with how many threads.
     pub loads: Vec<Load>,
     /// What each of them needs of its device, and how large its KV cache may be.
@@ -77,7 +75,7 @@ struct RemoteRanks {
     control: ControlPlane,
     /// Drives what waits and starts processes; the link's runtime passes plans on.
     runtime: Handle,
-    slots: Mutex<HashMap<Rank, Slot>>,
+    slots: Mutex<HashMap<RankId, Slot>>,
     /// Of the latest epoch.
     group: Mutex<Option<Arc<EpochGroup>>>,
     /// While there are slots.
@@ -147,7 +145,7 @@ impl RemoteRanks {
     async fn run(
         &self,
         epoch: Epoch,
-        rank: Rank,
+        rank: RankId,
         plans: mpsc::Receiver<StepPlan>,
         hung: &AtomicBool,
         sink: &RankSink,
@@ -199,7 +197,7 @@ impl RemoteRanks {
         &self,
         slot: &mut Option<Process>,
         group: &EpochGroup,
-        rank: Rank,
+        rank: RankId,
         mut plans: mpsc::Receiver<StepPlan>,
         sink: &RankSink,
     ) -> Result<(), Loss> {
@@ -231,7 +229,7 @@ impl RemoteRanks {
 
     /// Gives the process of a rank up once its epoch is over, and the devices of its replica with the
     /// last of them.
-    async fn vacate(&self, rank: Rank) {
+    async fn vacate(&self, rank: RankId) {
         let slot = lock(&self.slots).get(&rank).map(Arc::clone);
         if let Some(slot) = slot {
             let mut slot = slot.lock().await;
@@ -265,7 +263,7 @@ impl RemoteRanks {
         let filled = SystemRandom::new().fill(&mut secret);
         filled.map_err(|_| "the system gives no randomness".to_owned())?;
         let name = format!("playhouse-{}-{replica}", std::process::id());
-        let rendezvous = Rendezvous::new(name, self.config.layout, secret);
+        let rendezvous = Rendezvous::new(name, Arc::clone(&self.config.map), secret);
         let mut lease = lock(&self.lease);
         let lease = lease.get_or_insert_with(|| Arc::new(self.control.nodes().lease(replica)));
         let (lease, seats) = (Arc::clone(lease), OnceCell::new());
@@ -278,17 +276,16 @@ impl RemoteRanks {
     async fn occupy<'a>(
         &self,
         group: &EpochGroup,
-        rank: Rank,
+        rank: RankId,
         slot: &'a mut Option<Process>,
     ) -> Result<&'a Process, Loss> {
-        let Rank { stage, tensor, .. } = rank;
         if let Some(dead) = slot.take_if(|process| !process.lives()) {
             self.end(dead).await;
         }
         let RemoteConfig { map, memory, .. } = &self.config;
         let place = || group.lease.place(map, memory, DEVICES);
         let seats = group.seats.get_or_try_init(place).await.map_err(Loss::no_seat)?;
-        let seat = &seats[stage * self.config.layout.tensor + tensor];
+        let seat = &seats[rank.at()];
         if let Some(other) = slot.take_if(|process| !process.lives() || process.seat != *seat) {
             self.end(other).await;
         }
@@ -300,7 +297,7 @@ impl RemoteRanks {
                 let start = self.control.next_launch();
                 let process = match self.control.adopt(rank, seat, group.epoch) {
                     Some(adopted) => adopted,
-                    None => self.launch(&rank.process_name(start), seat).await?,
+                    None => self.launch(&process_name(rank, start), seat).await?,
                 };
                 Ok(empty.insert(process))
             }
@@ -319,7 +316,7 @@ impl RemoteRanks {
     async fn play(
         &self,
         group: &EpochGroup,
-        rank: Rank,
+        rank: RankId,
         process: &Process,
         loaded: &AtomicBool,
         mut plans: mpsc::Receiver<StepPlan>,
@@ -348,12 +345,11 @@ impl RemoteRanks {
     async fn load(
         &self,
         attendance: &Attendance<'_>,
-        rank: Rank,
+        rank: RankId,
         process: &Process,
         sink: &RankSink,
     ) -> Result<(Control, Loaded), Fall> {
-        let index = rank.stage * self.config.layout.tensor + rank.tensor;
-        let load = Load { threads: process.seat.threads, ..self.config.loads[index].clone() };
+        let load = Load { threads: process.seat.threads, ..self.config.loads[rank.at()].clone() };
         let mut control = process.peer.open(ShardCommand::Load(load), OPEN).await?;
         let loaded = loop {
             let told = timeout(LOADING, control.receiver.next()).await;
@@ -383,14 +379,13 @@ impl RemoteRanks {
         sink: &RankSink,
     ) -> Result<Started, Fall> {
         let Stream { mut sender, mut receiver } = control;
-        let Loaded { tensor, pipeline, .. } = loaded;
-        let met = attendance.meet([tensor, pipeline], LOADING).await;
-        let (tensor, pipeline) = met.map_err(Fall::outside)?;
+        let met = attendance.meet(loaded.members, LOADING).await;
+        let groups = met.map_err(Fall::outside)?;
         let seats = group.seats.get().map(Vec::as_slice).unwrap_or_default();
         let kv_blocks = self.config.memory.kv_blocks(&self.control.nodes().memory_of(seats));
         sink(RankEvent::Cache { kv_blocks });
         let max_num_seqs = self.config.max_num_seqs;
-        let join = Join { epoch: group.epoch, tensor, pipeline, kv_blocks, max_num_seqs };
+        let join = Join { epoch: group.epoch, groups, kv_blocks, max_num_seqs };
         sender.send(&ShardCommand::Join(join)).await?;
         match receiver.next().await? {
             Some(ShardEvent::Ready) => {}

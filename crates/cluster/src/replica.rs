@@ -17,6 +17,7 @@ mod sinks;
 use std::sync::Arc;
 use std::time::Duration;
 
+use playhouse_layout::{RankId, RankMap};
 use playhouse_scheduler::{Limits, Scheduler};
 use playhouse_telemetry::{ReplicaMetrics, TraceSpan};
 use playhouse_types::{Emission, Epoch, FinishReason, ReplicaId, StepId, StepOutcome, StepPlan};
@@ -36,7 +37,7 @@ use crate::live_ranks::LiveRanks;
 use crate::outlier::Slowness;
 use crate::pending::Pending;
 use crate::pipeline::Pipeline;
-use crate::rank::{Layout, Loss, LossCause, Rank, RankEvent, RankHandle, RankStarter};
+use crate::rank::{Loss, LossCause, RankEvent, RankHandle, RankStarter};
 use crate::replicas::Replicas;
 use crate::report::{Board, Report};
 use crate::restart::RestartBudget;
@@ -58,7 +59,7 @@ pub(crate) struct ReplicaArgs {
     /// Its first; higher than that of whoever had this id before.
     pub(crate) epoch: Epoch,
     pub(crate) limits: Limits,
-    pub(crate) layout: Layout,
+    pub(crate) map: Arc<RankMap>,
     pub(crate) concurrent_batches: usize,
     pub(crate) step_deadline: StepDeadline,
     /// Without one it rests, as after a drain.
@@ -81,9 +82,9 @@ pub(crate) enum ReplicaMsg {
     /// Some callers have left.
     CallersLeft,
     /// A shard has started its rank.
-    Started { epoch: Epoch, rank: Rank, port: PortSlot, handle: Arc<dyn RankHandle> },
+    Started { epoch: Epoch, rank: RankId, port: PortSlot, handle: Arc<dyn RankHandle> },
     /// A rank reports.
-    Reported { epoch: Epoch, rank: Rank, event: RankEvent },
+    Reported { epoch: Epoch, rank: RankId, event: RankEvent },
     /// It is known why the ranks of the last epoch were lost: see to the requests.
     Recover(TimerId),
     /// Start this epoch.
@@ -105,7 +106,7 @@ pub(crate) enum ReplicaMsg {
 
 pub(crate) struct State {
     id: ReplicaId,
-    layout: Layout,
+    map: Arc<RankMap>,
     concurrent_batches: usize,
     /// While it has ranks or shall have some.
     starter: Option<RankStarter>,
@@ -166,10 +167,10 @@ impl Actor for Replica {
         me: ActorRef<ReplicaMsg>,
         args: ReplicaArgs,
     ) -> Result<State, ActorProcessingErr> {
-        let ReplicaArgs { id, epoch, limits, layout, concurrent_batches, metrics, .. } = args;
+        let ReplicaArgs { id, epoch, limits, map, concurrent_batches, metrics, .. } = args;
+        let pipeline = Pipeline::new(Arc::clone(&map), concurrent_batches);
         let mut state = State {
             id,
-            layout,
             concurrent_batches,
             duty: if args.starter.is_some() { Duty::Serve } else { Duty::Rest },
             starter: args.starter,
@@ -180,8 +181,9 @@ impl Actor for Replica {
             sinks: Sinks::default(),
             epoch,
             stages: Vec::new(),
-            pipeline: Pipeline::new(layout, concurrent_batches),
-            bubble: Bubble::new(layout.stages),
+            pipeline,
+            bubble: Bubble::new(map.stages().len()),
+            map,
             traced: Duration::ZERO,
             watchdog: Watchdog::new(args.step_deadline),
             watched: false,
@@ -329,12 +331,10 @@ impl State {
     async fn start_stages(&mut self, me: &ActorRef<ReplicaMsg>) -> Result<(), ActorProcessingErr> {
         let Some(starter) = &self.starter else { return Ok(()) };
         self.restarts.starts(self.clock.now());
-        let Layout { stages, tensor } = self.layout;
-        for stage in 0..stages {
-            let first = Rank { replica: self.id, stage, tensor: 0 };
+        for indices in self.map.stage_indices() {
             let (starter, ranks) = (Arc::clone(starter), Arc::clone(&self.ranks));
-            let (epoch, replica) = (self.epoch, me.clone());
-            let args = StageArgs { epoch, first, tensor, starter, ranks, replica };
+            let (id, epoch, replica) = (self.id, self.epoch, me.clone());
+            let args = StageArgs { epoch, id, indices, starter, ranks, replica };
             let (stage, _) = Actor::spawn_linked(None, Stage, args, me.get_cell()).await?;
             self.stages.push(stage);
         }
@@ -395,7 +395,7 @@ impl State {
         self.stages.iter().any(|stage| stage.get_id() == id)
     }
 
-    fn reported(&mut self, me: &ActorRef<ReplicaMsg>, rank: Rank, event: RankEvent) {
+    fn reported(&mut self, me: &ActorRef<ReplicaMsg>, rank: RankId, event: RankEvent) {
         match event {
             RankEvent::Seated(whereabouts) => {
                 self.report.shard(rank, |shard| shard.whereabouts = Some(whereabouts));
@@ -426,7 +426,7 @@ impl State {
         }
     }
 
-    fn ran(&mut self, rank: Rank, step: StepId) -> Result<(), String> {
+    fn ran(&mut self, rank: RankId, step: StepId) -> Result<(), String> {
         self.pipeline.ran(rank, step).map_err(|why| why.to_string())?;
         let (id, now) = (self.id, self.now());
         let Self { watchdog, pipeline, slowness, replicas, .. } = self;
@@ -457,7 +457,7 @@ impl State {
     ///
     /// # Errors
     /// How it breaks the contract of plans and outcomes; nothing has changed then.
-    fn settle(&mut self, rank: Rank, outcome: StepOutcome) -> Result<(), String> {
+    fn settle(&mut self, rank: RankId, outcome: StepOutcome) -> Result<(), String> {
         let now = self.now();
         if !self.pipeline.samples(rank) || outcome.epoch != self.epoch {
             return Err(format!(

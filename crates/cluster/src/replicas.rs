@@ -6,7 +6,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use playhouse_router::Policy;
 use playhouse_telemetry::Metrics;
-use playhouse_types::{Epoch, FinishReason, GenerateRequest, ReplicaId};
+use playhouse_types::{Epoch, FinishReason, GenerateRequest, ParallelSpec, ReplicaId};
 use ractor::{ActorId, ActorRef, ActorStatus, MessagingErr};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -15,7 +15,6 @@ use crate::clock::Clock;
 use crate::departures::Departures;
 use crate::deployment::StartError;
 use crate::live_ranks::LiveRanks;
-use crate::operation::Split;
 use crate::outlier::Peers;
 use crate::peer_paces::PeerPaces;
 use crate::pending::Pending;
@@ -40,7 +39,7 @@ pub(crate) struct Replicas {
 #[derive(Clone, Debug)]
 pub(crate) struct ReplicaEntry {
     pub(crate) id: ReplicaId,
-    pub(crate) split: Split,
+    pub(crate) layout: ParallelSpec,
     /// `None` in tests of the layers above, where nobody is asked.
     pub(crate) actor: Option<ActorRef<ReplicaMsg>>,
     pub(crate) status: watch::Receiver<ReplicaStatus>,
@@ -135,7 +134,7 @@ impl Replicas {
         let replicas = Self::new(routing, Duration::ZERO, Arc::new(Metrics::new("scripted")));
         replicas.add(ReplicaEntry {
             id,
-            split: Split { tensor: 1, pipeline: 1, partition: None },
+            layout: ParallelSpec { tensor: 1, pipeline: 1, ..ParallelSpec::default() },
             actor: None,
             status,
             ranks: Arc::new(LiveRanks::new(Tasks::default())),

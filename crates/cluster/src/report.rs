@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use playhouse_layout::RankId;
 use playhouse_scheduler::{Limits, Scheduler, Stats, Timings};
 use playhouse_telemetry::{Cause, ReplicaMetrics};
 use playhouse_types::{BLOCK_TOKENS, Epoch, StepPlan};
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::bubble::StageTime;
 use crate::progress::Patience;
-use crate::rank::{LossCause, Rank};
+use crate::rank::LossCause;
 use crate::routing::Teller;
 use crate::status::{ReplicaState, ReplicaStatus, ShardState, ShardStatus};
 
@@ -124,8 +125,13 @@ impl Report {
         });
     }
 
-    pub(crate) fn shard(&self, rank: Rank, change: impl FnOnce(&mut ShardStatus)) {
-        self.board.send_modify(|status| change(&mut status.stages[rank.stage].shards[rank.tensor]));
+    pub(crate) fn shard(&self, rank: RankId, change: impl FnOnce(&mut ShardStatus)) {
+        self.board.send_modify(|status| {
+            let mut shards = status.stages.iter_mut().flat_map(|stage| &mut stage.shards);
+            if let Some(shard) = shards.nth(rank.at()) {
+                change(shard);
+            }
+        });
     }
 
     /// No rank of the epoch is left.

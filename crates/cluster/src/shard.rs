@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use playhouse_layout::RankId;
 use playhouse_types::Epoch;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::live_ranks::LiveRanks;
-use crate::rank::{Loss, Rank, RankEvent, RankPort, RankStarter};
+use crate::rank::{Loss, RankEvent, RankPort, RankStarter};
 use crate::replica::ReplicaMsg;
 
 pub(crate) struct Shard;
@@ -14,7 +15,7 @@ pub(crate) struct Shard;
 /// What a shard is started with.
 pub(crate) struct ShardArgs {
     pub(crate) epoch: Epoch,
-    pub(crate) rank: Rank,
+    pub(crate) rank: RankId,
     pub(crate) starter: RankStarter,
     pub(crate) ranks: Arc<LiveRanks>,
     pub(crate) replica: ActorRef<ReplicaMsg>,

@@ -1,13 +1,15 @@
 //! Stage: owns a range of layers, and the shards that hold them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use playhouse_types::Epoch;
+use playhouse_layout::RankId;
+use playhouse_types::{Epoch, ReplicaId};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tracing::info;
 
 use crate::live_ranks::LiveRanks;
-use crate::rank::{Rank, RankStarter};
+use crate::rank::RankStarter;
 use crate::replica::ReplicaMsg;
 use crate::shard::{Shard, ShardArgs};
 
@@ -16,10 +18,9 @@ pub(crate) struct Stage;
 /// What a stage is started with.
 pub(crate) struct StageArgs {
     pub(crate) epoch: Epoch,
-    /// Its first rank.
-    pub(crate) first: Rank,
-    /// How many there are.
-    pub(crate) tensor: usize,
+    pub(crate) id: ReplicaId,
+    /// Its ranks in the replica.
+    pub(crate) indices: Range<u32>,
     pub(crate) starter: RankStarter,
     pub(crate) ranks: Arc<LiveRanks>,
     pub(crate) replica: ActorRef<ReplicaMsg>,
@@ -40,10 +41,10 @@ impl Actor for Stage {
         me: ActorRef<StageMsg>,
         args: StageArgs,
     ) -> Result<Epoch, ActorProcessingErr> {
-        let StageArgs { epoch, first, tensor, starter, ranks, replica } = args;
-        for tensor in 0..tensor {
+        let StageArgs { epoch, id, indices, starter, ranks, replica } = args;
+        for index in indices {
             let (starter, ranks) = (Arc::clone(&starter), Arc::clone(&ranks));
-            let (rank, replica) = (Rank { tensor, ..first }, replica.clone());
+            let (rank, replica) = (RankId { replica: id, index }, replica.clone());
             let shard = ShardArgs { epoch, rank, starter, ranks, replica };
             Actor::spawn_linked(None, Shard, shard, me.get_cell()).await?;
         }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use playhouse_telemetry::TraceSpan;
 use playhouse_types::{Epoch, StepPlan};
 
-use crate::rank::Layout;
+use playhouse_layout::RankMap;
 
 /// Between two traced steps that only generate.
 pub(crate) const PACE: Duration = Duration::from_millis(100);
@@ -34,14 +34,14 @@ pub(crate) struct StepTrace {
 
 impl StepTrace {
     /// It was given to all ranks.
-    pub(crate) fn begin(span: TraceSpan, number: usize, layout: Layout) -> Self {
-        let rank = |index| {
+    pub(crate) fn begin(span: TraceSpan, number: usize, map: &RankMap) -> Self {
+        let ranks = map.ranks().map(|at| {
             let rank = span.child("shard");
-            rank.set("playhouse.stage", (index / layout.tensor) as i64);
-            rank.set("playhouse.shard", (index % layout.tensor) as i64);
+            rank.set("playhouse.stage", i64::from(at.stage));
+            rank.set("playhouse.shard", i64::from(at.stage_rank));
             rank
-        };
-        Self { number, ranks: (0..layout.ranks()).map(rank).collect(), span }
+        });
+        Self { number, ranks: ranks.collect(), span }
     }
 
     /// A rank has run so many steps of the epoch.

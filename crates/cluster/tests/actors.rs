@@ -18,19 +18,19 @@ use std::time::Duration;
 use playhouse_cluster::{
     AdmissionLimits, Answer, Capacity, Change, Cluster, DeploymentConfig, Desired, FrontDoor,
     Generation, Ledger, Loss, LossCause, Operation, Phase, Policy, RankEvent, RankHandle, RankPort,
-    RankStarter, ReplicaState, Split, StartedRank, StepDeadline, Submission,
+    RankStarter, ReplicaState, StartedRank, StepDeadline, Submission,
 };
 use playhouse_engine::StepPort;
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
 use playhouse_types::{
-    Epoch, FinishReason, ReplicaId, SamplingParams, StepOutcome, StepPlan, TokenId,
+    Epoch, FinishReason, ParallelSpec, ReplicaId, SamplingParams, StepOutcome, StepPlan, TokenId,
 };
 use tokio::time::{Instant, sleep, timeout};
 
 use brake::Brake;
 use curtain::Curtain;
-use scripted::{Nobody, RankFault, blueprint, engines_of, split};
+use scripted::{Nobody, RankFault, blueprint, engines_of, layout};
 
 const LIMITS: Limits = Limits {
     max_num_seqs: 64,
@@ -69,7 +69,7 @@ fn braked(brake: &Brake) -> RankFault {
 
 struct House {
     replicas: u32,
-    split: Split,
+    layout: ParallelSpec,
     step_deadline: StepDeadline,
     no_capacity_timeout: Duration,
 }
@@ -77,20 +77,20 @@ struct House {
 impl Default for House {
     fn default() -> Self {
         let (step_deadline, no_capacity_timeout) = (StepDeadline::Never, LONG);
-        Self { replicas: 1, split: split(1, 1), step_deadline, no_capacity_timeout }
+        Self { replicas: 1, layout: layout(1, 1), step_deadline, no_capacity_timeout }
     }
 }
 
 impl House {
     async fn open(
         self,
-        starter: impl Fn(&Split) -> RankStarter + Send + Sync + 'static,
+        starter: impl Fn(&ParallelSpec) -> RankStarter + Send + Sync + 'static,
     ) -> (Cluster, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::new("test"));
         let config = DeploymentConfig {
-            desired: Desired { replicas: self.replicas, split: self.split },
-            blueprints: Arc::new(move |split| {
-                let blueprint = blueprint(&split, LIMITS, starter(&split));
+            desired: Desired { replicas: self.replicas, layout: self.layout },
+            blueprints: Arc::new(move |layout| {
+                let blueprint = blueprint(&layout, LIMITS, starter(&layout));
                 Box::pin(std::future::ready(Ok(blueprint)))
             }),
             ledger: Arc::new(Ledger::in_memory()),
@@ -148,7 +148,7 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 
 async fn begin(cluster: &Cluster, change: Change) -> Operation {
     match cluster.overview().change(change, None, false).await.expect("accepted") {
-        Answer::Accepted(operation) => operation,
+        Answer::Accepted(operation) => *operation,
         Answer::Planned(_) => panic!("it was not a dry run"),
     }
 }
@@ -171,7 +171,7 @@ fn drain(replica: u32, deadline: Duration) -> Change {
 }
 
 fn scale(replicas: u32) -> Change {
-    Change::Deployment { replicas: Some(replicas), split: None, force: true }
+    Change::Deployment { replicas: Some(replicas), layout: None, force: true }
 }
 
 fn state(cluster: &Cluster, replica: usize) -> ReplicaState {
@@ -180,7 +180,7 @@ fn state(cluster: &Cluster, replica: usize) -> ReplicaState {
 
 /// An engine that answers each plan with `broken` made of the plan, while `breaks` says so.
 fn contract_breakers(breaks: impl Fn(Epoch, u32) -> bool + Send + Sync + 'static) -> RankStarter {
-    let good = engines_of(count, 1, Arc::new(|_, _| Ok(())));
+    let good = engines_of(count, &layout(1, 1), Arc::new(|_, _| Ok(())));
     Arc::new(move |epoch, rank, sink| {
         if !breaks(epoch, rank.replica.0) {
             return good(epoch, rank, sink);
@@ -259,7 +259,8 @@ impl Mined {
     async fn open(replicas: u32, no_capacity_timeout: Duration) -> Self {
         let (brake, curtain) = (Brake::default(), Curtain::new(&[]));
         let armed = Arc::new(AtomicBool::new(false));
-        let (engines, mined) = (engines_of(count, 1, braked(&brake)), Arc::clone(&armed));
+        let (engines, mined) =
+            (engines_of(count, &layout(1, 1), braked(&brake)), Arc::clone(&armed));
         let starter: RankStarter = Arc::new(move |epoch, rank, sink| {
             let started = engines(epoch, rank, sink)?;
             Ok(StartedRank { handle: Arc::new(Mine { armed: Arc::clone(&mined) }), ..started })
@@ -386,7 +387,7 @@ async fn operations_on_a_replica_that_panicked_do_what_they_say() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scaling_down_removes_first_what_does_not_serve() {
     let curtain = Curtain::new(&[0]);
-    let starter = curtain.before(engines_of(count, 1, Arc::new(|_, _| Ok(()))));
+    let starter = curtain.before(engines_of(count, &layout(1, 1), Arc::new(|_, _| Ok(()))));
     let house = House { replicas: 3, ..House::default() };
     let (cluster, _) = house.open(move |_| Arc::clone(&starter)).await;
     let serving = |replica: usize| state(&cluster, replica) == ReplicaState::Serving;
@@ -406,7 +407,7 @@ async fn scaling_down_removes_first_what_does_not_serve() {
 async fn callers_that_leave_while_parked_requests_are_handed_out_leave_nothing() {
     const CALLERS: usize = 200;
     let curtain = Curtain::new(&[0, 1]);
-    let starter = curtain.before(engines_of(count, 1, paced(Duration::from_millis(2))));
+    let starter = curtain.before(engines_of(count, &layout(1, 1), paced(Duration::from_millis(2))));
     let house = House { replicas: 2, ..House::default() };
     let (cluster, _) = house.open(move |_| Arc::clone(&starter)).await;
     let door = cluster.front_door().clone();
@@ -444,7 +445,8 @@ async fn the_deadline_of_a_drain_that_was_aborted_ends_with_it() {
     let brake = Brake::default();
     let fault = braked(&brake);
     let house = House { replicas: 2, ..House::default() };
-    let (cluster, _) = house.open(move |_| engines_of(count, 1, Arc::clone(&fault))).await;
+    let (cluster, _) =
+        house.open(move |_| engines_of(count, &layout(1, 1), Arc::clone(&fault))).await;
     cluster.serving().await.expect("all serve");
     brake.hold_after(0);
     let mut streams: Vec<_> = (1..5).map(|n| submit(cluster.front_door(), n * 20, 10)).collect();
@@ -483,7 +485,7 @@ async fn a_replica_is_drained_when_the_ranks_of_older_epochs_have_ended_too() {
         if plan.epoch > Epoch(1) || plan.step.0 < 3 {
             return Ok(());
         }
-        if rank.stage == 0 {
+        if rank.index == 0 {
             return Err("killed by the test".to_owned());
         }
         held.fetch_add(1, Ordering::SeqCst);
@@ -491,10 +493,9 @@ async fn a_replica_is_drained_when_the_ranks_of_older_epochs_have_ended_too() {
         held.fetch_sub(1, Ordering::SeqCst);
         outcome
     });
-    let house = House { split: split(1, 2), ..House::default() };
-    let (cluster, _) = house
-        .open(move |split| engines_of(count, split.pipeline as usize, Arc::clone(&fault)))
-        .await;
+    let house = House { layout: layout(1, 2), ..House::default() };
+    let (cluster, _) =
+        house.open(move |layout| engines_of(count, layout, Arc::clone(&fault))).await;
     cluster.serving().await.expect("it serves");
     brake.hold_after(0);
     let mut stream = submit(cluster.front_door(), 5, 200);
@@ -519,7 +520,8 @@ async fn a_replica_is_drained_when_the_ranks_of_older_epochs_have_ended_too() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn requests_on_their_way_to_a_replica_that_is_removed_go_elsewhere() {
     let house = House { replicas: 3, ..House::default() };
-    let (cluster, _) = house.open(|_| engines_of(count, 1, Arc::new(|_, _| Ok(())))).await;
+    let (cluster, _) =
+        house.open(|_| engines_of(count, &layout(1, 1), Arc::new(|_, _| Ok(())))).await;
     cluster.serving().await.expect("all serve");
     let over = Arc::new(AtomicBool::new(false));
     let client = |_| {
@@ -545,7 +547,7 @@ async fn requests_on_their_way_to_a_replica_that_is_removed_go_elsewhere() {
 
 /// Ranks that cannot be loaded while `away`.
 fn loads_unless(away: &Arc<AtomicBool>, fault: RankFault) -> RankStarter {
-    let (engines, away) = (engines_of(count, 1, fault), Arc::clone(away));
+    let (engines, away) = (engines_of(count, &layout(1, 1), fault), Arc::clone(away));
     Arc::new(move |epoch, rank, sink| {
         if !away.load(Ordering::SeqCst) {
             return engines(epoch, rank, sink);
@@ -619,7 +621,8 @@ async fn requests_leave_a_replica_that_is_many_times_slower_than_its_peers() {
         _ => quick(rank, plan),
     });
     let house = House { replicas: 2, ..House::default() };
-    let (cluster, metrics) = house.open(move |_| engines_of(count, 1, Arc::clone(&fault))).await;
+    let (cluster, metrics) =
+        house.open(move |_| engines_of(count, &layout(1, 1), Arc::clone(&fault))).await;
     cluster.serving().await.expect("all serve");
     let door = cluster.front_door();
     let mut streams: Vec<_> = (1..9).map(|n| submit(door, n * 20, TOKENS)).collect();

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use brake::Brake;
 use curtain::Curtain;
-use scripted::{RankFault, blueprints, engines_of, split};
+use scripted::{RankFault, blueprints, engines_of, layout};
 
 const LIMITS: Limits = Limits {
     max_num_seqs: 4,
@@ -60,8 +60,8 @@ impl House {
         let curtain = Curtain::new(down);
         let metrics = Arc::new(Metrics::new("test"));
         let config = DeploymentConfig {
-            desired: Desired { replicas, split: split(1, 1) },
-            blueprints: blueprints(curtain.before(engines_of(count, 1, fault)), LIMITS),
+            desired: Desired { replicas, layout: layout(1, 1) },
+            blueprints: blueprints(curtain.before(engines_of(count, &layout(1, 1), fault)), LIMITS),
             ledger: Arc::new(Ledger::in_memory()),
             control: None,
             devices: replicas as usize,

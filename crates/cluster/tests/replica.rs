@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use playhouse_cluster::{
     AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, FrontDoor, Generation, Ledger,
-    Policy, Rank, RankStarter, Rejected, ReplicaState, StepDeadline, Submission,
+    Policy, RankStarter, Rejected, ReplicaState, StepDeadline, Submission,
 };
+use playhouse_layout::RankId;
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
 use playhouse_types::{FinishReason, ReplicaId, SamplingParams, TokenId};
 
-use scripted::{Fault, RankFault, blueprints, engines, engines_of, no_fault, split};
+use scripted::{Fault, RankFault, blueprints, engines, engines_of, layout, no_fault};
 
 const LIMITS: Limits = Limits {
     max_num_seqs: 4,
@@ -42,7 +43,7 @@ fn count(position: usize) -> TokenId {
 
 fn config(starter: RankStarter, metrics: Arc<Metrics>) -> DeploymentConfig {
     DeploymentConfig {
-        desired: Desired { replicas: 1, split: split(1, 1) },
+        desired: Desired { replicas: 1, layout: layout(1, 1) },
         blueprints: blueprints(starter, LIMITS),
         ledger: Arc::new(Ledger::in_memory()),
         control: None,
@@ -240,9 +241,9 @@ async fn draining_finishes_what_was_accepted_and_refuses_the_rest() {
 
 /// 2 stages of 2 ranks, of which the first rank of the last stage samples.
 async fn start_ranks(fault: RankFault, metrics: &Arc<Metrics>) -> Cluster {
-    let starter = engines_of(count, 2, fault);
+    let starter = engines_of(count, &layout(2, 2), fault);
     let mut config = config(starter, Arc::clone(metrics));
-    config.desired.split = split(2, 2);
+    config.desired.layout = layout(2, 2);
     config.devices = 4;
     let cluster = Cluster::start(config).await.expect("the cluster starts");
     cluster.serving().await.expect("its replicas serve");
@@ -255,7 +256,7 @@ async fn every_rank_gets_every_plan_and_one_answers() {
     let seen = Arc::clone(&plans);
     let fault: RankFault = Arc::new(move |rank, plan| {
         let mut seen = seen.lock().expect("no engine panics");
-        seen.push((rank.stage, rank.tensor, plan.step, plan.runs.len()));
+        seen.push((rank.index, plan.step, plan.runs.len()));
         Ok(())
     });
     let cluster = start_ranks(fault, &metrics()).await;
@@ -267,24 +268,24 @@ async fn every_rank_gets_every_plan_and_one_answers() {
     }
     assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
     let plans = plans.lock().expect("no engine panics");
-    let of = |stage, tensor| {
-        let of_rank = plans.iter().filter(|plan| (plan.0, plan.1) == (stage, tensor));
-        of_rank.map(|plan| (plan.2, plan.3)).collect::<Vec<_>>()
+    let of = |index| {
+        let of_rank = plans.iter().filter(|plan| plan.0 == index);
+        of_rank.map(|plan| (plan.1, plan.2)).collect::<Vec<_>>()
     };
-    let first = of(0, 0);
+    let first = of(0);
     assert!(first.iter().all(|&(_, runs)| runs <= 2), "a step is shared by 2 stages: {first:?}");
-    for (stage, tensor) in [(0, 1), (1, 0), (1, 1)] {
-        assert_eq!(of(stage, tensor), first, "stage {stage}, rank {tensor}");
+    for index in 1..4 {
+        assert_eq!(of(index), first, "rank {index}");
     }
 }
 
 /// **C-5** for every rank: whichever dies, all start again, and streams go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_death_of_any_rank_restarts_all_and_loses_no_token() {
-    for (stage, tensor) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+    for index in 0..4 {
         let died = AtomicUsize::new(0);
         let fault: RankFault = Arc::new(move |rank, plan| {
-            let now = rank == Rank { replica: ReplicaId(0), stage, tensor } && plan.step.0 == 5;
+            let now = rank == RankId { replica: ReplicaId(0), index } && plan.step.0 == 5;
             if now && died.fetch_add(1, Ordering::Relaxed) == 0 {
                 return Err("killed by the test".to_owned());
             }
@@ -295,7 +296,7 @@ async fn the_death_of_any_rank_restarts_all_and_loses_no_token() {
             (1..5).map(|n| submit(cluster.front_door(), n * 20, 20).expect("accepted")).collect();
         for (n, generation) in (1..5).zip(&mut running) {
             let (tokens, finish) = collect(generation).await;
-            assert_eq!(tokens, (n * 20..n * 20 + 20).collect::<Vec<_>>(), "{stage} {tensor}");
+            assert_eq!(tokens, (n * 20..n * 20 + 20).collect::<Vec<_>>(), "{index}");
             assert_eq!(finish, FinishReason::Length);
         }
         assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
@@ -308,7 +309,7 @@ async fn start_frail(metrics: &Arc<Metrics>) -> Cluster {
         (ReplicaId(0), 5..) => Err("killed by the test".to_owned()),
         _ => Ok(()),
     });
-    let mut config = config(engines_of(count, 1, fault), Arc::clone(metrics));
+    let mut config = config(engines_of(count, &layout(1, 1), fault), Arc::clone(metrics));
     config.desired.replicas = 2;
     config.devices = 2;
     config.policy = Policy::RoundRobin;

@@ -17,16 +17,16 @@ use std::time::Duration;
 use playhouse_cluster::{
     AdmissionLimits, Answer, Capacity, Change, Cluster, DeploymentConfig, Desired, Ledger, Loss,
     LossCause, Operation, Phase, Policy, RankEvent, RankPort, RankStarter, Refused, ReplicaState,
-    Split, StartedRank, StepDeadline, Submission,
+    StartedRank, StepDeadline, Submission,
 };
 use playhouse_engine::StepPort;
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
-use playhouse_types::{FinishReason, ReplicaId, SamplingParams, TokenId};
+use playhouse_types::{FinishReason, ParallelSpec, ReplicaId, SamplingParams, TokenId};
 use tokio::time::{sleep, timeout};
 
 use brake::Brake;
-use scripted::{Nobody, RankFault, blueprint, engines_of, split};
+use scripted::{Nobody, RankFault, blueprint, engines_of, layout};
 
 const LIMITS: Limits = Limits {
     max_num_seqs: 8,
@@ -61,7 +61,9 @@ fn paced() -> RankFault {
 }
 
 /// A layout whose ranks cannot be loaded.
-const STILLBORN: Split = Split { tensor: 1, pipeline: 4, partition: None };
+fn stillborn_layout() -> ParallelSpec {
+    layout(1, 4)
+}
 
 fn stillborn() -> RankStarter {
     Arc::new(|_, _, sink| {
@@ -74,16 +76,21 @@ fn stillborn() -> RankStarter {
 }
 
 /// A cluster on a machine with so many devices, and ranks as `fault` makes them.
-async fn start_with(replicas: u32, first: Split, devices: usize, fault: RankFault) -> Cluster {
+async fn start_with(
+    replicas: u32,
+    first: ParallelSpec,
+    devices: usize,
+    fault: RankFault,
+) -> Cluster {
     let config = DeploymentConfig {
-        desired: Desired { replicas, split: first },
-        blueprints: Arc::new(move |split| {
-            if split.tensor == 3 {
+        desired: Desired { replicas, layout: first },
+        blueprints: Arc::new(move |layout| {
+            if layout.tensor == 3 {
                 return Box::pin(ready(Err("3 heads cannot be had".to_owned())));
             }
-            let ranks = engines_of(count, split.pipeline as usize, Arc::clone(&fault));
-            let ranks = if split == STILLBORN { stillborn() } else { ranks };
-            Box::pin(ready(Ok(blueprint(&split, LIMITS, ranks))))
+            let ranks = engines_of(count, &layout, Arc::clone(&fault));
+            let ranks = if layout == stillborn_layout() { stillborn() } else { ranks };
+            Box::pin(ready(Ok(blueprint(&layout, LIMITS, ranks))))
         }),
         ledger: Arc::new(Ledger::in_memory()),
         control: None,
@@ -105,7 +112,7 @@ async fn start_with(replicas: u32, first: Split, devices: usize, fault: RankFaul
     cluster
 }
 
-async fn start(replicas: u32, first: Split, devices: usize) -> Cluster {
+async fn start(replicas: u32, first: ParallelSpec, devices: usize) -> Cluster {
     start_with(replicas, first, devices, paced()).await
 }
 
@@ -143,13 +150,13 @@ impl Streams {
     }
 }
 
-fn deployment(replicas: Option<u32>, split: Option<Split>) -> Change {
-    Change::Deployment { replicas, split, force: false }
+fn deployment(replicas: Option<u32>, layout: Option<ParallelSpec>) -> Change {
+    Change::Deployment { replicas, layout, force: false }
 }
 
 async fn begin(cluster: &Cluster, change: Change) -> Result<Operation, Refused> {
     match cluster.overview().change(change, None, false).await? {
-        Answer::Accepted(operation) => Ok(operation),
+        Answer::Accepted(operation) => Ok(*operation),
         Answer::Planned(_) => panic!("it was not a dry run"),
     }
 }
@@ -184,7 +191,7 @@ fn serving(cluster: &Cluster) -> Vec<(u32, usize)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_come_and_go_while_streams_run() {
-    let cluster = start(1, split(1, 1), 4).await;
+    let cluster = start(1, layout(1, 1), 4).await;
     let streams = Streams::start(&cluster, 12);
     let up = change(&cluster, deployment(Some(4), None)).await;
     assert_eq!(up.phase, Phase::Done, "{up:?}");
@@ -204,7 +211,7 @@ async fn replicas_come_and_go_while_streams_run() {
 /// G4: a deadline moves what has not ended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_the_deadline_of_a_drain_streams_go_on_elsewhere() {
-    let cluster = start(2, split(1, 1), 2).await;
+    let cluster = start(2, layout(1, 1), 2).await;
     let streams = Streams::start(&cluster, 12);
     let drain = Change::DrainReplica {
         replica: ReplicaId(0),
@@ -227,14 +234,14 @@ async fn at_the_deadline_of_a_drain_streams_go_on_elsewhere() {
 /// Or a later replica of that id would rest after a restart of the head.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drained_replica_that_leaves_is_not_remembered_as_drained() {
-    let cluster = start(2, split(1, 1), 2).await;
+    let cluster = start(2, layout(1, 1), 2).await;
     let drained = || cluster.overview().deployment().drained.replicas;
     let (replica, deadline) = (ReplicaId(1), Duration::ZERO);
     change(&cluster, Change::DrainReplica { replica, deadline, force: false }).await;
     assert_eq!(drained(), [replica].into());
     for replicas in [1, 2] {
         let replicas = Some(replicas);
-        change(&cluster, Change::Deployment { replicas, split: None, force: false }).await;
+        change(&cluster, Change::Deployment { replicas, layout: None, force: false }).await;
         assert_eq!(drained(), [].into());
     }
     assert_eq!(serving(&cluster).len(), 2);
@@ -244,8 +251,8 @@ async fn a_drained_replica_that_leaves_is_not_remembered_as_drained() {
 /// MV-2: with devices to spare the new replica serves before the old one leaves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_layout_is_rolled_through_without_a_gap() {
-    for wanted in [split(2, 1), split(1, 2)] {
-        let cluster = start(2, split(1, 1), 4).await;
+    for wanted in [layout(2, 1), layout(1, 2)] {
+        let cluster = start(2, layout(1, 1), 4).await;
         let streams = Streams::start(&cluster, 12);
         let door = cluster.front_door().clone();
         let gap = Arc::new(AtomicBool::new(false));
@@ -262,7 +269,7 @@ async fn a_new_layout_is_rolled_through_without_a_gap() {
         over.store(true, Ordering::Relaxed);
         watcher.await.expect("it watches");
         assert!(!gap.load(Ordering::Relaxed), "MV-2: somebody serves at every moment");
-        assert!(serving(&cluster).iter().all(|&(_, ranks)| ranks == 2), "{wanted}");
+        assert!(serving(&cluster).iter().all(|&(_, ranks)| ranks == 2), "{wanted:?}");
         streams.finish().await;
         assert_eq!(cluster.stop(SOON).await, 0);
     }
@@ -271,9 +278,9 @@ async fn a_new_layout_is_rolled_through_without_a_gap() {
 /// **G1**: without devices to spare the only replica is divided anew; its streams wait for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_only_replica_is_divided_anew_on_its_own_devices() {
-    let cluster = start(1, split(2, 1), 2).await;
+    let cluster = start(1, layout(2, 1), 2).await;
     let streams = Streams::start(&cluster, 8);
-    let operation = begin(&cluster, deployment(None, Some(split(1, 2)))).await.expect("accepted");
+    let operation = begin(&cluster, deployment(None, Some(layout(1, 2)))).await.expect("accepted");
     let aborted = ended(&cluster, &operation).await;
     assert_eq!(aborted.phase, Phase::Done, "{aborted:?}");
     assert_eq!(serving(&cluster), [(1, 2)]);
@@ -285,10 +292,11 @@ async fn the_only_replica_is_divided_anew_on_its_own_devices() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_layout_that_does_not_start_is_rolled_back() {
     for devices in [8, 2] {
-        let cluster = start(2, split(1, 1), devices).await;
+        let cluster = start(2, layout(1, 1), devices).await;
         let streams = Streams::start(&cluster, 8);
         let before = cluster.overview().deployment();
-        let wanted = Change::Deployment { replicas: Some(1), split: Some(STILLBORN), force: true };
+        let wanted =
+            Change::Deployment { replicas: Some(1), layout: Some(stillborn_layout()), force: true };
         if devices == 2 {
             // Four ranks would not fit: two of them do.
             let refused = begin(&cluster, wanted).await.expect_err("too few devices");
@@ -308,11 +316,11 @@ async fn a_layout_that_does_not_start_is_rolled_back() {
 /// The same for the only replica, which has to leave its devices first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_only_replica_comes_back_when_its_successor_does_not_start() {
-    let cluster = start(1, split(1, 1), 4).await;
-    let four = change(&cluster, deployment(None, Some(split(4, 1)))).await;
+    let cluster = start(1, layout(1, 1), 4).await;
+    let four = change(&cluster, deployment(None, Some(layout(4, 1)))).await;
     assert_eq!(four.phase, Phase::Done, "{four:?}");
     let streams = Streams::start(&cluster, 8);
-    let failed = change(&cluster, deployment(None, Some(STILLBORN))).await;
+    let failed = change(&cluster, deployment(None, Some(stillborn_layout()))).await;
     assert!(matches!(failed.phase, Phase::Failed { .. }), "{failed:?}");
     let ranks: Vec<_> = serving(&cluster).into_iter().map(|(_, ranks)| ranks).collect();
     assert_eq!(ranks, [4]);
@@ -322,7 +330,7 @@ async fn the_only_replica_comes_back_when_its_successor_does_not_start() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_done_is_refused_with_the_numbers() {
-    let cluster = start(1, split(1, 1), 2).await;
+    let cluster = start(1, layout(1, 1), 2).await;
     let refused = |wanted| async { begin(&cluster, wanted).await.expect_err("refused") };
     let text = refused(deployment(Some(3), None)).await.to_string();
     assert_eq!(
@@ -332,7 +340,7 @@ async fn what_cannot_be_done_is_refused_with_the_numbers() {
     );
     let zero = refused(deployment(Some(0), None)).await;
     assert!(matches!(zero, Refused::NeedsForce(_)), "{zero}");
-    let heads = refused(deployment(None, Some(split(3, 1)))).await;
+    let heads = refused(deployment(None, Some(layout(3, 1)))).await;
     assert_eq!(heads, Refused::Invalid("3 heads cannot be had".to_owned()));
     let unknown = refused(Change::RestartReplica { replica: ReplicaId(7) }).await;
     assert_eq!(unknown, Refused::NoReplica(ReplicaId(7)));
@@ -362,7 +370,7 @@ async fn operations_wait_for_nobody_and_are_known_by_their_key() {
     brake.hold_after(0);
     let brakes = brake.brakes();
     let held: RankFault = Arc::new(move |_, _| brakes.before_a_step());
-    let cluster = start_with(2, split(1, 1), 2, held).await;
+    let cluster = start_with(2, layout(1, 1), 2, held).await;
     let streams = Streams::start(&cluster, 8);
     let overview = cluster.overview();
     let drain = Change::DrainReplica { replica: ReplicaId(0), deadline: SOON, force: false };

@@ -27,12 +27,12 @@ use std::time::Duration;
 
 use playhouse_cluster::{
     AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, Ledger, Loss, LossCause, Policy,
-    Rank, RankEvent, RankPort, RankSink, RankStarter, StartedRank, StepDeadline,
+    RankEvent, RankPort, RankSink, RankStarter, StartedRank, StepDeadline,
 };
 use playhouse_engine::STEPS_QUEUED_MAX;
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
-use playhouse_types::{Epoch, StepPlan};
+use playhouse_types::{Epoch, ParallelSpec, StepPlan};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
@@ -40,7 +40,7 @@ use audience::{clients, count};
 use fate::{Fate, LONG, alone, live_all};
 use mine::Mine;
 use operators::{draw_change, idle, operators, repair};
-use scripted::{Nobody, blueprint, run, split};
+use scripted::{Nobody, blueprint, layout, map, run};
 
 const LIVES: u64 = 500;
 /// Seeds that are lived twice.
@@ -61,27 +61,22 @@ const LIMITS: Limits = Limits {
 };
 
 /// Ranks that are tasks, and take virtual time for what they do.
-fn ranks(fate: Arc<Fate>, stages: usize) -> RankStarter {
+fn ranks(fate: Arc<Fate>, layout: &ParallelSpec) -> RankStarter {
+    let map = map(layout);
     Arc::new(move |epoch, rank, sink| {
         // With the actor of the shard; a cluster that cannot start is another test.
         let panics = epoch > Epoch(1) && fate.strikes(50);
         assert!(!panics, "this life wants a shard to panic");
         let (plans, queue) = mpsc::channel(STEPS_QUEUED_MAX);
-        let task = tokio::spawn(play(Arc::clone(&fate), stages, epoch, rank, queue, sink));
+        let samples = map.samples(rank.index);
+        let task = tokio::spawn(play(Arc::clone(&fate), samples, queue, sink));
         let ended = Box::pin(async move { drop(task.await) });
         let handle = Arc::new(Mine::beside(Arc::new(Nobody), &fate));
         Ok(StartedRank { port: RankPort::Remote(plans), handle, ended })
     })
 }
 
-async fn play(
-    fate: Arc<Fate>,
-    stages: usize,
-    _: Epoch,
-    rank: Rank,
-    mut plans: mpsc::Receiver<StepPlan>,
-    sink: RankSink,
-) {
+async fn play(fate: Arc<Fate>, samples: bool, mut plans: mpsc::Receiver<StepPlan>, sink: RankSink) {
     let lost = |reason: &str, cause| {
         sink(RankEvent::Lost(Loss { reason: reason.to_owned(), cause }));
     };
@@ -93,7 +88,6 @@ async fn play(
         return lost("there is no device", LossCause::NoSeat);
     }
     sink(RankEvent::Ready);
-    let samples = rank.stage + 1 == stages && rank.tensor == 0;
     let mut lengths = HashMap::new();
     while let Some(plan) = plans.recv().await {
         sleep(fate.millis(1..6)).await;
@@ -117,10 +111,10 @@ async fn play(
 async fn open(fate: &Arc<Fate>) -> Cluster {
     let ranks_of = Arc::clone(fate);
     let config = DeploymentConfig {
-        desired: Desired { replicas: 2, split: split(1, 1) },
-        blueprints: Arc::new(move |split| {
-            let ranks = ranks(Arc::clone(&ranks_of), split.pipeline as usize);
-            Box::pin(ready(Ok(blueprint(&split, LIMITS, ranks))))
+        desired: Desired { replicas: 2, layout: layout(1, 1) },
+        blueprints: Arc::new(move |layout| {
+            let ranks = ranks(Arc::clone(&ranks_of), &layout);
+            Box::pin(ready(Ok(blueprint(&layout, LIMITS, ranks))))
         }),
         ledger: Arc::new(Ledger::in_memory()),
         control: None,

@@ -13,15 +13,18 @@ use std::time::Duration;
 
 use playhouse_cluster::{
     AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, FrontDoor, Generation, Ledger,
-    Policy, Rank, RankStarter, ReplicaState, Split, StepDeadline, Submission,
+    Policy, RankStarter, ReplicaState, StepDeadline, Submission,
 };
+use playhouse_layout::RankId;
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
-use playhouse_types::{Epoch, FinishReason, ReplicaId, SamplingParams, StepPlan, TokenId};
+use playhouse_types::{
+    Epoch, FinishReason, ParallelSpec, ReplicaId, SamplingParams, StepPlan, TokenId,
+};
 use tokio::time::Instant;
 
 use brake::Brake;
-use scripted::{RankFault, blueprints, engines_of, split};
+use scripted::{RankFault, blueprints, engines_of, layout, map};
 
 const LIMITS: Limits = Limits {
     max_num_seqs: 8,
@@ -95,28 +98,27 @@ impl Drop for Opens {
 
 async fn start(
     replicas: u32,
-    layout: Split,
+    layout: ParallelSpec,
     step_deadline: StepDeadline,
     fault: RankFault,
 ) -> (Cluster, Arc<Metrics>) {
-    let stages = layout.pipeline as usize;
-    let starter = engines_of(|position| position as TokenId, stages, fault);
+    let starter = engines_of(|position| position as TokenId, &layout, fault);
     start_on(starter, replicas, layout, step_deadline).await
 }
 
 async fn start_on(
     starter: RankStarter,
     replicas: u32,
-    layout: Split,
+    layout: ParallelSpec,
     step_deadline: StepDeadline,
 ) -> (Cluster, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new("test"));
     let config = DeploymentConfig {
-        desired: Desired { replicas, split: layout.clone() },
+        desired: Desired { replicas, layout: layout.clone() },
         blueprints: blueprints(starter, LIMITS),
         ledger: Arc::new(Ledger::in_memory()),
         control: None,
-        devices: replicas as usize * layout.ranks(),
+        devices: replicas as usize * map(&layout).replica_ranks(),
         step_deadline,
         policy: Policy::RoundRobin,
         admission: AdmissionLimits {
@@ -132,8 +134,6 @@ async fn start_on(
     cluster.serving().await.expect("its replicas serve");
     (cluster, metrics)
 }
-
-const ONE: Split = Split { tensor: 1, pipeline: 1, partition: None };
 
 fn submit(door: &FrontDoor, prompt: u32, max_tokens: u32) -> Generation {
     let prompt: Vec<TokenId> = (0..prompt).collect();
@@ -171,7 +171,7 @@ fn metric(metrics: &Metrics, name: &str, label: &str) -> f64 {
 fn hang_once(
     trap: &Trap,
     step: u64,
-    rank: impl Fn(Rank) -> bool + Send + Sync + 'static,
+    rank: impl Fn(RankId) -> bool + Send + Sync + 'static,
 ) -> RankFault {
     let trap = trap.clone();
     Arc::new(move |own, plan| {
@@ -187,7 +187,7 @@ async fn a_hang_is_seen_in_under_3_s_and_what_it_says_later_is_not_heard() {
     let trap = Trap::default();
     let _opens = Opens(trap.clone());
     let fault = hang_once(&trap, 20, |_| true);
-    let (cluster, metrics) = start(1, ONE, StepDeadline::Measured, fault).await;
+    let (cluster, metrics) = start(1, layout(1, 1), StepDeadline::Measured, fault).await;
     let door = cluster.front_door();
     let mut running: Vec<_> = (1..4).map(|n| submit(door, n * 20, 180)).collect();
     until("it hangs", || trap.engines() == 1).await;
@@ -224,8 +224,8 @@ async fn whichever_rank_hangs_it_is_seen_and_named() {
     for (stage, tensor) in [(0, 1), (1, 0), (1, 1)] {
         let trap = Trap::default();
         let _opens = Opens(trap.clone());
-        let fault = hang_once(&trap, 5, move |rank| (rank.stage, rank.tensor) == (stage, tensor));
-        let engines = engines_of(|position| position as TokenId, 2, fault);
+        let fault = hang_once(&trap, 5, move |rank| rank.index == stage * 2 + tensor);
+        let engines = engines_of(|position| position as TokenId, &layout(2, 2), fault);
         // The next epoch begins when its cause was read.
         let gate = trap.clone();
         let starter: RankStarter = Arc::new(move |epoch, rank, sink| {
@@ -234,7 +234,7 @@ async fn whichever_rank_hangs_it_is_seen_and_named() {
             }
             engines(epoch, rank, sink)
         });
-        let (cluster, _) = start_on(starter, 1, split(2, 2), DEADLINE).await;
+        let (cluster, _) = start_on(starter, 1, layout(2, 2), DEADLINE).await;
         let door = cluster.front_door();
         let mut generation = submit(door, 20, 60);
         let mut why = String::new();
@@ -260,7 +260,7 @@ async fn the_requests_of_a_replica_that_hangs_go_on_in_another() {
     let trap = Trap::default();
     let _opens = Opens(trap.clone());
     let fault = hang_once(&trap, 5, |rank| rank.replica == ReplicaId(0));
-    let (cluster, metrics) = start(2, ONE, DEADLINE, fault).await;
+    let (cluster, metrics) = start(2, layout(1, 1), DEADLINE, fault).await;
     let mut running: Vec<_> = (1..5).map(|n| submit(cluster.front_door(), n * 20, 100)).collect();
     for (n, generation) in (1..5).zip(&mut running) {
         let (tokens, finish) = collect(generation).await;
@@ -296,7 +296,7 @@ async fn a_request_that_hangs_every_engine_fails_alone() {
         }
         Ok(())
     });
-    let (cluster, metrics) = start(1, ONE, DEADLINE, fault).await;
+    let (cluster, metrics) = start(1, layout(1, 1), DEADLINE, fault).await;
     let door = cluster.front_door();
     let mut healthy: Vec<_> = (1..4).map(|n| submit(door, n * 10, 50)).collect();
     let mut poison = submit(door, 77, 50);
@@ -320,7 +320,7 @@ async fn a_replica_whose_work_does_not_move_says_since_when() {
     let trap = Trap::default();
     let _opens = Opens(trap.clone());
     let fault = hang_once(&trap, 5, |_| true);
-    let (cluster, _) = start(1, ONE, StepDeadline::Never, fault).await;
+    let (cluster, _) = start(1, layout(1, 1), StepDeadline::Never, fault).await;
     let door = cluster.front_door();
     assert_eq!(door.replicas()[0].progress.waited(), None, "it has no work");
     let mut generation = submit(door, 20, 50);
@@ -342,7 +342,7 @@ async fn new_requests_go_past_a_replica_that_hesitates() {
     let trap = Trap::default();
     let _opens = Opens(trap.clone());
     let fault = hang_once(&trap, 40, |rank| rank.replica == ReplicaId(0));
-    let (cluster, _) = start(2, ONE, StepDeadline::Never, fault).await;
+    let (cluster, _) = start(2, layout(1, 1), StepDeadline::Never, fault).await;
     let door = cluster.front_door();
     let mut caught = vec![submit(door, 20, 100), submit(door, 40, 100)];
     until("it hangs", || trap.engines() == 1).await;
@@ -369,7 +369,7 @@ async fn a_hung_engine_does_not_keep_the_cluster_from_stopping() {
     let trap = Trap::default();
     let _opens = Opens(trap.clone());
     let fault = hang_once(&trap, 5, |_| true);
-    let (cluster, _) = start(1, ONE, DEADLINE, fault).await;
+    let (cluster, _) = start(1, layout(1, 1), DEADLINE, fault).await;
     let mut generation = submit(cluster.front_door(), 20, 50);
     assert_eq!(collect(&mut generation).await.0, (20..70).collect::<Vec<_>>());
     assert_eq!(trap.engines(), 1);

@@ -31,7 +31,7 @@ use playhouse_types::TokenId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use scripted::{blueprints, engines, no_fault, split};
+use scripted::{blueprints, engines, layout, no_fault};
 
 const LIMITS: Limits = Limits {
     max_num_seqs: 256,
@@ -270,7 +270,7 @@ async fn start() -> SocketAddr {
     let template = ChatTemplate::new(TEMPLATE, vec![]).expect("compiles");
     let metrics = Arc::new(Metrics::new("tiny"));
     let deployment = DeploymentConfig {
-        desired: Desired { replicas: 1, split: split(1, 1) },
+        desired: Desired { replicas: 1, layout: layout(1, 1) },
         blueprints: blueprints(engines(letter, no_fault()), LIMITS),
         ledger: Arc::new(Ledger::in_memory()),
         control: None,

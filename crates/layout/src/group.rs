@@ -11,7 +11,21 @@ use serde::{Deserialize, Serialize};
 use crate::{Coordinates, RankMap};
 
 /// What a group is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupKind {
     /// Splits the heads.
@@ -129,6 +143,30 @@ impl RankMap {
             }
             kind => kind,
         }
+    }
+
+    /// The kinds of groups that the ranks of a replica form for their tensors: those of several ranks that are
+    /// no other kind's equal.
+    #[must_use]
+    pub fn group_kinds(&self) -> Vec<GroupKind> {
+        let wanted = |kind: &GroupKind| {
+            *kind != GroupKind::Data
+                && self.group_size(*kind) > 1
+                && self.same_as(*kind) == *kind
+                && (self.is_routed() || !kind.is_of_experts())
+        };
+        GroupKind::ALL.into_iter().filter(wanted).collect()
+    }
+
+    /// The group of this kind that a rank is in, in the order of its collectives, and the rank's place there.
+    #[must_use]
+    pub fn group_of(&self, kind: GroupKind, rank: u32) -> (usize, Vec<u32>) {
+        let own = self.group_key(kind, &self.coordinates(rank));
+        let members = self.ranks().filter(|at| self.group_key(kind, at) == own);
+        let mut members: Vec<_> = members.map(|at| (self.order(kind, &at), at.rank)).collect();
+        members.sort_unstable();
+        let at = members.iter().position(|(_, member)| *member == rank).unwrap_or_default();
+        (at, members.into_iter().map(|(_, member)| member).collect())
     }
 
     /// The groups of one kind (**GR-1**).

@@ -78,7 +78,8 @@ pub enum Axis {
 }
 
 /// Product that sticks at the largest number.
-pub(crate) fn product(factors: &[u64]) -> u64 {
+#[must_use]
+pub fn product(factors: &[u64]) -> u64 {
     factors.iter().fold(1, |product, &factor| product.saturating_mul(factor))
 }
 

@@ -17,7 +17,7 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Hardware, RankMap, Seat};
+use crate::{DeviceIndex, Machine, RankMap};
 
 /// What to do when a stage fits in no domain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ pub struct Placement {
     /// Names of the nodes that seats refer to.
     pub nodes: Vec<String>,
     /// The seat of each rank.
-    pub seats: Vec<Seat>,
+    pub seats: Vec<DeviceIndex>,
     /// Ranks of a stage, by which a later placement recognises stages.
     pub stage_ranks: u32,
     /// First ranks of the stages that sit in several domains.
@@ -80,17 +80,18 @@ impl Placement {
     /// When there are too few devices, or a stage fits in no domain and `cross` refuses that.
     pub fn new(
         map: &RankMap,
-        hardware: &Hardware,
+        machines: &[Machine],
         cross: CrossDomain,
         previous: Option<&Placement>,
     ) -> Result<Self, PlacementError> {
-        let (ranks, devices) = (u64::from(map.world()), hardware.devices());
+        let devices = machines.iter().map(|machine| u64::from(machine.devices)).sum();
+        let ranks = u64::from(map.world());
         if ranks > devices {
             return Err(PlacementError::TooFew { ranks, devices });
         }
         let stage_ranks = map.widths().stage_ranks;
         let kept = previous.filter(|previous| previous.stage_ranks == stage_ranks);
-        let mut floor = Floor::new(map, hardware);
+        let mut floor = Floor::new(map, machines);
         if let Some(previous) = kept {
             floor.keep(previous, cross);
         }
@@ -101,7 +102,7 @@ impl Placement {
         match kept {
             None => placed,
             Some(_) => {
-                let anew = Self::new(map, hardware, cross, None)?;
+                let anew = Self::new(map, machines, cross, None)?;
                 Ok(placed
                     .ok()
                     .filter(|kept| kept.crossing.len() <= anew.crossing.len())
@@ -132,29 +133,29 @@ impl Placement {
 /// The free devices of every domain while stages take theirs.
 struct Floor<'a> {
     map: &'a RankMap,
-    hardware: &'a Hardware,
+    machines: &'a [Machine],
     /// Free seats of each domain, in order.
-    free: Vec<Vec<Seat>>,
+    free: Vec<Vec<DeviceIndex>>,
     /// The domain of each node.
     domain_of: Vec<usize>,
     /// The seats of each stage, replica by replica; empty while it has none.
-    stages: Vec<Vec<Seat>>,
+    stages: Vec<Vec<DeviceIndex>>,
 }
 
 // === impl Floor ===
 
 impl<'a> Floor<'a> {
-    fn new(map: &'a RankMap, hardware: &'a Hardware) -> Self {
+    fn new(map: &'a RankMap, machines: &'a [Machine]) -> Self {
         let widths = map.widths();
         let stages = widths.replicas as usize * widths.stages as usize;
-        let free = hardware.domains();
-        let mut domain_of = vec![0; hardware.nodes.len()];
+        let free = Machine::domains(machines);
+        let mut domain_of = vec![0; machines.len()];
         for (domain, seats) in free.iter().enumerate() {
             for seat in seats {
                 domain_of[seat.node as usize] = domain;
             }
         }
-        Self { map, hardware, free, domain_of, stages: vec![Vec::new(); stages] }
+        Self { map, machines, free, domain_of, stages: vec![Vec::new(); stages] }
     }
 
     fn size(&self) -> usize {
@@ -165,21 +166,21 @@ impl<'a> Floor<'a> {
     fn keep(&mut self, previous: &Placement, cross: CrossDomain) {
         // A placement may come from a file: a seat given twice counts once.
         let mut taken = HashSet::new();
-        let mut now = |seat: &Seat| {
+        let mut now = |seat: &DeviceIndex| {
             let name = previous.nodes.get(seat.node as usize)?;
-            let node = self.hardware.nodes.iter().position(|node| node.name == *name)?;
-            let there = seat.device < self.hardware.nodes[node].devices;
-            let seat = Seat { node: u32::try_from(node).ok()?, device: seat.device };
+            let node = self.machines.iter().position(|node| node.name == *name)?;
+            let there = seat.device < self.machines[node].devices;
+            let seat = DeviceIndex { node: u32::try_from(node).ok()?, device: seat.device };
             (there && taken.insert(seat)).then_some(seat)
         };
-        let before: Vec<Vec<Option<Seat>>> = previous
+        let before: Vec<Vec<Option<DeviceIndex>>> = previous
             .seats
             .chunks(self.size())
             .map(|seats| seats.iter().map(&mut now).collect())
             .collect();
         let stages = self.stages.len().min(before.len());
         for (stage, seats) in before[..stages].iter().enumerate() {
-            let whole: Option<Vec<Seat>> = seats.iter().copied().collect();
+            let whole: Option<Vec<DeviceIndex>> = seats.iter().copied().collect();
             let Some(whole) = whole.filter(|seats| seats.len() == self.size()) else { continue };
             if !self.crosses(&whole) || cross == CrossDomain::Warn {
                 self.take(stage, whole);
@@ -193,14 +194,15 @@ impl<'a> Floor<'a> {
     }
 
     /// Completes a stage that lost devices in the domain where most of it is, if that has room.
-    fn mend(&mut self, stage: usize, before: &[Option<Seat>]) {
-        let survivors =
-            |free: &[Seat]| before.iter().flatten().filter(|seat| free.contains(seat)).count();
-        let fits = |free: &&Vec<Seat>| free.len() >= self.size() && survivors(free) > 0;
+    fn mend(&mut self, stage: usize, before: &[Option<DeviceIndex>]) {
+        let survivors = |free: &[DeviceIndex]| {
+            before.iter().flatten().filter(|seat| free.contains(seat)).count()
+        };
+        let fits = |free: &&Vec<DeviceIndex>| free.len() >= self.size() && survivors(free) > 0;
         let most = self.free.iter().filter(fits).rev().max_by_key(|free| survivors(free));
         let Some(free) = most else { return };
-        let stays = |seat: &Option<Seat>| seat.filter(|seat| free.contains(seat));
-        let mut others: Vec<Seat> =
+        let stays = |seat: &Option<DeviceIndex>| seat.filter(|seat| free.contains(seat));
+        let mut others: Vec<DeviceIndex> =
             free.iter().filter(|seat| !before.contains(&Some(**seat))).copied().collect();
         others.reverse();
         let mut seats = Vec::with_capacity(self.size());
@@ -242,7 +244,7 @@ impl<'a> Floor<'a> {
     }
 
     /// Seats for a stage in a domain: on the node that it fills best, else in order.
-    fn choose(&self, domain: usize) -> Vec<Seat> {
+    fn choose(&self, domain: usize) -> Vec<DeviceIndex> {
         let free = &self.free[domain];
         let on = |node: u32| free.iter().filter(|seat| seat.node == node).count();
         let best = free
@@ -250,18 +252,18 @@ impl<'a> Floor<'a> {
             .map(|seat| seat.node)
             .filter(|&node| on(node) >= self.size())
             .min_by_key(|&node| (on(node), node));
-        let wanted = |seat: &&Seat| best.is_none_or(|node| seat.node == node);
+        let wanted = |seat: &&DeviceIndex| best.is_none_or(|node| seat.node == node);
         free.iter().filter(wanted).take(self.size()).copied().collect()
     }
 
     /// Seats for a stage over several domains, the roomiest first.
-    fn gather(&self) -> Vec<Seat> {
-        let mut domains: Vec<&Vec<Seat>> = self.free.iter().collect();
+    fn gather(&self) -> Vec<DeviceIndex> {
+        let mut domains: Vec<&Vec<DeviceIndex>> = self.free.iter().collect();
         domains.sort_by_key(|free| std::cmp::Reverse(free.len()));
         domains.into_iter().flatten().take(self.size()).copied().collect()
     }
 
-    fn take(&mut self, stage: usize, seats: Vec<Seat>) {
+    fn take(&mut self, stage: usize, seats: Vec<DeviceIndex>) {
         let mut domains: Vec<_> =
             seats.iter().map(|seat| self.domain_of[seat.node as usize]).collect();
         domains.dedup();
@@ -282,7 +284,7 @@ impl<'a> Floor<'a> {
     }
 
     /// Whether a stage sits in several domains.
-    fn crosses(&self, seats: &[Seat]) -> bool {
+    fn crosses(&self, seats: &[DeviceIndex]) -> bool {
         let mut domains = seats.iter().map(|seat| self.domain_of[seat.node as usize]);
         let first = domains.next();
         domains.any(|domain| Some(domain) != first)
@@ -295,7 +297,7 @@ impl<'a> Floor<'a> {
                 .filter(|(seats, _)| self.crosses(seats))
                 .map(|(_, first)| first)
                 .collect(),
-            nodes: self.hardware.nodes.iter().map(|node| node.name.clone()).collect(),
+            nodes: self.machines.iter().map(|node| node.name.clone()).collect(),
             stage_ranks: self.map.widths().stage_ranks,
             seats: self.stages.concat(),
         }

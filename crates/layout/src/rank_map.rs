@@ -1,23 +1,17 @@
 //! Which rank is what: the place of every rank in each factorisation, and what it holds.
 //!
-//! - **RM-1** the map is a bijection between ranks `0..world` and
+//! - **MAP-1** the map is a bijection between ranks `0..world` and
 //!   `(replica, stage, attention-DP, context, attention tensor)`, the last fastest; within a replica
 //!   also between ranks and `(stage, MoE data, expert, MoE slice)`.
-//! - **RM-2** ranks of one stage are consecutive, stages of one replica follow each other, so the
+//! - **MAP-2** ranks of one stage are consecutive, stages of one replica follow each other, so the
 //!   ranks `first..first + stage_ranks` can sit on one node.
-//! - **RM-3** nothing is divided silently: where a count does not divide, the first parts hold one
-//!   more; where KV heads are fewer than the ranks, consecutive ranks hold the same head.
-//!
-//! The vocabulary is cut like everything else, unpadded, the remainder to the first ranks. (vLLM
-//! pads it to a multiple of 64 and of the tensor width.)
+
+use std::ops::Range;
 
 use playhouse_types::{ExpertPlacement, ParallelSpec};
 use serde::{Deserialize, Serialize};
 
-use crate::rules::check_with;
-use crate::{
-    AttentionShape, Axis, FfnShape, ModelShape, RuleSet, Serving, Slice, Violation, Widths,
-};
+use crate::{Axis, ExpertPart, Experts, ModelShape, Part, Share, Slice, Widths};
 
 /// A layout with every rank in its place. Small: coordinates are computed when asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +21,8 @@ pub struct RankMap {
     stages: Vec<Slice>,
     expert_placement: ExpertPlacement,
     redundant_experts: u64,
+    /// Whether there are routed experts.
+    routed: bool,
 }
 
 /// Where one rank stands. All counts start at 0.
@@ -58,73 +54,35 @@ pub struct Coordinates {
     pub moe_cluster: u32,
 }
 
-/// What one rank holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Share {
-    /// Layers.
-    pub layers: Slice,
-    /// Query heads of each layer.
-    pub query_heads: Slice,
-    /// Key and value heads; `None` for latent attention, whose compressed KV has no heads.
-    pub kv_heads: Option<Slice>,
-    /// Experts of a routed layer; `None` without one.
-    pub experts: Option<Experts>,
-    /// Rows of the embedding table; `None` behind the first stage.
-    pub embedding: Option<Slice>,
-    /// Rows of the language-model head; `None` before the last stage.
-    pub head: Option<Slice>,
-}
-
-/// Physical experts `first`, `first + step`, …: `count` of them. Physical expert `p` is a copy of
-/// logical expert `p % experts` until load is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Experts {
-    /// The first.
-    pub first: u64,
-    /// How many.
-    pub count: u64,
-    /// From one to the next.
-    pub step: u64,
-}
-
 // === impl RankMap ===
 
 impl RankMap {
-    /// The map of a layout that can run.
-    ///
-    /// # Errors
-    /// Every native rule that `spec` breaks.
-    pub fn new(spec: &ParallelSpec, shape: &ModelShape) -> Result<Self, Vec<Violation>> {
-        Self::with_blocks(spec, shape, Serving::default().block_tokens)
-    }
-
-    /// [`RankMap::new`] where a KV block holds `block_tokens` tokens.
-    ///
-    /// # Errors
-    /// As for [`RankMap::new`].
-    pub fn with_blocks(
-        spec: &ParallelSpec,
-        shape: &ModelShape,
-        block_tokens: u32,
-    ) -> Result<Self, Vec<Violation>> {
-        let violations = check_with(spec, Some(shape), RuleSet::Native, block_tokens);
-        if !violations.is_empty() {
-            return Err(violations);
-        }
+    /// The map of a layout. One that cannot run has a map of what it says.
+    #[must_use]
+    pub fn new(spec: &ParallelSpec, shape: &ModelShape) -> Self {
+        let routed = shape.is_moe();
         // The dense layers of a mixture of experts may have a width of their own; those of a dense
         // model are the model.
-        let moe_dense_tensor = spec.moe_dense_tensor.filter(|_| shape.is_moe());
-        let mut widths = Widths::of(&ParallelSpec { moe_dense_tensor, ..spec.clone() });
+        let moe_dense_tensor = spec.moe_dense_tensor.filter(|_| routed);
+        let spec = ParallelSpec { moe_dense_tensor, ..spec.clone() };
+        let mut map = Self { routed, ..Self::of_layers(&spec, shape.layers.len() as u64) };
         if shape.tied_embeddings {
             // The head is the embedding table.
-            widths.head_tensor = widths.embedding_tensor;
+            map.widths.head_tensor = map.widths.embedding_tensor;
         }
-        Ok(Self {
-            widths,
-            stages: stages(spec, shape.layers.len() as u64),
+        map
+    }
+
+    /// The map of a layout of a dense model with so many layers, of which nothing else is known.
+    #[must_use]
+    pub fn of_layers(spec: &ParallelSpec, layers: u64) -> Self {
+        Self {
+            widths: Widths::of(spec),
+            stages: stages(spec, layers),
             expert_placement: spec.expert_placement,
             redundant_experts: spec.redundant_experts.into(),
-        })
+            routed: false,
+        }
     }
 
     /// The widths of the layout.
@@ -143,6 +101,40 @@ impl RankMap {
     #[must_use]
     pub fn stages(&self) -> &[Slice] {
         &self.stages
+    }
+
+    /// Whether there are routed experts.
+    #[must_use]
+    pub fn is_routed(&self) -> bool {
+        self.routed
+    }
+
+    /// Ranks of one replica.
+    #[must_use]
+    pub fn replica_ranks(&self) -> usize {
+        usize::try_from(self.widths.replica_ranks()).unwrap_or(usize::MAX)
+    }
+
+    /// The ranks of each stage of a replica.
+    pub fn stage_indices(&self) -> impl Iterator<Item = Range<u32>> + '_ {
+        let ranks = self.widths.stage_ranks;
+        (0..self.widths.stages).map(move |stage| {
+            let first = stage.saturating_mul(ranks);
+            first..first.saturating_add(ranks)
+        })
+    }
+
+    /// Ranks of each stage.
+    #[must_use]
+    pub fn stage_ranks(&self) -> usize {
+        self.widths.stage_ranks as usize
+    }
+
+    /// Whether the outcomes of steps come from this rank: the first of the last stage of its replica.
+    #[must_use]
+    pub fn samples(&self, rank: u32) -> bool {
+        let at = self.coordinates(rank);
+        at.stage_rank == 0 && at.stage + 1 == self.widths.stages
     }
 
     /// All ranks in order.
@@ -190,74 +182,41 @@ impl RankMap {
         }
     }
 
-    /// What a rank holds of `shape`.
+    /// What a rank holds.
     #[must_use]
-    pub fn share(&self, shape: &ModelShape, at: &Coordinates) -> Share {
-        let layers = self.stages.get(at.stage as usize).copied().unwrap_or_default();
-        let first = shape.layers.get(usize::try_from(layers.first).unwrap_or(usize::MAX));
-        let (heads, kv_heads) = match first.map(|layer| layer.attention) {
-            Some(AttentionShape::Gqa { heads, kv_heads, .. }) => (heads, Some(kv_heads)),
-            Some(AttentionShape::Mla { heads, .. }) => (heads, None),
-            None => (0, None),
-        };
-        let (first, last) = (at.stage == 0, at.stage + 1 == self.widths.stages);
+    pub fn share(&self, at: &Coordinates) -> Share {
+        let widths = &self.widths;
+        let part = |at: u32, of: u32| Part { at, of };
+        // Over consecutive ranks of the stage.
+        let split = |of: u32| part(at.stage_rank % of.max(1), of);
+        let slice = at.moe_tensor.saturating_mul(widths.moe_cluster).saturating_add(at.moe_cluster);
         Share {
-            layers,
-            query_heads: self.held(at, Axis::Heads(heads)),
-            kv_heads: kv_heads.map(|heads| self.held(at, Axis::KvHeads(heads))),
-            experts: routed_experts(shape).map(|experts| self.experts(at, experts)),
-            embedding: first.then(|| self.held(at, Axis::Embedding(shape.vocab))),
-            head: last.then(|| self.held(at, Axis::Head(shape.vocab))),
+            stage: part(at.stage, widths.stages),
+            layers: self.stages.get(at.stage as usize).copied().unwrap_or_default(),
+            attention: part(at.tensor, widths.attention_tensor),
+            dense: split(widths.dense_tensor),
+            expert_slice: part(slice, widths.expert_slices()),
+            experts: ExpertPart {
+                part: part(at.expert, widths.expert()),
+                placement: self.expert_placement,
+                redundant: self.redundant_experts,
+            },
+            embedding: split(widths.embedding_tensor),
+            head: split(widths.head_tensor),
         }
     }
 
-    /// The units of an axis that a rank holds (**RM-3**).
+    /// The units of an axis that a rank holds ([`Share::held`]).
     #[must_use]
     pub fn held(&self, at: &Coordinates, axis: Axis) -> Slice {
-        let widths = &self.widths;
-        let part = |parts: u32, at: u32| Slice::even(axis.units(), parts.into(), at.into());
-        // Over consecutive ranks of the stage.
-        let split = |parts: u32| part(parts, at.stage_rank % parts.max(1));
-        match axis {
-            Axis::Heads(_) => part(widths.attention_tensor, at.tensor),
-            Axis::KvHeads(heads) if heads < u64::from(widths.attention_tensor) => Slice {
-                first: heads * u64::from(at.tensor) / u64::from(widths.attention_tensor),
-                count: heads.min(1),
-            },
-            Axis::KvHeads(_) => part(widths.attention_tensor, at.tensor),
-            Axis::Inner(_) => split(widths.dense_tensor),
-            Axis::ExpertInner(_) => {
-                let cluster = widths.moe_cluster;
-                let slice = at.moe_tensor.saturating_mul(cluster).saturating_add(at.moe_cluster);
-                part(widths.expert_slices(), slice)
-            }
-            Axis::Embedding(_) => split(widths.embedding_tensor),
-            Axis::Head(_) => split(widths.head_tensor),
-        }
+        self.share(at).held(axis)
     }
 
-    /// The physical experts that a rank holds of a layer with `logical` experts. Linear and
-    /// round-robin are vLLM's rules.
+    /// The physical experts that a rank holds of a layer with `logical` experts.
     #[must_use]
     pub fn experts(&self, at: &Coordinates, logical: u64) -> Experts {
-        let physical = logical.saturating_add(self.redundant_experts);
-        let width = u64::from(self.widths.expert()).max(1);
-        let slice = Slice::even(physical, width, at.expert.into());
-        match self.expert_placement {
-            ExpertPlacement::Linear => Experts { first: slice.first, count: slice.count, step: 1 },
-            ExpertPlacement::RoundRobin => {
-                Experts { first: at.expert.into(), count: slice.count, step: width }
-            }
-        }
+        self.share(at).experts(logical)
     }
-}
-
-/// Experts of the first routed layer.
-fn routed_experts(shape: &ModelShape) -> Option<u64> {
-    shape.layers.iter().find_map(|layer| match layer.ffn {
-        FfnShape::Moe { experts, .. } => Some(experts),
-        FfnShape::Dense { .. } => None,
-    })
 }
 
 /// The layers of each stage.
@@ -288,15 +247,5 @@ impl Mixed {
         let digit = self.0 % base;
         self.0 /= base;
         digit
-    }
-}
-
-// === impl Experts ===
-
-impl Experts {
-    /// Each physical expert.
-    pub fn iter(&self) -> impl Iterator<Item = u64> + use<> {
-        let Self { first, count, step } = *self;
-        (0..count).map(move |at| first.saturating_add(at.saturating_mul(step)))
     }
 }

@@ -3,7 +3,20 @@
 use serde::{Deserialize, Serialize};
 
 /// Consecutive units: layers, heads, rows of the vocabulary.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
 pub struct Slice {
     /// The first unit.
     pub first: u64,

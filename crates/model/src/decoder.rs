@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
 use playhouse_collectives::{CollectiveError, Communicator};
+use playhouse_layout::{GroupKind, Part, Share};
 use playhouse_ops::{
     KvLayer, Ragged, RopeRows, Sequence, Threads, add, embedding, linear, linear_f32,
     paged_attention, rms_norm, rope_and_store, silu_mul,
@@ -17,7 +18,7 @@ use playhouse_types::{Activation, BlockId, DecoderSpec, LayerSpec, TokenId};
 
 use crate::rope::RopeTable;
 use crate::weights::{HeadWeights, LayerWeights, Linear};
-use crate::{KvCache, Weights};
+use crate::{Groups, KvCache, Weights};
 
 /// A decoder ready to run. Shared freely: it does not change.
 #[derive(Debug)]
@@ -26,17 +27,11 @@ pub struct Model {
     spec: DecoderSpec,
     weights: Weights,
     rope: RopeTable,
-    groups: Groups,
+    /// The ranks that hold the other shares of the same layers.
+    tensor: Communicator,
+    /// The ranks that hold the same share of other layers, by stage.
+    pipeline: Communicator,
     threads: Threads,
-}
-
-/// The ranks that a shard computes with.
-#[derive(Clone, Debug)]
-pub struct Groups {
-    /// Those that hold the other shares of the same layers; ranks as in [`Shard::tensor_rank`].
-    pub tensor: Communicator,
-    /// Those that hold the same share of other layers, by stage.
-    pub pipeline: Communicator,
 }
 
 /// Consecutive tokens of one sequence to feed.
@@ -75,16 +70,6 @@ struct Step {
     rope: RopeRows,
 }
 
-// === impl Groups ===
-
-impl Groups {
-    /// The only rank.
-    #[must_use]
-    pub fn solo() -> Self {
-        Self { tensor: Communicator::solo(), pipeline: Communicator::solo() }
-    }
-}
-
 // === impl Model ===
 
 impl Model {
@@ -96,17 +81,22 @@ impl Model {
     #[must_use]
     pub fn new(spec: &DecoderSpec, weights: Weights, groups: Groups, threads: Threads) -> Self {
         let shard = weights.shard();
-        let place = (groups.tensor.rank(), groups.tensor.size());
-        assert_eq!(place, (shard.tensor_rank(), shard.tensor_size()), "the group is the shard's");
-        let stage = groups.pipeline.rank();
-        let ends = (stage == 0, stage + 1 == groups.pipeline.size());
-        assert_eq!(ends, (shard.is_first(), shard.is_last()), "the stage is the shard's");
+        let Share { stage, attention, dense, embedding, head, .. } = *shard.share();
+        assert!(
+            [dense, embedding, head].iter().all(|part| *part == attention),
+            "one width for all"
+        );
+        let (tensor, pipeline) = (groups.get(GroupKind::Tensor), groups.get(GroupKind::Pipeline));
+        for (group, Part { at, of }) in [(&tensor, attention), (&pipeline, stage)] {
+            let place = (group.rank(), group.size());
+            assert_eq!(place, (at as usize, of as usize), "the group is the shard's");
+        }
         let spec = shard.spec(spec);
         let mut widths = spec.layers.iter().map(|layer| layer.attention.head_dim);
         let head_dim = widths.next().expect("a decoder has layers");
         assert!(widths.all(|width| width == head_dim), "layers differ in head_dim");
         let rope = RopeTable::new(&spec.rope, head_dim);
-        Self { spec, weights, rope, groups, threads }
+        Self { spec, weights, rope, tensor, pipeline, threads }
     }
 
     /// What it is made of: the shard's part of the decoder.
@@ -124,7 +114,7 @@ impl Model {
     /// This rank has the logits: the first of the tensor group of the last stage.
     #[must_use]
     pub fn has_logits(&self) -> bool {
-        self.weights.head.is_some() && self.groups.tensor.rank() == 0
+        self.weights.head.is_some() && self.tensor.rank() == 0
     }
 
     /// Feeds a ragged batch of chunks, of different sequences, and leaves their keys and values in
@@ -151,7 +141,7 @@ impl Model {
             x = add(&x, &self.feed_forward(&x, spec, weights)?, &self.threads)?;
         }
         let Some(HeadWeights { norm, .. }) = &self.weights.head else {
-            self.groups.pipeline.send(&x, self.groups.pipeline.rank() + 1)?;
+            self.pipeline.send(&x, self.pipeline.rank() + 1)?;
             return Ok(None);
         };
         let wanted = x.index_select(&wanted_rows(chunks)?, 0)?;
@@ -162,12 +152,12 @@ impl Model {
     fn enter(&self, tokens: &[TokenId]) -> Result<Tensor, ForwardError> {
         let Some(table) = &self.weights.embedding else {
             let shape = (tokens.len(), self.spec.hidden);
-            let before = self.groups.pipeline.rank() - 1;
-            return Ok(self.groups.pipeline.recv(shape, self.dtype(), before)?);
+            let before = self.pipeline.rank() - 1;
+            return Ok(self.pipeline.recv(shape, self.dtype(), before)?);
         };
         let vocab = self.spec.vocab;
-        let held = self.weights.shard().share(vocab);
-        Ok(self.groups.tensor.all_reduce(embedding(table, tokens, held, vocab)?)?)
+        let held = self.weights.shard().embedding_rows(vocab);
+        Ok(self.tensor.all_reduce(embedding(table, tokens, held, vocab)?)?)
     }
 
     /// Logits of the given outputs, each `[vocab]`, on the rank that
@@ -186,13 +176,13 @@ impl Model {
         let Some(HeadWeights { head, .. }) = &self.weights.head else { return Ok(Vec::new()) };
         let rows = hidden.0.narrow(0, outputs.start, outputs.len())?;
         let held = linear_f32(&rows, head, None, &self.threads)?;
-        let group = &self.groups.tensor;
+        let group = &self.tensor;
         if group.rank() > 0 {
             group.send(&held, 0)?;
             return Ok(Vec::new());
         }
         let mut all: Vec<Vec<f32>> = held.to_vec2()?;
-        let widths = self.weights.shard().shares(self.spec.vocab);
+        let widths = self.weights.shard().head_shares(self.spec.vocab);
         for (from, &width) in widths.iter().enumerate().skip(1) {
             let held = group.recv((outputs.len(), width), DType::F32, from)?;
             for (row, part) in all.iter_mut().zip(held.to_vec2::<f32>()?) {
@@ -212,7 +202,7 @@ impl Model {
     /// On a rank of a stage without logits.
     pub fn share_samples(&self, tokens: Vec<TokenId>) -> Result<Vec<TokenId>, ForwardError> {
         assert!(self.weights.head.is_some(), "a stage that does not sample is told its tokens");
-        let group = &self.groups.tensor;
+        let group = &self.tensor;
         if group.size() == 1 {
             return Ok(tokens);
         }
@@ -277,11 +267,11 @@ impl Model {
     /// A projection out of a block, whose inputs are spread over the tensor group. Partial sums are
     /// added in f32 and rounded once, as those of one rank are.
     fn project_out(&self, x: &Tensor, weights: &Linear) -> Result<Tensor, ForwardError> {
-        if self.groups.tensor.size() == 1 {
+        if self.tensor.size() == 1 {
             return Ok(self.project(x, weights)?);
         }
         let part = linear_f32(x, &weights.weight, weights.bias.as_ref(), &self.threads)?;
-        Ok(self.groups.tensor.all_reduce(part)?.to_dtype(x.dtype())?)
+        Ok(self.tensor.all_reduce(part)?.to_dtype(x.dtype())?)
     }
 
     fn project(&self, x: &Tensor, weights: &Linear) -> candle_core::Result<Tensor> {

@@ -11,6 +11,7 @@
 mod checkpoint;
 mod config;
 mod decoder;
+mod groups;
 mod kv;
 mod rope;
 pub mod sampling;
@@ -19,7 +20,8 @@ mod weights;
 
 pub use checkpoint::{Checkpoint, CheckpointError, SMALL_FILE_MAX};
 pub use config::{ConfigError, GenerationDefaults, ModelConfig, limits};
-pub use decoder::{Chunk, ForwardError, Groups, Hidden, Model};
+pub use decoder::{Chunk, ForwardError, Hidden, Model};
+pub use groups::Groups;
 pub use kv::KvCache;
 pub use shard::{Shard, ShardError};
 pub use weights::{Dtype, Survey, Weights, WeightsError};

@@ -4,25 +4,23 @@
 //! key, value, gate, up), those out of it by input (out, down), so that a block needs one
 //! all-reduce; embedding and head are cut by rows of the vocabulary.
 //!
-//! - **SH-1** the ranks of a tensor group hold every query head, inner column and vocabulary row
+//! - **MP-1** the ranks of a tensor group hold every query head, inner column and vocabulary row
 //!   exactly once, and every KV head at least once: with more ranks than KV heads, neighbours share
 //!   one.
-//! - **SH-2** a query head and the KV head it attends with are on the same rank.
+//! - **MP-2** a query head and the KV head it attends with are on the same rank.
 //!
-//! Not here: which rank is where (see `playhouse-planner`).
+//! Not here: which rank is where, and how things are divided (see `playhouse-layout`).
 
 use std::ops::Range;
 
+use playhouse_layout::{Part, Share};
 use playhouse_types::{Attention, DecoderSpec, FeedForward, LayerSpec};
 
-/// Some layers of a decoder, and a share of each of them.
+/// The part of a decoder that is held: some layers, and a share of each of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shard {
     layers: Range<usize>,
-    /// Of the whole decoder.
-    layers_all: usize,
-    tensor_rank: usize,
-    tensor_size: usize,
+    share: Share,
 }
 
 /// A part that cannot be held on its own.
@@ -40,15 +38,15 @@ pub enum ShardError {
     #[error("tensor rank {rank} of {size}: expected a rank below the size")]
     Rank {
         /// Asked for.
-        rank: usize,
+        rank: u32,
         /// Ranks of the tensor group.
-        size: usize,
+        size: u32,
     },
     /// The tensor width.
     #[error("tensor width {size}: layer {layer} has {count} {what}, expected {expected}")]
     Width {
         /// Ranks of the tensor group.
-        size: usize,
+        size: u32,
         /// The first layer that cannot be cut.
         layer: usize,
         /// How many there are of `what`.
@@ -77,31 +75,31 @@ impl Shard {
     #[must_use]
     pub fn whole(spec: &DecoderSpec) -> Self {
         let all = spec.layers.len();
-        Self { layers: 0..all, layers_all: all, tensor_rank: 0, tensor_size: 1 }
+        Self { layers: 0..all, share: Share::whole(all as u64) }
     }
 
-    /// `layers` of `spec`, and of each of them the share of rank `tensor_rank` of `tensor_size`.
+    /// A share of `spec`.
     ///
     /// # Errors
-    /// When the range is empty or outside of the decoder, the rank is not below the size, or heads
+    /// When the layers are none, or outside of the decoder, a part is none of its parts, or heads
     /// cannot be dealt out evenly.
-    pub fn new(
-        spec: &DecoderSpec,
-        layers: Range<usize>,
-        tensor_rank: usize,
-        tensor_size: usize,
-    ) -> Result<Self, ShardError> {
+    pub fn new(spec: &DecoderSpec, share: &Share) -> Result<Self, ShardError> {
         let all = spec.layers.len();
+        let index = |layer: u64| usize::try_from(layer).unwrap_or(usize::MAX);
+        let layers = index(share.layers.first)..index(share.layers.end());
         if layers.is_empty() || layers.end > all {
             return Err(ShardError::Layers { layers, all });
         }
-        if tensor_rank >= tensor_size {
-            return Err(ShardError::Rank { rank: tensor_rank, size: tensor_size });
+        let Share { attention, dense, embedding, head, .. } = *share;
+        for part in [attention, dense, embedding, head] {
+            if part.at >= part.of {
+                return Err(ShardError::Rank { rank: part.at, size: part.of });
+            }
         }
         for layer in layers.clone() {
-            check_width(layer, &spec.layers[layer], tensor_size)?;
+            check_width(layer, &spec.layers[layer], share)?;
         }
-        Ok(Self { layers, layers_all: all, tensor_rank, tensor_size })
+        Ok(Self { layers, share: *share })
     }
 
     /// The layers held.
@@ -113,25 +111,19 @@ impl Shard {
     /// It embeds tokens.
     #[must_use]
     pub fn is_first(&self) -> bool {
-        self.layers.start == 0
+        self.share.is_first()
     }
 
     /// It has the head.
     #[must_use]
     pub fn is_last(&self) -> bool {
-        self.layers.end == self.layers_all
+        self.share.is_last()
     }
 
-    /// Rank in the tensor group.
+    /// The share it is.
     #[must_use]
-    pub fn tensor_rank(&self) -> usize {
-        self.tensor_rank
-    }
-
-    /// Ranks of the tensor group.
-    #[must_use]
-    pub fn tensor_size(&self) -> usize {
-        self.tensor_size
+    pub fn share(&self) -> &Share {
+        &self.share
     }
 
     /// The part of `spec` that is held, as a decoder of its own: fewer layers, of fewer heads and
@@ -144,32 +136,40 @@ impl Shard {
                 kv_heads: self.kv_heads(&layer.attention).len(),
                 ..layer.attention
             },
-            ffn: FeedForward { inner: self.share(layer.ffn.inner).len(), ..layer.ffn },
+            ffn: FeedForward { inner: self.inner(layer.ffn.inner).len(), ..layer.ffn },
             window: layer.window,
         };
         let layers = spec.layers[self.layers()].iter().map(layer).collect();
         DecoderSpec { layers, ..spec.clone() }
     }
 
-    /// This rank's share of `count` things: even, the remainder to the first ranks.
-    pub(crate) fn share(&self, count: usize) -> Range<usize> {
-        let start =
-            |rank: usize| rank * (count / self.tensor_size) + rank.min(count % self.tensor_size);
-        start(self.tensor_rank)..start(self.tensor_rank + 1)
+    /// Inner columns held of `count`.
+    pub(crate) fn inner(&self, count: usize) -> Range<usize> {
+        held(self.share.dense, count)
     }
 
-    /// How many of `count` things each rank of the tensor group has.
-    pub(crate) fn shares(&self, count: usize) -> Vec<usize> {
-        let more = |rank| usize::from(rank < count % self.tensor_size);
-        (0..self.tensor_size).map(|rank| count / self.tensor_size + more(rank)).collect()
+    /// Rows held of an embedding table of `count`.
+    pub(crate) fn embedding_rows(&self, count: usize) -> Range<usize> {
+        held(self.share.embedding, count)
+    }
+
+    /// Rows held of a language-model head of `count`.
+    pub(crate) fn head_rows(&self, count: usize) -> Range<usize> {
+        held(self.share.head, count)
+    }
+
+    /// How many rows of a language-model head of `count` each rank has that splits it.
+    pub(crate) fn head_shares(&self, count: usize) -> Vec<usize> {
+        let of = self.share.head.of;
+        (0..of).map(|at| held(Part { at, of }, count).len()).collect()
     }
 
     /// Query heads held.
     pub(crate) fn heads(&self, attention: &Attention) -> Range<usize> {
-        self.share(attention.heads)
+        held(self.share.attention, attention.heads)
     }
 
-    /// KV heads held: those that the query heads attend with (**SH-2**).
+    /// KV heads held: those that the query heads attend with (**MP-2**).
     pub(crate) fn kv_heads(&self, attention: &Attention) -> Range<usize> {
         let group = attention.heads / attention.kv_heads;
         let heads = self.heads(attention);
@@ -177,23 +177,35 @@ impl Shard {
     }
 }
 
-fn check_width(layer: usize, spec: &LayerSpec, size: usize) -> Result<(), ShardError> {
-    let refuse = |count, what, expected| ShardError::Width { size, layer, count, what, expected };
+/// What a part holds of `count` things.
+fn held(part: Part, count: usize) -> Range<usize> {
+    let slice = part.slice(count as u64);
+    let index = |unit: u64| usize::try_from(unit).unwrap_or(usize::MAX);
+    index(slice.first)..index(slice.end())
+}
+
+fn check_width(layer: usize, spec: &LayerSpec, share: &Share) -> Result<(), ShardError> {
+    let refuse = |part: Part, count, what, expected| {
+        Err(ShardError::Width { size: part.of, layer, count, what, expected })
+    };
     let Attention { heads, kv_heads, .. } = spec.attention;
+    let size = share.attention.of as usize;
     if !heads.is_multiple_of(size) {
-        return Err(refuse(heads, "query heads", "a multiple of the width"));
+        return refuse(share.attention, heads, "query heads", "a multiple of the width");
     }
     if !kv_heads.is_multiple_of(size) && !size.is_multiple_of(kv_heads) {
-        return Err(refuse(kv_heads, "KV heads", "a multiple or a divisor of the width"));
+        let expected = "a multiple or a divisor of the width";
+        return refuse(share.attention, kv_heads, "KV heads", expected);
     }
-    if spec.ffn.inner < size {
-        return Err(refuse(spec.ffn.inner, "inner columns", "at least the width"));
+    if spec.ffn.inner < share.dense.of as usize {
+        return refuse(share.dense, spec.ffn.inner, "inner columns", "at least the width");
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use playhouse_layout::Slice;
     use playhouse_types::{Activation, Rope, RopeScaling};
 
     use super::*;
@@ -219,7 +231,20 @@ mod tests {
         }
     }
 
-    /// SH-1 and SH-2, for every width that is accepted.
+    /// `layers` of three, and of each of them the share of a rank of `size`.
+    fn share(layers: Range<u64>, at: u32, of: u32) -> Share {
+        let part = Part { at, of };
+        Share {
+            layers: Slice { first: layers.start, count: layers.end.saturating_sub(layers.start) },
+            attention: part,
+            dense: part,
+            embedding: part,
+            head: part,
+            ..Share::whole(3)
+        }
+    }
+
+    /// MP-1 and MP-2, for every width that is accepted.
     #[test]
     fn ranks_hold_everything_once_and_share_only_kv_heads() {
         let mut accepted = 0;
@@ -228,27 +253,29 @@ mod tests {
             let attention = &spec.layers[0].attention;
             for size in 1..=32 {
                 let shards: Result<Vec<_>, _> =
-                    (0..size).map(|rank| Shard::new(&spec, 0..3, rank, size)).collect();
-                let divides = heads % size == 0 && (kv_heads % size == 0 || size % kv_heads == 0);
+                    (0..size).map(|rank| Shard::new(&spec, &share(0..3, rank, size))).collect();
+                let width = size as usize;
+                let divides = heads.is_multiple_of(width)
+                    && (kv_heads.is_multiple_of(width) || width.is_multiple_of(kv_heads));
                 assert_eq!(shards.is_ok(), divides, "{heads} heads, {kv_heads} KV, {size} ranks");
                 let Ok(shards) = shards else { continue };
                 accepted += 1;
                 for count in [37, 50, heads] {
-                    let held: Vec<_> = shards.iter().flat_map(|shard| shard.share(count)).collect();
-                    assert_eq!(held, (0..count).collect::<Vec<_>>(), "SH-1: {count} on {size}");
+                    let held: Vec<_> = shards.iter().flat_map(|it| it.head_rows(count)).collect();
+                    assert_eq!(held, (0..count).collect::<Vec<_>>(), "MP-1: {count} on {size}");
                     let shares: Vec<_> =
-                        shards.iter().map(|shard| shard.share(count).len()).collect();
-                    assert_eq!(shares, shards[0].shares(count));
+                        shards.iter().map(|shard| shard.head_rows(count).len()).collect();
+                    assert_eq!(shares, shards[0].head_shares(count));
                 }
                 let mut kv: Vec<_> = shards.iter().flat_map(|s| s.kv_heads(attention)).collect();
-                assert!(kv.is_sorted(), "SH-1");
+                assert!(kv.is_sorted(), "MP-1");
                 kv.dedup();
-                assert_eq!(kv, (0..kv_heads).collect::<Vec<_>>(), "SH-1");
+                assert_eq!(kv, (0..kv_heads).collect::<Vec<_>>(), "MP-1");
                 for shard in &shards {
                     let (own, kv) = (shard.heads(attention), shard.kv_heads(attention));
                     assert!(
                         own.clone().all(|head| kv.contains(&(head / (heads / kv_heads)))),
-                        "SH-2"
+                        "MP-2"
                     );
                     let local = shard.spec(&spec);
                     assert_eq!(local.layers[2].attention.heads, own.len());
@@ -262,8 +289,9 @@ mod tests {
     #[test]
     fn what_cannot_be_cut_is_refused_with_the_numbers() {
         let spec = spec(12, 4, 37);
-        let error =
-            |layers, rank, size| Shard::new(&spec, layers, rank, size).unwrap_err().to_string();
+        let error = |layers, rank, size| {
+            Shard::new(&spec, &share(layers, rank, size)).unwrap_err().to_string()
+        };
         assert_eq!(
             error(0..3, 0, 5),
             "tensor width 5: layer 0 has 12 query heads, expected a multiple of the width"
@@ -283,12 +311,14 @@ mod tests {
     #[test]
     fn a_stage_knows_whether_it_embeds_and_whether_it_has_the_head() {
         let spec = spec(4, 2, 8);
-        let stage = |layers| Shard::new(&spec, layers, 0, 1).unwrap();
+        let stage = |layers, at, of| {
+            Shard::new(&spec, &Share { stage: Part { at, of }, ..share(layers, 0, 1) }).unwrap()
+        };
         let ends =
             |shard: Shard| (shard.is_first(), shard.is_last(), shard.spec(&spec).layers.len());
-        assert_eq!(ends(stage(0..1)), (true, false, 1));
-        assert_eq!(ends(stage(1..2)), (false, false, 1));
-        assert_eq!(ends(stage(1..3)), (false, true, 2));
+        assert_eq!(ends(stage(0..1, 0, 3)), (true, false, 1));
+        assert_eq!(ends(stage(1..2, 1, 3)), (false, false, 1));
+        assert_eq!(ends(stage(1..3, 1, 2)), (false, true, 2));
         assert_eq!(ends(Shard::whole(&spec)), (true, true, 3));
     }
 }

@@ -25,6 +25,7 @@ use std::fmt;
 use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
+use playhouse_layout::Part;
 use playhouse_types::{DecoderSpec, LayerSpec};
 use safetensors::Dtype as StoredDtype;
 
@@ -259,12 +260,10 @@ impl Weights {
         dtype: DType,
         mut take: impl FnMut(Slot, &[usize], &Cut) -> Result<Tensor, WeightsError>,
     ) -> Result<Self, WeightsError> {
-        let vocab = Cut::Rows(shard.share(spec.vocab));
         let table = [spec.vocab, spec.hidden];
         let embeds = shard.is_first() || shard.is_last() && spec.tied_embeddings;
-        let table_of =
-            |slot, take: &mut dyn FnMut(_, &[usize], &_) -> _| take(slot, &table, &vocab);
-        let embedding = embeds.then(|| table_of(Slot::Embedding, &mut take)).transpose()?;
+        let rows = Cut::Rows(shard.embedding_rows(spec.vocab));
+        let embedding = embeds.then(|| take(Slot::Embedding, &table, &rows)).transpose()?;
         let layers = shard
             .layers()
             .map(|index| LayerWeights::build(spec, shard, index, &mut take))
@@ -272,7 +271,8 @@ impl Weights {
         let head = if shard.is_last() {
             let norm = take(Slot::Norm, &[spec.hidden], &Cut::Whole)?;
             let tied = embedding.clone().filter(|_| spec.tied_embeddings);
-            let head = tied.map_or_else(|| table_of(Slot::Head, &mut take), Ok)?;
+            let rows = Cut::Rows(shard.head_rows(spec.vocab));
+            let head = tied.map_or_else(|| take(Slot::Head, &table, &rows), Ok)?;
             Some(HeadWeights { norm, head })
         } else {
             None
@@ -295,7 +295,7 @@ impl LayerWeights {
         let wide =
             |heads: Range<usize>| heads.start * attention.head_dim..heads.end * attention.head_dim;
         let (q, kv) = (wide(shard.heads(attention)), wide(shard.kv_heads(attention)));
-        let inner = shard.share(ffn.inner);
+        let inner = shard.inner(ffn.inner);
         let mut vector = |slot, width| take(Slot::Layer(index, slot), &[width], &Cut::Whole);
         let attention_norm = vector(ATTENTION_NORM, spec.hidden)?;
         let ffn_norm = vector(FFN_NORM, spec.hidden)?;
@@ -323,11 +323,11 @@ impl LayerWeights {
         // Cut by inputs; the sum over ranks shall have the bias once.
         let mut out_of = |[weight, bias]: [LayerSlot; 2],
                           width,
-                          held: Range<usize>,
+                          (held, part): (Range<usize>, Part),
                           has_bias: bool| {
             let cut = Cut::Columns(held);
             let weight = take(Slot::Layer(index, weight), &[spec.hidden, width], &cut)?;
-            let has_bias = has_bias && shard.tensor_rank() == 0;
+            let has_bias = has_bias && part.at == 0;
             let mut bias = || take(Slot::Layer(index, bias), &[spec.hidden], &Cut::Whole);
             Ok::<_, WeightsError>(Linear { weight, bias: has_bias.then(&mut bias).transpose()? })
         };
@@ -336,13 +336,13 @@ impl LayerWeights {
             q: q_proj,
             k: k_proj,
             v: v_proj,
-            out: out_of(OUT, q_width, q, attention.out_bias)?,
+            out: out_of(OUT, q_width, (q, shard.share().attention), attention.out_bias)?,
             q_norm,
             k_norm,
             ffn_norm,
             gate,
             up,
-            down: out_of(DOWN, ffn.inner, inner, ffn.bias)?,
+            down: out_of(DOWN, ffn.inner, (inner, shard.share().dense), ffn.bias)?,
         })
     }
 }

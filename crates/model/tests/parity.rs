@@ -9,11 +9,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use playhouse_collectives::{AbortHandle, Communicator, GroupSpec, Member, Secret};
+use playhouse_layout::RankMap;
 use playhouse_model::{
     Checkpoint, Chunk, Dtype, Groups, KvCache, Model, ModelConfig, Shard, Weights,
 };
 use playhouse_ops::Threads;
-use playhouse_types::{BLOCK_TOKENS, BlockId, DecoderSpec, TokenId};
+use playhouse_types::{BLOCK_TOKENS, BlockId, DecoderSpec, ParallelSpec, TokenId};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
@@ -77,45 +78,47 @@ fn generate_on(
 ) -> Option<Vec<Generated>> {
     let spec = ModelConfig::read(&Checkpoint::open(folder).unwrap()).unwrap().spec;
     let layers = spec.layers.len();
-    if pipeline > layers || Shard::new(&spec, 0..layers, 0, tensor).is_err() {
+    let number = |count: usize| u32::try_from(count).unwrap();
+    let (tensor, pipeline) = (number(tensor), number(pipeline));
+    let layout = ParallelSpec { tensor, pipeline, ..ParallelSpec::default() };
+    let map = &RankMap::of_layers(&layout, layers as u64);
+    if map.ranks().any(|at| Shard::new(&spec, &map.share(&at)).is_err()) {
         return None;
     }
-    let others = tensor * pipeline - 1;
+    let others = map.replica_ranks() - 1;
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..others).map(|_| sync_channel(1)).unzip();
     let mut tokens: Vec<_> = receivers.into_iter().map(Tokens::Heard).collect();
-    // The first rank of the last stage has the logits.
-    tokens.insert(others - (tensor - 1), Tokens::Chosen(senders));
-    let ranks: Vec<_> = (0..pipeline).flat_map(|s| (0..tensor).map(move |t| (s, t))).collect();
+    let samples = map.ranks().position(|at| map.samples(at.rank)).unwrap();
+    tokens.insert(samples, Tokens::Chosen(senders));
     std::thread::scope(|scope| {
         let name = folder.file_name().unwrap().to_string_lossy();
-        let threads: Vec<_> = ranks
-            .iter()
+        let threads: Vec<_> = map
+            .ranks()
             .zip(tokens)
-            .map(|(&(stage, rank), tokens)| {
-                let groups = [
-                    (format!("{name}-{tensor}-{pipeline}-stage-{stage}"), tensor, rank),
-                    (format!("{name}-{tensor}-{pipeline}-chain-{rank}"), pipeline, stage),
-                ];
+            .map(|(at, tokens)| {
+                let groups = map.group_kinds().into_iter().map(|kind| {
+                    let (place, ranks) = map.group_of(kind, at.rank);
+                    let group = format!("{name}-{tensor}-{pipeline}-{}-{}", kind.label(), ranks[0]);
+                    (kind, group, ranks.len(), place)
+                });
+                let groups: Vec<_> = groups.collect();
                 scope.spawn(move || {
-                    let [tensor_group, pipeline_group] = groups.map(|(n, s, r)| join(n, s, r));
-                    let groups = Groups { tensor: tensor_group, pipeline: pipeline_group };
-                    let part = stage * layers / pipeline..(stage + 1) * layers / pipeline;
-                    let shard = |spec: &_| Shard::new(spec, part, rank, tensor).unwrap();
-                    let model = load(folder, shard, groups);
+                    let joined = groups
+                        .into_iter()
+                        .map(|(kind, group, size, place)| (kind, join(group, size, place)));
+                    let shard = |spec: &_| Shard::new(spec, &map.share(&at)).unwrap();
+                    let model = load(folder, shard, joined.collect());
                     let generate = |prompt| generate(&model, prompt, &tokens);
                     prompts.iter().map(generate).collect::<Vec<_>>()
                 })
             })
             .collect();
         let mut all: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
-        Some(all.swap_remove(others - (tensor - 1)))
+        Some(all.swap_remove(samples))
     })
 }
 
 fn join(group: String, size: usize, rank: usize) -> Communicator {
-    if size == 1 {
-        return Communicator::solo();
-    }
     let member = Member { machine: "here".to_owned(), address: None };
     let spec = GroupSpec {
         group: format!("parity-{}-{group}", std::process::id()),

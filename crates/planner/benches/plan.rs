@@ -9,7 +9,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use playhouse_planner::{CrossDomain, Goal, Hardware, ModelShape, Plan, Serving, Wish, recommend};
+use playhouse_layout::{CrossDomain, ModelShape};
+use playhouse_planner::{Goal, Hardware, Plan, Serving, Wish, recommend};
 use playhouse_types::{ExpertBalance, ExpertParallel, ParallelSpec};
 
 const RUNS: usize = 20;

@@ -21,10 +21,11 @@
 
 mod device;
 
-use serde::{Deserialize, Serialize};
+use playhouse_layout::DeviceIndex;
+use serde::Deserialize;
 
 pub use self::device::DeviceType;
-use crate::RANKS_MAX;
+use crate::{Machine, RANKS_MAX};
 
 /// Nodes in a fixed order.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,15 +103,6 @@ pub(crate) struct Entry {
     domain: Option<String>,
     network_gbit: Option<u32>,
     network_latency_us: Option<u32>,
-}
-
-/// Where a device is: indices into [`Hardware::nodes`] and the devices of that node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Seat {
-    /// Node.
-    pub node: u32,
-    /// Device of the node.
-    pub device: u32,
 }
 
 fn one() -> u32 {
@@ -202,26 +194,24 @@ impl Hardware {
     /// Devices of the smallest domain.
     #[must_use]
     pub fn domain_devices(&self) -> u64 {
-        self.domains().iter().map(|seats| seats.len() as u64).min().unwrap_or(0)
+        self.domains().iter().map(|devices| devices.len() as u64).min().unwrap_or(0)
     }
 
-    /// The seats of each domain, in order of its first node; domains without devices left out.
+    /// The devices of each domain, in order of its first node; domains without devices left out.
     #[must_use]
-    pub fn domains(&self) -> Vec<Vec<Seat>> {
-        let mut names: Vec<&str> = Vec::new();
-        let mut domains: Vec<Vec<Seat>> = Vec::new();
-        for (node, at) in self.nodes.iter().zip(0..) {
-            let seats = (0..node.devices).map(|device| Seat { node: at, device });
-            match names.iter().position(|name| *name == node.domain) {
-                Some(known) => domains[known].extend(seats),
-                None => {
-                    names.push(&node.domain);
-                    domains.push(seats.collect());
-                }
-            }
-        }
-        domains.retain(|seats| !seats.is_empty());
-        domains
+    pub fn domains(&self) -> Vec<Vec<DeviceIndex>> {
+        Machine::domains(&self.machines())
+    }
+
+    /// The nodes as a placement sees them.
+    #[must_use]
+    pub fn machines(&self) -> Vec<Machine> {
+        let machine = |Node { name, devices, domain, .. }: &Node| Machine {
+            name: name.clone(),
+            devices: *devices,
+            domain: domain.clone(),
+        };
+        self.nodes.iter().map(machine).collect()
     }
 }
 

@@ -1,43 +1,35 @@
-//! Where every rank lands: a parallel spec, a model's shape and hardware in; rank map, memory,
-//! placement and recommendations out. Pure: no clock, randomness or I/O (**A1**).
+//! Whether a layout can run, what it costs, and which one is best: a parallel spec in the words of any engine, a
+//! model's shape and hardware in; broken rules, memory, traffic and recommendations out. Where every rank is, and
+//! what it holds, is `playhouse-layout`. Pure: no clock, randomness or I/O (**A1**).
 #![forbid(unsafe_code)]
 
 mod cluster_config;
 pub mod dialect;
 mod explain;
-mod group;
 mod hardware;
-mod inventory;
+mod holding;
 mod memory;
-mod placement;
 mod plan;
-mod rank_map;
 mod recommend;
 mod roofline;
 mod rules;
-mod shape;
-mod slice;
 mod traffic;
-mod widths;
+
+use playhouse_layout::{
+    AttentionShape, Axis, Coordinates, CrossDomain, Cut, Experts, FfnShape, GroupKind, Groups,
+    Inventory, LayerRun, LayerShape, Machine, ModelShape, Placement, PlacementError, RankMap,
+    Slice, Weight, WeightType, Widths,
+};
 
 pub use cluster_config::ClusterConfig;
 pub use explain::layout;
-pub use group::{GroupKind, Groups};
-pub use hardware::{DeviceType, Hardware, HardwareError, Node, Seat};
-pub use inventory::{Axis, Cut, Inventory, LayerRun, Weight};
+pub use hardware::{DeviceType, Hardware, HardwareError, Node};
+pub use holding::Holding;
 pub use memory::{KvType, RankMemory, Serving};
-pub use placement::{CrossDomain, Placement, PlacementError};
 pub use plan::{Plan, PlannedRank, StageTraffic};
-pub use rank_map::{Coordinates, Experts, RankMap, Share};
 pub use recommend::{
     CANDIDATES_MAX, Cuts, Goal, RANKED_MAX, Ranked, Recommendation, Wish, candidates, recommend,
 };
 pub use roofline::{Speed, Workload};
-pub use rules::{Change, Field, RANKS_MAX, RuleSet, Violation, check};
-pub use shape::{
-    AttentionShape, FfnShape, LayerShape, ModelShape, ShapeError, WeightType,
-    limits as shape_limits,
-};
-pub use slice::Slice;
-pub use traffic::{Exchange, Operation, StepLoad};
-pub use widths::Widths;
+pub use rules::{Change, Field, RANKS_MAX, RuleSet, Violation, check, rank_map};
+pub use traffic::{Exchange, Operation, StepLoad, exchanges};

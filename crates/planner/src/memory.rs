@@ -20,9 +20,10 @@
 use playhouse_types::BLOCK_TOKENS;
 use serde::{Deserialize, Serialize};
 
-use crate::inventory::product;
+use playhouse_layout::product;
+
 use crate::{
-    AttentionShape, Axis, Coordinates, FfnShape, Inventory, LayerShape, ModelShape, RankMap, Weight,
+    AttentionShape, Axis, Coordinates, FfnShape, Inventory, LayerShape, ModelShape, RankMap,
 };
 
 /// Bytes of an activation; bf16.
@@ -132,8 +133,8 @@ impl RankMemory {
         serving: &Serving,
     ) -> Self {
         Self {
-            weight_bytes: map.weight_bytes(inventory, at),
-            kv_bytes_per_token: map.kv_bytes_per_token(inventory, at, serving.kv),
+            weight_bytes: map.share(at).weight_bytes(inventory),
+            kv_bytes_per_token: kv_bytes_per_token(map, inventory, at, serving.kv),
             workspace_bytes: workspace(map, shape, inventory, at, serving),
         }
     }
@@ -146,55 +147,14 @@ impl RankMemory {
     }
 }
 
-// === impl RankMap ===
-
-impl RankMap {
-    /// Bytes of the weights that a rank holds.
-    #[must_use]
-    pub fn weight_bytes(&self, inventory: &Inventory, at: &Coordinates) -> u64 {
-        let part = |weight: &Weight| weight.part_bytes(self.part(at, weight));
-        let layers = self.stages().get(at.stage as usize).copied().unwrap_or_default();
-        let in_layers = inventory.runs_in(layers).map(|(run, count)| {
-            product(&[run.weights.iter().map(part).fold(0, u64::saturating_add), count])
-        });
-        let (first, last) = (at.stage == 0, at.stage + 1 == self.widths().stages);
-        // A tied table that serves both ends is there once; on another stage it is a second copy.
-        let head = inventory.head.as_ref().or(Some(&inventory.embedding).filter(|_| !first));
-        let ends = [
-            Some(&inventory.embedding).filter(|_| first),
-            Some(&inventory.norm).filter(|_| last),
-            head.filter(|_| last),
-        ];
-        in_layers.chain(ends.into_iter().flatten().map(part)).fold(0, u64::saturating_add)
-    }
-
-    /// Outputs, inputs and count of a weight that a rank holds.
-    #[must_use]
-    pub fn part(&self, at: &Coordinates, weight: &Weight) -> (u64, u64, u64) {
-        let experts = |logical| self.experts(at, logical).count;
-        weight.part(|axis| self.held(at, axis).count, experts)
-    }
-
-    /// Bytes of keys and values that a rank keeps for one token, over its layers.
-    #[must_use]
-    pub fn kv_bytes_per_token(&self, inventory: &Inventory, at: &Coordinates, kv: KvType) -> u64 {
-        let layers = self.stages().get(at.stage as usize).copied().unwrap_or_default();
-        inventory
-            .runs_in(layers)
-            .map(|(run, count)| product(&[kv.bytes(self.kv_width(&run.shape, at)), count]))
-            .fold(0, u64::saturating_add)
-            .div_ceil(u64::from(self.widths().decode_context).max(1))
-    }
-
-    /// Values that a layer keeps for one token on a rank, were the sequence not split.
-    pub(crate) fn kv_width(&self, layer: &LayerShape, at: &Coordinates) -> u64 {
-        match layer.attention {
-            AttentionShape::Gqa { kv_heads, head_dim, .. } => {
-                product(&[2, self.held(at, Axis::KvHeads(kv_heads)).count, head_dim])
-            }
-            AttentionShape::Mla { kv_rank, rope_dim, .. } => kv_rank.saturating_add(rope_dim),
-        }
-    }
+/// Bytes of keys and values that a rank keeps for one token, over its layers.
+fn kv_bytes_per_token(map: &RankMap, inventory: &Inventory, at: &Coordinates, kv: KvType) -> u64 {
+    let share = map.share(at);
+    inventory
+        .runs_in(share.layers)
+        .map(|(run, count)| product(&[kv.bytes(share.kv_values(&run.shape)), count]))
+        .fold(0, u64::saturating_add)
+        .div_ceil(u64::from(map.widths().decode_context).max(1))
 }
 
 fn workspace(
@@ -221,7 +181,7 @@ fn attention_width(map: &RankMap, layer: &LayerShape, at: &Coordinates) -> u64 {
     match layer.attention {
         AttentionShape::Gqa { heads, head_dim, .. } => {
             let queries = product(&[map.held(at, Axis::Heads(heads)).count, head_dim]);
-            queries.saturating_add(map.kv_width(layer, at))
+            queries.saturating_add(map.share(at).kv_values(layer))
         }
         AttentionShape::Mla { heads, nope_dim, rope_dim, v_dim, .. } => {
             let query_and_key = nope_dim.saturating_add(rope_dim).saturating_mul(2);

@@ -3,9 +3,11 @@
 use playhouse_types::ParallelSpec;
 use serde::Serialize;
 
+use crate::rules::checked_map;
+use crate::traffic::exchanges;
 use crate::{
-    Change, Coordinates, CrossDomain, Exchange, Field, GroupKind, Groups, Hardware, Inventory,
-    ModelShape, Node, Placement, PlacementError, RankMap, RankMemory, Serving, Share, StepLoad,
+    Change, Coordinates, CrossDomain, Exchange, Field, GroupKind, Groups, Hardware, Holding,
+    Inventory, ModelShape, Node, Placement, PlacementError, RankMap, RankMemory, Serving, StepLoad,
     Violation, Widths,
 };
 
@@ -44,7 +46,7 @@ pub struct PlannedRank {
     pub device: Option<u32>,
     /// What it holds.
     #[serde(flatten)]
-    pub share: Share,
+    pub holding: Holding,
     /// Its bytes.
     #[serde(flatten)]
     pub memory: RankMemory,
@@ -91,10 +93,10 @@ impl Plan {
         serving: &Serving,
         cross: CrossDomain,
     ) -> Result<Self, Vec<Violation>> {
-        let map = RankMap::with_blocks(spec, shape, serving.block_tokens)?;
+        let map = checked_map(spec, shape, serving.block_tokens)?;
         let inventory = Inventory::of(shape);
         let placement = hardware
-            .map(|hardware| Placement::new(&map, hardware, cross, None))
+            .map(|hardware| Placement::new(&map, &hardware.machines(), cross, None))
             .transpose()
             .map_err(|refused| vec![refused.into()])?;
         let mut plan = Self {
@@ -114,7 +116,7 @@ impl Plan {
             warnings: Vec::new(),
         };
         for at in map.ranks() {
-            let share = map.share(shape, &at);
+            let holding = Holding::of(&map.share(&at), shape);
             let memory = RankMemory::of(&map, shape, &inventory, &at, serving);
             let seat = hardware.and_then(|hardware| plan.seat(hardware, at.rank));
             let kv_tokens = match (hardware, seat) {
@@ -131,7 +133,7 @@ impl Plan {
             };
             let node = seat.map(|(node, _)| node.name.clone());
             let device = seat.map(|(_, device)| device);
-            plan.ranks.push(PlannedRank { at, node, device, share, memory, kv_tokens });
+            plan.ranks.push(PlannedRank { at, node, device, holding, memory, kv_tokens });
         }
         plan.kv_tokens = plan.capacity();
         plan.warnings = shape.note().into_iter().chain(plan.warn()).collect();
@@ -202,7 +204,7 @@ fn traffic(
     (0..widths.stages)
         .map(|stage| {
             let at = map.coordinates(stage.saturating_mul(widths.stage_ranks));
-            let sent = |load| map.exchanges(shape, inventory, &at, load, serving.kv);
+            let sent = |load| exchanges(map, shape, inventory, &at, load, serving.kv);
             StageTraffic { stage, prompts: sent(&prompts), decode: sent(&decode) }
         })
         .collect()
@@ -268,8 +270,8 @@ impl Ground<'_> {
     fn runs_with(&self, change: Change) -> Option<()> {
         let mut spec = self.spec.clone();
         change.apply(&mut spec);
-        let map = RankMap::with_blocks(&spec, self.shape, self.serving.block_tokens).ok()?;
-        let placement = Placement::new(&map, self.hardware, self.cross, None).ok()?;
+        let map = checked_map(&spec, self.shape, self.serving.block_tokens).ok()?;
+        let placement = Placement::new(&map, &self.hardware.machines(), self.cross, None).ok()?;
         let inventory = Inventory::of(self.shape);
         map.ranks().try_for_each(|at| {
             let seat = placement.seats.get(at.rank as usize)?;

@@ -18,9 +18,9 @@ use serde::Serialize;
 
 pub use self::candidates::{CANDIDATES_MAX, candidates};
 use crate::roofline::Roofline;
+use crate::rules::checked_map;
 use crate::{
-    DeviceType, Hardware, Inventory, ModelShape, RankMap, RankMemory, Serving, Speed, Violation,
-    Workload,
+    DeviceType, Hardware, Inventory, ModelShape, RankMemory, Serving, Speed, Violation, Workload,
 };
 
 /// What the layout is for.
@@ -192,7 +192,7 @@ fn gib(bytes: u64) -> f64 {
 impl Ground<'_> {
     fn rank(&self, spec: &ParallelSpec) -> Result<Ranked, Refusal> {
         let Self { shape, wish, .. } = *self;
-        let map = RankMap::with_blocks(spec, shape, wish.serving.block_tokens)
+        let map = checked_map(spec, shape, wish.serving.block_tokens)
             .map_err(|violations| Refusal::rule(&violations))?;
         let roofline = Roofline {
             map: &map,

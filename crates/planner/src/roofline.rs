@@ -24,6 +24,7 @@
 
 use serde::Serialize;
 
+use crate::traffic::exchanges;
 use crate::traffic::{LocalTokens, query_heads};
 use crate::{
     AttentionShape, Axis, Coordinates, Cut, DeviceType, Exchange, FfnShape, GroupKind, Inventory,
@@ -218,12 +219,12 @@ impl Roofline<'_> {
         if at.stage + 1 == self.map.widths().stages {
             let head = self.inventory.logits();
             let rows = load.sampled.div_ceil(u64::from(self.map.widths().attention_data).max(1));
-            let part = self.map.part(at, head);
+            let part = self.map.share(at).part(head);
             let gathered = tokens.gathered(self.map, self.map.widths().head_tensor);
             let rows = rows.saturating_mul(gathered) as f64;
             seconds += self.matrix(head, part, rows, head.part_bytes(part) as f64);
         }
-        let exchanges = self.map.exchanges(self.shape, self.inventory, at, load, self.serving.kv);
+        let exchanges = exchanges(self.map, self.shape, self.inventory, at, load, self.serving.kv);
         seconds + exchanges.iter().map(|exchange| self.exchange(at, exchange)).sum::<f64>()
     }
 
@@ -235,7 +236,7 @@ impl Roofline<'_> {
         weight: &Weight,
         tokens: &LocalTokens,
     ) -> f64 {
-        let part = self.map.part(at, weight);
+        let part = self.map.share(at).part(weight);
         let bytes = weight.part_bytes(part) as f64;
         let widths = self.map.widths();
         let local = tokens.all() as f64;
@@ -292,7 +293,7 @@ impl Roofline<'_> {
         };
         let heads = self.map.held(at, Axis::Heads(heads)).count;
         let parts = f64::from(self.map.widths().decode_context.max(1));
-        let kept = self.serving.kv.bytes(self.map.kv_width(layer, at)) as f64;
+        let kept = self.serving.kv.bytes(self.map.share(at).kv_values(layer)) as f64;
         let pairs = |tokens: u64, width: u64| 4.0 * tokens as f64 * heads as f64 * width as f64;
         let prefill = self.longer(
             pairs(tokens.prefill, prefill_width) * seen(context.prefill) / self.device.bf16_flops,

@@ -17,7 +17,7 @@ use std::fmt;
 use playhouse_types::ParallelSpec;
 use serde::Serialize;
 
-use crate::{ModelShape, Serving};
+use crate::{ModelShape, RankMap, Serving};
 
 mod attention;
 mod case;
@@ -95,6 +95,24 @@ pub(crate) fn check_with(
             }
         })
         .collect()
+}
+
+/// The map of a layout that can run.
+///
+/// # Errors
+/// Every native rule that `spec` breaks.
+pub fn rank_map(spec: &ParallelSpec, shape: &ModelShape) -> Result<RankMap, Vec<Violation>> {
+    checked_map(spec, shape, Serving::default().block_tokens)
+}
+
+/// [`rank_map`] where a KV block holds `block_tokens` tokens.
+pub(crate) fn checked_map(
+    spec: &ParallelSpec,
+    shape: &ModelShape,
+    block_tokens: u32,
+) -> Result<RankMap, Vec<Violation>> {
+    let violations = check_with(spec, Some(shape), RuleSet::Native, block_tokens);
+    if violations.is_empty() { Ok(RankMap::new(spec, shape)) } else { Err(violations) }
 }
 
 // === impl Violation ===

@@ -7,8 +7,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::inventory::product;
 use crate::memory::ACTIVATION_BYTES;
+use playhouse_layout::product;
+
 use crate::{
     AttentionShape, Axis, Coordinates, FfnShape, GroupKind, Inventory, KvType, LayerShape,
     ModelShape, RankMap,
@@ -101,30 +102,25 @@ impl LocalTokens {
     }
 }
 
-// === impl RankMap ===
-
-impl RankMap {
-    /// What the rank at `at` exchanges in a step of its replica.
-    #[must_use]
-    pub fn exchanges(
-        &self,
-        shape: &ModelShape,
-        inventory: &Inventory,
-        at: &Coordinates,
-        load: &StepLoad,
-        kv: KvType,
-    ) -> Vec<Exchange> {
-        let tokens = LocalTokens::of(self, load);
-        let mut ledger = Ledger { map: self, hidden: shape.hidden, tokens, found: Vec::new() };
-        let layers = self.stages().get(at.stage as usize).copied().unwrap_or_default();
-        for (run, count) in inventory.runs_in(layers) {
-            ledger.attention(&run.shape, at, kv, count);
-            ledger.ffn(&run.shape, count);
-        }
-        ledger.ends(shape, at, load);
-        ledger.found.retain(|exchange| exchange.bytes > 0);
-        ledger.found
+/// What the rank at `at` exchanges in a step of its replica.
+#[must_use]
+pub fn exchanges(
+    map: &RankMap,
+    shape: &ModelShape,
+    inventory: &Inventory,
+    at: &Coordinates,
+    load: &StepLoad,
+    kv: KvType,
+) -> Vec<Exchange> {
+    let tokens = LocalTokens::of(map, load);
+    let mut ledger = Ledger { map, hidden: shape.hidden, tokens, found: Vec::new() };
+    for (run, count) in inventory.runs_in(map.share(at).layers) {
+        ledger.attention(&run.shape, at, kv, count);
+        ledger.ffn(&run.shape, count);
     }
+    ledger.ends(shape, at, load);
+    ledger.found.retain(|exchange| exchange.bytes > 0);
+    ledger.found
 }
 
 /// The exchanges while they are summed.
@@ -142,7 +138,7 @@ impl Ledger<'_> {
         let widths = self.map.widths();
         self.reduce(GroupKind::Tensor, widths.attention_tensor, self.tokens.all(), layers);
 
-        let keys_values = kv.bytes(self.map.kv_width(layer, at));
+        let keys_values = kv.bytes(self.map.share(at).kv_values(layer));
         let context = u64::from(widths.attention_context);
         if context > 1 && self.tokens.prefill > 0 {
             let sent = product(&[self.tokens.prefill, keys_values, context - 1, layers]);

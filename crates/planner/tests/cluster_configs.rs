@@ -7,7 +7,8 @@
 use std::fs;
 use std::path::Path;
 
-use playhouse_planner::{ClusterConfig, CrossDomain, ModelShape, Plan};
+use playhouse_layout::{CrossDomain, ModelShape};
+use playhouse_planner::{ClusterConfig, Plan};
 
 const MODELS: [(&str, &str); 7] = [
     ("balanced", "llama-3.1-8b"),

@@ -18,10 +18,11 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use playhouse_layout::ModelShape;
+use playhouse_planner::RuleSet;
 use playhouse_planner::dialect::{
     Dialect, Document, NoteKind, Problem, Reading, read, read_document,
 };
-use playhouse_planner::{ModelShape, RuleSet};
 
 #[path = "examples/shape.rs"]
 mod shape;

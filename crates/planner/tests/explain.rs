@@ -6,9 +6,8 @@
 use std::fs;
 use std::path::Path;
 
-use playhouse_planner::{
-    CrossDomain, Exchange, GroupKind, Hardware, ModelShape, Plan, Serving, layout,
-};
+use playhouse_layout::{CrossDomain, GroupKind, ModelShape};
+use playhouse_planner::{Exchange, Hardware, Plan, Serving, layout};
 use playhouse_types::{ExpertParallel, ParallelSpec};
 use serde_json::Value;
 

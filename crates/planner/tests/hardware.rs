@@ -4,9 +4,8 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-use playhouse_planner::{
-    CrossDomain, DeviceType, Hardware, ModelShape, Placement, PlacementError, RankMap,
-};
+use playhouse_layout::{CrossDomain, ModelShape, Placement, PlacementError, RankMap};
+use playhouse_planner::{DeviceType, Hardware, rank_map};
 use playhouse_types::ParallelSpec;
 use proptest::prelude::*;
 
@@ -18,11 +17,11 @@ fn map(data: u32, pipeline: u32, tensor: u32) -> RankMap {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models/llama-3.1-8b.json");
     let shape = ModelShape::parse(&fs::read(path).expect("a config")).expect("a shape");
     let spec = ParallelSpec { data, pipeline, tensor, ..ParallelSpec::default() };
-    RankMap::new(&spec, &shape).expect("a layout that can run")
+    rank_map(&spec, &shape).expect("a layout that can run")
 }
 
 fn place(map: &RankMap, hardware: &Hardware) -> Placement {
-    Placement::new(map, hardware, CrossDomain::Refuse, None).expect("room")
+    Placement::new(map, &hardware.machines(), CrossDomain::Refuse, None).expect("room")
 }
 
 /// The node of each rank.
@@ -148,12 +147,13 @@ fn stages_of_a_large_replica_go_to_different_nodes() {
 #[test]
 fn a_stage_that_fits_in_no_node_is_refused_or_reported() {
     let (map, hardware) = (map(1, 1, 16), hardware("2x8xH100"));
-    let refused = Placement::new(&map, &hardware, CrossDomain::Refuse, None);
+    let refused = Placement::new(&map, &hardware.machines(), CrossDomain::Refuse, None);
     assert_eq!(
         refused,
         Err(PlacementError::Crosses { replica: 0, stage: 0, stage_ranks: 16, free: 8 })
     );
-    let placement = Placement::new(&map, &hardware, CrossDomain::Warn, None).expect("room");
+    let placement =
+        Placement::new(&map, &hardware.machines(), CrossDomain::Warn, None).expect("room");
     assert_eq!(placement.crossing, [0]);
     assert_eq!(nodes(&placement), [[0; 8], [1; 8]].concat());
     // Nodes that share a fast link are one domain.
@@ -164,7 +164,8 @@ fn a_stage_that_fits_in_no_node_is_refused_or_reported() {
 #[test]
 fn too_few_devices_are_counted() {
     let refused =
-        Placement::new(&map(2, 1, 8), &hardware("8xH100"), CrossDomain::Warn, None).unwrap_err();
+        Placement::new(&map(2, 1, 8), &hardware("8xH100").machines(), CrossDomain::Warn, None)
+            .unwrap_err();
     assert_eq!(refused, PlacementError::TooFew { ranks: 16, devices: 8 });
 }
 
@@ -175,7 +176,8 @@ fn a_lost_node_moves_only_its_own_stages() {
     let before = place(&map, &hardware);
     assert_eq!(nodes(&before), [[0; 4], [1; 4], [2; 4]].concat());
     hardware.nodes.remove(1);
-    let after = Placement::new(&map, &hardware, CrossDomain::Refuse, Some(&before)).expect("room");
+    let after = Placement::new(&map, &hardware.machines(), CrossDomain::Refuse, Some(&before))
+        .expect("room");
     assert_eq!(after.moved(&before), [4, 5, 6, 7]);
     assert_eq!(after.node(4), Some("node-3"));
 }
@@ -188,7 +190,8 @@ fn a_lost_device_moves_one_rank_where_its_node_has_another() {
         seat.device = device;
     }
     hardware.nodes[0].devices = 7;
-    let after = Placement::new(&map, &hardware, CrossDomain::Refuse, Some(&before)).expect("room");
+    let after = Placement::new(&map, &hardware.machines(), CrossDomain::Refuse, Some(&before))
+        .expect("room");
     assert_eq!(after.moved(&before), [1]);
 }
 
@@ -200,7 +203,8 @@ fn a_broken_previous_placement_does_not_break_the_next() {
     let first = before.seats[0];
     before.seats.fill(first);
     before.seats[7].node = 9;
-    let after = Placement::new(&map, &hardware, CrossDomain::Refuse, Some(&before)).expect("room");
+    let after = Placement::new(&map, &hardware.machines(), CrossDomain::Refuse, Some(&before))
+        .expect("room");
     assert_eq!(after.seats.iter().collect::<HashSet<_>>().len(), 8);
     assert_eq!(after.crossing, [] as [u32; 0]);
 }
@@ -210,7 +214,8 @@ fn new_replicas_go_to_new_nodes_and_old_ones_stay() {
     let before = place(&map(2, 1, 8), &hardware("2x8xH100"));
     let grown = hardware("3x8xH100");
     let after =
-        Placement::new(&map(3, 1, 8), &grown, CrossDomain::Refuse, Some(&before)).expect("room");
+        Placement::new(&map(3, 1, 8), &grown.machines(), CrossDomain::Refuse, Some(&before))
+            .expect("room");
     assert_eq!(after.moved(&before), [] as [u32; 0]);
     assert_eq!(after.node(16), Some("node-2"));
 }
@@ -232,7 +237,7 @@ proptest! {
         let map = map(data, pipeline, tensor);
         let stages = data * pipeline;
         let room = |sizes: &[u32]| sizes.iter().map(|size| size / tensor).sum::<u32>() >= stages;
-        let before = Placement::new(&map, &machines, CrossDomain::Refuse, None);
+        let before = Placement::new(&map, &machines.machines(), CrossDomain::Refuse, None);
         prop_assert_eq!(before.is_ok(), room(&sizes), "room is found where there is some");
         let Ok(before) = before else { return Ok(()) };
         prop_assert_eq!(before.seats.iter().collect::<HashSet<_>>().len(), before.seats.len());
@@ -241,7 +246,7 @@ proptest! {
         for (node, devices) in machines.nodes.iter_mut().zip(&later) {
             node.devices = *devices;
         }
-        let after = Placement::new(&map, &machines, CrossDomain::Refuse, Some(&before));
+        let after = Placement::new(&map, &machines.machines(), CrossDomain::Refuse, Some(&before));
         let now: Vec<_> = machines.nodes.iter().map(|node| node.devices).collect();
         prop_assert_eq!(after.is_ok(), room(&now));
         let Ok(after) = after else { return Ok(()) };

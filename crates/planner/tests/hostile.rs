@@ -1,9 +1,7 @@
 //! Nothing a caller can pass makes the planner panic: sizes may be 0 or the largest there is.
 
-use playhouse_planner::{
-    AttentionShape, CrossDomain, FfnShape, Goal, Hardware, LayerShape, ModelShape, Plan, Serving,
-    WeightType, Wish, recommend,
-};
+use playhouse_layout::{AttentionShape, CrossDomain, FfnShape, LayerShape, ModelShape, WeightType};
+use playhouse_planner::{Goal, Hardware, Plan, Serving, Wish, recommend};
 use playhouse_types::{ExpertParallel, ExpertPlacement, ParallelSpec};
 use proptest::prelude::*;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use playhouse_planner::{AttentionShape, FfnShape, ModelShape, ShapeError, WeightType};
+use playhouse_layout::{AttentionShape, FfnShape, ModelShape, ShapeError, WeightType};
 use proptest::prelude::*;
 use serde_json::Value;
 

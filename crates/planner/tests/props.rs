@@ -1,9 +1,10 @@
 //! The guarantees of the rules and the dialects, under arbitrary layouts and arguments.
 
+use playhouse_layout::{ModelShape, Widths};
 use playhouse_planner::dialect::{
     Dialect, Document, Flag, Key, Kind, Parameters, flags, help, read, write,
 };
-use playhouse_planner::{ModelShape, RuleSet, Violation, Widths, check};
+use playhouse_planner::{RuleSet, Violation, check};
 use playhouse_types::{
     ExpertBalance, ExpertParallel, ExpertPlacement, LoadBalancing, ParallelSpec, Role,
 };

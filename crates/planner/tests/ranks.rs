@@ -4,12 +4,17 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-use playhouse_planner::{
-    AttentionShape, FfnShape, GroupKind, Inventory, LayerShape, ModelShape, RankMap, Serving,
-    Slice, StepLoad, WeightType,
+use playhouse_layout::{
+    AttentionShape, Coordinates, FfnShape, GroupKind, Inventory, LayerShape, ModelShape, RankMap,
+    Slice, WeightType,
 };
+use playhouse_planner::{Holding, Serving, StepLoad, exchanges, rank_map};
 use playhouse_types::{ExpertParallel, ExpertPlacement, ParallelSpec};
 use proptest::prelude::*;
+
+fn held(map: &RankMap, shape: &ModelShape, at: &Coordinates) -> Holding {
+    Holding::of(&map.share(at), shape)
+}
 
 fn shape(name: &str) -> ModelShape {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(name);
@@ -17,7 +22,7 @@ fn shape(name: &str) -> ModelShape {
 }
 
 fn map(spec: &ParallelSpec, shape: &ModelShape) -> RankMap {
-    RankMap::new(spec, shape).expect("a layout that can run")
+    rank_map(spec, shape).expect("a layout that can run")
 }
 
 fn groups(map: &RankMap, kind: GroupKind) -> Vec<Vec<u32>> {
@@ -69,7 +74,7 @@ fn expert_groups_span_replicas_as_in_vllm() {
     let map = map(&spec, &shape);
     assert_eq!(groups(&map, GroupKind::Expert), [[0, 1, 4, 5], [2, 3, 6, 7]]);
     let experts = |rank| {
-        let share = map.share(&shape, &map.coordinates(rank));
+        let share = held(&map, &shape, &map.coordinates(rank));
         share.experts.expect("routed").iter().collect::<Vec<_>>()
     };
     assert_eq!([experts(0), experts(1), experts(4), experts(5)], [[0, 1], [2, 3], [4, 5], [6, 7]]);
@@ -89,7 +94,7 @@ fn expert_slices_span_replicas_as_in_vllm() {
     // Eight replicas of one rank hold an eighth of every expert each, and all tokens meet.
     let bytes = |expert| {
         let map = map(&ParallelSpec { data: 8, expert, ..ParallelSpec::default() }, &shape);
-        map.weight_bytes(&inventory, &map.coordinates(7))
+        map.share(&map.coordinates(7)).weight_bytes(&inventory)
     };
     let (matrices, scales) = (256 * 3 * 2048 * 7168, 256 * 3 * 16 * 56 * 4);
     let experts = 58 * (matrices + scales);
@@ -99,7 +104,7 @@ fn expert_slices_span_replicas_as_in_vllm() {
     let map = map(&ParallelSpec { data: 8, expert, ..ParallelSpec::default() }, &shape);
     let load = StepLoad { prefill_tokens: 1000, decode_tokens: 0, sampled: 1 };
     let kv = Serving::default().kv;
-    let sent = map.exchanges(&shape, &inventory, &map.coordinates(0), &load, kv);
+    let sent = exchanges(&map, &shape, &inventory, &map.coordinates(0), &load, kv);
     let found: Vec<_> = sent.iter().map(|one| (one.group, one.ranks, one.bytes)).collect();
     assert_eq!(found, [(GroupKind::MoeTensor, 8, 58 * 2 * 7 * 1000 * 7168 * 2)]);
 }
@@ -212,10 +217,10 @@ fn specs() -> impl Strategy<Value = ParallelSpec> {
 proptest! {
     #![proptest_config(accepted(10_000))]
 
-    /// **RM-1**, **GR-1**, **GR-2**.
+    /// **MAP-1**, **GR-1**, **GR-2**.
     #[test]
     fn every_layout_is_a_bijection_and_its_groups_partition_the_world(spec in specs()) {
-        let map = RankMap::new(&spec, &divisible());
+        let map = rank_map(&spec, &divisible());
         prop_assume!(map.is_ok());
         let map = map.expect("assumed");
         let (mut attention, mut experts) = (HashSet::new(), HashSet::new());
@@ -246,7 +251,7 @@ proptest! {
     #[test]
     fn what_ranks_hold_adds_up_to_the_model(spec in specs()) {
         let shape = divisible();
-        let map = RankMap::new(&spec, &shape);
+        let map = rank_map(&spec, &shape);
         prop_assume!(map.is_ok());
         let map = map.expect("assumed");
         let widths = *map.widths();
@@ -254,7 +259,7 @@ proptest! {
         let mut heads = 0;
         let mut layers = 0;
         for at in map.ranks() {
-            let share = map.share(&shape, &at);
+            let share = held(&map, &shape, &at);
             let Slice { count, .. } = share.layers;
             layers += count;
             heads += count * share.query_heads.count;

@@ -6,9 +6,9 @@
 use std::fs;
 use std::path::Path;
 
+use playhouse_layout::ModelShape;
 use playhouse_planner::{
-    CANDIDATES_MAX, Goal, Hardware, ModelShape, RANKED_MAX, Ranked, Recommendation, Wish,
-    candidates, recommend,
+    CANDIDATES_MAX, Goal, Hardware, RANKED_MAX, Ranked, Recommendation, Wish, candidates, recommend,
 };
 use playhouse_types::{ExpertParallel, ParallelSpec};
 

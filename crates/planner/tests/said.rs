@@ -14,7 +14,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use playhouse_planner::ModelShape;
+use playhouse_layout::ModelShape;
 use playhouse_planner::dialect::{Dialect, Document, Grid, Reading, read, write};
 
 #[path = "examples/shape.rs"]

@@ -3,11 +3,16 @@
 use std::fs;
 use std::path::Path;
 
+use playhouse_layout::{Coordinates, GroupKind, Inventory, ModelShape, RankMap};
 use playhouse_planner::dialect::{Dialect, read};
 use playhouse_planner::{
-    GroupKind, Inventory, ModelShape, RankMap, RankMemory, RuleSet, Serving, Share, StepLoad, check,
+    Holding, RankMemory, RuleSet, Serving, StepLoad, check, exchanges, rank_map,
 };
 use playhouse_types::{ExpertBalance, ExpertParallel, ExpertPlacement, ParallelSpec};
+
+fn held(map: &RankMap, shape: &ModelShape, at: &Coordinates) -> Holding {
+    Holding::of(&map.share(at), shape)
+}
 
 fn shape(name: &str) -> ModelShape {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(name);
@@ -15,7 +20,7 @@ fn shape(name: &str) -> ModelShape {
 }
 
 fn map(spec: &ParallelSpec, shape: &ModelShape) -> RankMap {
-    RankMap::new(spec, shape).expect("a layout that can run")
+    rank_map(spec, shape).expect("a layout that can run")
 }
 
 #[test]
@@ -24,7 +29,7 @@ fn few_kv_heads_are_held_by_neighbouring_ranks() {
     let spec = ParallelSpec { tensor: 16, ..ParallelSpec::default() };
     let map = map(&spec, &shape);
     let kv: Vec<_> =
-        map.ranks().map(|at| map.share(&shape, &at).kv_heads.expect("heads").first).collect();
+        map.ranks().map(|at| held(&map, &shape, &at).kv_heads.expect("heads").first).collect();
     assert_eq!(kv, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7]);
 }
 
@@ -35,10 +40,10 @@ fn layers_leave_their_remainder_to_the_first_and_ends_hold_the_vocabulary() {
     let map = map(&spec, &shape);
     let layers: Vec<_> = map.stages().iter().map(|stage| stage.count).collect();
     assert_eq!(layers, [5, 5, 5, 5, 4]);
-    let share = |rank| map.share(&shape, &map.coordinates(rank));
+    let share = |rank| held(&map, &shape, &map.coordinates(rank));
     assert_eq!((share(9).embedding, share(9).head), (None, None), "a middle stage");
     assert_eq!((share(0).embedding.map(|rows| rows.count), share(0).head), (Some(18_992), None));
-    assert_eq!(share(39).head.map(playhouse_planner::Slice::end), Some(151_936));
+    assert_eq!(share(39).head.map(playhouse_layout::Slice::end), Some(151_936));
 }
 
 /// Every rank holds as many experts: 60 are even over 8 ranks with 4 redundant ones, which balancing
@@ -62,7 +67,7 @@ fn experts_that_are_not_even_are_refused_with_what_would_be() {
     };
     let seventh = |spec: &ParallelSpec| {
         let map = map(spec, &shape);
-        map.share(&shape, &map.coordinates(7)).experts.expect("routed")
+        held(&map, &shape, &map.coordinates(7)).experts.expect("routed")
     };
     assert_eq!((seventh(&even).first, seventh(&even).count), (56, 8), "64 physical experts");
     let spread = ParallelSpec { expert_placement: ExpertPlacement::RoundRobin, ..even };
@@ -76,8 +81,8 @@ fn vocabulary(dialect: Dialect, words: &str) -> (u64, u64, u64) {
     let reading = read(dialect, &words, &[]).expect("a command");
     assert_eq!(reading.check(Some(&shape), dialect.rules()), []);
     let map = map(&reading.spec, &shape);
-    let Share { embedding, head, .. } = map.share(&shape, &map.coordinates(0));
-    let bytes = map.weight_bytes(&Inventory::of(&shape), &map.coordinates(0));
+    let Holding { embedding, head, .. } = held(&map, &shape, &map.coordinates(0));
+    let bytes = map.share(&map.coordinates(0)).weight_bytes(&Inventory::of(&shape));
     (embedding.expect("one stage").count, head.expect("one stage").count, bytes)
 }
 
@@ -114,7 +119,7 @@ fn a_tied_head_is_cut_as_the_embedding() {
     let shape = shape("qwen2.5-0.5b.json");
     let spec = ParallelSpec { tensor: 2, attention_data: 2, ..ParallelSpec::default() };
     let map = map(&spec, &shape);
-    let Share { embedding, head, .. } = map.share(&shape, &map.coordinates(1));
+    let Holding { embedding, head, .. } = held(&map, &shape, &map.coordinates(1));
     assert_eq!((embedding, embedding.map(|rows| rows.count)), (head, Some(151_936)));
     assert_eq!(map.group_size(GroupKind::Head), 1);
 }
@@ -164,14 +169,14 @@ fn weights_of_the_ranks_are_the_checkpoint_cut() {
         let shape = shape(name);
         let inventory = Inventory::of(&shape);
         let map = map(&ParallelSpec::default(), &shape);
-        let bytes = map.weight_bytes(&inventory, &map.coordinates(0));
+        let bytes = map.share(&map.coordinates(0)).weight_bytes(&inventory);
         assert_eq!(bytes, shape.checkpoint_bytes(), "{name}");
     }
     let shape = shape("llama-3.1-8b.json");
     let inventory = Inventory::of(&shape);
     let spec = ParallelSpec { tensor: 2, pipeline: 2, ..ParallelSpec::default() };
     let map = map(&spec, &shape);
-    let bytes: Vec<_> = map.ranks().map(|at| map.weight_bytes(&inventory, &at)).collect();
+    let bytes: Vec<_> = map.ranks().map(|at| map.share(&at).weight_bytes(&inventory)).collect();
     let layer = (2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 14_336 * 4096) / 2 + 2 * 4096;
     let table = 128_256 / 2 * 4096;
     let (first, last) = (2 * (16 * layer + table), 2 * (16 * layer + 4096 + table));
@@ -184,7 +189,7 @@ fn a_tied_table_is_copied_to_the_last_stage() {
     let inventory = Inventory::of(&shape);
     let spec = ParallelSpec { pipeline: 2, ..ParallelSpec::default() };
     let map = map(&spec, &shape);
-    let bytes: u64 = map.ranks().map(|at| map.weight_bytes(&inventory, &at)).sum();
+    let bytes: u64 = map.ranks().map(|at| map.share(&at).weight_bytes(&inventory)).sum();
     assert_eq!(bytes, shape.checkpoint_bytes() + 2 * 151_936 * 896);
 }
 
@@ -197,7 +202,7 @@ fn attention_data_replicates_attention_only() {
         let expert = ExpertParallel::Within(8);
         let spec = ParallelSpec { tensor: 8, attention_data, expert, ..ParallelSpec::default() };
         let map = map(&spec, &shape);
-        map.weight_bytes(&inventory, &map.coordinates(0))
+        map.share(&map.coordinates(0)).weight_bytes(&inventory)
     };
     // Each attention group has the whole embedding table.
     let table = 129_280 * 7168 * 2;
@@ -236,7 +241,7 @@ fn a_dense_width_for_mixtures_leaves_dense_models_split() {
     let bytes = |spec: &ParallelSpec, name: &str| {
         let shape = shape(name);
         let map = map(spec, &shape);
-        map.weight_bytes(&Inventory::of(&shape), &map.coordinates(0))
+        map.share(&map.coordinates(0)).weight_bytes(&Inventory::of(&shape))
     };
     assert_eq!(bytes(&own, "llama-3.1-8b.json"), bytes(&none, "llama-3.1-8b.json"));
     assert!(bytes(&own, "deepseek-v3.json") > bytes(&none, "deepseek-v3.json"));
@@ -253,14 +258,14 @@ fn dense_layers_are_split_over_the_stage_or_within_a_context_rank() {
     let (within, whole) = (map(&within, &shape), map(&whole, &shape));
     assert_eq!(within.groups(GroupKind::Dense).groups, [[0, 1, 2, 3], [4, 5, 6, 7]]);
     assert_eq!(whole.groups(GroupKind::Dense).groups, [[0, 1, 2, 3, 4, 5, 6, 7]]);
-    let bytes = |map: &RankMap| map.weight_bytes(&inventory, &map.coordinates(0));
+    let bytes = |map: &RankMap| map.share(&map.coordinates(0)).weight_bytes(&inventory);
     let dense = 32 * 3 * 14_336 * 4096 * 2;
     assert_eq!(bytes(&within) - bytes(&whole), dense / 4 - dense / 8);
 
     // Tokens of both context ranks in a prompt; in decode both have the same.
     let sent = |load: StepLoad| {
         let kv = Serving::default().kv;
-        let sent = whole.exchanges(&shape, &inventory, &whole.coordinates(0), &load, kv);
+        let sent = exchanges(&whole, &shape, &inventory, &whole.coordinates(0), &load, kv);
         sent.iter().find(|one| one.group == GroupKind::Dense).expect("a dense group").bytes
     };
     let reduced = |tokens: u64| 32 * (tokens * 4096 * 2 * 2 / 8 * 7);

@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use playhouse_layout::{CrossDomain, ModelShape, WeightType};
 use playhouse_planner::dialect::{Dialect, Reading, read, write};
-use playhouse_planner::{CrossDomain, KvType, ModelShape, Plan, RuleSet, Serving, WeightType};
+use playhouse_planner::{KvType, Plan, RuleSet, Serving};
 
 fn shape(name: &str) -> ModelShape {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/models/{name}.json"));

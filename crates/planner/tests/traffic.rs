@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use playhouse_planner::{GroupKind, Inventory, ModelShape, Operation, RankMap, Serving, StepLoad};
+use playhouse_layout::{GroupKind, Inventory, ModelShape, RankMap};
+use playhouse_planner::{Operation, Serving, StepLoad, exchanges, rank_map};
 use playhouse_types::{ExpertParallel, ParallelSpec};
 
 fn shape(name: &str) -> ModelShape {
@@ -12,7 +13,7 @@ fn shape(name: &str) -> ModelShape {
 }
 
 fn map(spec: &ParallelSpec, shape: &ModelShape) -> RankMap {
-    RankMap::new(spec, shape).expect("a layout that can run")
+    rank_map(spec, shape).expect("a layout that can run")
 }
 
 /// A prompt of 1,000 tokens through Llama-3.1-8B on two ranks: two sums per layer and one for the
@@ -25,7 +26,7 @@ fn a_step_sends_what_megatron_sends() {
     let map = map(&spec, &shape);
     let load = StepLoad { prefill_tokens: 1000, decode_tokens: 0, sampled: 1 };
     let kv = Serving::default().kv;
-    let sent = map.exchanges(&shape, &inventory, &map.coordinates(0), &load, kv);
+    let sent = exchanges(&map, &shape, &inventory, &map.coordinates(0), &load, kv);
     let found: Vec<_> = sent.iter().map(|one| (one.group, one.calls, one.bytes)).collect();
     let (tensor, rows) = (GroupKind::Tensor, 1000 * 4096 * 2);
     assert_eq!(found, [(tensor, 65, 65 * rows), (tensor, 1, 128_256 * 2 / 2)]);
@@ -49,7 +50,7 @@ fn slices_of_an_expert_multiply_what_an_all_to_all_sends() {
         };
         let map = map(&spec, &shape);
         let kv = Serving::default().kv;
-        let sent = map.exchanges(&shape, &inventory, &map.coordinates(0), &load, kv);
+        let sent = exchanges(&map, &shape, &inventory, &map.coordinates(0), &load, kv);
         let all_to_all: Vec<_> =
             sent.iter().filter(|one| one.operation == Operation::AllToAll).collect();
         let [one] = all_to_all[..] else { panic!("{sent:?}") };
@@ -72,7 +73,7 @@ fn tensor_ranks_gather_what_each_has_back_from_the_experts() {
     let map = map(&spec, &shape);
     let load = StepLoad { prefill_tokens: 0, decode_tokens: 64, sampled: 64 };
     let kv = Serving::default().kv;
-    let sent = map.exchanges(&shape, &inventory, &map.coordinates(0), &load, kv);
+    let sent = exchanges(&map, &shape, &inventory, &map.coordinates(0), &load, kv);
     let gather = sent
         .iter()
         .find(|one| (one.group, one.operation) == (GroupKind::Tensor, Operation::AllGather));

@@ -75,8 +75,8 @@ impl Banner {
                 format!(
                     "{} of {} of {}",
                     plural(served.replicas.get() as usize, "replica"),
-                    plural(served.layout.stages, "stage"),
-                    plural(served.layout.tensor, "shard")
+                    plural(served.map.stages().len(), "stage"),
+                    plural(served.map.stage_ranks(), "shard")
                 ),
             ),
             ("device", venue.text.clone()),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use playhouse_cluster::{Blueprint, Blueprints, Split};
+use playhouse_cluster::{Blueprint, Blueprints};
 use playhouse_model::Dtype;
 use playhouse_scheduler::Limits;
 use playhouse_types::ParallelSpec;
@@ -35,38 +35,36 @@ impl Model {
     pub(crate) fn blueprints(self) -> Blueprints {
         // Those of processes hold no weights.
         let (model, known) = (Arc::new(self), Arc::<Mutex<Vec<Blueprint>>>::default());
-        Arc::new(move |split| {
+        Arc::new(move |layout| {
             let (model, known) = (Arc::clone(&model), Arc::clone(&known));
             Box::pin(async move {
-                let made = spawn_blocking(move || model.recall(&split, &known)).await;
+                let made = spawn_blocking(move || model.recall(&layout, &known)).await;
                 made.map_err(|why| why.to_string())?
             })
         })
     }
 
-    fn recall(&self, split: &Split, known: &Mutex<Vec<Blueprint>>) -> Result<Blueprint, String> {
+    fn recall(
+        &self,
+        layout: &ParallelSpec,
+        known: &Mutex<Vec<Blueprint>>,
+    ) -> Result<Blueprint, String> {
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(blueprint) = known.iter().find(|blueprint| blueprint.split == *split) {
+        if let Some(blueprint) = known.iter().find(|blueprint| blueprint.layout == *layout) {
             return Ok(blueprint.clone());
         }
         // The hint is about flags of `serve`. Several errors have lines of their own there.
-        let blueprint = self.blueprint(split);
+        let blueprint = self.blueprint(layout);
         let blueprint = blueprint.map_err(|why| why.message.replace("\nerror: ", "; "))?;
         known.extend(self.venue.control().map(|_| blueprint.clone()));
         Ok(blueprint)
     }
 
-    fn blueprint(&self, split: &Split) -> Result<Blueprint, CliError> {
-        let parallel = ParallelSpec {
-            tensor: split.tensor,
-            pipeline: split.pipeline,
-            pipeline_partition: split.partition.clone(),
-            micro_batch_max: self.micro_batch_max,
-            ..ParallelSpec::default()
-        };
+    fn blueprint(&self, layout: &ParallelSpec) -> Result<Blueprint, CliError> {
+        let parallel = ParallelSpec { micro_batch_max: self.micro_batch_max, ..layout.clone() };
         let Loaded { checkpoint, config, .. } = &*self.loaded;
         let served = ServedLayout::new(checkpoint, &parallel, &config.spec, self.dtype)?;
-        let stages = served.layout.stages;
+        let stages = served.map.stages().len();
         let concurrent_batches = self.concurrent_batches.unwrap_or(stages + 1);
         let limits = Limits {
             // A pipeline that has one step at a time need not split its batch.
@@ -77,8 +75,8 @@ impl Model {
             ..self.limits
         };
         Ok(Blueprint {
-            split: split.clone(),
-            layout: served.layout,
+            layout: layout.clone(),
+            map: Arc::clone(&served.map),
             concurrent_batches,
             limits,
             starter: self.venue.starters(&self.loaded, &served, &limits, self.cache)?,

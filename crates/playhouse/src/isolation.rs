@@ -255,17 +255,12 @@ fn remote(
             Dtype::F16 => playhouse_wire::Dtype::F16,
             Dtype::F32 => playhouse_wire::Dtype::F32,
         },
-        first_layer: number(shard.layers().start),
-        end_layer: number(shard.layers().end),
-        tensor: playhouse_wire::Place {
-            at: number(shard.tensor_rank()),
-            of: number(shard.tensor_size()),
-        },
+        share: *shard.share(),
+        groups: served.map.group_kinds(),
         threads: 1,
     };
     RemoteConfig {
-        layout: served.layout,
-        map: served.map.clone(),
+        map: Arc::clone(&served.map),
         loads: served.shards.iter().map(load).collect(),
         memory: MemoryNeeds {
             ranks: served.rank_bytes.clone(),

@@ -1,10 +1,12 @@
 //! From a parallel layout to what each rank of a replica holds.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
-use playhouse_cluster::{Layout, RankBytes, Share};
+use playhouse_cluster::{RankBytes, Share};
+use playhouse_layout::{ModelShape, RankMap};
 use playhouse_model::{Checkpoint, Dtype, KvCache, Shard, Weights};
-use playhouse_planner::{ModelShape, RankMap, Violation};
+use playhouse_planner::{Violation, rank_map};
 use playhouse_types::{DecoderSpec, ParallelSpec};
 
 use crate::error::CliError;
@@ -13,9 +15,7 @@ use crate::error::CliError;
 pub(crate) struct ServedLayout {
     pub(crate) replicas: NonZeroU32,
     /// Ranks of each replica.
-    pub(crate) layout: Layout,
-    /// The same, for the placement.
-    pub(crate) map: RankMap,
+    pub(crate) map: Arc<RankMap>,
     /// The part that each of them holds, stage by stage.
     pub(crate) shards: Vec<Shard>,
     /// The same, for people.
@@ -46,12 +46,9 @@ impl ServedLayout {
         spec: &DecoderSpec,
         dtype: Dtype,
     ) -> Result<Self, CliError> {
-        let map = rank_map(checkpoint, parallel)?;
-        let tensor = parallel.tensor as usize;
-        let layout = Layout { stages: parallel.pipeline as usize, tensor };
+        let map = Arc::new(replica_map(checkpoint, parallel)?);
         let mut served = Self {
             replicas: NonZeroU32::new(parallel.data).unwrap_or(NonZeroU32::MIN),
-            layout,
             shards: Vec::new(),
             shares: Vec::new(),
             rank_bytes: Vec::new(),
@@ -61,11 +58,9 @@ impl ServedLayout {
             bytes_per_block: 0,
             map,
         };
-        for at in served.map.ranks() {
-            let held = served.map.stages()[at.stage as usize];
-            let index = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-            let layers = index(held.first)..index(held.end());
-            let shard = Shard::new(spec, layers.clone(), at.stage_rank as usize, tensor);
+        let ranks = Arc::clone(&served.map);
+        for at in ranks.ranks() {
+            let shard = Shard::new(spec, &ranks.share(&at));
             let shard = shard.map_err(|why| CliError::usage(why.to_string()))?;
             let survey = Weights::survey(checkpoint, spec, &shard, dtype);
             let survey = survey.map_err(|why| CliError::failure(why.to_string()))?;
@@ -77,7 +72,7 @@ impl ServedLayout {
             served.dtype_name = survey.dtype.as_str();
             let attention = part.layers.first().map(|layer| &layer.attention);
             served.shares.push(Share {
-                layers,
+                layers: shard.layers(),
                 query_heads: attention.map_or(0, |attention| attention.heads),
                 kv_heads: attention.map_or(0, |attention| attention.kv_heads),
                 weight_bytes: weights,
@@ -89,12 +84,12 @@ impl ServedLayout {
 
     /// Ranks of all replicas.
     pub(crate) fn world(&self) -> usize {
-        self.replicas.get() as usize * self.layout.ranks()
+        self.replicas.get() as usize * self.map.replica_ranks()
     }
 }
 
 /// The ranks of one replica.
-fn rank_map(checkpoint: &Checkpoint, parallel: &ParallelSpec) -> Result<RankMap, CliError> {
+fn replica_map(checkpoint: &Checkpoint, parallel: &ParallelSpec) -> Result<RankMap, CliError> {
     let served = ParallelSpec {
         tensor: parallel.tensor,
         pipeline: parallel.pipeline,
@@ -116,6 +111,6 @@ fn rank_map(checkpoint: &Checkpoint, parallel: &ParallelSpec) -> Result<RankMap,
         let lines: Vec<_> = broken.iter().map(ToString::to_string).collect();
         CliError::usage(format!("the layout cannot run: {}", lines.join("\nerror: ")))
     };
-    RankMap::new(parallel, &shape).map_err(refused)?;
-    RankMap::new(&ParallelSpec { data: 1, ..served }, &shape).map_err(refused)
+    rank_map(parallel, &shape).map_err(refused)?;
+    rank_map(&ParallelSpec { data: 1, ..served }, &shape).map_err(refused)
 }

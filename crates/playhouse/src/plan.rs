@@ -11,8 +11,9 @@ mod sources;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use playhouse_layout::{CrossDomain, ModelShape};
 use playhouse_planner::dialect::{self, Dialect, Document, Reading};
-use playhouse_planner::{CrossDomain, Goal, Hardware, ModelShape, Plan, Serving, Wish, recommend};
+use playhouse_planner::{Goal, Hardware, Plan, Serving, Wish, recommend};
 use serde::Serialize;
 
 use self::said::Said;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use playhouse_collectives::{AbortHandle, Communicator, GroupSpec, Member, Secret};
 use playhouse_engine::{EngineConfig, EngineEvent, StepPort};
+use playhouse_layout::GroupKind;
 use playhouse_model::{Groups, Model, Weights};
 use playhouse_ops::Threads;
 use playhouse_types::{DecoderSpec, Epoch};
@@ -42,25 +43,24 @@ pub(crate) struct GroupSeat {
 // === impl RankModel ===
 
 impl RankModel {
-    /// Starts an engine that first joins its groups, on its own thread: the ranks of its stage, and
-    /// its chain of stages. `abort` ends both, and the joins as well.
+    /// Starts an engine that first joins its groups, on its own thread. `abort` ends them, and the joins as
+    /// well.
     ///
     /// # Errors
     /// When the system refuses a thread.
     pub(crate) fn start(
         &self,
         config: EngineConfig,
-        [tensor, pipeline]: [GroupSeat; 2],
+        groups: Vec<(GroupKind, GroupSeat)>,
         abort: AbortHandle,
         on_event: impl Fn(EngineEvent) + Send + 'static,
     ) -> io::Result<(StepPort, JoinHandle<()>)> {
         let Self { spec, weights, threads } = self.clone();
         let epoch = config.epoch;
         let build = move || {
-            let groups = Groups {
-                tensor: tensor.join(epoch, &abort)?,
-                pipeline: pipeline.join(epoch, &abort)?,
-            };
+            let join = |(kind, seat): (GroupKind, GroupSeat)| Ok((kind, seat.join(epoch, &abort)?));
+            let groups: Result<Groups, String> = groups.into_iter().map(join).collect();
+            let groups = groups?;
             Ok(Arc::new(Model::new(&spec, weights, groups, threads)))
         };
         playhouse_engine::spawn(build, config, on_event)
@@ -74,9 +74,6 @@ impl GroupSeat {
     fn join(self, Epoch(epoch): Epoch, abort: &AbortHandle) -> Result<Communicator, String> {
         let Self { name, secret, members, rank, listener } = self;
         let size = members.len();
-        if size == 1 {
-            return Ok(Communicator::solo());
-        }
         let spec = GroupSpec {
             group: name,
             epoch,

@@ -20,7 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use playhouse_cluster::{
-    AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, Split, StartError, StepDeadline,
+    AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, StartError, StepDeadline,
+    replica_layout,
 };
 use playhouse_gateway::{ApiKey, Gateway, GatewayConfig, serve};
 use playhouse_model::{Dtype, GenerationDefaults};
@@ -189,9 +190,9 @@ async fn run_cluster(
         concurrent_batches: args.max_concurrent_batches.map(NonZeroUsize::get),
     }
     .blueprints();
-    let desired = Desired { replicas: served.replicas.get(), split: split(&parallel) };
+    let desired = Desired { replicas: served.replicas.get(), layout: replica_layout(&parallel) };
     // Whatever is wrong with it is said before anybody is waited for.
-    let _first = blueprints(desired.split.clone()).await.map_err(CliError::failure)?;
+    let _first = blueprints(desired.layout.clone()).await.map_err(CliError::failure)?;
     if let Some(control) = control.as_ref().filter(|_| args.cluster_listen.is_some()) {
         if let Some(file) = &args.join_token_file {
             join_token::keep(file, control)?;
@@ -339,12 +340,6 @@ fn place(args: &ServeArgs, served: &ServedLayout) -> Result<Place, CliError> {
             Place::Nodes(address, Box::new(trust), devices)
         }
     })
-}
-
-/// How each replica is divided.
-fn split(parallel: &ParallelSpec) -> Split {
-    let ParallelSpec { tensor, pipeline, pipeline_partition: partition, .. } = parallel.clone();
-    Split { tensor, pipeline, partition }
 }
 
 fn step_deadline(args: &ServeArgs) -> StepDeadline {

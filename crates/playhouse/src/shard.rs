@@ -17,6 +17,7 @@ use clap::Args;
 use playhouse_cluster::{HeadAddress, Loading, RankEngine, RankHost, ReadProgress, Way, run_rank};
 use playhouse_collectives::{AbortHandle, Member, Secret};
 use playhouse_engine::{EngineConfig, EngineEvent};
+use playhouse_layout::GroupKind;
 use playhouse_link::Identity;
 use playhouse_model::{Checkpoint, Dtype, ModelConfig, Shard, Weights};
 use playhouse_ops::Threads;
@@ -60,7 +61,7 @@ struct Host {
 struct Held {
     loaded: Option<(Load, Files, RankModel, CheckpointDigest)>,
     /// For the next epoch's groups.
-    listeners: Option<[TcpListener; 2]>,
+    listeners: Option<Vec<(GroupKind, TcpListener)>>,
 }
 
 /// Obeys the head until it is gone.
@@ -148,10 +149,10 @@ impl RankHost for Host {
     }
 
     fn start(&self, join: Join, sink: Box<dyn Fn(EngineEvent) + Send>) -> io::Result<RankEngine> {
-        let Join { epoch, tensor, pipeline, kv_blocks, max_num_seqs } = join;
+        let Join { epoch, groups, kv_blocks, max_num_seqs } = join;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let listeners = held.listeners.take();
-        let Some(((_, _, model, _), [stage, chain])) = held.loaded.as_ref().zip(listeners) else {
+        let Some(((_, _, model, _), mut listeners)) = held.loaded.as_ref().zip(listeners) else {
             return Err(io::Error::other("nothing was loaded for this epoch"));
         };
         let config = EngineConfig {
@@ -159,7 +160,13 @@ impl RankHost for Host {
             kv_blocks: kv_blocks as usize,
             max_num_seqs: max_num_seqs as usize,
         };
-        let groups = [group_seat(tensor, stage)?, group_seat(pipeline, chain)?];
+        let seat = |(kind, group): (GroupKind, Group)| {
+            let at = listeners.iter().position(|(other, _)| *other == kind).ok_or_else(|| {
+                io::Error::other(format!("it does not listen for its {} group", kind.label()))
+            })?;
+            Ok((kind, group_seat(group, listeners.swap_remove(at).1)?))
+        };
+        let groups = groups.into_iter().map(seat).collect::<io::Result<_>>()?;
         let abort = AbortHandle::new();
         let (port, thread) = model.start(config, groups, abort.clone(), sink)?;
         Ok(RankEngine::of_thread(port, thread, move || abort.abort()))
@@ -181,13 +188,14 @@ impl Host {
             }
         };
         let (_, _, _, checkpoint) = *held.loaded.insert(kept);
-        let listeners = [self.listen()?, self.listen()?];
-        let member = |listener: &TcpListener| -> Result<_, String> {
+        let listen = |kind: &GroupKind| Ok((*kind, self.listen()?));
+        let listeners = load.groups.iter().map(listen).collect::<Result<Vec<_>, String>>()?;
+        let member = |(kind, listener): &(GroupKind, TcpListener)| {
             let address = listener.local_addr().map_err(|why| why.to_string())?.to_string();
-            Ok(playhouse_wire::Member { machine: self.machine.clone(), address })
+            Ok((*kind, playhouse_wire::Member { machine: self.machine.clone(), address }))
         };
-        let [tensor, pipeline] = &listeners;
-        let loaded = Loaded { tensor: member(tensor)?, pipeline: member(pipeline)?, checkpoint };
+        let members = listeners.iter().map(member).collect::<Result<_, String>>()?;
+        let loaded = Loaded { members, checkpoint };
         held.listeners = Some(listeners);
         Ok(loaded)
     }
@@ -227,9 +235,7 @@ fn read(load: &Load, progress: &dyn Fn(u64, u64)) -> Result<(RankModel, Checkpoi
     let config = ModelConfig::read(&checkpoint).map_err(|why| why.to_string())?;
     let digest = loading::digest(&checkpoint, &config).map_err(|why| why.to_string())?;
     let spec = config.spec;
-    let layers = load.first_layer as usize..load.end_layer as usize;
-    let (at, of) = (load.tensor.at as usize, load.tensor.of as usize);
-    let shard = Shard::new(&spec, layers, at, of).map_err(|why| why.to_string())?;
+    let shard = Shard::new(&spec, &load.share).map_err(|why| why.to_string())?;
     let dtype = match load.dtype {
         playhouse_wire::Dtype::Auto => Dtype::Auto,
         playhouse_wire::Dtype::Bf16 => Dtype::Bf16,
@@ -261,7 +267,8 @@ mod tests {
     use std::fs::File;
     use std::time::Duration;
 
-    use playhouse_wire::{Dtype, Place};
+    use playhouse_layout::{Share, Slice};
+    use playhouse_wire::Dtype;
 
     use super::*;
 
@@ -278,9 +285,8 @@ mod tests {
         let load = Load {
             model: Some(folder.display().to_string()),
             dtype: Dtype::Auto,
-            first_layer: 0,
-            end_layer: 1,
-            tensor: Place { at: 0, of: 1 },
+            share: Share { layers: Slice { first: 0, count: 1 }, ..Share::whole(2) },
+            groups: Vec::new(),
             threads: 1,
         };
         let head = SocketAddr::from(([127, 0, 0, 1], 1));
@@ -291,7 +297,7 @@ mod tests {
             bytes.get() > 0
         };
         assert!(read(&load) && !read(&load) && !read(&load), "what is held is not read again");
-        assert!(read(&Load { end_layer: 2, ..load.clone() }), "another part is");
+        assert!(read(&Load { share: Share::whole(2), ..load.clone() }), "another part is");
         assert!(read(&load) && !read(&load));
         let weights = File::options().write(true).open(folder.join("model.safetensors"));
         let earlier = SystemTime::now() - Duration::from_secs(60);

@@ -6,10 +6,11 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use playhouse_cluster::{
-    HEAD, Layout, Rank, RankEvent, RankHandle, RankPort, RankSink, StartedRank, Whereabouts,
+    HEAD, RankEvent, RankHandle, RankPort, RankSink, StartedRank, Whereabouts,
 };
 use playhouse_collectives::{AbortHandle, Member, Secret};
 use playhouse_engine::{EngineConfig, EngineEvent};
+use playhouse_layout::{Coordinates, GroupKind, RankId, RankMap};
 use playhouse_model::{Shard, Weights};
 use playhouse_ops::Threads;
 use playhouse_scheduler::Limits;
@@ -84,7 +85,7 @@ impl ThreadRanks {
         limits: &Limits,
     ) -> Result<StarterMaker, CliError> {
         let weights = self.weights(loaded, served)?;
-        let (layout, threads_each) = (served.layout, self.threads_each);
+        let (map, threads_each) = (Arc::clone(&served.map), self.threads_each);
         let (kv_blocks, max_num_seqs) = (limits.kv_blocks as usize, limits.max_num_seqs);
         let spec = loaded.config.spec.clone();
         Ok(Arc::new(move || {
@@ -97,9 +98,10 @@ impl ThreadRanks {
                 aborted: Arc::default(),
             };
             let ranks: Vec<_> = (0..weights.len()).map(rank).collect();
-            Arc::new(move |epoch, rank: Rank, sink| {
+            let map = Arc::clone(&map);
+            Arc::new(move |epoch, rank: RankId, sink| {
                 let config = EngineConfig { epoch, kv_blocks, max_num_seqs };
-                ranks[rank.stage * layout.tensor + rank.tensor].start(layout, rank, config, sink)
+                ranks[rank.at()].start(&map, rank, config, sink)
             })
         }))
     }
@@ -136,27 +138,31 @@ impl ThreadRanks {
 impl ThreadRank {
     fn start(
         &self,
-        layout: Layout,
-        rank: Rank,
+        map: &RankMap,
+        rank: RankId,
         config: EngineConfig,
         sink: RankSink,
     ) -> io::Result<StartedRank> {
-        let model = self.model(rank)?;
-        let Rank { replica, stage, tensor } = rank;
+        let model = self.model(map, rank)?;
+        let RankId { replica, index } = rank;
         let pid = std::process::id();
-        let seat = |name: String, size: usize, rank: usize| GroupSeat {
-            name: format!("playhouse-{pid}-{replica}-{name}"),
-            // Of use between machines alone.
-            secret: Secret([0; 32]),
-            members: vec![Member { machine: "this process".to_owned(), address: None }; size],
-            rank,
-            listener: None,
+        let seat = |kind: GroupKind| {
+            let (at, ranks) = map.group_of(kind, index);
+            // A group is called after its first rank.
+            let first = ranks.first().copied().unwrap_or_default();
+            let member = Member { machine: "this process".to_owned(), address: None };
+            let seat = GroupSeat {
+                name: format!("playhouse-{pid}-{replica}-{}-{first}", kind.label()),
+                // Of use between machines alone.
+                secret: Secret([0; 32]),
+                members: vec![member; ranks.len()],
+                rank: at,
+                listener: None,
+            };
+            (kind, seat)
         };
-        let groups = [
-            seat(format!("s{stage}"), layout.tensor, tensor),
-            seat(format!("t{tensor}"), layout.stages, stage),
-        ];
-        let device = (replica.0 as usize * layout.stages + stage) * layout.tensor + tensor;
+        let groups = map.group_kinds().into_iter().map(seat).collect();
+        let device = replica.0 as usize * map.replica_ranks() + rank.at();
         let (node, device) = (HEAD.to_owned(), format!("cpu:{device}"));
         sink(RankEvent::Seated(Whereabouts { node, device, pid }));
         let (ended, end) = oneshot::channel();
@@ -183,21 +189,22 @@ impl ThreadRank {
 
     /// What a new engine computes with. Threads of an engine that hangs are not waited for, but left
     /// behind, up to [`HUNG_MAX`] of them.
-    fn model(&self, rank: Rank) -> io::Result<RankModel> {
+    fn model(&self, map: &RankMap, rank: RankId) -> io::Result<RankModel> {
         let mut aborted = lock(&self.aborted);
         aborted.retain(|engine| engine.strong_count() > 0);
-        let Rank { replica, stage, tensor } = rank;
+        let Coordinates { stage, stage_rank, .. } = map.coordinates(rank.index);
         let hung = aborted.len();
         if hung >= HUNG_MAX {
             return Err(io::Error::other(format!(
-                "{hung} engine threads of stage {stage} shard {tensor} hang and cannot be ended: \
+                "{hung} engine threads of stage {stage} shard {stage_rank} hang and cannot be ended: \
                  restart the server, and give it --isolation process, so that ranks can be killed"
             )));
         }
         let (spec, weights) = (self.spec.clone(), self.weights[self.index].clone());
         let mut model = RankModel { spec, weights, threads: self.threads.clone() };
         if hung > 0 {
-            warn!(%replica, stage, tensor, hung, "an engine thread hangs: it keeps its KV cache");
+            let replica = rank.replica;
+            warn!(%replica, stage, shard = stage_rank, hung, "an engine thread hangs: it keeps its KV cache");
             // It may hold its pool.
             let count = NonZeroUsize::new(model.threads.count()).unwrap_or(NonZeroUsize::MIN);
             model.threads = Threads::new(count);

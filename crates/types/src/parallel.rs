@@ -156,7 +156,19 @@ pub struct ExpertBalance {
 }
 
 /// Which experts a rank of the expert group holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum ExpertPlacement {
     /// Consecutive experts; the first ranks hold one more when they do not divide evenly.

@@ -44,7 +44,7 @@ pub use node::{
 };
 pub use note::{Exit, ExitStatus, HeadNote, PeerNote};
 pub use peer::{BadName, NAME_BYTES_MAX, PeerId, Role};
-pub use shard::{Dtype, Group, Join, Load, Loaded, Member, Place, ShardCommand, ShardEvent};
+pub use shard::{Dtype, Group, Join, Load, Loaded, Member, ShardCommand, ShardEvent};
 pub use step::{StepCommand, StepEvent};
 
 /// The version of every message of this crate. Any change of their bytes raises it.

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use playhouse_layout::{GroupKind, Share};
 use playhouse_types::{CheckpointDigest, Epoch};
 
 use crate::Request;
@@ -24,12 +25,10 @@ pub struct Load {
     pub model: Option<String>,
     /// In which type weights are held.
     pub dtype: Dtype,
-    /// First layer it holds.
-    pub first_layer: u32,
-    /// Behind the last layer it holds.
-    pub end_layer: u32,
-    /// Which share of those layers it holds.
-    pub tensor: Place,
+    /// What it holds of the model.
+    pub share: Share,
+    /// The kinds of its groups: those that are split over several ranks.
+    pub groups: Vec<GroupKind>,
     /// CPU threads.
     pub threads: u32,
 }
@@ -39,10 +38,8 @@ pub struct Load {
 pub struct Join {
     /// Plans of other epochs are refused.
     pub epoch: Epoch,
-    /// The ranks of its stage.
-    pub tensor: Group,
-    /// The ranks with its share of the layers, one of each stage.
-    pub pipeline: Group,
+    /// The groups it computes with, as `Load` names them.
+    pub groups: Vec<(GroupKind, Group)>,
     /// Blocks of its KV cache.
     pub kv_blocks: u32,
     /// Sequences that have a seat.
@@ -60,15 +57,6 @@ pub enum Dtype {
     F16,
     /// IEEE single.
     F32,
-}
-
-/// A place in one dimension.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub struct Place {
-    /// Counted from 0.
-    pub at: u32,
-    /// Size of the dimension; 1 when it is not split.
-    pub of: u32,
 }
 
 /// Ranks that exchange tensors.
@@ -114,10 +102,8 @@ pub enum ShardEvent {
 /// A shard with weights.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Loaded {
-    /// Where it meets the ranks of its stage.
-    pub tensor: Member,
-    /// Where it meets the ranks of its chain.
-    pub pipeline: Member,
+    /// Where it meets the other ranks of each of its groups.
+    pub members: Vec<(GroupKind, Member)>,
     /// The checkpoint that it is a part of.
     pub checkpoint: CheckpointDigest,
 }

@@ -9,6 +9,7 @@ use playhouse_cluster::{
     Answer, Change, ClusterStatus, DeploymentStatus, Ledger, NoToken, NotRevoked, Operation,
     OperationId, Phase, Refused,
 };
+use playhouse_types::ParallelSpec;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -59,8 +60,8 @@ impl Operations for Script {
 /// With one operation under way.
 fn script() -> Script {
     let ledger = Ledger::in_memory();
-    let split = playhouse_cluster::Split { tensor: 1, pipeline: 1, partition: None };
-    let desired = playhouse_cluster::Desired { replicas: 1, split };
+    let layout = ParallelSpec { tensor: 1, pipeline: 1, ..ParallelSpec::default() };
+    let desired = playhouse_cluster::Desired { replicas: 1, layout };
     let change = Change::UndrainNode { node: "n".to_owned() };
     let aims = (desired, ledger.drained());
     ledger.begin(change, None, aims, SystemTime::now()).expect("it is the first");

@@ -239,9 +239,9 @@ impl From<Desired> for Shape {
     fn from(desired: Desired) -> Self {
         Self {
             data_parallel: desired.replicas,
-            tensor_parallel: desired.split.tensor,
-            pipeline_parallel: desired.split.pipeline,
-            pipeline_partition: desired.split.partition,
+            tensor_parallel: desired.layout.tensor,
+            pipeline_parallel: desired.layout.pipeline,
+            pipeline_partition: desired.layout.pipeline_partition,
         }
     }
 }
@@ -325,11 +325,11 @@ impl From<&At> for Phase {
 impl From<Changed> for Change {
     fn from(change: Changed) -> Self {
         match change {
-            Changed::Deployment { replicas, split, force } => Self::Deployment {
+            Changed::Deployment { replicas, layout, force } => Self::Deployment {
                 data_parallel: replicas,
-                tensor_parallel: split.as_ref().map(|split| split.tensor),
-                pipeline_parallel: split.as_ref().map(|split| split.pipeline),
-                pipeline_partition: split.and_then(|split| split.partition),
+                tensor_parallel: layout.as_ref().map(|layout| layout.tensor),
+                pipeline_parallel: layout.as_ref().map(|layout| layout.pipeline),
+                pipeline_partition: layout.and_then(|layout| layout.pipeline_partition),
                 force,
             },
             Changed::DrainReplica { replica, deadline, force } => Self::DrainReplica {

@@ -11,9 +11,9 @@ use playhouse_admin::{AdminConfig, AuditLog, Operations, serve, view};
 use playhouse_cluster::{
     Answer, Begun, Change, ClusterStatus, DeploymentStatus, Desired, DeviceStatus, Ledger, NoToken,
     NodeStatus, NotRevoked, Operation, OperationId, Phase, Progress, Refused, ReplicaState,
-    ReplicaStatus, ShardState, ShardStatus, Share, Split, StageStatus, Whereabouts,
+    ReplicaStatus, ShardState, ShardStatus, Share, StageStatus, Whereabouts,
 };
-use playhouse_types::{Epoch, ReplicaId};
+use playhouse_types::{Epoch, ParallelSpec, ReplicaId};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -53,8 +53,13 @@ impl Script {
     /// Without an operation.
     pub(crate) fn idle() -> Self {
         let ledger = Arc::new(Ledger::in_memory());
-        let split = Split { tensor: 2, pipeline: 2, partition: Some(vec![10, 14]) };
-        ledger.set_desired(Desired { replicas: 3, split }).expect("there is no journal");
+        let layout = ParallelSpec {
+            tensor: 2,
+            pipeline: 2,
+            pipeline_partition: Some(vec![10, 14]),
+            ..ParallelSpec::default()
+        };
+        ledger.set_desired(Desired { replicas: 3, layout }).expect("there is no journal");
         Self {
             status: Arc::new(cluster()),
             create_token: |ttl| Ok(format!("token for {} s", ttl.as_secs())),
@@ -111,7 +116,7 @@ impl Operations for Script {
         }
         let desired = self.ledger.desired().map(|desired| desired.replicas);
         if dry_run
-            && matches!(change, Change::Deployment { replicas, split: None, .. } if replicas == desired)
+            && matches!(change, Change::Deployment { replicas, layout: None, .. } if replicas == desired)
         {
             return Ok(Answer::Planned(Vec::new()));
         }
@@ -119,7 +124,9 @@ impl Operations for Script {
             return Ok(Answer::Planned(STEPS.map(str::to_owned).to_vec()));
         }
         match self.begin(change, key)? {
-            Begun::New(operation) | Begun::Known(operation) => Ok(Answer::Accepted(operation)),
+            Begun::New(operation) | Begun::Known(operation) => {
+                Ok(Answer::Accepted(Box::new(operation)))
+            }
         }
     }
 
@@ -140,10 +147,15 @@ impl Operations for Script {
 pub(crate) fn changes() -> Vec<Change> {
     let (replica, node) = (ReplicaId(1), || "node".to_owned());
     let (deadline, force) = (Duration::from_secs(30), true);
-    let split = Split { tensor: 1, pipeline: 2, partition: Some(vec![1, 2]) };
+    let layout = ParallelSpec {
+        tensor: 1,
+        pipeline: 2,
+        pipeline_partition: Some(vec![1, 2]),
+        ..ParallelSpec::default()
+    };
     vec![
-        Change::Deployment { replicas: None, split: Some(split), force },
-        Change::Deployment { replicas: Some(0), split: None, force },
+        Change::Deployment { replicas: None, layout: Some(layout), force },
+        Change::Deployment { replicas: Some(0), layout: None, force },
         Change::DrainReplica { replica, deadline, force },
         Change::RestartReplica { replica },
         Change::RemoveReplica { replica, deadline, force },

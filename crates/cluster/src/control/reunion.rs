@@ -15,7 +15,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use playhouse_types::{Epoch, ReplicaId};
+use playhouse_layout::RankId;
+use playhouse_types::{Epoch, ParallelSpec, ReplicaId};
 use playhouse_wire::{Exit, Running};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -24,8 +25,8 @@ use tracing::info;
 use super::{ControlPlane, Hold, Inner, Process, Side, lock};
 use crate::ledger::Drained;
 use crate::nodes::Seat;
-use crate::operation::{Desired, Split};
-use crate::rank::Rank;
+use crate::operation::{Desired, ranks_of};
+use crate::rank::rank_of_process;
 
 /// How long to wait for the next node or process: they look for the head every two seconds, and one
 /// that began to just before its start hears of it a second later.
@@ -52,13 +53,13 @@ struct Table {
     /// Processes that have come, by name.
     arrived: HashMap<String, Side>,
     /// Those that may be taken over.
-    found: HashMap<Rank, Process>,
+    found: HashMap<RankId, Process>,
 }
 
 /// A process of a node. Dropping it ends it.
 #[derive(Debug)]
 struct Offered {
-    rank: Rank,
+    rank: RankId,
     seat: Seat,
     pid: u32,
     exited: watch::Receiver<Option<Exit>>,
@@ -90,7 +91,7 @@ impl ControlPlane {
             let mut came = reunion.came.subscribe();
             let over = || {
                 let table = lock(&reunion.table);
-                table.whole(&desired.split) >= serving || hosts.is_some_and(|it| table.has_all(it))
+                table.whole(&desired.layout) >= serving || hosts.is_some_and(|it| table.has_all(it))
             };
             while !over() {
                 if timeout(QUIET, came.changed()).await.is_err() {
@@ -119,7 +120,7 @@ impl ControlPlane {
 
     /// The process that an earlier head has left for a rank on its seat, if it can begin this epoch
     /// (**RE-1**). Others that are in the way end.
-    pub(crate) fn adopt(&self, rank: Rank, seat: &Seat, epoch: Epoch) -> Option<Process> {
+    pub(crate) fn adopt(&self, rank: RankId, seat: &Seat, epoch: Epoch) -> Option<Process> {
         let mut table = lock(&self.inner.reunion.table);
         let process = table.found.remove(&rank);
         table.found.retain(|_, other| other.seat != *seat);
@@ -131,7 +132,7 @@ impl ControlPlane {
     }
 
     /// Ends what an earlier head has left for a rank that shall not run.
-    pub(crate) fn disown(&self, rank: Rank) {
+    pub(crate) fn disown(&self, rank: RankId) {
         lock(&self.inner.reunion.table).found.remove(&rank);
     }
 }
@@ -143,7 +144,7 @@ impl Inner {
     pub(super) fn offered(self: &Arc<Self>, running: Vec<Running>, node: &str) {
         let offer = |Running { name, device, pid }| {
             let hold = Hold::There { pid, node: node.to_owned(), control: Arc::downgrade(self) };
-            let rank = Rank::of_process(&name);
+            let rank = rank_of_process(&name);
             let (rank, seat) = rank.zip(self.nodes.seat(node, device))?;
             let exited = self.nodes.watch_process(node, pid);
             Some((name, Offered { rank, seat, pid, exited, hold }))
@@ -180,13 +181,13 @@ impl Reunion {
 
 impl Table {
     /// Replicas of which every rank is there.
-    fn whole(&self, split: &Split) -> usize {
+    fn whole(&self, layout: &ParallelSpec) -> usize {
         let there = |(name, it): (&String, &Offered)| {
-            (self.arrived.contains_key(name) && it.rank.fits(split)).then_some(it.rank)
+            (self.arrived.contains_key(name) && it.rank.at() < ranks_of(layout)).then_some(it.rank)
         };
-        let there: HashSet<Rank> = self.offered.iter().filter_map(there).collect();
+        let there: HashSet<RankId> = self.offered.iter().filter_map(there).collect();
         let ranks = count(there.into_iter());
-        ranks.values().filter(|ranks| **ranks == split.ranks()).count()
+        ranks.values().filter(|ranks| **ranks == ranks_of(layout)).count()
     }
 
     /// Whether these nodes are back, with every process that they run, and no process without its node.
@@ -205,7 +206,7 @@ impl Table {
         for (name, offered) in self.offered.drain() {
             let Some((peer, inbox)) = arrived.remove(&name) else { continue };
             let Offered { rank, seat, pid, exited, hold } = offered;
-            if !rank.fits(&desired.split) || drained.replicas.contains(&rank.replica) {
+            if rank.at() >= ranks_of(&desired.layout) || drained.replicas.contains(&rank.replica) {
                 continue;
             }
             let whereabouts = seat.whereabouts(pid);
@@ -226,17 +227,16 @@ impl Table {
         for (rank, process) in &self.found {
             let epoch = epochs.entry(rank.replica).or_default();
             *epoch = process.peer.epoch().max(*epoch);
-            let nobody = || vec![None; desired.split.ranks()];
+            let nobody = || vec![None; ranks_of(&desired.layout)];
             let seats = seats.entry(rank.replica).or_insert_with(nobody);
-            let at = rank.stage * desired.split.tensor as usize + rank.tensor;
-            seats[at] = Some(process.seat.clone());
+            seats[rank.at()] = Some(process.seat.clone());
         }
         (epochs, seats)
     }
 }
 
 /// How many ranks of each replica there are.
-fn count(ranks: impl Iterator<Item = Rank>) -> HashMap<ReplicaId, usize> {
+fn count(ranks: impl Iterator<Item = RankId>) -> HashMap<ReplicaId, usize> {
     let mut count = HashMap::new();
     ranks.for_each(|rank| *count.entry(rank.replica).or_default() += 1);
     count

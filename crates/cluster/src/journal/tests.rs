@@ -74,7 +74,7 @@ fn a_deleted_or_replaced_file_takes_no_record_until_it_is_rewritten() {
 #[test]
 fn a_file_of_somebody_else_is_left_alone() {
     let folder = Folder::new();
-    for text in ["PLAYJNL2", "dear diary", "PLAYJ\n"] {
+    for text in ["PLAYJNL3", "dear diary", "PLAYJ\n"] {
         fs::write(folder.path().join("journal"), text).expect("the folder can be written");
         let refused = Journal::open(folder.path()).expect_err(text).to_string();
         assert!(refused.contains("is not a journal of this version"), "{refused}");

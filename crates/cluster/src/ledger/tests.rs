@@ -2,16 +2,17 @@
 
 use std::fs;
 
+use playhouse_types::ParallelSpec;
+
 use super::folder::Folder;
 use super::*;
-use crate::operation::Split;
 
 fn scale(replicas: u32) -> Change {
-    Change::Deployment { replicas: Some(replicas), split: None, force: false }
+    Change::Deployment { replicas: Some(replicas), layout: None, force: false }
 }
 
 fn desired(replicas: u32) -> Desired {
-    Desired { replicas, split: Split { tensor: 2, pipeline: 1, partition: None } }
+    Desired { replicas, layout: ParallelSpec { tensor: 2, pipeline: 1, ..ParallelSpec::default() } }
 }
 
 fn begin(ledger: &Ledger, replicas: u32, key: Option<&str>) -> Result<Begun, Refused> {
@@ -255,9 +256,40 @@ fn records_are_written_like_this() {
     assert_eq!(String::from_utf8_lossy(&encoded), expected);
     assert_eq!(Record::decode(&encoded).expect("it reads"), Record::Ended(operation));
     let desired = Record::Desired(desired(2)).encode();
-    let expected =
-        r#"{"desired":{"replicas":2,"split":{"tensor":2,"pipeline":1,"partition":null}}}"#;
-    assert_eq!(String::from_utf8_lossy(&desired), expected);
+    let expected = r#"{"desired":{"replicas":2,"layout":{"tensor":2,"pipeline":1,"#;
+    let desired = String::from_utf8_lossy(&desired);
+    assert!(desired.starts_with(expected), "{desired}");
+}
+
+/// **LED-3**, and **J-7** of `journal`: what a head wrote that knew stages and tensor ranks alone.
+#[test]
+fn a_journal_of_version_1_is_taken_over() {
+    let folder = Folder::new();
+    let path = folder.path().join("journal");
+    fs::create_dir_all(folder.path()).expect("writable");
+    let written = include_bytes!("version-1.journal");
+    fs::write(&path, written).expect("writable");
+    for turn in 0..2 {
+        let (ledger, recovered) = Ledger::open(folder.path()).expect("it is read");
+        assert_eq!(recovered.desired, Some(desired(2)), "turn {turn}");
+        assert_eq!(recovered.interrupted, None);
+        let known = ledger.known(&scale(2), Some("first")).expect("it is the same");
+        assert_eq!(known.expect("it is kept").id, OperationId(1));
+        let operations = ledger.operations();
+        let layouts = operations.iter().map(|operation| match &operation.change {
+            Change::Deployment { layout, .. } => layout.as_ref().map(|layout| layout.tensor),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(layouts.collect::<Vec<_>>(), [None, Some(2)]);
+        let now = fs::read(&path).expect("it is there");
+        assert!(now.starts_with(b"PLAYJNL2"), "it is of this version");
+        assert_eq!(now[8..], written[8..], "with the same records");
+    }
+    let (ledger, _) = Ledger::open(folder.path()).expect("it is read");
+    ledger.end(new(&ledger, 3), Phase::Done);
+    drop(ledger);
+    let (_, recovered) = Ledger::open(folder.path()).expect("it is read");
+    assert_eq!(recovered.desired, Some(desired(3)));
 }
 
 /// Says to the test below that it is the process whose files cannot grow.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use playhouse_planner::{CrossDomain, DeviceType, Hardware, Node, Placement, RankMap};
+use playhouse_layout::{CrossDomain, DeviceIndex, Machine, Placement, RankMap};
 use playhouse_types::ReplicaId;
 
 use super::{Floor, Free, Seat};
@@ -61,19 +61,17 @@ impl Floor {
         own: &[Seat],
         map: &RankMap,
     ) -> Result<Vec<Seat>, String> {
-        let cpu = DeviceType::find("cpu").ok_or("the planner knows no CPUs")?;
-        let nodes = free.iter().map(|(name, devices)| Node {
+        let machines = free.iter().map(|(name, devices)| Machine {
             name: name.clone(),
             devices: u32::try_from(devices.len()).unwrap_or(u32::MAX),
-            device: cpu,
             domain: name.clone(),
         });
-        let hardware = Hardware { nodes: nodes.collect() };
+        let machines: Vec<_> = machines.collect();
         let sat = !own.is_empty();
         let previous = sat.then(|| previous(own, &free, map)).flatten();
-        let placed = Placement::new(map, &hardware, CrossDomain::Warn, previous.as_ref());
+        let placed = Placement::new(map, &machines, CrossDomain::Warn, previous.as_ref());
         let placed = placed.map_err(|why| format!("{replica}: {why}"))?;
-        let seat = |seat: &playhouse_planner::Seat| {
+        let seat = |seat: &DeviceIndex| {
             let (node, devices) = &free[seat.node as usize];
             let (device, threads) = devices[seat.device as usize];
             Seat { node: node.clone(), device, threads }
@@ -160,11 +158,11 @@ fn previous(seats: &[Seat], free: &Free, map: &RankMap) -> Option<Placement> {
     // A node that is gone: no seat of it exists any more.
     let nodes: Vec<String> = nodes.chain([String::new()]).collect();
     let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    let gone = playhouse_planner::Seat { node: number(free.len()), device: 0 };
+    let gone = DeviceIndex { node: number(free.len()), device: 0 };
     let named = |seat: &Seat| {
         let node = free.iter().position(|(name, _)| *name == seat.node)?;
         let device = free[node].1.iter().position(|(index, _)| *index == seat.device)?;
-        Some(playhouse_planner::Seat { node: number(node), device: number(device) })
+        Some(DeviceIndex { node: number(node), device: number(device) })
     };
     let seats: Vec<_> = seats.iter().map(|seat| named(seat).unwrap_or(gone)).collect();
     let stage_ranks = map.widths().stage_ranks;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use playhouse_planner::RankMap;
+use playhouse_layout::RankMap;
 use tokio::time::timeout;
 use tracing::info;
 

@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 use super::RemoteRanks;
-use crate::rank::{Rank, RankHandle};
+use playhouse_layout::RankId;
+
+use crate::rank::RankHandle;
 
 /// Ends its process, now or for good.
 pub(super) struct RemoteHandle {
     ranks: Arc<RemoteRanks>,
-    rank: Rank,
+    rank: RankId,
     /// Read when the port is dropped.
     hung: Arc<AtomicBool>,
     /// What was given up is gone.
@@ -23,7 +25,7 @@ pub(super) struct RemoteHandle {
 // === impl RemoteHandle ===
 
 impl RemoteHandle {
-    pub(super) fn new(ranks: Arc<RemoteRanks>, rank: Rank, hung: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(ranks: Arc<RemoteRanks>, rank: RankId, hung: Arc<AtomicBool>) -> Self {
         Self { ranks, rank, hung, vacated: watch::Sender::new(false) }
     }
 }

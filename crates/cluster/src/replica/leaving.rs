@@ -127,7 +127,7 @@ impl State {
         self.report.ranks_lost();
         self.epoch.0 += 1;
         self.stages.drain(..).for_each(|stage| stage.stop(None));
-        let pipeline = Pipeline::new(self.layout, self.concurrent_batches);
+        let pipeline = Pipeline::new(Arc::clone(&self.map), self.concurrent_batches);
         std::mem::replace(&mut self.pipeline, pipeline)
     }
 }

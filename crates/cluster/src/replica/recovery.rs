@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use playhouse_layout::RankId;
 use playhouse_types::Epoch;
 use ractor::ActorRef;
 use tokio::time::{sleep, timeout};
@@ -10,7 +11,7 @@ use tracing::{error, warn};
 
 use super::leaving::Duty;
 use super::{ReplicaMsg, State};
-use crate::rank::{Loss, LossCause, Rank};
+use crate::rank::{Loss, LossCause, place};
 use crate::restart::Verdict;
 use crate::status::ReplicaState;
 use crate::watchdog::Overdue;
@@ -45,10 +46,9 @@ pub(super) enum Next {
 impl State {
     /// A rank has broken the contract of plans and outcomes. Requests are blamed for that as for a
     /// death: it may be one of them that brings it about.
-    pub(super) fn broken(&mut self, me: &ActorRef<ReplicaMsg>, rank: Rank, why: &str) {
-        let Rank { stage, tensor, .. } = rank;
-        let reason =
-            format!("stage {stage} shard {tensor} broke the contract of its engine: {why}");
+    pub(super) fn broken(&mut self, me: &ActorRef<ReplicaMsg>, rank: RankId, why: &str) {
+        let place = place(&self.map, rank.index);
+        let reason = format!("{place} broke the contract of its engine: {why}");
         self.died_of_step = Some(self.epoch);
         self.restart_all(me, &Loss { reason, cause: LossCause::Step });
     }
@@ -61,14 +61,12 @@ impl State {
         let now = self.now();
         if let Some(Overdue { tokens, silence }) = self.watchdog.look(now) {
             let (ranks, first) = self.pipeline.abort_hung();
-            let tensor = self.layout.tensor;
-            let (stage, shard) = (first / tensor, first % tensor);
             let others = match ranks {
                 0 | 1 => String::new(),
                 _ => format!(" and {} that may wait for it", ranks - 1),
             };
             let reason = format!(
-                "hung: stage {stage} shard {shard}{others} did not run a step of {tokens} tokens \
+                "hung: {first}{others} did not run a step of {tokens} tokens \
                  within {silence:.1?}"
             );
             self.report.hung(silence);

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::thread;
 
 use playhouse_cluster::{
-    Blueprint, Blueprints, Layout, Rank, RankHandle, RankPort, RankSink, RankStarter, Share, Split,
-    StartedRank,
+    Blueprint, Blueprints, RankHandle, RankPort, RankSink, RankStarter, Share, StartedRank,
 };
 use playhouse_engine::{EngineEvent, StepPort};
+use playhouse_layout::{RankId, RankMap};
 use playhouse_scheduler::Limits;
 use playhouse_types::{
-    Appended, Epoch, Logits, Run, RunOutcome, Sampled, Slot, StepOutcome, StepPlan, TokenId,
+    Appended, Epoch, Logits, ParallelSpec, Run, RunOutcome, Sampled, Slot, StepOutcome, StepPlan,
+    TokenId,
 };
 
 /// The token at a position of any sequence whose script is `script`.
@@ -24,38 +25,40 @@ pub(crate) type Fault = Arc<dyn Fn(&StepPlan) -> Result<(), String> + Send + Syn
 
 /// Starts scripted engines that fail when `fault` says so.
 pub(crate) fn engines(script: Script, fault: Fault) -> RankStarter {
-    engines_of(script, 1, Arc::new(move |_, plan| fault(plan)))
+    engines_of(script, &layout(1, 1), Arc::new(move |_, plan| fault(plan)))
 }
 
-/// As [`engines`], of several ranks; the first of the last of `stages` has the outcomes.
-pub(crate) fn engines_of(script: Script, stages: usize, fault: RankFault) -> RankStarter {
+/// As [`engines`], of the ranks of a layout.
+pub(crate) fn engines_of(script: Script, layout: &ParallelSpec, fault: RankFault) -> RankStarter {
+    let map = map(layout);
     Arc::new(move |epoch, rank, sink| {
         let fault = Arc::clone(&fault);
         let fault: Fault = Arc::new(move |plan| fault(rank, plan));
-        let samples = rank.stage + 1 == stages && rank.tensor == 0;
+        let samples = map.samples(rank.index);
         start(script, samples, fault, epoch, sink)
     })
 }
 
 /// As [`Fault`], for a rank.
-pub(crate) type RankFault = Arc<dyn Fn(Rank, &StepPlan) -> Result<(), String> + Send + Sync>;
+pub(crate) type RankFault = Arc<dyn Fn(RankId, &StepPlan) -> Result<(), String> + Send + Sync>;
 
 /// Replicas whose ranks `starter` starts. A single stage has one step at a time.
 pub(crate) fn blueprints(starter: RankStarter, limits: Limits) -> Blueprints {
-    Arc::new(move |split| {
+    Arc::new(move |layout| {
         let starter = Arc::clone(&starter);
-        Box::pin(ready(Ok(blueprint(&split, limits, starter))))
+        Box::pin(ready(Ok(blueprint(&layout, limits, starter))))
     })
 }
 
 /// A replica of ranks without a model.
-pub(crate) fn blueprint(split: &Split, limits: Limits, starter: RankStarter) -> Blueprint {
-    let stages = split.pipeline as usize;
+pub(crate) fn blueprint(layout: &ParallelSpec, limits: Limits, starter: RankStarter) -> Blueprint {
+    let map = map(layout);
+    let stages = map.stages().len();
     let share = Share { layers: 0..1, query_heads: 1, kv_heads: 1, weight_bytes: 1 };
     Blueprint {
-        split: split.clone(),
-        layout: Layout { stages, tensor: split.tensor as usize },
-        shares: vec![share; split.ranks()],
+        layout: layout.clone(),
+        shares: vec![share; map.replica_ranks()],
+        map: Arc::new(map),
         concurrent_batches: if stages == 1 { 1 } else { stages + 1 },
         limits: Limits { micro_batches: stages, ..limits },
         starter: Arc::new(move || Arc::clone(&starter)),
@@ -63,8 +66,13 @@ pub(crate) fn blueprint(split: &Split, limits: Limits, starter: RankStarter) -> 
 }
 
 /// `tensor` ranks for each of `pipeline` stages.
-pub(crate) fn split(tensor: u32, pipeline: u32) -> Split {
-    Split { tensor, pipeline, partition: None }
+pub(crate) fn layout(tensor: u32, pipeline: u32) -> ParallelSpec {
+    ParallelSpec { tensor, pipeline, ..ParallelSpec::default() }
+}
+
+/// Where its ranks are. Nobody asks for their layers.
+pub(crate) fn map(layout: &ParallelSpec) -> RankMap {
+    RankMap::of_layers(layout, layout.pipeline.into())
 }
 
 /// Never fails.

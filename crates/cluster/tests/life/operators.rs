@@ -10,7 +10,7 @@ use playhouse_types::ReplicaId;
 use tokio::time::{sleep, timeout};
 
 use crate::fate::{Fate, LONG};
-use crate::scripted::split;
+use crate::scripted::layout;
 
 /// A change of replicas.
 pub(crate) fn draw_change(fate: &Fate) -> Change {
@@ -19,12 +19,12 @@ pub(crate) fn draw_change(fate: &Fate) -> Change {
     match fate.below(6) {
         0 | 1 => Change::Deployment {
             replicas: Some(1 + fate.below(3) as u32),
-            split: None,
+            layout: None,
             force: false,
         },
         2 => {
-            let split = split(1 + fate.below(2) as u32, 1 + fate.below(2) as u32);
-            Change::Deployment { replicas: None, split: Some(split), force: false }
+            let other = layout(1 + fate.below(2) as u32, 1 + fate.below(2) as u32);
+            Change::Deployment { replicas: None, layout: Some(other), force: false }
         }
         3 => Change::DrainReplica { replica, deadline, force: fate.below(2) == 0 },
         4 => Change::RestartReplica { replica },

@@ -41,14 +41,13 @@ use std::time::Duration;
 use playhouse_cluster::{
     AdmissionLimits, Answer, Blueprint, Capacity, Change, Cluster, ControlConfig, ControlPlane,
     DeploymentConfig, Desired, ExpectedWeights, Ledger, Listener, MemoryNeeds, Overview, Phase,
-    Policy, RankStarter, RemoteConfig, Split, StartedRank, StepDeadline, processes,
+    Policy, RankStarter, RemoteConfig, StartedRank, StepDeadline, processes,
 };
 use playhouse_link::{Authority, LinkConfig, Network, Revocations};
-use playhouse_planner::{ModelShape, RankMap};
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
 use playhouse_types::{CheckpointDigest, ParallelSpec};
-use playhouse_wire::{Dtype, Load, Place};
+use playhouse_wire::{Dtype, Load};
 use tokio::time::{sleep, timeout};
 
 use audience::clients;
@@ -56,7 +55,7 @@ use fate::{Fate, LONG, alone, live_all};
 use machine::{Machine, World, devices, head_id, lives};
 use mine::Mine;
 use operators::{draw_change, ended, idle, operators, repair};
-use scripted::{blueprint, split};
+use scripted::{blueprint, layout};
 
 const LIVES: u64 = if cfg!(debug_assertions) { 50 } else { 500 };
 
@@ -81,37 +80,24 @@ const LIMITS: Limits = Limits {
 /// do not end have been ended, which costs their replicas another restart.
 const AFTERMATH: Duration = Duration::from_secs(20);
 
-/// A model that four ranks can share.
-const CONFIG: &str = r#"{
-    "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 64,
-    "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
-    "vocab_size": 64, "rms_norm_eps": 1e-6, "max_position_embeddings": 64
-}"#;
-
 /// A replica whose ranks are processes of the machines.
-fn replica(split: &Split, control: &ControlPlane, fate: &Arc<Fate>) -> Blueprint {
-    let &Split { tensor, pipeline, .. } = split;
-    let shape = ModelShape::parse(CONFIG.as_bytes()).expect("a good config");
-    let parallel = ParallelSpec { tensor, pipeline, ..ParallelSpec::default() };
-    let map = RankMap::new(&parallel, &shape).expect("a good layout");
-    let load = |rank| Load {
+fn replica(layout: &ParallelSpec, control: &ControlPlane, fate: &Arc<Fate>) -> Blueprint {
+    let map = Arc::new(scripted::map(layout));
+    let load = |at| Load {
         model: None,
         dtype: Dtype::Auto,
-        first_layer: rank / tensor,
-        end_layer: rank / tensor + 1,
-        tensor: Place { at: rank % tensor, of: tensor },
+        share: map.share(&at),
+        groups: map.group_kinds(),
         threads: 1,
     };
-    let starter = |layout| {
-        let loads = (0..tensor * pipeline).map(load).collect();
-        let (memory, max_num_seqs) =
-            (MemoryNeeds::none(LIMITS.kv_blocks), LIMITS.max_num_seqs as u32);
-        let weights = ExpectedWeights { folder: None, digest: CheckpointDigest::default() };
-        let config = RemoteConfig { layout, map, loads, memory, weights, max_num_seqs };
-        mined(processes(config, control.clone()), fate)
+    let config = RemoteConfig {
+        loads: map.ranks().map(load).collect(),
+        memory: MemoryNeeds::none(LIMITS.kv_blocks),
+        weights: ExpectedWeights { folder: None, digest: CheckpointDigest::default() },
+        max_num_seqs: LIMITS.max_num_seqs as u32,
+        map: Arc::clone(&map),
     };
-    let layout = playhouse_cluster::Layout { stages: pipeline as usize, tensor: tensor as usize };
-    blueprint(split, LIMITS, starter(layout))
+    blueprint(layout, LIMITS, mined(processes(config, control.clone()), fate))
 }
 
 /// Ranks whose replicas may panic when they hang.
@@ -147,9 +133,9 @@ async fn start(own: &Arc<Machine>, ledger: Arc<Ledger>) -> Cluster {
     });
     let (of_replicas, fate) = (control.clone(), Arc::clone(&world.fate));
     let config = DeploymentConfig {
-        desired: Desired { replicas: 2, split: split(1, 1) },
-        blueprints: Arc::new(move |split| {
-            Box::pin(ready(Ok(replica(&split, &of_replicas, &fate))))
+        desired: Desired { replicas: 2, layout: layout(1, 1) },
+        blueprints: Arc::new(move |layout| {
+            Box::pin(ready(Ok(replica(&layout, &of_replicas, &fate))))
         }),
         ledger,
         control: Some(control),
@@ -205,7 +191,7 @@ async fn gather(overview: &Overview) {
 async fn fill(overview: &Overview, world: &World) {
     let devices = DEVICES + NODES.iter().map(|(_, devices)| devices).sum::<usize>();
     let replicas = Some(devices as u32);
-    let change = Change::Deployment { replicas, split: Some(split(1, 1)), force: true };
+    let change = Change::Deployment { replicas, layout: Some(layout(1, 1)), force: true };
     done(overview, change).await;
     while world.live.load(Ordering::Relaxed) != devices {
         sleep(Duration::from_millis(10)).await;

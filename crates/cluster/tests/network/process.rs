@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::future::pending;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use playhouse_cluster::{
     Child, Loading, RankEngine, RankHost, RankPort, ReadProgress, Way, run_rank,
 };
 use playhouse_engine::{EngineEvent, STEPS_QUEUED_MAX};
+use playhouse_layout::GroupKind;
 use playhouse_link::{Identity, LinkConfig};
 use playhouse_types::{CheckpointDigest, Epoch, StepPlan};
 use playhouse_wire::{Exit, ExitStatus, Group, Join, Load, Loaded, Member, PeerId};
@@ -30,6 +31,8 @@ struct Script {
     machine: Arc<Machine>,
     /// Times it was told to load.
     loads: AtomicU64,
+    /// Whether it has the outcomes, as its last load says.
+    samples: AtomicBool,
     /// Ends the process at once.
     death: mpsc::Sender<ExitStatus>,
 }
@@ -57,7 +60,8 @@ pub(crate) fn start(machine: &Arc<Machine>, identity: &[u8]) -> io::Result<Child
     let (child, dropped) = Child::new(pid, exited);
     let (death, died) = mpsc::channel(1);
     let machine = Arc::clone(machine);
-    let script = Script { id, machine: Arc::clone(&machine), loads: AtomicU64::new(0), death };
+    let (loads, samples) = Default::default();
+    let script = Script { id, machine: Arc::clone(&machine), loads, samples, death };
     tokio::spawn(async move {
         world.live.fetch_add(1, Ordering::Relaxed);
         let status = live(way, script, dropped, died).await;
@@ -96,14 +100,14 @@ impl Script {
         pending::<()>().await;
     }
 
-    fn member(&self, group: &str) -> Member {
+    fn member(&self, group: GroupKind) -> Member {
         let Self { id, loads, machine, .. } = self;
-        let address = format!("{id} {group} {}", loads.load(Ordering::Relaxed));
+        let address = format!("{id} {} {}", group.label(), loads.load(Ordering::Relaxed));
         Member { machine: machine.name.clone(), address }
     }
 
     /// A group of another load, or of another epoch, would compute nonsense or wait forever.
-    fn check(&self, epoch: Epoch, which: &str, group: &Group) {
+    fn check(&self, epoch: Epoch, which: GroupKind, group: &Group) {
         let Group { name, rank, members, .. } = group;
         let world = &self.machine.world;
         if members[*rank as usize] != self.member(which) {
@@ -114,7 +118,7 @@ impl Script {
 }
 
 impl RankHost for Script {
-    fn load(self: Arc<Self>, _: Load, progress: ReadProgress) -> Loading {
+    fn load(self: Arc<Self>, load: Load, progress: ReadProgress) -> Loading {
         Box::pin(async move {
             let fate = &self.machine.world.fate;
             sleep(fate.millis(1..40)).await;
@@ -130,22 +134,25 @@ impl RankHost for Script {
                 self.die(SIGKILL).await;
             }
             self.loads.fetch_add(1, Ordering::Relaxed);
-            let (tensor, pipeline) = (self.member("stage"), self.member("chain"));
-            Ok(Loaded { tensor, pipeline, checkpoint: CheckpointDigest::default() })
+            let samples = load.share.is_last() && load.share.attention.at == 0;
+            self.samples.store(samples, Ordering::Relaxed);
+            let members = load.groups.iter().map(|kind| (*kind, self.member(*kind)));
+            let members = members.collect();
+            Ok(Loaded { members, checkpoint: CheckpointDigest::default() })
         })
     }
 
     fn start(&self, join: Join, sink: Box<dyn Fn(EngineEvent) + Send>) -> io::Result<RankEngine> {
-        let Join { epoch, tensor, pipeline, .. } = join;
-        self.check(epoch, "stage", &tensor);
-        self.check(epoch, "chain", &pipeline);
-        let samples = tensor.rank == 0 && pipeline.rank as usize + 1 == pipeline.members.len();
+        let Join { epoch, groups, .. } = join;
+        groups.iter().for_each(|(kind, group)| self.check(epoch, *kind, group));
+        let samples = self.samples.load(Ordering::Relaxed);
         let (plans, queue) = mpsc::channel(STEPS_QUEUED_MAX);
         let (abort, aborted) = watch::channel(false);
         let script = Arc::new(Self {
             id: self.id.clone(),
             machine: Arc::clone(&self.machine),
             loads: AtomicU64::new(0),
+            samples: AtomicBool::new(samples),
             death: self.death.clone(),
         });
         let engine = Engine { script, epoch, samples, queue, aborted };

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::fate::{Fate, LONG};
 use crate::losses::begin;
 use crate::machine::{Machine, World, head_id};
-use crate::scripted::split;
+use crate::scripted::layout;
 use crate::{done, start};
 
 /// Nobody is waited for.
@@ -34,7 +34,7 @@ fn calm() -> Arc<Machine> {
 /// What a head before this one was asked for.
 fn ledger(replicas: u32) -> Arc<Ledger> {
     let ledger = Ledger::in_memory();
-    let desired = Desired { replicas, split: split(1, 1) };
+    let desired = Desired { replicas, layout: layout(1, 1) };
     ledger.set_desired(desired).expect("no journal");
     Arc::new(ledger)
 }

@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 
 use super::support::*;
 use curtain::Curtain;
-use scripted::{blueprints, engines, split};
+use scripted::{blueprints, engines, layout};
 
 #[path = "../../../cluster/tests/engines/curtain.rs"]
 mod curtain;
@@ -73,7 +73,7 @@ impl House {
             }),
         );
         let config = DeploymentConfig {
-            desired: Desired { replicas: 1, split: split(1, 1) },
+            desired: Desired { replicas: 1, layout: layout(1, 1) },
             blueprints: blueprints(curtain.before(starter), LIMITS),
             ledger: Arc::new(Ledger::in_memory()),
             control: None,

@@ -118,7 +118,7 @@ impl Plan {
         let Some(first) = ranks.first() else { return };
         let (width, height) = (canvas.stage_width(), canvas.stage_height());
         frame(svg, (x, y, width, height), "#fafafa", "#333333", 1);
-        let title = format!("stage {} · layers {}", first.at.stage, range(first.share.layers));
+        let title = format!("stage {} · layers {}", first.at.stage, range(first.holding.layers));
         text(svg, x + GAP, y + 15, "font-weight=\"bold\"", &title);
         for (row, group) in ranks.chunks(canvas.tensor).enumerate() {
             let (left, top) = (x + GAP, y + TITLE + row * (canvas.row_height() + GAP));
@@ -143,9 +143,9 @@ impl Plan {
         if let (Some(node), Some(device)) = (&rank.node, rank.device) {
             lines.push(format!("{} · {device}", shortened(node)));
         }
-        let kv = rank.share.kv_heads.map_or_else(|| "latent".to_owned(), range);
-        lines.push(format!("heads {} · KV {kv}", range(rank.share.query_heads)));
-        if let Some(experts) = rank.share.experts {
+        let kv = rank.holding.kv_heads.map_or_else(|| "latent".to_owned(), range);
+        lines.push(format!("heads {} · KV {kv}", range(rank.holding.query_heads)));
+        if let Some(experts) = rank.holding.experts {
             lines.push(format!("EP {} · {} experts", rank.at.expert, experts.count));
         }
         lines.push(bytes(rank.memory.weight_bytes));

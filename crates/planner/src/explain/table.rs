@@ -3,9 +3,7 @@
 use std::fmt;
 
 use super::names::{bytes, layout, range, set, thousands, visible};
-use crate::{
-    Exchange, Experts, GroupKind, Groups, Operation, Plan, PlannedRank, Slice, StageTraffic,
-};
+use crate::{Exchange, Experts, GroupKind, Operation, Plan, PlannedRank, Slice, StageTraffic};
 
 /// A column: its title, how a rank fills it.
 struct Column {
@@ -38,7 +36,7 @@ impl Plan {
     fn columns(&self) -> Vec<Column> {
         let widths = &self.widths;
         let optional = |wanted: bool, title, cell| wanted.then_some(Column { title, cell });
-        let routed = self.ranks.iter().any(|rank| rank.share.experts.is_some());
+        let routed = self.ranks.iter().any(|rank| rank.holding.experts.is_some());
         let placed = self.placement.is_some();
         let alike = widths.embedding_tensor == widths.head_tensor;
         [
@@ -59,17 +57,19 @@ impl Plan {
             optional(routed && widths.expert_slices() > 1, "MoE-TP", |rank| {
                 rank.at.moe_tensor.to_string()
             }),
-            optional(true, "layers", |rank| range(rank.share.layers)),
-            optional(true, "heads", |rank| range(rank.share.query_heads)),
+            optional(true, "layers", |rank| range(rank.holding.layers)),
+            optional(true, "heads", |rank| range(rank.holding.query_heads)),
             optional(true, "KV heads", |rank| {
-                rank.share.kv_heads.map_or_else(|| "latent".to_owned(), range)
+                rank.holding.kv_heads.map_or_else(|| "latent".to_owned(), range)
             }),
             optional(routed, "experts", |rank| {
-                rank.share.experts.map_or_else(String::new, experts)
+                rank.holding.experts.map_or_else(String::new, experts)
             }),
-            optional(alike, "vocabulary", |rank| rows(rank.share.head.or(rank.share.embedding))),
-            optional(!alike, "embedding", |rank| rows(rank.share.embedding)),
-            optional(!alike, "head", |rank| rows(rank.share.head)),
+            optional(alike, "vocabulary", |rank| {
+                rows(rank.holding.head.or(rank.holding.embedding))
+            }),
+            optional(!alike, "embedding", |rank| rows(rank.holding.embedding)),
+            optional(!alike, "head", |rank| rows(rank.holding.head)),
             optional(true, "weights", |rank| bytes(rank.memory.weight_bytes)),
             optional(true, "KV/token", |rank| bytes(rank.memory.kv_bytes_per_token)),
             optional(true, "workspace", |rank| bytes(rank.memory.workspace_bytes)),
@@ -187,14 +187,5 @@ fn operation(operation: Operation) -> &'static str {
         Operation::GatherScatter => "gather and scatter",
         Operation::AllToAll => "all-to-all",
         Operation::Send => "send",
-    }
-}
-
-// === impl Groups ===
-
-impl fmt::Display for Groups {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let listed: Vec<_> = self.groups.iter().map(|ranks| set(ranks)).collect();
-        write!(out, "{}", listed.join(" "))
     }
 }

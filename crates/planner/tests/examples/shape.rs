@@ -1,6 +1,6 @@
 //! Models of the examples, as a line of text.
 
-use playhouse_planner::{AttentionShape, FfnShape, LayerShape, ModelShape, WeightType};
+use playhouse_layout::{AttentionShape, FfnShape, LayerShape, ModelShape, WeightType};
 
 /// The model of `NAME key=value …`; `None` for the name `none`.
 pub(crate) fn shape_of(line: &str) -> Option<ModelShape> {

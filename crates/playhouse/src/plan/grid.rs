@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use playhouse_layout::ModelShape;
 use playhouse_planner::dialect::{Dialect, Grid, Point};
-use playhouse_planner::{ModelShape, Serving, layout};
+use playhouse_planner::{Serving, layout};
 use serde::Serialize;
 
 use super::said::Said;

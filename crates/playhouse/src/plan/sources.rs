@@ -4,8 +4,9 @@ use std::fs;
 use std::io::Read as _;
 use std::path::Path;
 
+use playhouse_layout::ModelShape;
 use playhouse_planner::dialect::{self, Dialect, Document, Problem, Reading};
-use playhouse_planner::{ClusterConfig, Hardware, ModelShape, Serving, layout as layout_name};
+use playhouse_planner::{ClusterConfig, Hardware, Serving, layout as layout_name};
 
 use super::PlanArgs;
 use crate::error::CliError;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use playhouse_cluster::{Desired, Ledger, Recovered, Split};
+use playhouse_cluster::{Desired, Ledger, Recovered, replica_layout};
 use playhouse_types::ParallelSpec;
 use tracing::warn;
 
@@ -53,24 +53,19 @@ impl State {
 }
 
 fn desired_of(parallel: &ParallelSpec) -> Desired {
-    let split = Split {
-        tensor: parallel.tensor,
-        pipeline: parallel.pipeline,
-        partition: parallel.pipeline_partition.clone(),
-    };
-    Desired { replicas: parallel.data, split }
+    let layout = replica_layout(parallel);
+    Desired { replicas: parallel.data, layout }
 }
 
 fn follow(desired: Desired, parallel: &mut ParallelSpec) {
     // A head that was scaled to nothing still plans one replica.
-    parallel.data = desired.replicas.max(1);
-    parallel.tensor = desired.split.tensor;
-    parallel.pipeline = desired.split.pipeline;
-    parallel.pipeline_partition = desired.split.partition;
+    let data = desired.replicas.max(1);
+    let micro_batch_max = parallel.micro_batch_max;
+    *parallel = ParallelSpec { data, micro_batch_max, ..desired.layout };
 }
 
 fn words(desired: &Desired) -> String {
-    let Desired { replicas, split: Split { tensor, pipeline, .. } } = desired;
+    let Desired { replicas, layout: ParallelSpec { tensor, pipeline, .. } } = desired;
     format!("dp {replicas}, tp {tensor}, pp {pipeline}")
 }
 
@@ -85,8 +80,13 @@ mod tests {
         let mut parallel = flags.clone();
         let state = State::open(Some(&folder), &mut parallel).expect("a new folder");
         assert_eq!((&parallel, state.text), (&flags, folder.display().to_string()));
-        let split = Split { tensor: 1, pipeline: 2, partition: Some(vec![1, 2]) };
-        state.ledger.set_desired(Desired { replicas: 0, split }).expect("there is room");
+        let layout = ParallelSpec {
+            tensor: 1,
+            pipeline: 2,
+            pipeline_partition: Some(vec![1, 2]),
+            ..ParallelSpec::default()
+        };
+        state.ledger.set_desired(Desired { replicas: 0, layout }).expect("there is room");
         drop(state.ledger);
 
         let state = State::open(Some(&folder), &mut parallel).expect("it opens");

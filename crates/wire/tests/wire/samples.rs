@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use playhouse_layout::{ExpertPart, GroupKind, Part, Share, Slice};
 use playhouse_types::{
-    Admitted, Appended, BlockId, CheckpointDigest, Emission, Epoch, FinishReason, GenerateRequest,
-    Logits, PrefixEvent, RequestId, Run, RunOutcome, Sampled, SamplingParams, Slot, StepId,
-    StepOutcome, StepPlan, TokenLogprobs,
+    Admitted, Appended, BlockId, CheckpointDigest, Emission, Epoch, ExpertPlacement, FinishReason,
+    GenerateRequest, Logits, PrefixEvent, RequestId, Run, RunOutcome, Sampled, SamplingParams,
+    Slot, StepId, StepOutcome, StepPlan, TokenLogprobs,
 };
 use playhouse_wire::*;
 
@@ -164,18 +165,32 @@ fn control(all: &mut Vec<Sample>) {
     );
     let device = |kind, name| Device { kind, name: text(name), memory: 1 << 36, threads: 8 };
     let devices = vec![device(DeviceKind::Cpu, "cpu"), device(DeviceKind::Cuda, "H100")];
-    let running = Running { name: text("r0-s1-t0-17f"), device: 1, pid: 4711 };
+    let running = Running { name: text("r0-2-17f"), device: 1, pid: 4711 };
     add(all, [HeadRequest::Offer { devices, memory: 1 << 37, processes: vec![running] }]);
     add(all, [HeadReply::Accepted, HeadReply::Refused(text("two devices were promised"))]);
 }
 
 fn shard(all: &mut Vec<Sample>) {
+    let part = |at, of| Part { at, of };
+    let share = Share {
+        stage: part(1, 2),
+        layers: Slice { first: 12, count: 12 },
+        attention: part(1, 2),
+        dense: part(1, 4),
+        expert_slice: part(0, 1),
+        experts: ExpertPart {
+            part: part(3, 8),
+            placement: ExpertPlacement::RoundRobin,
+            redundant: 4,
+        },
+        embedding: part(1, 2),
+        head: part(0, 1),
+    };
     let load = Load {
         model: Some(text("/models/m")),
         dtype: Dtype::Bf16,
-        first_layer: 12,
-        end_layer: 24,
-        tensor: Place { at: 1, of: 2 },
+        share,
+        groups: vec![GroupKind::Tensor, GroupKind::Pipeline],
         threads: 1,
     };
     let member = Member { machine: text("m"), address: text("10.0.0.1:7001") };
@@ -187,8 +202,10 @@ fn shard(all: &mut Vec<Sample>) {
     };
     let join = Join {
         epoch: Epoch(2),
-        tensor: group("r0-s1", 1, 2),
-        pipeline: group("r0-t1", 1, 2),
+        groups: vec![
+            (GroupKind::Tensor, group("r0-TP-2", 1, 2)),
+            (GroupKind::Pipeline, group("r0-PP-1", 1, 2)),
+        ],
         kv_blocks: 512,
         max_num_seqs: 64,
     };
@@ -199,8 +216,7 @@ fn shard(all: &mut Vec<Sample>) {
         [
             ShardEvent::Progress { bytes: 1, of: 2 },
             ShardEvent::Loaded(Loaded {
-                tensor: member.clone(),
-                pipeline: member,
+                members: GroupKind::ALL.map(|kind| (kind, member.clone())).to_vec(),
                 checkpoint: CheckpointDigest { config: [8; 32], weights: [9; 32] },
             }),
             ShardEvent::Ready,

@@ -1,0 +1,221 @@
+//! What one rank holds.
+//!
+//! - **LS-1** nothing is divided silently: where a count does not divide, the first parts hold one more; where
+//!   KV heads are fewer than the ranks, consecutive ranks hold the same head.
+//!
+//! The vocabulary is cut like everything else, unpadded, the remainder to the first ranks. (vLLM pads it to a
+//! multiple of 64 and of the tensor width.)
+
+use playhouse_types::ExpertPlacement;
+use serde::{Deserialize, Serialize};
+
+use crate::inventory::product;
+use crate::{AttentionShape, Axis, Inventory, LayerShape, Slice, Weight};
+
+/// What one rank holds of a model, whatever the sizes of its layers.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
+pub struct Share {
+    /// Which stage of the pipeline.
+    pub stage: Part,
+    /// Layers.
+    pub layers: Slice,
+    /// Of the heads of each layer.
+    pub attention: Part,
+    /// Of the inner features of dense blocks and shared experts.
+    pub dense: Part,
+    /// Of the inner features of each routed expert that it holds.
+    pub expert_slice: Part,
+    /// Of the routed experts of each layer.
+    pub experts: ExpertPart,
+    /// Of the rows of the embedding table, which the first stage has.
+    pub embedding: Part,
+    /// Of the rows of the language-model head, which the last stage has.
+    pub head: Part,
+}
+
+/// One of several equal parts of something.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
+pub struct Part {
+    /// Which, counted from 0.
+    pub at: u32,
+    /// How many there are.
+    pub of: u32,
+}
+
+/// One of several parts of the experts of a layer, its physical copies included.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
+pub struct ExpertPart {
+    /// Which part.
+    pub part: Part,
+    /// Which experts are together.
+    pub placement: ExpertPlacement,
+    /// Physical experts beyond the logical ones.
+    pub redundant: u64,
+}
+
+/// Physical experts `first`, `first + step`, …: `count` of them. Physical expert `p` is a copy of
+/// logical expert `p % experts` until load is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Experts {
+    /// The first.
+    pub first: u64,
+    /// How many.
+    pub count: u64,
+    /// From one to the next.
+    pub step: u64,
+}
+
+// === impl Share ===
+
+impl Share {
+    /// Everything of a model with so many layers.
+    #[must_use]
+    pub fn whole(layers: u64) -> Self {
+        let (placement, redundant) = (ExpertPlacement::Linear, 0);
+        Self {
+            stage: Part::WHOLE,
+            layers: Slice { first: 0, count: layers },
+            attention: Part::WHOLE,
+            dense: Part::WHOLE,
+            expert_slice: Part::WHOLE,
+            experts: ExpertPart { part: Part::WHOLE, placement, redundant },
+            embedding: Part::WHOLE,
+            head: Part::WHOLE,
+        }
+    }
+
+    /// Whether it embeds tokens.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.stage.at == 0
+    }
+
+    /// Whether it has the language-model head.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        self.stage.at + 1 == self.stage.of
+    }
+
+    /// The units of an axis that are held (**LS-1**).
+    #[must_use]
+    pub fn held(&self, axis: Axis) -> Slice {
+        let units = axis.units();
+        match axis {
+            Axis::Heads(_) => self.attention.slice(units),
+            Axis::KvHeads(heads) if heads < u64::from(self.attention.of) => Slice {
+                first: heads * u64::from(self.attention.at) / u64::from(self.attention.of),
+                count: heads.min(1),
+            },
+            Axis::KvHeads(_) => self.attention.slice(units),
+            Axis::Inner(_) => self.dense.slice(units),
+            Axis::ExpertInner(_) => self.expert_slice.slice(units),
+            Axis::Embedding(_) => self.embedding.slice(units),
+            Axis::Head(_) => self.head.slice(units),
+        }
+    }
+
+    /// Outputs, inputs and count of the part of a weight that is held.
+    #[must_use]
+    pub fn part(&self, weight: &Weight) -> (u64, u64, u64) {
+        weight.part(|axis| self.held(axis).count, |logical| self.experts(logical).count)
+    }
+
+    /// Bytes of the weights that are held.
+    #[must_use]
+    pub fn weight_bytes(&self, inventory: &Inventory) -> u64 {
+        let part = |weight: &Weight| weight.part_bytes(self.part(weight));
+        let in_layers = inventory.runs_in(self.layers).map(|(run, count)| {
+            product(&[run.weights.iter().map(part).fold(0, u64::saturating_add), count])
+        });
+        let (first, last) = (self.is_first(), self.is_last());
+        // A tied table that serves both ends is there once; on another stage it is a second copy.
+        let head = inventory.head.as_ref().or(Some(&inventory.embedding).filter(|_| !first));
+        let ends = [
+            Some(&inventory.embedding).filter(|_| first),
+            Some(&inventory.norm).filter(|_| last),
+            head.filter(|_| last),
+        ];
+        in_layers.chain(ends.into_iter().flatten().map(part)).fold(0, u64::saturating_add)
+    }
+
+    /// Values that a layer keeps for one token, were the sequence not split.
+    #[must_use]
+    pub fn kv_values(&self, layer: &LayerShape) -> u64 {
+        match layer.attention {
+            AttentionShape::Gqa { kv_heads, head_dim, .. } => {
+                product(&[2, self.held(Axis::KvHeads(kv_heads)).count, head_dim])
+            }
+            AttentionShape::Mla { kv_rank, rope_dim, .. } => kv_rank.saturating_add(rope_dim),
+        }
+    }
+
+    /// The physical experts that are held of a layer with `logical` experts. Linear and round-robin are
+    /// vLLM's rules.
+    #[must_use]
+    pub fn experts(&self, logical: u64) -> Experts {
+        let ExpertPart { part, placement, redundant } = self.experts;
+        let slice = part.slice(logical.saturating_add(redundant));
+        match placement {
+            ExpertPlacement::Linear => Experts { first: slice.first, count: slice.count, step: 1 },
+            ExpertPlacement::RoundRobin => {
+                Experts { first: part.at.into(), count: slice.count, step: part.of.max(1).into() }
+            }
+        }
+    }
+}
+
+// === impl Part ===
+
+impl Part {
+    /// All of it.
+    pub const WHOLE: Self = Self { at: 0, of: 1 };
+
+    /// This part of so many units: sizes differ by at most one, the larger first.
+    #[must_use]
+    pub fn slice(self, units: u64) -> Slice {
+        Slice::even(units, self.of.into(), self.at.into())
+    }
+}
+
+// === impl Experts ===
+
+impl Experts {
+    /// Each physical expert.
+    pub fn iter(&self) -> impl Iterator<Item = u64> + use<> {
+        let Self { first, count, step } = *self;
+        (0..count).map(move |at| first.saturating_add(at.saturating_mul(step)))
+    }
+}
