@@ -14,11 +14,9 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use crate::shape;
 use playhouse_layout::ModelShape;
 use playhouse_planner::dialect::{Dialect, Document, Grid, Reading, read, write};
-
-#[path = "examples/shape.rs"]
-mod shape;
 
 #[test]
 fn engines_rules_and_grids_say_what_is_written() {

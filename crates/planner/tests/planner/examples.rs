@@ -24,10 +24,7 @@ use playhouse_planner::dialect::{
     Dialect, Document, NoteKind, Problem, Reading, read, read_document,
 };
 
-#[path = "examples/shape.rs"]
-mod shape;
-
-use shape::shape_of;
+use crate::shape::shape_of;
 
 /// Blocks of all files: what was promised.
 const EXAMPLES_MIN: usize = 90;

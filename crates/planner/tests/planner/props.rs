@@ -1,5 +1,6 @@
 //! The guarantees of the rules and the dialects, under arbitrary layouts and arguments.
 
+use crate::shape;
 use playhouse_layout::{ModelShape, Widths};
 use playhouse_planner::dialect::{
     Dialect, Document, Flag, Key, Kind, Parameters, flags, help, read, write,
@@ -10,9 +11,6 @@ use playhouse_types::{
 };
 use proptest::prelude::*;
 use proptest::sample::select;
-
-#[path = "examples/shape.rs"]
-mod shape;
 
 const MODELS: [&str; 5] = [
     "none",

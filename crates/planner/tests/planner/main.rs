@@ -1,0 +1,18 @@
+//! Layouts of every kind of model: judged, translated, counted, placed, recommended and printed.
+
+mod cluster_configs;
+mod documents;
+mod examples;
+mod explain;
+mod hardware;
+mod hostile;
+mod models;
+mod props;
+mod ranks;
+mod recommend;
+mod said;
+#[path = "../examples/shape.rs"]
+mod shape;
+mod shares;
+mod storage;
+mod traffic;
