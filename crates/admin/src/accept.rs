@@ -24,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tower::ServiceExt;
 
-use crate::guest::Guest;
+use crate::client::Client;
 use crate::operations::Operations;
 use crate::routes::{AdminConfig, router};
 
@@ -51,15 +51,15 @@ pub async fn serve(
     operations: impl Operations,
     shutdown: impl Future<Output = ()>,
 ) {
-    let mut house = House::new(router(&config, operations), config.tls);
+    let mut connections = Connections::new(router(&config, operations), config.tls);
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
             biased;
             () = &mut shutdown => return,
-            Some(_) = house.connections.join_next() => {}
-            accepted = listener.accept(), if house.has_room() => match accepted {
-                Ok((stream, peer)) => house.enter(stream, peer).await,
+            Some(_) = connections.tasks.join_next() => {}
+            accepted = listener.accept(), if connections.has_room() => match accepted {
+                Ok((stream, peer)) => connections.enter(stream, peer).await,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept admin connections");
                     sleep(ACCEPT_PAUSE).await;
@@ -70,55 +70,55 @@ pub async fn serve(
 }
 
 /// Everybody who is connected.
-struct House {
+struct Connections {
     router: Router,
     tls: Option<TlsAcceptor>,
-    connections: JoinSet<()>,
+    tasks: JoinSet<()>,
     /// Those who have not shown the token, the oldest first. May name some who have, or have left.
-    strangers: VecDeque<(Guest, AbortHandle)>,
+    strangers: VecDeque<(Client, AbortHandle)>,
 }
 
-// === impl House ===
+// === impl Connections ===
 
-impl House {
+impl Connections {
     fn new(router: Router, tls: Option<Arc<ServerConfig>>) -> Self {
         let tls = tls.map(TlsAcceptor::from);
-        Self { router, tls, connections: JoinSet::new(), strangers: VecDeque::new() }
+        Self { router, tls, tasks: JoinSet::new(), strangers: VecDeque::new() }
     }
 
     /// Whether there is a place, or somebody who gives way.
     fn has_room(&mut self) -> bool {
         let is_stranger =
-            |guest: &Guest, task: &AbortHandle| !guest.is_known() && !task.is_finished();
-        self.strangers.retain(|(guest, task)| is_stranger(guest, task));
-        self.connections.len() < CONNECTIONS_MAX || !self.strangers.is_empty()
+            |client: &Client, task: &AbortHandle| !client.is_known() && !task.is_finished();
+        self.strangers.retain(|(client, task)| is_stranger(client, task));
+        self.tasks.len() < CONNECTIONS_MAX || !self.strangers.is_empty()
     }
 
     /// Takes one more in.
     async fn enter(&mut self, stream: TcpStream, peer: SocketAddr) {
-        while self.connections.len() >= CONNECTIONS_MAX {
-            if let Some((guest, task)) = self.strangers.pop_front() {
+        while self.tasks.len() >= CONNECTIONS_MAX {
+            if let Some((client, task)) = self.strangers.pop_front() {
                 tracing::debug!(
-                    peer = guest.address(),
+                    peer = client.address(),
                     "an admin client without a token gives way"
                 );
                 task.abort();
             }
             // Whoever is left has the token, and no more than the streams stay long.
-            self.connections.join_next().await;
+            self.tasks.join_next().await;
         }
-        let guest = Guest::new(Some(peer));
+        let client = Client::new(Some(peer));
         let (router, tls) = (self.router.clone(), self.tls.clone());
-        let task = self.connections.spawn(enter(stream, tls, router, guest.clone()));
-        self.strangers.push_back((guest, task));
+        let task = self.tasks.spawn(enter(stream, tls, router, client.clone()));
+        self.strangers.push_back((client, task));
     }
 }
 
 /// One client, behind TLS or not.
-async fn enter(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, guest: Guest) {
-    let Some(tls) = tls else { return connection(stream, router, guest).await };
+async fn enter(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, client: Client) {
+    let Some(tls) = tls else { return connection(stream, router, client).await };
     match timeout(CONNECTION_MAX, tls.accept(stream)).await {
-        Ok(Ok(stream)) => connection(stream, router, guest).await,
+        Ok(Ok(stream)) => connection(stream, router, client).await,
         Ok(Err(error)) => tracing::debug!(%error, "admin TLS handshake failed"),
         Err(_) => tracing::debug!("admin TLS handshake too slow"),
     }
@@ -128,9 +128,9 @@ async fn enter(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, gues
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin,
     router: Router,
-    guest: Guest,
+    client: Client,
 ) {
-    let sender = guest.clone();
+    let sender = client.clone();
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(sender.clone());
@@ -144,7 +144,7 @@ async fn connection(
             .serve_connection(TokioIo::new(stream), service)
     );
     let mut ended = timeout(CONNECTION_MAX, &mut connection).await;
-    if ended.is_err() && guest.is_reader() {
+    if ended.is_err() && client.is_reader() {
         ended = timeout(STREAM_MAX, connection).await;
     }
     match ended {

@@ -21,8 +21,8 @@ use playhouse_cluster::OperationId;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::client::Client;
 use crate::error::{ApiError, ErrorCode};
-use crate::guest::Guest;
 use crate::routes::whole;
 
 /// Where the lines go. The command line knows files.
@@ -156,7 +156,7 @@ fn asked(number: u64, request: &Request, body: &Bytes) -> RequestEntry {
         event: Event::Asked,
         request: number,
         token: "admin",
-        peer: Guest::of(request).map_or_else(|| "unknown".to_owned(), Guest::address),
+        peer: Client::of(request).map_or_else(|| "unknown".to_owned(), Client::address),
         method: request.method().to_string(),
         path: uri.path_and_query().map_or_else(|| uri.path(), |whole| whole.as_str()).to_owned(),
         key: header.map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned()),

@@ -17,9 +17,9 @@ use tokio_rustls::rustls::ServerConfig;
 use crate::audit::{Audit, AuditLog, audit};
 use crate::auth::AdminToken;
 use crate::changes::{self, Named};
+use crate::client::{Client, Streams};
 use crate::error::ApiError;
 use crate::follow;
-use crate::guest::{Guest, Streams};
 use crate::operations::Operations;
 use crate::view::{self, Cluster, Deployment, Liveness, Token, TokenRequest};
 
@@ -92,8 +92,8 @@ fn operation_routes<O: Operations>() -> Router<Shared<O>> {
 /// Deny by default (**ADM-1**): a path added later is closed until somebody opens it.
 async fn admit(State(token): State<Arc<AdminToken>>, request: Request, next: Next) -> Response {
     if token.admits(request.headers()) {
-        if let Some(guest) = Guest::of(&request) {
-            guest.admit();
+        if let Some(client) = Client::of(&request) {
+            client.admit();
         }
         next.run(request).await
     } else if request.uri().path() == PUBLIC_PATH {
@@ -135,7 +135,7 @@ async fn operations<O: Operations>(State(shared): State<Shared<O>>) -> Json<view
 async fn operation<O: Operations>(
     State(shared): State<Shared<O>>,
     name: Named,
-    guest: Guest,
+    client: Client,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let id = name.operation()?;
@@ -143,7 +143,7 @@ async fn operation<O: Operations>(
     let found = found.ok_or(playhouse_cluster::Refused::NoOperation(id))?;
     if follow::is_asked_for(&headers) {
         let seen = follow::last_event(&headers)?;
-        return Ok(follow::events(found, seen, shared.streams.take(&guest)?));
+        return Ok(follow::events(found, seen, shared.streams.take(&client)?));
     }
     let operation = found.borrow().clone();
     Ok(Json(view::Operation::from(operation)).into_response())

@@ -151,7 +151,7 @@ impl Fleet {
             patience: *patience,
             metrics: metrics.replica(id.0),
             board,
-            teller: replicas.routing().teller(id),
+            load_reporter: replicas.routing().load_reporter(id),
             replicas: Arc::clone(replicas),
             clock: replicas.clock(),
         };

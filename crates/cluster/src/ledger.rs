@@ -65,11 +65,11 @@ struct State {
     /// The last id that was given.
     last: u64,
     /// By id; the one that is under way, if there is one, is the last.
-    entries: VecDeque<Entry>,
+    entries: VecDeque<OperationEntry>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct OperationEntry {
     operation: watch::Sender<Operation>,
     aborted: watch::Sender<bool>,
 }
@@ -443,7 +443,7 @@ impl State {
     fn put(&mut self, operation: Operation) {
         self.last = self.last.max(operation.id.0);
         let (operation, aborted) = (watch::Sender::new(operation), watch::Sender::new(false));
-        self.entries.push_back(Entry { operation, aborted });
+        self.entries.push_back(OperationEntry { operation, aborted });
     }
 
     /// Keeps the last ended ones. Readers of an older one have what they have.
@@ -467,7 +467,7 @@ impl State {
         records
     }
 
-    fn entry(&self, id: OperationId) -> Option<&Entry> {
+    fn entry(&self, id: OperationId) -> Option<&OperationEntry> {
         self.entries.iter().rev().find(|entry| entry.operation.borrow().id == id)
     }
 
@@ -493,9 +493,9 @@ impl State {
     }
 }
 
-// === impl Entry ===
+// === impl OperationEntry ===
 
-impl Entry {
+impl OperationEntry {
     fn end(&self, mut ended: Operation) {
         let last = |operation: &Operation| operation.steps.last().map(|step| step.at);
         self.operation.send_modify(|known| {

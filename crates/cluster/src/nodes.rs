@@ -12,7 +12,7 @@
 //! - **ND-6** a node on which the last rank did not come to have its weights gets ranks only where no other
 //!   node will do, until one of its ranks has them, or it joins again.
 
-mod floor;
+mod inventory;
 mod lease;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,15 +63,15 @@ pub(crate) struct Nodes {
 
 #[derive(Debug)]
 struct Shared {
-    floor: Mutex<Floor>,
+    inventory: Mutex<DeviceInventory>,
     /// Says that a node has come, has gone or has answered, or that devices were taken or are free.
     changed: watch::Sender<()>,
 }
 
 #[derive(Debug)]
-struct Floor {
+struct DeviceInventory {
     here: Vec<Device>,
-    nodes: BTreeMap<String, Entry>,
+    nodes: BTreeMap<String, NodeEntry>,
     /// Where ranks sit.
     leases: Leases<Vec<Seat>>,
     /// Where the ranks of a replica sat for an earlier head, until there is a lease for it.
@@ -87,7 +87,7 @@ struct Floor {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct NodeEntry {
     devices: Vec<Device>,
     address: SocketAddr,
     /// While it is connected.
@@ -114,9 +114,9 @@ impl Seat {
     }
 }
 
-// === impl Entry ===
+// === impl NodeEntry ===
 
-impl Entry {
+impl NodeEntry {
     /// A process has ended, which may be known before that it has started. Others that the head knows
     /// nothing of are not remembered (**ND-4**).
     fn ended(&mut self, exit: Exit) {
@@ -142,13 +142,22 @@ impl Nodes {
     pub(crate) fn new(here: Vec<Device>) -> Self {
         let (nodes, leases, remembered) = Default::default();
         let (cordoned, removed, failing, cut_off) = Default::default();
-        let floor = Floor { here, nodes, leases, remembered, cordoned, removed, failing, cut_off };
-        let shared = Shared { floor: Mutex::new(floor), changed: watch::Sender::new(()) };
+        let inventory = DeviceInventory {
+            here,
+            nodes,
+            leases,
+            remembered,
+            cordoned,
+            removed,
+            failing,
+            cut_off,
+        };
+        let shared = Shared { inventory: Mutex::new(inventory), changed: watch::Sender::new(()) };
         Self { shared: Arc::new(shared) }
     }
 
-    fn floor(&self) -> MutexGuard<'_, Floor> {
-        self.shared.floor.lock().unwrap_or_else(PoisonError::into_inner)
+    fn inventory(&self) -> MutexGuard<'_, DeviceInventory> {
+        self.shared.inventory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection to a node; `None` for the head itself.
@@ -156,16 +165,16 @@ impl Nodes {
         if node == HEAD {
             return Ok(None);
         }
-        let floor = self.floor();
-        let peer = floor.nodes.get(node).and_then(Entry::live).cloned();
+        let inventory = self.inventory();
+        let peer = inventory.nodes.get(node).and_then(NodeEntry::live).cloned();
         peer.map(Some).ok_or_else(|| format!("node {node} is not connected"))
     }
 
     /// Waits until a node has left, and everybody knows that has to. The head itself never does.
     pub(crate) async fn until_lost(&self, node: &str) {
         let is_here = || {
-            let floor = self.floor();
-            node == HEAD || floor.nodes.get(node).is_some_and(|entry| entry.peer.is_some())
+            let inventory = self.inventory();
+            node == HEAD || inventory.nodes.get(node).is_some_and(|entry| entry.peer.is_some())
         };
         let mut changed = self.shared.changed.subscribe();
         while is_here() {
@@ -178,8 +187,8 @@ impl Nodes {
     /// until it [has answered](Self::answered): a machine that is gone takes its ranks along, and the
     /// loss of one of them may be seen before that of the machine.
     pub(crate) fn ask_to_end(&self, node: &str, pid: u32) -> Option<Peer> {
-        let mut floor = self.floor();
-        let entry = floor.nodes.get_mut(node)?;
+        let mut inventory = self.inventory();
+        let entry = inventory.nodes.get_mut(node)?;
         let peer = entry.live()?.clone();
         entry.ending.insert(pid);
         Some(peer)
@@ -187,7 +196,7 @@ impl Nodes {
 
     /// A node has ended a process, or will not.
     pub(crate) fn answered(&self, node: &str, pid: u32) {
-        if let Some(entry) = self.floor().nodes.get_mut(node) {
+        if let Some(entry) = self.inventory().nodes.get_mut(node) {
             entry.ending.remove(&pid);
         }
         self.shared.changed.send_replace(());
@@ -195,14 +204,14 @@ impl Nodes {
 
     /// Ranks have their seats on this node, whether it is connected or not.
     pub(crate) fn waits_for(&self, node: &str) -> bool {
-        let floor = self.floor();
-        floor.devices_in_use(node) > 0 && !floor.cut_off.contains(node)
+        let inventory = self.inventory();
+        inventory.devices_in_use(node) > 0 && !inventory.cut_off.contains(node)
     }
 
     /// Becomes `Some` when the node says that the process has ended.
     pub(crate) fn watch_process(&self, node: &str, pid: u32) -> watch::Receiver<Option<Exit>> {
-        let mut floor = self.floor();
-        let Some(entry) = floor.nodes.get_mut(node) else {
+        let mut inventory = self.inventory();
+        let Some(entry) = inventory.nodes.get_mut(node) else {
             return watch::channel(Some(left(pid))).1;
         };
         if entry.starting == 0 {
@@ -228,8 +237,8 @@ impl Nodes {
             warn!("node {name} at {from} was turned away: it did not say what it offers");
             return peer.close("say what the node offers first");
         };
-        let (offered, needed) = (devices.len(), self.floor().devices_in_use(&name));
-        let removed = self.floor().removed.contains(&name);
+        let (offered, needed) = (devices.len(), self.inventory().devices_in_use(&name));
+        let removed = self.inventory().removed.contains(&name);
         let reply = match () {
             () if removed => HeadReply::Refused(format!(
                 "it was removed from the cluster: `playhouse undrain node {name}` lets it back"
@@ -276,8 +285,8 @@ impl Nodes {
         peer: Peer,
         mut running: Vec<Running>,
     ) -> Vec<Running> {
-        let mut floor = self.floor();
-        let (mut processes, given_up) = match floor.nodes.remove(name) {
+        let mut inventory = self.inventory();
+        let (mut processes, given_up) = match inventory.nodes.remove(name) {
             Some(entry) => (entry.processes, entry.ending),
             None => Default::default(),
         };
@@ -290,20 +299,20 @@ impl Nodes {
             }
         }
         running.retain(|process| !processes.contains_key(&process.pid));
-        floor.cut_off.remove(name);
-        floor.failing.remove(name);
+        inventory.cut_off.remove(name);
+        inventory.failing.remove(name);
         let (peer, ending) = (Some(peer), BTreeSet::new());
-        let entry = Entry { devices, address, peer, processes, ending, starting: 0 };
-        floor.nodes.insert(name.to_owned(), entry);
-        drop(floor);
+        let entry = NodeEntry { devices, address, peer, processes, ending, starting: 0 };
+        inventory.nodes.insert(name.to_owned(), entry);
+        drop(inventory);
         self.shared.changed.send_replace(());
         running
     }
 
     /// A device of a node that is known.
     pub(crate) fn seat(&self, node: &str, device: u32) -> Option<Seat> {
-        let floor = self.floor();
-        let Device { threads, .. } = floor.nodes.get(node)?.devices.get(device as usize)?;
+        let inventory = self.inventory();
+        let Device { threads, .. } = inventory.nodes.get(node)?.devices.get(device as usize)?;
         Some(Seat { node: node.to_owned(), device, threads: *threads })
     }
 
@@ -312,24 +321,24 @@ impl Nodes {
     pub(crate) fn remember(&self, replica: ReplicaId, seats: Vec<Option<Seat>>) {
         let nowhere = || Seat { node: String::new(), device: 0, threads: 0 };
         let seats = seats.into_iter().map(|seat| seat.unwrap_or_else(nowhere));
-        self.floor().remembered.insert(replica, seats.collect());
+        self.inventory().remembered.insert(replica, seats.collect());
     }
 
     /// A lease for a start of a replica, without devices yet. It wants those that are remembered.
     pub(crate) fn lease(&self, replica: ReplicaId) -> Lease {
-        let mut floor = self.floor();
-        let seats = floor.remembered.remove(&replica).unwrap_or_default();
-        let id = floor.leases.add(replica, seats);
-        drop(floor);
+        let mut inventory = self.inventory();
+        let seats = inventory.remembered.remove(&replica).unwrap_or_default();
+        let id = inventory.leases.add(replica, seats);
+        drop(inventory);
         Lease { nodes: self.clone(), id }
     }
 
     /// Whether a rank on this node has its weights now, or never will (**ND-6**).
     pub(crate) fn rank_loaded(&self, node: &str, loaded: bool) {
-        let mut floor = self.floor();
+        let mut inventory = self.inventory();
         if loaded {
-            floor.failing.remove(node);
-        } else if floor.failing.insert(node.to_owned()) {
+            inventory.failing.remove(node);
+        } else if inventory.failing.insert(node.to_owned()) {
             warn!(
                 "a rank on node {node} failed to load: other nodes are preferred until one loads"
             );
@@ -339,7 +348,7 @@ impl Nodes {
     /// A node is told to start a process: until the call is over, it may tell of the end of one that is
     /// not known yet (**ND-4**).
     pub(crate) fn starts_process(&self, node: &str) -> Starting {
-        if let Some(entry) = self.floor().nodes.get_mut(node) {
+        if let Some(entry) = self.inventory().nodes.get_mut(node) {
             entry.starting += 1;
         }
         Starting { nodes: self.clone(), node: node.to_owned() }
@@ -350,8 +359,8 @@ impl Nodes {
         loop {
             match inbox.notes.next::<PeerNote>().await {
                 Ok(PeerNote::Exited(exit)) => {
-                    let mut floor = self.floor();
-                    if let Some(entry) = floor.nodes.get_mut(name) {
+                    let mut inventory = self.inventory();
+                    if let Some(entry) = inventory.nodes.get_mut(name) {
                         entry.ended(exit);
                     }
                 }
@@ -363,8 +372,8 @@ impl Nodes {
 
     /// Unless another connection of the node has taken its place.
     fn leave(&self, name: &str, peer: &Peer, goodbye: bool) {
-        let mut floor = self.floor();
-        if let Some(entry) = floor.nodes.get_mut(name) {
+        let mut inventory = self.inventory();
+        if let Some(entry) = inventory.nodes.get_mut(name) {
             entry.peer = entry.peer.take().filter(|live| !live.is(peer));
             if goodbye && entry.peer.is_none() {
                 for (pid, exit) in &entry.processes {
@@ -372,21 +381,21 @@ impl Nodes {
                 }
             }
         }
-        drop(floor);
+        drop(inventory);
         self.shared.changed.send_replace(());
     }
 
     /// Bytes of memory of the devices that ranks sit on.
     pub(crate) fn memory_of(&self, seats: &[Seat]) -> Vec<u64> {
-        let floor = self.floor();
-        floor.memories(seats)
+        let inventory = self.inventory();
+        inventory.memories(seats)
     }
 
     /// Nodes that the ranks of a replica sit on, once for each rank.
     pub(crate) fn of_replica(&self, replica: ReplicaId) -> Vec<String> {
-        let floor = self.floor();
-        let remembered = floor.remembered.get(&replica).into_iter().flatten();
-        let seats = floor.leases.of(replica).flatten().chain(remembered);
+        let inventory = self.inventory();
+        let remembered = inventory.remembered.get(&replica).into_iter().flatten();
+        let seats = inventory.leases.of(replica).flatten().chain(remembered);
         seats.map(|seat| seat.node.clone()).collect()
     }
 
@@ -394,7 +403,7 @@ impl Nodes {
     pub(crate) async fn hosts(&self, than: Option<&BTreeSet<String>>) -> BTreeSet<String> {
         let mut changed = self.shared.changed.subscribe();
         loop {
-            let hosts = self.floor().hosts();
+            let hosts = self.inventory().hosts();
             if Some(&hosts) != than {
                 return hosts;
             }
@@ -405,10 +414,10 @@ impl Nodes {
 
     /// Devices of every node that is known which a new rank could have.
     pub(crate) fn free_devices(&self) -> Vec<(String, usize)> {
-        let floor = self.floor();
-        let free = floor.free(None);
-        let here = std::iter::once(HEAD.to_owned()).filter(|_| !floor.here.is_empty());
-        let names = here.chain(floor.nodes.keys().cloned());
+        let inventory = self.inventory();
+        let free = inventory.free(None);
+        let here = std::iter::once(HEAD.to_owned()).filter(|_| !inventory.here.is_empty());
+        let names = here.chain(inventory.nodes.keys().cloned());
         let count = |name: String| {
             let free = free.iter().find(|(node, _)| *node == name);
             (name, free.map_or(0, |(_, devices)| devices.len()))
@@ -418,29 +427,30 @@ impl Nodes {
 
     /// Names of nodes that have been here, and of those that were drained or removed.
     pub(crate) fn known(&self) -> BTreeSet<String> {
-        let floor = self.floor();
-        let here = std::iter::once(HEAD.to_owned()).filter(|_| !floor.here.is_empty());
-        let names = floor.nodes.keys().chain(&floor.cordoned).chain(&floor.removed).cloned();
+        let inventory = self.inventory();
+        let here = std::iter::once(HEAD.to_owned()).filter(|_| !inventory.here.is_empty());
+        let names =
+            inventory.nodes.keys().chain(&inventory.cordoned).chain(&inventory.removed).cloned();
         here.chain(names).collect()
     }
 
     /// Gives a node no more ranks, or lets it have some again.
     pub(crate) fn cordon(&self, node: &str, cordoned: bool) {
-        let mut floor = self.floor();
+        let mut inventory = self.inventory();
         match cordoned {
-            true => floor.cordoned.insert(node.to_owned()),
-            false => floor.cordoned.remove(node) | floor.removed.remove(node),
+            true => inventory.cordoned.insert(node.to_owned()),
+            false => inventory.cordoned.remove(node) | inventory.removed.remove(node),
         };
-        drop(floor);
+        drop(inventory);
         self.shared.changed.send_replace(());
     }
 
     /// Forgets a node that no rank sits on. It is told to go, and not to come back.
     pub(crate) fn forget(&self, node: &str) {
-        let mut floor = self.floor();
-        floor.cordoned.remove(node);
-        floor.removed.insert(node.to_owned());
-        if let Some(peer) = floor.nodes.remove(node).and_then(|entry| entry.peer) {
+        let mut inventory = self.inventory();
+        inventory.cordoned.remove(node);
+        inventory.removed.insert(node.to_owned());
+        if let Some(peer) = inventory.nodes.remove(node).and_then(|entry| entry.peer) {
             peer.close("this node was removed from the cluster");
         }
     }
@@ -448,11 +458,11 @@ impl Nodes {
     /// Ends the connection of a node that is no longer trusted, and gives its ranks up: whether it was
     /// connected.
     pub(crate) fn cut_off(&self, node: &str) -> bool {
-        let mut floor = self.floor();
-        floor.cut_off.insert(node.to_owned());
-        let entry = floor.nodes.remove(node);
-        drop(floor);
-        let Some(Entry { peer, processes, .. }) = entry else { return false };
+        let mut inventory = self.inventory();
+        inventory.cut_off.insert(node.to_owned());
+        let entry = inventory.nodes.remove(node);
+        drop(inventory);
+        let Some(NodeEntry { peer, processes, .. }) = entry else { return false };
         if let Some(peer) = &peer {
             peer.close("the certificate of this node was revoked");
         }
@@ -474,19 +484,19 @@ impl Nodes {
             });
             show.collect::<Vec<_>>()
         };
-        let floor = self.floor();
+        let inventory = self.inventory();
         let here = NodeStatus {
             name: HEAD.to_owned(),
             address: None,
             connected: true,
-            drained: floor.cordoned.contains(HEAD),
-            devices: show(&floor.here),
+            drained: inventory.cordoned.contains(HEAD),
+            devices: show(&inventory.here),
         };
-        let there = floor.nodes.iter().map(|(name, entry)| NodeStatus {
+        let there = inventory.nodes.iter().map(|(name, entry)| NodeStatus {
             name: name.clone(),
             address: Some(entry.address.to_string()),
             connected: entry.peer.is_some(),
-            drained: floor.cordoned.contains(name),
+            drained: inventory.cordoned.contains(name),
             devices: show(&entry.devices),
         });
         std::iter::once(here).filter(|head| !head.devices.is_empty()).chain(there).collect()

@@ -41,7 +41,7 @@ use crate::rank::{Loss, LossCause, RankEvent, RankHandle, RankStarter};
 use crate::replicas::Replicas;
 use crate::report::{Board, Report};
 use crate::restart::RestartBudget;
-use crate::routing::Teller;
+use crate::routing::LoadReporter;
 use crate::shard::PortSlot;
 use crate::stage::{Stage, StageArgs, StageMsg};
 use crate::status::{ReplicaState, ShardState};
@@ -70,7 +70,7 @@ pub(crate) struct ReplicaArgs {
     pub(crate) patience: Duration,
     pub(crate) metrics: ReplicaMetrics,
     pub(crate) board: Board,
-    pub(crate) teller: Teller,
+    pub(crate) load_reporter: LoadReporter,
     /// Where requests go that cannot stay.
     pub(crate) replicas: Arc<Replicas>,
     pub(crate) clock: Clock,
@@ -200,7 +200,7 @@ impl Actor for Replica {
             readmission: None,
             cause: LossCause::Outside,
             died_of_step: None,
-            report: Report::new(metrics, args.board, args.teller, &limits),
+            report: Report::new(metrics, args.board, args.load_reporter, &limits),
             replicas: args.replicas,
             clock: args.clock,
             over: false,

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::bubble::StageTime;
 use crate::progress::Patience;
 use crate::rank::LossCause;
-use crate::routing::Teller;
+use crate::routing::LoadReporter;
 use crate::status::{ReplicaState, ReplicaStatus, ShardState, ShardStatus};
 
 /// Where a replica shows how it is.
@@ -23,7 +23,7 @@ pub(crate) type Board = watch::Sender<ReplicaStatus>;
 pub(crate) struct Report {
     metrics: ReplicaMetrics,
     board: Board,
-    teller: Teller,
+    load_reporter: LoadReporter,
     last: Stats,
     /// Since when ranks are lost.
     lost: Option<Instant>,
@@ -35,12 +35,12 @@ impl Report {
     pub(crate) fn new(
         metrics: ReplicaMetrics,
         board: Board,
-        teller: Teller,
+        load_reporter: LoadReporter,
         limits: &Limits,
     ) -> Self {
         metrics.has_blocks(BLOCK_TOKENS as u32, limits.kv_blocks);
         metrics.epoch.set(board.borrow().epoch.0 as i64);
-        Self { metrics, board, teller, last: Stats::default(), lost: None }
+        Self { metrics, board, load_reporter, last: Stats::default(), lost: None }
     }
 
     /// Its KV caches have so many blocks in this epoch.
@@ -55,7 +55,7 @@ impl Report {
 
     /// A request was taken in.
     pub(crate) fn accepted(&mut self) {
-        self.teller.accepted();
+        self.load_reporter.accepted();
     }
 
     pub(crate) fn state(&self, state: ReplicaState) {
@@ -159,7 +159,7 @@ impl Report {
         metrics.prefix_cache_hits.inc_by(stats.kv.hit_tokens - last.kv.hit_tokens);
         let moved = stats.steps != last.steps;
         self.board.send_modify(|status| show(&stats, moved, status));
-        self.teller.tell(epoch, scheduler, &stats);
+        self.load_reporter.tell(epoch, scheduler, &stats);
         self.last = stats;
         for timings in scheduler.take_timings() {
             self.ended(&timings);

@@ -18,7 +18,7 @@ pub(crate) struct Routing {
 
 /// What one replica tells the router.
 #[derive(Debug)]
-pub(crate) struct Teller {
+pub(crate) struct LoadReporter {
     routing: Routing,
     replica: ReplicaId,
     epoch: Epoch,
@@ -79,15 +79,15 @@ impl Routing {
         self.router().pick(&ask, eligible).map(|pick| pick.replica)
     }
 
-    pub(crate) fn teller(&self, replica: ReplicaId) -> Teller {
+    pub(crate) fn load_reporter(&self, replica: ReplicaId) -> LoadReporter {
         let routing = self.clone();
-        Teller { routing, replica, epoch: Epoch::default(), sequence: 0, accepted: 0 }
+        LoadReporter { routing, replica, epoch: Epoch::default(), sequence: 0, accepted: 0 }
     }
 }
 
-// === impl Teller ===
+// === impl LoadReporter ===
 
-impl Teller {
+impl LoadReporter {
     /// A request was enqueued, or refused for good.
     pub(crate) fn accepted(&mut self) {
         self.accepted += 1;

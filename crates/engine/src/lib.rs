@@ -13,7 +13,7 @@
 //! invariant of the planner, and ends it.
 #![forbid(unsafe_code)]
 
-mod seat;
+mod sequence_state;
 mod worker;
 
 use std::any::Any;
@@ -29,7 +29,7 @@ use playhouse_types::{Epoch, StepId, StepOutcome, StepPlan};
 use worker::Worker;
 
 /// Plans that wait beside the one being executed. A pipeline of one stage keeps two steps in
-/// flight; the rest is room for plans that only release seats.
+/// flight; the rest is room for plans that only release slots.
 pub const STEPS_QUEUED_MAX: usize = 4;
 
 /// What an engine is given once.
@@ -39,7 +39,7 @@ pub struct EngineConfig {
     pub epoch: Epoch,
     /// Blocks of the KV cache.
     pub kv_blocks: usize,
-    /// Seats.
+    /// Slots for sequences.
     pub max_num_seqs: usize,
 }
 

@@ -4,7 +4,7 @@ use playhouse_model::{ForwardError, KvCache, Model};
 use playhouse_types::{Appended, Epoch, Run, RunOutcome, Slot, StepId, StepOutcome, StepPlan};
 
 use crate::EngineConfig;
-use crate::seat::Seat;
+use crate::sequence_state::SequenceState;
 
 /// Rows of logits held at a time: with a vocabulary of 150,000 they take 38 MB, where those of a
 /// whole prompt with log-probabilities would take gigabytes.
@@ -15,7 +15,7 @@ pub(crate) struct Worker<'a> {
     model: &'a Model,
     config: &'a EngineConfig,
     cache: KvCache,
-    seats: Vec<Option<Seat>>,
+    slots: Vec<Option<SequenceState>>,
     next_step: StepId,
 }
 
@@ -44,8 +44,8 @@ impl StepError {
 impl<'a> Worker<'a> {
     pub(crate) fn new(model: &'a Model, config: &'a EngineConfig) -> Result<Self, StepError> {
         let cache = KvCache::new(model.spec(), config.kv_blocks, model.dtype())?;
-        let seats = (0..config.max_num_seqs).map(|_| None).collect();
-        Ok(Self { model, config, cache, seats, next_step: StepId(0) })
+        let slots = (0..config.max_num_seqs).map(|_| None).collect();
+        Ok(Self { model, config, cache, slots, next_step: StepId(0) })
     }
 
     /// Executes a plan. The rank that samples has the outcome; the others took part.
@@ -57,13 +57,13 @@ impl<'a> Worker<'a> {
         assert_eq!(step, self.next_step, "steps come in order");
         self.next_step.0 += 1;
         for slot in released {
-            let seat = self.seat_at(slot).take();
-            assert!(seat.is_some(), "{slot}: released while empty");
+            let sequence_state = self.slot_mut(slot).take();
+            assert!(sequence_state.is_some(), "{slot}: released while empty");
         }
         for sequence in admitted {
-            let seat = self.seat_at(sequence.slot);
-            assert!(seat.is_none(), "{}: admitted while taken", sequence.slot);
-            *seat = Some(Seat::new(sequence));
+            let sequence_state = self.slot_mut(sequence.slot);
+            assert!(sequence_state.is_none(), "{}: admitted while taken", sequence.slot);
+            *sequence_state = Some(SequenceState::new(sequence));
         }
 
         self.append(&runs)?;
@@ -88,12 +88,12 @@ impl<'a> Worker<'a> {
                 first += part.len();
                 for (&(run, output), logits) in part.iter().zip(&logits) {
                     let outcome = &mut outcomes[run];
-                    let seat = self.occupied(outcome.slot);
+                    let sequence_state = self.occupied(outcome.slot);
                     if let Some(token) = output.prompt_token {
-                        outcome.prompt_logprobs.push(seat.prompt_logprobs(token, logits));
+                        outcome.prompt_logprobs.push(sequence_state.prompt_logprobs(token, logits));
                     }
                     if output.sample {
-                        outcome.sampled = Some(seat.sample(logits));
+                        outcome.sampled = Some(sequence_state.sample(logits));
                     }
                 }
             }
@@ -128,12 +128,12 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn seat_at(&mut self, slot: Slot) -> &mut Option<Seat> {
-        let seats = self.seats.len();
-        self.seats.get_mut(slot.0 as usize).unwrap_or_else(|| panic!("{slot}: of {seats} seats"))
+    fn slot_mut(&mut self, slot: Slot) -> &mut Option<SequenceState> {
+        let slots = self.slots.len();
+        self.slots.get_mut(slot.0 as usize).unwrap_or_else(|| panic!("{slot}: of {slots} slots"))
     }
 
-    fn occupied(&mut self, slot: Slot) -> &mut Seat {
-        self.seat_at(slot).as_mut().unwrap_or_else(|| panic!("{slot}: run while empty"))
+    fn occupied(&mut self, slot: Slot) -> &mut SequenceState {
+        self.slot_mut(slot).as_mut().unwrap_or_else(|| panic!("{slot}: run while empty"))
     }
 }

@@ -91,11 +91,11 @@ impl Placement {
         }
         let stage_ranks = map.widths().stage_ranks;
         let kept = previous.filter(|previous| previous.stage_ranks == stage_ranks);
-        let mut floor = Floor::new(map, machines);
+        let mut devices_left = FreeDevices::new(map, machines);
         if let Some(previous) = kept {
-            floor.keep(previous, cross);
+            devices_left.keep(previous, cross);
         }
-        let placed = floor.fill(cross).map(|()| floor.placement());
+        let placed = devices_left.fill(cross).map(|()| devices_left.placement());
         if kept.is_some() && placed.as_ref().is_ok_and(|placed| placed.crossing.is_empty()) {
             return placed;
         }
@@ -131,7 +131,7 @@ impl Placement {
 }
 
 /// The free devices of every domain while stages take theirs.
-struct Floor<'a> {
+struct FreeDevices<'a> {
     map: &'a RankMap,
     machines: &'a [Machine],
     /// Free seats of each domain, in order.
@@ -142,9 +142,9 @@ struct Floor<'a> {
     stages: Vec<Vec<DeviceIndex>>,
 }
 
-// === impl Floor ===
+// === impl FreeDevices ===
 
-impl<'a> Floor<'a> {
+impl<'a> FreeDevices<'a> {
     fn new(map: &'a RankMap, machines: &'a [Machine]) -> Self {
         let widths = map.widths();
         let stages = widths.replicas as usize * widths.stages as usize;

@@ -52,7 +52,7 @@ use crate::secret;
 use crate::signals::Signals;
 use crate::sizing::{Bytes, CacheSize, available_memory};
 
-/// Requests in the house for each that can run, unless somebody says otherwise: a queue of a few
+/// Requests that are accepted for each that can run, unless somebody says otherwise: a queue of a few
 /// batches.
 const QUEUE_PER_SEAT: u32 = 8;
 
@@ -102,17 +102,17 @@ pub(crate) fn run(args: &ServeArgs, layout: &[String]) -> Result<ExitCode, CliEr
     let (limits, cache) = limits(args, spec, &served)?;
     let doors = Doors { listener, admin, api_keys, certificate, tls, state };
     let spans = traces.as_ref().map(|traces| traces.counters().clone()).unwrap_or_default();
-    let house =
-        House { spans, loaded: Arc::new(loaded), language, parallel, served, limits, cache };
+    let model =
+        ServedModel { spans, loaded: Arc::new(loaded), language, parallel, served, limits, cache };
     let shutdown = Shutdown::new(args.shutdown_timeout);
-    let ended = runtime.block_on(run_cluster(args, doors, house, &shutdown));
+    let ended = runtime.block_on(run_cluster(args, doors, model, &shutdown));
     // A tokenizer or a file system may still keep one of its threads.
     runtime.shutdown_timeout(shutdown.rest());
     ended
 }
 
 /// What is served, and in which layout at first.
-struct House {
+struct ServedModel {
     loaded: Arc<Loaded>,
     language: Language,
     parallel: ParallelSpec,
@@ -159,11 +159,11 @@ fn parallel(layout: &[String]) -> Result<ParallelSpec, CliError> {
 async fn run_cluster(
     args: &ServeArgs,
     doors: Doors,
-    house: House,
+    model: ServedModel,
     shutdown: &Shutdown,
 ) -> Result<ExitCode, CliError> {
     let Doors { listener, admin, api_keys, certificate, tls, state } = doors;
-    let House { loaded, language, parallel, served, limits, cache, spans } = house;
+    let ServedModel { loaded, language, parallel, served, limits, cache, spans } = model;
     let mut signals = Signals::install()
         .map_err(|why| CliError::failure(format!("cannot handle signals: {why}")))?;
     let reload = Reload::install(args.api_keys_file.clone(), certificate.clone());

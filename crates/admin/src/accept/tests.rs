@@ -76,7 +76,7 @@ fn connect() -> (DuplexStream, JoinHandle<()>) {
 fn connect_to(script: Script) -> (DuplexStream, JoinHandle<()>) {
     let (client, server) = duplex(64);
     let router = router(&AdminConfig { token: "t".to_owned(), audit: None, tls: None }, script);
-    (client, tokio::spawn(connection(server, router, Guest::new(None))))
+    (client, tokio::spawn(connection(server, router, Client::new(None))))
 }
 
 const CLUSTER: &[u8] = b"GET /admin/v1/cluster HTTP/1.1\r\nauthorization: Bearer t\r\n\r\n";

@@ -43,7 +43,7 @@ impl Lease {
         let mut why = String::new();
         let placed = timeout(patience, async {
             loop {
-                let placed = self.nodes.floor().place(self.id, map, needs);
+                let placed = self.nodes.inventory().place(self.id, map, needs);
                 match placed {
                     Ok(seats) => {
                         changed.send_replace(());
@@ -65,7 +65,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.nodes.floor().leases.remove(self.id);
+        self.nodes.inventory().leases.remove(self.id);
         self.nodes.shared.changed.send_replace(());
     }
 }
@@ -74,7 +74,7 @@ impl Drop for Lease {
 
 impl Drop for Starting {
     fn drop(&mut self) {
-        if let Some(entry) = self.nodes.floor().nodes.get_mut(&self.node) {
+        if let Some(entry) = self.nodes.inventory().nodes.get_mut(&self.node) {
             entry.starting = entry.starting.saturating_sub(1);
         }
     }

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use playhouse_layout::{CrossDomain, DeviceIndex, Machine, Placement, RankMap};
 use playhouse_types::ReplicaId;
 
-use super::{Floor, Free, Seat};
+use super::{DeviceInventory, Free, Seat};
 use crate::head::HEAD;
 use crate::leases::LeaseId;
 use crate::memory::MemoryNeeds;
 
-// === impl Floor ===
+// === impl DeviceInventory ===
 
-impl Floor {
+impl DeviceInventory {
     pub(super) fn place(
         &mut self,
         lease: LeaseId,

@@ -16,7 +16,7 @@ pub const STREAMS_MAX: usize = 16;
 
 /// What is known of the other end of a connection. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Guest {
+pub(crate) struct Client {
     inner: Arc<Inner>,
 }
 
@@ -40,9 +40,9 @@ pub(crate) struct StreamPermit {
 #[derive(Clone, Debug)]
 pub(crate) struct Streams(Arc<Semaphore>);
 
-// === impl Guest ===
+// === impl Client ===
 
-impl Guest {
+impl Client {
     pub(crate) fn new(peer: Option<SocketAddr>) -> Self {
         let inner = Inner { peer, is_known: false.into(), is_reader: false.into() };
         Self { inner: Arc::new(inner) }
@@ -72,7 +72,7 @@ impl Guest {
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Guest {
+impl<S: Sync> FromRequestParts<S> for Client {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
@@ -88,11 +88,11 @@ impl Streams {
         Self(Arc::new(Semaphore::new(STREAMS_MAX)))
     }
 
-    /// A place for a stream of `guest`, whose connection may then live longer.
+    /// A place for a stream of `client`, whose connection may then live longer.
     ///
     /// # Errors
     /// All are taken.
-    pub(crate) fn take(&self, guest: &Guest) -> Result<StreamPermit, ApiError> {
+    pub(crate) fn take(&self, client: &Client) -> Result<StreamPermit, ApiError> {
         let permit = Arc::clone(&self.0).try_acquire_owned().map_err(|_| {
             let message = format!(
                 "{STREAMS_MAX} operations are followed already: ask without \
@@ -100,7 +100,7 @@ impl Streams {
             );
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_streams", message)
         })?;
-        guest.inner.is_reader.store(true, Ordering::Relaxed);
+        client.inner.is_reader.store(true, Ordering::Relaxed);
         Ok(StreamPermit { _permit: permit })
     }
 }

@@ -10,7 +10,7 @@ use playhouse_types::{
 };
 
 /// One sequence: what it is and how far it has come.
-pub(crate) struct Seat {
+pub(crate) struct SequenceState {
     /// Prompt and output.
     tokens: Vec<TokenId>,
     prompt_tokens: usize,
@@ -32,9 +32,9 @@ pub(crate) struct Output {
     pub(crate) sample: bool,
 }
 
-// === impl Seat ===
+// === impl SequenceState ===
 
-impl Seat {
+impl SequenceState {
     pub(crate) fn new(admitted: Admitted) -> Self {
         let Admitted { slot, tokens, prompt_tokens, sampling, blocks } = admitted;
         let (known, prompt_tokens) = (tokens.len(), prompt_tokens as usize);
