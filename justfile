@@ -10,9 +10,9 @@ clippy:
 test:
     cargo test --release --workspace --locked
 
-# Half an hour of faults.
-chaos:
-    PLAYHOUSE_CHAOS_MINUTES=30 cargo test --release -p playhouse --locked --test chaos storm -- --nocapture
+# So many minutes of faults: half an hour of them, or three with `just chaos 3`.
+chaos MINUTES="30":
+    PLAYHOUSE_CHAOS_MINUTES={{MINUTES}} cargo test --release -p playhouse --locked --test chaos storm -- --nocapture
 
 # Half a minute for each decoder of what comes over the network, or SECONDS for one of them.
 fuzz DECODER="" SECONDS="30":

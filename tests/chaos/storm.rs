@@ -1,8 +1,8 @@
 //! A storm: faults drawn by a seed, one after the other and across each other, under a load that
 //! does not end.
 //!
-//! It blows for three minutes. `PLAYHOUSE_CHAOS_MINUTES=30` makes it longer, and `PLAYHOUSE_CHAOS_SEED`
-//! draws the faults of an earlier storm again: the seed is printed.
+//! It blows for half a minute. `PLAYHOUSE_CHAOS_MINUTES=30` makes it longer, and `PLAYHOUSE_CHAOS_SEED` draws
+//! the faults of an earlier storm again: the seed is printed.
 
 mod budget;
 mod forecast;
@@ -29,6 +29,9 @@ use forecast::{Deed, Forecast};
 const GROWTH_KIB: u64 = 32 << 10;
 /// ... and what fragments in each minute.
 const GROWTH_KIB_PER_MINUTE: u64 = 1 << 10;
+
+/// Of a storm for each change.
+const SHORT: Duration = Duration::from_secs(30);
 
 /// Every so many-th client hangs up after its first tokens, which frees its blocks (**G5**).
 const RUDE: usize = 9;
@@ -155,7 +158,7 @@ fn seed() -> u64 {
 }
 
 fn length() -> Duration {
-    Duration::from_secs(60 * setting("PLAYHOUSE_CHAOS_MINUTES").unwrap_or(3))
+    setting("PLAYHOUSE_CHAOS_MINUTES").map_or(SHORT, |minutes| Duration::from_secs(60 * minutes))
 }
 
 fn setting(name: &str) -> Option<u64> {

@@ -126,7 +126,7 @@ impl Share {
     /// Whether it has the language-model head.
     #[must_use]
     pub fn is_last(&self) -> bool {
-        self.stage.at + 1 == self.stage.of
+        self.stage.at.checked_add(1) == Some(self.stage.of)
     }
 
     /// The units of an axis that are held (**LS-1**).
