@@ -44,7 +44,7 @@ fn a_plan_that_cannot_be_followed_ends_the_engine_with_the_reason() {
         (Box::new(|plan| plan.epoch = Epoch(2)), "got a plan of epoch-2, this engine runs epoch-3"),
         (Box::new(|plan| plan.step = StepId(5)), "steps come in order"),
         (Box::new(|plan| plan.released = vec![Slot(0)]), "slot-0: released while empty"),
-        (Box::new(|plan| plan.admitted = vec![admitted(99)]), "slot-99: of 32 seats"),
+        (Box::new(|plan| plan.admitted = vec![admitted(99)]), "slot-99: of 32 slots"),
         (Box::new(|plan| plan.admitted.push(admitted(0))), "slot-0: admitted while taken"),
         (Box::new(|plan| plan.admitted.clear()), "slot-0: run while empty"),
         (Box::new(|plan| plan.runs.push(run(0, 1, &[]))), "slot-0: two runs in one step"),
