@@ -6,8 +6,8 @@
 //! - **RB-1** the first losses of a period are answered at once, and each doubles the wait for the next,
 //!   from 10 ms to a minute; a random half of a wait keeps apart what was lost together.
 //! - **RB-2** what has served is not given up before it has failed to come back for the whole patience, in
-//!   which requests may wait for it; it is back when it has served for a second. What never served is given up after the first losses: its
-//!   configuration is wrong, and somebody waits for its start.
+//!   which requests may wait for it; it is back when it has served for a second. What never served is
+//!   given up after the first losses: its configuration is wrong, and somebody waits for its start.
 //! - **RB-3** what was given up is tried again by whoever has nobody else, at first after ten seconds.
 //! - **RB-4** losses age with time spent loading or serving, not with time spent waiting.
 
