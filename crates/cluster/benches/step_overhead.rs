@@ -124,7 +124,7 @@ impl RankHost for Clockwork {
 fn outcome(step: StepId, plan: &StepPlan) -> StepOutcome {
     let sampled = |run: &Run| RunOutcome {
         slot: run.slot,
-        sampled: Some(Sampled { token: run.start, logprobs: None }),
+        sampled: vec![Sampled { token: run.start, logprobs: None }],
         prompt_logprobs: Vec::new(),
     };
     StepOutcome { epoch: plan.epoch, step, runs: plan.runs.iter().map(sampled).collect() }

@@ -14,7 +14,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use playhouse_engine::{EngineConfig, EngineEvent, StepPort, spawn};
-use playhouse_model::{Dtype, Groups, KvCache, Model, ModelConfig, Weights};
+use playhouse_layout::ModelShape;
+use playhouse_model::{Dtype, Groups, KvCache, Model, Weights};
 use playhouse_ops::Threads;
 use playhouse_types::{
     Admitted, Appended, BLOCK_TOKENS, BlockId, Epoch, Logits, Run, SamplingParams, Slot, StepId,
@@ -42,9 +43,10 @@ struct Bench {
 fn main() {
     let threads = std::env::var("BENCH_THREADS").ok().and_then(|count| count.parse().ok());
     let threads = Threads::new(threads.or(NonZeroUsize::new(2)).expect("2 is not 0"));
-    let spec = ModelConfig::parse(CONFIG.as_bytes()).expect("the config is valid").spec;
-    let weights = Weights::random(&spec, Dtype::Bf16, 1).expect("there is memory");
-    let (parameters, bandwidth) = (spec.parameters(), read_bandwidth(&threads));
+    let shape = ModelShape::parse(CONFIG.as_bytes()).expect("the config is valid");
+    let spec = &shape.spec;
+    let weights = Weights::random(spec, Dtype::Bf16, 1).expect("there is memory");
+    let (parameters, bandwidth) = (shape.parameters(), read_bandwidth(&threads));
     println!(
         "{} M parameters in bf16, {} threads, {:?}; memory is read at {:.1} GB/s",
         parameters / 1_000_000,
@@ -52,9 +54,9 @@ fn main() {
         threads.isa(),
         bandwidth / 1e9,
     );
-    println!("KV cache: {} bytes per block", KvCache::bytes_per_block(&spec, weights.dtype()));
+    println!("KV cache: {} bytes per block", KvCache::bytes_per_block(spec, weights.dtype()));
 
-    let model = Model::new(&spec, weights, Groups::solo(), threads);
+    let model = Model::new(spec, weights, Groups::solo(), threads.into());
     let mut bench = Bench::new(model);
     println!("{:<38} {:>9} {:>12} {:>16}", "", "tok/s", "ms per step", "limit (tok/s)");
     let memory_limit = bandwidth / (2.0 * parameters as f64);

@@ -13,6 +13,7 @@
 //! invariant of the planner, and ends it.
 #![forbid(unsafe_code)]
 
+mod batch;
 mod sequence_state;
 mod worker;
 
@@ -130,7 +131,8 @@ pub fn spawn(
             on_event(EngineEvent::Ready { epoch: config.epoch });
             for plan in &queue {
                 let step = plan.step;
-                on_event(match worker.execute(plan)? {
+                let launched = worker.launch(plan)?;
+                on_event(match worker.wait(launched)? {
                     Some(outcome) => EngineEvent::Step(outcome),
                     None => EngineEvent::Followed { epoch: config.epoch, step },
                 });

@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use playhouse_model::Chunk;
-use playhouse_model::sampling::{self, TokenState};
-use playhouse_types::{
-    Admitted, BLOCK_TOKENS, BlockId, Logits, Run, Sampled, SamplingParams, TokenId, TokenLogprobs,
-};
+use playhouse_ops::sampling::{LogitsRow, TokenState};
+use playhouse_types::{Admitted, BLOCK_TOKENS, BlockId, Logits, Run, SamplingParams, TokenId};
+
+use crate::batch::Output;
 
 /// One sequence: what it is and how far it has come.
 pub(crate) struct SequenceState {
@@ -21,15 +21,6 @@ pub(crate) struct SequenceState {
     state: TokenState,
     /// What the rank with the logits sampled last, until a run appends it.
     sampled: Option<TokenId>,
-}
-
-/// What becomes of one output of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Output {
-    /// Report the log-probability of this prompt token.
-    pub(crate) prompt_token: Option<TokenId>,
-    /// Sample the next token.
-    pub(crate) sample: bool,
 }
 
 // === impl SequenceState ===
@@ -57,9 +48,11 @@ impl SequenceState {
         self.sampled
     }
 
-    /// Takes the blocks that are new with a run and says what to feed, and what becomes of each
-    /// output.
-    pub(crate) fn begin(&mut self, run: &Run, kv_blocks: usize) -> (Chunk, Vec<Output>) {
+    /// Takes the blocks that are new with a run; returns the positions that are fed.
+    ///
+    /// # Panics
+    /// When the run does not fit the sequence.
+    pub(crate) fn begin(&mut self, run: &Run, kv_blocks: usize) -> Range<usize> {
         let slot = run.slot;
         let (start, fed) = (run.start as usize, run.tokens as usize);
         let (end, known) = (start + fed, self.tokens.len());
@@ -73,20 +66,22 @@ impl SequenceState {
             assert!((block.0 as usize) < kv_blocks, "{slot}: {block} of {kv_blocks}");
         }
         self.cached = self.cached.max(end);
-
-        let (outputs, uses) = self.outputs(run);
-        let chunk = Chunk {
-            tokens: self.tokens[start..end].to_vec(),
-            start,
-            prompt_tokens: self.prompt_tokens,
-            blocks: self.blocks.clone(),
-            outputs,
-        };
-        (chunk, uses)
+        start..end
     }
 
-    /// The rows of a run whose outputs are wanted, and what for.
-    fn outputs(&self, run: &Run) -> (Range<usize>, Vec<Output>) {
+    /// Tokens to feed, with the outputs of some of their rows.
+    pub(crate) fn chunk(&self, fed: Range<usize>, outputs: Range<usize>) -> Chunk<'_> {
+        Chunk {
+            start: fed.start,
+            tokens: &self.tokens[fed],
+            prompt_tokens: self.prompt_tokens,
+            blocks: &self.blocks,
+            outputs,
+        }
+    }
+
+    /// The rows of the run of an index whose outputs are wanted, and what becomes of each.
+    pub(crate) fn outputs(&self, index: usize, run: &Run) -> (Range<usize>, Vec<Output>) {
         let (start, fed) = (run.start as usize, run.tokens as usize);
         let at_end = start + fed == self.tokens.len();
         let (wanted, sample) = match run.logits {
@@ -109,6 +104,7 @@ impl SequenceState {
             let next = start + row + 1;
             let reported = run.logits == Logits::All && next < self.prompt_tokens;
             Output {
+                run: index,
                 prompt_token: reported.then(|| self.tokens[next]),
                 sample: sample && row + 1 == fed,
             }
@@ -116,17 +112,17 @@ impl SequenceState {
         (wanted.clone(), wanted.map(output).collect())
     }
 
-    /// Log-probabilities of a prompt token, given the logits before it.
-    pub(crate) fn prompt_logprobs(&self, token: TokenId, logits: &[f32]) -> TokenLogprobs {
-        sampling::token_logprobs(logits, token, self.sampling.prompt_logprobs.unwrap_or(0))
+    /// What is wanted of the logits of an output.
+    pub(crate) fn logits_row(&self, output: &Output) -> LogitsRow<'_> {
+        let top = self.sampling.prompt_logprobs.unwrap_or(0);
+        LogitsRow {
+            reported: output.prompt_token.map(|token| (token, top)),
+            sampled: output.sample.then_some((&*self.sampling, &self.state)),
+        }
     }
 
-    /// Samples the next token.
-    pub(crate) fn sample(&mut self, logits: &[f32]) -> Sampled {
-        let token = sampling::sample(logits, &self.sampling, &self.state);
+    /// Keeps what was sampled last.
+    pub(crate) fn remember(&mut self, token: TokenId) {
         self.sampled = Some(token);
-        let count = self.sampling.logprobs;
-        let logprobs = count.map(|count| sampling::token_logprobs(logits, token, count));
-        Sampled { token, logprobs }
     }
 }

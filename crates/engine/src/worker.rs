@@ -1,22 +1,27 @@
-//! The batch state and the execution of a step.
+//! The execution of a step.
 
-use playhouse_model::{ForwardError, KvCache, Model};
-use playhouse_types::{Appended, Epoch, Run, RunOutcome, Slot, StepId, StepOutcome, StepPlan};
+use playhouse_model::{ForwardError, Hidden, KvCache, Model};
+use playhouse_types::{Appended, Epoch, Run, Slot, StepId, StepOutcome, StepPlan};
 
 use crate::EngineConfig;
+use crate::batch::{Batch, Slots};
 use crate::sequence_state::SequenceState;
-
-/// Rows of logits held at a time: with a vocabulary of 150,000 they take 38 MB, where those of a
-/// whole prompt with log-probabilities would take gigabytes.
-const LOGITS_ROWS_MAX: usize = 64;
 
 /// Executes plans, one after the other.
 pub(crate) struct Worker<'a> {
     model: &'a Model,
     config: &'a EngineConfig,
     cache: KvCache,
-    slots: Vec<Option<SequenceState>>,
+    slots: Slots,
     next_step: StepId,
+}
+
+/// A step that is being computed.
+pub(crate) struct Launched {
+    step: StepId,
+    batch: Batch,
+    /// What the last layer gives, on the ranks that have it.
+    hidden: Option<Hidden>,
 }
 
 /// Why a step failed.
@@ -44,12 +49,15 @@ impl StepError {
 impl<'a> Worker<'a> {
     pub(crate) fn new(model: &'a Model, config: &'a EngineConfig) -> Result<Self, StepError> {
         let cache = KvCache::new(model.spec(), config.kv_blocks, model.dtype())?;
-        let slots = (0..config.max_num_seqs).map(|_| None).collect();
+        let slots = Slots::new(config.max_num_seqs);
         Ok(Self { model, config, cache, slots, next_step: StepId(0) })
     }
 
-    /// Executes a plan. The rank that samples has the outcome; the others took part.
-    pub(crate) fn execute(&mut self, plan: StepPlan) -> Result<Option<StepOutcome>, StepError> {
+    /// Takes a plan into the sequences and starts its forward pass.
+    ///
+    /// # Errors
+    /// When the plan is of another epoch, or the forward pass fails.
+    pub(crate) fn launch(&mut self, plan: StepPlan) -> Result<Launched, StepError> {
         let StepPlan { epoch, step, released, admitted, runs } = plan;
         if epoch != self.config.epoch {
             return Err(StepError::Epoch { given: epoch, own: self.config.epoch });
@@ -57,49 +65,36 @@ impl<'a> Worker<'a> {
         assert_eq!(step, self.next_step, "steps come in order");
         self.next_step.0 += 1;
         for slot in released {
-            let sequence_state = self.slot_mut(slot).take();
-            assert!(sequence_state.is_some(), "{slot}: released while empty");
+            let sequence = self.slots.slot(slot).take();
+            assert!(sequence.is_some(), "{slot}: released while empty");
         }
-        for sequence in admitted {
-            let sequence_state = self.slot_mut(sequence.slot);
-            assert!(sequence_state.is_none(), "{}: admitted while taken", sequence.slot);
-            *sequence_state = Some(SequenceState::new(sequence));
+        for admitted in admitted {
+            let slot = admitted.slot;
+            let before = self.slots.slot(slot).replace(SequenceState::new(admitted));
+            assert!(before.is_none(), "{slot}: admitted while taken");
         }
-
         self.append(&runs)?;
-        let kv_blocks = self.config.kv_blocks;
-        let (mut chunks, mut outputs) = (Vec::new(), Vec::new());
-        for (index, run) in runs.iter().enumerate() {
-            let again = runs[..index].iter().any(|other| other.slot == run.slot);
-            assert!(!again, "{}: two runs in one step", run.slot);
-            let (chunk, uses) = self.occupied(run.slot).begin(run, kv_blocks);
-            chunks.push(chunk);
-            outputs.extend(uses.into_iter().map(|output| (index, output)));
-        }
-        let outcome = |slot| RunOutcome { slot, sampled: None, prompt_logprobs: Vec::new() };
-        let mut outcomes: Vec<_> = runs.iter().map(|run| outcome(run.slot)).collect();
-        if !chunks.is_empty() {
-            let Some(hidden) = self.model.forward(&chunks, &self.cache)? else {
-                return Ok(None);
-            };
-            let mut first = 0;
-            for part in outputs.chunks(LOGITS_ROWS_MAX) {
-                let logits = self.model.logits(&hidden, first..first + part.len())?;
-                first += part.len();
-                for (&(run, output), logits) in part.iter().zip(&logits) {
-                    let outcome = &mut outcomes[run];
-                    let sequence_state = self.occupied(outcome.slot);
-                    if let Some(token) = output.prompt_token {
-                        outcome.prompt_logprobs.push(sequence_state.prompt_logprobs(token, logits));
-                    }
-                    if output.sample {
-                        outcome.sampled = Some(sequence_state.sample(logits));
-                    }
-                }
-            }
-        }
-        let outcome = StepOutcome { epoch, step, runs: outcomes };
-        Ok(self.model.has_logits().then_some(outcome))
+        let batch = Batch::new(&runs, &mut self.slots, self.config.kv_blocks);
+        let hidden = match batch.is_empty() {
+            true => None,
+            false => self.model.forward(&batch.chunks(&self.slots), &self.cache)?,
+        };
+        Ok(Launched { step, batch, hidden })
+    }
+
+    /// Waits for a step, and samples. The rank that samples has the outcome; the others took part.
+    ///
+    /// # Errors
+    /// When sampling fails, or another rank is lost.
+    pub(crate) fn wait(&mut self, launched: Launched) -> Result<Option<StepOutcome>, StepError> {
+        let Launched { step, batch, hidden } = launched;
+        let rows = match &hidden {
+            Some(hidden) => self.model.sample(hidden, &batch.logits_rows(&self.slots))?,
+            None => Some(Vec::new()),
+        };
+        let Some(rows) = rows.filter(|_| self.model.has_logits()) else { return Ok(None) };
+        let runs = batch.outcomes(rows, &mut self.slots);
+        Ok(Some(StepOutcome { epoch: self.config.epoch, step, runs }))
     }
 
     /// Adds to the sequences what was sampled from their last runs. Samples that no plan brings are
@@ -109,7 +104,7 @@ impl<'a> Worker<'a> {
         for run in runs {
             match run.appended {
                 Appended::Nothing => {}
-                Appended::Token(token) => self.occupied(run.slot).append(token),
+                Appended::Token(token) => self.slots.occupied(run.slot).append(token),
                 Appended::OwnSample => own.push(run.slot),
             }
         }
@@ -117,23 +112,14 @@ impl<'a> Worker<'a> {
             return Ok(());
         }
         let has_samples = self.model.has_logits();
-        let sample = |slot: &Slot| match self.occupied(*slot).last_sample() {
+        let sample = |slot: &Slot| match self.slots.occupied(*slot).last_sample() {
             None if has_samples => panic!("{slot}: nothing was sampled from the last run"),
             sample => sample.unwrap_or_default(),
         };
         let samples = own.iter().map(sample).collect();
         for (slot, token) in own.into_iter().zip(self.model.share_samples(samples)?) {
-            self.occupied(slot).append(token);
+            self.slots.occupied(slot).append(token);
         }
         Ok(())
-    }
-
-    fn slot_mut(&mut self, slot: Slot) -> &mut Option<SequenceState> {
-        let slots = self.slots.len();
-        self.slots.get_mut(slot.0 as usize).unwrap_or_else(|| panic!("{slot}: of {slots} slots"))
-    }
-
-    fn occupied(&mut self, slot: Slot) -> &mut SequenceState {
-        self.slot_mut(slot).as_mut().unwrap_or_else(|| panic!("{slot}: run while empty"))
     }
 }

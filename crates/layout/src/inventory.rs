@@ -1,12 +1,14 @@
-//! Every weight of a model with the way it is cut, after Megatron: the one list from which
-//! parameters, bytes of a rank and arithmetic are counted.
+//! Every weight of a model by its name, with the way it is cut, after Megatron (arXiv 1909.08053): the one list
+//! that a loader reads and from which parameters, bytes of a rank and arithmetic are counted.
 //!
 //! - **IN-1** the rows and columns of a weight that the ranks of a cut hold sum to the whole,
 //!   except KV heads where there are fewer of them than ranks: those are held by several.
 //! - **IN-2** bytes include scales, zero points and group indices of quantized matrices, counted for
 //!   the slice a rank holds.
 
-use crate::{AttentionShape, FfnShape, LayerShape, ModelShape, Slice, WeightType};
+use playhouse_types::{Attention, DecoderSpec, FeedForward, Gqa, LayerSpec, Mla, Moe};
+
+use crate::{ModelShape, Slice, WeightType};
 
 /// All weights of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +29,7 @@ pub struct LayerRun {
     /// Which.
     pub layers: Slice,
     /// One of them.
-    pub shape: LayerShape,
+    pub layer: LayerSpec,
     /// The weights of one of them.
     pub weights: Vec<Weight>,
 }
@@ -35,12 +37,16 @@ pub struct LayerRun {
 /// A matrix, `outputs × inputs`, or a vector, `outputs × 1`; `count` of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weight {
-    /// Its place in a layer, as in the checkpoint: `self_attn.q_proj`.
+    /// What it is for.
+    pub role: TensorRole,
+    /// Its name in the checkpoint, of a weight of a layer without `model.layers.N.`.
     pub name: &'static str,
     /// Rows.
     pub outputs: u64,
-    /// Columns.
+    /// Columns; 1 of a vector.
     pub inputs: u64,
+    /// It has one dimension.
+    pub is_vector: bool,
     /// How many alike: the experts of a layer, else 1.
     pub count: u64,
     /// How ranks divide it.
@@ -49,11 +55,90 @@ pub struct Weight {
     pub stored: WeightType,
 }
 
+/// What a weight is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TensorRole {
+    /// The embedding table.
+    Embedding,
+    /// The norm before the head.
+    FinalNorm,
+    /// The language-model head.
+    Head,
+    /// The norm before attention.
+    AttentionNorm,
+    /// The query projection.
+    Query,
+    /// Its bias.
+    QueryBias,
+    /// The key projection.
+    Key,
+    /// Its bias.
+    KeyBias,
+    /// The value projection.
+    Value,
+    /// Its bias.
+    ValueBias,
+    /// The projection out of attention.
+    AttentionOut,
+    /// Its bias.
+    AttentionOutBias,
+    /// The norm of each query head.
+    QueryNorm,
+    /// The norm of each key head.
+    KeyNorm,
+    /// The projection to the query's rank.
+    QueryDown,
+    /// The norm of what it gives.
+    QueryDownNorm,
+    /// The projection from the query's rank to the heads.
+    QueryUp,
+    /// The projection to the compressed keys and values, and to the key that all heads share.
+    LatentDown,
+    /// The norm of the compressed keys and values.
+    LatentNorm,
+    /// The projection from the compressed keys and values to the heads.
+    LatentUp,
+    /// The norm before the feed-forward block.
+    FeedForwardNorm,
+    /// The gate of a dense block.
+    Gate,
+    /// Its bias.
+    GateBias,
+    /// The projection beside the gate.
+    Up,
+    /// Its bias.
+    UpBias,
+    /// The projection out of a dense block.
+    Down,
+    /// Its bias.
+    DownBias,
+    /// The scores of the experts.
+    Router,
+    /// What the router adds to them before choosing.
+    RouterCorrection,
+    /// The gates of the experts.
+    ExpertGate,
+    /// The projections beside them.
+    ExpertUp,
+    /// The projections out of the experts.
+    ExpertDown,
+    /// The gate of the experts that every token passes.
+    SharedGate,
+    /// The projection beside it.
+    SharedUp,
+    /// The projection out of them.
+    SharedDown,
+    /// What scales their output.
+    SharedScale,
+}
+
 /// How a weight is divided over ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
     /// Every rank holds all of it.
     Whole,
+    /// The first rank of those that divide the axis holds all of it: a bias that a sum over them has once.
+    First(Axis),
     /// Each rank holds the rows of its units.
     Outputs(Axis),
     /// Each rank holds the columns of its units.
@@ -86,26 +171,38 @@ pub fn product(factors: &[u64]) -> u64 {
 // === impl Inventory ===
 
 impl Inventory {
-    /// The weights of `shape`.
+    /// The weights of `shape`, stored as it says.
     #[must_use]
     pub fn of(shape: &ModelShape) -> Self {
-        let embedding = Weight {
-            name: "embed_tokens",
-            outputs: shape.vocab,
-            inputs: shape.hidden,
+        let ModelShape { spec, weights, plain, unquantized, .. } = shape;
+        Self::new(spec, Storage { weights: *weights, plain: *plain, unquantized })
+    }
+
+    /// The weights of `spec`, all stored alike.
+    #[must_use]
+    pub fn plain(spec: &DecoderSpec, stored: WeightType) -> Self {
+        Self::new(spec, Storage { weights: stored, plain: stored, unquantized: &[] })
+    }
+
+    fn new(spec: &DecoderSpec, storage: Storage<'_>) -> Self {
+        let (vocab, hidden) = (spec.vocab as u64, spec.hidden as u64);
+        let table = |role, name, axis| Weight {
+            role,
+            name,
+            outputs: vocab,
+            inputs: hidden,
+            is_vector: false,
             count: 1,
-            cut: Cut::Outputs(Axis::Embedding(shape.vocab)),
-            stored: shape.plain,
+            cut: Cut::Outputs(axis),
+            stored: storage.plain,
         };
+        let head = || table(TensorRole::Head, "lm_head.weight", Axis::Head(vocab));
+        let embedding = "model.embed_tokens.weight";
         Self {
-            embedding,
-            runs: runs(shape),
-            norm: Weight::vector("norm", shape.hidden, shape.plain),
-            head: (!shape.tied_embeddings).then_some(Weight {
-                name: "lm_head",
-                cut: Cut::Outputs(Axis::Head(shape.vocab)),
-                ..embedding
-            }),
+            embedding: table(TensorRole::Embedding, embedding, Axis::Embedding(vocab)),
+            runs: runs(spec, &storage),
+            norm: Weight::vector(TensorRole::FinalNorm, "model.norm.weight", hidden, storage.plain),
+            head: (!spec.tied_embeddings).then(head),
         }
     }
 
@@ -124,12 +221,12 @@ impl Inventory {
         self.ends().map(measure).chain(self.runs.iter().map(of_run)).fold(0, sum)
     }
 
-    /// The runs within `layers`, each with how many of its layers are.
-    pub fn runs_in(&self, layers: Slice) -> impl Iterator<Item = (&LayerRun, u64)> {
+    /// The runs within `layers`, each with the part of them that is.
+    pub fn runs_in(&self, layers: Slice) -> impl Iterator<Item = (&LayerRun, Slice)> {
         self.runs.iter().filter_map(move |run| {
             let first = run.layers.first.max(layers.first);
             let count = run.layers.end().min(layers.end()).saturating_sub(first);
-            (count > 0).then_some((run, count))
+            (count > 0).then_some((run, Slice { first, count }))
         })
     }
 
@@ -140,17 +237,24 @@ impl Inventory {
     }
 }
 
-fn runs(shape: &ModelShape) -> Vec<LayerRun> {
+/// How the weights of a decoder are stored.
+struct Storage<'a> {
+    weights: WeightType,
+    plain: WeightType,
+    unquantized: &'a [String],
+}
+
+fn runs(spec: &DecoderSpec, storage: &Storage<'_>) -> Vec<LayerRun> {
     let mut runs: Vec<LayerRun> = Vec::new();
-    for (at, layer) in shape.layers.iter().enumerate() {
-        // Only modules that quantization skips make equal shapes differ.
-        let known = runs.last().filter(|run| run.shape == *layer && shape.unquantized.is_empty());
-        let weights = known.map_or_else(|| weights(shape, at, layer), |run| run.weights.clone());
+    for (at, layer) in spec.layers.iter().enumerate() {
+        // Only modules that quantization skips make equal layers differ.
+        let known = runs.last().filter(|run| run.layer == *layer && storage.unquantized.is_empty());
+        let weights = known.map_or_else(|| weights(spec, storage, at), |run| run.weights.clone());
         match runs.last_mut() {
-            Some(run) if run.shape == *layer && run.weights == weights => run.layers.count += 1,
+            Some(run) if run.layer == *layer && run.weights == weights => run.layers.count += 1,
             _ => runs.push(LayerRun {
                 layers: Slice { first: at as u64, count: 1 },
-                shape: layer.clone(),
+                layer: *layer,
                 weights,
             }),
         }
@@ -159,19 +263,27 @@ fn runs(shape: &ModelShape) -> Vec<LayerRun> {
 }
 
 /// The weights of one layer, `at` layers into the model.
-fn weights(shape: &ModelShape, at: usize, layer: &LayerShape) -> Vec<Weight> {
-    let mut list = LayerList { hidden: shape.hidden, shape, at, weights: Vec::with_capacity(20) };
-    list.vector("input_layernorm", shape.hidden);
-    list.attention(&layer.attention);
-    list.vector("post_attention_layernorm", shape.hidden);
-    list.ffn(&layer.ffn);
+fn weights(spec: &DecoderSpec, storage: &Storage<'_>, at: usize) -> Vec<Weight> {
+    let hidden = spec.hidden as u64;
+    let LayerSpec { attention, feed_forward, .. } = &spec.layers[at];
+    let mut list = LayerList { hidden, storage, at, weights: Vec::with_capacity(20) };
+    list.vector(TensorRole::AttentionNorm, "input_layernorm.weight", hidden);
+    match attention {
+        Attention::Gqa(gqa) => list.gqa(gqa),
+        Attention::Mla(mla) => list.mla(mla),
+    }
+    list.vector(TensorRole::FeedForwardNorm, "post_attention_layernorm.weight", hidden);
+    match feed_forward {
+        FeedForward::Dense(dense) => list.dense(dense.inner as u64, dense.bias),
+        FeedForward::Moe(moe) => list.moe(moe),
+    }
     list.weights
 }
 
 /// The list of a layer while it is written.
 struct LayerList<'a> {
     hidden: u64,
-    shape: &'a ModelShape,
+    storage: &'a Storage<'a>,
     at: usize,
     weights: Vec<Weight>,
 }
@@ -179,138 +291,197 @@ struct LayerList<'a> {
 // === impl LayerList ===
 
 impl LayerList<'_> {
-    fn attention(&mut self, attention: &AttentionShape) {
+    fn gqa(&mut self, gqa: &Gqa) {
         let hidden = self.hidden;
-        match *attention {
-            AttentionShape::Gqa { heads, kv_heads, head_dim, qkv_bias, out_bias, qk_norm } => {
-                let (wide, narrow) = (product(&[heads, head_dim]), product(&[kv_heads, head_dim]));
-                let (by_head, by_kv) =
-                    (Cut::Outputs(Axis::Heads(heads)), Cut::Outputs(Axis::KvHeads(kv_heads)));
-                for (name, rows, cut) in [
-                    ("self_attn.q_proj", wide, by_head),
-                    ("self_attn.k_proj", narrow, by_kv),
-                    ("self_attn.v_proj", narrow, by_kv),
-                ] {
-                    self.matrix(name, rows, hidden, cut);
-                    if qkv_bias {
-                        self.cut_vector(name, rows, cut);
-                    }
-                }
-                self.matrix("self_attn.o_proj", hidden, wide, Cut::Inputs(Axis::Heads(heads)));
-                if out_bias {
-                    self.vector("self_attn.o_proj", hidden);
-                }
-                if qk_norm {
-                    self.vector("self_attn.q_norm", head_dim);
-                    self.vector("self_attn.k_norm", head_dim);
-                }
+        let Gqa { heads, kv_heads, head_dim, qkv_bias, out_bias, qk_norm } = *gqa;
+        let [heads, kv_heads, head_dim] = [heads, kv_heads, head_dim].map(|size| size as u64);
+        let (wide, narrow) = (product(&[heads, head_dim]), product(&[kv_heads, head_dim]));
+        let (by_head, by_kv) =
+            (Cut::Outputs(Axis::Heads(heads)), Cut::Outputs(Axis::KvHeads(kv_heads)));
+        for (role, name, rows, cut) in [
+            (TensorRole::Query, "self_attn.q_proj.weight", wide, by_head),
+            (TensorRole::Key, "self_attn.k_proj.weight", narrow, by_kv),
+            (TensorRole::Value, "self_attn.v_proj.weight", narrow, by_kv),
+        ] {
+            self.matrix(role, name, [rows, hidden], cut);
+        }
+        if qkv_bias {
+            for (role, name, rows, cut) in [
+                (TensorRole::QueryBias, "self_attn.q_proj.bias", wide, by_head),
+                (TensorRole::KeyBias, "self_attn.k_proj.bias", narrow, by_kv),
+                (TensorRole::ValueBias, "self_attn.v_proj.bias", narrow, by_kv),
+            ] {
+                self.cut_vector(role, name, rows, cut);
             }
-            AttentionShape::Mla { heads, q_rank, kv_rank, nope_dim, rope_dim, v_dim } => {
-                let by_head = Cut::Outputs(Axis::Heads(heads));
-                let queries = product(&[heads, nope_dim.saturating_add(rope_dim)]);
-                match q_rank {
-                    Some(rank) => {
-                        self.matrix("self_attn.q_a_proj", rank, hidden, Cut::Whole);
-                        self.vector("self_attn.q_a_layernorm", rank);
-                        self.matrix("self_attn.q_b_proj", queries, rank, by_head);
-                    }
-                    None => self.matrix("self_attn.q_proj", queries, hidden, by_head),
-                }
-                let latent = kv_rank.saturating_add(rope_dim);
-                self.matrix("self_attn.kv_a_proj_with_mqa", latent, hidden, Cut::Whole);
-                self.vector("self_attn.kv_a_layernorm", kv_rank);
-                let keys_values = product(&[heads, nope_dim.saturating_add(v_dim)]);
-                self.matrix("self_attn.kv_b_proj", keys_values, kv_rank, by_head);
-                let values = product(&[heads, v_dim]);
-                self.matrix("self_attn.o_proj", hidden, values, Cut::Inputs(Axis::Heads(heads)));
-            }
+        }
+        let by_input = Cut::Inputs(Axis::Heads(heads));
+        let out = "self_attn.o_proj.weight";
+        self.matrix(TensorRole::AttentionOut, out, [hidden, wide], by_input);
+        if out_bias {
+            let once = Cut::First(Axis::Heads(heads));
+            let bias = "self_attn.o_proj.bias";
+            self.cut_vector(TensorRole::AttentionOutBias, bias, hidden, once);
+        }
+        if qk_norm {
+            self.vector(TensorRole::QueryNorm, "self_attn.q_norm.weight", head_dim);
+            self.vector(TensorRole::KeyNorm, "self_attn.k_norm.weight", head_dim);
         }
     }
 
-    fn ffn(&mut self, ffn: &FfnShape) {
+    fn mla(&mut self, mla: &Mla) {
         let hidden = self.hidden;
-        match *ffn {
-            FfnShape::Dense { inner, bias } => {
-                let names = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
-                self.gated(names, 1, inner, Axis::Inner(inner));
-                if bias {
-                    let cut = Cut::Outputs(Axis::Inner(inner));
-                    self.cut_vector("mlp.gate_proj", inner, cut);
-                    self.cut_vector("mlp.up_proj", inner, cut);
-                    self.vector("mlp.down_proj", hidden);
-                }
+        let Mla { heads, q_rank, kv_rank, nope_dim, rope_dim, v_dim } = *mla;
+        let [heads, kv_rank, nope_dim, rope_dim, v_dim] =
+            [heads, kv_rank, nope_dim, rope_dim, v_dim].map(|size| size as u64);
+        let by_head = Cut::Outputs(Axis::Heads(heads));
+        let queries = product(&[heads, nope_dim.saturating_add(rope_dim)]);
+        match q_rank.map(|rank| rank as u64) {
+            Some(rank) => {
+                let down = "self_attn.q_a_proj.weight";
+                self.matrix(TensorRole::QueryDown, down, [rank, hidden], Cut::Whole);
+                self.vector(TensorRole::QueryDownNorm, "self_attn.q_a_layernorm.weight", rank);
+                let up = "self_attn.q_b_proj.weight";
+                self.matrix(TensorRole::QueryUp, up, [queries, rank], by_head);
             }
-            FfnShape::Moe { experts, inner, shared_inner, shared_gate, gate_bias, .. } => {
-                self.plain_matrix("mlp.gate", experts, hidden);
-                if gate_bias {
-                    let name = "mlp.gate.e_score_correction_bias";
-                    self.weights.push(Weight::vector(name, experts, WeightType::F32));
-                }
-                let names =
-                    ["mlp.experts.gate_proj", "mlp.experts.up_proj", "mlp.experts.down_proj"];
-                self.gated(names, experts, inner, Axis::ExpertInner(inner));
-                if shared_inner > 0 {
-                    let names = [
-                        "mlp.shared_experts.gate_proj",
-                        "mlp.shared_experts.up_proj",
-                        "mlp.shared_experts.down_proj",
-                    ];
-                    self.gated(names, 1, shared_inner, Axis::Inner(shared_inner));
-                }
-                if shared_gate {
-                    self.plain_matrix("mlp.shared_expert_gate", 1, hidden);
-                }
+            None => {
+                let name = "self_attn.q_proj.weight";
+                self.matrix(TensorRole::Query, name, [queries, hidden], by_head);
             }
+        }
+        let latent = kv_rank.saturating_add(rope_dim);
+        let down = "self_attn.kv_a_proj_with_mqa.weight";
+        self.matrix(TensorRole::LatentDown, down, [latent, hidden], Cut::Whole);
+        self.vector(TensorRole::LatentNorm, "self_attn.kv_a_layernorm.weight", kv_rank);
+        let keys_values = product(&[heads, nope_dim.saturating_add(v_dim)]);
+        let up = "self_attn.kv_b_proj.weight";
+        self.matrix(TensorRole::LatentUp, up, [keys_values, kv_rank], by_head);
+        let values = product(&[heads, v_dim]);
+        let by_input = Cut::Inputs(Axis::Heads(heads));
+        let out = "self_attn.o_proj.weight";
+        self.matrix(TensorRole::AttentionOut, out, [hidden, values], by_input);
+    }
+
+    fn dense(&mut self, inner: u64, bias: bool) {
+        self.gated(
+            [
+                (TensorRole::Gate, "mlp.gate_proj.weight"),
+                (TensorRole::Up, "mlp.up_proj.weight"),
+                (TensorRole::Down, "mlp.down_proj.weight"),
+            ],
+            1,
+            Axis::Inner(inner),
+        );
+        if bias {
+            let cut = Cut::Outputs(Axis::Inner(inner));
+            self.cut_vector(TensorRole::GateBias, "mlp.gate_proj.bias", inner, cut);
+            self.cut_vector(TensorRole::UpBias, "mlp.up_proj.bias", inner, cut);
+            let once = Cut::First(Axis::Inner(inner));
+            self.cut_vector(TensorRole::DownBias, "mlp.down_proj.bias", self.hidden, once);
         }
     }
 
-    /// Gate and up, cut by outputs, and down, cut by inputs.
-    fn gated(&mut self, names: [&'static str; 3], count: u64, inner: u64, axis: Axis) {
+    fn moe(&mut self, moe: &Moe) {
         let hidden = self.hidden;
+        let Moe { experts, inner, shared_inner, shared_gate, correction_bias, .. } = *moe;
+        let [experts, inner, shared_inner] = [experts, inner, shared_inner].map(|size| size as u64);
+        self.plain_matrix(TensorRole::Router, "mlp.gate.weight", [experts, hidden]);
+        if correction_bias {
+            let (role, name) = (TensorRole::RouterCorrection, "mlp.gate.e_score_correction_bias");
+            self.weights.push(Weight::vector(role, name, experts, WeightType::F32));
+        }
+        self.gated(
+            [
+                (TensorRole::ExpertGate, "mlp.experts.gate_proj.weight"),
+                (TensorRole::ExpertUp, "mlp.experts.up_proj.weight"),
+                (TensorRole::ExpertDown, "mlp.experts.down_proj.weight"),
+            ],
+            experts,
+            Axis::ExpertInner(inner),
+        );
+        if shared_inner > 0 {
+            self.gated(
+                [
+                    (TensorRole::SharedGate, "mlp.shared_experts.gate_proj.weight"),
+                    (TensorRole::SharedUp, "mlp.shared_experts.up_proj.weight"),
+                    (TensorRole::SharedDown, "mlp.shared_experts.down_proj.weight"),
+                ],
+                1,
+                Axis::Inner(shared_inner),
+            );
+        }
+        if shared_gate {
+            let name = "mlp.shared_expert_gate.weight";
+            self.plain_matrix(TensorRole::SharedScale, name, [1, hidden]);
+        }
+    }
+
+    /// Gate and up, cut by outputs, and down, cut by inputs; `count` of each.
+    fn gated(&mut self, names: [(TensorRole, &'static str); 3], count: u64, axis: Axis) {
+        let (hidden, inner) = (self.hidden, axis.units());
         let [gate, up, down] = names;
-        self.matrix(gate, inner, hidden, Cut::Outputs(axis));
-        self.matrix(up, inner, hidden, Cut::Outputs(axis));
-        self.matrix(down, hidden, inner, Cut::Inputs(axis));
+        self.matrix(gate.0, gate.1, [inner, hidden], Cut::Outputs(axis));
+        self.matrix(up.0, up.1, [inner, hidden], Cut::Outputs(axis));
+        self.matrix(down.0, down.1, [hidden, inner], Cut::Inputs(axis));
         let last = self.weights.len().saturating_sub(3);
         for weight in &mut self.weights[last..] {
             weight.count = count;
         }
     }
 
-    fn matrix(&mut self, name: &'static str, outputs: u64, inputs: u64, cut: Cut) {
-        let stored = if self.skipped(name) { self.shape.plain } else { self.shape.weights };
-        self.weights.push(Weight { name, outputs, inputs, count: 1, cut, stored });
+    fn matrix(
+        &mut self,
+        role: TensorRole,
+        name: &'static str,
+        [outputs, inputs]: [u64; 2],
+        cut: Cut,
+    ) {
+        let stored = if self.is_skipped(name) { self.storage.plain } else { self.storage.weights };
+        let (is_vector, count) = (false, 1);
+        self.weights.push(Weight { role, name, outputs, inputs, is_vector, count, cut, stored });
     }
 
-    fn plain_matrix(&mut self, name: &'static str, outputs: u64, inputs: u64) {
-        let stored = self.shape.plain;
-        self.weights.push(Weight { name, outputs, inputs, count: 1, cut: Cut::Whole, stored });
+    fn plain_matrix(&mut self, role: TensorRole, name: &'static str, sides: [u64; 2]) {
+        self.matrix(role, name, sides, Cut::Whole);
+        if let Some(weight) = self.weights.last_mut() {
+            weight.stored = self.storage.plain;
+        }
     }
 
-    fn vector(&mut self, name: &'static str, length: u64) {
-        self.weights.push(Weight::vector(name, length, self.shape.plain));
+    fn vector(&mut self, role: TensorRole, name: &'static str, length: u64) {
+        self.cut_vector(role, name, length, Cut::Whole);
     }
 
-    fn cut_vector(&mut self, name: &'static str, length: u64, cut: Cut) {
-        self.weights.push(Weight { cut, ..Weight::vector(name, length, self.shape.plain) });
+    fn cut_vector(&mut self, role: TensorRole, name: &'static str, length: u64, cut: Cut) {
+        let whole = Weight::vector(role, name, length, self.storage.plain);
+        self.weights.push(Weight { cut, ..whole });
     }
 
     /// Whether quantization leaves this matrix alone.
-    fn skipped(&self, name: &str) -> bool {
-        if self.shape.unquantized.is_empty() {
+    fn is_skipped(&self, name: &str) -> bool {
+        if self.storage.unquantized.is_empty() {
             return false;
         }
         // Between dots, so that `layers.1` does not mean `layers.10`.
         let path = format!(".model.layers.{}.{name}.", self.at);
-        self.shape.unquantized.iter().any(|part| path.contains(&format!(".{part}.")))
+        self.storage.unquantized.iter().any(|part| path.contains(&format!(".{part}.")))
     }
 }
 
 // === impl Weight ===
 
 impl Weight {
-    fn vector(name: &'static str, length: u64, stored: WeightType) -> Self {
-        Self { name, outputs: length, inputs: 1, count: 1, cut: Cut::Whole, stored }
+    fn vector(role: TensorRole, name: &'static str, length: u64, stored: WeightType) -> Self {
+        let (outputs, inputs, count, cut) = (length, 1, 1, Cut::Whole);
+        Self { role, name, outputs, inputs, is_vector: true, count, cut, stored }
+    }
+
+    /// Its name in the checkpoint, given the layer it is in.
+    #[must_use]
+    pub fn full_name(&self, layer: Option<u64>) -> String {
+        match layer {
+            Some(layer) => format!("model.layers.{layer}.{}", self.name),
+            None => self.name.to_owned(),
+        }
     }
 
     /// Values in it.
@@ -322,36 +493,19 @@ impl Weight {
     /// Bytes of all of it.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        product(&[self.stored.matrix_bytes(self.outputs, self.inputs), self.count])
-    }
-
-    /// The part of one rank: outputs, inputs and count, where `held` gives the units of an axis that
-    /// the rank holds, and `experts` how many of so many experts.
-    #[must_use]
-    pub fn part(
-        &self,
-        held: impl Fn(Axis) -> u64,
-        experts: impl Fn(u64) -> u64,
-    ) -> (u64, u64, u64) {
-        let count = match self.cut {
-            Cut::Outputs(Axis::ExpertInner(_)) | Cut::Inputs(Axis::ExpertInner(_)) => {
-                experts(self.count)
-            }
-            _ => self.count,
-        };
-        let share =
-            |whole: u64, axis: Axis| (whole / axis.units().max(1)).saturating_mul(held(axis));
-        match self.cut {
-            Cut::Whole => (self.outputs, self.inputs, count),
-            Cut::Outputs(axis) => (share(self.outputs, axis), self.inputs, count),
-            Cut::Inputs(axis) => (self.outputs, share(self.inputs, axis), count),
-        }
+        self.part_bytes((self.outputs, self.inputs, self.count))
     }
 
     /// Bytes of `count` parts of `outputs × inputs`, stored as this weight is.
     #[must_use]
     pub fn part_bytes(&self, (outputs, inputs, count): (u64, u64, u64)) -> u64 {
         product(&[self.stored.matrix_bytes(outputs, inputs), count])
+    }
+
+    /// Whether it belongs to the routed experts.
+    #[must_use]
+    pub fn is_of_experts(&self) -> bool {
+        matches!(self.cut, Cut::Outputs(Axis::ExpertInner(_)) | Cut::Inputs(Axis::ExpertInner(_)))
     }
 }
 

@@ -65,8 +65,8 @@ impl RankMap {
         // model are the model.
         let moe_dense_tensor = spec.moe_dense_tensor.filter(|_| routed);
         let spec = ParallelSpec { moe_dense_tensor, ..spec.clone() };
-        let mut map = Self { routed, ..Self::of_layers(&spec, shape.layers.len() as u64) };
-        if shape.tied_embeddings {
+        let mut map = Self { routed, ..Self::of_layers(&spec, shape.spec.layers.len() as u64) };
+        if shape.spec.tied_embeddings {
             // The head is the embedding table.
             map.widths.head_tensor = map.widths.embedding_tensor;
         }

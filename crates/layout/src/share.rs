@@ -6,11 +6,11 @@
 //! The vocabulary is cut like everything else, unpadded, the remainder to the first ranks. (vLLM pads it to a
 //! multiple of 64 and of the tensor width.)
 
-use playhouse_types::ExpertPlacement;
+use playhouse_types::{Attention, ExpertPlacement};
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::product;
-use crate::{AttentionShape, Axis, Inventory, LayerShape, Slice, Weight};
+use crate::{Axis, Cut, Inventory, Slice, Weight};
 
 /// What one rank holds of a model, whatever the sizes of its layers.
 #[derive(
@@ -132,53 +132,116 @@ impl Share {
     /// The units of an axis that are held (**LS-1**).
     #[must_use]
     pub fn held(&self, axis: Axis) -> Slice {
-        let units = axis.units();
+        let (part, units) = (self.part_of(axis), axis.units());
         match axis {
-            Axis::Heads(_) => self.attention.slice(units),
-            Axis::KvHeads(heads) if heads < u64::from(self.attention.of) => Slice {
-                first: heads * u64::from(self.attention.at) / u64::from(self.attention.of),
+            Axis::KvHeads(heads) if heads < u64::from(part.of) => Slice {
+                first: heads * u64::from(part.at) / u64::from(part.of),
                 count: heads.min(1),
             },
-            Axis::KvHeads(_) => self.attention.slice(units),
-            Axis::Inner(_) => self.dense.slice(units),
-            Axis::ExpertInner(_) => self.expert_slice.slice(units),
-            Axis::Embedding(_) => self.embedding.slice(units),
-            Axis::Head(_) => self.head.slice(units),
+            _ => part.slice(units),
+        }
+    }
+
+    /// Which part of an axis is held.
+    fn part_of(&self, axis: Axis) -> Part {
+        match axis {
+            Axis::Heads(_) | Axis::KvHeads(_) => self.attention,
+            Axis::Inner(_) => self.dense,
+            Axis::ExpertInner(_) => self.expert_slice,
+            Axis::Embedding(_) => self.embedding,
+            Axis::Head(_) => self.head,
+        }
+    }
+
+    /// Whether something of a weight is held: all but biases that another rank has.
+    fn holds(&self, weight: &Weight) -> bool {
+        !matches!(weight.cut, Cut::First(axis) if self.part_of(axis).at > 0)
+    }
+
+    /// Rows and columns of a weight that are held; no rows where another rank has them.
+    #[must_use]
+    pub fn slices(&self, weight: &Weight) -> (Slice, Slice) {
+        let whole = |count| Slice { first: 0, count };
+        let (rows, columns) = (whole(weight.outputs), whole(weight.inputs));
+        // A unit, such as a head, may be many rows wide.
+        let wide = |whole: u64, axis: Axis| {
+            let (width, held) = (whole / axis.units().max(1), self.held(axis));
+            Slice {
+                first: held.first.saturating_mul(width),
+                count: held.count.saturating_mul(width),
+            }
+        };
+        match weight.cut {
+            Cut::Whole => (rows, columns),
+            Cut::First(_) if self.holds(weight) => (rows, columns),
+            Cut::First(_) => (whole(0), columns),
+            Cut::Outputs(axis) => (wide(weight.outputs, axis), columns),
+            Cut::Inputs(axis) => (rows, wide(weight.inputs, axis)),
         }
     }
 
     /// Outputs, inputs and count of the part of a weight that is held.
     #[must_use]
     pub fn part(&self, weight: &Weight) -> (u64, u64, u64) {
-        weight.part(|axis| self.held(axis).count, |logical| self.experts(logical).count)
+        let (rows, columns) = self.slices(weight);
+        let experts = weight.is_of_experts().then(|| self.experts(weight.count).count);
+        (rows.count, columns.count, experts.unwrap_or(weight.count))
     }
 
-    /// Bytes of the weights that are held.
-    #[must_use]
-    pub fn weight_bytes(&self, inventory: &Inventory) -> u64 {
-        let part = |weight: &Weight| weight.part_bytes(self.part(weight));
-        let in_layers = inventory.runs_in(self.layers).map(|(run, count)| {
-            product(&[run.weights.iter().map(part).fold(0, u64::saturating_add), count])
+    /// Every weight of which something is held, with the layer it is in: the embedding table, the layers
+    /// in order, norm and head.
+    pub fn weights<'a>(
+        &self,
+        inventory: &'a Inventory,
+    ) -> impl Iterator<Item = (Option<u64>, &'a Weight)> {
+        let share = *self;
+        let in_layers = inventory.runs_in(self.layers).flat_map(|(run, layers)| {
+            (layers.first..layers.end())
+                .flat_map(|layer| run.weights.iter().map(move |weight| (Some(layer), weight)))
         });
+        let outside = |weight| (None, weight);
+        let [embedding, norm, head] = self.ends(inventory).map(|end| end.map(outside));
+        embedding
+            .into_iter()
+            .chain(in_layers)
+            .chain(norm)
+            .chain(head)
+            .filter(move |(_, weight)| share.holds(weight))
+    }
+
+    /// Embedding table, norm and head, as far as they are held.
+    fn ends<'a>(&self, inventory: &'a Inventory) -> [Option<&'a Weight>; 3] {
         let (first, last) = (self.is_first(), self.is_last());
         // A tied table that serves both ends is there once; on another stage it is a second copy.
         let head = inventory.head.as_ref().or(Some(&inventory.embedding).filter(|_| !first));
-        let ends = [
+        [
             Some(&inventory.embedding).filter(|_| first),
             Some(&inventory.norm).filter(|_| last),
             head.filter(|_| last),
-        ];
-        in_layers.chain(ends.into_iter().flatten().map(part)).fold(0, u64::saturating_add)
+        ]
+    }
+
+    /// Bytes of the weights that are held, stored as the inventory says.
+    #[must_use]
+    pub fn weight_bytes(&self, inventory: &Inventory) -> u64 {
+        let part = |weight: &Weight| weight.part_bytes(self.part(weight));
+        let in_layers = inventory.runs_in(self.layers).map(|(run, layers)| {
+            product(&[run.weights.iter().map(part).fold(0, u64::saturating_add), layers.count])
+        });
+        let ends = self.ends(inventory).into_iter().flatten().map(part);
+        in_layers.chain(ends).fold(0, u64::saturating_add)
     }
 
     /// Values that a layer keeps for one token, were the sequence not split.
     #[must_use]
-    pub fn kv_values(&self, layer: &LayerShape) -> u64 {
-        match layer.attention {
-            AttentionShape::Gqa { kv_heads, head_dim, .. } => {
-                product(&[2, self.held(Axis::KvHeads(kv_heads)).count, head_dim])
-            }
-            AttentionShape::Mla { kv_rank, rope_dim, .. } => kv_rank.saturating_add(rope_dim),
+    pub fn kv_values(&self, attention: &Attention) -> u64 {
+        match attention {
+            Attention::Gqa(gqa) => product(&[
+                2,
+                self.held(Axis::KvHeads(gqa.kv_heads as u64)).count,
+                gqa.head_dim as u64,
+            ]),
+            Attention::Mla(mla) => (mla.kv_rank as u64).saturating_add(mla.rope_dim as u64),
         }
     }
 

@@ -5,7 +5,7 @@
 //!   beside `snapshots`.
 //! - **CK-2** only regular files are opened, small ones up to [`SMALL_FILE_MAX`] bytes.
 //!
-//! Not here: what the files mean (see [`crate::ModelConfig`], [`crate::Weights`]).
+//! Not here: what the files mean (see [`ModelShape`], [`crate::Weights`]).
 
 use std::borrow::Cow;
 use std::fs::{self, File};
@@ -13,11 +13,20 @@ use std::io::{self, Read};
 use std::ops::Deref;
 use std::path::{Component, Path, PathBuf};
 
+use playhouse_layout::{CONFIG_FILE, ConfigError, GenerationDefaults, ModelShape};
 use playhouse_ops::{Mapped, map_file};
+use playhouse_types::CheckpointDigest;
+use sha2::{Digest, Sha256};
+
+use crate::{Weights, WeightsError};
 
 /// Largest file that [`Checkpoint::read`] returns, in bytes. The largest tokenizers published are
 /// about 35 MB.
 pub const SMALL_FILE_MAX: u64 = 256 << 20;
+
+/// The architectures that a model can be made of.
+const SERVED: [&str; 4] =
+    ["LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"];
 
 /// The files of a model.
 #[derive(Clone, Debug)]
@@ -80,6 +89,9 @@ pub enum CheckpointError {
         /// Its size.
         bytes: u64,
     },
+    /// A config file says what cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The operating system refused.
     #[error("{place}: {name}: {source}")]
     Io {
@@ -140,6 +152,39 @@ impl Checkpoint {
     /// As there, and when the file is missing.
     pub fn require(&self, name: &str) -> Result<Cow<'static, [u8]>, CheckpointError> {
         self.read(name)?.ok_or_else(|| self.missing(name))
+    }
+
+    /// The model that `config.json` describes.
+    ///
+    /// # Errors
+    /// When the file is missing, or describes no decoder that Playhouse can run.
+    pub fn shape(&self) -> Result<ModelShape, CheckpointError> {
+        Ok(ModelShape::parse_plain(&self.require(CONFIG_FILE)?, &SERVED)?)
+    }
+
+    /// What tells the checkpoint from others: what `shape` means for the tokens of a model, however its file
+    /// spells that, and its weights. Of the same release, equal checkpoints have equal digests.
+    ///
+    /// # Errors
+    /// When the files with its weights are not what they should be.
+    pub fn digest(&self, shape: &ModelShape) -> Result<CheckpointDigest, WeightsError> {
+        let ModelShape { architecture, spec, dtype, .. } = shape;
+        let config = Sha256::digest(format!("{architecture} {spec:?} {dtype:?}")).into();
+        Ok(CheckpointDigest { config, weights: Weights::digest(self)? })
+    }
+
+    /// What `generation_config.json` says; without one, only the end-of-sequence tokens of `shape`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or a value is out of the range that requests have.
+    pub fn generation_defaults(
+        &self,
+        shape: &ModelShape,
+    ) -> Result<GenerationDefaults, CheckpointError> {
+        match self.read(GenerationDefaults::FILE)? {
+            Some(json) => Ok(GenerationDefaults::parse(&json, shape)?),
+            None => Ok(GenerationDefaults::of(shape)),
+        }
     }
 
     /// Maps a file of any size into memory; `None` if there is no such file.

@@ -10,15 +10,20 @@ use std::ops::Range;
 use candle_core::{DType, Device, Tensor};
 use playhouse_collectives::{CollectiveError, Communicator};
 use playhouse_layout::{GroupKind, Part, Share};
+use playhouse_ops::sampling::{LogitsRow, RowOutcome, sample_rows};
 use playhouse_ops::{
-    KvLayer, Ragged, RopeRows, Sequence, Threads, add, embedding, linear, linear_f32,
+    Context, KvLayer, Ragged, RopeRows, Sequence, add, embedding, linear, linear_f32,
     paged_attention, rms_norm, rope_and_store, silu_mul,
 };
-use playhouse_types::{Activation, BlockId, DecoderSpec, LayerSpec, TokenId};
+use playhouse_types::{BlockId, DecoderSpec, LayerSpec, NormKind, NormPlace, TokenId};
 
 use crate::rope::RopeTable;
-use crate::weights::{HeadWeights, LayerWeights, Linear};
+use crate::weights::{DenseWeights, GqaWeights, HeadWeights, LayerWeights, Linear};
 use crate::{Groups, KvCache, Weights};
+
+/// Rows of logits held at a time: with a vocabulary of 150,000 they take 38 MB, where those of a
+/// whole prompt with log-probabilities would take gigabytes.
+const LOGITS_ROWS_MAX: usize = 64;
 
 /// A decoder ready to run. Shared freely: it does not change.
 #[derive(Debug)]
@@ -26,25 +31,26 @@ pub struct Model {
     /// Of the shard.
     spec: DecoderSpec,
     weights: Weights,
-    rope: RopeTable,
+    /// One for each of the spec's ropes.
+    ropes: Vec<RopeTable>,
     /// The ranks that hold the other shares of the same layers.
     tensor: Communicator,
     /// The ranks that hold the same share of other layers, by stage.
     pipeline: Communicator,
-    threads: Threads,
+    context: Context,
 }
 
 /// Consecutive tokens of one sequence to feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chunk {
+pub struct Chunk<'a> {
     /// At least one.
-    pub tokens: Vec<TokenId>,
+    pub tokens: &'a [TokenId],
     /// Position of the first. Everything before it is in the cache.
     pub start: usize,
     /// Length of the sequence's prompt, on which dynamic rope depends.
     pub prompt_tokens: usize,
     /// The block table, covering at least `start + tokens.len()` tokens.
-    pub blocks: Vec<BlockId>,
+    pub blocks: &'a [BlockId],
     /// Which of the tokens' outputs are wanted.
     pub outputs: Range<usize>,
 }
@@ -65,21 +71,22 @@ pub enum ForwardError {
 }
 
 /// What the layers of one step share.
-struct Step {
-    ragged: Ragged,
-    rope: RopeRows,
+struct Step<'a> {
+    ragged: Ragged<'a>,
+    /// One for each of the spec's ropes.
+    ropes: Vec<RopeRows>,
 }
 
 // === impl Model ===
 
 impl Model {
-    /// A model of `weights` made for `spec`, computing on `threads` and with the other ranks of
+    /// A model of `weights` made for `spec`, computing in `context` and with the other ranks of
     /// `groups`.
     ///
     /// # Panics
-    /// When layers differ in `head_dim`: rope has one. When the groups do not fit the shard.
+    /// When the groups do not fit the shard.
     #[must_use]
-    pub fn new(spec: &DecoderSpec, weights: Weights, groups: Groups, threads: Threads) -> Self {
+    pub fn new(spec: &DecoderSpec, weights: Weights, groups: Groups, context: Context) -> Self {
         let shard = weights.shard();
         let Share { stage, attention, dense, embedding, head, .. } = *shard.share();
         assert!(
@@ -92,11 +99,8 @@ impl Model {
             assert_eq!(place, (at as usize, of as usize), "the group is the shard's");
         }
         let spec = shard.spec(spec);
-        let mut widths = spec.layers.iter().map(|layer| layer.attention.head_dim);
-        let head_dim = widths.next().expect("a decoder has layers");
-        assert!(widths.all(|width| width == head_dim), "layers differ in head_dim");
-        let rope = RopeTable::new(&spec.rope, head_dim);
-        Self { spec, weights, rope, tensor, pipeline, threads }
+        let ropes = spec.ropes.iter().map(RopeTable::new).collect();
+        Self { spec, weights, ropes, tensor, pipeline, context }
     }
 
     /// What it is made of: the shard's part of the decoder.
@@ -126,19 +130,21 @@ impl Model {
     /// When a token, block or position does not fit, or another rank is lost.
     pub fn forward(
         &self,
-        chunks: &[Chunk],
+        chunks: &[Chunk<'_>],
         cache: &KvCache,
     ) -> Result<Option<Hidden>, ForwardError> {
-        let positions = chunks.iter().flat_map(|chunk| {
-            (0..chunk.tokens.len()).map(|row| (chunk.start + row, chunk.prompt_tokens))
-        });
-        let step = Step { ragged: ragged(chunks)?, rope: self.rope.rows(positions) };
+        let positions = || {
+            chunks.iter().flat_map(|chunk| {
+                (0..chunk.tokens.len()).map(|row| (chunk.start + row, chunk.prompt_tokens))
+            })
+        };
+        let ropes = self.ropes.iter().map(|rope| rope.rows(positions())).collect();
+        let step = Step { ragged: ragged(chunks)?, ropes };
         let tokens: Vec<_> = chunks.iter().flat_map(|chunk| chunk.tokens.iter().copied()).collect();
         let mut x = self.enter(&tokens)?;
         let layers = self.spec.layers.iter().zip(&self.weights.layers).zip(&cache.layers);
         for ((spec, weights), kv) in layers {
-            x = add(&x, &self.attention(&x, spec, weights, kv, &step)?, &self.threads)?;
-            x = add(&x, &self.feed_forward(&x, spec, weights)?, &self.threads)?;
+            x = self.layer(&x, spec, weights, kv, &step)?;
         }
         let Some(HeadWeights { norm, .. }) = &self.weights.head else {
             self.pipeline.send(&x, self.pipeline.rank() + 1)?;
@@ -160,7 +166,30 @@ impl Model {
         Ok(self.tensor.all_reduce(embedding(table, tokens, held, vocab)?)?)
     }
 
-    /// Logits of the given outputs, each `[vocab]`, on the rank that
+    /// Does to each output of `hidden` what is wanted of it, on the rank that
+    /// [has the logits](Self::has_logits); the others of its group take part, wanting as many rows, and
+    /// get nothing.
+    ///
+    /// # Errors
+    /// When there are not as many outputs as are wanted, no memory, or another rank is lost.
+    pub fn sample(
+        &self,
+        hidden: &Hidden,
+        wanted: &[LogitsRow<'_>],
+    ) -> Result<Option<Vec<RowOutcome>>, ForwardError> {
+        let mut outcomes = self.has_logits().then(|| Vec::with_capacity(wanted.len()));
+        let mut first = 0;
+        for part in wanted.chunks(LOGITS_ROWS_MAX) {
+            let logits = self.logits(hidden, first..first + part.len())?;
+            first += part.len();
+            if let (Some(outcomes), Some(logits)) = (&mut outcomes, logits) {
+                outcomes.extend(sample_rows(&logits, part, &self.context)?);
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Logits of the given outputs, `[outputs, vocab]`, on the rank that
     /// [has them](Self::has_logits); the others of its group take part and get none.
     ///
     /// Transformers rounds logits to the element type. In bf16 that makes ties of near-equal
@@ -172,24 +201,24 @@ impl Model {
         &self,
         hidden: &Hidden,
         outputs: Range<usize>,
-    ) -> Result<Vec<Vec<f32>>, ForwardError> {
-        let Some(HeadWeights { head, .. }) = &self.weights.head else { return Ok(Vec::new()) };
+    ) -> Result<Option<Tensor>, ForwardError> {
+        let Some(HeadWeights { head, .. }) = &self.weights.head else { return Ok(None) };
         let rows = hidden.0.narrow(0, outputs.start, outputs.len())?;
-        let held = linear_f32(&rows, head, None, &self.threads)?;
+        let held = linear_f32(&rows, head, None, &self.context)?;
         let group = &self.tensor;
         if group.rank() > 0 {
             group.send(&held, 0)?;
-            return Ok(Vec::new());
+            return Ok(None);
         }
-        let mut all: Vec<Vec<f32>> = held.to_vec2()?;
+        let mut parts = vec![held];
         let widths = self.weights.shard().head_shares(self.spec.vocab);
         for (from, &width) in widths.iter().enumerate().skip(1) {
-            let held = group.recv((outputs.len(), width), DType::F32, from)?;
-            for (row, part) in all.iter_mut().zip(held.to_vec2::<f32>()?) {
-                row.extend(part);
-            }
+            parts.push(group.recv((outputs.len(), width), DType::F32, from)?);
         }
-        Ok(all)
+        match parts.as_slice() {
+            [whole] => Ok(Some(whole.clone())),
+            parts => Ok(Some(Tensor::cat(parts, 1)?)),
+        }
     }
 
     /// The tokens that the rank with the logits has sampled, on every rank of its group. The others
@@ -211,55 +240,59 @@ impl Model {
         Ok(group.broadcast(tokens, 0)?.to_vec1()?)
     }
 
-    /// `out(attention(norm(x)))`, all of `[rows, hidden]`.
-    fn attention(
+    /// One layer: `x` and the result are `[rows, hidden]`.
+    fn layer(
         &self,
         x: &Tensor,
         spec: &LayerSpec,
         weights: &LayerWeights,
         kv: &KvLayer,
-        step: &Step,
+        step: &Step<'_>,
     ) -> Result<Tensor, ForwardError> {
-        let x = self.norm(x, &weights.attention_norm)?;
-        let head_dim = spec.attention.head_dim;
-        let q = self.head_norm(self.project(&x, &weights.q)?, weights.q_norm.as_ref(), head_dim)?;
-        let k = self.head_norm(self.project(&x, &weights.k)?, weights.k_norm.as_ref(), head_dim)?;
-        let v = self.project(&x, &weights.v)?;
-        let Step { ragged, rope } = step;
-        let q = rope_and_store(&q, &k, &v, rope, kv, ragged, &self.threads)?;
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        let mixed = paged_attention(&q, kv, ragged, scale, spec.window, &self.threads)?;
-        self.project_out(&mixed, &weights.out)
+        let NormPlace::Before = spec.norm_place;
+        let normed = self.norm(x, &weights.attention_norm)?;
+        let mixed = self.attention(&normed, spec, &weights.attention, kv, step)?;
+        let x = add(x, &mixed, &self.context)?;
+        let normed = self.norm(&x, &weights.feed_forward_norm)?;
+        Ok(add(&x, &self.feed_forward(&normed, &weights.feed_forward)?, &self.context)?)
     }
 
-    /// `down(act(gate(norm(x))) * up(norm(x)))`, all of `[rows, hidden]`.
-    fn feed_forward(
+    /// Grouped-query attention of normalised rows, all of `[rows, hidden]`.
+    fn attention(
         &self,
         x: &Tensor,
         spec: &LayerSpec,
-        weights: &LayerWeights,
+        weights: &GqaWeights,
+        kv: &KvLayer,
+        step: &Step<'_>,
     ) -> Result<Tensor, ForwardError> {
-        let x = self.norm(x, &weights.ffn_norm)?;
-        let (gate, up) = (self.project(&x, &weights.gate)?, self.project(&x, &weights.up)?);
-        let gated = match spec.ffn.activation {
-            Activation::Silu => silu_mul(&gate, &up, &self.threads)?,
-        };
-        self.project_out(&gated, &weights.down)
+        let q = self.head_norm(self.project(x, &weights.query)?, weights.query_norm.as_ref())?;
+        let k = self.head_norm(self.project(x, &weights.key)?, weights.key_norm.as_ref())?;
+        let v = self.project(x, &weights.value)?;
+        let (ragged, rope) = (&step.ragged, &step.ropes[spec.rope]);
+        let q = rope_and_store(&q, &k, &v, rope, kv, ragged, &self.context)?;
+        let scale = 1.0 / (kv.head_dim() as f32).sqrt();
+        let mixed = paged_attention(&q, kv, ragged, scale, spec.window, &self.context)?;
+        self.project_out(&mixed, &weights.out)
+    }
+
+    /// `down(silu(gate(x)) * up(x))` of normalised rows, all of `[rows, hidden]`.
+    fn feed_forward(&self, x: &Tensor, weights: &DenseWeights) -> Result<Tensor, ForwardError> {
+        let (gate, up) = (self.project(x, &weights.gate)?, self.project(x, &weights.up)?);
+        self.project_out(&silu_mul(&gate, &up, &self.context)?, &weights.down)
     }
 
     fn norm(&self, x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
-        rms_norm(x, weight, self.spec.norm_eps, &self.threads)
+        match self.spec.norm {
+            NormKind::Rms => rms_norm(x, weight, self.spec.norm_eps, &self.context),
+        }
     }
 
-    /// Normalises each head of `[rows, heads * head_dim]` on its own, if the family does.
-    fn head_norm(
-        &self,
-        x: Tensor,
-        weight: Option<&Tensor>,
-        head_dim: usize,
-    ) -> candle_core::Result<Tensor> {
+    /// Normalises each head of `[rows, heads * head_dim]` on its own, if the family does; `weight` is
+    /// `[head_dim]`.
+    fn head_norm(&self, x: Tensor, weight: Option<&Tensor>) -> candle_core::Result<Tensor> {
         let Some(weight) = weight else { return Ok(x) };
-        let (rows, width) = x.dims2()?;
+        let ((rows, width), head_dim) = (x.dims2()?, weight.dims1()?);
         let heads = x.reshape((rows * width / head_dim, head_dim))?;
         self.norm(&heads, weight)?.reshape((rows, width))
     }
@@ -270,12 +303,12 @@ impl Model {
         if self.tensor.size() == 1 {
             return Ok(self.project(x, weights)?);
         }
-        let part = linear_f32(x, &weights.weight, weights.bias.as_ref(), &self.threads)?;
+        let part = linear_f32(x, &weights.weight, weights.bias.as_ref(), &self.context)?;
         Ok(self.tensor.all_reduce(part)?.to_dtype(x.dtype())?)
     }
 
     fn project(&self, x: &Tensor, weights: &Linear) -> candle_core::Result<Tensor> {
-        linear(x, &weights.weight, weights.bias.as_ref(), &self.threads)
+        linear(x, &weights.weight, weights.bias.as_ref(), &self.context)
     }
 }
 
@@ -295,12 +328,11 @@ impl Hidden {
     }
 }
 
-fn ragged(chunks: &[Chunk]) -> candle_core::Result<Ragged> {
+fn ragged<'a>(chunks: &[Chunk<'a>]) -> candle_core::Result<Ragged<'a>> {
     let mut first_row = 0;
-    let sequence = |chunk: &Chunk| {
+    let sequence = |chunk: &Chunk<'a>| {
         let rows = chunk.tokens.len();
-        let blocks = chunk.blocks.iter().map(|block| block.0).collect();
-        let sequence = Sequence { first_row, rows, start: chunk.start, blocks };
+        let sequence = Sequence { first_row, rows, start: chunk.start, blocks: chunk.blocks };
         first_row += rows;
         sequence
     };
@@ -308,7 +340,7 @@ fn ragged(chunks: &[Chunk]) -> candle_core::Result<Ragged> {
 }
 
 /// Rows of the step whose outputs are wanted.
-fn wanted_rows(chunks: &[Chunk]) -> candle_core::Result<Tensor> {
+fn wanted_rows(chunks: &[Chunk<'_>]) -> candle_core::Result<Tensor> {
     let mut first_row = 0;
     let mut wanted = Vec::new();
     for chunk in chunks {

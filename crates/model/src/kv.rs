@@ -2,7 +2,7 @@
 
 use candle_core::DType;
 use playhouse_ops::KvLayer;
-use playhouse_types::{BLOCK_TOKENS, DecoderSpec, LayerSpec};
+use playhouse_types::{Attention, BLOCK_TOKENS, DecoderSpec, LayerSpec};
 
 use crate::ForwardError;
 
@@ -25,8 +25,10 @@ impl KvCache {
     /// When the size overflows.
     pub fn new(spec: &DecoderSpec, blocks: usize, dtype: DType) -> Result<Self, ForwardError> {
         let layer = |layer: &LayerSpec| {
-            let attention = &layer.attention;
-            KvLayer::zeros(blocks, attention.kv_heads, attention.head_dim, dtype)
+            let Attention::Gqa(gqa) = layer.attention else {
+                candle_core::bail!("a cache for latent attention is not there yet");
+            };
+            KvLayer::zeros(blocks, gqa.kv_heads, gqa.head_dim, dtype)
         };
         let layers = spec.layers.iter().map(layer).collect::<candle_core::Result<_>>()?;
         Ok(Self { layers })
@@ -35,6 +37,7 @@ impl KvCache {
     /// Bytes that one block occupies, all layers together.
     #[must_use]
     pub fn bytes_per_block(spec: &DecoderSpec, dtype: DType) -> usize {
-        BLOCK_TOKENS * spec.kv_elements_per_token() * dtype.size_in_bytes()
+        let elements: usize = spec.layers.iter().map(|layer| layer.attention.kv_elements()).sum();
+        BLOCK_TOKENS * elements * dtype.size_in_bytes()
     }
 }

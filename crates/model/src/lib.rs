@@ -1,25 +1,22 @@
-//! One decoder, all families: configuration, weights, forward pass, sampling.
+//! One decoder, all families: weights and forward pass.
 //!
 //! The forward pass branches on a [`playhouse_types::DecoderSpec`] and on nothing else (**A12**),
 //! and knows no request (**A3**): it sees tokens, positions and block tables.
 //!
-//! The parts, in the order a model comes to life: [`Checkpoint`] finds files, [`ModelConfig`]
-//! understands `config.json`, [`Weights`] reads tensors, [`Model`] runs them over a [`KvCache`],
-//! [`sampling`] chooses tokens.
+//! The parts, in the order a model comes to life: [`Checkpoint`] finds files, [`Weights`] reads the tensors that
+//! a [`Shard`] holds, [`Model`] runs them over a [`KvCache`] and chooses tokens. What `config.json` says is
+//! understood in `playhouse-layout`, kernels and sampling are in `playhouse-ops`.
 #![forbid(unsafe_code)]
 
 mod checkpoint;
-mod config;
 mod decoder;
 mod groups;
 mod kv;
 mod rope;
-pub mod sampling;
 mod shard;
 mod weights;
 
 pub use checkpoint::{Checkpoint, CheckpointError, SMALL_FILE_MAX};
-pub use config::{ConfigError, GenerationDefaults, ModelConfig, limits};
 pub use decoder::{Chunk, ForwardError, Hidden, Model};
 pub use groups::Groups;
 pub use kv::KvCache;

@@ -8,12 +8,11 @@ use std::f64::consts::TAU;
 use playhouse_ops::RopeRows;
 use playhouse_types::{Rope, RopeScaling};
 
-/// Rotation angles per position for one head width.
+/// Rotation angles per position of one rope.
 #[derive(Clone, Debug)]
 pub(crate) struct RopeTable {
     rope: Rope,
-    head_dim: usize,
-    /// `[head_dim / 2]`, up to the original length if that matters.
+    /// `[dims / 2]`, up to the original length if that matters.
     frequencies: Vec<f32>,
     /// Multiplied into cosines and sines.
     attention_factor: f32,
@@ -22,8 +21,8 @@ pub(crate) struct RopeTable {
 // === impl RopeTable ===
 
 impl RopeTable {
-    pub(crate) fn new(rope: &Rope, head_dim: usize) -> Self {
-        let plain = || frequencies(rope.theta, head_dim);
+    pub(crate) fn new(rope: &Rope) -> Self {
+        let plain = || frequencies(rope.theta, rope.dims);
         let (frequencies, attention_factor) = match rope.scaling {
             RopeScaling::Default | RopeScaling::Dynamic { .. } => (plain(), 1.0),
             RopeScaling::Linear { factor } => {
@@ -34,10 +33,10 @@ impl RopeTable {
                 (yarn(plain(), rope), attention_factor as f32)
             }
         };
-        Self { rope: rope.clone(), head_dim, frequencies, attention_factor }
+        Self { rope: rope.clone(), frequencies, attention_factor }
     }
 
-    /// Cosines and sines, each `[positions, head_dim / 2]`, of pairs of a position and the prompt
+    /// Cosines and sines, each `[positions, dims / 2]`, of pairs of a position and the prompt
     /// length of its sequence, on which only dynamic scaling depends.
     pub(crate) fn rows(&self, positions: impl Iterator<Item = (usize, usize)>) -> RopeRows {
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
@@ -75,21 +74,21 @@ impl RopeTable {
         let RopeScaling::Dynamic { factor, original_max } = self.rope.scaling else {
             unreachable!("only dynamic scaling has stretched lengths")
         };
-        let dim = self.head_dim as f64;
+        let dim = self.rope.dims as f64;
         let stretch = factor * length as f64 / original_max as f64 - (factor - 1.0);
-        frequencies(self.rope.theta * stretch.powf(dim / (dim - 2.0)), self.head_dim)
+        frequencies(self.rope.theta * stretch.powf(dim / (dim - 2.0)), self.rope.dims)
     }
 }
 
-/// `1 / theta^(2 i / head_dim)`
-fn frequencies(theta: f64, head_dim: usize) -> Vec<f32> {
-    let frequency = |i| 1.0 / power(theta, i, head_dim);
-    (0..head_dim / 2).map(frequency).collect()
+/// `1 / theta^(2 i / dims)`
+fn frequencies(theta: f64, dims: usize) -> Vec<f32> {
+    let frequency = |i| 1.0 / power(theta, i, dims);
+    (0..dims / 2).map(frequency).collect()
 }
 
-/// `theta^(2 i / head_dim)`, rounded as by `torch.pow` in f32.
-fn power(theta: f64, i: usize, head_dim: usize) -> f32 {
-    let exponent = (2 * i) as f32 / head_dim as f32;
+/// `theta^(2 i / dims)`, rounded as by `torch.pow` in f32.
+fn power(theta: f64, i: usize, dims: usize) -> f32 {
+    let exponent = (2 * i) as f32 / dims as f32;
     f64::from(theta as f32).powf(f64::from(exponent)) as f32
 }
 
@@ -142,20 +141,22 @@ fn yarn(mut frequencies: Vec<f32>, rope: &Rope) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    const HEAD_DIM: usize = 64;
+    const DIMS: usize = 64;
 
     fn table(scaling: RopeScaling) -> RopeTable {
-        RopeTable::new(&Rope { theta: 10_000.0, scaling }, HEAD_DIM)
+        RopeTable::new(&Rope { dims: DIMS, theta: 10_000.0, scaling })
     }
 
     #[test]
     fn the_first_pair_turns_by_one_radian_per_position() {
         let RopeRows { cos, sin } = table(RopeScaling::Default).rows([(0, 1), (3, 1)].into_iter());
-        assert_eq!((cos.len(), sin.len()), (HEAD_DIM, HEAD_DIM));
+        assert_eq!((cos.len(), sin.len()), (DIMS, DIMS));
         assert_eq!((cos[0], sin[0]), (1.0, 0.0));
-        assert_eq!((cos[HEAD_DIM / 2], sin[HEAD_DIM / 2]), (3f32.cos(), 3f32.sin()));
+        assert_eq!((cos[DIMS / 2], sin[DIMS / 2]), (3f32.cos(), 3f32.sin()));
     }
 
     #[test]
@@ -186,7 +187,7 @@ mod tests {
             let scaled = scaled.frequencies;
             let ratios: Vec<_> =
                 plain.iter().zip(&scaled).map(|(plain, slow)| plain / slow).collect();
-            assert_eq!((ratios[0], ratios[HEAD_DIM / 2 - 1].round()), (1.0, 8.0), "{ratios:?}");
+            assert_eq!((ratios[0], ratios[DIMS / 2 - 1].round()), (1.0, 8.0), "{ratios:?}");
             assert!(ratios.is_sorted_by(|a, b| *a <= b + 1e-4), "{ratios:?}");
         }
     }
@@ -203,5 +204,38 @@ mod tests {
         assert_ne!(row(&dynamic, 5, 150), row(&plain, 5, 150));
         assert_eq!(row(&dynamic, 5, 150).cos[0], row(&dynamic, 5, 120).cos[0], "theta^0");
         assert_ne!(row(&dynamic, 5, 150).cos[1], row(&dynamic, 5, 120).cos[1]);
+    }
+
+    proptest! {
+        /// Whatever a config may ask for, no angle is lost.
+        #[test]
+        fn every_rope_of_an_accepted_config_is_finite(
+            half in 2..512_usize,
+            theta in 2.0..1e18,
+            factor in 1e-6..1e6,
+            attention_factor in 1e-6..1e6,
+            (original_max, position) in (1..1_usize << 30, 0..1_usize << 30),
+        ) {
+            let yarn = RopeScaling::Yarn {
+                factor,
+                attention_factor,
+                beta_fast: 32.0,
+                beta_slow: 1.0,
+                original_max,
+                truncate: true,
+            };
+            let scalings = [
+                RopeScaling::Default,
+                RopeScaling::Linear { factor },
+                RopeScaling::Dynamic { factor, original_max },
+                RopeScaling::Llama3 { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max },
+                yarn,
+            ];
+            for scaling in scalings {
+                let table = RopeTable::new(&Rope { dims: 2 * half, theta, scaling });
+                let rows = table.rows([(position, 1), (0, position + 1)].into_iter());
+                prop_assert!(rows.cos.iter().chain(&rows.sin).all(|x| x.is_finite()), "{table:?}");
+            }
+        }
     }
 }

@@ -13,8 +13,8 @@
 
 use std::ops::Range;
 
-use playhouse_layout::{Part, Share};
-use playhouse_types::{Attention, DecoderSpec, FeedForward, LayerSpec};
+use playhouse_layout::{Axis, Part, Share};
+use playhouse_types::{Attention, DecoderSpec, Dense, FeedForward, Gqa, LayerSpec, Mla, Moe};
 
 /// The part of a decoder that is held: some layers, and a share of each of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,16 +56,6 @@ pub enum ShardError {
         /// What could.
         expected: &'static str,
     },
-}
-
-/// Which part of a tensor to hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Cut {
-    Whole,
-    /// Of the first dimension.
-    Rows(Range<usize>),
-    /// Of the second.
-    Columns(Range<usize>),
 }
 
 // === impl Shard ===
@@ -131,101 +121,108 @@ impl Shard {
     #[must_use]
     pub fn spec(&self, spec: &DecoderSpec) -> DecoderSpec {
         let layer = |layer: &LayerSpec| LayerSpec {
-            attention: Attention {
-                heads: self.heads(&layer.attention).len(),
-                kv_heads: self.kv_heads(&layer.attention).len(),
-                ..layer.attention
-            },
-            ffn: FeedForward { inner: self.inner(layer.ffn.inner).len(), ..layer.ffn },
-            window: layer.window,
+            attention: self.attention(layer.attention),
+            feed_forward: self.feed_forward(layer.feed_forward),
+            ..*layer
         };
         let layers = spec.layers[self.layers()].iter().map(layer).collect();
         DecoderSpec { layers, ..spec.clone() }
     }
 
-    /// Inner columns held of `count`.
-    pub(crate) fn inner(&self, count: usize) -> Range<usize> {
-        held(self.share.dense, count)
+    fn attention(&self, attention: Attention) -> Attention {
+        let heads = |all: usize| self.held(Axis::Heads(all as u64)).len();
+        match attention {
+            Attention::Gqa(gqa) => Attention::Gqa(Gqa {
+                heads: heads(gqa.heads),
+                kv_heads: self.held(Axis::KvHeads(gqa.kv_heads as u64)).len(),
+                ..gqa
+            }),
+            Attention::Mla(mla) => Attention::Mla(Mla { heads: heads(mla.heads), ..mla }),
+        }
+    }
+
+    fn feed_forward(&self, block: FeedForward) -> FeedForward {
+        match block {
+            FeedForward::Dense(dense) => {
+                let inner = self.held(Axis::Inner(dense.inner as u64)).len();
+                FeedForward::Dense(Dense { inner, ..dense })
+            }
+            FeedForward::Moe(moe) => {
+                let inner = self.held(Axis::ExpertInner(moe.inner as u64)).len();
+                FeedForward::Moe(Moe { inner, ..moe })
+            }
+        }
     }
 
     /// Rows held of an embedding table of `count`.
     pub(crate) fn embedding_rows(&self, count: usize) -> Range<usize> {
-        held(self.share.embedding, count)
-    }
-
-    /// Rows held of a language-model head of `count`.
-    pub(crate) fn head_rows(&self, count: usize) -> Range<usize> {
-        held(self.share.head, count)
+        self.held(Axis::Embedding(count as u64))
     }
 
     /// How many rows of a language-model head of `count` each rank has that splits it.
     pub(crate) fn head_shares(&self, count: usize) -> Vec<usize> {
         let of = self.share.head.of;
-        (0..of).map(|at| held(Part { at, of }, count).len()).collect()
+        (0..of).map(|at| Part { at, of }.slice(count as u64).count as usize).collect()
     }
 
-    /// Query heads held.
-    pub(crate) fn heads(&self, attention: &Attention) -> Range<usize> {
-        held(self.share.attention, attention.heads)
+    fn held(&self, axis: Axis) -> Range<usize> {
+        let slice = self.share.held(axis);
+        slice.first as usize..slice.end() as usize
     }
-
-    /// KV heads held: those that the query heads attend with (**MP-2**).
-    pub(crate) fn kv_heads(&self, attention: &Attention) -> Range<usize> {
-        let group = attention.heads / attention.kv_heads;
-        let heads = self.heads(attention);
-        heads.start / group..heads.end.div_ceil(group)
-    }
-}
-
-/// What a part holds of `count` things.
-fn held(part: Part, count: usize) -> Range<usize> {
-    let slice = part.slice(count as u64);
-    let index = |unit: u64| usize::try_from(unit).unwrap_or(usize::MAX);
-    index(slice.first)..index(slice.end())
 }
 
 fn check_width(layer: usize, spec: &LayerSpec, share: &Share) -> Result<(), ShardError> {
     let refuse = |part: Part, count, what, expected| {
         Err(ShardError::Width { size: part.of, layer, count, what, expected })
     };
-    let Attention { heads, kv_heads, .. } = spec.attention;
     let size = share.attention.of as usize;
+    let (heads, kv_heads) = match spec.attention {
+        Attention::Gqa(gqa) => (gqa.heads, Some(gqa.kv_heads)),
+        Attention::Mla(mla) => (mla.heads, None),
+    };
     if !heads.is_multiple_of(size) {
         return refuse(share.attention, heads, "query heads", "a multiple of the width");
     }
-    if !kv_heads.is_multiple_of(size) && !size.is_multiple_of(kv_heads) {
+    let divides = |kv: &usize| kv.is_multiple_of(size) || size.is_multiple_of(*kv);
+    if let Some(kv_heads) = kv_heads.filter(|kv| !divides(kv)) {
         let expected = "a multiple or a divisor of the width";
         return refuse(share.attention, kv_heads, "KV heads", expected);
     }
-    if spec.ffn.inner < share.dense.of as usize {
-        return refuse(share.dense, spec.ffn.inner, "inner columns", "at least the width");
+    match spec.feed_forward {
+        FeedForward::Dense(Dense { inner, .. }) if inner < share.dense.of as usize => {
+            refuse(share.dense, inner, "inner columns", "at least the width")
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use playhouse_layout::Slice;
-    use playhouse_types::{Activation, Rope, RopeScaling};
+    use playhouse_types::{Activation, NormKind, NormPlace, Rope, RopeScaling};
 
     use super::*;
 
     fn spec(heads: usize, kv_heads: usize, inner: usize) -> DecoderSpec {
-        let attention = Attention {
+        let attention = Attention::Gqa(Gqa {
             heads,
             kv_heads,
             head_dim: 8,
             qkv_bias: false,
             out_bias: false,
             qk_norm: false,
-        };
-        let ffn = FeedForward { inner, bias: false, activation: Activation::Silu };
+        });
+        let dense = Dense { inner, bias: false, activation: Activation::Silu };
+        let feed_forward = FeedForward::Dense(dense);
+        let norm_place = NormPlace::Before;
+        let layer = LayerSpec { norm_place, attention, feed_forward, rope: 0, window: None };
         DecoderSpec {
-            layers: vec![LayerSpec { attention, ffn, window: None }; 3],
+            layers: vec![layer; 3],
             hidden: 16,
             vocab: 50,
+            norm: NormKind::Rms,
             norm_eps: 1e-6,
-            rope: Rope { theta: 1e4, scaling: RopeScaling::Default },
+            ropes: vec![Rope { dims: 8, theta: 1e4, scaling: RopeScaling::Default }],
             tied_embeddings: false,
             max_positions: 128,
         }
@@ -250,7 +247,7 @@ mod tests {
         let mut accepted = 0;
         for (heads, kv_heads) in [(1, 1), (4, 2), (8, 1), (8, 8), (12, 4), (14, 2), (32, 8)] {
             let spec = spec(heads, kv_heads, 37);
-            let attention = &spec.layers[0].attention;
+            let (all_heads, all_kv) = (Axis::Heads(heads as u64), Axis::KvHeads(kv_heads as u64));
             for size in 1..=32 {
                 let shards: Result<Vec<_>, _> =
                     (0..size).map(|rank| Shard::new(&spec, &share(0..3, rank, size))).collect();
@@ -261,24 +258,25 @@ mod tests {
                 let Ok(shards) = shards else { continue };
                 accepted += 1;
                 for count in [37, 50, heads] {
-                    let held: Vec<_> = shards.iter().flat_map(|it| it.head_rows(count)).collect();
+                    let rows = |shard: &Shard| shard.held(Axis::Head(count as u64));
+                    let held: Vec<_> = shards.iter().flat_map(rows).collect();
                     assert_eq!(held, (0..count).collect::<Vec<_>>(), "MP-1: {count} on {size}");
-                    let shares: Vec<_> =
-                        shards.iter().map(|shard| shard.head_rows(count).len()).collect();
+                    let shares: Vec<_> = shards.iter().map(|shard| rows(shard).len()).collect();
                     assert_eq!(shares, shards[0].head_shares(count));
                 }
-                let mut kv: Vec<_> = shards.iter().flat_map(|s| s.kv_heads(attention)).collect();
+                let mut kv: Vec<_> = shards.iter().flat_map(|s| s.held(all_kv)).collect();
                 assert!(kv.is_sorted(), "MP-1");
                 kv.dedup();
                 assert_eq!(kv, (0..kv_heads).collect::<Vec<_>>(), "MP-1");
                 for shard in &shards {
-                    let (own, kv) = (shard.heads(attention), shard.kv_heads(attention));
+                    let (own, kv) = (shard.held(all_heads), shard.held(all_kv));
                     assert!(
                         own.clone().all(|head| kv.contains(&(head / (heads / kv_heads)))),
                         "MP-2"
                     );
                     let local = shard.spec(&spec);
-                    assert_eq!(local.layers[2].attention.heads, own.len());
+                    let Attention::Gqa(gqa) = local.layers[2].attention else { panic!("not GQA") };
+                    assert_eq!((gqa.heads, gqa.kv_heads), (own.len(), kv.len()));
                     assert_eq!(own.len() % kv.len(), 0, "groups of query heads stay equal");
                 }
             }

@@ -14,23 +14,23 @@
 //! views after, and a harder cut when ranks share a layer.
 
 mod archive;
-mod cut;
 mod digest;
+mod layer;
+mod part;
 mod random;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
-use std::fmt;
-use std::ops::Range;
+use std::collections::{HashMap, HashSet};
 
 use candle_core::{DType, Device, Tensor};
-use playhouse_layout::Part;
-use playhouse_types::{DecoderSpec, LayerSpec};
+use playhouse_layout::{Inventory, Share, TensorRole, WeightType};
+use playhouse_types::DecoderSpec;
 use safetensors::Dtype as StoredDtype;
 
 use self::archive::{Archive, Stored};
-use crate::shard::Cut;
+pub(crate) use self::layer::{DenseWeights, GqaWeights, LayerWeights, Linear};
+use self::part::TensorPart;
 use crate::{Checkpoint, CheckpointError, Shard};
 
 /// Element type to run a model in.
@@ -81,34 +81,6 @@ pub(crate) struct HeadWeights {
     pub(crate) head: Tensor,
 }
 
-/// Weights of one layer.
-#[derive(Clone, Debug)]
-pub(crate) struct LayerWeights {
-    /// `[hidden]`, before attention.
-    pub(crate) attention_norm: Tensor,
-    pub(crate) q: Linear,
-    pub(crate) k: Linear,
-    pub(crate) v: Linear,
-    pub(crate) out: Linear,
-    /// `[head_dim]`, with [`playhouse_types::Attention::qk_norm`].
-    pub(crate) q_norm: Option<Tensor>,
-    pub(crate) k_norm: Option<Tensor>,
-    /// `[hidden]`, before the feed-forward block.
-    pub(crate) ffn_norm: Tensor,
-    pub(crate) gate: Linear,
-    pub(crate) up: Linear,
-    pub(crate) down: Linear,
-}
-
-/// A projection.
-#[derive(Clone, Debug)]
-pub(crate) struct Linear {
-    /// `[out, in]`
-    pub(crate) weight: Tensor,
-    /// `[out]`; where inputs are cut, on the first rank alone.
-    pub(crate) bias: Option<Tensor>,
-}
-
 /// Why weights were refused.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
@@ -133,6 +105,14 @@ pub enum WeightsError {
         /// Found and expected.
         reason: String,
     },
+    /// The layer is of a kind that has no forward pass.
+    #[error("layer {layer} has {kind}, which this version does not run")]
+    Unsupported {
+        /// Which layer, counted from 0.
+        layer: usize,
+        /// What it has.
+        kind: &'static str,
+    },
     /// No memory for a tensor, or a failing device.
     #[error("tensor `{tensor}`: {source}")]
     Device {
@@ -143,34 +123,22 @@ pub enum WeightsError {
     },
 }
 
-/// What a weight is for.
-#[derive(Clone, Copy)]
-enum Slot {
-    Embedding,
-    Norm,
-    Head,
-    Layer(usize, LayerSlot),
+/// A tensor to read: where it belongs, its name, its whole shape and the part that is held.
+struct Wanted {
+    layer: Option<u64>,
+    role: TensorRole,
+    name: String,
+    shape: Vec<usize>,
+    part: TensorPart,
 }
 
-/// What a weight of a layer is for. The text is its name in Llama, Mistral, Qwen2 and Qwen3.
-#[derive(Clone, Copy)]
-struct LayerSlot(&'static str);
+/// The tensors of a layer, or those outside of all layers.
+type TensorsByRole = HashMap<TensorRole, Tensor>;
 
-const ATTENTION_NORM: LayerSlot = LayerSlot("input_layernorm.weight");
-const Q: [LayerSlot; 2] =
-    [LayerSlot("self_attn.q_proj.weight"), LayerSlot("self_attn.q_proj.bias")];
-const K: [LayerSlot; 2] =
-    [LayerSlot("self_attn.k_proj.weight"), LayerSlot("self_attn.k_proj.bias")];
-const V: [LayerSlot; 2] =
-    [LayerSlot("self_attn.v_proj.weight"), LayerSlot("self_attn.v_proj.bias")];
-const OUT: [LayerSlot; 2] =
-    [LayerSlot("self_attn.o_proj.weight"), LayerSlot("self_attn.o_proj.bias")];
-const Q_NORM: LayerSlot = LayerSlot("self_attn.q_norm.weight");
-const K_NORM: LayerSlot = LayerSlot("self_attn.k_norm.weight");
-const FFN_NORM: LayerSlot = LayerSlot("post_attention_layernorm.weight");
-const GATE: [LayerSlot; 2] = [LayerSlot("mlp.gate_proj.weight"), LayerSlot("mlp.gate_proj.bias")];
-const UP: [LayerSlot; 2] = [LayerSlot("mlp.up_proj.weight"), LayerSlot("mlp.up_proj.bias")];
-const DOWN: [LayerSlot; 2] = [LayerSlot("mlp.down_proj.weight"), LayerSlot("mlp.down_proj.bias")];
+/// The table whose type is the model's where nothing else says one.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The head, which a file may hold though it is tied.
+const HEAD: &str = "lm_head.weight";
 
 /// Ends of the names of tensors that carry nothing: older checkpoints store rope frequencies.
 const IGNORED: [&str; 1] = [".rotary_emb.inv_freq"];
@@ -195,14 +163,14 @@ impl Weights {
         let Survey { dtype, stored_bytes: total, .. } = survey(&archive, spec, shard, dtype)?;
         let mut done = 0;
         progress(done, total);
-        Self::build(spec, shard, dtype, |slot, shape, cut| {
-            let name = slot.to_string();
-            let (stored, stored_dtype) = find(&archive, &name, shape)?;
-            let bytes = cut.bytes(stored.bytes, shape);
-            let shape = cut.shape(shape);
-            let tensor = Tensor::from_raw_buffer(&bytes, stored_dtype, &shape, &Device::Cpu)
-                .and_then(|tensor| tensor.to_dtype(dtype))
-                .map_err(|source| WeightsError::Device { tensor: name, source })?;
+        Self::assemble(spec, shard, dtype, |wanted| {
+            let Wanted { name, shape, part, .. } = wanted;
+            let (stored, stored_dtype) = find(&archive, name, shape)?;
+            let bytes = part.bytes(stored.bytes, shape);
+            let tensor =
+                Tensor::from_raw_buffer(&bytes, stored_dtype, &part.shape(shape), &Device::Cpu)
+                    .and_then(|tensor| tensor.to_dtype(dtype))
+                    .map_err(|source| WeightsError::Device { tensor: name.clone(), source })?;
             done += bytes.len();
             progress(done, total);
             Ok(tensor)
@@ -252,99 +220,48 @@ impl Weights {
         &self.shard
     }
 
-    /// Asks `take` for each weight of a shard of `spec`, by its slot, its whole shape and the part
-    /// that is held.
-    fn build(
+    /// Asks `take` for each tensor of a shard of `spec`.
+    fn assemble(
         spec: &DecoderSpec,
         shard: &Shard,
         dtype: DType,
-        mut take: impl FnMut(Slot, &[usize], &Cut) -> Result<Tensor, WeightsError>,
+        mut take: impl FnMut(&Wanted) -> Result<Tensor, WeightsError>,
     ) -> Result<Self, WeightsError> {
-        let table = [spec.vocab, spec.hidden];
-        let embeds = shard.is_first() || shard.is_last() && spec.tied_embeddings;
-        let rows = Cut::Rows(shard.embedding_rows(spec.vocab));
-        let embedding = embeds.then(|| take(Slot::Embedding, &table, &rows)).transpose()?;
-        let layers = shard
-            .layers()
-            .map(|index| LayerWeights::build(spec, shard, index, &mut take))
+        let mut ends = TensorsByRole::new();
+        let mut layers: Vec<_> = shard.layers().map(|_| TensorsByRole::new()).collect();
+        for wanted in wanted(spec, shard.share()) {
+            let tensor = take(&wanted)?;
+            let tensors = match wanted.layer {
+                Some(layer) => &mut layers[layer as usize - shard.layers().start],
+                None => &mut ends,
+            };
+            tensors.insert(wanted.role, tensor);
+        }
+        let layers = shard.layers().zip(layers);
+        let layers = layers
+            .map(|(at, tensors)| LayerWeights::of(at, &spec.layers[at], tensors))
             .collect::<Result<_, _>>()?;
-        let head = if shard.is_last() {
-            let norm = take(Slot::Norm, &[spec.hidden], &Cut::Whole)?;
-            let tied = embedding.clone().filter(|_| spec.tied_embeddings);
-            let rows = Cut::Rows(shard.head_rows(spec.vocab));
-            let head = tied.map_or_else(|| take(Slot::Head, &table, &rows), Ok)?;
-            Some(HeadWeights { norm, head })
-        } else {
-            None
-        };
+        let embedding = ends.get(&TensorRole::Embedding).cloned();
+        // A tied head is the embedding table.
+        let head = ends.remove(&TensorRole::Head).or_else(|| embedding.clone());
+        let norm = ends.remove(&TensorRole::FinalNorm);
+        let head = norm.zip(head).map(|(norm, head)| HeadWeights { norm, head });
         let embedding = embedding.filter(|_| shard.is_first());
         Ok(Self { embedding, layers, head, shard: shard.clone(), dtype })
     }
 }
 
-// === impl LayerWeights ===
-
-impl LayerWeights {
-    fn build(
-        spec: &DecoderSpec,
-        shard: &Shard,
-        index: usize,
-        take: &mut impl FnMut(Slot, &[usize], &Cut) -> Result<Tensor, WeightsError>,
-    ) -> Result<Self, WeightsError> {
-        let LayerSpec { attention, ffn, .. } = &spec.layers[index];
-        let wide =
-            |heads: Range<usize>| heads.start * attention.head_dim..heads.end * attention.head_dim;
-        let (q, kv) = (wide(shard.heads(attention)), wide(shard.kv_heads(attention)));
-        let inner = shard.inner(ffn.inner);
-        let mut vector = |slot, width| take(Slot::Layer(index, slot), &[width], &Cut::Whole);
-        let attention_norm = vector(ATTENTION_NORM, spec.hidden)?;
-        let ffn_norm = vector(FFN_NORM, spec.hidden)?;
-        let mut head_norm =
-            |slot| attention.qk_norm.then(|| vector(slot, attention.head_dim)).transpose();
-        let (q_norm, k_norm) = (head_norm(Q_NORM)?, head_norm(K_NORM)?);
-        // Cut by outputs, bias included.
-        let mut into = |[weight, bias]: [LayerSlot; 2],
-                        width,
-                        held: &Range<usize>,
-                        has_bias: bool| {
-            let cut = Cut::Rows(held.clone());
-            let weight = take(Slot::Layer(index, weight), &[width, spec.hidden], &cut)?;
-            let mut bias = || take(Slot::Layer(index, bias), &[width], &cut);
-            Ok::<_, WeightsError>(Linear { weight, bias: has_bias.then(&mut bias).transpose()? })
-        };
-        let (q_width, kv_width) = (attention.q_width(), attention.kv_width());
-        let (q_proj, k_proj, v_proj) = (
-            into(Q, q_width, &q, attention.qkv_bias)?,
-            into(K, kv_width, &kv, attention.qkv_bias)?,
-            into(V, kv_width, &kv, attention.qkv_bias)?,
-        );
-        let (gate, up) =
-            (into(GATE, ffn.inner, &inner, ffn.bias)?, into(UP, ffn.inner, &inner, ffn.bias)?);
-        // Cut by inputs; the sum over ranks shall have the bias once.
-        let mut out_of = |[weight, bias]: [LayerSlot; 2],
-                          width,
-                          (held, part): (Range<usize>, Part),
-                          has_bias: bool| {
-            let cut = Cut::Columns(held);
-            let weight = take(Slot::Layer(index, weight), &[spec.hidden, width], &cut)?;
-            let has_bias = has_bias && part.at == 0;
-            let mut bias = || take(Slot::Layer(index, bias), &[spec.hidden], &Cut::Whole);
-            Ok::<_, WeightsError>(Linear { weight, bias: has_bias.then(&mut bias).transpose()? })
-        };
-        Ok(Self {
-            attention_norm,
-            q: q_proj,
-            k: k_proj,
-            v: v_proj,
-            out: out_of(OUT, q_width, (q, shard.share().attention), attention.out_bias)?,
-            q_norm,
-            k_norm,
-            ffn_norm,
-            gate,
-            up,
-            down: out_of(DOWN, ffn.inner, (inner, shard.share().dense), ffn.bias)?,
-        })
-    }
+/// Every tensor of a share of `spec`, in the order in which they are read.
+fn wanted(spec: &DecoderSpec, share: &Share) -> Vec<Wanted> {
+    // How tensors are stored the files say themselves.
+    let inventory = Inventory::plain(spec, WeightType::F32);
+    let wanted = |(layer, weight): (Option<u64>, &playhouse_layout::Weight)| {
+        let mut shape = vec![weight.outputs as usize, weight.inputs as usize];
+        shape.truncate(if weight.is_vector { 1 } else { 2 });
+        let (name, part) = (weight.full_name(layer), TensorPart::new(share.slices(weight)));
+        Wanted { layer, role: weight.role, name, shape, part }
+    };
+    share.weights(&inventory).map(wanted).collect()
 }
 
 fn survey(
@@ -356,52 +273,30 @@ fn survey(
     bytes_of(archive, spec)?;
     let dtype = match dtype.candle() {
         Some(dtype) => dtype,
-        None => find(archive, &Slot::Embedding.to_string(), &[spec.vocab, spec.hidden])?.1,
+        None => find(archive, EMBEDDING, &[spec.vocab, spec.hidden])?.1,
     };
     let mut found = Survey { dtype, stored_bytes: 0, held_bytes: 0 };
-    for_each_slot(spec, shard, |slot, shape, cut| {
-        let (stored, stored_dtype) = find(archive, &slot.to_string(), shape)?;
-        let bytes = stored.bytes.len() / shape[cut.dimension()] * cut.len(shape);
-        found.stored_bytes += bytes;
-        found.held_bytes += bytes / stored_dtype.size_in_bytes() * dtype.size_in_bytes();
-        Ok(())
-    })?;
-    Ok(found)
-}
-
-/// Visits the slots that [`Weights::build`] asks for, without making a weight.
-fn for_each_slot(
-    spec: &DecoderSpec,
-    shard: &Shard,
-    mut visit: impl FnMut(Slot, &[usize], &Cut) -> Result<(), WeightsError>,
-) -> Result<(), WeightsError> {
-    let nothing = Tensor::zeros(0, DType::U8, &Device::Cpu)
-        .map_err(|source| WeightsError::Device { tensor: String::new(), source })?;
-    let visit =
-        |slot, shape: &[usize], cut: &Cut| visit(slot, shape, cut).map(|()| nothing.clone());
-    Weights::build(spec, shard, DType::U8, visit).map(drop)
-}
-
-// === impl Slot ===
-
-impl fmt::Display for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Slot::Embedding => f.write_str("model.embed_tokens.weight"),
-            Slot::Norm => f.write_str("model.norm.weight"),
-            Slot::Head => f.write_str("lm_head.weight"),
-            Slot::Layer(layer, LayerSlot(name)) => write!(f, "model.layers.{layer}.{name}"),
-        }
+    for Wanted { name, shape, part, .. } in wanted(spec, shard.share()) {
+        let (_, stored_dtype) = find(archive, &name, &shape)?;
+        let elements: usize = part.shape(&shape).iter().product();
+        found.stored_bytes += elements * stored_dtype.size_in_bytes();
+        found.held_bytes += elements * dtype.size_in_bytes();
     }
+    Ok(found)
 }
 
 // === impl Dtype ===
 
 impl Dtype {
-    /// `self`, or what `config.json` says in its place when it is [`Dtype::Auto`].
+    /// `self`, or what `config.json` states in its place when it is [`Dtype::Auto`].
     #[must_use]
-    pub fn or(self, config: Option<Dtype>) -> Dtype {
-        if self == Dtype::Auto { config.unwrap_or_default() } else { self }
+    pub fn or(self, stated: Option<WeightType>) -> Dtype {
+        match (self, stated) {
+            (Dtype::Auto, Some(WeightType::Bf16)) => Dtype::Bf16,
+            (Dtype::Auto, Some(WeightType::F16)) => Dtype::F16,
+            (Dtype::Auto, Some(WeightType::F32)) => Dtype::F32,
+            (own, _) => own,
+        }
     }
 
     fn candle(self) -> Option<DType> {
@@ -418,12 +313,10 @@ impl Dtype {
 fn bytes_of(archive: &Archive, spec: &DecoderSpec) -> Result<usize, WeightsError> {
     let mut used = HashSet::new();
     let mut total = 0;
-    for_each_slot(spec, &Shard::whole(spec), |slot, shape, _| {
-        let name = slot.to_string();
-        total += find(archive, &name, shape)?.0.bytes.len();
+    for Wanted { name, shape, .. } in wanted(spec, Shard::whole(spec).share()) {
+        total += find(archive, &name, &shape)?.0.bytes.len();
         used.insert(name);
-        Ok(())
-    })?;
+    }
     refuse_unused(archive, spec, &used)?;
     Ok(total)
 }
@@ -471,8 +364,8 @@ fn refuse_unused(
     for name in unused {
         let stored = find_any(archive, name)?;
         let mut reason = "found, though config.json calls for no such tensor".to_owned();
-        if spec.tied_embeddings && name == Slot::Head.to_string() {
-            let embedding = find_any(archive, &Slot::Embedding.to_string())?;
+        if spec.tied_embeddings && name == HEAD {
+            let embedding = find_any(archive, EMBEDDING)?;
             if embedding.shape == stored.shape && embedding.bytes == stored.bytes {
                 continue;
             }

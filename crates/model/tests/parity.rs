@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use playhouse_collectives::{AbortHandle, Communicator, GroupSpec, Member, Secret};
 use playhouse_layout::RankMap;
-use playhouse_model::{
-    Checkpoint, Chunk, Dtype, Groups, KvCache, Model, ModelConfig, Shard, Weights,
-};
+use playhouse_model::{Checkpoint, Chunk, Dtype, Groups, KvCache, Model, Shard, Weights};
 use playhouse_ops::Threads;
 use playhouse_types::{BLOCK_TOKENS, BlockId, DecoderSpec, ParallelSpec, TokenId};
 use safetensors::SafeTensors;
@@ -61,12 +59,12 @@ enum Tokens {
 
 fn load(folder: &Path, shard: impl FnOnce(&DecoderSpec) -> Shard, groups: Groups) -> Model {
     let checkpoint = Checkpoint::open(folder).unwrap();
-    let config = ModelConfig::read(&checkpoint).unwrap();
-    let dtype = Dtype::Auto.or(config.dtype);
-    let shard = shard(&config.spec);
-    let weights = Weights::load(&checkpoint, &config.spec, &shard, dtype, |_, _| ()).unwrap();
+    let shape = checkpoint.shape().unwrap();
+    let dtype = Dtype::Auto.or(shape.dtype);
+    let shard = shard(&shape.spec);
+    let weights = Weights::load(&checkpoint, &shape.spec, &shard, dtype, |_, _| ()).unwrap();
     let threads = Threads::new(NonZeroUsize::new(2).unwrap());
-    Model::new(&config.spec, weights, groups, threads)
+    Model::new(&shape.spec, weights, groups, threads.into())
 }
 
 /// What all prompts give on `tensor * pipeline` ranks, each a thread. `None` when the model cannot
@@ -76,7 +74,7 @@ fn generate_on(
     prompts: &[Prompt],
     (tensor, pipeline): (usize, usize),
 ) -> Option<Vec<Generated>> {
-    let spec = ModelConfig::read(&Checkpoint::open(folder).unwrap()).unwrap().spec;
+    let spec = Checkpoint::open(folder).unwrap().shape().unwrap().spec;
     let layers = spec.layers.len();
     let number = |count: usize| u32::try_from(count).unwrap();
     let (tensor, pipeline) = (number(tensor), number(pipeline));
@@ -137,13 +135,14 @@ fn generate(model: &Model, prompt: &Prompt, tokens: &Tokens) -> Generated {
     let blocks = (prompt.tokens.len() + prompt.greedy.len()).div_ceil(BLOCK_TOKENS);
     let cache = KvCache::new(model.spec(), blocks, model.dtype()).unwrap();
     let table: Vec<_> = (0..blocks).rev().map(|block| BlockId(block as u32)).collect();
-    let feed = |tokens: Vec<TokenId>, start| {
+    let feed = |tokens: &[TokenId], start| {
         let (prompt_tokens, outputs) = (prompt.tokens.len(), 0..tokens.len());
-        let chunk = Chunk { tokens, start, prompt_tokens, blocks: table.clone(), outputs };
+        let chunk = Chunk { tokens, start, prompt_tokens, blocks: &table, outputs };
         let hidden = model.forward(&[chunk], &cache).unwrap();
-        hidden.map_or_else(Vec::new, |hidden| model.logits(&hidden, 0..hidden.len()).unwrap())
+        let logits = hidden.and_then(|hidden| model.logits(&hidden, 0..hidden.len()).unwrap());
+        logits.map_or_else(Vec::new, |logits| logits.to_vec2::<f32>().unwrap())
     };
-    let mut logits = feed(prompt.tokens.clone(), 0);
+    let mut logits = feed(&prompt.tokens, 0);
     let mut greedy = Vec::new();
     loop {
         let token = match tokens {
@@ -159,7 +158,7 @@ fn generate(model: &Model, prompt: &Prompt, tokens: &Tokens) -> Generated {
         if greedy.len() == prompt.greedy.len() {
             return (logits, greedy);
         }
-        logits.extend(feed(vec![token], prompt.tokens.len() + greedy.len() - 1));
+        logits.extend(feed(&[token], prompt.tokens.len() + greedy.len() - 1));
     }
 }
 

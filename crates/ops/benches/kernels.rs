@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Result, Tensor};
 use playhouse_ops::{
-    Isa, KvLayer, Ragged, RopeRows, Sequence, Threads, linear, paged_attention, rms_norm,
+    Context, Isa, KvLayer, Ragged, RopeRows, Sequence, Threads, linear, paged_attention, rms_norm,
     rope_and_store, silu_mul,
 };
+use playhouse_types::BlockId;
 
 const HIDDEN: usize = 896;
 const INNER: usize = 4864;
@@ -41,8 +42,8 @@ fn main() -> Result<()> {
     println!("fork-join, all threads met {:>6.2} us\n", rendezvous(&threads) * 1e6);
     one_row(&threads)?;
     many_rows(&threads)?;
-    attention(&threads)?;
-    small_ops(&threads)
+    attention(&threads.clone().into())?;
+    small_ops(&threads.into())
 }
 
 /// Seconds of the fastest call within the budget, after one to warm up.
@@ -92,6 +93,7 @@ fn weights(outer: usize, inner: usize) -> Result<Tensor> {
 }
 
 fn one_row(threads: &Threads) -> Result<()> {
+    let context = &Context::Cpu(threads.clone());
     println!("one row               GB/s, of plain reads");
     for (name, outer, inner) in [
         ("gate, up", INNER, HIDDEN),
@@ -109,7 +111,7 @@ fn one_row(threads: &Threads) -> Result<()> {
         let (mut reads, mut products) = (memory.iter().cycle(), all.iter().cycle());
         let (read, product) = best_of_both(
             || read_all(threads, reads.next().unwrap()),
-            || _ = black_box(linear(&x, products.next().unwrap(), None, threads).unwrap()),
+            || _ = black_box(linear(&x, products.next().unwrap(), None, context).unwrap()),
         );
         let [read, rate] = [read, product].map(|time| bytes as f64 / time / 1e9);
         let share = 100.0 * rate / read;
@@ -120,6 +122,7 @@ fn one_row(threads: &Threads) -> Result<()> {
 }
 
 fn many_rows(threads: &Threads) -> Result<()> {
+    let context = &Context::Cpu(threads.clone());
     println!("many rows                 GFLOP/s, of f32 multiply-adds in registers");
     for (rows, outer, inner) in [
         (512, INNER, HIDDEN),
@@ -139,7 +142,7 @@ fn many_rows(threads: &Threads) -> Result<()> {
                     flops.fetch_add(multiply_add(threads.isa()), Ordering::Relaxed);
                 });
             },
-            || _ = black_box(linear(&x, &weight, None, threads).unwrap()),
+            || _ = black_box(linear(&x, &weight, None, context).unwrap()),
         );
         let peak = flops.into_inner() as f64 / peak / 1e9;
         let rate = (2 * rows * outer * inner) as f64 / product / 1e9;
@@ -150,7 +153,7 @@ fn many_rows(threads: &Threads) -> Result<()> {
     Ok(())
 }
 
-fn attention(threads: &Threads) -> Result<()> {
+fn attention(context: &Context) -> Result<()> {
     println!("attention, one layer");
     for (name, batch, rows, start) in [
         ("prefill", 1, 512, 0usize),
@@ -160,15 +163,17 @@ fn attention(threads: &Threads) -> Result<()> {
     ] {
         let per_sequence = (start + rows).div_ceil(16);
         let cache = KvLayer::zeros(batch * per_sequence, KV_HEADS, HEAD_DIM, DType::BF16)?;
-        let sequences = (0..batch).map(|index| {
-            let first = (index * per_sequence) as u32;
-            let blocks = (first..first + per_sequence as u32).collect();
-            Sequence { first_row: index * rows, rows, start, blocks }
+        let tables: Vec<_> = (0..(batch * per_sequence) as u32).map(BlockId).collect();
+        let sequences = tables.chunks(per_sequence).enumerate().map(|(index, blocks)| Sequence {
+            first_row: index * rows,
+            rows,
+            start,
+            blocks,
         });
         let ragged = Ragged::new(sequences.collect())?;
         let q = weights(batch * rows, HEADS * HEAD_DIM)?;
         let time = best(|| {
-            _ = black_box(paged_attention(&q, &cache, &ragged, 0.125, None, threads).unwrap());
+            _ = black_box(paged_attention(&q, &cache, &ragged, 0.125, None, context).unwrap());
         });
         let keys: usize = (0..rows).map(|row| start + row + 1).sum();
         let flops = (4 * batch * keys * HEADS * HEAD_DIM) as f64;
@@ -184,7 +189,7 @@ fn attention(threads: &Threads) -> Result<()> {
     Ok(())
 }
 
-fn small_ops(threads: &Threads) -> Result<()> {
+fn small_ops(context: &Context) -> Result<()> {
     println!("small ops                1 row    512 rows");
     let time = |op: &dyn Fn(usize) -> f64, name: &str| {
         println!("{name:<20} {:>7.1} us {:>8.0} us", op(1) * 1e6, op(512) * 1e6);
@@ -192,24 +197,25 @@ fn small_ops(threads: &Threads) -> Result<()> {
     let gain = weights(1, HIDDEN)?.flatten_all()?;
     let norm = |rows| {
         let x = weights(rows, HIDDEN).unwrap();
-        best(|| _ = black_box(rms_norm(&x, &gain, 1e-6, threads).unwrap()))
+        best(|| _ = black_box(rms_norm(&x, &gain, 1e-6, context).unwrap()))
     };
     time(&norm, "rms_norm");
     let silu = |rows| {
         let x = weights(rows, INNER).unwrap();
-        best(|| _ = black_box(silu_mul(&x, &x, threads).unwrap()))
+        best(|| _ = black_box(silu_mul(&x, &x, context).unwrap()))
     };
     time(&silu, "silu_mul");
     let rope = |rows: usize| {
         let cache = KvLayer::zeros(32, KV_HEADS, HEAD_DIM, DType::BF16).unwrap();
-        let sequence = Sequence { first_row: 0, rows, start: 0, blocks: (0..32).collect() };
+        let blocks: Vec<_> = (0..32).map(BlockId).collect();
+        let sequence = Sequence { first_row: 0, rows, start: 0, blocks: &blocks };
         let ragged = Ragged::new(vec![sequence]).unwrap();
         let half = vec![0.5; rows * HEAD_DIM / 2];
         let rope = RopeRows { cos: half.clone(), sin: half };
         let q = weights(rows, HEADS * HEAD_DIM).unwrap();
         let kv = weights(rows, KV_HEADS * HEAD_DIM).unwrap();
         best(|| {
-            let out = rope_and_store(&q, &kv, &kv, &rope, &cache, &ragged, threads);
+            let out = rope_and_store(&q, &kv, &kv, &rope, &cache, &ragged, context);
             _ = black_box(out.unwrap());
         })
     };

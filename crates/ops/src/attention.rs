@@ -13,10 +13,11 @@ use std::cmp::Reverse;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, WithDType, bail};
 
-use crate::Threads;
+use crate::context::Context;
 use crate::element::{Element, Shared, elements, with_element};
 use crate::kv::{KvLayer, KvShape};
 use crate::ragged::Ragged;
+use crate::threads::Threads;
 use span::Tile;
 
 /// Queries of a task, about: each loaded span is used by all of them, and their state stays in
@@ -25,7 +26,7 @@ const TILE_QUERIES: usize = 32;
 
 struct Attention<'a> {
     shape: KvShape,
-    ragged: &'a Ragged,
+    ragged: &'a Ragged<'a>,
     scale: f32,
     window: usize,
     threads: &'a Threads,
@@ -63,10 +64,10 @@ struct Rows {
 pub fn paged_attention(
     q: &Tensor,
     cache: &KvLayer,
-    ragged: &Ragged,
+    ragged: &Ragged<'_>,
     scale: f32,
     window: Option<usize>,
-    threads: &Threads,
+    context: &Context,
 ) -> Result<Tensor> {
     const OP: &str = "paged_attention";
     let KvShape { kv_heads, head_dim, .. } = cache.shape;
@@ -82,6 +83,7 @@ pub fn paged_attention(
     }
     cache.check(OP, ragged)?;
     let shape = cache.shape;
+    let Context::Cpu(threads) = context;
     let op = Attention { shape, ragged, scale, window, threads };
     q.apply_op3_no_bwd(&cache.keys, &cache.values, &op)
 }

@@ -5,13 +5,14 @@ use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType, bail};
 
-use crate::Threads;
+use crate::context::Context;
 use crate::element::{
     Element, Shared, elements, load_up_to, unwritten, with_element, write_up_to, written,
 };
 use crate::isa::Kernel;
 use crate::norm::GRAIN;
 use crate::simd::{LANES, Simd};
+use crate::threads::Threads;
 
 #[derive(Clone, Copy)]
 enum Pairing {
@@ -36,7 +37,8 @@ struct Part<'a, E> {
 ///
 /// # Errors
 /// When shapes or types differ or a tensor is strided.
-pub fn add(x: &Tensor, y: &Tensor, threads: &Threads) -> Result<Tensor> {
+pub fn add(x: &Tensor, y: &Tensor, context: &Context) -> Result<Tensor> {
+    let Context::Cpu(threads) = context;
     Elementwise { pairing: Pairing::Add, threads }.apply(x, y)
 }
 
@@ -47,7 +49,8 @@ pub fn add(x: &Tensor, y: &Tensor, threads: &Threads) -> Result<Tensor> {
 ///
 /// # Errors
 /// When shapes or types differ or a tensor is strided.
-pub fn silu_mul(gate: &Tensor, up: &Tensor, threads: &Threads) -> Result<Tensor> {
+pub fn silu_mul(gate: &Tensor, up: &Tensor, context: &Context) -> Result<Tensor> {
+    let Context::Cpu(threads) = context;
     Elementwise { pairing: Pairing::SiluMul, threads }.apply(gate, up)
 }
 

@@ -42,6 +42,12 @@ impl KvLayer {
         Ok(Self { keys, values, shape })
     }
 
+    /// Width of a head.
+    #[must_use]
+    pub fn head_dim(&self) -> usize {
+        self.shape.head_dim
+    }
+
     /// `[blocks, kv_heads, head_dim, 16]`.
     #[must_use]
     pub fn keys(&self) -> &Tensor {
@@ -55,7 +61,7 @@ impl KvLayer {
     }
 
     /// Checks that every block in use exists.
-    pub(crate) fn check(&self, op: &str, ragged: &Ragged) -> Result<()> {
+    pub(crate) fn check(&self, op: &str, ragged: &Ragged<'_>) -> Result<()> {
         if ragged.blocks() > self.shape.blocks {
             let highest = ragged.blocks() - 1;
             bail!("{op}: block {highest} is in use, the cache has {}", self.shape.blocks);

@@ -1,4 +1,4 @@
-//! Tensor operations of the decoder: one function per op, CPU kernels chosen at run time.
+//! Tensor operations of the decoder, sampling included: one function per op, CPU kernels chosen at run time.
 //!
 //! - **OP-1** a row's bits do not depend on the batch it is in, its place there, how a prompt was
 //!   chunked, or the number of threads. They depend on the row, the weights and the [`Isa`].
@@ -17,6 +17,7 @@
 )]
 
 mod attention;
+mod context;
 mod element;
 mod elementwise;
 mod embedding;
@@ -27,11 +28,13 @@ mod mapped;
 mod norm;
 mod ragged;
 mod rope;
+pub mod sampling;
 mod scratch;
 mod simd;
 mod threads;
 
 pub use attention::paged_attention;
+pub use context::Context;
 pub use elementwise::{add, silu_mul};
 pub use embedding::embedding;
 pub use isa::Isa;

@@ -23,11 +23,12 @@ use candle_core::{
     CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType, bail,
 };
 
-use crate::Threads;
+use crate::context::Context;
 use crate::element::{
     Element, STEP, Shared, elements, load_up_to, unwritten, with_element, write_up_to, written,
 };
 use crate::simd::{Shapes, Simd};
+use crate::threads::Threads;
 
 /// From this many rows on, transposing the weights pays off, if they are widened anyway (measured
 /// with AVX-512).
@@ -56,8 +57,9 @@ pub fn linear(
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
-    threads: &Threads,
+    context: &Context,
 ) -> Result<Tensor> {
+    let Context::Cpu(threads) = context;
     Linear { rounding: Rounding::Operands, threads }.apply(x, weight, bias)
 }
 
@@ -69,8 +71,9 @@ pub fn linear_f32(
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
-    threads: &Threads,
+    context: &Context,
 ) -> Result<Tensor> {
+    let Context::Cpu(threads) = context;
     Linear { rounding: Rounding::F32, threads }.apply(x, weight, bias)
 }
 

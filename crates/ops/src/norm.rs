@@ -4,10 +4,11 @@ use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, WithDType, bail};
 
-use crate::Threads;
+use crate::context::Context;
 use crate::element::{Element, Shared, elements, load_up_to, store_up_to, with_element};
 use crate::isa::Kernel;
 use crate::simd::{LANES, Simd};
+use crate::threads::Threads;
 
 /// Elements that one task should at least have: below it, a fork costs more than it gains.
 pub(crate) const GRAIN: usize = 16 * 1024;
@@ -33,7 +34,8 @@ struct Rows<'a, E> {
 ///
 /// # Errors
 /// When `weight` is not `[width]`, types differ or a tensor is strided.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32, threads: &Threads) -> Result<Tensor> {
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32, context: &Context) -> Result<Tensor> {
+    let Context::Cpu(threads) = context;
     let width = x.dim(D::Minus1)?;
     if weight.dims() != [width] {
         bail!("rms_norm: weight is {:?}, x needs [{width}]", weight.dims());

@@ -2,11 +2,11 @@
 
 use candle_core::{Result, bail};
 
-use playhouse_types::BLOCK_TOKENS;
+use playhouse_types::{BLOCK_TOKENS, BlockId};
 
 /// Consecutive rows of a step: consecutive tokens of one sequence.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sequence {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sequence<'a> {
     /// Index of the first row in the step's tensors.
     pub first_row: usize,
     /// How many rows; at least 1.
@@ -15,14 +15,14 @@ pub struct Sequence {
     pub start: usize,
     /// The block table: entry `i` holds positions `16 * i` to `16 * i + 15`. Covers at least
     /// `start + rows` tokens; further entries are ignored.
-    pub blocks: Vec<u32>,
+    pub blocks: &'a [BlockId],
 }
 
 /// The ragged batch of one step: prefill chunks and decodes together. Built once per step and
 /// used by every layer.
 #[derive(Clone, Debug)]
-pub struct Ragged {
-    sequences: Vec<Sequence>,
+pub struct Ragged<'a> {
+    sequences: Vec<Sequence<'a>>,
     rows: usize,
     /// One more than the highest block in use.
     blocks: usize,
@@ -41,17 +41,17 @@ pub(crate) struct Write {
 
 // === impl Ragged ===
 
-impl Ragged {
+impl<'a> Ragged<'a> {
     /// Checks and takes the sequences of a step.
     ///
     /// # Errors
     /// When rows are not consecutive from 0, a sequence has no rows, a block table is too short,
     /// or a block would be written by two sequences. (Blocks that are only read may be shared.)
-    pub fn new(sequences: Vec<Sequence>) -> Result<Self> {
+    pub fn new(sequences: Vec<Sequence<'a>>) -> Result<Self> {
         let (mut rows, mut blocks) = (0, 0);
         let mut writes = Vec::new();
         for (index, sequence) in sequences.iter().enumerate() {
-            let Sequence { first_row, rows: count, start, blocks: ref table } = *sequence;
+            let Sequence { first_row, rows: count, start, blocks: table } = *sequence;
             if first_row != rows || count == 0 {
                 bail!(
                     "ragged: sequence {index} has {count} rows from {first_row}, not from {rows}"
@@ -65,13 +65,13 @@ impl Ragged {
                 let given = table.len();
                 bail!("ragged: sequence {index} has {given} blocks, {end} tokens need {needed}");
             }
-            let highest = table[..needed].iter().copied().max();
+            let highest = table[..needed].iter().map(|block| block.0).max();
             blocks = blocks.max(highest.map_or(0, |block| block as usize + 1));
             for index in start / BLOCK_TOKENS..needed {
                 let from = start.max(index * BLOCK_TOKENS);
                 let to = end.min((index + 1) * BLOCK_TOKENS);
                 let (slot, row) = (from % BLOCK_TOKENS, rows + from - start);
-                writes.push(Write { block: table[index], slot, row, rows: to - from });
+                writes.push(Write { block: table[index].0, slot, row, rows: to - from });
             }
             rows += count;
         }
@@ -91,7 +91,7 @@ impl Ragged {
 
     /// The sequences, in row order.
     #[must_use]
-    pub fn sequences(&self) -> &[Sequence] {
+    pub fn sequences(&self) -> &[Sequence<'a>] {
         &self.sequences
     }
 
@@ -110,11 +110,17 @@ impl Ragged {
 mod tests {
     use super::*;
 
-    fn sequence(first_row: usize, rows: usize, start: usize, blocks: &[u32]) -> Sequence {
-        Sequence { first_row, rows, start, blocks: blocks.to_vec() }
+    fn sequence<const N: usize>(
+        first_row: usize,
+        rows: usize,
+        start: usize,
+        blocks: &[u32; N],
+    ) -> Sequence<'static> {
+        let blocks = blocks.map(BlockId).to_vec().leak();
+        Sequence { first_row, rows, start, blocks }
     }
 
-    fn refused(sequences: Vec<Sequence>) -> String {
+    fn refused(sequences: Vec<Sequence<'_>>) -> String {
         Ragged::new(sequences).expect_err("must be refused").to_string()
     }
 

@@ -7,7 +7,7 @@ use candle_core::{
 };
 use playhouse_types::BLOCK_TOKENS;
 
-use crate::Threads;
+use crate::context::Context;
 use crate::element::{
     Element, Shared, elements, elements_mut, load_up_to, store_up_to, with_element,
 };
@@ -16,6 +16,7 @@ use crate::kv::{KvLayer, KvShape};
 use crate::norm::GRAIN;
 use crate::ragged::{Ragged, Write};
 use crate::simd::{LANES, Simd};
+use crate::threads::Threads;
 
 /// Cosines and sines of each row's position, whatever formula they come from. A factor on them
 /// (as in YaRN) is already multiplied in.
@@ -42,8 +43,8 @@ pub fn rope_and_store(
     v: &Tensor,
     rope: &RopeRows,
     cache: &KvLayer,
-    ragged: &Ragged,
-    threads: &Threads,
+    ragged: &Ragged<'_>,
+    context: &Context,
 ) -> Result<Tensor> {
     const OP: &str = "rope_and_store";
     let KvShape { kv_heads, head_dim, .. } = cache.shape;
@@ -68,6 +69,7 @@ pub fn rope_and_store(
         bail!("{OP}: {cos} cosines and {sin} sines, {rows} rows of heads of {head_dim}");
     }
     cache.check(OP, ragged)?;
+    let Context::Cpu(threads) = context;
     let rotated = q.apply_op1_no_bwd(&Rotate { rope, head_dim, threads })?;
     let store = |part| Store { part, rope, shape: cache.shape, ragged, threads };
     cache.keys.inplace_op2(k, &store(Part::Keys))?;
@@ -100,7 +102,7 @@ struct Store<'a> {
     part: Part,
     rope: &'a RopeRows,
     shape: KvShape,
-    ragged: &'a Ragged,
+    ragged: &'a Ragged<'a>,
     threads: &'a Threads,
 }
 

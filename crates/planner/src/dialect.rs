@@ -316,10 +316,7 @@ impl Reading {
     /// Settles what depends on the model: TensorRT-LLM counts slots where the others count redundant
     /// experts, vLLM's replicas of a mixture of experts share each expert. Notes what engines make of this layout for this model.
     pub fn settle(&mut self, shape: &ModelShape) {
-        let experts = shape.layers.iter().find_map(|layer| match layer.ffn {
-            crate::FfnShape::Moe { experts, .. } => Some(experts),
-            crate::FfnShape::Dense { .. } => None,
-        });
+        let experts = crate::holding::routed_experts(shape);
         if let (Some(slots), Some(experts)) = (self.parameters.expert_slots, experts) {
             let redundant = u64::from(slots).checked_sub(experts);
             match redundant.and_then(|redundant| u32::try_from(redundant).ok()) {
@@ -339,12 +336,12 @@ impl Reading {
             self.spec.expert = ExpertParallel::SplitAcrossReplicas;
         }
         if let Some(asked) =
-            self.parameters.context_tokens.filter(|asked| *asked > shape.max_positions)
+            self.parameters.context_tokens.filter(|asked| *asked > shape.spec.max_positions as u64)
         {
             let message = format!(
                 "{asked} tokens are more than the {} positions of the model; engines refuse that \
                  unless its config.json stretches them (rope_scaling)",
-                shape.max_positions
+                shape.spec.max_positions
             );
             self.notes.push(Note::new(NoteKind::Checked, "longest sequence", message));
         }

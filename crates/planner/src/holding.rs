@@ -3,7 +3,9 @@
 use playhouse_layout::{Experts, Share};
 use serde::{Deserialize, Serialize};
 
-use crate::{AttentionShape, Axis, FfnShape, ModelShape, Slice};
+use playhouse_types::{Attention, FeedForward};
+
+use crate::{Axis, ModelShape, Slice};
 
 /// What one rank holds of a model whose layers are alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,27 +30,28 @@ impl Holding {
     /// What a share is of `shape`.
     #[must_use]
     pub fn of(share: &Share, shape: &ModelShape) -> Self {
-        let first = shape.layers.get(usize::try_from(share.layers.first).unwrap_or(usize::MAX));
+        let spec = &shape.spec;
+        let first = spec.layers.get(usize::try_from(share.layers.first).unwrap_or(usize::MAX));
         let (heads, kv_heads) = match first.map(|layer| layer.attention) {
-            Some(AttentionShape::Gqa { heads, kv_heads, .. }) => (heads, Some(kv_heads)),
-            Some(AttentionShape::Mla { heads, .. }) => (heads, None),
+            Some(Attention::Gqa(gqa)) => (gqa.heads, Some(gqa.kv_heads as u64)),
+            Some(Attention::Mla(mla)) => (mla.heads, None),
             None => (0, None),
         };
         Self {
             layers: share.layers,
-            query_heads: share.held(Axis::Heads(heads)),
+            query_heads: share.held(Axis::Heads(heads as u64)),
             kv_heads: kv_heads.map(|heads| share.held(Axis::KvHeads(heads))),
             experts: routed_experts(shape).map(|experts| share.experts(experts)),
-            embedding: share.is_first().then(|| share.held(Axis::Embedding(shape.vocab))),
-            head: share.is_last().then(|| share.held(Axis::Head(shape.vocab))),
+            embedding: share.is_first().then(|| share.held(Axis::Embedding(spec.vocab as u64))),
+            head: share.is_last().then(|| share.held(Axis::Head(spec.vocab as u64))),
         }
     }
 }
 
 /// Experts of the first routed layer.
-fn routed_experts(shape: &ModelShape) -> Option<u64> {
-    shape.layers.iter().find_map(|layer| match layer.ffn {
-        FfnShape::Moe { experts, .. } => Some(experts),
-        FfnShape::Dense { .. } => None,
+pub(crate) fn routed_experts(shape: &ModelShape) -> Option<u64> {
+    shape.spec.layers.iter().find_map(|layer| match layer.feed_forward {
+        FeedForward::Moe(moe) => Some(moe.experts as u64),
+        FeedForward::Dense(_) => None,
     })
 }

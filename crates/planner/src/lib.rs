@@ -16,9 +16,8 @@ mod rules;
 mod traffic;
 
 use playhouse_layout::{
-    AttentionShape, Axis, Coordinates, CrossDomain, Cut, Experts, FfnShape, GroupKind, Groups,
-    Inventory, LayerRun, LayerShape, Machine, ModelShape, Placement, PlacementError, RankMap,
-    Slice, Weight, WeightType, Widths,
+    Axis, Coordinates, CrossDomain, Cut, Experts, GroupKind, Groups, Inventory, LayerRun, Machine,
+    ModelShape, Placement, PlacementError, RankMap, Slice, Weight, WeightType, Widths,
 };
 
 pub use cluster_config::ClusterConfig;

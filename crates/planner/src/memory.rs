@@ -17,14 +17,12 @@
 //!
 //! Not here: what the driver and the collectives' library take beside the memory share.
 
-use playhouse_types::BLOCK_TOKENS;
+use playhouse_types::{Attention, BLOCK_TOKENS, FeedForward};
 use serde::{Deserialize, Serialize};
 
 use playhouse_layout::product;
 
-use crate::{
-    AttentionShape, Axis, Coordinates, FfnShape, Inventory, LayerShape, ModelShape, RankMap,
-};
+use crate::{Axis, Coordinates, Inventory, ModelShape, RankMap};
 
 /// Bytes of an activation; bf16.
 pub(crate) const ACTIVATION_BYTES: u64 = 2;
@@ -152,7 +150,9 @@ fn kv_bytes_per_token(map: &RankMap, inventory: &Inventory, at: &Coordinates, kv
     let share = map.share(at);
     inventory
         .runs_in(share.layers)
-        .map(|(run, count)| product(&[kv.bytes(share.kv_values(&run.shape)), count]))
+        .map(|(run, layers)| {
+            product(&[kv.bytes(share.kv_values(&run.layer.attention)), layers.count])
+        })
         .fold(0, u64::saturating_add)
         .div_ceil(u64::from(map.widths().decode_context).max(1))
 }
@@ -164,40 +164,46 @@ fn workspace(
     at: &Coordinates,
     serving: &Serving,
 ) -> u64 {
-    let widths = map.widths();
+    let (widths, hidden) = (map.widths(), shape.spec.hidden as u64);
     let groups = u64::from(widths.attention_data).saturating_mul(widths.attention_context.into());
     let tokens = serving.step_tokens.div_ceil(groups.max(1));
     let layers = map.stages().get(at.stage as usize).copied().unwrap_or_default();
     let widest = inventory.runs_in(layers).map(|(run, _)| {
-        attention_width(map, &run.shape, at).max(ffn_width(map, shape.hidden, &run.shape, at))
+        let attention = attention_width(map, &run.layer.attention, at);
+        attention.max(feed_forward_width(map, hidden, &run.layer.feed_forward, at))
     });
-    let width = shape.hidden.saturating_mul(2).saturating_add(widest.max().unwrap_or(0));
+    let width = hidden.saturating_mul(2).saturating_add(widest.max().unwrap_or(0));
     let last = at.stage + 1 == widths.stages;
-    let logits = if last { product(&[serving.running, shape.vocab, 4]) } else { 0 };
+    let logits = if last { product(&[serving.running, shape.spec.vocab as u64, 4]) } else { 0 };
     product(&[tokens, width, ACTIVATION_BYTES]).saturating_add(logits)
 }
 
-fn attention_width(map: &RankMap, layer: &LayerShape, at: &Coordinates) -> u64 {
-    match layer.attention {
-        AttentionShape::Gqa { heads, head_dim, .. } => {
-            let queries = product(&[map.held(at, Axis::Heads(heads)).count, head_dim]);
-            queries.saturating_add(map.share(at).kv_values(layer))
+fn attention_width(map: &RankMap, attention: &Attention, at: &Coordinates) -> u64 {
+    match attention {
+        Attention::Gqa(gqa) => {
+            let heads = map.held(at, Axis::Heads(gqa.heads as u64)).count;
+            let queries = product(&[heads, gqa.head_dim as u64]);
+            queries.saturating_add(map.share(at).kv_values(attention))
         }
-        AttentionShape::Mla { heads, nope_dim, rope_dim, v_dim, .. } => {
-            let query_and_key = nope_dim.saturating_add(rope_dim).saturating_mul(2);
-            let head = query_and_key.saturating_add(v_dim);
-            product(&[map.held(at, Axis::Heads(heads)).count, head])
+        Attention::Mla(mla) => {
+            let query_and_key = mla.nope_dim.saturating_add(mla.rope_dim).saturating_mul(2);
+            let head = query_and_key.saturating_add(mla.v_dim) as u64;
+            product(&[map.held(at, Axis::Heads(mla.heads as u64)).count, head])
         }
     }
 }
 
-fn ffn_width(map: &RankMap, hidden: u64, layer: &LayerShape, at: &Coordinates) -> u64 {
-    match layer.ffn {
-        FfnShape::Dense { inner, .. } => product(&[3, map.held(at, Axis::Inner(inner)).count]),
-        FfnShape::Moe { experts, top_k, inner, .. } => {
-            let inner = map.held(at, Axis::ExpertInner(inner)).count;
+fn feed_forward_width(map: &RankMap, hidden: u64, block: &FeedForward, at: &Coordinates) -> u64 {
+    match block {
+        FeedForward::Dense(dense) => {
+            product(&[3, map.held(at, Axis::Inner(dense.inner as u64)).count])
+        }
+        FeedForward::Moe(moe) => {
+            let experts = moe.experts as u64;
+            let inner = map.held(at, Axis::ExpertInner(moe.inner as u64)).count;
             // The rank's share of the pairs of token and expert of its stage.
-            let pairs = product(&[top_k, map.experts(at, experts).count]).div_ceil(experts.max(1));
+            let held = map.experts(at, experts).count;
+            let pairs = product(&[moe.top_k as u64, held]).div_ceil(experts.max(1));
             let groups = u64::from(map.widths().attention_data).max(1);
             product(&[
                 pairs,

@@ -22,13 +22,14 @@
 //! of several groups for one link. Under attention-DP and across replicas idle groups run along with
 //! tokens of their own, as they do in vLLM and SGLang.
 
+use playhouse_types::{Attention, FeedForward, Mla, Moe};
 use serde::Serialize;
 
 use crate::traffic::exchanges;
 use crate::traffic::{LocalTokens, query_heads};
 use crate::{
-    AttentionShape, Axis, Coordinates, Cut, DeviceType, Exchange, FfnShape, GroupKind, Inventory,
-    LayerRun, ModelShape, Operation, RankMap, RankMemory, Serving, StepLoad, Weight, WeightType,
+    Axis, Coordinates, Cut, DeviceType, Exchange, GroupKind, Inventory, LayerRun, ModelShape,
+    Operation, RankMap, RankMemory, Serving, StepLoad, Weight, WeightType,
 };
 
 /// Shares of the makers' peaks that good kernels reach: assumed, not measured.
@@ -208,13 +209,13 @@ impl Roofline<'_> {
         let tokens = LocalTokens::of(self.map, load);
         let layers = self.map.stages().get(at.stage as usize).copied().unwrap_or_default();
         let mut seconds = STEP_OVERHEAD;
-        for (run, count) in self.inventory.runs_in(layers) {
+        for (run, layers) in self.inventory.runs_in(layers) {
             let weights: f64 =
                 run.weights.iter().map(|weight| self.weight(at, run, weight, &tokens)).sum();
             let attention = self.attention(at, run, &tokens, context);
-            let routed = matches!(run.shape.ffn, FfnShape::Moe { .. });
+            let routed = matches!(run.layer.feed_forward, FeedForward::Moe(_));
             let overhead = LAYER_OVERHEAD + if routed { ROUTING_OVERHEAD } else { 0.0 };
-            seconds += count as f64 * (weights + attention + overhead);
+            seconds += layers.count as f64 * (weights + attention + overhead);
         }
         if at.stage + 1 == self.map.widths().stages {
             let head = self.inventory.logits();
@@ -240,10 +241,10 @@ impl Roofline<'_> {
         let bytes = weight.part_bytes(part) as f64;
         let widths = self.map.widths();
         let local = tokens.all() as f64;
-        match (weight.cut, run.shape.ffn) {
+        match (weight.cut, run.layer.feed_forward) {
             (
                 Cut::Outputs(Axis::ExpertInner(_)) | Cut::Inputs(Axis::ExpertInner(_)),
-                FfnShape::Moe { experts, top_k, .. },
+                FeedForward::Moe(Moe { experts, top_k, .. }),
             ) => {
                 let (experts, held) = (experts.max(1) as f64, part.2 as f64);
                 let grouped = local * tokens.sources as f64;
@@ -281,19 +282,20 @@ impl Roofline<'_> {
         tokens: &LocalTokens,
         context: Context,
     ) -> f64 {
-        let layer = &run.shape;
-        let seen = |tokens: u64| layer.window.map_or(tokens, |window| tokens.min(window)) as f64;
-        let (heads, decode_width) = query_heads(layer);
+        let layer = &run.layer;
+        let seen =
+            |tokens: u64| layer.window.map_or(tokens, |window| tokens.min(window as u64)) as f64;
+        let (heads, decode_width) = query_heads(&layer.attention);
         let prefill_width = match layer.attention {
-            AttentionShape::Gqa { head_dim, .. } => head_dim,
+            Attention::Gqa(gqa) => gqa.head_dim as u64,
             // A prompt is computed on expanded keys and values.
-            AttentionShape::Mla { nope_dim, rope_dim, v_dim, .. } => {
-                nope_dim.saturating_add(rope_dim).saturating_add(v_dim) / 2
+            Attention::Mla(Mla { nope_dim, rope_dim, v_dim, .. }) => {
+                nope_dim.saturating_add(rope_dim).saturating_add(v_dim) as u64 / 2
             }
         };
         let heads = self.map.held(at, Axis::Heads(heads)).count;
         let parts = f64::from(self.map.widths().decode_context.max(1));
-        let kept = self.serving.kv.bytes(self.map.share(at).kv_values(layer)) as f64;
+        let kept = self.serving.kv.bytes(self.map.share(at).kv_values(&layer.attention)) as f64;
         let pairs = |tokens: u64, width: u64| 4.0 * tokens as f64 * heads as f64 * width as f64;
         let prefill = self.longer(
             pairs(tokens.prefill, prefill_width) * seen(context.prefill) / self.device.bf16_flops,

@@ -5,15 +5,13 @@
 //! reduce-scatter half of that. Sharding after Megatron (Shoeybi et al. 2019): one reduction after
 //! attention, one after the feed-forward block.
 
+use playhouse_layout::product;
+use playhouse_types::{Attention, FeedForward};
 use serde::{Deserialize, Serialize};
 
 use crate::memory::ACTIVATION_BYTES;
-use playhouse_layout::product;
 
-use crate::{
-    AttentionShape, Axis, Coordinates, FfnShape, GroupKind, Inventory, KvType, LayerShape,
-    ModelShape, RankMap,
-};
+use crate::{Axis, Coordinates, GroupKind, Inventory, KvType, ModelShape, RankMap};
 
 /// What a step of one replica computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,10 +111,10 @@ pub fn exchanges(
     kv: KvType,
 ) -> Vec<Exchange> {
     let tokens = LocalTokens::of(map, load);
-    let mut ledger = Ledger { map, hidden: shape.hidden, tokens, found: Vec::new() };
-    for (run, count) in inventory.runs_in(map.share(at).layers) {
-        ledger.attention(&run.shape, at, kv, count);
-        ledger.ffn(&run.shape, count);
+    let mut ledger = Ledger { map, hidden: shape.spec.hidden as u64, tokens, found: Vec::new() };
+    for (run, layers) in inventory.runs_in(map.share(at).layers) {
+        ledger.attention(&run.layer.attention, at, kv, layers.count);
+        ledger.feed_forward(&run.layer.feed_forward, layers.count);
     }
     ledger.ends(shape, at, load);
     ledger.found.retain(|exchange| exchange.bytes > 0);
@@ -134,11 +132,11 @@ struct Ledger<'a> {
 // === impl Ledger ===
 
 impl Ledger<'_> {
-    fn attention(&mut self, layer: &LayerShape, at: &Coordinates, kv: KvType, layers: u64) {
+    fn attention(&mut self, attention: &Attention, at: &Coordinates, kv: KvType, layers: u64) {
         let widths = self.map.widths();
         self.reduce(GroupKind::Tensor, widths.attention_tensor, self.tokens.all(), layers);
 
-        let keys_values = kv.bytes(self.map.share(at).kv_values(layer));
+        let keys_values = kv.bytes(self.map.share(at).kv_values(attention));
         let context = u64::from(widths.attention_context);
         if context > 1 && self.tokens.prefill > 0 {
             let sent = product(&[self.tokens.prefill, keys_values, context - 1, layers]);
@@ -153,7 +151,7 @@ impl Ledger<'_> {
         let parts = u64::from(widths.decode_context);
         if parts > 1 {
             // Queries are gathered, outputs and their log-sums scattered back.
-            let (heads, width) = query_heads(layer);
+            let (heads, width) = query_heads(attention);
             let queries = self.map.held(at, Axis::Heads(heads)).count.saturating_mul(width);
             let row = product(&[queries, ACTIVATION_BYTES, 2, parts - 1]);
             let sent = product(&[self.tokens.decode, row, layers]);
@@ -168,7 +166,7 @@ impl Ledger<'_> {
         }
     }
 
-    fn ffn(&mut self, layer: &LayerShape, layers: u64) {
+    fn feed_forward(&mut self, block: &FeedForward, layers: u64) {
         let widths = *self.map.widths();
         let dense = |ledger: &mut Self| {
             let gathered = ledger.tokens.gathered(ledger.map, widths.dense_tensor);
@@ -176,12 +174,12 @@ impl Ledger<'_> {
             let group = ledger.map.same_as(GroupKind::Dense);
             ledger.reduce(group, widths.dense_tensor, tokens, layers);
         };
-        match layer.ffn {
-            FfnShape::Dense { .. } => dense(self),
-            FfnShape::Moe { top_k, shared_inner, .. } => {
-                self.experts(top_k, layers);
+        match block {
+            FeedForward::Dense(_) => dense(self),
+            FeedForward::Moe(moe) => {
+                self.experts(moe.top_k as u64, layers);
                 // Where tokens differ from rank to rank the shared experts gather them themselves.
-                if shared_inner > 0 && self.tokens.sources > 1 {
+                if moe.shared_inner > 0 && self.tokens.sources > 1 {
                     dense(self);
                 }
             }
@@ -240,7 +238,7 @@ impl Ledger<'_> {
         } else if head > 1 {
             let gathered = self.tokens.gathered(self.map, head);
             let rows = load.sampled.div_ceil(u64::from(widths.attention_data).max(1));
-            let whole = product(&[rows, gathered, shape.vocab, ACTIVATION_BYTES]);
+            let whole = product(&[rows, gathered, shape.spec.vocab as u64, ACTIVATION_BYTES]);
             let sent = whole / u64::from(head) * u64::from(head - 1);
             self.add(self.map.same_as(GroupKind::Head), head, Operation::AllGather, 1, sent);
         }
@@ -271,12 +269,10 @@ impl Ledger<'_> {
 }
 
 /// Query heads and the width of one.
-pub(crate) fn query_heads(layer: &LayerShape) -> (u64, u64) {
-    match layer.attention {
-        AttentionShape::Gqa { heads, head_dim, .. } => (heads, head_dim),
+pub(crate) fn query_heads(attention: &Attention) -> (u64, u64) {
+    match attention {
+        Attention::Gqa(gqa) => (gqa.heads as u64, gqa.head_dim as u64),
         // As computed on the compressed keys: every head is as wide as they are.
-        AttentionShape::Mla { heads, kv_rank, rope_dim, .. } => {
-            (heads, kv_rank.saturating_add(rope_dim))
-        }
+        Attention::Mla(mla) => (mla.heads as u64, mla.kv_rank.saturating_add(mla.rope_dim) as u64),
     }
 }

@@ -38,7 +38,6 @@ impl Banner {
         reached: Reached<'_>,
     ) -> Self {
         let Reached { address, admin, state } = reached;
-        let spec = &loaded.config.spec;
         let block = served.bytes_per_block;
         let kv_cache = |blocks: u32| {
             let tokens = blocks as usize * BLOCK_TOKENS;
@@ -65,8 +64,8 @@ impl Banner {
                 "",
                 format!(
                     "{}, {} parameters, {}",
-                    loaded.config.architecture,
-                    count(spec.parameters()),
+                    loaded.shape.architecture,
+                    count(loaded.shape.parameters()),
                     served.dtype_name
                 ),
             ),
@@ -134,7 +133,7 @@ pub(crate) fn scheme(tls: bool) -> &'static str {
     if tls { "https" } else { "http" }
 }
 
-fn count(parameters: usize) -> String {
+fn count(parameters: u64) -> String {
     match parameters as f64 {
         n if n < 1e6 => format!("{:.0} thousand", n / 1e3),
         n if n < 1e9 => format!("{:.1} million", n / 1e6),

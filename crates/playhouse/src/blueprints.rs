@@ -62,8 +62,8 @@ impl Model {
 
     fn blueprint(&self, layout: &ParallelSpec) -> Result<Blueprint, CliError> {
         let parallel = ParallelSpec { micro_batch_max: self.micro_batch_max, ..layout.clone() };
-        let Loaded { checkpoint, config, .. } = &*self.loaded;
-        let served = ServedLayout::new(checkpoint, &parallel, &config.spec, self.dtype)?;
+        let Loaded { checkpoint, shape, .. } = &*self.loaded;
+        let served = ServedLayout::new(checkpoint, &parallel, shape, self.dtype)?;
         let stages = served.map.stages().len();
         let concurrent_batches = self.concurrent_batches.unwrap_or(stages + 1);
         let limits = Limits {

@@ -19,7 +19,7 @@ use playhouse_wire::Load;
 use crate::authority::Trust;
 use crate::error::CliError;
 use crate::layout::ServedLayout;
-use crate::loading::{self, Loaded};
+use crate::loading::Loaded;
 use crate::sizing::{CacheSize, available_memory};
 use crate::threads::ThreadRanks;
 
@@ -234,7 +234,7 @@ fn control(
 /// What every rank has to load, as it is now.
 fn expected(loaded: &Loaded) -> Result<ExpectedWeights, CliError> {
     let folder = loaded.folder.as_ref().map(|folder| folder.display().to_string());
-    let digest = loading::digest(&loaded.checkpoint, &loaded.config).map_err(failed)?;
+    let digest = loaded.checkpoint.digest(&loaded.shape).map_err(failed)?;
     Ok(ExpectedWeights { folder, digest })
 }
 

@@ -7,7 +7,7 @@ use playhouse_cluster::{RankBytes, Share};
 use playhouse_layout::{ModelShape, RankMap};
 use playhouse_model::{Checkpoint, Dtype, KvCache, Shard, Weights};
 use playhouse_planner::{Violation, rank_map};
-use playhouse_types::{DecoderSpec, ParallelSpec};
+use playhouse_types::{Attention, ParallelSpec};
 
 use crate::error::CliError;
 
@@ -43,10 +43,10 @@ impl ServedLayout {
     pub(crate) fn new(
         checkpoint: &Checkpoint,
         parallel: &ParallelSpec,
-        spec: &DecoderSpec,
+        shape: &ModelShape,
         dtype: Dtype,
     ) -> Result<Self, CliError> {
-        let map = Arc::new(replica_map(checkpoint, parallel)?);
+        let (map, spec) = (Arc::new(replica_map(shape, parallel)?), &shape.spec);
         let mut served = Self {
             replicas: NonZeroU32::new(parallel.data).unwrap_or(NonZeroU32::MIN),
             shards: Vec::new(),
@@ -70,11 +70,15 @@ impl ServedLayout {
             served.rank_bytes.push(RankBytes { weights, kv_block });
             served.bytes_per_block += kv_block;
             served.dtype_name = survey.dtype.as_str();
-            let attention = part.layers.first().map(|layer| &layer.attention);
+            let (query_heads, kv_heads) = match part.layers.first().map(|layer| layer.attention) {
+                Some(Attention::Gqa(gqa)) => (gqa.heads, gqa.kv_heads),
+                Some(Attention::Mla(mla)) => (mla.heads, 1),
+                None => (0, 0),
+            };
             served.shares.push(Share {
                 layers: shard.layers(),
-                query_heads: attention.map_or(0, |attention| attention.heads),
-                kv_heads: attention.map_or(0, |attention| attention.kv_heads),
+                query_heads,
+                kv_heads,
                 weight_bytes: weights,
             });
             served.shards.push(shard);
@@ -89,7 +93,7 @@ impl ServedLayout {
 }
 
 /// The ranks of one replica.
-fn replica_map(checkpoint: &Checkpoint, parallel: &ParallelSpec) -> Result<RankMap, CliError> {
+fn replica_map(shape: &ModelShape, parallel: &ParallelSpec) -> Result<RankMap, CliError> {
     let served = ParallelSpec {
         tensor: parallel.tensor,
         pipeline: parallel.pipeline,
@@ -103,14 +107,10 @@ fn replica_map(checkpoint: &Checkpoint, parallel: &ParallelSpec) -> Result<RankM
         return Err(CliError::usage(what)
             .hint("`playhouse plan` with the same flags shows where every rank would be"));
     }
-    let config = checkpoint.require("config.json");
-    let config = config.map_err(|why| CliError::failure(why.to_string()))?;
-    let shape = ModelShape::parse(&config);
-    let shape = shape.map_err(|why| CliError::failure(format!("config.json: {why}")))?;
     let refused = |broken: Vec<Violation>| {
         let lines: Vec<_> = broken.iter().map(ToString::to_string).collect();
         CliError::usage(format!("the layout cannot run: {}", lines.join("\nerror: ")))
     };
-    rank_map(parallel, &shape).map_err(refused)?;
-    rank_map(&ParallelSpec { data: 1, ..served }, &shape).map_err(refused)
+    rank_map(parallel, shape).map_err(refused)?;
+    rank_map(&ParallelSpec { data: 1, ..served }, shape).map_err(refused)
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use playhouse_cluster::{FrontDoor, ShardState};
 use playhouse_gateway::{ChatTemplate, Tokenizer};
-use playhouse_model::{Checkpoint, GenerationDefaults, ModelConfig, Weights, WeightsError};
-use playhouse_types::CheckpointDigest;
+use playhouse_layout::{GenerationDefaults, ModelShape};
+use playhouse_model::Checkpoint;
 use tokio::time::interval;
 
 use crate::demo;
@@ -27,7 +27,7 @@ pub(crate) struct Loaded {
     /// Its folder, absolute; none if it is embedded.
     pub(crate) folder: Option<PathBuf>,
     pub(crate) checkpoint: Checkpoint,
-    pub(crate) config: ModelConfig,
+    pub(crate) shape: ModelShape,
     pub(crate) generation: GenerationDefaults,
 }
 
@@ -46,8 +46,8 @@ pub(crate) fn load(folder: Option<&Path>) -> Result<(Loaded, Language), CliError
         Some(folder) => Checkpoint::open(folder).map_err(refused)?,
         None => Checkpoint::embedded(demo::FILES),
     };
-    let config = ModelConfig::read(&checkpoint).map_err(refused)?;
-    let generation = GenerationDefaults::read(&checkpoint, &config).map_err(refused)?;
+    let shape = checkpoint.shape().map_err(refused)?;
+    let generation = checkpoint.generation_defaults(&shape).map_err(refused)?;
     let tokenizer = tokenizer(&checkpoint).map_err(CliError::failure)?;
     let template = template(&checkpoint).map_err(CliError::failure)?;
 
@@ -57,19 +57,8 @@ pub(crate) fn load(folder: Option<&Path>) -> Result<(Loaded, Language), CliError
     };
     // The checkpoint could be opened, so its path is one.
     let folder = folder.and_then(|folder| folder.canonicalize().ok());
-    let loaded = Loaded { name, source, folder, checkpoint, config, generation };
+    let loaded = Loaded { name, source, folder, checkpoint, shape, generation };
     Ok((loaded, Language { tokenizer, template }))
-}
-
-/// What tells a checkpoint from others.
-///
-/// # Errors
-/// The files with its weights are not what they should be.
-pub(crate) fn digest(
-    checkpoint: &Checkpoint,
-    config: &ModelConfig,
-) -> Result<CheckpointDigest, WeightsError> {
-    Ok(CheckpointDigest { config: config.digest(), weights: Weights::digest(checkpoint)? })
 }
 
 /// Shows how far the ranks have come with their weights, for as long as it is polled.

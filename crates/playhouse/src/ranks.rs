@@ -61,7 +61,7 @@ impl RankModel {
             let join = |(kind, seat): (GroupKind, GroupSeat)| Ok((kind, seat.join(epoch, &abort)?));
             let groups: Result<Groups, String> = groups.into_iter().map(join).collect();
             let groups = groups?;
-            Ok(Arc::new(Model::new(&spec, weights, groups, threads)))
+            Ok(Arc::new(Model::new(&spec, weights, groups, threads.into())))
         };
         playhouse_engine::spawn(build, config, on_event)
     }

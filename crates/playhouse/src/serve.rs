@@ -24,11 +24,12 @@ use playhouse_cluster::{
     replica_layout,
 };
 use playhouse_gateway::{ApiKey, Gateway, GatewayConfig, serve};
-use playhouse_model::{Dtype, GenerationDefaults};
+use playhouse_layout::GenerationDefaults;
+use playhouse_model::Dtype;
 use playhouse_planner::dialect::{self, Dialect, Parameters};
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::{LogFormat, Metrics, SpanCounters, TraceSettings, Traces, init_logs};
-use playhouse_types::{DecoderSpec, ParallelSpec, RopeScaling};
+use playhouse_types::{DecoderSpec, ParallelSpec, Rope, RopeScaling};
 use tokio::net::TcpListener;
 
 pub(crate) use self::admin::AdminListener;
@@ -96,10 +97,10 @@ pub(crate) fn run(args: &ServeArgs, layout: &[String]) -> Result<ExitCode, CliEr
     let state = State::open(args.state_dir.as_deref(), &mut parallel)?;
     sweep_shared_memory();
     let (loaded, language) = loading::load(args.model.as_deref())?;
-    let dtype = Dtype::from(args.dtype).or(loaded.config.dtype);
-    let spec = &loaded.config.spec;
-    let served = ServedLayout::new(&loaded.checkpoint, &parallel, spec, dtype)?;
-    let (limits, cache) = limits(args, spec, &served)?;
+    let dtype = Dtype::from(args.dtype).or(loaded.shape.dtype);
+    let shape = &loaded.shape;
+    let served = ServedLayout::new(&loaded.checkpoint, &parallel, shape, dtype)?;
+    let (limits, cache) = limits(args, &shape.spec, &served)?;
     let doors = Doors { listener, admin, api_keys, certificate, tls, state };
     let spans = traces.as_ref().map(|traces| traces.counters().clone()).unwrap_or_default();
     let model =
@@ -199,16 +200,13 @@ async fn run_cluster(
         }
         Banner::waiting(control.address(), served.world(), &admin).print()?;
     }
-    let spec = &loaded.config.spec;
+    let spec = &loaded.shape.spec;
     let deployment = DeploymentConfig {
         desired,
         blueprints,
         admission: admission(args, &limits),
         vocab: u32::try_from(spec.vocab).unwrap_or(u32::MAX),
-        shared_prompt_max: match spec.rope.scaling {
-            RopeScaling::Dynamic { original_max, .. } => original_max,
-            _ => usize::MAX,
-        },
+        shared_prompt_max: shared_prompt_max(spec),
         step_deadline: step_deadline(args),
         policy: args.routing_policy,
         control,
@@ -359,6 +357,15 @@ fn api_keys(args: &ServeArgs) -> Result<Vec<ApiKey>, CliError> {
         (None, Some(file)) => keys::read(file),
         (None, None) => Ok(Vec::new()),
     }
+}
+
+/// The longest prompt whose keys and values do not depend on its length, so that another may share them.
+fn shared_prompt_max(spec: &DecoderSpec) -> usize {
+    let of = |rope: &Rope| match rope.scaling {
+        RopeScaling::Dynamic { original_max, .. } => original_max,
+        _ => usize::MAX,
+    };
+    spec.ropes.iter().map(of).min().unwrap_or(usize::MAX)
 }
 
 fn gateway_config(args: &ServeArgs, loaded: &Loaded, api_keys: Vec<ApiKey>) -> GatewayConfig {

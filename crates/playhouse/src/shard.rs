@@ -19,7 +19,7 @@ use playhouse_collectives::{AbortHandle, Member, Secret};
 use playhouse_engine::{EngineConfig, EngineEvent};
 use playhouse_layout::GroupKind;
 use playhouse_link::Identity;
-use playhouse_model::{Checkpoint, Dtype, ModelConfig, Shard, Weights};
+use playhouse_model::{Checkpoint, Dtype, Shard, Weights};
 use playhouse_ops::Threads;
 use playhouse_telemetry::init_child_logs;
 use playhouse_types::CheckpointDigest;
@@ -29,7 +29,6 @@ use tracing::warn;
 
 use crate::demo;
 use crate::error::CliError;
-use crate::loading;
 use crate::ranks::{GroupSeat, RankModel, sweep_shared_memory};
 
 /// An identity has three certificates or keys; nothing in it comes near to this.
@@ -232,9 +231,9 @@ fn read(load: &Load, progress: &dyn Fn(u64, u64)) -> Result<(RankModel, Checkpoi
         Some(folder) => Checkpoint::open(Path::new(folder)).map_err(|why| why.to_string())?,
         None => Checkpoint::embedded(demo::FILES),
     };
-    let config = ModelConfig::read(&checkpoint).map_err(|why| why.to_string())?;
-    let digest = loading::digest(&checkpoint, &config).map_err(|why| why.to_string())?;
-    let spec = config.spec;
+    let shape = checkpoint.shape().map_err(|why| why.to_string())?;
+    let digest = checkpoint.digest(&shape).map_err(|why| why.to_string())?;
+    let spec = shape.spec;
     let shard = Shard::new(&spec, &load.share).map_err(|why| why.to_string())?;
     let dtype = match load.dtype {
         playhouse_wire::Dtype::Auto => Dtype::Auto,

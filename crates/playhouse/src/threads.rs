@@ -87,7 +87,7 @@ impl ThreadRanks {
         let weights = self.weights(loaded, served)?;
         let (map, threads_each) = (Arc::clone(&served.map), self.threads_each);
         let (kv_blocks, max_num_seqs) = (limits.kv_blocks as usize, limits.max_num_seqs);
-        let spec = loaded.config.spec.clone();
+        let spec = loaded.shape.spec.clone();
         Ok(Arc::new(move || {
             let rank = |index| ThreadRank {
                 spec: spec.clone(),
@@ -119,7 +119,7 @@ impl ThreadRanks {
         }
         let load = |shard| {
             let mut progress = None;
-            let spec = &loaded.config.spec;
+            let spec = &loaded.shape.spec;
             Weights::load(&loaded.checkpoint, spec, shard, served.dtype, |done, total| {
                 let start = || Progress::start("loading weights", total as u64, Unit::Bytes);
                 progress.get_or_insert_with(start).set(done as u64);

@@ -348,13 +348,19 @@ impl World {
     /// S-17: whatever else comes than the outcome is refused, and then the outcome is still taken.
     fn check_contract(&mut self, outcome: &StepOutcome, first: Option<RequestId>) {
         let logprobs = TokenLogprobs { token: 0, logprob: 0.0, top: Vec::new() };
-        let breaks: [fn(&mut StepOutcome, TokenLogprobs); 5] = [
+        let breaks: [fn(&mut StepOutcome, TokenLogprobs); 6] = [
             |outcome, _| outcome.step.0 += 1,
             |outcome, _| drop(outcome.runs.pop()),
             |outcome, _| outcome.runs[0].slot.0 += 1,
-            |outcome, _| match &mut outcome.runs[0].sampled {
-                sampled @ Some(_) => *sampled = None,
-                sampled => *sampled = Some(Sampled { token: 1, logprobs: None }),
+            |outcome, _| {
+                let sampled = &mut outcome.runs[0].sampled;
+                if sampled.pop().is_none() {
+                    sampled.push(Sampled { token: 1, logprobs: None });
+                }
+            },
+            |outcome, _| {
+                let sampled = &mut outcome.runs[0].sampled;
+                sampled.extend([17, 18].map(|token| Sampled { token, logprobs: None }));
             },
             |outcome, logprobs| outcome.runs[0].prompt_logprobs.push(logprobs),
         ];
@@ -362,7 +368,7 @@ impl World {
         let is_read = |id: RequestId| self.asked[id.0 as usize].finish.is_none();
         let all = match first {
             None => 1,
-            Some(id) if is_read(id) => 5,
+            Some(id) if is_read(id) => 6,
             Some(_) => 3,
         };
         for broken in &breaks[..all] {

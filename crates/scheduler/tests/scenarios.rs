@@ -304,7 +304,9 @@ impl World {
             let reported = if all { run.start + 1..(end + 1).min(prompt) } else { 0..0 };
             RunOutcome {
                 slot: run.slot,
-                sampled: self.samples(plan, at).then_some(Sampled { token, logprobs: None }),
+                sampled: Vec::from_iter(
+                    self.samples(plan, at).then_some(Sampled { token, logprobs: None }),
+                ),
                 prompt_logprobs: reported.map(logprob).collect(),
             }
         };

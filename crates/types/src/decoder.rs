@@ -3,7 +3,8 @@
 //! The forward pass branches on a [`DecoderSpec`] and on nothing else (**A12**): a model family is
 //! a value of it.
 
-/// A decoder-only transformer.
+/// A decoder-only transformer. Wider than what the engine runs: a layout can be planned for a model
+/// that Playhouse cannot serve.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderSpec {
     /// One entry per layer, first to last.
@@ -12,10 +13,12 @@ pub struct DecoderSpec {
     pub hidden: usize,
     /// Rows of the embedding table.
     pub vocab: usize,
-    /// Epsilon of every RMS norm.
+    /// Kind of every norm.
+    pub norm: NormKind,
+    /// Epsilon of every norm.
     pub norm_eps: f32,
-    /// Rotary position embedding, the same in every layer.
-    pub rope: Rope,
+    /// The rotary position embeddings that layers choose from ([`LayerSpec::rope`]); at least one.
+    pub ropes: Vec<Rope>,
     /// The language-model head is the embedding table.
     pub tied_embeddings: bool,
     /// Positions the model was made for, rope scaling included.
@@ -23,19 +26,46 @@ pub struct DecoderSpec {
 }
 
 /// One transformer layer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerSpec {
+    /// Where the norms stand.
+    pub norm_place: NormPlace,
     /// The attention block.
     pub attention: Attention,
     /// The feed-forward block.
-    pub ffn: FeedForward,
+    pub feed_forward: FeedForward,
+    /// Which of [`DecoderSpec::ropes`] turns queries and keys.
+    pub rope: usize,
     /// A token sees itself and the `window - 1` tokens before it; `None` sees all.
     pub window: Option<usize>,
 }
 
+/// How a norm is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// `x / rms(x) * weight` (arXiv 1910.07467).
+    Rms,
+}
+
+/// Which norms a layer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormPlace {
+    /// One before attention and one before the feed-forward block: `x + f(norm(x))`.
+    Before,
+}
+
+/// An attention block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attention {
+    /// Grouped-query attention.
+    Gqa(Gqa),
+    /// Multi-head latent attention.
+    Mla(Mla),
+}
+
 /// Grouped-query attention. Multi-head attention is `kv_heads == heads`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attention {
+pub struct Gqa {
     /// Query heads; a multiple of `kv_heads`.
     pub heads: usize,
     /// Key and value heads.
@@ -46,18 +76,66 @@ pub struct Attention {
     pub qkv_bias: bool,
     /// The output projection has a bias.
     pub out_bias: bool,
-    /// Queries and keys pass an RMS norm per head before rope.
+    /// Queries and keys pass a norm per head before rope.
     pub qk_norm: bool,
+}
+
+/// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): one compressed vector per token stands for
+/// the keys and values of all heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mla {
+    /// Query heads.
+    pub heads: usize,
+    /// Rank of the query projection; `None` projects at once.
+    pub q_rank: Option<usize>,
+    /// Width of the compressed keys and values.
+    pub kv_rank: usize,
+    /// Width of the part of a head without rope.
+    pub nope_dim: usize,
+    /// Width of the part with rope, which all heads share in the keys.
+    pub rope_dim: usize,
+    /// Width of a value head.
+    pub v_dim: usize,
+}
+
+/// A feed-forward block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeedForward {
+    /// One gated block.
+    Dense(Dense),
+    /// Routed experts.
+    Moe(Moe),
 }
 
 /// A gated feed-forward block: `down(act(gate(x)) * up(x))`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FeedForward {
+pub struct Dense {
     /// Width between the projections.
     pub inner: usize,
     /// All three projections have a bias.
     pub bias: bool,
     /// Applied to the gate.
+    pub activation: Activation,
+}
+
+/// A mixture of experts, each a gated block without biases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moe {
+    /// Logical experts.
+    pub experts: usize,
+    /// Experts of one token.
+    pub top_k: usize,
+    /// Width inside one expert.
+    pub inner: usize,
+    /// Width of the experts that every token passes; 0 for none.
+    pub shared_inner: usize,
+    /// What the shared experts give is scaled by a gate of its own (Qwen2-MoE).
+    pub shared_gate: bool,
+    /// Groups of which the router picks some first (`n_group`); 1 for none.
+    pub groups: usize,
+    /// The router adds a bias per expert before choosing (`e_score_correction_bias`).
+    pub correction_bias: bool,
+    /// Applied to the gate of an expert.
     pub activation: Activation,
 }
 
@@ -69,9 +147,11 @@ pub enum Activation {
 }
 
 /// Rotary position embedding in the half-split layout of Hugging Face: element `i` pairs with
-/// element `i + head_dim / 2`.
+/// element `i + dims / 2`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
+    /// Width of what is turned: a head, or the part of a latent head that has rope.
+    pub dims: usize,
     /// Base of the frequencies.
     pub theta: f64,
     /// How frequencies change with context length.
@@ -127,39 +207,22 @@ pub enum RopeScaling {
     },
 }
 
-// === impl DecoderSpec ===
-
-impl DecoderSpec {
-    /// Number of weights, tied ones counted once.
-    #[must_use]
-    pub fn parameters(&self) -> usize {
-        let tables = if self.tied_embeddings { 1 } else { 2 };
-        let layers: usize = self.layers.iter().map(|layer| layer.parameters(self.hidden)).sum();
-        tables * self.vocab * self.hidden + layers + self.hidden
-    }
-
-    /// Elements (not bytes) that one token occupies in the KV caches of all layers.
-    #[must_use]
-    pub fn kv_elements_per_token(&self) -> usize {
-        self.layers.iter().map(|layer| 2 * layer.attention.kv_width()).sum()
-    }
-}
-
-impl LayerSpec {
-    fn parameters(&self, hidden: usize) -> usize {
-        let Attention { head_dim, qkv_bias, out_bias, qk_norm, .. } = self.attention;
-        let (q, kv) = (self.attention.q_width(), self.attention.kv_width());
-        let attention = hidden * (2 * q + 2 * kv)
-            + if qkv_bias { q + 2 * kv } else { 0 }
-            + if out_bias { hidden } else { 0 }
-            + if qk_norm { 2 * head_dim } else { 0 };
-        let FeedForward { inner, bias, .. } = self.ffn;
-        let ffn = 3 * hidden * inner + if bias { 2 * inner + hidden } else { 0 };
-        attention + ffn + 2 * hidden
-    }
-}
+// === impl Attention ===
 
 impl Attention {
+    /// Elements (not bytes) that a layer keeps of one token.
+    #[must_use]
+    pub fn kv_elements(&self) -> usize {
+        match self {
+            Self::Gqa(gqa) => 2 * gqa.kv_width(),
+            Self::Mla(mla) => mla.kv_rank + mla.rope_dim,
+        }
+    }
+}
+
+// === impl Gqa ===
+
+impl Gqa {
     /// Width of all query heads.
     #[must_use]
     pub fn q_width(&self) -> usize {

@@ -13,17 +13,22 @@ mod decoder;
 mod ids;
 mod parallel;
 mod prefix;
+mod random;
 mod request;
 mod sampling;
 mod step;
 
 pub use checkpoint::CheckpointDigest;
-pub use decoder::{Activation, Attention, DecoderSpec, FeedForward, LayerSpec, Rope, RopeScaling};
+pub use decoder::{
+    Activation, Attention, DecoderSpec, Dense, FeedForward, Gqa, LayerSpec, Mla, Moe, NormKind,
+    NormPlace, Rope, RopeScaling,
+};
 pub use ids::{BLOCK_TOKENS, BlockId, Epoch, ReplicaId, RequestId, Slot, StepId, TokenId};
 pub use parallel::{
     ExpertBalance, ExpertParallel, ExpertPlacement, LoadBalancing, ParallelSpec, Role,
 };
 pub use prefix::PrefixEvent;
+pub use random::splitmix64;
 pub use request::{Emission, FinishReason, GenerateRequest};
 pub use sampling::{InvalidParam, SamplingParams, TOP_LOGPROBS_MAX};
 pub use step::{

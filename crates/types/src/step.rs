@@ -1,7 +1,7 @@
 //! The contract between scheduler and engine: a plan down, an outcome up.
 //!
-//! An engine keeps one seat per [`Slot`]: the sampling parameters, the tokens so far and the block
-//! table. A plan changes seats in this order: `released`, then `admitted`, then `runs`. A sampled
+//! An engine keeps one sequence per [`Slot`]: the sampling parameters, the tokens so far and the block
+//! table. A plan changes slots in this order: `released`, then `admitted`, then `runs`. A sampled
 //! token belongs to the sequence once a run says so ([`Run::appended`]): with the token, so that
 //! every rank of a replica learns it alike, or, when the plan was made before the token was known,
 //! by telling the engine to take what it sampled itself.
@@ -17,18 +17,18 @@ pub struct StepPlan {
     pub epoch: Epoch,
     /// Its number; outcomes come back in the same order.
     pub step: StepId,
-    /// Seats to empty first.
+    /// Slots to empty first.
     pub released: Vec<Slot>,
-    /// Seats to fill.
+    /// Slots to fill.
     pub admitted: Vec<Admitted>,
-    /// What to compute; at most one run per slot. May be empty when seats only change.
+    /// What to compute; at most one run per slot. May be empty when slots only change.
     pub runs: Vec<Run>,
 }
 
-/// A sequence taking a seat, new or resumed after preemption.
+/// A sequence taking a slot, new or resumed after preemption.
 #[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Admitted {
-    /// The seat.
+    /// The slot.
     pub slot: Slot,
     /// All tokens known: the prompt, then whatever was emitted before a preemption.
     pub tokens: Arc<[TokenId]>,
@@ -43,7 +43,7 @@ pub struct Admitted {
 /// Consecutive tokens of one sequence to feed through the model.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Run {
-    /// The seat.
+    /// The slot.
     pub slot: Slot,
     /// Position of the first token fed. All positions before it are in the KV cache.
     pub start: u32,
@@ -95,10 +95,10 @@ pub struct StepOutcome {
 /// What came of a [`Run`].
 #[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct RunOutcome {
-    /// The seat.
+    /// The slot.
     pub slot: Slot,
-    /// The token sampled from the last row, when the run asked for it.
-    pub sampled: Option<Sampled>,
+    /// The tokens sampled from the last row, in order: one when the run asked for it, else none.
+    pub sampled: Vec<Sampled>,
     /// For [`Logits::All`]: entry `i` is the prompt token at position `start + i + 1`, for every
     /// such position below the prompt's length.
     pub prompt_logprobs: Vec<TokenLogprobs>,

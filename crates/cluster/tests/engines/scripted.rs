@@ -140,7 +140,7 @@ pub(crate) fn run(
         let last = (run.start + run.tokens) as usize == *length;
         let sampled = (last && run.logits != Logits::None)
             .then(|| Sampled { token: script(*length), logprobs: None });
-        RunOutcome { slot: run.slot, sampled, prompt_logprobs: Vec::new() }
+        RunOutcome { slot: run.slot, sampled: Vec::from_iter(sampled), prompt_logprobs: Vec::new() }
     };
     let runs = plan.runs.iter().map(outcome).collect();
     StepOutcome { epoch: plan.epoch, step: plan.step, runs }

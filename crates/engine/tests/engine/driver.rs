@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
 use playhouse_engine::{EngineConfig, EngineEvent, StepPort, spawn};
-use playhouse_model::{Checkpoint, Dtype, Groups, Model, ModelConfig, Shard, Weights};
+use playhouse_model::{Checkpoint, Dtype, Groups, Model, Shard, Weights};
 use playhouse_ops::Threads;
 use playhouse_types::{
     Admitted, Appended, BLOCK_TOKENS, BlockId, Epoch, Logits, Run, RunOutcome, Sampled,
@@ -73,12 +73,12 @@ pub(crate) fn cases() -> Vec<PathBuf> {
 
 pub(crate) fn load(folder: &Path, threads: usize) -> Arc<Model> {
     let checkpoint = Checkpoint::open(folder).unwrap();
-    let config = ModelConfig::read(&checkpoint).unwrap();
-    let dtype = Dtype::Auto.or(config.dtype);
-    let shard = Shard::whole(&config.spec);
-    let weights = Weights::load(&checkpoint, &config.spec, &shard, dtype, |_, _| ()).unwrap();
+    let shape = checkpoint.shape().unwrap();
+    let dtype = Dtype::Auto.or(shape.dtype);
+    let shard = Shard::whole(&shape.spec);
+    let weights = Weights::load(&checkpoint, &shape.spec, &shard, dtype, |_, _| ()).unwrap();
     let threads = Threads::new(NonZeroUsize::new(threads).unwrap());
-    Arc::new(Model::new(&config.spec, weights, Groups::solo(), threads))
+    Arc::new(Model::new(&shape.spec, weights, Groups::solo(), threads.into()))
 }
 
 /// `count` token ids that look random and are the same every time.
@@ -249,7 +249,7 @@ impl Progress {
     }
 
     fn settle(&mut self, outcome: RunOutcome) {
-        self.unsaid = outcome.sampled.as_ref().map(|sampled| sampled.token);
+        self.unsaid = outcome.sampled.first().map(|sampled| sampled.token);
         self.known += usize::from(self.unsaid.is_some());
         self.generated.prompt_logprobs.extend(outcome.prompt_logprobs);
         self.generated.sampled.extend(outcome.sampled);
@@ -274,7 +274,7 @@ impl Driver {
         };
         let plan = self.plan(vec![admitted], vec![run]);
         self.port.submit(plan).unwrap();
-        let sampled = self.outcome().runs[0].sampled.clone().unwrap();
+        let sampled = self.outcome().runs[0].sampled[0].clone();
         let mut plan = self.plan(Vec::new(), Vec::new());
         plan.released = vec![Slot(0)];
         self.port.submit(plan).unwrap();

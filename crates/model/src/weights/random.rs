@@ -1,11 +1,10 @@
 //! Random weights, for benchmarks: speed does not depend on what a model has learned.
 
 use candle_core::{DType, Device, Tensor};
-use playhouse_types::DecoderSpec;
+use playhouse_types::{DecoderSpec, splitmix64};
 
 use super::{Dtype, Weights, WeightsError};
 use crate::Shard;
-use crate::sampling::splitmix64;
 
 // === impl Weights ===
 
@@ -15,15 +14,15 @@ impl Weights {
     /// [`Dtype::Auto`] means f32.
     ///
     /// # Errors
-    /// [`WeightsError::Device`] only.
+    /// [`WeightsError::Device`], and [`WeightsError::Unsupported`].
     pub fn random(spec: &DecoderSpec, dtype: Dtype, seed: u64) -> Result<Self, WeightsError> {
         let dtype = dtype.candle().unwrap_or(DType::F32);
         let mut state = seed;
-        Self::build(spec, &Shard::whole(spec), dtype, |slot, shape, _| {
+        Self::assemble(spec, &Shard::whole(spec), dtype, |wanted| {
             state = splitmix64(state);
-            uniform(shape, state)
+            uniform(&wanted.shape, state)
                 .and_then(|tensor| tensor.to_dtype(dtype))
-                .map_err(|source| WeightsError::Device { tensor: slot.to_string(), source })
+                .map_err(|source| WeightsError::Device { tensor: wanted.name.clone(), source })
         })
     }
 }

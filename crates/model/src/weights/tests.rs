@@ -3,7 +3,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use playhouse_types::{Activation, Attention, FeedForward, Rope, RopeScaling};
+use playhouse_layout::{Part, Slice};
+use playhouse_layout::{Part, Slice};
+use playhouse_types::{
+    Activation, Attention, Dense, FeedForward, Gqa, LayerSpec, NormKind, NormPlace, Rope,
+    RopeScaling,
+};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -54,21 +59,23 @@ fn load(path: &Path, spec: &DecoderSpec, dtype: Dtype) -> Result<Weights, Weight
 }
 
 fn spec(tied_embeddings: bool) -> DecoderSpec {
-    let attention = Attention {
+    let attention = Attention::Gqa(Gqa {
         heads: 2,
         kv_heads: 1,
         head_dim: 4,
         qkv_bias: true,
         out_bias: false,
         qk_norm: true,
-    };
-    let ffn = FeedForward { inner: 6, bias: false, activation: Activation::Silu };
+    });
+    let dense = Dense { inner: 6, bias: false, activation: Activation::Silu };
+    let (norm_place, feed_forward) = (NormPlace::Before, FeedForward::Dense(dense));
     DecoderSpec {
-        layers: vec![LayerSpec { attention, ffn, window: None }],
+        layers: vec![LayerSpec { norm_place, attention, feed_forward, rope: 0, window: None }],
         hidden: 8,
         vocab: 10,
+        norm: NormKind::Rms,
         norm_eps: 1e-5,
-        rope: Rope { theta: 10_000.0, scaling: RopeScaling::Default },
+        ropes: vec![Rope { dims: 4, theta: 10_000.0, scaling: RopeScaling::Default }],
         tied_embeddings,
         max_positions: 32,
     }
@@ -77,13 +84,11 @@ fn spec(tied_embeddings: bool) -> DecoderSpec {
 /// Every tensor that `spec` calls for, in f32, all elements equal to the tensor's number.
 fn tensors(spec: &DecoderSpec) -> Tensors {
     let mut tensors = Tensors::new();
-    for_each_slot(spec, &Shard::whole(spec), |slot, shape, _| {
+    for Wanted { name, shape, .. } in wanted(spec, Shard::whole(spec).share()) {
         let value = tensors.len() as f32;
         let bytes = value.to_le_bytes().repeat(shape.iter().product());
-        tensors.insert(slot.to_string(), (StoredDtype::F32, shape.to_vec(), bytes));
-        Ok(())
-    })
-    .unwrap();
+        tensors.insert(name, (StoredDtype::F32, shape, bytes));
+    }
     tensors
 }
 
@@ -121,7 +126,7 @@ fn refused_tensors(change: impl FnOnce(&mut Tensors)) -> String {
 }
 
 #[test]
-fn every_slot_is_loaded_and_progress_ends_at_the_total() {
+fn every_tensor_is_loaded_and_progress_ends_at_the_total() {
     let spec = spec(false);
     let tensors = tensors(&spec);
     let folder = Folder::of(&[("model.safetensors", &file(&tensors))]);
@@ -132,7 +137,9 @@ fn every_slot_is_loaded_and_progress_ends_at_the_total() {
             progress.push((done, all));
         })
         .unwrap();
-    let total = 4 * spec.parameters();
+    let parameters =
+        Inventory::plain(&spec, WeightType::F32).total(playhouse_layout::Weight::parameters);
+    let total = 4 * usize::try_from(parameters).unwrap();
     assert_eq!(progress.first(), Some(&(0, total)));
     assert_eq!(progress.last(), Some(&(total, total)));
     assert!(progress.is_sorted());
@@ -145,11 +152,17 @@ fn every_slot_is_loaded_and_progress_ends_at_the_total() {
     let layer = &weights.layers[0];
     assert_eq!(first(&weights.head.as_ref().unwrap().head), stored("lm_head.weight"));
     assert_eq!(
-        first(layer.k.bias.as_ref().unwrap()),
+        first(layer.attention.key.bias.as_ref().unwrap()),
         stored("model.layers.0.self_attn.k_proj.bias")
     );
-    assert_eq!(first(&layer.down.weight), stored("model.layers.0.mlp.down_proj.weight"));
-    assert_eq!(first(&layer.ffn_norm), stored("model.layers.0.post_attention_layernorm.weight"));
+    assert_eq!(
+        first(&layer.feed_forward.down.weight),
+        stored("model.layers.0.mlp.down_proj.weight")
+    );
+    assert_eq!(
+        first(&layer.feed_forward_norm),
+        stored("model.layers.0.post_attention_layernorm.weight")
+    );
 }
 
 #[test]
@@ -174,8 +187,9 @@ fn types_are_kept_unless_another_is_asked_for() {
     let folder = Folder::of(&[("model.safetensors", &file(&tensors))]);
     assert_eq!(folder.load(&spec, Dtype::Auto).unwrap().dtype(), DType::BF16);
     assert_eq!(folder.load(&spec, Dtype::F16).unwrap().dtype(), DType::F16);
-    assert_eq!(Dtype::Auto.or(Some(Dtype::F32)), Dtype::F32);
-    assert_eq!(Dtype::Bf16.or(Some(Dtype::F32)), Dtype::Bf16);
+    assert_eq!(Dtype::Auto.or(Some(WeightType::F32)), Dtype::F32);
+    assert_eq!(Dtype::Auto.or(None), Dtype::Auto);
+    assert_eq!(Dtype::Bf16.or(Some(WeightType::F32)), Dtype::Bf16);
 }
 
 #[test]
@@ -422,11 +436,48 @@ fn random_weights_fit_the_spec_and_repeat() {
     let spec = spec(false);
     let values = |seed| {
         let weights = Weights::random(&spec, Dtype::F32, seed).unwrap();
-        weights.layers[0].q.weight.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        weights.layers[0].attention.query.weight.flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
     assert_eq!(values(1), values(1));
     assert_ne!(values(1), values(2));
     assert!(values(1).iter().all(|value| value.abs() <= (3.0_f32 / 8.0).sqrt()));
+}
+
+/// What a rank reads is what the planner counts for it, to the byte, and the ranks together hold all.
+#[test]
+fn bytes_of_a_share_are_those_that_its_inventory_sums() {
+    let mut spec = spec(false);
+    spec.layers = vec![spec.layers[0]; 3];
+    let out_bias = |layer: &mut LayerSpec| {
+        if let Attention::Gqa(gqa) = &mut layer.attention {
+            (gqa.out_bias, gqa.kv_heads) = (true, 2);
+        }
+    };
+    spec.layers.iter_mut().for_each(out_bias);
+    let folder = Folder::of(&[("model.safetensors", &file(&tensors(&spec)))]);
+    let checkpoint = Checkpoint::open(&folder.0).unwrap();
+    let inventory = Inventory::plain(&spec, WeightType::F32);
+    let part = |at, of| Part { at, of };
+    let mut all = 0;
+    for (at, stage) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
+        let split = part(at, 2);
+        let share = Share {
+            stage: part(stage, 2),
+            layers: Slice { first: 2 * u64::from(stage), count: 2 - u64::from(stage) },
+            attention: split,
+            dense: split,
+            embedding: split,
+            head: split,
+            ..Share::whole(3)
+        };
+        let shard = Shard::new(&spec, &share).unwrap();
+        let survey = Weights::survey(&checkpoint, &spec, &shard, Dtype::F32).unwrap();
+        assert_eq!(survey.held_bytes as u64, share.weight_bytes(&inventory), "{share:?}");
+        all += survey.stored_bytes;
+    }
+    // Norms are copied, to both ranks of a stage.
+    let norms = 4 * (3 * (2 * 8 + 2 * 4) + 8);
+    assert_eq!(all, Weights::check(&checkpoint, &spec).unwrap() + norms);
 }
 
 proptest! {

@@ -22,7 +22,7 @@ const _: () = assert!(BLOCK_TOKENS == LANES);
 /// One task: some rows of a sequence, and query heads that share a KV head.
 pub(super) struct Tile<'a, E> {
     pub(super) operands: &'a Operands<'a, E>,
-    pub(super) sequence: &'a Sequence,
+    pub(super) sequence: &'a Sequence<'a>,
     /// From the sequence's first row.
     pub(super) rows: Range<usize>,
     pub(super) kv_head: usize,
@@ -147,7 +147,7 @@ impl<E: Element> Tile<'_, E> {
         let shape = self.operands.shape;
         let head_dim = shape.head_dim;
         for index in blocks {
-            let start = shape.head_start(self.sequence.blocks[index], self.kv_head);
+            let start = shape.head_start(self.sequence.blocks[index].0, self.kv_head);
             let keys = &self.operands.keys[start..start + shape.head_elements()];
             let values = &self.operands.values[start..start + shape.head_elements()];
             let place = index - first_block;

@@ -21,7 +21,7 @@ fn random(rows: usize, columns: usize, seed: u32) -> Tensor {
 }
 
 fn bits(isa: Isa, rows: usize, inner: usize, outer: usize) -> Vec<u32> {
-    let threads = Threads::with_isa(NonZeroUsize::new(2).expect("not zero"), isa);
+    let threads = Threads::with_isa(NonZeroUsize::new(2).expect("not zero"), isa).into();
     let (x, weight) = (random(rows, inner, 1), random(outer, inner, 2));
     let bias = random(1, outer, 3).flatten_all().expect("flat");
     let product = linear_f32(&x, &weight, Some(&bias), &threads).expect("shapes fit");

@@ -2,8 +2,9 @@ use std::ops::Range;
 
 use candle_core::{DType, Tensor};
 use playhouse_ops::{
-    Isa, KvLayer, Ragged, RopeRows, Sequence, Threads, paged_attention, rope_and_store,
+    Context, Isa, KvLayer, Ragged, RopeRows, Sequence, paged_attention, rope_and_store,
 };
+use playhouse_types::BlockId;
 use proptest::prelude::*;
 
 use crate::operands::{DTYPES, assert_close, bits, isas, matrix, random, tensor, threads, values};
@@ -24,7 +25,7 @@ struct Tokens {
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    blocks: Vec<u32>,
+    blocks: Vec<BlockId>,
 }
 
 impl Layer {
@@ -39,7 +40,7 @@ impl Layer {
     /// `len` random tokens in scattered blocks between `first_block` and `first_block + 64`.
     fn tokens(&self, len: usize, first_block: u32, seed: u64) -> Tokens {
         let width = self.kv_heads * self.head_dim;
-        let blocks = (0..64).map(|i| first_block + (i * 37 + seed as u32) % 64);
+        let blocks = (0..64).map(|i| BlockId(first_block + (i * 37 + seed as u32) % 64));
         Tokens {
             q: random(&[len, self.heads * self.head_dim], self.dtype, 10 * seed + 1),
             k: random(&[len, width], self.dtype, 10 * seed + 2),
@@ -49,12 +50,12 @@ impl Layer {
     }
 
     /// One step over parts of sequences, with a rope that rotates nothing.
-    fn step(&self, cache: &KvLayer, parts: &[(&Tokens, Range<usize>)], pool: &Threads) -> Tensor {
+    fn step(&self, cache: &KvLayer, parts: &[(&Tokens, Range<usize>)], pool: &Context) -> Tensor {
         let mut first_row = 0;
         let sequences = parts.iter().map(|(tokens, range)| {
             let first = first_row;
             first_row += range.len();
-            let blocks = tokens.blocks.clone();
+            let blocks = &tokens.blocks[..];
             Sequence { first_row: first, rows: range.len(), start: range.start, blocks }
         });
         let ragged = Ragged::new(sequences.collect()).unwrap();
@@ -222,20 +223,19 @@ fn avx2_and_avx512_give_the_same_bits() {
 fn wrong_operands_are_errors() {
     let pool = threads(1, Isa::Portable);
     let cache = KvLayer::zeros(2, 1, 16, DType::F32).unwrap();
-    let sequence = |blocks: &[u32]| {
-        let blocks = blocks.to_vec();
-        Ragged::new(vec![Sequence { first_row: 0, rows: 2, start: 0, blocks }]).unwrap()
-    };
-    let refused = |q: &Tensor, ragged: &Ragged, window, text: &str| {
-        let error = paged_attention(q, &cache, ragged, 1.0, window, &pool).unwrap_err().to_string();
+    let refused = |q: &Tensor, block, window, text: &str| {
+        let blocks = &[BlockId(block)];
+        let ragged = Ragged::new(vec![Sequence { first_row: 0, rows: 2, start: 0, blocks }]);
+        let found = paged_attention(q, &cache, &ragged.unwrap(), 1.0, window, &pool);
+        let error = found.unwrap_err().to_string();
         assert!(error.contains(text), "{error}");
     };
     let q = random(&[2, 32], DType::F32, 1);
-    refused(&q, &sequence(&[2]), None, "block 2 is in use, the cache has 2");
-    refused(&q, &sequence(&[0]), Some(0), "window 0");
-    refused(&random(&[2, 33], DType::F32, 1), &sequence(&[0]), None, "a multiple of 1 x 16");
-    refused(&random(&[3, 32], DType::F32, 1), &sequence(&[0]), None, "needs 2 rows");
-    refused(&q.to_dtype(DType::BF16).unwrap(), &sequence(&[0]), None, "the cache is F32");
+    refused(&q, 2, None, "block 2 is in use, the cache has 2");
+    refused(&q, 0, Some(0), "window 0");
+    refused(&random(&[2, 33], DType::F32, 1), 0, None, "a multiple of 1 x 16");
+    refused(&random(&[3, 32], DType::F32, 1), 0, None, "needs 2 rows");
+    refused(&q.to_dtype(DType::BF16).unwrap(), 0, None, "the cache is F32");
 }
 
 proptest! {

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::Once;
 
 use candle_core::{DType, Device, Tensor};
-use playhouse_ops::{Isa, Threads};
+use playhouse_ops::{Context, Isa, Threads};
 
 use crate::reference::Matrix;
 
@@ -46,8 +46,8 @@ pub(crate) fn matrix(tensor: &Tensor) -> Matrix {
     Matrix { rows: data.len() / width, width, data }
 }
 
-pub(crate) fn threads(count: usize, isa: Isa) -> Threads {
-    Threads::with_isa(NonZeroUsize::new(count).unwrap(), isa)
+pub(crate) fn threads(count: usize, isa: Isa) -> Context {
+    Threads::with_isa(NonZeroUsize::new(count).unwrap(), isa).into()
 }
 
 /// The instruction sets of this machine. Says loudly which ones go untested.

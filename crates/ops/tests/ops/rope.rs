@@ -2,6 +2,7 @@ use std::ops::Range;
 
 use candle_core::{DType, Tensor};
 use playhouse_ops::{Isa, KvLayer, Ragged, RopeRows, Sequence, rope_and_store};
+use playhouse_types::BlockId;
 
 use crate::operands::{DTYPES, isas, matrix, random, threads, values};
 use crate::reference;
@@ -40,8 +41,8 @@ fn queries_rotate_and_keys_are_stored_rotated() {
             let k = random(&[rows, 2 * head_dim], dtype, 2);
             let v = random(&[rows, 2 * head_dim], dtype, 3);
             let rope = angles(rows, head_dim / 2);
-            let blocks = [4, 0, 2];
-            let sequence = Sequence { first_row: 0, rows, start, blocks: blocks.to_vec() };
+            let blocks = [4, 0, 2].map(BlockId);
+            let sequence = Sequence { first_row: 0, rows, start, blocks: &blocks };
             let ragged = Ragged::new(vec![sequence]).unwrap();
             for isa in isas() {
                 let cache = KvLayer::zeros(5, 2, head_dim, dtype).unwrap();
@@ -57,12 +58,12 @@ fn queries_rotate_and_keys_are_stored_rotated() {
 }
 
 /// Keys and values of the tokens, head by head, as the cache documents its layout.
-fn stored(cache: &KvLayer, blocks: &[u32], positions: Range<usize>) -> (Vec<f32>, Vec<f32>) {
+fn stored(cache: &KvLayer, blocks: &[BlockId], positions: Range<usize>) -> (Vec<f32>, Vec<f32>) {
     let (_, heads, head_dim, _) = cache.keys().dims4().unwrap();
     let (all_keys, all_values) = (values(cache.keys()), values(cache.values()));
     let (mut keys, mut tokens) = (Vec::new(), Vec::new());
     for position in positions {
-        let (block, slot) = (blocks[position / 16] as usize, position % 16);
+        let (block, slot) = (blocks[position / 16].0 as usize, position % 16);
         for head in 0..heads {
             let start = (block * heads + head) * 16 * head_dim;
             keys.extend((0..head_dim).map(|d| all_keys[start + d * 16 + slot]));
@@ -77,13 +78,11 @@ fn stored(cache: &KvLayer, blocks: &[u32], positions: Range<usize>) -> (Vec<f32>
 fn wrong_operands_are_errors_and_leave_the_cache_alone() {
     let pool = threads(1, Isa::Portable);
     let cache = KvLayer::zeros(1, 1, 4, DType::F32).unwrap();
-    let ragged = |block| {
-        let blocks = vec![block];
-        Ragged::new(vec![Sequence { first_row: 0, rows: 2, start: 0, blocks }]).unwrap()
-    };
     let good = random(&[2, 4], DType::F32, 1);
     let refused = |k: &Tensor, v: &Tensor, rope: &RopeRows, block, text: &str| {
-        let found = rope_and_store(&good, k, v, rope, &cache, &ragged(block), &pool);
+        let blocks = &[BlockId(block)];
+        let ragged = Ragged::new(vec![Sequence { first_row: 0, rows: 2, start: 0, blocks }]);
+        let found = rope_and_store(&good, k, v, rope, &cache, &ragged.unwrap(), &pool);
         let error = found.unwrap_err().to_string();
         assert!(error.contains(text), "{error}");
     };

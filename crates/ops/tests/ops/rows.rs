@@ -94,7 +94,7 @@ fn embedding_leaves_rows_of_other_ranks_zero() {
 /// OP-1 and OP-2: a row alone, on any number of threads, and beside a row of NaN.
 #[test]
 fn a_row_depends_on_itself_alone() {
-    type Op = fn(&Tensor, &Tensor, &playhouse_ops::Threads) -> Tensor;
+    type Op = fn(&Tensor, &Tensor, &playhouse_ops::Context) -> Tensor;
     let norm: Op = |x, y, threads| {
         let weight = y.narrow(0, 0, 1).unwrap().flatten_all().unwrap();
         rms_norm(x, &weight, 1e-5, threads).unwrap()

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use playhouse_types::ParallelSpec;
 use serde_json::{Map, Value as Json};
 
+use crate::holding::routed_experts;
 use crate::rules::check_with;
-use crate::{FfnShape, ModelShape, Serving, Violation};
+use crate::{ModelShape, Serving, Violation};
 
 use super::settings::Settings;
 use super::table::{Flag, Table, dashed};
@@ -70,10 +71,7 @@ pub fn write(
 }
 
 fn experts(shape: Option<&ModelShape>) -> Option<u64> {
-    shape?.layers.iter().find_map(|layer| match layer.ffn {
-        FfnShape::Moe { experts, .. } => Some(experts),
-        FfnShape::Dense { .. } => None,
-    })
+    shape.and_then(routed_experts)
 }
 
 /// What TensorRT-LLM counts instead of redundant experts: all slots of a layer, where there are

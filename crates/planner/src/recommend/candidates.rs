@@ -1,8 +1,8 @@
 //! The layouts worth looking at.
 
-use playhouse_types::{ExpertParallel, ParallelSpec};
+use playhouse_types::{Attention, ExpertParallel, ParallelSpec};
 
-use crate::{AttentionShape, FfnShape, ModelShape};
+use crate::ModelShape;
 
 /// Most layouts of one recommendation.
 pub const CANDIDATES_MAX: usize = 4_000;
@@ -16,7 +16,7 @@ pub const CANDIDATES_MAX: usize = 4_000;
 pub fn candidates(shape: &ModelShape, devices: u64) -> (Vec<ParallelSpec>, bool) {
     let Ok(devices) = u32::try_from(devices) else { return (Vec::new(), true) };
     let model = Model::of(shape);
-    let mut specs = plain(devices, shape.layers.len());
+    let mut specs = plain(devices, shape.spec.layers.len());
     for at in 0..specs.len() {
         // A width beyond the heads breaks a rule; its variants would break the same one.
         if u64::from(specs[at].tensor) <= model.heads {
@@ -66,13 +66,14 @@ struct Model {
 
 impl Model {
     fn of(shape: &ModelShape) -> Self {
-        let (heads, kv_heads, latent) = match shape.layers.first().map(|layer| layer.attention) {
-            Some(AttentionShape::Gqa { heads, kv_heads, .. }) => (heads, kv_heads, false),
-            Some(AttentionShape::Mla { heads, .. }) => (heads, 1, true),
+        let first = shape.spec.layers.first().map(|layer| layer.attention);
+        let (heads, kv_heads, latent) = match first {
+            Some(Attention::Gqa(gqa)) => (gqa.heads, gqa.kv_heads, false),
+            Some(Attention::Mla(mla)) => (mla.heads, 1, true),
             None => (0, 0, false),
         };
-        let routed = shape.layers.iter().any(|layer| matches!(layer.ffn, FfnShape::Moe { .. }));
-        Self { heads, kv_heads, latent, routed }
+        let routed = shape.is_moe();
+        Self { heads: heads as u64, kv_heads: kv_heads as u64, latent, routed }
     }
 
     /// Adds what `plain` can be combined with.

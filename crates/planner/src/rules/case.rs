@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use playhouse_types::{ExpertParallel, ParallelSpec};
+use playhouse_types::{Attention, ExpertParallel, FeedForward, ParallelSpec};
 
-use crate::{AttentionShape, FfnShape, ModelShape, WeightType, Widths};
+use crate::{ModelShape, WeightType, Widths};
 
 use super::Field;
 
@@ -70,8 +70,8 @@ pub(crate) struct Case<'a> {
 impl Facts {
     pub(crate) fn of(shape: &ModelShape) -> Self {
         let mut facts = Self {
-            layers: shape.layers.len() as u64,
-            vocab: shape.vocab,
+            layers: shape.spec.layers.len() as u64,
+            vocab: shape.spec.vocab as u64,
             heads: BTreeSet::new(),
             dense_inner: BTreeSet::new(),
             expert_inner: BTreeSet::new(),
@@ -84,25 +84,25 @@ impl Facts {
                 _ => None,
             },
         };
-        for layer in &shape.layers {
+        for layer in &shape.spec.layers {
             match layer.attention {
-                AttentionShape::Gqa { heads, kv_heads, .. } => {
+                Attention::Gqa(gqa) => {
                     facts.latent = false;
-                    facts.heads.insert((heads, Some(kv_heads)));
+                    facts.heads.insert((gqa.heads as u64, Some(gqa.kv_heads as u64)));
                 }
-                AttentionShape::Mla { heads, .. } => {
-                    facts.heads.insert((heads, None));
+                Attention::Mla(mla) => {
+                    facts.heads.insert((mla.heads as u64, None));
                 }
             }
-            match layer.ffn {
-                FfnShape::Dense { inner, .. } => {
-                    facts.dense_inner.insert(inner);
+            match layer.feed_forward {
+                FeedForward::Dense(dense) => {
+                    facts.dense_inner.insert(dense.inner as u64);
                 }
-                FfnShape::Moe { experts, inner, groups, .. } => {
+                FeedForward::Moe(moe) => {
                     facts.moe = true;
-                    facts.experts.insert(experts);
-                    facts.expert_inner.insert(inner);
-                    facts.expert_groups = facts.expert_groups.max(groups);
+                    facts.experts.insert(moe.experts as u64);
+                    facts.expert_inner.insert(moe.inner as u64);
+                    facts.expert_groups = facts.expert_groups.max(moe.groups as u64);
                 }
             }
         }

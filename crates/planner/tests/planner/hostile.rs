@@ -1,15 +1,25 @@
 //! Nothing a caller can pass makes the planner panic: sizes may be 0 or the largest there is.
 
-use playhouse_layout::{AttentionShape, CrossDomain, FfnShape, LayerShape, ModelShape, WeightType};
+use playhouse_layout::{CrossDomain, ModelShape, WeightType};
 use playhouse_planner::{Goal, Hardware, Plan, Serving, Wish, recommend};
-use playhouse_types::{ExpertParallel, ExpertPlacement, ParallelSpec};
+use playhouse_types::{
+    Activation, Attention, Dense, ExpertParallel, ExpertPlacement, FeedForward, Gqa, LayerSpec,
+    Mla, Moe, ParallelSpec,
+};
 use proptest::prelude::*;
+
+use crate::shape::{layer, shape_of_layers};
 
 fn size() -> impl Strategy<Value = u64> {
     prop_oneof![
         4 => prop::sample::select(vec![1u64, 2, 4, 64, 128]),
         1 => prop::sample::select(vec![0u64, 3, 1 << 40, u64::MAX]),
     ]
+}
+
+/// A size of a tensor.
+fn side() -> impl Strategy<Value = usize> {
+    size().prop_map(|size| usize::try_from(size).expect("64 bits"))
 }
 
 fn width() -> impl Strategy<Value = u32> {
@@ -19,42 +29,36 @@ fn width() -> impl Strategy<Value = u32> {
     ]
 }
 
-fn attention() -> impl Strategy<Value = AttentionShape> {
+fn attention() -> impl Strategy<Value = Attention> {
     let gqa =
-        (size(), size(), size(), any::<bool>()).prop_map(|(heads, kv_heads, head_dim, on)| {
-            AttentionShape::Gqa {
-                heads,
-                kv_heads,
-                head_dim,
-                qkv_bias: on,
-                out_bias: on,
-                qk_norm: on,
-            }
+        (side(), side(), side(), any::<bool>()).prop_map(|(heads, kv_heads, head_dim, on)| {
+            let (qkv_bias, out_bias, qk_norm) = (on, on, on);
+            Attention::Gqa(Gqa { heads, kv_heads, head_dim, qkv_bias, out_bias, qk_norm })
         });
-    let mla = (size(), prop::option::of(size()), size(), size(), size(), size()).prop_map(
-        |(heads, q_rank, kv_rank, nope_dim, rope_dim, v_dim)| AttentionShape::Mla {
-            heads,
-            q_rank,
-            kv_rank,
-            nope_dim,
-            rope_dim,
-            v_dim,
+    let mla = (side(), prop::option::of(side()), side(), side(), side(), side()).prop_map(
+        |(heads, q_rank, kv_rank, nope_dim, rope_dim, v_dim)| {
+            Attention::Mla(Mla { heads, q_rank, kv_rank, nope_dim, rope_dim, v_dim })
         },
     );
     prop_oneof![gqa, mla]
 }
 
-fn ffn() -> impl Strategy<Value = FfnShape> {
-    let dense = (size(), any::<bool>()).prop_map(|(inner, bias)| FfnShape::Dense { inner, bias });
-    let routed = (size(), size(), size(), size(), any::<bool>()).prop_map(
-        |(experts, top_k, inner, shared_inner, on)| FfnShape::Moe {
-            experts,
-            top_k,
-            inner,
-            shared_inner,
-            shared_gate: on,
-            groups: 1,
-            gate_bias: on,
+fn feed_forward() -> impl Strategy<Value = FeedForward> {
+    let activation = Activation::Silu;
+    let dense = (side(), any::<bool>())
+        .prop_map(move |(inner, bias)| FeedForward::Dense(Dense { inner, bias, activation }));
+    let routed = (side(), side(), side(), side(), any::<bool>()).prop_map(
+        move |(experts, top_k, inner, shared_inner, on)| {
+            FeedForward::Moe(Moe {
+                experts,
+                top_k,
+                inner,
+                shared_inner,
+                shared_gate: on,
+                groups: 1,
+                correction_bias: on,
+                activation,
+            })
         },
     );
     prop_oneof![dense, routed]
@@ -73,19 +77,15 @@ fn stored() -> impl Strategy<Value = WeightType> {
 }
 
 fn shape() -> impl Strategy<Value = ModelShape> {
-    let layer = (attention(), ffn(), prop::option::of(size()))
-        .prop_map(|(attention, ffn, window)| LayerShape { attention, ffn, window });
-    (size(), size(), any::<bool>(), prop::collection::vec(layer, 0..4), stored()).prop_map(
-        |(hidden, vocab, tied_embeddings, layers, weights)| ModelShape {
-            architecture: "Any".to_owned(),
-            hidden,
-            vocab,
-            max_positions: 1,
-            tied_embeddings,
-            layers,
-            weights,
-            plain: WeightType::F32,
-            unquantized: vec![String::new()],
+    let layer = (attention(), feed_forward(), prop::option::of(side())).prop_map(
+        |(attention, feed_forward, window)| LayerSpec { window, ..layer(attention, feed_forward) },
+    );
+    (side(), side(), any::<bool>(), prop::collection::vec(layer, 0..4), stored()).prop_map(
+        |(hidden, vocab, tied_embeddings, layers, weights)| {
+            let mut shape = shape_of_layers(layers, hidden, vocab);
+            (shape.spec.tied_embeddings, shape.spec.max_positions) = (tied_embeddings, 1);
+            let unquantized = vec![String::new()];
+            ModelShape { weights, plain: WeightType::F32, unquantized, ..shape }
         },
     )
 }

@@ -4,13 +4,15 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-use playhouse_layout::{
-    AttentionShape, Coordinates, FfnShape, GroupKind, Inventory, LayerShape, ModelShape, RankMap,
-    Slice, WeightType,
-};
+use playhouse_layout::{Coordinates, GroupKind, Inventory, ModelShape, RankMap, Slice};
 use playhouse_planner::{Holding, Serving, StepLoad, exchanges, rank_map};
-use playhouse_types::{ExpertParallel, ExpertPlacement, ParallelSpec};
+use playhouse_types::{
+    Activation, Attention, Dense, ExpertParallel, ExpertPlacement, FeedForward, Mla, Moe,
+    ParallelSpec,
+};
 use proptest::prelude::*;
+
+use crate::shape::{layer, shape_of_layers};
 
 fn held(map: &RankMap, shape: &ModelShape, at: &Coordinates) -> Holding {
     Holding::of(&map.share(at), shape)
@@ -123,36 +125,28 @@ fn decode_context_re_uses_tensor_ranks_context_first() {
 
 /// A model whose every count is divisible by powers of two up to 64, and whose KV cache may be split.
 fn divisible() -> ModelShape {
-    let attention = AttentionShape::Mla {
+    let attention = Attention::Mla(Mla {
         heads: 64,
         q_rank: None,
         kv_rank: 32,
         nope_dim: 16,
         rope_dim: 8,
         v_dim: 16,
-    };
-    let dense = FfnShape::Dense { inner: 256, bias: true };
-    let routed = FfnShape::Moe {
+    });
+    let activation = Activation::Silu;
+    let dense = FeedForward::Dense(Dense { inner: 256, bias: true, activation });
+    let routed = FeedForward::Moe(Moe {
         experts: 64,
         top_k: 4,
         inner: 128,
         shared_inner: 128,
         shared_gate: true,
         groups: 1,
-        gate_bias: true,
-    };
-    let layer = |ffn| LayerShape { attention, ffn, window: None };
-    ModelShape {
-        architecture: "Any".to_owned(),
-        hidden: 128,
-        vocab: 512,
-        max_positions: 1024,
-        tied_embeddings: false,
-        layers: (0..16).map(|at| layer(if at < 3 { dense } else { routed })).collect(),
-        weights: WeightType::Bf16,
-        plain: WeightType::Bf16,
-        unquantized: Vec::new(),
-    }
+        correction_bias: true,
+        activation,
+    });
+    let layers = (0..16).map(|at| layer(attention, if at < 3 { dense } else { routed }));
+    shape_of_layers(layers.collect(), 128, 512)
 }
 
 /// So many layouts that the rules accept; the others do not count.

@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use playhouse_model::{Checkpoint, GenerationDefaults, ModelConfig, Weights};
+use playhouse_layout::ModelShape;
+use playhouse_model::{Checkpoint, Weights};
 
 use super::Check;
 use crate::loading;
@@ -18,11 +19,11 @@ pub(super) fn checks(folder: &Path) -> Vec<Check> {
         }
     };
     let mut checks = vec![tokenizer(&checkpoint), chat_template(&checkpoint)];
-    match ModelConfig::read(&checkpoint) {
-        Ok(config) => checks.extend([
-            Check::ok("config", config.architecture),
-            generation(&checkpoint, &config),
-            weights(&checkpoint, &config),
+    match checkpoint.shape() {
+        Ok(shape) => checks.extend([
+            Check::ok("config", shape.architecture.clone()),
+            generation(&checkpoint, &shape),
+            weights(&checkpoint, &shape),
         ]),
         Err(why) => {
             let hint = "a model folder has the config.json of its checkpoint";
@@ -53,15 +54,15 @@ fn chat_template(checkpoint: &Checkpoint) -> Check {
     }
 }
 
-fn generation(checkpoint: &Checkpoint, config: &ModelConfig) -> Check {
-    match GenerationDefaults::read(checkpoint, config) {
+fn generation(checkpoint: &Checkpoint, shape: &ModelShape) -> Check {
+    match checkpoint.generation_defaults(shape) {
         Ok(_) => Check::ok("sampling", "generation_config.json, where present, is in range"),
         Err(why) => Check::fail("sampling", why.to_string(), "repair generation_config.json"),
     }
 }
 
-fn weights(checkpoint: &Checkpoint, config: &ModelConfig) -> Check {
-    match Weights::check(checkpoint, &config.spec) {
+fn weights(checkpoint: &Checkpoint, shape: &ModelShape) -> Check {
+    match Weights::check(checkpoint, &shape.spec) {
         Ok(bytes) => Check::ok("weights", Bytes(bytes as u64).to_string()),
         Err(why) => {
             let hint = "the files are incomplete, damaged or of another model: fetch them again";

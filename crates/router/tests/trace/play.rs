@@ -248,7 +248,10 @@ fn load(accepted: u64, scheduler: &Scheduler) -> Load {
 fn outcome(plan: &StepPlan) -> StepOutcome {
     let runs = plan.runs.iter().map(|run| RunOutcome {
         slot: run.slot,
-        sampled: (run.logits == Logits::Last).then_some(Sampled { token: 17, logprobs: None }),
+        sampled: (run.logits == Logits::Last)
+            .then_some(Sampled { token: 17, logprobs: None })
+            .into_iter()
+            .collect(),
         prompt_logprobs: Vec::new(),
     });
     StepOutcome { epoch: plan.epoch, step: plan.step, runs: runs.collect() }

@@ -129,7 +129,7 @@ impl Scheduler {
             // What comes of a sequence that has ended since is not read.
             let Planned::Seated { tokens, .. } = planned else { continue };
             let (samples, prompt_logprobs) = self.seated(slot).expects(*tokens);
-            if run.sampled.is_some() != samples {
+            if run.sampled.len() != usize::from(samples) {
                 return Err(BrokenContract::Sampled { step, slot, samples });
             }
             let found = run.prompt_logprobs.len();
@@ -146,14 +146,15 @@ impl Scheduler {
         let sequence = self.seated_mut(slot);
         let start = sequence.advance(tokens);
         let prompt = start.min(sequence.prompt_len())..sequence.computed.min(sequence.prompt_len());
-        let samples = run.sampled.is_some();
+        let sampled = run.sampled.into_iter().next();
         let tenant = sequence.terms.tenant;
 
         let mut emission = sequence.emission();
         emission.prompt_logprobs = sequence.report(start, run.prompt_logprobs);
-        emission.finish = run.sampled.as_ref().and_then(|s| sequence.push(s.token, now));
-        emission.token = run.sampled;
+        emission.finish = sampled.as_ref().and_then(|s| sequence.push(s.token, now));
+        emission.token = sampled;
         self.prompt_tokens += prompt.len() as u64;
+        let samples = emission.token.is_some();
         self.generated_tokens += u64::from(samples);
         if samples {
             self.waiting.charge(tenant, GENERATED_COST);

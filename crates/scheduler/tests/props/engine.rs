@@ -162,7 +162,7 @@ impl Engine {
             seat.unsaid = Some(token);
             Sampled { token, logprobs: None }
         });
-        RunOutcome { slot: run.slot, sampled, prompt_logprobs }
+        RunOutcome { slot: run.slot, sampled: Vec::from_iter(sampled), prompt_logprobs }
     }
 
     /// S-1: nobody else has a block that is written to.

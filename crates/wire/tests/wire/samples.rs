@@ -270,7 +270,11 @@ fn steps(all: &mut Vec<Sample>) {
         ],
     };
     add(all, [StepCommand::Attach { epoch: Epoch(2) }, StepCommand::Plan(plan)]);
-    let outcome = |sampled, prompt_logprobs| RunOutcome { slot: Slot(0), sampled, prompt_logprobs };
+    let outcome = |sampled: Option<Sampled>, prompt_logprobs| RunOutcome {
+        slot: Slot(0),
+        sampled: Vec::from_iter(sampled),
+        prompt_logprobs,
+    };
     let runs = vec![
         outcome(Some(Sampled { token: 5, logprobs: Some(logprobs()) }), vec![logprobs()]),
         outcome(Some(Sampled { token: 6, logprobs: None }), Vec::new()),

@@ -131,7 +131,7 @@ impl<'a> Fields<'a> {
 }
 
 /// A JSON number without a fraction.
-fn whole(value: &Value) -> Option<i64> {
+pub(super) fn whole(value: &Value) -> Option<i64> {
     // Above 2^53 an f64 no longer holds every whole number.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     value.as_i64().or_else(|| {

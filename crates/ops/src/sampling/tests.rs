@@ -63,7 +63,7 @@ fn greedy_takes_the_lowest_of_equal_tokens() {
     assert_eq!(sample_at(&[-0.0, 0.0], &greedy, 5), 0);
 }
 
-/// **S-3**
+/// **SA-3**
 #[test]
 fn impossible_logits_have_a_defined_answer() {
     let (nan, inf) = (f32::NAN, f32::INFINITY);
@@ -85,7 +85,7 @@ fn impossible_logits_have_a_defined_answer() {
     assert!(mixed.top.iter().all(|(_, logprob)| !logprob.is_nan()));
 }
 
-/// **S-1**
+/// **SA-1**
 #[test]
 fn a_draw_depends_on_seed_and_position_alone() {
     let logits = peaked(1000, 1);
@@ -104,7 +104,7 @@ fn random_numbers_are_pinned() {
     assert_eq!(uniform(0, 0), 0.6524484863740322);
 }
 
-/// **S-1**
+/// **SA-1**
 #[test]
 fn a_rebuilt_state_equals_the_grown_one() {
     let params = params(|p| p.presence_penalty = 1.0);
@@ -241,7 +241,7 @@ fn any_params() -> impl Strategy<Value = SamplingParams> {
 }
 
 proptest! {
-    /// **S-3**
+    /// **SA-3**
     #[test]
     fn any_logits_give_a_token_of_the_vocabulary(
         logits in prop::collection::vec(any_logit(), 1..200), params in any_params(),

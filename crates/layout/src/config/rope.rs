@@ -3,50 +3,75 @@
 
 use playhouse_types::{Rope, RopeScaling};
 
-use super::{ConfigError, fields::Fields, limits};
+use super::fields::Fields;
+use super::{ConfigError, limits};
 
 /// Keys under which `rope_parameters` may hold one set per kind of layer.
-const LAYER_TYPES: [&str; 2] = ["full_attention", "sliding_attention"];
+const FULL: &str = "full_attention";
+const SLIDING: &str = "sliding_attention";
 const KINDS: &str = "default, linear, dynamic, llama3 or yarn";
-const DEFAULT_THETA: f64 = 10_000.0;
 
-/// The rope of a config, and the positions it reaches given `positions` of
-/// `max_position_embeddings`.
+/// The ropes of a decoder.
+pub(super) struct Ropes {
+    /// First that of layers with full attention; a second if layers with a window have another.
+    pub(super) ropes: Vec<Rope>,
+    /// Which of them layers with a window have.
+    pub(super) sliding: usize,
+    /// Positions that all of them reach.
+    pub(super) max_positions: usize,
+}
+
+// === impl Ropes ===
+
+impl Ropes {
+    /// One rope without scaling.
+    pub(super) fn plain(dims: usize, theta: f64, positions: usize) -> Self {
+        let rope = Rope { dims, theta, scaling: RopeScaling::Default };
+        Self { ropes: vec![rope], sliding: 0, max_positions: positions }
+    }
+}
+
+/// The ropes of a config, over `dims` elements of a head, and the positions they reach given
+/// `positions` of `max_position_embeddings`.
 ///
 /// The reach is vLLM's (`_get_and_verify_max_len`): linear and dynamic multiply
 /// `max_position_embeddings` by their factor, yarn multiplies its original length; for llama3
 /// `max_position_embeddings` already is the stretched length.
 pub(super) fn parse(
     top: &Fields<'_>,
-    head_dim: usize,
+    dims: usize,
+    default_theta: f64,
     positions: usize,
-) -> Result<(Rope, usize), ConfigError> {
+) -> Result<Ropes, ConfigError> {
+    let one = |params: Option<&Fields<'_>>| rope(top, params, dims, default_theta, positions);
     // As in transformers, `rope_scaling` wins over `rope_parameters` unless empty.
     let scaling = top.object("rope_scaling")?.filter(|scaling| !scaling.is_empty());
-    let Some(params) = (match scaling {
+    let params = match scaling {
         Some(scaling) => Some(scaling),
         None => top.object("rope_parameters")?,
-    }) else {
-        return rope(top, None, head_dim, positions);
     };
-
-    let mut ropes = Vec::new();
-    for key in LAYER_TYPES {
-        if let Some(nested) = params.object(key)? {
-            ropes.push(rope(top, Some(&nested), head_dim, positions)?);
-        }
-    }
-    match ropes.as_slice() {
-        [] => rope(top, Some(&params), head_dim, positions),
-        [first, rest @ ..] if rest.iter().all(|rope| rope == first) => Ok(first.clone()),
-        _ => Err(params.refuse(LAYER_TYPES[1], "the same rope as full_attention")),
-    }
+    let nested = |key| match &params {
+        Some(params) => params.object(key)?.map(|nested| one(Some(&nested))).transpose(),
+        None => Ok(None),
+    };
+    let (full, sliding) = match (nested(FULL)?, nested(SLIDING)?) {
+        (None, None) => (one(params.as_ref())?, None),
+        (Some(rope), None) | (None, Some(rope)) => (rope, None),
+        (Some(full), Some(sliding)) => (full, Some(sliding)),
+    };
+    let (rope, reach) = full;
+    let other = sliding.filter(|(other, _)| *other != rope);
+    let max_positions = other.as_ref().map_or(reach, |(_, other)| reach.min(*other));
+    let sliding = usize::from(other.is_some());
+    let ropes = [rope].into_iter().chain(other.map(|(rope, _)| rope)).collect();
+    Ok(Ropes { ropes, sliding, max_positions })
 }
 
 fn rope(
     top: &Fields<'_>,
     params: Option<&Fields<'_>>,
-    head_dim: usize,
+    dims: usize,
+    default_theta: f64,
     positions: usize,
 ) -> Result<(Rope, usize), ConfigError> {
     for fields in [Some(top), params].into_iter().flatten() {
@@ -56,19 +81,19 @@ fn rope(
     }
     let theta = |fields: &Fields<'_>| fields.number("rope_theta", 2.0..=1e18);
     let own_theta = params.map(theta).transpose()?.flatten();
-    let theta = own_theta.or(theta(top)?).unwrap_or(DEFAULT_THETA);
+    let theta = own_theta.or(theta(top)?).unwrap_or(default_theta);
     let scaling = match params {
-        Some(params) => scaling(top, params, head_dim, positions)?,
+        Some(params) => scaling(top, params, dims, positions)?,
         None => RopeScaling::Default,
     };
     let reach = reach(&scaling, positions);
-    Ok((Rope { theta, scaling }, reach))
+    Ok((Rope { dims, theta, scaling }, reach))
 }
 
 fn scaling(
     top: &Fields<'_>,
     params: &Fields<'_>,
-    head_dim: usize,
+    dims: usize,
     positions: usize,
 ) -> Result<RopeScaling, ConfigError> {
     let key = if params.value("rope_type").is_some() { "rope_type" } else { "type" };
@@ -76,8 +101,8 @@ fn scaling(
     match params.text(key)?.unwrap_or("default") {
         "default" => Ok(RopeScaling::Default),
         "linear" => Ok(RopeScaling::Linear { factor: required("factor")? }),
-        // The exponent of the base is head_dim / (head_dim - 2).
-        "dynamic" if head_dim == 2 => {
+        // The exponent of the base is dims / (dims - 2).
+        "dynamic" if dims == 2 => {
             Err(params.refuse(key, "another kind: dynamic needs a head_dim above 2"))
         }
         "dynamic" => {

@@ -1,10 +1,10 @@
 //! From a row of logits to a token.
 //!
-//! - **S-1** the token is a pure function of the logits, the parameters and the tokens so far: not
+//! - **SA-1** the token is a pure function of the logits, the parameters and the tokens so far: not
 //!   of the batch, nor of what was drawn before, nor of a preemption in between (**G2**).
-//! - **S-2** log-probabilities are those of the model: taken from the raw logits, before bias,
+//! - **SA-2** log-probabilities are those of the model: taken from the raw logits, before bias,
 //!   penalties and temperature.
-//! - **S-3** no logits panic or give NaN: NaN counts as minus infinity, plus infinity as the
+//! - **SA-3** no logits panic or give NaN: NaN counts as minus infinity, plus infinity as the
 //!   largest finite number; when nothing is possible the answer is token 0.
 //!
 //! Order and definitions are vLLM's (`v1/sample/sampler.py`): `min_tokens` mask and `logit_bias`;
@@ -19,16 +19,18 @@
 
 mod candidates;
 mod logprobs;
+mod rows;
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use playhouse_types::{SamplingParams, TokenId};
+use playhouse_types::{SamplingParams, TokenId, splitmix64};
 
 use self::candidates::Candidates;
 pub use self::logprobs::token_logprobs;
+pub use self::rows::{LogitsRow, RowOutcome, sample_rows};
 
 /// What sampling must know of the tokens so far. Rebuilt from them at any time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +115,7 @@ fn adjust<'a>(logits: &'a [f32], params: &SamplingParams, state: &TokenState) ->
 fn argmax(logits: &[f32]) -> TokenId {
     let mut best = (0, f32::NEG_INFINITY);
     for (token, &logit) in (0..).zip(logits) {
-        // False for NaN (**S-3**).
+        // False for NaN (**SA-3**).
         if logit > best.1 {
             best = (token, logit);
         }
@@ -121,7 +123,7 @@ fn argmax(logits: &[f32]) -> TokenId {
     best.0
 }
 
-/// A logit that can be computed with (**S-3**).
+/// A logit that can be computed with (**SA-3**).
 fn tame(logit: f32) -> f32 {
     if logit.is_nan() { f32::NEG_INFINITY } else { logit.min(f32::MAX) }
 }
@@ -130,12 +132,4 @@ fn tame(logit: f32) -> f32 {
 fn uniform(seed: u64, position: u64) -> f64 {
     // The top 53 bits fill the mantissa of an f64.
     (splitmix64(splitmix64(seed) ^ position) >> 11) as f64 / (1_u64 << 53) as f64
-}
-
-/// One step of SplitMix64: a bijection whose outputs look unrelated.
-pub(crate) fn splitmix64(state: u64) -> u64 {
-    let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

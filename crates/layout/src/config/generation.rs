@@ -2,11 +2,8 @@
 
 use playhouse_types::{SamplingParams, TokenId};
 
-use super::{
-    ConfigError, ModelConfig,
-    fields::{Fields, parse_object},
-};
-use crate::Checkpoint;
+use super::fields::{Fields, parse_object};
+use super::{ConfigError, ModelShape};
 
 /// What `generation_config.json` says, for requests that leave a parameter out.
 ///
@@ -35,22 +32,18 @@ impl GenerationDefaults {
     /// The file's name.
     pub const FILE: &'static str = "generation_config.json";
 
-    /// Reads `generation_config.json`; without one, only the end-of-sequence tokens of `config`.
-    ///
-    /// # Errors
-    /// When it cannot be read, or a value is out of the range that requests have.
-    pub fn read(checkpoint: &Checkpoint, config: &ModelConfig) -> Result<Self, ConfigError> {
-        match checkpoint.read(Self::FILE)? {
-            Some(json) => Self::parse(&json, config),
-            None => Ok(Self { eos_token_ids: config.eos_token_ids.clone(), ..Self::default() }),
-        }
+    /// The defaults of a checkpoint without the file: only the end-of-sequence tokens of its
+    /// `config.json`.
+    #[must_use]
+    pub fn of(shape: &ModelShape) -> Self {
+        Self { eos_token_ids: shape.eos_token_ids.clone(), ..Self::default() }
     }
 
     /// Parses the text of a `generation_config.json`.
     ///
     /// # Errors
     /// When a value is out of the range that requests have.
-    pub fn parse(json: &[u8], config: &ModelConfig) -> Result<Self, ConfigError> {
+    pub fn parse(json: &[u8], shape: &ModelShape) -> Result<Self, ConfigError> {
         let map = parse_object(Self::FILE, json)?;
         let fields = Fields::new(Self::FILE, &map);
         let number = |key| {
@@ -58,9 +51,9 @@ impl GenerationDefaults {
             let narrow = |number: f64| number as f32;
             Ok::<_, ConfigError>(fields.number(key, f64::MIN..=f64::MAX)?.map(narrow))
         };
-        let eos = fields.tokens("eos_token_id", config.spec.vocab)?;
+        let eos = fields.tokens("eos_token_id", shape.spec.vocab)?;
         let defaults = Self {
-            eos_token_ids: eos.unwrap_or_else(|| config.eos_token_ids.clone()),
+            eos_token_ids: eos.unwrap_or_else(|| shape.eos_token_ids.clone()),
             temperature: number("temperature")?,
             top_p: number("top_p")?,
             top_k: top_k(&fields)?,

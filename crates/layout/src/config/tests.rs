@@ -1,4 +1,4 @@
-use playhouse_types::{Attention, LayerSpec, Rope, RopeScaling};
+use playhouse_types::{Attention, FeedForward, Gqa, LayerSpec, Rope, RopeScaling};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -22,11 +22,22 @@ fn config(architecture: &str, changes: Value) -> Value {
     config
 }
 
-fn parse(config: &Value) -> Result<ModelConfig, ConfigError> {
-    ModelConfig::parse(config.to_string().as_bytes())
+/// The architectures of the tests below.
+const DENSE: [&str; 4] =
+    ["LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"];
+
+fn parse(config: &Value) -> Result<ModelShape, ConfigError> {
+    ModelShape::parse_plain(config.to_string().as_bytes(), &DENSE)
 }
 
-fn accepted(architecture: &str, changes: Value) -> ModelConfig {
+fn gqa(shape: &ModelShape) -> Gqa {
+    match shape.spec.layers[0].attention {
+        Attention::Gqa(gqa) => gqa,
+        Attention::Mla(mla) => panic!("{mla:?}"),
+    }
+}
+
+fn accepted(architecture: &str, changes: Value) -> ModelShape {
     parse(&config(architecture, changes)).expect("the config is valid")
 }
 
@@ -35,8 +46,9 @@ fn refused(architecture: &str, changes: Value) -> String {
 }
 
 fn rope(changes: Value) -> (Rope, usize) {
-    let spec = accepted("LlamaForCausalLM", changes).spec;
-    (spec.rope, spec.max_positions)
+    let mut spec = accepted("LlamaForCausalLM", changes).spec;
+    assert_eq!(spec.ropes.len(), 1);
+    (spec.ropes.remove(0), spec.max_positions)
 }
 
 #[test]
@@ -51,10 +63,10 @@ fn a_published_config_gives_its_parameter_count() {
             "use_sliding_window": false, "vocab_size": 151_936, "eos_token_id": 151_643
         }),
     );
-    assert_eq!(qwen.spec.parameters(), 494_032_768, "Qwen2.5-0.5B");
-    assert_eq!(qwen.spec.kv_elements_per_token(), 24 * 2 * 128);
-    assert_eq!((qwen.dtype, qwen.eos_token_ids), (Some(Dtype::Bf16), vec![151_643]));
+    assert_eq!(qwen.parameters(), 494_032_768, "Qwen2.5-0.5B");
+    assert_eq!(gqa(&qwen).kv_width(), 128);
     assert!(qwen.spec.layers.iter().all(|layer| layer.window.is_none()));
+    assert_eq!((qwen.dtype, qwen.eos_token_ids), (Some(WeightType::Bf16), vec![151_643]));
 
     let qwen3 = accepted(
         "Qwen3ForCausalLM",
@@ -64,8 +76,8 @@ fn a_published_config_gives_its_parameter_count() {
             "tie_word_embeddings": true, "vocab_size": 151_936
         }),
     );
-    assert_eq!(qwen3.spec.parameters(), 596_049_920, "Qwen3-0.6B");
-    assert!(qwen3.spec.layers[0].attention.qk_norm);
+    assert_eq!(qwen3.parameters(), 596_049_920, "Qwen3-0.6B");
+    assert!(gqa(&qwen3).qk_norm);
 }
 
 #[test]
@@ -74,26 +86,25 @@ fn missing_keys_have_the_defaults_of_the_config_class() {
         parse(&json!({ "architectures": [architecture] })).expect("defaults are valid")
     };
     let llama = bare("LlamaForCausalLM");
-    assert_eq!(llama.spec.parameters(), 6_738_415_616, "Llama 2 7B");
+    assert_eq!(llama.parameters(), 6_738_415_616, "Llama 2 7B");
     assert_eq!((llama.spec.max_positions, llama.eos_token_ids), (2048, vec![2]));
-    assert_eq!(llama.spec.rope, Rope { theta: 10_000.0, scaling: RopeScaling::Default });
+    let plain = Rope { dims: 128, theta: 10_000.0, scaling: RopeScaling::Default };
+    assert_eq!(llama.spec.ropes, [plain]);
 
     let mistral = bare("MistralForCausalLM");
-    assert_eq!(mistral.spec.layers[31].attention.kv_heads, 8);
+    assert_eq!(gqa(&mistral).kv_heads, 8);
     assert_eq!(mistral.spec.layers[31].window, Some(4096));
-    assert_eq!(mistral.spec.parameters(), 7_241_732_096, "Mistral 7B");
+    assert_eq!(mistral.parameters(), 7_241_732_096, "Mistral 7B");
 
     let qwen3 = bare("Qwen3ForCausalLM");
-    assert_eq!((qwen3.spec.layers[0].attention.head_dim, qwen3.dtype), (128, None));
+    assert_eq!((gqa(&qwen3).head_dim, qwen3.dtype), (128, None));
     assert!(qwen3.eos_token_ids.is_empty());
 }
 
 #[test]
 fn null_and_missing_differ_where_transformers_says_so() {
     let kv_heads = |architecture, value| {
-        accepted(architecture, json!({ "num_key_value_heads": value })).spec.layers[0]
-            .attention
-            .kv_heads
+        gqa(&accepted(architecture, json!({ "num_key_value_heads": value }))).kv_heads
     };
     assert_eq!(kv_heads("LlamaForCausalLM", json!("-")), 4);
     assert_eq!(kv_heads("MistralForCausalLM", json!(null)), 4);
@@ -109,10 +120,14 @@ fn null_and_missing_differ_where_transformers_says_so() {
 #[test]
 fn families_differ_in_bias_norm_and_window() {
     let layer = |architecture, changes| {
-        let LayerSpec { attention, ffn, window } =
-            accepted(architecture, changes).spec.layers.swap_remove(0);
-        let Attention { qkv_bias, out_bias, qk_norm, .. } = attention;
-        (qkv_bias, out_bias, ffn.bias, qk_norm, window)
+        let shape = accepted(architecture, changes);
+        let Gqa { qkv_bias, out_bias, qk_norm, .. } = gqa(&shape);
+        let LayerSpec { feed_forward: FeedForward::Dense(dense), window, .. } =
+            shape.spec.layers[0]
+        else {
+            panic!("{architecture} is dense")
+        };
+        (qkv_bias, out_bias, dense.bias, qk_norm, window)
     };
     let biased = || json!({ "attention_bias": true, "mlp_bias": true, "sliding_window": 8 });
     assert_eq!(layer("LlamaForCausalLM", biased()), (true, true, true, false, None));
@@ -169,8 +184,22 @@ fn both_rope_spellings_mean_the_same() {
     assert_eq!(rope(json!({ "rope_parameters": nested })), expected);
     let mut other = nested;
     other["sliding_attention"]["factor"] = json!(2.0);
-    let message = refused("LlamaForCausalLM", json!({ "rope_parameters": other }));
-    assert!(message.contains("rope_parameters.sliding_attention"), "{message}");
+    let types = ["sliding_attention", "full_attention", "full_attention", "full_attention"];
+    let windowed = accepted(
+        "Qwen3ForCausalLM",
+        json!({
+            "rope_parameters": other, "layer_types": types, "use_sliding_window": true,
+            "sliding_window": 8, "head_dim": 8
+        }),
+    );
+    let factors = windowed.spec.ropes.iter().map(|rope| match rope.scaling {
+        RopeScaling::Yarn { factor, .. } => factor,
+        ref other => panic!("{other:?}"),
+    });
+    assert_eq!(factors.collect::<Vec<_>>(), [4.0, 2.0], "each kind of layer has its own");
+    let of_layers = windowed.spec.layers.iter().map(|layer| layer.rope);
+    assert_eq!(of_layers.collect::<Vec<_>>(), [1, 0, 0, 0]);
+    assert_eq!(windowed.spec.max_positions, 128, "as far as both reach");
 }
 
 #[test]
@@ -265,16 +294,16 @@ fn hostile_json_is_refused_without_a_panic() {
     let deep = "[".repeat(100_000);
     let nested = format!("{}1{}", "{\"a\":".repeat(100_000), "}".repeat(100_000));
     for text in ["", "null", "[]", "{", "\u{feff}{}", "{\"vocab_size\": 1e999}", &deep, &nested] {
-        let error = ModelConfig::parse(text.as_bytes()).expect_err("must be refused");
+        let error = ModelShape::parse(text.as_bytes()).expect_err("must be refused");
         assert!(error.to_string().starts_with("config.json: "), "{error}");
     }
-    assert!(ModelConfig::parse(b"\xff\xfe{}").is_err());
+    assert!(ModelShape::parse(b"\xff\xfe{}").is_err());
 }
 
 #[test]
 fn generation_defaults_are_the_files_values_in_the_ranges_of_requests() {
-    let config = accepted("LlamaForCausalLM", json!({}));
-    let parse = |json: Value| GenerationDefaults::parse(json.to_string().as_bytes(), &config);
+    let shape = accepted("LlamaForCausalLM", json!({}));
+    let parse = |json: Value| GenerationDefaults::parse(json.to_string().as_bytes(), &shape);
     let given = parse(json!({
         "eos_token_id": [286, 7], "do_sample": false, "temperature": 0.7, "top_p": 0.8,
         "top_k": 20, "repetition_penalty": 1.05, "min_p": null
@@ -370,24 +399,18 @@ proptest! {
     /// **CF-1**, **CF-2**
     #[test]
     fn mutated_configs_are_refused_or_can_run(
-        family in 0..4_usize,
+        family in 0..DENSE.len(),
         changes in prop::collection::vec((any_key(), any_json()), 1..6),
     ) {
-        let names = ["LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"];
         let changes = changes.into_iter().collect();
-        if let Ok(config) = parse(&config(names[family], Value::Object(changes))) {
-            let spec = &config.spec;
-            prop_assert!(spec.norm_eps > 0.0 && spec.parameters() > 0);
+        if let Ok(shape) = parse(&config(DENSE[family], Value::Object(changes))) {
+            let spec = &shape.spec;
+            prop_assert!(spec.norm_eps > 0.0 && shape.parameters() > 0);
             for layer in &spec.layers {
-                let attention = layer.attention;
-                prop_assert_eq!(attention.heads % attention.kv_heads, 0);
-                prop_assert_eq!(attention.head_dim % 2, 0);
+                let Attention::Gqa(gqa) = layer.attention else { panic!("{layer:?}") };
+                prop_assert_eq!(gqa.heads % gqa.kv_heads, 0);
+                prop_assert_eq!((gqa.head_dim % 2, spec.ropes[layer.rope].dims), (0, gqa.head_dim));
             }
-            let head_dim = spec.layers[0].attention.head_dim;
-            let rope = crate::rope::RopeTable::new(&spec.rope, head_dim);
-            let last = spec.max_positions - 1;
-            let rows = rope.rows([(last, 1), (0, spec.max_positions)].into_iter());
-            prop_assert!(rows.cos.iter().chain(&rows.sin).all(|x| x.is_finite()));
         }
     }
 
@@ -399,8 +422,8 @@ proptest! {
         let mut text = config("LlamaForCausalLM", json!({})).to_string().into_bytes();
         let place = place.index(text.len());
         text[place] = byte;
-        let _ = ModelConfig::parse(&text);
+        let _ = ModelShape::parse(&text);
         text.truncate(cut.index(text.len()));
-        let _ = ModelConfig::parse(&text);
+        let _ = ModelShape::parse(&text);
     }
 }

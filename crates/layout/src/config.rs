@@ -1,0 +1,177 @@
+//! What a checkpoint says about itself: `config.json` and `generation_config.json`.
+//!
+//! - **CF-1** a config that is accepted describes a decoder with every number within the bounds of
+//!   [`limits`], and a divisor for every division that a forward pass makes.
+//! - **CF-2** a config that is refused gives one [`ConfigError`] naming file, key, what was found
+//!   and what is expected. No content of these files panics.
+//! - **CF-3** a missing key means what it means to Hugging Face transformers (5.23): the default of
+//!   the family's config class. A decoder of no family in the table is read as Llama with its sizes,
+//!   which must all be there; [`ModelShape::note`] says so, and experts or latent attention refuse it.
+//! - **CF-4** [`ModelShape::parameters`] and [`ModelShape::checkpoint_bytes`] are exact for the
+//!   families of the table.
+//!
+//! Not here: whether Playhouse can run the model (see `playhouse-model`).
+
+mod family;
+mod fields;
+mod generation;
+mod quantization;
+mod rope;
+mod stored;
+#[cfg(test)]
+mod tests;
+
+use playhouse_types::{DecoderSpec, FeedForward, TokenId};
+
+use self::fields::{Fields, parse_object};
+pub use self::generation::GenerationDefaults;
+pub use self::stored::WeightType;
+use crate::Inventory;
+
+/// Largest sizes a config may ask for: beyond the largest published models by an order of magnitude, and
+/// small enough that no product of theirs overflows 64 bits.
+pub mod limits {
+    /// Transformer layers.
+    pub const LAYERS: usize = 1024;
+    /// Query heads.
+    pub const HEADS: usize = 4096;
+    /// Width of a head, and of its parts.
+    pub const HEAD_DIM: usize = 1024;
+    /// Rank of a compressed projection.
+    pub const RANK: usize = 16_384;
+    /// Width of the residual stream.
+    pub const HIDDEN: usize = 131_072;
+    /// Width between the feed-forward projections.
+    pub const INNER: usize = 1 << 20;
+    /// Experts of a layer.
+    pub const EXPERTS: usize = 4096;
+    /// Tokens in the vocabulary.
+    pub const VOCAB: usize = 4 << 20;
+    /// Positions, rope scaling included.
+    pub const POSITIONS: usize = 1 << 30;
+}
+
+/// The file that a [`ModelShape`] is read from.
+pub const CONFIG_FILE: &str = "config.json";
+
+/// What `config.json` says of a decoder and of how its weights are stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelShape {
+    /// The first entry of `architectures` that is known; else the first.
+    pub architecture: String,
+    /// The decoder.
+    pub spec: DecoderSpec,
+    /// How the matrices of attention and feed-forward are stored.
+    pub weights: WeightType,
+    /// How everything else is stored: embeddings, head, norms, biases, routers. Equals `weights`
+    /// when nothing is quantized.
+    pub plain: WeightType,
+    /// Parts of tensor names that quantization leaves alone, such as `self_attn` or
+    /// `model.layers.3.mlp` (`modules_to_not_convert`).
+    pub unquantized: Vec<String>,
+    /// `dtype`, formerly `torch_dtype`: the type the model is meant to run in. Without one, `plain` is
+    /// taken to be [`WeightType::Bf16`].
+    pub dtype: Option<WeightType>,
+    /// End-of-sequence tokens, unless `generation_config.json` names its own.
+    pub eos_token_ids: Vec<TokenId>,
+}
+
+/// Why a config file was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not JSON, or its top level is no object.
+    #[error("{file}: expected a JSON object: {reason}")]
+    Json {
+        /// File name.
+        file: &'static str,
+        /// The parser's message, with line and column.
+        reason: String,
+    },
+    /// A value cannot be used.
+    #[error("{file}: key `{key}`: found {found}, expected {expected}")]
+    Key {
+        /// File name.
+        file: &'static str,
+        /// Path of the key within the file.
+        key: String,
+        /// Its value, shortened.
+        found: String,
+        /// What would be accepted.
+        expected: String,
+    },
+}
+
+// === impl ModelShape ===
+
+impl ModelShape {
+    /// Reads the text of a `config.json`, of any decoder (**CF-3**). A multimodal file is read at its
+    /// `text_config`.
+    ///
+    /// # Errors
+    /// When a size is missing or out of [`limits`], the quantization is unknown, the model has an
+    /// encoder, or an unknown family has experts or latent attention (**CF-2**).
+    pub fn parse(config_json: &[u8]) -> Result<Self, ConfigError> {
+        let map = parse_object(CONFIG_FILE, config_json)?;
+        let top = Fields::new(CONFIG_FILE, &map);
+        let text = top.object("text_config")?.filter(|_| top.value("hidden_size").is_none());
+        family::shape(&top, text.as_ref().unwrap_or(&top))
+    }
+
+    /// Reads the text of a `config.json` of one of these architectures, with plain weights.
+    ///
+    /// # Errors
+    /// As [`ModelShape::parse`]; and when the architecture is another, or the weights are quantized.
+    pub fn parse_plain(
+        config_json: &[u8],
+        architectures: &[&'static str],
+    ) -> Result<Self, ConfigError> {
+        let map = parse_object(CONFIG_FILE, config_json)?;
+        let fields = Fields::new(CONFIG_FILE, &map);
+        for key in ["quantization_config", "compression_config"] {
+            if fields.value(key).is_some() {
+                return Err(fields.refuse(key, "unquantized bf16, f16 or f32 weights"));
+            }
+        }
+        let names = fields.list("architectures")?.unwrap_or_default();
+        if !names.iter().filter_map(|name| name.as_str()).any(|name| architectures.contains(&name))
+        {
+            let expected = format!("one of {}", architectures.join(", "));
+            return Err(fields.refuse("architectures", expected));
+        }
+        family::shape(&fields, &fields)
+    }
+
+    /// What to know of a shape whose family is not in the table; `None` where its layers are known.
+    #[must_use]
+    pub fn note(&self) -> Option<String> {
+        (!family::is_known(&self.architecture)).then(|| {
+            format!(
+                "{} is read as Llama with its sizes: norms, biases, windows and whatever else its \
+                 layers have are not counted",
+                self.architecture
+            )
+        })
+    }
+
+    /// Weights of the model, each counted once: a tied head adds none. Without the extra layers of
+    /// multi-token prediction.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        Inventory::of(self).total(crate::Weight::parameters)
+    }
+
+    /// Bytes of the tensors of a checkpoint of this shape, scales and zero points included.
+    #[must_use]
+    pub fn checkpoint_bytes(&self) -> u64 {
+        Inventory::of(self).total(crate::Weight::bytes)
+    }
+
+    /// Whether a layer routes to experts.
+    #[must_use]
+    pub fn is_moe(&self) -> bool {
+        let routes = |layer: &playhouse_types::LayerSpec| {
+            matches!(layer.feed_forward, FeedForward::Moe { .. })
+        };
+        self.spec.layers.iter().any(routes)
+    }
+}
