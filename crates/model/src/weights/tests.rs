@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use playhouse_layout::{Part, Slice};
-use playhouse_layout::{Part, Slice};
 use playhouse_types::{
     Activation, Attention, Dense, FeedForward, Gqa, LayerSpec, NormKind, NormPlace, Rope,
     RopeScaling,
