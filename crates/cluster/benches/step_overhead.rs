@@ -299,7 +299,7 @@ impl Heard {
             }
             RankEvent::Followed(StepId(at)) => Some(Self::Got { at, outcome: None }),
             RankEvent::Lost(loss) => Some(Self::Failed(loss.reason)),
-            RankEvent::Seated(_) | RankEvent::Loading { .. } | RankEvent::Cache { .. } => None,
+            RankEvent::Placed(_) | RankEvent::Loading { .. } | RankEvent::Cache { .. } => None,
         }
     }
 }

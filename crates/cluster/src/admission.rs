@@ -4,13 +4,14 @@
 //!   client than the client's say (**G6**). One prompt may be longer than a bound: alone it is let in.
 //! - **AD-2** a refusal takes nothing and waits for nothing. A client that has too much of its own is
 //!   told so, whether the house is full or not.
-//! - **AD-3** who is refused is told to come back when the queue of now will have been seated, at the
+//! - **AD-3** who is refused is told to come back when the queue of now will have been admitted to batches, at the
 //!   pace at which requests leave: in 1 s to 60 s, which is what `openai-python` heeds.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use playhouse_scheduler::Tenant;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -165,7 +166,7 @@ impl Admission {
         *self.house.requests.taken.borrow()
     }
 
-    /// When to come back if so many requests wait for a seat (**AD-3**).
+    /// When to come back if so many requests wait for a slot (**AD-3**).
     pub(crate) fn retry_after(&self, waiting: u32) -> Duration {
         self.pace().retry_after(waiting, self.origin.elapsed())
     }
@@ -178,7 +179,7 @@ impl Admission {
     }
 
     fn pace(&self) -> MutexGuard<'_, Pace> {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pace.lock()
     }
 }
 

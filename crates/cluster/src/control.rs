@@ -1,14 +1,16 @@
 //! The head's end of the control plane: who may connect, and the processes of ranks.
 
+mod refusal;
 mod reunion;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use playhouse_link::{
     Arrival, Arrivals, Authority, CallError, Endpoint, Inbox, JoinDesk, JoinToken, KeepRevocations,
     Knock, Peer, Revocations, TellRenewal,
@@ -20,11 +22,12 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+pub use self::refusal::{NoToken, NotRevoked};
+
 use self::reunion::Reunion;
 use crate::child::{Child, ChildStarter};
 use crate::head::Listener;
-use crate::nodes::{Device, Nodes, Seat};
-use crate::overview::{NoToken, NotRevoked};
+use crate::nodes::{Assignment, Device, Nodes};
 use crate::rank::Loss;
 use crate::status::{NodeStatus, Whereabouts};
 use crate::tasks::{TASKS_END_MAX, Tasks};
@@ -86,7 +89,7 @@ type Side = (Peer, Inbox);
 pub(crate) struct Process {
     pub(crate) peer: Peer,
     pub(crate) whereabouts: Whereabouts,
-    pub(crate) seat: Seat,
+    pub(crate) assignment: Assignment,
     /// Becomes `Some` when the process has ended.
     exited: watch::Receiver<Option<Exit>>,
     _hold: Hold,
@@ -213,17 +216,17 @@ impl ControlPlane {
         self.inner.launches.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Starts the process of a rank on its seat, and waits until it has connected.
-    pub(crate) async fn launch(&self, name: &str, seat: Seat) -> Result<Process, Loss> {
+    /// Starts the process of a rank on its assignment, and waits until it has connected.
+    pub(crate) async fn launch(&self, name: &str, assignment: Assignment) -> Result<Process, Loss> {
         let inner = &*self.inner;
         let id = PeerId::new(Role::Shard, name).map_err(|why| Loss::outside(why.to_string()))?;
         let identity = inner.desk.authority().identify(&id);
         let identity = identity.and_then(|identity| identity.to_bytes());
         let identity = identity.map_err(|why| Loss::outside(why.to_string()))?;
         let (arrived, arrival) = oneshot::channel();
-        lock(&inner.awaited).insert(id.clone(), arrived);
+        inner.awaited.lock().insert(id.clone(), arrived);
         let _awaited = Awaited { inner, id };
-        let (pid, mut exited, hold) = self.spawn(name, &seat, identity).await?;
+        let (pid, mut exited, hold) = self.spawn(name, &assignment, identity).await?;
         let came = tokio::select! {
             biased;
             came = timeout(ARRIVAL, arrival) => came.ok().and_then(Result::ok),
@@ -231,35 +234,35 @@ impl ControlPlane {
                 let gone = gone.ok().and_then(|exit| exit.as_ref().map(Loss::from));
                 return Err(gone.unwrap_or_else(|| Loss::outside("its parent is gone")));
             }
-            () = inner.nodes.until_lost(&seat.node) => {
-                return Err(Loss::no_seat(format!("node {} was lost", seat.node)));
+            () = inner.nodes.until_lost(&assignment.node) => {
+                return Err(Loss::no_device(format!("node {} was lost", assignment.node)));
             }
         };
         let (peer, inbox) = came.ok_or_else(|| {
             Loss::outside(format!("process {pid} did not connect within {ARRIVAL:?}"))
         })?;
-        let whereabouts = seat.whereabouts(pid);
-        Ok(Process { peer, whereabouts, seat, exited, _hold: hold, _inbox: inbox })
+        let whereabouts = assignment.whereabouts(pid);
+        Ok(Process { peer, whereabouts, assignment, exited, _hold: hold, _inbox: inbox })
     }
 
     async fn spawn(
         &self,
         name: &str,
-        seat: &Seat,
+        assignment: &Assignment,
         identity: Vec<u8>,
     ) -> Result<(u32, watch::Receiver<Option<Exit>>, Hold), Loss> {
         let inner = &*self.inner;
-        let Some(node) = inner.nodes.peer(&seat.node).map_err(Loss::no_seat)? else {
+        let Some(node) = inner.nodes.peer(&assignment.node).map_err(Loss::no_device)? else {
             let child = (inner.children)(name, &inner.address.into(), identity);
             let child =
                 child.map_err(|why| Loss::outside(format!("cannot start a process: {why}")))?;
             return Ok((child.pid, child.exited.clone(), Hold::Here { _child: child }));
         };
-        let spawn = Spawn { name: name.to_owned(), device: seat.device, identity };
-        let (name, control) = (seat.node.clone(), Arc::downgrade(&self.inner));
+        let spawn = Spawn { name: name.to_owned(), device: assignment.device, identity };
+        let (name, control) = (assignment.node.clone(), Arc::downgrade(&self.inner));
         // In a task of its own: a process that nobody waits for any more is ended all the same.
         let (answer, answered) = oneshot::channel();
-        let _starting = inner.nodes.starts_process(&seat.node);
+        let _starting = inner.nodes.starts_process(&assignment.node);
         inner.tasks.join_on(self.runtime(), async move {
             let who = node.id().clone();
             let hold = match node.call(NodeRequest::Spawn(spawn), SPAWN).await {
@@ -268,13 +271,13 @@ impl ControlPlane {
                 }
                 Ok(NodeReply::Failed(why)) => Err(Loss::outside(format!("{who}: {why}"))),
                 Ok(_) => Err(Loss::outside(format!("{who}: an answer to another question"))),
-                Err(why) => Err(Loss::no_seat(format!("{who}: {why}"))),
+                Err(why) => Err(Loss::no_device(format!("{who}: {why}"))),
             };
             drop(answer.send(hold));
         });
         let answered = answered.await.unwrap_or_else(|_| Err(Loss::outside("the head stops")));
         let (pid, hold) = answered?;
-        Ok((pid, inner.nodes.watch_process(&seat.node, pid), hold))
+        Ok((pid, inner.nodes.watch_process(&assignment.node, pid), hold))
     }
 }
 
@@ -303,7 +306,7 @@ async fn receive(inner: Weak<Inner>, mut arrivals: Arrivals) {
 
 async fn admit(inner: Arc<Inner>, arrival: Arrival) {
     let (id, from) = (arrival.peer().clone(), arrival.from());
-    let awaited = lock(&inner.awaited).remove(&id);
+    let awaited = inner.awaited.lock().remove(&id);
     let outcome = match id.role() {
         Role::Shard => match awaited {
             Some(awaited) => Ok(awaited),
@@ -350,9 +353,9 @@ impl Process {
     /// one of `nodes`, is out of reach: then nobody gets its device before the node is back and has ended
     /// it.
     pub(crate) fn end(self, nodes: &Nodes) -> impl Future<Output = ()> + use<> {
-        let Self { seat, mut exited, _hold, _inbox, peer, .. } = self;
+        let Self { assignment, mut exited, _hold, _inbox, peer, .. } = self;
         // This connection: the node may be back under another before anybody looks.
-        let parent = nodes.peer(&seat.node);
+        let parent = nodes.peer(&assignment.node);
         drop((_hold, _inbox, peer));
         async move {
             let exit = exited.wait_for(Option::is_some);
@@ -377,7 +380,7 @@ impl Process {
         let gone = async {
             let why = self.peer.until_lost().await;
             // Its parent may know better why, and soon, unless it is gone as well.
-            drop(timeout(LAST_WORDS, nodes.until_lost(&self.seat.node)).await);
+            drop(timeout(LAST_WORDS, nodes.until_lost(&self.assignment.node)).await);
             Some(Loss::outside(format!("process {}: {why}", self.whereabouts.pid)))
         };
         let why = tokio::select! { biased; why = exit => why, why = gone => why };
@@ -389,7 +392,7 @@ impl Process {
 
 impl Drop for Awaited<'_> {
     fn drop(&mut self) {
-        lock(&self.inner.awaited).remove(&self.id);
+        self.inner.awaited.lock().remove(&self.id);
     }
 }
 
@@ -413,8 +416,4 @@ impl Drop for Hold {
         };
         control.tasks.join_on(control.endpoint.runtime(), kill);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

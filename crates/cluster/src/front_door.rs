@@ -12,10 +12,10 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::admission::{
     Admission, AdmissionLimits, Capacity, Client, ClientLimits, Full, Measure, Place,
 };
-use crate::deployment::StartError;
-use crate::generation::{self, Asked, Generation};
-use crate::pending::Pending;
+use crate::generation::{self, Generation};
+use crate::mail::{Asked, Pending};
 use crate::replicas::Replicas;
+use crate::start_error::StartError;
 use crate::status::ReplicaStatus;
 use crate::submission::Submission;
 

@@ -1,27 +1,17 @@
-//! The two ends of a generation: the caller's [`Generation`] and the cluster's [`Sink`].
-//!
-//! - **GE-1** the closed channel is the cancellation: whoever has the sink sees that its caller has
-//!   left, and nobody has to be told which request that is (**C-4**).
-//! - **GE-2** a request is where its sink is. A sink that is dropped before the end of its request, with a
-//!   replica that panics or in the mailbox of one that is gone, brings the request back to the waiting
-//!   room, with all that its caller has seen (**C-1**).
+//! The caller's end of a request: [`Generation`]. The cluster's end is a [`Sink`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use playhouse_scheduler::{Emitted, Terms};
+use playhouse_scheduler::Emitted;
 use playhouse_telemetry::TraceSpan;
-use playhouse_types::{Emission, FinishReason, GenerateRequest, ReplicaId, RequestId};
+use playhouse_types::{Emission, FinishReason, ReplicaId, RequestId};
 use tokio::sync::mpsc;
 
 use crate::admission::Place;
 use crate::journey::Journey;
+use crate::mail::{Asked, Home, OpenRequest, Sink};
 use crate::replicas::Replicas;
-
-/// Replicas that may be lost with a request before it is to blame for that.
-const LOSSES_MAX: u32 = 3;
 
 /// The tokens of one accepted request, as they come. The last emission carries a finish reason.
 ///
@@ -42,54 +32,6 @@ pub struct Generation {
     _place: Option<Place>,
 }
 
-/// Where a replica puts the emissions of one request. Holds the request's place: it is free again
-/// when the replica is done with it, not when the caller stops listening (**C-2**).
-#[derive(Debug)]
-pub(crate) struct Sink(Option<Box<Open>>);
-
-/// What a request is made of until its end.
-#[derive(Debug)]
-struct Open {
-    emissions: mpsc::UnboundedSender<Emission>,
-    place: Place,
-    home: Home,
-    /// Its spans, if it is traced.
-    journey: Option<Box<Journey>>,
-    asked: Asked,
-    /// What its caller has been sent.
-    emitted: Emitted,
-    /// When it ends as unserved, if it was without a replica since it was sent a token last.
-    unserved_at: Option<Duration>,
-    replicas: Arc<Replicas>,
-}
-
-/// What a caller asks for.
-#[derive(Debug)]
-pub(crate) struct Asked {
-    pub(crate) request: GenerateRequest,
-    pub(crate) terms: Terms,
-    /// It may matter to where the request goes.
-    pub(crate) session: Option<Box<str>>,
-}
-
-/// The replica that has a request, for whoever wants to know.
-#[derive(Clone, Debug)]
-struct Home(Arc<Whereabouts>);
-
-#[derive(Debug)]
-struct Whereabouts {
-    /// The replica, or [`PARKED`].
-    replica: AtomicU32,
-    /// How many tokens there were when the request last left a replica, or [`NEVER`].
-    moved_at: AtomicU32,
-}
-
-/// No replica has this id.
-const PARKED: u32 = u32::MAX;
-
-/// No request has so many tokens.
-const NEVER: u32 = u32::MAX;
-
 /// Connects a caller to `replica`, or to nobody yet.
 pub(crate) fn connect(
     asked: Asked,
@@ -100,7 +42,7 @@ pub(crate) fn connect(
 ) -> (Sink, Generation) {
     let (sender, emissions) = mpsc::unbounded_channel();
     let (id, home) = (asked.request.id, Home::new(replica));
-    let open = Open {
+    let open = OpenRequest {
         emissions: sender,
         place,
         home: home.clone(),
@@ -108,10 +50,10 @@ pub(crate) fn connect(
         asked,
         emitted: Emitted { arrived: replicas.clock().now(), ..Emitted::default() },
         unserved_at: None,
-        replicas: Arc::clone(replicas),
+        waiting: Arc::clone(replicas.waiting_room()),
     };
     let replicas = Arc::clone(replicas);
-    (Sink(Some(Box::new(open))), Generation::new(id, emissions, home, replicas, None))
+    (Sink::new(open), Generation::new(id, emissions, home, replicas, None))
 }
 
 /// Connects a caller to a script, in tests of the layers above.
@@ -123,155 +65,6 @@ pub(crate) fn scripted(
     let (sender, emissions) = mpsc::unbounded_channel();
     let (home, replicas) = (Home::new(Some(ReplicaId(0))), Arc::clone(replicas));
     (sender, Generation::new(id, emissions, home, replicas, Some(place)))
-}
-
-// === impl Home ===
-
-impl Home {
-    fn new(replica: Option<ReplicaId>) -> Self {
-        Self(Arc::new(Whereabouts {
-            replica: AtomicU32::new(replica.map_or(PARKED, |replica| replica.0)),
-            moved_at: AtomicU32::new(NEVER),
-        }))
-    }
-
-    fn replica(&self) -> Option<ReplicaId> {
-        let replica = self.0.replica.load(Ordering::SeqCst);
-        Some(replica).filter(|home| *home != PARKED).map(ReplicaId)
-    }
-
-    /// A request with so many tokens goes to `replica`, or is parked. Returns where it was.
-    fn set(&self, replica: u32, tokens: usize) -> u32 {
-        self.0.moved_at.store(u32::try_from(tokens).unwrap_or(NEVER), Ordering::SeqCst);
-        self.0.replica.swap(replica, Ordering::SeqCst)
-    }
-}
-
-// === impl Sink ===
-
-impl Sink {
-    fn open(&self) -> &Open {
-        self.0.as_ref().expect("a sink is open until it is consumed")
-    }
-
-    fn open_mut(&mut self) -> &mut Open {
-        self.0.as_mut().expect("a sink is open until it is consumed")
-    }
-
-    /// What was asked for.
-    pub(crate) fn request(&self) -> &GenerateRequest {
-        &self.open().asked.request
-    }
-
-    pub(crate) fn session(&self) -> Option<&str> {
-        self.open().asked.session.as_deref()
-    }
-
-    /// On which terms it was asked for. A caller that has seen tokens waits for the rest of them.
-    pub(crate) fn terms(&self) -> Terms {
-        let Open { asked, emitted, .. } = self.open();
-        let deadline = asked.terms.deadline.filter(|_| emitted.tokens.is_empty());
-        Terms { deadline, ..asked.terms }
-    }
-
-    /// What the caller has been sent.
-    pub(crate) fn emitted(&self) -> Emitted {
-        self.open().emitted.clone()
-    }
-
-    /// Its spans, if it is traced.
-    pub(crate) fn journey(&mut self) -> Option<&mut Journey> {
-        self.open_mut().journey.as_deref_mut()
-    }
-
-    /// Whether it is traced.
-    pub(crate) fn is_traced(&self) -> bool {
-        self.open().journey.is_some()
-    }
-
-    /// Hands over one emission. A caller that has left is noticed by whoever looks (**GE-1**).
-    pub(crate) fn send(&mut self, emission: Emission) {
-        let open = self.open_mut();
-        if let Some(journey) = &mut open.journey {
-            journey.emits(&emission);
-        }
-        open.unserved_at = None;
-        let emitted = &mut open.emitted;
-        emitted.cached_tokens.get_or_insert(emission.cached_tokens as usize);
-        emitted.prompt_logprobs += emission.prompt_logprobs.len();
-        emitted.tokens.extend(emission.token.as_ref().map(|sampled| sampled.token));
-        drop(open.emissions.send(emission));
-    }
-
-    /// The request goes to another replica.
-    pub(crate) fn move_to(&mut self, replica: ReplicaId) {
-        let open = self.open_mut();
-        open.home.set(replica.0, open.emitted.tokens.len());
-        if let Some(journey) = &mut open.journey {
-            journey.moves_to(replica);
-        }
-    }
-
-    /// The request goes to the waiting room, where it may stay until `unserved_at`, or until the first
-    /// such time that it was told since its last token. Returns that time.
-    pub(crate) fn park(&mut self, unserved_at: Duration) -> Duration {
-        let open = self.open_mut();
-        let was = open.home.set(PARKED, open.emitted.tokens.len());
-        if let Some(journey) = open.journey.as_mut().filter(|_| was != PARKED) {
-            journey.parks();
-        }
-        *open.unserved_at.get_or_insert(unserved_at)
-    }
-
-    /// The replica that computed the request is lost with everything that it knew.
-    pub(crate) fn lose(&mut self) {
-        self.open_mut().emitted.losses += 1;
-    }
-
-    /// The caller has left.
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.open().emissions.is_closed()
-    }
-
-    /// Ends the request with this reason and nothing more.
-    pub(crate) fn end(self, reason: FinishReason) {
-        let open = self.open();
-        let cached_tokens = open.emitted.cached_tokens.unwrap_or_default();
-        let emission = Emission {
-            id: open.asked.request.id,
-            cached_tokens: u32::try_from(cached_tokens).unwrap_or(u32::MAX),
-            prompt_logprobs: Vec::new(),
-            token: None,
-            finish: Some(reason),
-        };
-        self.finish(emission);
-    }
-
-    /// Hands over the last emission. Whoever sees it finds its place free.
-    pub(crate) fn finish(mut self, emission: Emission) {
-        let Some(open) = self.0.take() else { return };
-        let Open { emissions, place, journey, .. } = *open;
-        if let Some(mut journey) = journey {
-            journey.emits(&emission);
-        }
-        drop(place);
-        drop(emissions.send(emission));
-    }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        let Some(open) = self.0.take().filter(|open| !open.emissions.is_closed()) else { return };
-        // GE-2
-        let (replicas, losses) = (Arc::clone(&open.replicas), open.emitted.losses);
-        let sink = Self(Some(open));
-        if losses < LOSSES_MAX {
-            replicas.park(crate::pending::Pending::new(sink));
-        } else {
-            let why = format!("{losses} replicas failed one after the other with this request");
-            sink.end(FinishReason::Failed(why));
-        }
-    }
 }
 
 // === impl Generation ===
@@ -345,8 +138,7 @@ impl Generation {
         self.finished = emission.finish.is_some();
         self.resumed = false;
         if emission.token.is_some() {
-            let moved_at = self.home.0.moved_at.load(Ordering::SeqCst);
-            self.resumed = self.received > 0 && moved_at == self.received;
+            self.resumed = self.received > 0 && self.home.moved_at(self.received);
             self.received += 1;
         }
     }

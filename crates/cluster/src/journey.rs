@@ -1,5 +1,5 @@
 //! The way of a traced request through the house, as spans: `generate`, and in it one of `parked`,
-//! `queue`, `prefill` and `decode` at a time. A request that moves, or loses its seat, goes through
+//! `queue`, `prefill` and `decode` at a time. A request that moves, or loses its slot, goes through
 //! some of them again.
 
 use std::time::Duration;
@@ -68,8 +68,8 @@ impl Journey {
         self.enter(Part::Parked);
     }
 
-    /// It has got a seat.
-    pub(crate) fn seated(&mut self) {
+    /// It has got a slot in the batch.
+    pub(crate) fn admitted(&mut self) {
         if self.part == Part::Decode || self.part == Part::Prefill {
             self.whole.event("preempted", &[]);
         }

@@ -18,23 +18,31 @@
 //!
 //! Nothing here acts: the reconciler of the deployment does, and says here how far it has come.
 
+mod disk;
+mod journal;
 mod record;
+mod state;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::SystemTime;
 
+use parking_lot::{Mutex, MutexGuard};
 use playhouse_telemetry::{OperationCounters, OperationOutcome};
 use playhouse_types::ReplicaId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
-use tracing::{error, warn};
+use tracing::error;
 
+pub use self::journal::JournalError;
+
+use self::disk::Disk;
+use self::journal::Journal;
 use self::record::Record;
-use crate::journal::{Journal, JournalError};
-use crate::operation::{Change, Desired, Operation, OperationId, OperationStep, Phase, Refused};
+use self::state::{LedgerState, after, push_step, short, whole_micros};
+use crate::operation::{Change, Desired, Operation, OperationId, Phase, Refused};
 
 /// Everything that operators asked for.
 #[derive(Debug)]
@@ -44,34 +52,9 @@ pub struct Ledger {
     /// Taken before `state` by whoever changes what is written, for as long as the disk takes.
     disk: Mutex<Disk>,
     /// Never held while the disk is waited for: reading is always quick.
-    state: Mutex<State>,
+    state: Mutex<LedgerState>,
     /// Operations that have ended in this process.
     outcomes: OperationCounters,
-}
-
-#[derive(Debug)]
-struct Disk {
-    /// `None` if nothing outlives the process.
-    journal: Option<Journal>,
-    /// The end of an operation that could not be written when it came. No other begins before it is.
-    owed: Option<Record>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    desired: Option<Desired>,
-    drained: Drained,
-    hosts: Option<BTreeSet<String>>,
-    /// The last id that was given.
-    last: u64,
-    /// By id; the one that is under way, if there is one, is the last.
-    entries: VecDeque<OperationEntry>,
-}
-
-#[derive(Debug)]
-struct OperationEntry {
-    operation: watch::Sender<Operation>,
-    aborted: watch::Sender<bool>,
 }
 
 /// What shall have no ranks until somebody says otherwise.
@@ -132,7 +115,7 @@ impl Ledger {
     /// See [`JournalError`].
     pub fn open(folder: &Path) -> Result<(Self, Recovered), JournalError> {
         let (journal, records) = Journal::open(folder)?;
-        let mut state = State::default();
+        let mut state = LedgerState::default();
         for (number, record) in records.iter().enumerate() {
             let record = Record::decode(record).map_err(|why| JournalError::Foreign {
                 path: folder.join("journal"),
@@ -376,7 +359,7 @@ impl Ledger {
 
     /// The disk, for a change. A journal that somebody has deleted is written anew before (**LED-7**).
     fn disk(&self) -> MutexGuard<'_, Disk> {
-        let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut disk = self.disk.lock();
         if let Some(journal) = disk.journal.as_ref().filter(|journal| journal.is_lost()) {
             let file = journal.path();
             error!(file = %file.display(), "the journal was deleted or replaced: it is written anew");
@@ -386,153 +369,9 @@ impl Ledger {
         disk
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, LedgerState> {
+        self.state.lock()
     }
-}
-
-// === impl Disk ===
-
-impl Disk {
-    /// Writes what is owed and `records`, or nothing (**LED-2**).
-    fn write(&mut self, records: &[Record]) -> Result<(), Refused> {
-        let Some(journal) = &mut self.journal else { return Ok(()) };
-        let records: Vec<_> = self.owed.iter().chain(records).map(Record::encode).collect();
-        journal.append(&records).map_err(|why| Refused::Journal(why.to_string()))?;
-        self.owed = None;
-        Ok(())
-    }
-
-    fn is_long(&self) -> bool {
-        self.journal.as_ref().is_some_and(Journal::is_long)
-    }
-
-    /// Drops what is not needed any more.
-    fn rewrite(&mut self, records: &[Record]) {
-        let Some(journal) = &mut self.journal else { return };
-        let records: Vec<_> = records.iter().map(Record::encode).collect();
-        match journal.rewrite(&records) {
-            Ok(()) => self.owed = None,
-            // A long one is as good, and is shortened with a later change; a lost one takes none.
-            Err(why) => warn!(%why, "cannot rewrite the journal"),
-        }
-    }
-}
-
-// === impl State ===
-
-impl State {
-    /// Takes a record in: one just written, or one from before.
-    fn replay(&mut self, record: Record) {
-        match record {
-            Record::Desired(desired) => self.desired = Some(desired),
-            Record::Drained(drained) => self.drained = drained,
-            Record::Hosts(hosts) => self.hosts = Some(hosts),
-            Record::Last(last) => self.last = self.last.max(last),
-            Record::Began(operation) => self.put(operation),
-            Record::Ended(operation) => {
-                match self.entry(operation.id) {
-                    Some(entry) => entry.end(operation),
-                    None => self.put(operation),
-                }
-                self.forget();
-            }
-        }
-    }
-
-    fn put(&mut self, operation: Operation) {
-        self.last = self.last.max(operation.id.0);
-        let (operation, aborted) = (watch::Sender::new(operation), watch::Sender::new(false));
-        self.entries.push_back(OperationEntry { operation, aborted });
-    }
-
-    /// Keeps the last ended ones. Readers of an older one have what they have.
-    fn forget(&mut self) {
-        let running = usize::from(self.running().is_some());
-        while self.entries.len() > Ledger::ENDED_MAX + running {
-            self.entries.pop_front();
-        }
-    }
-
-    /// What a shortened journal holds.
-    fn records(&self) -> Vec<Record> {
-        let mut records = vec![Record::Last(self.last), Record::Drained(self.drained.clone())];
-        records.extend(self.desired.clone().map(Record::Desired));
-        records.extend(self.hosts.clone().map(Record::Hosts));
-        records.extend(self.entries.iter().map(|entry| {
-            let operation = entry.operation.borrow().clone();
-            let ended = operation.phase.is_end();
-            if ended { Record::Ended(operation) } else { Record::Began(operation) }
-        }));
-        records
-    }
-
-    fn entry(&self, id: OperationId) -> Option<&OperationEntry> {
-        self.entries.iter().rev().find(|entry| entry.operation.borrow().id == id)
-    }
-
-    fn running(&self) -> Option<OperationId> {
-        let last = self.entries.back()?.operation.borrow();
-        (!last.phase.is_end()).then_some(last.id)
-    }
-
-    /// The operation that has this key, if it is the same change (**LED-1**).
-    fn keyed(&self, change: &Change, key: Option<&str>) -> Result<Option<Operation>, Refused> {
-        let Some(key) = key else { return Ok(None) };
-        if key.is_empty() || key.len() > Ledger::KEY_BYTES_MAX {
-            let (length, most) = (key.len(), Ledger::KEY_BYTES_MAX);
-            return Err(Refused::Invalid(format!("a key of {length} bytes: 1 to {most} will do")));
-        }
-        let operations = self.entries.iter().map(|entry| entry.operation.borrow());
-        let mut known = operations.filter(|operation| operation.key.as_deref() == Some(key));
-        match known.next() {
-            None => Ok(None),
-            Some(known) if known.change == *change => Ok(Some(known.clone())),
-            Some(known) => Err(Refused::KeyTaken { key: key.to_owned(), operation: known.id }),
-        }
-    }
-}
-
-// === impl OperationEntry ===
-
-impl OperationEntry {
-    fn end(&self, mut ended: Operation) {
-        let last = |operation: &Operation| operation.steps.last().map(|step| step.at);
-        self.operation.send_modify(|known| {
-            // A step may have come while the end was being written.
-            if last(known) > last(&ended) {
-                ended.steps = std::mem::take(&mut known.steps);
-            }
-            *known = ended;
-        });
-    }
-}
-
-fn push_step(operation: &mut Operation, text: &str) {
-    let at = after(operation);
-    if operation.steps.len() == Operation::STEPS_MAX {
-        operation.steps.remove(0);
-    }
-    let phase = operation.phase.clone();
-    operation.steps.push(OperationStep { at, phase, text: short(text) });
-}
-
-/// Now, and after everything that happened so far, even if the clock is set back meanwhile
-/// (**LED-5**).
-fn after(operation: &Operation) -> SystemTime {
-    let last = operation.steps.last().map_or(operation.started, |step| step.at);
-    whole_micros(SystemTime::now()).max(last + Duration::from_micros(1))
-}
-
-/// Nothing is before 1970: such a time could not be written.
-fn whole_micros(at: SystemTime) -> SystemTime {
-    let micros = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-    UNIX_EPOCH + Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
-}
-
-/// As much of a text as is kept.
-fn short(text: &str) -> String {
-    text[..text.floor_char_boundary(Ledger::TEXT_BYTES_MAX)].to_owned()
 }
 
 #[cfg(test)]

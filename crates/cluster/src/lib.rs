@@ -30,23 +30,21 @@
 
 mod admission;
 mod blueprint;
-mod bubble;
 mod child;
 mod clock;
+mod cluster;
 mod control;
 mod departures;
 mod deployment;
-mod fleet;
+mod dispatcher;
 mod front_door;
 mod generation;
 mod head;
-mod journal;
 mod journey;
-mod leases;
 mod ledger;
 mod live_ranks;
+mod mail;
 mod memory;
-mod moves;
 mod node;
 mod nodes;
 mod oom_kills;
@@ -55,47 +53,39 @@ mod outlier;
 mod overview;
 mod pace;
 mod peer_paces;
-mod pending;
-mod pipeline;
 mod progress;
 mod rank;
 mod rank_process;
-mod reconcile;
 mod remote;
 mod replica;
 mod replicas;
-mod report;
 mod restart;
 mod routing;
-mod shard;
-mod stage;
+mod start_error;
 mod status;
-mod step_trace;
 mod submission;
 mod sync;
 mod tasks;
 mod timer;
-mod waiting;
 mod watchdog;
 mod weights;
 
 pub use admission::{AdmissionLimits, Capacity, Client, ClientLimits, Measure};
 pub use blueprint::{Blueprint, Blueprints, Drafting};
 pub use child::{Child, ChildStarter};
-pub use control::{ControlConfig, ControlPlane};
-pub use deployment::{Cluster, DeploymentConfig, StartError};
+pub use cluster::{Cluster, DeploymentConfig};
+pub use control::{ControlConfig, ControlPlane, NoToken, NotRevoked};
 pub use front_door::{FrontDoor, Rejected};
 pub use generation::Generation;
 pub use head::{Found, HEAD, HeadAddress, ListenError, Listener, LookUp, NoHead, Way};
-pub use journal::JournalError;
-pub use ledger::{Begun, Drained, Ledger, Recovered};
+pub use ledger::{Begun, Drained, JournalError, Ledger, Recovered};
 pub use memory::{MemoryNeeds, RankBytes};
 pub use node::{NodeConfig, NodeError, run_node};
 pub use nodes::Device;
 pub use operation::{
     Answer, Change, Desired, Operation, OperationId, OperationStep, Phase, Refused, replica_layout,
 };
-pub use overview::{DeploymentStatus, NoToken, NotRevoked, Overview};
+pub use overview::{DeploymentStatus, Overview};
 pub use playhouse_router::Policy;
 pub use progress::{Patience, Progress};
 pub use rank::{
@@ -103,6 +93,7 @@ pub use rank::{
 };
 pub use rank_process::{Loading, RankEngine, RankHost, RankProcessError, ReadProgress, run_rank};
 pub use remote::{RemoteConfig, processes};
+pub use start_error::StartError;
 pub use status::{
     ClusterStatus, DeviceStatus, NodeStatus, ReplicaState, ReplicaStatus, ShardState, ShardStatus,
     Share, StageStatus, Whereabouts,

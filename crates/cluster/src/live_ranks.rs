@@ -10,8 +10,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use playhouse_layout::RankId;
 use playhouse_types::Epoch;
 use tokio::sync::watch;
@@ -91,7 +92,7 @@ impl LiveRanks {
     }
 
     fn handles(&self) -> MutexGuard<'_, HashMap<RankId, Arc<dyn RankHandle>>> {
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+        self.handles.lock()
     }
 }
 

@@ -6,9 +6,10 @@
 //!   name is connected it says so, and keeps trying.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use playhouse_link::{CallError, DialError, Inbox, Incoming, KeepIdentity, Peer, Stream, Streams};
 use playhouse_types::Epoch;
 use playhouse_wire::{
@@ -69,11 +70,11 @@ pub enum NodeError {
 /// What the calls of the head have in common.
 struct Agent {
     config: NodeConfig,
-    state: Mutex<State>,
+    state: Mutex<AgentState>,
 }
 
 #[derive(Default)]
-struct State {
+struct AgentState {
     /// The head, as far as it is known to live.
     head: Option<Peer>,
     /// By process id. Processes survive the head for a while: a later one may take them over, or
@@ -138,8 +139,8 @@ impl NodeError {
 // === impl Agent ===
 
 impl Agent {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, AgentState> {
+        self.state.lock()
     }
 
     /// Looks for the head for as long as `budget`, until it takes what is offered. The search begins

@@ -1,9 +1,9 @@
 //! How long steps take in each replica, for the others to compare with.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use playhouse_types::ReplicaId;
 
 use crate::watchdog::{Paces, Work};
@@ -37,6 +37,6 @@ impl PeerPaces {
     }
 
     fn paces(&self) -> MutexGuard<'_, BTreeMap<ReplicaId, Paces>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -24,7 +24,7 @@ pub type RankSink = Arc<dyn Fn(RankEvent) + Send + Sync>;
 #[derive(Clone, Debug, PartialEq)]
 pub enum RankEvent {
     /// It has a process and a device.
-    Seated(Whereabouts),
+    Placed(Whereabouts),
     /// How far it has come with its weights.
     Loading {
         /// Bytes read.
@@ -67,7 +67,7 @@ pub enum LossCause {
     /// Something outside: a signal, a cut, another rank.
     Outside,
     /// There is no device for it, or no process could be had there.
-    NoSeat,
+    NoDevice,
     /// Its replica was drained.
     Drain,
     /// Nothing: its replica is several times slower than others, and its requests go there.
@@ -154,8 +154,8 @@ impl Loss {
     }
 
     /// For want of a device or a process.
-    pub(crate) fn no_seat(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), cause: LossCause::NoSeat }
+    pub(crate) fn no_device(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), cause: LossCause::NoDevice }
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use playhouse_engine::{EngineEvent, StepPort, SubmitError};
 use playhouse_link::{Endpoint, Incoming, KeepIdentity, Receiver, Sender, Stream, Streams};
 use playhouse_types::Epoch;
@@ -220,7 +221,7 @@ impl RankProcess {
         match first {
             Some(EngineEvent::Ready { .. }) => {
                 // The head attaches its step stream once it has read this.
-                *lock(&stage) = Some(OnStage { epoch, port, events });
+                *stage.lock() = Some(OnStage { epoch, port, events });
                 if sender.send(&ShardEvent::Ready).await.is_ok() {
                     tokio::select! {
                         biased;
@@ -235,7 +236,7 @@ impl RankProcess {
             // Nobody waits for an answer any more.
             _ => {}
         }
-        lock(&stage).take();
+        stage.lock().take();
         abort();
         match timeout(STOP, ended).await {
             Ok(()) => Ok(()),
@@ -322,7 +323,7 @@ async fn attach(incoming: Incoming, stage: Arc<Mutex<Option<OnStage>>>) {
     let Ok((StepCommand::Attach { epoch }, stream)) = incoming.take::<StepCommand>() else {
         return warn!("the head opened a step stream without attaching to an epoch");
     };
-    let own = lock(&stage).take_if(|on_stage| on_stage.epoch == epoch);
+    let own = stage.lock().take_if(|on_stage| on_stage.epoch == epoch);
     let Some(OnStage { port, mut events, .. }) = own else {
         return debug!(%epoch, "no engine of this epoch is on stage");
     };
@@ -364,8 +365,4 @@ async fn attach(incoming: Incoming, stage: Arc<Mutex<Option<OnStage>>>) {
 async fn ends_within(receiver: &mut Receiver<StepCommand>, limit: Duration) -> bool {
     let ended = async { while let Ok(Some(_)) = receiver.next().await {} };
     timeout(limit, ended).await.is_ok()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -14,10 +14,11 @@ mod handle;
 mod rendezvous;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use playhouse_engine::STEPS_QUEUED_MAX;
 use playhouse_layout::{RankId, RankMap};
 use playhouse_link::{OpenError, RecvError, SendError, Stream};
@@ -34,7 +35,7 @@ use self::handle::RemoteHandle;
 use self::rendezvous::{Attendance, Rendezvous};
 use crate::control::{ControlPlane, Process};
 use crate::memory::MemoryNeeds;
-use crate::nodes::{Lease, Seat};
+use crate::nodes::{Assignment, Lease};
 use crate::rank::{
     Loss, LossCause, RankEvent, RankPort, RankSink, RankStarter, StartedRank, process_name,
 };
@@ -59,13 +60,13 @@ const LOADING: Duration = Duration::from_secs(600);
 pub struct RemoteConfig {
     /// Which of them belong together.
     pub map: Arc<RankMap>,
-    /// What each of them loads, stage by stage. Their seats say with how many threads.
+    /// What each of them loads, stage by stage. Their assignments say with how many threads.
     pub loads: Vec<Load>,
     /// What each of them needs of its device, and how large its KV cache may be.
     pub memory: MemoryNeeds,
     /// The checkpoint that each of them has a part of.
     pub weights: ExpectedWeights,
-    /// Sequences that have a seat in a batch.
+    /// Sequences that have a slot in a batch.
     pub max_num_seqs: u32,
 }
 
@@ -92,7 +93,7 @@ struct EpochGroup {
     epoch: Epoch,
     rendezvous: Rendezvous,
     lease: Arc<Lease>,
-    seats: OnceCell<Vec<Seat>>,
+    assignments: OnceCell<Vec<Assignment>>,
 }
 
 /// Why a rank does not go on.
@@ -152,13 +153,13 @@ impl RemoteRanks {
     ) {
         let group = match self.group(epoch, rank.replica) {
             Ok(group) => group,
-            Err(why) => return sink(RankEvent::Lost(Loss::no_seat(why))),
+            Err(why) => return sink(RankEvent::Lost(Loss::no_device(why))),
         };
-        let slot = Arc::clone(lock(&self.slots).entry(rank).or_default());
+        let slot = Arc::clone(self.slots.lock().entry(rank).or_default());
         let mut slot = slot.lock().await;
         let ended = self.run_in(&mut slot, &group, rank, plans, sink).await;
         let while_loading = matches!(&ended, Err(loss) if loss.cause == LossCause::Hang);
-        // One that is lost is given up before anybody hears of that, and looks for another seat: its
+        // One that is lost is given up before anybody hears of that, and looks for another assignment: its
         // node is in doubt from now on, until it answers.
         let gone = slot
             .take_if(|process| while_loading || hung.load(Ordering::Relaxed) || !process.lives());
@@ -174,7 +175,7 @@ impl RemoteRanks {
     /// Ends a process, from now on. What is returned completes when it has ended, or after [`END`]
     /// (**RM-2**).
     fn end(&self, process: Process) -> impl Future<Output = ()> + use<> {
-        let (pid, lease) = (process.whereabouts.pid, lock(&self.lease).clone());
+        let (pid, lease) = (process.whereabouts.pid, self.lease.lock().clone());
         let gone = process.end(self.control.nodes());
         let gone = self.ending.spawn_on(
             async move {
@@ -208,16 +209,16 @@ impl RemoteRanks {
             _ = plans.recv() => return Ok(()),
             launched = self.occupy(group, rank, slot) => launched?,
         };
-        sink(RankEvent::Seated(process.whereabouts.clone()));
+        sink(RankEvent::Placed(process.whereabouts.clone()));
         let nodes = self.control.nodes();
         let loaded = AtomicBool::new(false);
         let ended = tokio::select! {
             biased;
-            ended = self.play(group, rank, process, &loaded, plans, sink) => ended,
+            ended = self.run_epoch(group, rank, process, &loaded, plans, sink) => ended,
             why = process.ended(nodes) => Err(Fall::Told(why)),
         };
         if ended.is_err() && !loaded.into_inner() {
-            nodes.rank_loaded(&process.seat.node, false);
+            nodes.rank_loaded(&process.assignment.node, false);
         }
         match ended {
             Ok(()) => Ok(()),
@@ -230,7 +231,7 @@ impl RemoteRanks {
     /// Gives the process of a rank up once its epoch is over, and the devices of its replica with the
     /// last of them.
     async fn vacate(&self, rank: RankId) {
-        let slot = lock(&self.slots).get(&rank).map(Arc::clone);
+        let slot = self.slots.lock().get(&rank).map(Arc::clone);
         if let Some(slot) = slot {
             let mut slot = slot.lock().await;
             if let Some(process) = slot.take() {
@@ -240,17 +241,17 @@ impl RemoteRanks {
         self.ending.close();
         self.ending.wait().await;
         self.control.disown(rank);
-        let mut slots = lock(&self.slots);
+        let mut slots = self.slots.lock();
         slots.remove(&rank);
         if slots.is_empty() {
-            lock(&self.group).take();
-            lock(&self.lease).take();
+            self.group.lock().take();
+            self.lease.lock().take();
         }
     }
 
     /// The ranks that start together; the first of them to come makes it (**RM-1**).
     fn group(&self, epoch: Epoch, replica: ReplicaId) -> Result<Arc<EpochGroup>, String> {
-        let mut latest = lock(&self.group);
+        let mut latest = self.group.lock();
         if let Some(group) = &*latest {
             if group.epoch == epoch {
                 return Ok(Arc::clone(group));
@@ -264,10 +265,10 @@ impl RemoteRanks {
         filled.map_err(|_| "the system gives no randomness".to_owned())?;
         let name = format!("playhouse-{}-{replica}", std::process::id());
         let rendezvous = Rendezvous::new(name, Arc::clone(&self.config.map), secret);
-        let mut lease = lock(&self.lease);
+        let mut lease = self.lease.lock();
         let lease = lease.get_or_insert_with(|| Arc::new(self.control.nodes().lease(replica)));
-        let (lease, seats) = (Arc::clone(lease), OnceCell::new());
-        let group = Arc::new(EpochGroup { epoch, rendezvous, lease, seats });
+        let (lease, assignments) = (Arc::clone(lease), OnceCell::new());
+        let group = Arc::new(EpochGroup { epoch, rendezvous, lease, assignments });
         *latest = Some(Arc::clone(&group));
         Ok(group)
     }
@@ -284,9 +285,12 @@ impl RemoteRanks {
         }
         let RemoteConfig { map, memory, .. } = &self.config;
         let place = || group.lease.place(map, memory, DEVICES);
-        let seats = group.seats.get_or_try_init(place).await.map_err(Loss::no_seat)?;
-        let seat = &seats[rank.at()];
-        if let Some(other) = slot.take_if(|process| !process.lives() || process.seat != *seat) {
+        let assignments =
+            group.assignments.get_or_try_init(place).await.map_err(Loss::no_device)?;
+        let assignment = &assignments[rank.at()];
+        if let Some(other) =
+            slot.take_if(|process| !process.lives() || process.assignment != *assignment)
+        {
             self.end(other).await;
         }
         match slot {
@@ -295,25 +299,25 @@ impl RemoteRanks {
                 // An older process of the rank may still look for its head, and must not be taken for
                 // the new one.
                 let start = self.control.next_launch();
-                let process = match self.control.adopt(rank, seat, group.epoch) {
+                let process = match self.control.adopt(rank, assignment, group.epoch) {
                     Some(adopted) => adopted,
-                    None => self.launch(&process_name(rank, start), seat).await?,
+                    None => self.launch(&process_name(rank, start), assignment).await?,
                 };
                 Ok(empty.insert(process))
             }
         }
     }
 
-    async fn launch(&self, name: &str, seat: &Seat) -> Result<Process, Loss> {
-        let launched = self.control.launch(name, seat.clone()).await;
+    async fn launch(&self, name: &str, assignment: &Assignment) -> Result<Process, Loss> {
+        let launched = self.control.launch(name, assignment.clone()).await;
         if launched.as_ref().is_err_and(|loss| loss.cause == LossCause::Outside) {
-            self.control.nodes().rank_loaded(&seat.node, false);
+            self.control.nodes().rank_loaded(&assignment.node, false);
         }
         launched
     }
 
     /// Readies the process for the epoch, then passes plans and outcomes on until the port ends.
-    async fn play(
+    async fn run_epoch(
         &self,
         group: &EpochGroup,
         rank: RankId,
@@ -349,7 +353,8 @@ impl RemoteRanks {
         process: &Process,
         sink: &RankSink,
     ) -> Result<(Control, Loaded), Fall> {
-        let load = Load { threads: process.seat.threads, ..self.config.loads[rank.at()].clone() };
+        let load =
+            Load { threads: process.assignment.threads, ..self.config.loads[rank.at()].clone() };
         let mut control = process.peer.open(ShardCommand::Load(load), OPEN).await?;
         let loaded = loop {
             let told = timeout(LOADING, control.receiver.next()).await;
@@ -362,7 +367,7 @@ impl RemoteRanks {
                 other => return Err(refusal(other)),
             }
         };
-        let node = &process.seat.node;
+        let node = &process.assignment.node;
         self.config.weights.check(node, &loaded.checkpoint).map_err(Fall::outside)?;
         self.control.nodes().rank_loaded(node, true);
         Ok((control, loaded))
@@ -381,8 +386,8 @@ impl RemoteRanks {
         let Stream { mut sender, mut receiver } = control;
         let met = attendance.meet(loaded.members, LOADING).await;
         let groups = met.map_err(Fall::outside)?;
-        let seats = group.seats.get().map(Vec::as_slice).unwrap_or_default();
-        let kv_blocks = self.config.memory.kv_blocks(&self.control.nodes().memory_of(seats));
+        let assignments = group.assignments.get().map(Vec::as_slice).unwrap_or_default();
+        let kv_blocks = self.config.memory.kv_blocks(&self.control.nodes().memory_of(assignments));
         sink(RankEvent::Cache { kv_blocks });
         let max_num_seqs = self.config.max_num_seqs;
         let join = Join { epoch: group.epoch, groups, kv_blocks, max_num_seqs };
@@ -474,8 +479,4 @@ impl From<RecvError> for Fall {
             error => Self::outside(format!("hearing the rank: {error}")),
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

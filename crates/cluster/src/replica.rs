@@ -9,45 +9,49 @@
 //!   cannot be ended from outside: they are waited for for [`OLD_RANKS_MAX`], and not at all when they
 //!   hang. `Drained` is said when all of them have ended, however long that takes (**A14**).
 
+mod bubble;
 mod leaving;
 mod outlying;
+mod pipeline;
 mod recovery;
+mod report;
+mod requests;
+mod shard;
 mod sinks;
+mod stage;
+mod step_trace;
+mod steps;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use playhouse_layout::{RankId, RankMap};
+use playhouse_layout::RankMap;
 use playhouse_scheduler::{Limits, Scheduler};
-use playhouse_telemetry::{ReplicaMetrics, TraceSpan};
-use playhouse_types::{Emission, Epoch, FinishReason, ReplicaId, StepId, StepOutcome, StepPlan};
+use playhouse_telemetry::ReplicaMetrics;
+use playhouse_types::{Epoch, ReplicaId};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-pub(crate) use self::leaving::Revival;
-
+use self::bubble::Bubble;
 use self::leaving::Duty;
+use self::pipeline::Pipeline;
 use self::recovery::Next;
+use self::report::{Board, Report};
 use self::sinks::Sinks;
-use crate::bubble::Bubble;
+use self::stage::{Stage, StageArgs, StageMsg};
 use crate::clock::Clock;
 use crate::departures::Departures;
 use crate::live_ranks::LiveRanks;
+use crate::mail::{ReplicaMsg, Revival};
 use crate::outlier::Slowness;
-use crate::pending::Pending;
-use crate::pipeline::Pipeline;
-use crate::rank::{Loss, LossCause, RankEvent, RankHandle, RankStarter};
+use crate::rank::{Loss, LossCause, RankEvent, RankStarter};
 use crate::replicas::Replicas;
-use crate::report::{Board, Report};
 use crate::restart::RestartBudget;
 use crate::routing::LoadReporter;
-use crate::shard::PortSlot;
-use crate::stage::{Stage, StageArgs, StageMsg};
-use crate::status::{ReplicaState, ShardState};
-use crate::step_trace::{self, PACE};
-use crate::timer::{Timer, TimerId, Timers};
-use crate::watchdog::{StepDeadline, TICK, Watchdog};
+use crate::status::ReplicaState;
+use crate::timer::{Timer, Timers};
+use crate::watchdog::{StepDeadline, Watchdog};
 
 /// How long ranks may take to end when their replica is stopped for good.
 const RANKS_END_MAX: Duration = Duration::from_secs(2);
@@ -74,34 +78,6 @@ pub(crate) struct ReplicaArgs {
     /// Where requests go that cannot stay.
     pub(crate) replicas: Arc<Replicas>,
     pub(crate) clock: Clock,
-}
-
-pub(crate) enum ReplicaMsg {
-    /// Take a request in.
-    Take(Pending),
-    /// Some callers have left.
-    CallersLeft,
-    /// A shard has started its rank.
-    Started { epoch: Epoch, rank: RankId, port: PortSlot, handle: Arc<dyn RankHandle> },
-    /// A rank reports.
-    Reported { epoch: Epoch, rank: RankId, event: RankEvent },
-    /// It is known why the ranks of the last epoch were lost: see to the requests.
-    Recover(TimerId),
-    /// Start this epoch.
-    Restart(TimerId),
-    /// Take no more requests, and give up the ranks when those there are have ended, or at the
-    /// deadline.
-    Drain { deadline: Duration },
-    /// The deadline of a drain has passed.
-    Overdue(TimerId),
-    /// No rank is left.
-    Vacated(TimerId),
-    /// Serve again, after a drain or a failure.
-    Revive(Revival),
-    /// Look after the steps under way.
-    Watch,
-    /// It is tried again after it was an outlier.
-    Readmit(TimerId),
 }
 
 pub(crate) struct State {
@@ -345,97 +321,8 @@ impl State {
         self.clock.now()
     }
 
-    fn take(&mut self, pending: Pending) {
-        self.report.accepted();
-        if pending.sink.is_abandoned() {
-            return;
-        }
-        match pending.enter(&mut self.scheduler, self.clock.now()) {
-            Ok(sink) => self.sinks.insert(sink),
-            Err((sink, why)) => sink.end(FinishReason::Failed(why.to_string())),
-        }
-        // It may have been sent here before it was known that this replica does not serve.
-        if !self.replicas.serves(self.id) {
-            self.hand_over();
-        }
-    }
-
-    /// Ends the requests whose callers have left (**GE-1** of `generation`).
-    fn cancel_abandoned(&mut self) {
-        self.departures.lower();
-        for id in self.sinks.abandoned() {
-            match self.scheduler.cancel(id) {
-                Some(emission) => self.deliver(emission),
-                None => drop(self.sinks.remove(id)),
-            }
-        }
-    }
-
-    /// Gives every request without a seat to a replica that serves (**C-6**), or parks it until one
-    /// does, be it this one (**C-7**).
-    fn hand_over(&mut self) {
-        for moved in self.scheduler.evacuate() {
-            let Some(mut sink) = self.sinks.remove(moved.request().id) else { continue };
-            if sink.is_abandoned() {
-                continue;
-            }
-            let other = self.replicas.pick_other(moved.request(), self.id);
-            match other {
-                None => self.replicas.park(Pending::moved(moved, sink)),
-                Some(other) => {
-                    self.report.migrated(self.cause);
-                    sink.move_to(other);
-                    self.replicas.send_or_park(other, Pending::moved(moved, sink));
-                }
-            }
-        }
-    }
-
     fn has_stage(&self, id: ActorId) -> bool {
         self.stages.iter().any(|stage| stage.get_id() == id)
-    }
-
-    fn reported(&mut self, me: &ActorRef<ReplicaMsg>, rank: RankId, event: RankEvent) {
-        match event {
-            RankEvent::Seated(whereabouts) => {
-                self.report.shard(rank, |shard| shard.whereabouts = Some(whereabouts));
-            }
-            RankEvent::Loading { bytes, of } => {
-                self.report.shard(rank, |shard| shard.state = ShardState::Loading { bytes, of });
-            }
-            RankEvent::Cache { kv_blocks } => self.pipeline.holds(kv_blocks),
-            RankEvent::Ready => {
-                self.report.shard(rank, |shard| shard.state = ShardState::Ready);
-                self.pipeline.ready(rank);
-                self.announce();
-            }
-            RankEvent::Step(outcome) => {
-                if let Err(why) =
-                    self.ran(rank, outcome.step).and_then(|()| self.settle(rank, outcome))
-                {
-                    self.broken(me, rank, &why);
-                }
-            }
-            RankEvent::Followed(step) => {
-                if let Err(why) = self.ran(rank, step) {
-                    self.broken(me, rank, &why);
-                }
-            }
-            // Its shard has failed, and the news of that is on the way; see `blame`.
-            RankEvent::Lost(_) => {}
-        }
-    }
-
-    fn ran(&mut self, rank: RankId, step: StepId) -> Result<(), String> {
-        self.pipeline.ran(rank, step).map_err(|why| why.to_string())?;
-        let (id, now) = (self.id, self.now());
-        let Self { watchdog, pipeline, slowness, replicas, .. } = self;
-        watchdog.ran(pipeline.done(), now, |work, took| {
-            let paces = replicas.paces();
-            paces.measured(id, work, took);
-            slowness.measured(took, paces.expected(id, work), now);
-        });
-        Ok(())
     }
 
     /// With its last rank the replica serves.
@@ -451,96 +338,5 @@ impl State {
             self.report.serves();
             self.replicas.wake_parked();
         }
-    }
-
-    /// Takes in what came of a step.
-    ///
-    /// # Errors
-    /// How it breaks the contract of plans and outcomes; nothing has changed then.
-    fn settle(&mut self, rank: RankId, outcome: StepOutcome) -> Result<(), String> {
-        let now = self.now();
-        if !self.pipeline.samples(rank) || outcome.epoch != self.epoch {
-            return Err(format!(
-                "an outcome of {} came, which nobody expects there",
-                outcome.epoch
-            ));
-        }
-        let emissions = self.scheduler.apply(outcome, now).map_err(|why| why.to_string())?;
-        self.pipeline.settled(now);
-        // Whoever sees a request end finds its blocks free in the metrics.
-        self.report.update(self.epoch, &mut self.scheduler);
-        for emission in emissions {
-            self.deliver(emission);
-        }
-        Ok(())
-    }
-
-    fn deliver(&mut self, emission: Emission) {
-        self.sinks.deliver(emission);
-    }
-
-    fn fill_pipeline(&mut self) {
-        while self.pipeline.has_room() {
-            let now = self.now();
-            let Some(plan) = self.scheduler.plan_step(now) else { break };
-            self.report.planned(&plan);
-            self.watchdog.began(&plan, now);
-            let span = self.trace(&plan, now);
-            self.pipeline.submit(plan, now);
-            self.pipeline.trace(span);
-        }
-        self.report.update(self.epoch, &mut self.scheduler);
-        for expired in self.scheduler.take_expired() {
-            self.deliver(expired);
-        }
-    }
-
-    /// The span of a step, if it is to have one (**ST-1**, **ST-2**).
-    fn trace(&mut self, plan: &StepPlan, now: Duration) -> TraceSpan {
-        let mut step = TraceSpan::none();
-        if !self.sinks.is_traced() {
-            return step;
-        }
-        for admitted in &plan.admitted {
-            let id = self.scheduler.request_in(admitted.slot);
-            if let Some(journey) = id.and_then(|id| self.sinks.journey(id)) {
-                journey.seated();
-            }
-        }
-        let due = now >= self.traced + PACE;
-        for others in [false, true] {
-            for run in &plan.runs {
-                let id = self.scheduler.request_in(run.slot);
-                let Some(journey) = id.and_then(|id| self.sinks.journey(id)) else { continue };
-                if others {
-                    step.link(journey.span());
-                } else if !step.is_on() && (due || journey.prefills()) {
-                    step = journey.span().child("step");
-                }
-            }
-        }
-        if step.is_on() {
-            step_trace::describe(&step, plan, self.epoch);
-            self.traced = now;
-        }
-        step
-    }
-
-    /// Counts the time that has passed for the stages.
-    fn count_stages(&mut self) {
-        let stats = self.scheduler.stats();
-        let counts = self.pipeline.serves() && stats.running + stats.waiting > 0;
-        let in_flight = counts.then_some(self.pipeline.in_flight());
-        let time = self.bubble.advance(in_flight, self.now());
-        self.report.stages(time);
-    }
-
-    /// Sees to it that somebody looks after the steps under way.
-    fn watch(&mut self, me: &ActorRef<ReplicaMsg>) {
-        if self.watchdog.is_on() && !self.watched {
-            self.watched = true;
-            me.send_after(TICK, || ReplicaMsg::Watch);
-        }
-        self.report.patience(self.watchdog.patience());
     }
 }

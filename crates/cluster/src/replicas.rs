@@ -6,30 +6,28 @@ use std::time::Duration;
 use dashmap::DashMap;
 use playhouse_router::Policy;
 use playhouse_telemetry::Metrics;
-use playhouse_types::{Epoch, FinishReason, GenerateRequest, ParallelSpec, ReplicaId};
+use playhouse_types::{Epoch, GenerateRequest, ParallelSpec, ReplicaId};
 use ractor::{ActorId, ActorRef, ActorStatus, MessagingErr};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::clock::Clock;
 use crate::departures::Departures;
-use crate::deployment::StartError;
 use crate::live_ranks::LiveRanks;
+use crate::mail::{Pending, ReplicaMsg, WaitingRoom};
 use crate::outlier::Peers;
 use crate::peer_paces::PeerPaces;
-use crate::pending::Pending;
 use crate::progress::Progress;
-use crate::replica::ReplicaMsg;
 use crate::routing::Routing;
+use crate::start_error::StartError;
 use crate::status::{ReplicaState, ReplicaStatus};
 use crate::tasks::Tasks;
-use crate::waiting::WaitingRoom;
 
 /// Every replica there is, for the front door and for replicas that hand their requests over.
 #[derive(Debug)]
 pub(crate) struct Replicas {
     entries: DashMap<ReplicaId, ReplicaEntry>,
-    waiting: WaitingRoom,
+    waiting: Arc<WaitingRoom>,
     routing: Routing,
     paces: PeerPaces,
     clock: Clock,
@@ -106,7 +104,7 @@ impl Replicas {
     /// Nobody yet. A request is without a replica for `timeout` at most.
     pub(crate) fn new(routing: Routing, timeout: Duration, metrics: Arc<Metrics>) -> Self {
         let clock = Clock::start();
-        let waiting = WaitingRoom::new(timeout, clock, metrics);
+        let waiting = Arc::new(WaitingRoom::new(timeout, clock, metrics));
         let paces = PeerPaces::default();
         Self { entries: DashMap::new(), waiting, routing, paces, clock }
     }
@@ -165,14 +163,9 @@ impl Replicas {
         self.waiting.wake();
     }
 
-    /// Hands out what waits, for ever.
-    pub(crate) async fn run_waiting_room(&self) {
-        self.waiting.run(self).await;
-    }
-
-    /// Ends all requests that are without a replica, now and later.
-    pub(crate) fn close_waiting_room(&self, reason: &FinishReason) {
-        self.waiting.close(reason);
+    /// Where requests are that no replica can serve.
+    pub(crate) fn waiting_room(&self) -> &Arc<WaitingRoom> {
+        &self.waiting
     }
 
     /// A caller has closed its channel: whoever has requests looks at them (**DE-1**).

@@ -1,8 +1,9 @@
 //! The router, shared by the front door that asks it and the replicas that tell it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use playhouse_kvcache::{BlockHash, HashChain};
 use playhouse_router::{Applied, Ask, Load, Policy, Router};
 use playhouse_scheduler::{Scheduler, Stats};
@@ -58,7 +59,7 @@ impl Routing {
     }
 
     fn router(&self) -> MutexGuard<'_, Router> {
-        self.router.lock().unwrap_or_else(PoisonError::into_inner)
+        self.router.lock()
     }
 
     /// The replica for a request, of those that are eligible.

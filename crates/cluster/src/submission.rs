@@ -6,23 +6,20 @@ use playhouse_telemetry::TraceSpan;
 use playhouse_types::{SamplingParams, TokenId};
 use tokio::time::Instant;
 
-#[cfg(doc)]
-use crate::FrontDoor;
-#[cfg(doc)]
-use playhouse_router::Policy;
-
 use crate::admission::Client;
 
 /// A request before it is accepted. [`Submission::new`] has the defaults.
 #[derive(Clone, Debug)]
 pub struct Submission<'a> {
-    /// Must be non-empty, and together with `max_tokens` within [`FrontDoor::max_model_len`].
+    /// Must be non-empty, and together with `max_tokens` within
+    /// [`FrontDoor::max_model_len`](crate::FrontDoor::max_model_len).
     pub prompt: Arc<[TokenId]>,
     /// Must have passed [`SamplingParams::check`].
     pub sampling: Arc<SamplingParams>,
     /// Prefixes are shared only with requests of the same salt. Default 0.
     pub cache_salt: u64,
-    /// Requests of one session go to one replica where the routing policy is [`Policy::Session`].
+    /// Requests of one session go to one replica where the routing policy is
+    /// [`Policy::Session`](crate::Policy::Session).
     pub session: Option<&'a str>,
     /// Who asks; nobody in particular by default.
     pub client: Option<&'a Client>,

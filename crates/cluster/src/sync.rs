@@ -2,4 +2,5 @@
 //! same files against primitives whose every interleaving it tries.
 
 pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
-pub(crate) use std::sync::{Mutex, MutexGuard};
+
+pub(crate) use parking_lot::{Mutex, MutexGuard};

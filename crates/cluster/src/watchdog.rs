@@ -209,7 +209,7 @@ impl Work {
             tokens += fed;
             pairs += fed * (end + LINEAR);
         }
-        // A plan that only changes seats.
+        // A plan that only changes slots.
         Self { tokens: tokens.max(1), pairs: pairs.max(LINEAR) }
     }
 

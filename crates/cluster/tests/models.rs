@@ -4,14 +4,28 @@
 
 #[path = "../src/departures.rs"]
 mod departures;
-#[path = "../src/leases.rs"]
+#[path = "../src/nodes/leases.rs"]
 mod leases;
-#[path = "../src/waiting/queue.rs"]
-mod queue;
+#[path = "../src/mail/waiting_queue.rs"]
+mod waiting_queue;
 
 mod sync {
+    pub(crate) use loom::sync::MutexGuard;
     pub(crate) use loom::sync::atomic::{AtomicBool, Ordering};
-    pub(crate) use loom::sync::{Mutex, MutexGuard};
+
+    /// A mutex of loom with the methods of `parking_lot`, which knows no poison.
+    #[derive(Debug)]
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(loom::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().expect("no panic")
+        }
+    }
 }
 
 use loom::model;
@@ -22,8 +36,8 @@ use playhouse_types::ReplicaId;
 
 use departures::Departures;
 use leases::Leases;
-use queue::WaitingQueue;
 use sync::{AtomicBool, Mutex, Ordering};
+use waiting_queue::WaitingQueue;
 
 /// A holder of requests: what a replica and the waiting room do about callers that leave.
 #[derive(Default)]
@@ -139,21 +153,21 @@ fn what_an_older_lease_does_does_not_concern_the_next() {
     model(|| {
         let leases = Arc::new(Mutex::new(Leases::default()));
         let holder = ReplicaId(0);
-        let old = leases.lock().expect("no panic").add(holder, "device 0");
+        let old = leases.lock().add(holder, "device 0");
         let late = {
             let leases = Arc::clone(&leases);
             thread::spawn(move || {
                 for _ in 0..2 {
-                    let mut leases = leases.lock().expect("no panic");
+                    let mut leases = leases.lock();
                     leases.remove(old);
                     leases.set(old, "device 0");
                 }
             })
         };
-        let new = leases.lock().expect("no panic").add(holder, "");
-        leases.lock().expect("no panic").set(new, "device 1");
+        let new = leases.lock().add(holder, "");
+        leases.lock().set(new, "device 1");
         late.join().expect("no panic");
-        let leases = leases.lock().expect("no panic");
+        let leases = leases.lock();
         assert_eq!(leases.get(old), None);
         assert_eq!(leases.get(new), Some((holder, &"device 1")), "LE-1");
         assert_eq!(leases.of(holder).count(), 1);

@@ -85,7 +85,7 @@ async fn play(fate: Arc<Fate>, samples: bool, mut plans: mpsc::Receiver<StepPlan
         return lost("it cannot load", LossCause::Outside);
     }
     if fate.strikes(60) {
-        return lost("there is no device", LossCause::NoSeat);
+        return lost("there is no device", LossCause::NoDevice);
     }
     sink(RankEvent::Ready);
     let mut lengths = HashMap::new();

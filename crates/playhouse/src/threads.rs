@@ -164,7 +164,7 @@ impl ThreadRank {
         let groups = map.group_kinds().into_iter().map(seat).collect();
         let device = replica.0 as usize * map.replica_ranks() + rank.at();
         let (node, device) = (HEAD.to_owned(), format!("cpu:{device}"));
-        sink(RankEvent::Seated(Whereabouts { node, device, pid }));
+        sink(RankEvent::Placed(Whereabouts { node, device, pid }));
         let (ended, end) = oneshot::channel();
         let running = Arc::new(Running { _ended: ended });
         let handle = ThreadHandle {

@@ -12,9 +12,10 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use playhouse_layout::RankId;
 use playhouse_types::{Epoch, ParallelSpec, ReplicaId};
 use playhouse_wire::{Exit, Running};
@@ -22,9 +23,9 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::info;
 
-use super::{ControlPlane, Hold, Inner, Process, Side, lock};
+use super::{ControlPlane, Hold, Inner, Process, Side};
 use crate::ledger::Drained;
-use crate::nodes::Seat;
+use crate::nodes::Assignment;
 use crate::operation::{Desired, ranks_of};
 use crate::rank::rank_of_process;
 
@@ -60,7 +61,7 @@ struct Table {
 #[derive(Debug)]
 struct Offered {
     rank: RankId,
-    seat: Seat,
+    assignment: Assignment,
     pid: u32,
     exited: watch::Receiver<Option<Exit>>,
     hold: Hold,
@@ -70,7 +71,7 @@ struct Offered {
 type Epochs = BTreeMap<ReplicaId, Epoch>;
 
 /// Where the ranks of each replica sit, stage by stage, as far as they are there.
-type Seats = BTreeMap<ReplicaId, Vec<Option<Seat>>>;
+type Assignments = BTreeMap<ReplicaId, Vec<Option<Assignment>>>;
 
 // === impl ControlPlane ===
 
@@ -90,7 +91,7 @@ impl ControlPlane {
             info!("looking for what an earlier head has left of {serving} replicas");
             let mut came = reunion.came.subscribe();
             let over = || {
-                let table = lock(&reunion.table);
+                let table = reunion.table.lock();
                 table.whole(&desired.layout) >= serving || hosts.is_some_and(|it| table.has_all(it))
             };
             while !over() {
@@ -99,15 +100,15 @@ impl ControlPlane {
                 }
             }
         }
-        let (epochs, seats) = lock(&reunion.table).end(desired, drained);
-        for (replica, seats) in seats {
-            self.nodes().remember(replica, seats);
+        let (epochs, assignments) = reunion.table.lock().end(desired, drained);
+        for (replica, assignments) in assignments {
+            self.nodes().remember(replica, assignments);
         }
         let inner = Arc::downgrade(&self.inner);
         self.inner.tasks.spawn(async move {
             sleep(CLAIM).await;
             if let Some(inner) = inner.upgrade() {
-                lock(&inner.reunion.table).found.clear();
+                inner.reunion.table.lock().found.clear();
             }
         });
         epochs
@@ -115,25 +116,31 @@ impl ControlPlane {
 
     /// Ends whatever an earlier head has left: what shall run was not written down.
     pub(crate) fn start_alone(&self) {
-        lock(&self.inner.reunion.table).end(&Desired::default(), &Drained::default());
+        self.inner.reunion.table.lock().end(&Desired::default(), &Drained::default());
     }
 
-    /// The process that an earlier head has left for a rank on its seat, if it can begin this epoch
+    /// The process that an earlier head has left for a rank on its assignment, if it can begin this epoch
     /// (**RE-1**). Others that are in the way end.
-    pub(crate) fn adopt(&self, rank: RankId, seat: &Seat, epoch: Epoch) -> Option<Process> {
-        let mut table = lock(&self.inner.reunion.table);
+    pub(crate) fn adopt(
+        &self,
+        rank: RankId,
+        assignment: &Assignment,
+        epoch: Epoch,
+    ) -> Option<Process> {
+        let mut table = self.inner.reunion.table.lock();
         let process = table.found.remove(&rank);
-        table.found.retain(|_, other| other.seat != *seat);
+        table.found.retain(|_, other| other.assignment != *assignment);
         drop(table);
-        let fits = |it: &Process| it.seat == *seat && it.peer.epoch() < epoch && it.lives();
+        let fits =
+            |it: &Process| it.assignment == *assignment && it.peer.epoch() < epoch && it.lives();
         let process = process.filter(fits)?;
-        info!("process {} on {} is taken over", process.whereabouts.pid, seat.node);
+        info!("process {} on {} is taken over", process.whereabouts.pid, assignment.node);
         Some(process)
     }
 
     /// Ends what an earlier head has left for a rank that shall not run.
     pub(crate) fn disown(&self, rank: RankId) {
-        lock(&self.inner.reunion.table).found.remove(&rank);
+        self.inner.reunion.table.lock().found.remove(&rank);
     }
 }
 
@@ -145,12 +152,12 @@ impl Inner {
         let offer = |Running { name, device, pid }| {
             let hold = Hold::There { pid, node: node.to_owned(), control: Arc::downgrade(self) };
             let rank = rank_of_process(&name);
-            let (rank, seat) = rank.zip(self.nodes.seat(node, device))?;
+            let (rank, assignment) = rank.zip(self.nodes.assignment(node, device))?;
             let exited = self.nodes.watch_process(node, pid);
-            Some((name, Offered { rank, seat, pid, exited, hold }))
+            Some((name, Offered { rank, assignment, pid, exited, hold }))
         };
         let offered: Vec<_> = running.into_iter().filter_map(offer).collect();
-        let mut table = lock(&self.reunion.table);
+        let mut table = self.reunion.table.lock();
         if !table.over {
             table.back.insert(node.to_owned());
             table.offered.extend(offered);
@@ -164,12 +171,12 @@ impl Inner {
 impl Reunion {
     /// Whether a rank process that this head has not started may come.
     pub(super) fn is_open(&self) -> bool {
-        !lock(&self.table).over
+        !self.table.lock().over
     }
 
     /// A rank process has come. It is sent away if the reunion has ended meanwhile.
     pub(super) fn arrived(&self, side: Side) {
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         if !table.over {
             table.arrived.insert(side.0.id().name().to_owned(), side);
             self.came.send_replace(());
@@ -200,17 +207,18 @@ impl Table {
 
     /// Nobody can come any more. Of those who have, whoever is of a replica that shall run stays to
     /// be taken over: the last epoch of each such replica, and where its ranks sit.
-    fn end(&mut self, desired: &Desired, drained: &Drained) -> (Epochs, Seats) {
+    fn end(&mut self, desired: &Desired, drained: &Drained) -> (Epochs, Assignments) {
         self.over = true;
         let mut arrived = std::mem::take(&mut self.arrived);
         for (name, offered) in self.offered.drain() {
             let Some((peer, inbox)) = arrived.remove(&name) else { continue };
-            let Offered { rank, seat, pid, exited, hold } = offered;
+            let Offered { rank, assignment, pid, exited, hold } = offered;
             if rank.at() >= ranks_of(&desired.layout) || drained.replicas.contains(&rank.replica) {
                 continue;
             }
-            let whereabouts = seat.whereabouts(pid);
-            let process = Process { peer, whereabouts, seat, exited, _hold: hold, _inbox: inbox };
+            let whereabouts = assignment.whereabouts(pid);
+            let process =
+                Process { peer, whereabouts, assignment, exited, _hold: hold, _inbox: inbox };
             // Of two processes of one rank, the head had given the earlier up.
             match self.found.entry(rank) {
                 Entry::Occupied(other) if other.get().peer.epoch() > process.peer.epoch() => {}
@@ -223,15 +231,15 @@ impl Table {
         replicas.sort_by_key(|id| (std::cmp::Reverse(ranks[id]), *id));
         replicas.truncate((desired.replicas as usize).saturating_sub(drained.replicas.len()));
         self.found.retain(|rank, _| replicas.contains(&rank.replica));
-        let (mut epochs, mut seats) = (Epochs::new(), Seats::new());
+        let (mut epochs, mut assignments) = (Epochs::new(), Assignments::new());
         for (rank, process) in &self.found {
             let epoch = epochs.entry(rank.replica).or_default();
             *epoch = process.peer.epoch().max(*epoch);
             let nobody = || vec![None; ranks_of(&desired.layout)];
-            let seats = seats.entry(rank.replica).or_insert_with(nobody);
-            seats[rank.at()] = Some(process.seat.clone());
+            let assignments = assignments.entry(rank.replica).or_insert_with(nobody);
+            assignments[rank.at()] = Some(process.assignment.clone());
         }
-        (epochs, seats)
+        (epochs, assignments)
     }
 }
 

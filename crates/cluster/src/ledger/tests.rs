@@ -1,11 +1,13 @@
 //! **LED-1** to **LED-5**, **LED-7**.
 
 use std::fs;
+use std::time::{Duration, UNIX_EPOCH};
 
 use playhouse_types::ParallelSpec;
 
 use super::folder::Folder;
 use super::*;
+use crate::operation::OperationStep;
 
 fn scale(replicas: u32) -> Change {
     Change::Deployment { replicas: Some(replicas), layout: None, force: false }

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use playhouse_layout::{CrossDomain, DeviceIndex, Machine, Placement, RankMap};
 use playhouse_types::ReplicaId;
 
-use super::{DeviceInventory, Free, Seat};
+use super::leases::LeaseId;
+use super::{Assignment, DeviceInventory, Free};
 use crate::head::HEAD;
-use crate::leases::LeaseId;
 use crate::memory::MemoryNeeds;
 
 // === impl DeviceInventory ===
@@ -18,33 +18,36 @@ impl DeviceInventory {
         lease: LeaseId,
         map: &RankMap,
         needs: &MemoryNeeds,
-    ) -> Result<Vec<Seat>, String> {
+    ) -> Result<Vec<Assignment>, String> {
         let (replica, own) = self.leases.get(lease).ok_or("its lease has ended")?;
         let own = own.clone();
         let free = self.free(Some(lease));
         let sound = free.iter().filter(|(node, _)| !self.failing.contains(node));
         let sound = sound.cloned().collect();
-        let seats = self.fitting(&sound, replica, &own, map, needs);
-        let seats = seats.or_else(|_| self.fitting(&free, replica, &own, map, needs))?;
-        self.leases.set(lease, seats.clone());
-        Ok(seats)
+        let assignments = self.fitting(&sound, replica, &own, map, needs);
+        let assignments =
+            assignments.or_else(|_| self.fitting(&free, replica, &own, map, needs))?;
+        self.leases.set(lease, assignments.clone());
+        Ok(assignments)
     }
 
-    /// Seats on these devices that are large enough for every rank, or else for the ranks that happen to
+    /// Assignments on these devices that are large enough for every rank, or else for the ranks that happen to
     /// get them.
     fn fitting(
         &self,
         free: &Free,
         replica: ReplicaId,
-        own: &[Seat],
+        own: &[Assignment],
         map: &RankMap,
         needs: &MemoryNeeds,
-    ) -> Result<Vec<Seat>, String> {
+    ) -> Result<Vec<Assignment>, String> {
         let bounds = needs.bounds();
         let mut refused = None;
         for bound in bounds {
-            match self.seats_on(self.large(free, bound), replica, own, map) {
-                Ok(seats) if needs.fit(&self.memories(&seats)) => return Ok(seats),
+            match self.assign_on(self.large(free, bound), replica, own, map) {
+                Ok(assignments) if needs.fit(&self.memories(&assignments)) => {
+                    return Ok(assignments);
+                }
                 Ok(_) => {}
                 Err(why) => drop(refused.get_or_insert(why)),
             }
@@ -53,14 +56,14 @@ impl DeviceInventory {
         Err(why + &needs.complaint(&self.small(free, bounds[0])))
     }
 
-    /// Seats on these devices, of a replica whose `own` they were before.
-    pub(super) fn seats_on(
+    /// Assignments on these devices, of a replica whose `own` they were before.
+    pub(super) fn assign_on(
         &self,
         free: Free,
         replica: ReplicaId,
-        own: &[Seat],
+        own: &[Assignment],
         map: &RankMap,
-    ) -> Result<Vec<Seat>, String> {
+    ) -> Result<Vec<Assignment>, String> {
         let machines = free.iter().map(|(name, devices)| Machine {
             name: name.clone(),
             devices: u32::try_from(devices.len()).unwrap_or(u32::MAX),
@@ -71,20 +74,21 @@ impl DeviceInventory {
         let previous = sat.then(|| previous(own, &free, map)).flatten();
         let placed = Placement::new(map, &machines, CrossDomain::Warn, previous.as_ref());
         let placed = placed.map_err(|why| format!("{replica}: {why}"))?;
-        let seat = |seat: &DeviceIndex| {
-            let (node, devices) = &free[seat.node as usize];
-            let (device, threads) = devices[seat.device as usize];
-            Seat { node: node.clone(), device, threads }
+        let assignment = |assignment: &DeviceIndex| {
+            let (node, devices) = &free[assignment.node as usize];
+            let (device, threads) = devices[assignment.device as usize];
+            Assignment { node: node.clone(), device, threads }
         };
-        let seats: Vec<Seat> = placed.seats.iter().map(seat).collect();
-        let in_doubt =
-            |seat: &&Seat| self.nodes.get(&seat.node).is_some_and(|entry| !entry.ending.is_empty());
-        if let Some(Seat { node, .. }) = seats.iter().find(in_doubt) {
+        let assignments: Vec<Assignment> = placed.seats.iter().map(assignment).collect();
+        let in_doubt = |assignment: &&Assignment| {
+            self.nodes.get(&assignment.node).is_some_and(|entry| !entry.ending.is_empty())
+        };
+        if let Some(Assignment { node, .. }) = assignments.iter().find(in_doubt) {
             return Err(format!(
                 "{replica}: node {node} has not ended a process that it was told to"
             ));
         }
-        Ok(seats)
+        Ok(assignments)
     }
 
     /// Of these devices, those with so much memory.
@@ -104,8 +108,11 @@ impl DeviceInventory {
         all.filter(|(_, _, memory)| *memory < bytes).collect()
     }
 
-    pub(super) fn memories(&self, seats: &[Seat]) -> Vec<u64> {
-        seats.iter().map(|seat| self.memory(&seat.node, seat.device)).collect()
+    pub(super) fn memories(&self, assignments: &[Assignment]) -> Vec<u64> {
+        assignments
+            .iter()
+            .map(|assignment| self.memory(&assignment.node, assignment.device))
+            .collect()
     }
 
     /// Bytes of memory of a device; 0 if there is none.
@@ -118,18 +125,18 @@ impl DeviceInventory {
 
     /// Nodes that ranks sit on, but for the head's own machine.
     pub(super) fn hosts(&self) -> BTreeSet<String> {
-        let nodes = self.seats(None).map(|seat| &seat.node);
+        let nodes = self.assignments(None).map(|assignment| &assignment.node);
         nodes.filter(|node| !node.is_empty() && *node != HEAD).cloned().collect()
     }
 
     /// Devices that a node must have for the ranks that sit there.
     pub(super) fn devices_in_use(&self, node: &str) -> usize {
-        let seats = self.seats(None).filter(|seat| seat.node == node);
-        seats.map(|seat| seat.device as usize + 1).max().unwrap_or(0)
+        let assignments = self.assignments(None).filter(|assignment| assignment.node == node);
+        assignments.map(|assignment| assignment.device as usize + 1).max().unwrap_or(0)
     }
 
     /// Where ranks sit, or sat and shall again, but for those of one lease.
-    pub(super) fn seats(&self, but: Option<LeaseId>) -> impl Iterator<Item = &Seat> {
+    pub(super) fn assignments(&self, but: Option<LeaseId>) -> impl Iterator<Item = &Assignment> {
         self.leases.but(but).chain(self.remembered.values()).flatten()
     }
 
@@ -140,10 +147,13 @@ impl DeviceInventory {
         let live = self.nodes.iter().filter(|(_, entry)| entry.live().is_some());
         let all = here.chain(live.map(|(name, entry)| (name.clone(), &entry.devices)));
         let all = all.filter(|(name, _)| !self.cordoned.contains(name));
-        let others: Vec<&Seat> = self.seats(own).collect();
+        let others: Vec<&Assignment> = self.assignments(own).collect();
         let free = all.map(|(name, devices)| {
-            let taken =
-                |index: u32| others.iter().any(|seat| seat.node == name && seat.device == index);
+            let taken = |index: u32| {
+                others
+                    .iter()
+                    .any(|assignment| assignment.node == name && assignment.device == index)
+            };
             let devices = (0..).zip(devices).filter(|(index, _)| !taken(*index));
             let devices = devices.map(|(index, device)| (index, device.threads)).collect();
             (name.clone(), devices)
@@ -152,19 +162,20 @@ impl DeviceInventory {
     }
 }
 
-/// The seats as the planner names them, if some of their devices are still free.
-fn previous(seats: &[Seat], free: &Free, map: &RankMap) -> Option<Placement> {
+/// The assignments as the planner names them, if some of their devices are still free.
+fn previous(assignments: &[Assignment], free: &Free, map: &RankMap) -> Option<Placement> {
     let nodes = free.iter().map(|(name, _)| name.clone());
-    // A node that is gone: no seat of it exists any more.
+    // A node that is gone: no assignment of it exists any more.
     let nodes: Vec<String> = nodes.chain([String::new()]).collect();
     let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let gone = DeviceIndex { node: number(free.len()), device: 0 };
-    let named = |seat: &Seat| {
-        let node = free.iter().position(|(name, _)| *name == seat.node)?;
-        let device = free[node].1.iter().position(|(index, _)| *index == seat.device)?;
+    let named = |assignment: &Assignment| {
+        let node = free.iter().position(|(name, _)| *name == assignment.node)?;
+        let device = free[node].1.iter().position(|(index, _)| *index == assignment.device)?;
         Some(DeviceIndex { node: number(node), device: number(device) })
     };
-    let seats: Vec<_> = seats.iter().map(|seat| named(seat).unwrap_or(gone)).collect();
+    let assignments: Vec<_> =
+        assignments.iter().map(|assignment| named(assignment).unwrap_or(gone)).collect();
     let stage_ranks = map.widths().stage_ranks;
-    Some(Placement { nodes, seats, stage_ranks, crossing: Vec::new() })
+    Some(Placement { nodes, seats: assignments, stage_ranks, crossing: Vec::new() })
 }

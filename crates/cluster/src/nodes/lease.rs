@@ -6,8 +6,8 @@ use playhouse_layout::RankMap;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::{Nodes, Seat, Shared};
-use crate::leases::LeaseId;
+use super::leases::LeaseId;
+use super::{Assignment, Nodes, Shared};
 use crate::memory::MemoryNeeds;
 
 /// The devices of one start of a replica. Dropping it frees them (**ND-3**).
@@ -26,7 +26,7 @@ pub(crate) struct Starting {
 // === impl Lease ===
 
 impl Lease {
-    /// Seats for the ranks of the replica, on devices that no other lease has and that are as large as it
+    /// Assignments for the ranks of the replica, on devices that no other lease has and that are as large as it
     /// `needs` (**MM-1**): where they sat before as far as that is still possible. Waits up to `patience`
     /// for devices, and for nodes that may be gone.
     ///
@@ -37,7 +37,7 @@ impl Lease {
         map: &RankMap,
         needs: &MemoryNeeds,
         patience: Duration,
-    ) -> Result<Vec<Seat>, String> {
+    ) -> Result<Vec<Assignment>, String> {
         let Shared { changed, .. } = &*self.nodes.shared;
         let mut changes = changed.subscribe();
         let mut why = String::new();
@@ -45,9 +45,9 @@ impl Lease {
             loop {
                 let placed = self.nodes.inventory().place(self.id, map, needs);
                 match placed {
-                    Ok(seats) => {
+                    Ok(assignments) => {
                         changed.send_replace(());
-                        return seats;
+                        return assignments;
                     }
                     Err(error) if error != why => {
                         info!("waiting for devices: {error}");

@@ -1,6 +1,6 @@
-//! How a replica leaves the stage, and comes back.
+//! How a replica is drained, and serves again.
 //!
-//! A drain goes: no new requests ([`ReplicaState::Draining`]); those without a seat go to others at
+//! A drain goes: no new requests ([`ReplicaState::Draining`]); those without a slot go to others at
 //! once, the rest finish, or go to others at the deadline; then no rank is left
 //! ([`ReplicaState::Drained`]). Requests that nobody else can serve are parked.
 
@@ -8,23 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::ActorRef;
-use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tracing::info;
 
+use super::State;
+use super::pipeline::Pipeline;
 use super::recovery::Next;
-use super::{ReplicaMsg, State};
-use crate::pipeline::Pipeline;
-use crate::rank::{LossCause, RankStarter};
+use crate::mail::{ReplicaMsg, Revival};
+use crate::rank::LossCause;
 use crate::restart::RestartBudget;
 use crate::status::ReplicaState;
-
-/// What a replica needs to serve again.
-pub(crate) struct Revival {
-    pub(crate) starter: RankStarter,
-    /// Dropped when the state of the replica says so.
-    pub(crate) _begun: oneshot::Sender<()>,
-}
 
 /// What a replica is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,9 @@ use ractor::ActorRef;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use super::State;
 use super::leaving::Duty;
-use super::{ReplicaMsg, State};
+use crate::mail::ReplicaMsg;
 use crate::rank::LossCause;
 
 // === impl State ===

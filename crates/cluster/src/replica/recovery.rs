@@ -1,6 +1,7 @@
 //! What a replica does when it has lost ranks: it finds out whether requests are to blame, hands them over,
 //! and starts all ranks again in a higher epoch, or gives up.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use playhouse_layout::RankId;
@@ -9,8 +10,9 @@ use ractor::ActorRef;
 use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
 
+use super::State;
 use super::leaving::Duty;
-use super::{ReplicaMsg, State};
+use crate::mail::ReplicaMsg;
 use crate::rank::{Loss, LossCause, place};
 use crate::restart::Verdict;
 use crate::status::ReplicaState;
@@ -21,7 +23,7 @@ use crate::watchdog::Overdue;
 const VERDICT: Duration = Duration::from_millis(10);
 
 /// Before a rank that found no device looks for one again.
-const NO_SEAT_BACKOFF: Duration = Duration::from_millis(500);
+const NO_DEVICE_BACKOFF: Duration = Duration::from_millis(500);
 
 /// How long the ranks of earlier epochs may take to end before the next epoch starts beside them (**R-3**
 /// of `replica`). Processes do not overlap all the same: each waits for its predecessor.
@@ -89,9 +91,9 @@ impl State {
         let (now, reason) = (self.now(), &loss.reason);
         self.cause = loss.cause;
         let verdict = match loss.cause {
-            LossCause::NoSeat => {
+            LossCause::NoDevice => {
                 self.restarts.waits(now);
-                Verdict::Restart(NO_SEAT_BACKOFF)
+                Verdict::Restart(NO_DEVICE_BACKOFF)
             }
             LossCause::Step
             | LossCause::Hang
@@ -135,7 +137,7 @@ impl State {
     }
 
     fn set_next(&mut self, me: &ActorRef<ReplicaMsg>) {
-        let (ranks, epoch) = (std::sync::Arc::clone(&self.ranks), self.epoch);
+        let (ranks, epoch) = (Arc::clone(&self.ranks), self.epoch);
         self.restart = match self.next {
             Next::Nothing => None,
             Next::Restart(backoff) => {
@@ -174,7 +176,7 @@ impl State {
     pub(super) async fn start(&mut self, me: &ActorRef<ReplicaMsg>) {
         self.next = Next::Nothing;
         if let Err(why) = self.start_stages(me).await {
-            self.restart_all(me, &Loss::no_seat(why.to_string()));
+            self.restart_all(me, &Loss::no_device(why.to_string()));
         }
     }
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use playhouse_types::{Emission, RequestId};
 
-use crate::generation::Sink;
 use crate::journey::Journey;
+use crate::mail::Sink;
 
 /// Where the emissions of each request go.
 #[derive(Default)]

@@ -5,9 +5,10 @@
 //! - **FL-2** a replica whose actor fails while it is drained is drained.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use playhouse_telemetry::Metrics;
 use playhouse_types::{Epoch, ParallelSpec, ReplicaId};
 use ractor::{Actor, ActorCell, ActorId, SpawnErr};
@@ -15,17 +16,18 @@ use tokio::sync::{Mutex as AsyncMutex, oneshot, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::moves::{Actual, ActualReplica};
 use crate::blueprint::{Blueprint, Blueprints};
 use crate::control::ControlPlane;
 use crate::departures::Departures;
 use crate::head::HEAD;
 use crate::live_ranks::LiveRanks;
-use crate::moves::{Actual, ActualReplica};
+use crate::mail::{ReplicaMsg, Revival};
 use crate::nodes::Nodes;
 use crate::operation::ranks_of;
 use crate::progress::Progress;
 use crate::rank::RankStarter;
-use crate::replica::{Replica, ReplicaArgs, ReplicaMsg, Revival};
+use crate::replica::{Replica, ReplicaArgs};
 use crate::replicas::{ReplicaEntry, Replicas};
 use crate::status::{ReplicaState, ReplicaStatus, ShardState, ShardStatus, Share, StageStatus};
 use crate::tasks::Tasks;
@@ -76,7 +78,7 @@ impl Fleet {
 
     /// An earlier head had this replica, in an epoch that is over.
     pub(crate) fn succeed(&self, id: ReplicaId, epoch: Epoch) {
-        lock(&self.past).insert(id, epoch);
+        self.past.lock().insert(id, epoch);
     }
 
     /// Starts a replica. Requests go to it as soon as it serves.
@@ -90,7 +92,7 @@ impl Fleet {
         blueprint: &Blueprint,
     ) -> Result<(), String> {
         let starter = (blueprint.starter)();
-        lock(&self.retiring).remove(&id);
+        self.retiring.lock().remove(&id);
         let started = self.spawn(supervisor, id, blueprint, Some(starter)).await;
         started.map_err(|why| format!("cannot start {id}: {why}"))
     }
@@ -117,7 +119,7 @@ impl Fleet {
         blueprint: &Blueprint,
         starter: Option<RankStarter>,
     ) -> Result<(), SpawnErr> {
-        let past = lock(&self.past).get(&id).copied();
+        let past = self.past.lock().get(&id).copied();
         let epoch = past.map_or(Epoch(1), |Epoch(past)| Epoch(past + 1));
         let ranks = Arc::new(LiveRanks::new(self.config.tasks.clone()));
         self.config.replicas.routing().add(id);
@@ -164,7 +166,7 @@ impl Fleet {
     }
 
     fn keep_starter(&self, id: ReplicaId, starter: Option<RankStarter>) {
-        let mut starters = lock(&self.starters);
+        let mut starters = self.starters.lock();
         match starter {
             Some(starter) => starters.insert(id, starter),
             None => starters.remove(&id),
@@ -186,8 +188,8 @@ impl Fleet {
         let entry = self.config.replicas.get(id).filter(|entry| entry.is(failed));
         let Some(ReplicaEntry { layout, status, ranks, .. }) = entry else { return Ok(()) };
         let blueprint = self.blueprint(layout).await?;
-        let retires = lock(&self.retiring).contains(&id);
-        let starter = lock(&self.starters).get(&id).cloned().filter(|_| !retires);
+        let retires = self.retiring.lock().contains(&id);
+        let starter = self.starters.lock().get(&id).cloned().filter(|_| !retires);
         let last = status.borrow().epoch.max(ranks.last_epoch().unwrap_or_default());
         let epoch = Epoch(last.0 + 1);
         if starter.is_none() {
@@ -233,7 +235,7 @@ impl Fleet {
 
     /// Lets a replica take no more requests.
     pub(crate) fn drain(&self, id: ReplicaId, deadline: Duration) {
-        lock(&self.retiring).insert(id);
+        self.retiring.lock().insert(id);
         if let Some(entry) = self.config.replicas.get(id) {
             drop(entry.send(ReplicaMsg::Drain { deadline }));
         }
@@ -274,9 +276,9 @@ impl Fleet {
         let _not_replaced = self.replacing.lock().await;
         let Some(entry) = self.config.replicas.get(id) else { return };
         let epoch = entry.status.borrow().epoch;
-        lock(&self.past).insert(id, epoch);
+        self.past.lock().insert(id, epoch);
         self.config.replicas.remove(id);
-        lock(&self.retiring).remove(&id);
+        self.retiring.lock().remove(&id);
         self.keep_starter(id, None);
         if let Some(actor) = entry.actor {
             // It has ended already, if that fails.
@@ -322,7 +324,7 @@ impl Fleet {
             self.replace(supervisor.clone(), id, failed).await?;
         }
         let entry = self.config.replicas.get(id).ok_or_else(|| format!("there is no {id}"))?;
-        lock(&self.retiring).remove(&id);
+        self.retiring.lock().remove(&id);
         let (_begun, begun) = oneshot::channel();
         let starter = (blueprint.starter)();
         self.keep_starter(id, Some(Arc::clone(&starter)));
@@ -369,10 +371,6 @@ impl Fleet {
         let entry = self.config.replicas.get(id).ok_or_else(|| format!("there is no {id}"))?;
         Ok(entry.status)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn is_restarting(status: &ReplicaStatus) -> bool {

@@ -6,18 +6,17 @@
 //! Every interleaving of these calls is tried by `tests/models.rs`.
 
 use std::collections::VecDeque;
-use std::sync::PoisonError;
 
 use crate::sync::{Mutex, MutexGuard};
 
 /// A queue that can be closed, for a reason.
 #[derive(Debug)]
 pub(crate) struct WaitingQueue<T, R> {
-    state: Mutex<State<T, R>>,
+    state: Mutex<QueueState<T, R>>,
 }
 
 #[derive(Debug)]
-struct State<T, R> {
+struct QueueState<T, R> {
     waiting: VecDeque<T>,
     closed: Option<R>,
 }
@@ -26,7 +25,7 @@ struct State<T, R> {
 
 impl<T, R: Clone> WaitingQueue<T, R> {
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::new(State { waiting: VecDeque::new(), closed: None }) }
+        Self { state: Mutex::new(QueueState { waiting: VecDeque::new(), closed: None }) }
     }
 
     /// Puts somebody behind all others.
@@ -83,7 +82,7 @@ impl<T, R: Clone> WaitingQueue<T, R> {
         Ok(())
     }
 
-    fn state(&self) -> MutexGuard<'_, State<T, R>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, QueueState<T, R>> {
+        self.state.lock()
     }
 }

@@ -10,7 +10,7 @@ use playhouse_types::{BLOCK_TOKENS, Epoch, StepPlan};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::bubble::StageTime;
+use super::bubble::StageTime;
 use crate::progress::Patience;
 use crate::rank::LossCause;
 use crate::routing::LoadReporter;
@@ -201,7 +201,7 @@ impl From<LossCause> for Cause {
             LossCause::Step => Self::crash,
             LossCause::Hang => Self::hang,
             LossCause::Outside => Self::lost,
-            LossCause::NoSeat => Self::no_device,
+            LossCause::NoDevice => Self::no_device,
             LossCause::Drain => Self::drain,
             LossCause::Slow => Self::slow,
         }

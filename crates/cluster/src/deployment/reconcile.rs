@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
-use crate::fleet::Fleet;
+use super::fleet::Fleet;
+use super::moves::{Move, moves};
 use crate::ledger::{Drained, Ledger};
-use crate::moves::{Move, moves};
 use crate::operation::{Change, Desired, OperationId, Phase};
 
 /// An operation that is under way.

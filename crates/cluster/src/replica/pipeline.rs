@@ -9,8 +9,8 @@ use playhouse_layout::{RankId, RankMap};
 use playhouse_telemetry::TraceSpan;
 use playhouse_types::{StepId, StepPlan};
 
+use super::step_trace::StepTrace;
 use crate::rank::{RankHandle, RankPort, place};
-use crate::step_trace::StepTrace;
 
 /// A single stage has its next step planned ahead of the outcome only if its steps are shorter.
 /// That hides some 0.2 ms of control between two steps, and lets whoever arrives meanwhile wait for

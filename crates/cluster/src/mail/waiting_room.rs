@@ -9,9 +9,7 @@
 //! - **P-4** what is parked is bounded, because every request here has a permit of the cluster (**C-2**).
 //!
 //! Nothing is polled: replicas say when they serve, callers when they leave, and one timer is set for
-//! the first deadline.
-
-mod queue;
+//! the first deadline. Not here: who hands requests out (see `dispatcher`).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,17 +18,11 @@ use std::time::Duration;
 use playhouse_telemetry::Metrics;
 use playhouse_types::FinishReason;
 use tokio::sync::Notify;
-use tokio::task::yield_now;
 use tokio::time::sleep;
-use tracing::warn;
 
-use self::queue::WaitingQueue;
+use super::pending::Pending;
+use super::waiting_queue::WaitingQueue;
 use crate::clock::Clock;
-use crate::pending::Pending;
-use crate::replicas::Replicas;
-
-/// Requests that are handed out at a stretch: each is routed, which takes microseconds.
-const STRETCH: usize = 64;
 
 /// Holds requests until a replica serves.
 #[derive(Debug)]
@@ -43,11 +35,12 @@ pub(crate) struct WaitingRoom {
     metrics: Arc<Metrics>,
 }
 
+/// A request in the waiting room.
 #[derive(Debug)]
-struct Parked {
-    pending: Pending,
+pub(crate) struct Parked {
+    pub(crate) pending: Pending,
     /// When it ends as unserved.
-    unserved_at: Duration,
+    pub(crate) unserved_at: Duration,
 }
 
 // === impl WaitingRoom ===
@@ -83,26 +76,23 @@ impl WaitingRoom {
         }
     }
 
-    /// Hands requests out to those of `replicas` that serve, and ends those that have waited long
-    /// enough, for ever.
-    pub(crate) async fn run(&self, replicas: &Replicas) {
-        loop {
-            let now = self.clock.now();
-            for one in self.take_over(now) {
-                self.end(one, now, replicas);
-            }
-            self.hand_out(replicas).await;
-            let next = self.queue.min(Parked::deadline);
-            let wait = next.map(|next| next.saturating_sub(self.clock.now()));
-            tokio::select! {
-                () = self.news.notified() => {}
-                () = sleep(wait.unwrap_or_default()), if wait.is_some() => {}
-            }
+    /// Waits until a request or a replica has come, a caller has left, or the first deadline has passed.
+    pub(crate) async fn changed(&self) {
+        let next = self.queue.min(Parked::deadline);
+        let wait = next.map(|next| next.saturating_sub(self.clock.now()));
+        tokio::select! {
+            () = self.news.notified() => {}
+            () = sleep(wait.unwrap_or_default()), if wait.is_some() => {}
         }
     }
 
+    /// How long a request may be without a replica.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Lets those go whose callers have left, and takes those out whose time is up.
-    fn take_over(&self, now: Duration) -> VecDeque<Parked> {
+    pub(crate) fn take_over(&self, now: Duration) -> VecDeque<Parked> {
         let waits = |one: &Parked| !one.pending.sink.is_abandoned() && one.deadline() > now;
         let mut over = self.queue.take_unless(waits);
         // With their places: whoever sees from the metrics that they are gone finds the places free.
@@ -112,54 +102,16 @@ impl WaitingRoom {
         over
     }
 
-    fn end(&self, one: Parked, now: Duration, replicas: &Replicas) {
-        let Parked { pending, unserved_at } = one;
-        if unserved_at > now {
-            return pending.sink.end(FinishReason::Expired);
-        }
-        let (seconds, why) = (self.timeout.as_secs_f32(), replicas.why_nobody_serves());
-        warn!(request = %pending.request().id, why, "no replica served in time");
-        let why = format!("no replica could serve it within {seconds} s: {why}");
-        pending.sink.end(FinishReason::Unserved(why));
-    }
-
-    /// Sends everybody to a replica, in order, while one serves (**P-1**). Only [`run`](Self::run) takes
-    /// from the front, so whoever is put back is the first again.
-    async fn hand_out(&self, replicas: &Replicas) {
-        for handed in 1.. {
-            let Some(Parked { mut pending, unserved_at }) = self.take_first() else { return };
-            if pending.sink.is_abandoned() {
-                continue;
-            }
-            let replica = replicas.pick(pending.request(), pending.sink.session());
-            let back = match replica {
-                None => Some(pending),
-                Some(replica) => {
-                    pending.sink.move_to(replica);
-                    replicas.send(replica, pending)
-                }
-            };
-            if let Some(mut pending) = back {
-                pending.sink.park(unserved_at);
-                self.put_back(Parked { pending, unserved_at });
-                if replica.is_none() {
-                    return;
-                }
-            }
-            if handed % STRETCH == 0 {
-                yield_now().await;
-            }
-        }
-    }
-
-    fn take_first(&self) -> Option<Parked> {
+    /// Takes out the first request.
+    pub(crate) fn take_first(&self) -> Option<Parked> {
         let first = self.queue.take_first();
         // Whoever sees it end finds it gone from the metrics.
         self.count();
         first
     }
 
-    fn put_back(&self, first: Parked) {
+    /// Puts a request before all others that was the first before.
+    pub(crate) fn put_back(&self, first: Parked) {
         match self.queue.put_back(first) {
             Ok(()) => self.count(),
             Err((first, reason)) => first.pending.sink.end(reason),

@@ -8,10 +8,10 @@ use playhouse_types::{Epoch, ReplicaId};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tracing::info;
 
+use super::shard::{Shard, ShardArgs};
 use crate::live_ranks::LiveRanks;
+use crate::mail::ReplicaMsg;
 use crate::rank::RankStarter;
-use crate::replica::ReplicaMsg;
-use crate::shard::{Shard, ShardArgs};
 
 pub(crate) struct Stage;
 

@@ -1,14 +1,14 @@
 //! Shard: the proxy of one rank. Knows nothing of plans and tokens.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use playhouse_layout::RankId;
 use playhouse_types::Epoch;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::live_ranks::LiveRanks;
-use crate::rank::{Loss, RankEvent, RankPort, RankStarter};
-use crate::replica::ReplicaMsg;
+use crate::mail::{PortSlot, ReplicaMsg};
+use crate::rank::{Loss, RankEvent, RankStarter};
 
 pub(crate) struct Shard;
 
@@ -24,24 +24,6 @@ pub(crate) struct ShardArgs {
 pub(crate) enum ShardMsg {
     /// The rank ended by itself.
     Lost(Loss),
-}
-
-/// Where a port waits until the replica takes it. One that is never taken is dropped with the shard and
-/// the message, which ends the rank.
-#[derive(Clone)]
-pub(crate) struct PortSlot(Arc<Mutex<Option<RankPort>>>);
-
-// === impl PortSlot ===
-
-impl PortSlot {
-    fn new(port: RankPort) -> Self {
-        Self(Arc::new(Mutex::new(Some(port))))
-    }
-
-    /// The port, once.
-    pub(crate) fn take(&self) -> Option<RankPort> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
 }
 
 // === impl Shard ===

@@ -3,7 +3,7 @@
 use playhouse_scheduler::{MovedRequest, NeverFits, Scheduler};
 use playhouse_types::GenerateRequest;
 
-use crate::generation::Sink;
+use super::sink::Sink;
 
 /// A request that no replica has now. Dropping it does not end it: see [`Sink`].
 #[derive(Debug)]
