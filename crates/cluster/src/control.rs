@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use playhouse_link::{
-    Arrival, Arrivals, Authority, CallError, Endpoint, Inbox, JoinDesk, JoinToken, KeepRevocations,
-    Knock, Peer, Revocations, TellRenewal,
+    Arrival, Arrivals, Authority, CallError, Endpoint, Enrollment, Inbox, JoinToken,
+    KeepRevocations, Knock, Peer, Revocations, TellRenewal,
 };
 use playhouse_types::Epoch;
 use playhouse_wire::{Exit, NodeReply, NodeRequest, PeerId, Refusal, Role, Spawn};
@@ -70,7 +70,7 @@ pub struct ControlPlane {
 struct Inner {
     endpoint: Endpoint,
     address: SocketAddr,
-    desk: Arc<JoinDesk>,
+    enrollment: Arc<Enrollment>,
     admits_nodes: bool,
     children: ChildStarter,
     nodes: Nodes,
@@ -117,10 +117,11 @@ impl ControlPlane {
     pub fn start(config: ControlConfig) -> Self {
         let ControlConfig { listener, authority, children, devices, admits_nodes, .. } = config;
         let Listener { endpoint, arrivals, address } = listener;
-        let desk = Arc::new(JoinDesk::new(authority, config.revocations, config.keep_revocations));
-        desk.tell_renewals(config.tell_renewal);
+        let enrollment =
+            Arc::new(Enrollment::new(authority, config.revocations, config.keep_revocations));
+        enrollment.tell_renewals(config.tell_renewal);
         // Without nodes as well: rank processes renew theirs.
-        endpoint.admit_nodes(Arc::clone(&desk));
+        endpoint.admit_nodes(Arc::clone(&enrollment));
         let nodes = Nodes::new(devices);
         let (awaited, reunion) = Default::default();
         let tasks = Tasks::default();
@@ -128,7 +129,7 @@ impl ControlPlane {
             launches: AtomicU64::new(endpoint.incarnation()),
             endpoint,
             address,
-            desk,
+            enrollment,
             admits_nodes,
             children,
             nodes,
@@ -138,7 +139,9 @@ impl ControlPlane {
         };
         let inner = Arc::new(inner);
         let nodes = Arc::downgrade(&inner);
-        inner.desk.reserve(move |name| nodes.upgrade().is_some_and(|it| it.nodes.waits_for(name)));
+        inner
+            .enrollment
+            .reserve(move |name| nodes.upgrade().is_some_and(|it| it.nodes.waits_for(name)));
         inner.tasks.spawn(receive(Arc::downgrade(&inner), arrivals));
         Self { inner }
     }
@@ -162,7 +165,7 @@ impl ControlPlane {
     /// The end of the certificate of the head, and of that of a connected node which ends first.
     pub(crate) fn certificate_ends(&self) -> [Option<SystemTime>; 2] {
         let nodes = self.statuses().into_iter().filter(|node| node.connected);
-        let ends = nodes.filter_map(|node| self.inner.desk.certificate_end(&node.name));
+        let ends = nodes.filter_map(|node| self.inner.enrollment.certificate_end(&node.name));
         [self.inner.endpoint.good_until(), ends.min()]
     }
 
@@ -174,12 +177,12 @@ impl ControlPlane {
         if !self.inner.admits_nodes {
             return Err(NoToken::NotListening);
         }
-        self.inner.desk.issue(ttl).map_err(|why| NoToken::Failed(why.to_string()))
+        self.inner.enrollment.issue(ttl).map_err(|why| NoToken::Failed(why.to_string()))
     }
 
     /// Completes when nobody can join with this token any more.
     pub async fn until_spent(&self, token: &JoinToken) {
-        self.inner.desk.until_spent(token).await;
+        self.inner.enrollment.until_spent(token).await;
     }
 
     /// Cuts a node off and turns its certificate away from now on: whether it was connected.
@@ -188,7 +191,7 @@ impl ControlPlane {
             return Err(NotRevoked::NotListening);
         }
         PeerId::new(Role::Node, node).map_err(|why| NotRevoked::BadName(why.to_string()))?;
-        self.inner.desk.revoke(node).map_err(|why| NotRevoked::NotKept(why.to_string()))?;
+        self.inner.enrollment.revoke(node).map_err(|why| NotRevoked::NotKept(why.to_string()))?;
         Ok(self.inner.nodes.cut_off(node))
     }
 
@@ -220,7 +223,7 @@ impl ControlPlane {
     pub(crate) async fn launch(&self, name: &str, assignment: Assignment) -> Result<Process, Loss> {
         let inner = &*self.inner;
         let id = PeerId::new(Role::Shard, name).map_err(|why| Loss::outside(why.to_string()))?;
-        let identity = inner.desk.authority().identify(&id);
+        let identity = inner.enrollment.authority().identify(&id);
         let identity = identity.and_then(|identity| identity.to_bytes());
         let identity = identity.map_err(|why| Loss::outside(why.to_string()))?;
         let (arrived, arrival) = oneshot::channel();

@@ -4,18 +4,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use playhouse_types::Epoch;
-use playhouse_wire::{DecodeError, Hello, HelloReply, JoinRefusal, PeerId, PrefaceError, Refusal};
+use playhouse_wire::{Hello, HelloReply, PeerId, Refusal};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::connection::{CloseCode, Connection, PeerLost, SendHalf};
-use crate::endpoint::Shared;
-use crate::greeting::{self, NoGreeting};
+use crate::close::{CloseCode, PeerLost};
+use crate::connection::{Connection, SendHalf};
+use crate::endpoint_state::EndpointState;
+use crate::greeting::{self, NoGreeting, printable};
 use crate::identity::Term;
 use crate::inbox::Inbox;
 use crate::peer::Peer;
-use crate::renewal::Renewals;
+use crate::renewal_service::RenewalService;
 use crate::roster::{Live, NotEntered, PEERS_MAX};
+use crate::turn_reason::TurnReason;
 
 /// Idle timeouts in which the silence of a process that has ended is noticed for certain, be it just
 /// after a keep-alive. Less than whoever dials waits for an answer.
@@ -47,7 +49,7 @@ pub struct Arrival {
     answer: Option<SendHalf>,
     /// Of its certificate; the twin has none.
     term: Option<Term>,
-    shared: Arc<Shared>,
+    shared: Arc<EndpointState>,
 }
 
 /// A connection that came to nothing.
@@ -58,41 +60,6 @@ pub struct TurnedAway {
     pub from: SocketAddr,
     /// Why it came to nothing.
     pub reason: TurnReason,
-}
-
-/// Why a connection came to nothing.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TurnReason {
-    /// It showed no certificate.
-    #[error("it has no certificate: join with a token first")]
-    NoCertificate,
-    /// Its certificate is not good now.
-    #[error(
-        "{0}; if both clocks are right, `playhouse token create` here and `playhouse node --token` \
-         there let a node in again"
-    )]
-    Expired(String),
-    /// Its certificate is of the authority, but names no peer.
-    #[error("its certificate names no peer")]
-    Nameless,
-    /// It speaks something else.
-    #[error(transparent)]
-    Preface(#[from] PrefaceError),
-    /// Its first message cannot be read.
-    #[error(transparent)]
-    Unreadable(#[from] DecodeError),
-    /// It was refused, and told why.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// Its token was refused, and it was told why.
-    #[error(transparent)]
-    NotJoined(#[from] JoinRefusal),
-    /// It was too slow, or stopped talking.
-    #[error("it did not finish its greeting in time")]
-    Silent,
-    /// The connection broke, or TLS failed.
-    #[error(transparent)]
-    Lost(#[from] PeerLost),
 }
 
 // === impl Arrivals ===
@@ -145,8 +112,9 @@ impl Arrival {
             }
         }
         // From here the roster hears of the end.
-        let desk = self.shared.desk().zip(self.term);
-        let renewals = desk.map(|(desk, term)| Renewals::new(desk, &self.peer, term.number));
+        let enrollment = self.shared.enrollment().zip(self.term);
+        let renewals = enrollment
+            .map(|(enrollment, term)| RenewalService::new(enrollment, &self.peer, term.number));
         let (peer, inbox) = self.shared.start(&self.peer, &self.hello, &self.connection, renewals);
         let welcome = HelloReply::Welcome(self.shared.hello(epoch));
         let Some(answer) = self.answer.take() else { unreachable!("an arrival is answered once") };
@@ -208,23 +176,9 @@ impl Drop for Arrival {
     }
 }
 
-// === impl TurnReason ===
-
-impl From<NoGreeting> for TurnReason {
-    fn from(reason: NoGreeting) -> Self {
-        match reason {
-            NoGreeting::Preface(error) => Self::Preface(error),
-            NoGreeting::Unreadable(error) => Self::Unreadable(error),
-            NoGreeting::Refused(refusal) => Self::Refused(refusal),
-            NoGreeting::Lost(lost) => Self::Lost(lost),
-            NoGreeting::Stranger(_) | NoGreeting::Silent => Self::Silent,
-        }
-    }
-}
-
 /// Hears a connection's hello, and hands it to whoever admits peers.
 pub(crate) async fn receive(
-    shared: Arc<Shared>,
+    shared: Arc<EndpointState>,
     connection: Connection,
     certified: PeerId,
     term: Option<Term>,
@@ -238,12 +192,13 @@ pub(crate) async fn receive(
             let (peer, answer) = (certified, Some(answer));
             let mut arrival = Arrival { peer, hello, from, connection, answer, term, shared };
             let honest = arrival.hello.peer().is_ok_and(|peer| peer == arrival.peer);
-            let desk = arrival.shared.desk().zip(term);
-            let revoked =
-                desk.is_some_and(|(desk, term)| desk.has_revoked(&arrival.peer, term.number));
+            let enrollment = arrival.shared.enrollment().zip(term);
+            let revoked = enrollment.is_some_and(|(enrollment, term)| {
+                enrollment.has_revoked(&arrival.peer, term.number)
+            });
             if honest && !revoked {
-                if let Some((desk, term)) = desk {
-                    desk.has_certificate(&arrival.peer, term.until);
+                if let Some((enrollment, term)) = enrollment {
+                    enrollment.has_certificate(&arrival.peer, term.until);
                 }
                 // A full queue or none at all drops the arrival, which closes it.
                 drop(timeout(patience, queue.send(Knock::Peer(Box::new(arrival)))).await);
@@ -277,9 +232,4 @@ pub(crate) fn turn_away(from: SocketAddr, reason: TurnReason, queue: &mpsc::Send
     tracing::warn!(%from, %reason, "turned away");
     // Reports must not pile up, whoever causes them.
     drop(queue.try_send(Knock::TurnedAway(TurnedAway { from, reason })));
-}
-
-/// The beginning of a name nobody has checked.
-pub(crate) fn printable(name: &str) -> String {
-    name.chars().take(playhouse_wire::NAME_BYTES_MAX).flat_map(char::escape_default).collect()
 }

@@ -4,59 +4,9 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
+use crate::close::{CloseCode, PeerLost};
+use crate::stream_end::{StreamCode, StreamEnd};
 use crate::{quic, twin};
-
-/// Why a stream was given up; the other side reads it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum StreamCode {
-    /// Its owner dropped it.
-    Cancelled,
-    /// Nobody serves this kind of stream.
-    NotServed,
-    /// Its bytes were no frames, or not of the right kind.
-    Malformed,
-}
-
-/// Why a connection ended; the other side reads it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CloseCode {
-    /// Nothing is wrong.
-    Bye,
-    /// The same start of the peer has connected again.
-    Superseded,
-    /// The other side broke the protocol, as the reason says.
-    Protocol,
-}
-
-/// Why a peer is no longer connected.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PeerLost {
-    /// Nothing was heard for the idle timeout.
-    #[error("nothing was heard from the peer for the idle timeout")]
-    TimedOut,
-    /// The peer ended the connection.
-    #[error("the peer closed the connection: {0}")]
-    Closed(String),
-    /// This side ended the connection.
-    #[error("the connection was closed here")]
-    Local,
-    /// The same process has connected again, because it had lost this connection.
-    #[error("a new connection of the same process has taken its place")]
-    Superseded,
-    /// One side broke the protocol.
-    #[error("protocol error: {0}")]
-    Protocol(String),
-    /// A certificate was not accepted.
-    #[error("certificate refused: {0}")]
-    Certificate(String),
-    /// The peer does not accept our certificate, because it is not good any more, or not yet.
-    #[error("the peer refuses this process's certificate: {0}")]
-    Expired(String),
-    /// The machine answers, but knows nothing of the connection: the process behind the address is
-    /// another one now, or one of both sides stood still for longer than the idle timeout.
-    #[error("the peer has forgotten the connection: it gave it up, or its process is a new one")]
-    Reset,
-}
 
 /// A connection. Clones share it.
 #[derive(Clone, Debug)]
@@ -96,56 +46,6 @@ enum SendStream {
 enum RecvStream {
     Quic(quinn::RecvStream),
     Twin(twin::RecvStream),
-}
-
-/// Why bytes were not taken, or did not come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum StreamEnd {
-    /// The other side gave the stream up.
-    GivenUp(StreamCode),
-    /// With its connection.
-    Lost(PeerLost),
-}
-
-// === impl StreamCode ===
-
-impl StreamCode {
-    pub(crate) fn number(self) -> u32 {
-        match self {
-            Self::Cancelled => 0,
-            Self::NotServed => 1,
-            Self::Malformed => 2,
-        }
-    }
-
-    pub(crate) fn from_number(number: u64) -> Self {
-        match number {
-            1 => Self::NotServed,
-            2 => Self::Malformed,
-            _ => Self::Cancelled,
-        }
-    }
-}
-
-// === impl CloseCode ===
-
-impl CloseCode {
-    pub(crate) fn number(self) -> u32 {
-        match self {
-            Self::Bye => 0,
-            Self::Superseded => 1,
-            Self::Protocol => 2,
-        }
-    }
-
-    /// What the other side makes of it.
-    pub(crate) fn heard(number: u64, reason: String) -> PeerLost {
-        match number {
-            1 => PeerLost::Superseded,
-            2 => PeerLost::Protocol(reason),
-            _ => PeerLost::Closed(reason),
-        }
-    }
 }
 
 // === impl Connection ===
@@ -254,6 +154,14 @@ impl Connection {
         }
     }
 
+    /// The same of a stream that ended with the connection.
+    fn explained_end(&self, end: StreamEnd) -> StreamEnd {
+        match end {
+            StreamEnd::Lost(lost) => StreamEnd::Lost(self.explained(lost)),
+            end => end,
+        }
+    }
+
     fn send_half(&self, stream: SendStream) -> SendHalf {
         SendHalf { stream, connection: self.clone() }
     }
@@ -278,7 +186,7 @@ impl SendHalf {
                 }
                 SendStream::Twin(stream) => {
                     let written = stream.write(bytes).await;
-                    written.map_err(|end| end.explained(&self.connection))?;
+                    written.map_err(|end| self.connection.explained_end(end))?;
                 }
             }
         }
@@ -323,7 +231,7 @@ impl RecvHalf {
                 Err(error) => Err(quic::read_end(&error, |e| self.connection.lost(e))),
             },
             RecvStream::Twin(stream) => {
-                stream.read(max).await.map_err(|end| end.explained(&self.connection))
+                stream.read(max).await.map_err(|end| self.connection.explained_end(end))
             }
         }
     }
@@ -333,17 +241,6 @@ impl RecvHalf {
         match &mut self.stream {
             RecvStream::Quic(stream) => drop(stream.stop(code.number().into())),
             RecvStream::Twin(stream) => stream.stop(code),
-        }
-    }
-}
-
-// === impl StreamEnd ===
-
-impl StreamEnd {
-    fn explained(self, connection: &Connection) -> Self {
-        match self {
-            Self::Lost(lost) => Self::Lost(connection.explained(lost)),
-            end => end,
         }
     }
 }

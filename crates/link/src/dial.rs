@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use playhouse_wire::{DecodeError, PeerId, PrefaceError, Refusal};
 use tokio::time::Duration;
 
-use crate::connection::PeerLost;
-use crate::greeting::NoGreeting;
+use crate::close::PeerLost;
+use crate::greeting::{NoGreeting, printable};
 
 /// Why a peer was not reached.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -117,7 +117,7 @@ impl DialError {
             NoGreeting::Unreadable(error) => Self::Unreadable(error),
             NoGreeting::Refused(refusal) => Self::Refused(refusal),
             NoGreeting::Stranger(hello) => {
-                let name = crate::arrival::printable(&hello.name);
+                let name = printable(&hello.name);
                 Self::Stranger { expected: to.to_string(), found: format!("{} {name}", hello.role) }
             }
             NoGreeting::Silent => Self::NoAnswer { addr, after },

@@ -1,31 +1,35 @@
 //! [`Endpoint`]: where a process listens, and from where it dials.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use playhouse_types::Epoch;
-use playhouse_wire::{Hello, PeerId};
+use playhouse_wire::PeerId;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
-use crate::arrival::{Arrivals, Knock, TurnReason, receive, turn_away};
+use crate::arrival::{Arrivals, Knock, receive, turn_away};
+use crate::close::{CloseCode, PeerLost};
 use crate::config::LinkConfig;
-use crate::connection::{CloseCode, Connection, PeerLost, Transport};
-use crate::desk::JoinDesk;
+use crate::connection::{Connection, Transport};
 use crate::dial::DialError;
-use crate::greeting;
+use crate::endpoint_state::{Carrier, EndpointState, Shown};
+use crate::enrollment::Enrollment;
+use crate::handshakes::{Handshakes, Verdict};
 use crate::identity::{Identity, IdentityError, Term, certified_peer};
 use crate::inbox::Inbox;
 use crate::join;
 use crate::peer::Peer;
-use crate::porch::{Entry, Porch};
-use crate::renewal::{Renewals, renew_own};
+use crate::renewal::{KeepIdentity, renew_over, renew_own};
 use crate::roster::Roster;
 use crate::runtime::LinkThread;
+use crate::turn_reason::TurnReason;
 use crate::{tls, twin};
 
 /// Arrivals and reports that wait for [`Arrivals::next`].
@@ -35,37 +39,8 @@ const KNOCKS_QUEUED_MAX: usize = 64;
 /// [`Endpoint::shut_down`] first, or its peers notice by the idle timeout only.
 #[derive(Debug)]
 pub struct Endpoint {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<EndpointState>,
     listening: AbortHandle,
-}
-
-/// What an endpoint and the connections that come to it have in common.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    id: PeerId,
-    incarnation: u64,
-    pub(crate) config: LinkConfig,
-    pub(crate) roster: Roster,
-    carrier: Carrier,
-    desk: OnceLock<Arc<JoinDesk>>,
-    /// Drives connections.
-    handle: Handle,
-    thread: Option<Arc<LinkThread>>,
-}
-
-#[derive(Debug)]
-pub(crate) enum Carrier {
-    Quic { endpoint: quinn::Endpoint, shown: Box<Mutex<Shown>> },
-    Twin(twin::Host),
-}
-
-/// The certificate that new connections show, and how they dial with it.
-#[derive(Debug)]
-pub(crate) struct Shown {
-    identity: Identity,
-    client: quinn::ClientConfig,
-    /// Whether connections are accepted.
-    listens: bool,
 }
 
 /// Why an endpoint was not made.
@@ -106,7 +81,7 @@ impl Endpoint {
         let _entered = handle.enter();
         let endpoint = quinn::Endpoint::server(server, addr).map_err(io)?;
         let shown = Shown { identity: identity.clone(), client, listens: true };
-        let shared = Shared {
+        let shared = EndpointState {
             id: identity.peer().clone(),
             incarnation,
             config,
@@ -115,7 +90,7 @@ impl Endpoint {
                 endpoint: endpoint.clone(),
                 shown: Box::new(Mutex::new(shown)),
             },
-            desk: OnceLock::new(),
+            enrollment: OnceLock::new(),
             handle: handle.clone(),
             thread: Some(thread),
         };
@@ -125,21 +100,21 @@ impl Endpoint {
         Ok((Self { shared, listening }, Arrivals { queue }))
     }
 
-    /// The same, in memory.
-    pub(crate) fn twin(
+    /// The same, in memory: for [`Network::endpoint`](twin::Network::endpoint).
+    fn twin(
         id: &PeerId,
         incarnation: u64,
         config: LinkConfig,
         host: twin::Host,
         mut connections: mpsc::Receiver<twin::End>,
     ) -> (Self, Arrivals) {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(EndpointState {
             id: id.clone(),
             incarnation,
             config,
             roster: Roster::default(),
             carrier: Carrier::Twin(host),
-            desk: OnceLock::new(),
+            enrollment: OnceLock::new(),
             handle: Handle::current(),
             thread: None,
         });
@@ -158,11 +133,11 @@ impl Endpoint {
         (Self { shared, listening: listening.abort_handle() }, Arrivals { queue })
     }
 
-    /// Lets nodes in that bring a token of this desk, and renews certificates: those of connected peers,
-    /// when they ask, and our own in time. The first desk stays.
-    pub fn admit_nodes(&self, desk: Arc<JoinDesk>) {
-        if self.shared.desk.set(Arc::clone(&desk)).is_ok() {
-            self.shared.handle.spawn(renew_own(Arc::downgrade(&self.shared), desk));
+    /// Lets nodes in that bring a token of this enrollment, and renews certificates: those of connected
+    /// peers, when they ask, and our own in time. The first enrollment stays.
+    pub fn admit_nodes(&self, enrollment: Arc<Enrollment>) {
+        if self.shared.enrollment.set(Arc::clone(&enrollment)).is_ok() {
+            self.shared.handle.spawn(renew_own(Arc::downgrade(&self.shared), enrollment));
         }
     }
 
@@ -190,6 +165,13 @@ impl Endpoint {
         let after = self.shared.config.handshake;
         let dialled = timeout(after, self.shared.dial(addr, to, epoch)).await;
         dialled.unwrap_or(Err(DialError::NoAnswer { addr, after }))
+    }
+
+    /// Renews the certificate of this endpoint over a connection to the head, whenever it is time to, and
+    /// has each `keep` it: until it is dropped. New connections show the new one; those that stand are
+    /// not touched. What fails is tried again, the sooner the less time is left.
+    pub async fn renew_over(&self, head: &Peer, keep: KeepIdentity) -> Infallible {
+        renew_over(&self.shared, head, keep).await
     }
 
     /// The runtime that drives this endpoint's connections. A task here is woken by the network
@@ -229,129 +211,55 @@ impl Drop for Endpoint {
     fn drop(&mut self) {
         self.listening.abort();
         if let Carrier::Quic { endpoint, shown } = &self.shared.carrier {
-            lock(shown).listens = false;
+            shown.lock().listens = false;
             endpoint.set_server_config(None);
         }
     }
 }
 
-// === impl Shared ===
+// === impl Network ===
 
-impl Shared {
-    /// What lets nodes in and renews certificates, if this process does.
-    pub(crate) fn desk(&self) -> Option<&Arc<JoinDesk>> {
-        self.desk.get()
-    }
-
-    /// What new connections show; the twin has nothing.
-    pub(crate) fn identity(&self) -> Option<Identity> {
-        match &self.carrier {
-            Carrier::Quic { shown, .. } => Some(lock(shown).identity.clone()),
-            Carrier::Twin(_) => None,
-        }
-    }
-
-    /// Shows this certificate on new connections from now on; those that stand go on.
-    pub(crate) fn show(&self, identity: &Identity) -> Result<(), IdentityError> {
-        let Carrier::Quic { endpoint, shown } = &self.carrier else { return Ok(()) };
-        let server = tls::server(identity, &self.config)?;
-        let client = tls::client(identity, &self.config)?;
-        let mut shown = lock(shown);
-        (shown.identity, shown.client) = (identity.clone(), client);
-        if shown.listens {
-            endpoint.set_server_config(Some(server));
-        }
-        Ok(())
-    }
-
-    /// What this process says of itself.
-    pub(crate) fn hello(&self, epoch: Epoch) -> Hello {
-        let (role, name) = (self.id.role(), self.id.name().to_owned());
-        Hello { role, name, incarnation: self.incarnation, epoch }
-    }
-
-    /// Starts serving a connection whose greeting is done, or as good as done.
-    pub(crate) fn start(
-        self: &Arc<Self>,
+impl twin::Network {
+    /// A new host, which is `id` without having to prove it. Needs a tokio runtime, whose clock
+    /// may be paused. Its address, which is that of earlier starts of it, is what
+    /// [`Endpoint::local_addr`] says.
+    #[must_use]
+    pub fn endpoint(
+        &self,
         id: &PeerId,
-        hello: &Hello,
-        connection: &Connection,
-        renewals: Option<Renewals>,
-    ) -> (Peer, Inbox) {
-        let _entered = self.handle.enter();
-        let (lost, is_lost) = watch::channel(None);
-        let (shared, watched, peer) = (Arc::clone(self), connection.clone(), id.clone());
-        tokio::spawn(async move {
-            let why = watched.closed().await;
-            shared.roster.leave(&peer, &watched);
-            tracing::info!(%peer, %why, "peer lost");
-            lost.send_replace(Some(why));
-        });
-        let inbox = Inbox::start(connection, self.config.handshake, renewals);
-        let thread = self.thread.clone();
-        (Peer::start(id.clone(), hello.clone(), connection.clone(), is_lost, thread), inbox)
-    }
-
-    async fn dial(
-        self: &Arc<Self>,
-        addr: SocketAddr,
-        to: &PeerId,
-        epoch: Epoch,
-    ) -> Result<(Peer, Inbox), DialError> {
-        let connection = self.connect(addr, to).await?;
-        match greeting::say_hello(&connection, &self.hello(epoch), to).await {
-            Ok(hello) => Ok(self.start(to, &hello, &connection, None)),
-            Err(reason) => {
-                let ids = [&self.id, to];
-                let error = DialError::from_greeting(reason, addr, ids, self.config.idle);
-                connection.close(CloseCode::Bye, PeerLost::Local, "greeting failed");
-                Err(error)
-            }
-        }
-    }
-
-    async fn connect(&self, addr: SocketAddr, to: &PeerId) -> Result<Connection, DialError> {
-        let failed = |lost| DialError::from_lost(lost, addr, &self.id, self.config.idle);
-        let transport = match &self.carrier {
-            Carrier::Quic { endpoint, shown } => {
-                let client = lock(shown).client.clone();
-                let connecting = {
-                    let _entered = self.handle.enter();
-                    endpoint.connect_with(client, addr, &to.host_name())
-                };
-                let address =
-                    |why: quinn::ConnectError| DialError::Address { addr, why: why.to_string() };
-                let connected = connecting.map_err(address)?.await;
-                let lost = |error| failed(crate::quic::peer_lost(&error));
-                Transport::Quic(connected.map_err(lost)?)
-            }
-            Carrier::Twin(host) => Transport::Twin(host.connect(addr, to).await.map_err(failed)?),
-        };
-        Ok(Connection::new(transport))
+        incarnation: u64,
+        config: LinkConfig,
+    ) -> (Endpoint, Arrivals) {
+        let (host, queue) = self.host(id, config);
+        Endpoint::twin(id, incarnation, config, host, queue)
     }
 }
 
 /// Greets whoever comes, a bounded number at a time.
-async fn listen(shared: Arc<Shared>, endpoint: quinn::Endpoint, knocks: mpsc::Sender<Knock>) {
-    let (mut greetings, porch) = (JoinSet::new(), Porch::default());
+async fn listen(
+    shared: Arc<EndpointState>,
+    endpoint: quinn::Endpoint,
+    knocks: mpsc::Sender<Knock>,
+) {
+    let (mut greetings, handshakes) = (JoinSet::new(), Handshakes::default());
     while let Some(incoming) = endpoint.accept().await {
         while greetings.try_join_next().is_some() {}
         let from = incoming.remote_address();
-        let place = match porch.enter(from.ip(), incoming.remote_address_validated()) {
-            Entry::Greet(place) => place,
-            Entry::Prove => {
+        let handshake = match handshakes.begin(from.ip(), incoming.remote_address_validated()) {
+            Verdict::Begin(handshake) => handshake,
+            Verdict::Prove => {
                 // It fails only for who has proved its address.
                 drop(incoming.retry());
                 continue;
             }
-            Entry::Refuse => {
+            Verdict::Refuse => {
                 incoming.refuse();
                 continue;
             }
         };
         let (shared, knocks) = (Arc::clone(&shared), knocks.clone());
         greetings.spawn(async move {
-            let _place = place;
+            let _under_way = handshake;
             let patience = shared.config.handshake;
             let connected = match timeout(patience, incoming).await {
                 Ok(Ok(connection)) => connection,
@@ -367,7 +275,7 @@ async fn listen(shared: Arc<Shared>, endpoint: quinn::Endpoint, knocks: mpsc::Se
 
 /// Sorts peers from joiners, and both from the rest.
 async fn greet(
-    shared: Arc<Shared>,
+    shared: Arc<EndpointState>,
     connected: quinn::Connection,
     from: SocketAddr,
     knocks: mpsc::Sender<Knock>,
@@ -378,7 +286,7 @@ async fn greet(
         handshake.and_then(|data: Box<quinn::crypto::rustls::HandshakeData>| data.protocol);
     if protocol.as_deref() == Some(tls::JOIN_PROTOCOL) {
         let taken = |peer: &PeerId| shared.roster.has(peer);
-        let joined = join::serve(connected, shared.desk.get(), taken, &shared.config).await;
+        let joined = join::serve(connected, shared.enrollment.get(), taken, &shared.config).await;
         if let Err(reason) = joined {
             turn_away(from, reason, &knocks);
         }
@@ -397,10 +305,6 @@ async fn greet(
     };
     connection.close(CloseCode::Protocol, PeerLost::Local, &reason.to_string());
     turn_away(from, reason, &knocks);
-}
-
-fn lock(shown: &Mutex<Shown>) -> MutexGuard<'_, Shown> {
-    shown.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

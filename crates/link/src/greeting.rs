@@ -6,8 +6,11 @@ use playhouse_wire::{
     preface,
 };
 
-use crate::connection::{Connection, PeerLost, SendHalf, StreamEnd};
+use crate::close::PeerLost;
+use crate::connection::{Connection, SendHalf};
 use crate::stream::{Frames, RecvError};
+use crate::stream_end::StreamEnd;
+use crate::turn_reason::TurnReason;
 
 /// Why no greeting came about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,4 +96,23 @@ impl From<RecvError> for NoGreeting {
             RecvError::Cancelled | RecvError::NotServed | RecvError::Misunderstood => Self::Silent,
         }
     }
+}
+
+// === impl TurnReason ===
+
+impl From<NoGreeting> for TurnReason {
+    fn from(reason: NoGreeting) -> Self {
+        match reason {
+            NoGreeting::Preface(error) => Self::Preface(error),
+            NoGreeting::Unreadable(error) => Self::Unreadable(error),
+            NoGreeting::Refused(refusal) => Self::Refused(refusal),
+            NoGreeting::Lost(lost) => Self::Lost(lost),
+            NoGreeting::Stranger(_) | NoGreeting::Silent => Self::Silent,
+        }
+    }
+}
+
+/// The beginning of a name nobody has checked.
+pub(crate) fn printable(name: &str) -> String {
+    name.chars().take(playhouse_wire::NAME_BYTES_MAX).flat_map(char::escape_default).collect()
 }

@@ -8,10 +8,12 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, timeout};
 
-use crate::connection::{CloseCode, Connection, PeerLost, RecvHalf, SendHalf, StreamCode};
+use crate::close::{CloseCode, PeerLost};
+use crate::connection::{Connection, RecvHalf, SendHalf};
 use crate::quic::STREAMS_MAX;
-use crate::renewal::Renewals;
+use crate::renewal_service::RenewalService;
 use crate::stream::{Frames, Receiver, RecvError, Sender, Stream};
+use crate::stream_end::StreamCode;
 
 /// Streams that have been opened and wait to be taken; more wait in the peer's flow control.
 const STREAMS_QUEUED_MAX: usize = 256;
@@ -77,7 +79,7 @@ impl Inbox {
     pub(crate) fn start(
         connection: &Connection,
         patience: Duration,
-        renewals: Option<Renewals>,
+        renewals: Option<RenewalService>,
     ) -> Self {
         let (incoming, queue) = mpsc::channel(STREAMS_QUEUED_MAX);
         tokio::spawn(collect(connection.clone(), incoming, patience, renewals));
@@ -99,7 +101,7 @@ async fn collect(
     connection: Connection,
     queue: mpsc::Sender<Incoming>,
     patience: Duration,
-    renewals: Option<Renewals>,
+    renewals: Option<RenewalService>,
 ) {
     let renewals = renewals.map(Arc::new);
     let room = Arc::new(Semaphore::new(STREAMS_MAX as usize));
@@ -114,7 +116,14 @@ async fn collect(
                 Ok(Ok(Some(frame))) => {
                     let incoming = Incoming { opening: frame, halves: Some((send, frames)) };
                     match renewals.filter(|_| incoming.kind() == Kind::RenewRequest) {
-                        Some(renewals) => renewals.answer(incoming).await,
+                        Some(renewals) => {
+                            // A request that cannot be read was refused.
+                            if let Ok((request, Stream { sender, receiver })) = incoming.take() {
+                                // Nothing follows a request.
+                                drop(receiver);
+                                renewals.answer(request, sender).await;
+                            }
+                        }
                         // Without a reader it is dropped, which refuses it.
                         None => drop(queue.send(incoming).await),
                     }

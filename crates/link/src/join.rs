@@ -10,14 +10,15 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::CertificateDer;
 use tokio::time::{Duration, timeout};
 
-use crate::arrival::TurnReason;
+use crate::close::{CloseCode, PeerLost};
 use crate::config::LinkConfig;
-use crate::connection::{CloseCode, Connection, PeerLost, Transport};
-use crate::desk::JoinDesk;
+use crate::connection::{Connection, Transport};
+use crate::enrollment::Enrollment;
 use crate::greeting::{self, NoGreeting};
 use crate::identity::{Identity, IdentityError, certificate_hash, failed};
 use crate::tls;
 use crate::token::JoinToken;
+use crate::turn_reason::TurnReason;
 
 /// Why a node did not join.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -124,7 +125,7 @@ async fn ask(
 /// The head's side: reads a joiner's request, and answers it.
 pub(crate) async fn serve(
     quic: quinn::Connection,
-    desk: Option<&Arc<JoinDesk>>,
+    enrollment: Option<&Arc<Enrollment>>,
     taken: impl FnOnce(&PeerId) -> bool,
     config: &LinkConfig,
 ) -> Result<(), TurnReason> {
@@ -132,8 +133,8 @@ pub(crate) async fn serve(
     let connection = Connection::new(Transport::Quic(quic));
     let served = timeout(config.handshake, async {
         let (request, send) = greeting::hear::<JoinRequest>(&connection).await?;
-        let admitted = desk.ok_or(JoinRefusal::NoAuthority);
-        match admitted.and_then(|desk| desk.admit(&request, &session, taken)) {
+        let admitted = enrollment.ok_or(JoinRefusal::NoAuthority);
+        match admitted.and_then(|enrollment| enrollment.admit(&request, &session, taken)) {
             Ok((peer, certificate)) => {
                 greeting::say(send, &JoinReply::Granted { certificate }).await?;
                 tracing::info!(%peer, "node joined");

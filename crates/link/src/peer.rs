@@ -8,9 +8,11 @@ use playhouse_wire::{BulkOpening, EncodeError, Hello, Message, Note, PeerId, Req
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Duration, timeout};
 
-use crate::connection::{CloseCode, Connection, PeerLost, SendHalf, StreamCode};
+use crate::close::{CloseCode, PeerLost};
+use crate::connection::{Connection, SendHalf};
 use crate::runtime::LinkThread;
 use crate::stream::{BulkWriter, Frames, Receiver, RecvError, SendError, Sender, Stream};
+use crate::stream_end::StreamCode;
 
 /// Notes that may wait to be written.
 pub const TELL_QUEUE_MAX: usize = 1024;

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use quinn::{ConnectionError, ReadError, TransportConfig, VarInt, WriteError};
 
-use crate::arrival::TurnReason;
+use crate::close::{CloseCode, PeerLost};
 use crate::config::LinkConfig;
-use crate::connection::{CloseCode, PeerLost, StreamCode, StreamEnd};
+use crate::stream_end::{StreamCode, StreamEnd};
+use crate::turn_reason::TurnReason;
 
 /// Streams both sides write to that a peer may have open at once; quinn's 100 would hold the 101st
 /// generation back.

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use playhouse_wire::PeerId;
 
 use crate::connection::Connection;
@@ -70,6 +70,6 @@ impl Roster {
     }
 
     fn live(&self) -> MutexGuard<'_, HashMap<PeerId, Live>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+        self.live.lock()
     }
 }

@@ -7,7 +7,9 @@ use playhouse_wire::{
     DecodeError, EncodeError, Frame, FrameDecoder, FrameError, Message, PREFACE_BYTES,
 };
 
-use crate::connection::{PeerLost, RecvHalf, SendHalf, StreamCode, StreamEnd};
+use crate::close::PeerLost;
+use crate::connection::{RecvHalf, SendHalf};
+use crate::stream_end::{StreamCode, StreamEnd};
 
 /// Most bytes taken from a stream at once.
 const READ_BYTES: usize = 64 * 1024;

@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use playhouse_wire::{
-    DecodeError, FrameError, HelloReply, Kind, Message, NodeReply, NodeRequest, PREFACE_BYTES,
-    PROTOCOL_VERSION, PrefaceError, Refusal, Role, preface, preface_of,
+    DecodeError, FrameError, Hello, HelloReply, Kind, Message, NodeReply, NodeRequest,
+    PREFACE_BYTES, PROTOCOL_VERSION, PrefaceError, Refusal, Role, preface, preface_of,
 };
 use tokio::net::UdpSocket;
 use tokio::time::Duration;
@@ -231,7 +231,7 @@ async fn lk8_garbage_on_the_socket_disturbs_nobody() {
     let socket = UdpSocket::bind(loopback()).await.expect("a socket");
     let mut random = 1;
     for length in 0..1500 {
-        let word = || crate::backoff::splitmix(&mut random) as u8;
+        let word = || crate::random::splitmix(&mut random) as u8;
         let garbage: Vec<u8> = std::iter::repeat_with(word).take(length).collect();
         socket.send_to(&garbage, head.addr).await.expect("loopback takes it");
     }

@@ -4,18 +4,20 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use playhouse_types::Epoch;
-use playhouse_wire::{NodeReply, NodeRequest, Role};
+use playhouse_wire::{NodeReply, NodeRequest, PeerId, Role};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use super::*;
-use crate::arrival::{Arrivals, Knock, TurnReason};
+use crate::arrival::{Arrivals, Knock};
 use crate::config::LinkConfig;
 use crate::dial::DialError;
+use crate::endpoint::Endpoint;
 use crate::identity::Authority;
 use crate::inbox::Inbox;
 use crate::join::{JoinError, join};
 use crate::revocation::Revocations;
+use crate::turn_reason::TurnReason;
 
 const SOON: Duration = Duration::from_secs(20);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -27,7 +29,7 @@ struct Head {
     endpoint: Endpoint,
     arrivals: Arrivals,
     addr: SocketAddr,
-    desk: Arc<JoinDesk>,
+    enrollment: Arc<Enrollment>,
     told: UnboundedReceiver<Renewal>,
 }
 
@@ -69,17 +71,17 @@ impl Head {
         let identity = authority.identify_at(&id(Role::Head, "head"), ago(before));
         let (endpoint, arrivals) = bind(&identity.expect("an identity"));
         let addr = endpoint.local_addr().expect("an address");
-        let desk = JoinDesk::new(authority, Revocations::default(), Box::new(|_| Ok(())));
+        let enrollment = Enrollment::new(authority, Revocations::default(), Box::new(|_| Ok(())));
         let (tell, told) = unbounded_channel();
-        desk.tell_renewals(Arc::new(move |renewal| drop(tell.send(renewal.clone()))));
-        let desk = Arc::new(desk);
-        endpoint.admit_nodes(Arc::clone(&desk));
-        Self { endpoint, arrivals, addr, desk, told }
+        enrollment.tell_renewals(Arc::new(move |renewal| drop(tell.send(renewal.clone()))));
+        let enrollment = Arc::new(enrollment);
+        endpoint.admit_nodes(Arc::clone(&enrollment));
+        Self { endpoint, arrivals, addr, enrollment, told }
     }
 
     /// An identity by a clock that shows `at`.
     fn identity(&self, id: &PeerId, at: SystemTime) -> Identity {
-        self.desk.authority().identify_at(id, at).expect("an identity")
+        self.enrollment.authority().identify_at(id, at).expect("an identity")
     }
 
     /// Dials, and lets in whoever has a good certificate: both sides, and what is to be kept of them.
@@ -248,7 +250,7 @@ async fn lk12_nobody_gets_a_certificate_of_another_or_after_a_revocation() {
         let [(near, _near), _far] = head.link(&node).await.expect("it is good yet");
         if at == 2 {
             // Its connection still stands.
-            head.desk.revoke("a").expect("it is kept");
+            head.enrollment.revoke("a").expect("it is kept");
         }
         let reply = soon(near.call(request, SOON)).await;
         assert_eq!(reply, Ok(RenewReply::Refused(refusal.clone())));
@@ -278,14 +280,14 @@ async fn lk12_who_asks_too_often_or_nonsense_is_refused_and_not_written_down() {
 async fn lk12_a_name_whose_certificate_has_ended_can_be_joined_though_ranks_wait_for_it() {
     let head = Head::start(HOUR, Duration::ZERO);
     let (to, node) = (id(Role::Head, "head"), id(Role::Node, "a"));
-    head.desk.reserve(|_| true);
-    let token = head.desk.issue(HOUR).expect("a token");
-    head.desk.has_certificate(&node, SystemTime::now() + HOUR);
+    head.enrollment.reserve(|_| true);
+    let token = head.enrollment.issue(HOUR).expect("a token");
+    head.enrollment.has_certificate(&node, SystemTime::now() + HOUR);
     let joined = soon(join(head.addr, &token, &to, "a", LinkConfig::default())).await;
     assert!(matches!(joined, Err(JoinError::Refused(_))), "{joined:?}");
 
-    let (ended, token) = (id(Role::Node, "b"), head.desk.issue(HOUR).expect("a token"));
-    head.desk.has_certificate(&ended, ago(HOUR));
+    let (ended, token) = (id(Role::Node, "b"), head.enrollment.issue(HOUR).expect("a token"));
+    head.enrollment.has_certificate(&ended, ago(HOUR));
     soon(join(head.addr, &token, &to, "b", LinkConfig::default()))
         .await
         .expect("nobody else comes");

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use super::pipe::{Pipe, PipeEnd, Read};
 use super::world::{Look, State, World};
-use crate::connection::{CloseCode, PeerLost, StreamCode, StreamEnd};
+use crate::close::{CloseCode, PeerLost};
+use crate::stream_end::{StreamCode, StreamEnd};
 
 /// One side of a connection.
 #[derive(Clone, Debug)]

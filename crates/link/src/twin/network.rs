@@ -9,10 +9,8 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::end::{End, close};
 use super::world::{Fault, Listener, Look, Pair, Side, World};
-use crate::arrival::Arrivals;
+use crate::close::{CloseCode, PeerLost};
 use crate::config::LinkConfig;
-use crate::connection::{CloseCode, PeerLost};
-use crate::endpoint::Endpoint;
 
 /// Connections that wait to be greeted.
 const CONNECTIONS_QUEUED_MAX: usize = 64;
@@ -43,16 +41,8 @@ impl Network {
         Self { world }
     }
 
-    /// A new host, which is `id` without having to prove it. Needs a tokio runtime, whose clock
-    /// may be paused. Its address, which is that of earlier starts of it, is what
-    /// [`Endpoint::local_addr`] says.
-    #[must_use]
-    pub fn endpoint(
-        &self,
-        id: &PeerId,
-        incarnation: u64,
-        config: LinkConfig,
-    ) -> (Endpoint, Arrivals) {
+    /// A new host, and the connections that come to it.
+    pub(crate) fn host(&self, id: &PeerId, config: LinkConfig) -> (Host, mpsc::Receiver<End>) {
         let (connections, queue) = mpsc::channel(CONNECTIONS_QUEUED_MAX);
         let addr = self.world.change(|state| {
             let number = u16::try_from(state.addresses.len() + 1).unwrap_or(u16::MAX);
@@ -65,7 +55,7 @@ impl Network {
             addr
         });
         let host = Host { world: Arc::clone(&self.world), id: id.clone(), addr, config };
-        Endpoint::twin(id, incarnation, config, host, queue)
+        (host, queue)
     }
 
     /// Loses this share of what goes from one host to the other: 0 is nothing, 1 is everything.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::connection::StreamCode;
+use crate::stream_end::StreamCode;
 
 /// Bytes a writer may be ahead of its reader; QUIC's flow control, in small.
 const WINDOW: usize = 256 * 1024;

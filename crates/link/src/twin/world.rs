@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 
+use parking_lot::{Mutex, MutexGuard};
 use playhouse_wire::PeerId;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::end::End;
 use super::pipe::Pipe;
-use crate::backoff::splitmix;
-use crate::connection::PeerLost;
+use crate::close::PeerLost;
+use crate::random::splitmix;
 
 /// How long a sender waits before it sends a lost packet again, beside twice the delay.
 const RESEND: Duration = Duration::from_millis(25);
@@ -89,7 +90,7 @@ pub(super) enum Look<T> {
 
 impl World {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Changes the state, and wakes everybody who waits for a change.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use playhouse_link::{
-    Arrivals, Authority, DialError, Endpoint, Identity, JoinDesk, JoinError, JoinToken, PeerLost,
+    Arrivals, Authority, DialError, Endpoint, Enrollment, Identity, JoinError, JoinToken, PeerLost,
     Revocations, TurnReason, join,
 };
 use playhouse_types::Epoch;
@@ -16,9 +16,9 @@ use crate::rig::{bind, config, dial, head_id, next_arrival, next_turned_away, no
 
 const TTL: Duration = Duration::from_secs(600);
 
-/// A desk that keeps nothing.
-fn desk_of(authority: Authority) -> JoinDesk {
-    JoinDesk::new(authority, Revocations::default(), Box::new(|_| Ok(())))
+/// An enrollment that keeps nothing.
+fn enrollment_of(authority: Authority) -> Enrollment {
+    Enrollment::new(authority, Revocations::default(), Box::new(|_| Ok(())))
 }
 
 /// A head that lets nodes in.
@@ -26,7 +26,7 @@ struct Head {
     endpoint: Endpoint,
     arrivals: Arrivals,
     addr: SocketAddr,
-    desk: Arc<JoinDesk>,
+    enrollment: Arc<Enrollment>,
 }
 
 // === impl Head ===
@@ -37,13 +37,13 @@ impl Head {
         let identity = authority.identify(&head_id()).expect("an identity");
         let (endpoint, arrivals) = bind(&identity, 1);
         let addr = endpoint.local_addr().expect("an address");
-        let desk = Arc::new(desk_of(authority));
-        endpoint.admit_nodes(Arc::clone(&desk));
-        Self { endpoint, arrivals, addr, desk }
+        let enrollment = Arc::new(enrollment_of(authority));
+        endpoint.admit_nodes(Arc::clone(&enrollment));
+        Self { endpoint, arrivals, addr, enrollment }
     }
 
     fn token(&self) -> JoinToken {
-        self.desk.issue(TTL).expect("a token")
+        self.enrollment.issue(TTL).expect("a token")
     }
 
     async fn join(&self, token: &JoinToken, name: &str) -> Result<Identity, JoinError> {
@@ -98,9 +98,10 @@ async fn lk7_every_bad_token_is_refused_with_its_reason_on_both_sides() {
     let mut head = Head::start();
     let token = head.token();
     assert_eq!(head.refused(&forged(&token), "a").await, JoinRefusal::WrongSecret);
-    let elsewhere = desk_of(clone_of(head.desk.authority())).issue(TTL).expect("a token");
+    let elsewhere =
+        enrollment_of(clone_of(head.enrollment.authority())).issue(TTL).expect("a token");
     assert_eq!(head.refused(&elsewhere, "a").await, JoinRefusal::UnknownToken);
-    let expired = head.desk.issue(Duration::ZERO).expect("a token");
+    let expired = head.enrollment.issue(Duration::ZERO).expect("a token");
     assert_eq!(head.refused(&expired, "a").await, JoinRefusal::Expired);
     // A wrong secret has not used the token up.
     head.join(&token, "a").await.expect("the token is good");
@@ -122,8 +123,8 @@ async fn lk7_who_keeps_a_token_learns_that_it_is_spent() {
     let head = Head::start();
     let [used, guessed, kept] = [head.token(), head.token(), head.token()];
     let spent = |token: &JoinToken| {
-        let (desk, token) = (Arc::clone(&head.desk), token.clone());
-        tokio::spawn(async move { desk.until_spent(&token).await })
+        let (enrollment, token) = (Arc::clone(&head.enrollment), token.clone());
+        tokio::spawn(async move { enrollment.until_spent(&token).await })
     };
     let [by_use, by_guesses, never] = [&used, &guessed, &kept].map(spent);
     head.join(&used, "a").await.expect("the token is good");
@@ -133,10 +134,11 @@ async fn lk7_who_keeps_a_token_learns_that_it_is_spent() {
         head.join(&forged(&guessed), "b").await.map(|_| ()).expect_err("a wrong secret");
     }
     soon(by_guesses).await.expect("it is void");
-    let brief = head.desk.issue(Duration::from_millis(20)).expect("a token");
-    soon(head.desk.until_spent(&brief)).await;
-    let elsewhere = desk_of(clone_of(head.desk.authority())).issue(TTL).expect("a token");
-    soon(head.desk.until_spent(&elsewhere)).await;
+    let brief = head.enrollment.issue(Duration::from_millis(20)).expect("a token");
+    soon(head.enrollment.until_spent(&brief)).await;
+    let elsewhere =
+        enrollment_of(clone_of(head.enrollment.authority())).issue(TTL).expect("a token");
+    soon(head.enrollment.until_spent(&elsewhere)).await;
     assert!(!never.is_finished(), "a good token is not spent");
     head.join(&kept, "b").await.expect("it is good");
     soon(never).await.expect("it was used");
@@ -168,7 +170,7 @@ async fn lk7_a_name_that_is_expected_back_cannot_be_joined() {
     let mut head = Head::start();
     let (expected, token) = (Arc::new(AtomicBool::new(true)), head.token());
     let reserved = Arc::clone(&expected);
-    head.desk.reserve(move |name| name == "a" && reserved.load(Ordering::Relaxed));
+    head.enrollment.reserve(move |name| name == "a" && reserved.load(Ordering::Relaxed));
     assert_eq!(head.refused(&token, "a").await, JoinRefusal::NameTaken("a".to_owned()));
     expected.store(false, Ordering::Relaxed);
     head.join(&token, "a").await.expect("the token is unused, and nobody is expected");
@@ -182,12 +184,12 @@ async fn a_bad_name_is_refused_before_anything_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_a_head_with_a_desk_admits_nodes() {
-    let desk = desk_of(Authority::new().expect("an authority"));
-    let identity = desk.authority().identify(&head_id()).expect("an identity");
+async fn only_a_head_with_an_enrollment_admits_nodes() {
+    let enrollment = enrollment_of(Authority::new().expect("an authority"));
+    let identity = enrollment.authority().identify(&head_id()).expect("an identity");
     let (endpoint, arrivals) = bind(&identity, 1);
     let addr = endpoint.local_addr().expect("an address");
-    let mut head = Head { endpoint, arrivals, addr, desk: Arc::new(desk) };
+    let mut head = Head { endpoint, arrivals, addr, enrollment: Arc::new(enrollment) };
     let token = head.token();
     assert_eq!(head.refused(&token, "a").await, JoinRefusal::NoAuthority);
     drop(head.endpoint);
@@ -205,14 +207,14 @@ async fn lk6_a_peer_of_another_authority_is_refused_on_both_sides() {
     let turned = next_turned_away(&mut head.arrivals).await;
     assert!(matches!(turned.reason, TurnReason::Lost(PeerLost::Certificate(_))), "{turned}");
     assert_eq!(turned.to_string().lines().count(), 1);
-    let good = head.desk.authority().identify(&node_id("a")).expect("an identity");
+    let good = head.enrollment.authority().identify(&node_id("a")).expect("an identity");
     head.admits(&good).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lk6_a_node_cannot_pass_for_the_head() {
     let head = Head::start();
-    let identity = |id: &PeerId| head.desk.authority().identify(id).expect("an identity");
+    let identity = |id: &PeerId| head.enrollment.authority().identify(id).expect("an identity");
     let (fake, _arrivals) = bind(&identity(&node_id("head")), 1);
     let (node, _) = bind(&identity(&node_id("a")), 1);
     let addr = fake.local_addr().expect("an address");
@@ -225,7 +227,8 @@ async fn lk6_a_node_cannot_pass_for_the_head() {
 async fn a_child_gets_its_identity_as_bytes() {
     let mut head = Head::start();
     let shard = PeerId::new(Role::Shard, "r0-1").expect("a name");
-    let bytes = head.desk.authority().identify(&shard).and_then(|identity| identity.to_bytes());
+    let bytes =
+        head.enrollment.authority().identify(&shard).and_then(|identity| identity.to_bytes());
     let bytes = bytes.expect("an identity");
     let identity = Identity::from_bytes(&bytes).expect("what the parent wrote");
     assert_eq!(identity.peer(), &shard);
@@ -273,7 +276,7 @@ async fn lk10_a_revoked_certificate_is_turned_away_and_a_later_one_is_not() {
     let old = head.join(&head.token(), "a").await.expect("joined");
     let other = head.join(&head.token(), "b").await.expect("joined");
     drop(head.admits(&old).await);
-    head.desk.revoke("a").expect("kept");
+    head.enrollment.revoke("a").expect("kept");
     let (node, _) = bind(&old, 2);
     let refused = dial(&node, head.addr, Epoch(0)).await.map(|_| ()).expect_err("refused");
     assert!(refused.is_final() && refused.to_string().contains("was revoked"), "{refused}");
@@ -284,7 +287,8 @@ async fn lk10_a_revoked_certificate_is_turned_away_and_a_later_one_is_not() {
     drop(head.admits(&other).await);
     // One that cannot be written down is not done.
     let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
-    let authority = clone_of(head.desk.authority());
-    let desk = JoinDesk::new(authority, Revocations::default(), Box::new(move |_| Err(full())));
-    assert!(desk.revoke("a").is_err());
+    let authority = clone_of(head.enrollment.authority());
+    let enrollment =
+        Enrollment::new(authority, Revocations::default(), Box::new(move |_| Err(full())));
+    assert!(enrollment.revoke("a").is_err());
 }

@@ -1,12 +1,13 @@
-//! The desk where nodes are let in, and peers get their next certificate: an authority and the tokens
-//! it has given out.
+//! How nodes are let in, and how peers get their next certificate: an authority and the tokens that it has
+//! given out.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use parking_lot::{Mutex, MutexGuard};
 use playhouse_wire::{JoinRefusal, JoinRequest, PeerId, RenewRefusal, Role};
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::pki_types::CertificateDer;
@@ -15,7 +16,6 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Duration, Instant, timeout_at};
 
 use crate::identity::{Authority, CertificateRequest, IdentityError, Term, failed, now};
-use crate::renewal::Renewal;
 use crate::revocation::Revocations;
 use crate::token::JoinToken;
 
@@ -29,7 +29,7 @@ const WRONG_MAX: u32 = 5;
 /// one (**LK-12**). Tokens live in memory: those
 /// given out before a restart are void after it.
 #[derive(Debug)]
-pub struct JoinDesk {
+pub struct Enrollment {
     authority: Authority,
     reserved: OnceLock<Reserved>,
     told: OnceLock<Told>,
@@ -44,6 +44,15 @@ pub struct JoinDesk {
 
 /// Writes a list of revoked certificates down, so that a restart knows it.
 pub type KeepRevocations = Box<dyn FnMut(&Revocations) -> io::Result<()> + Send>;
+
+/// Somebody's certificate was renewed, or was to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// Whose it is.
+    pub peer: PeerId,
+    /// Until when the next one is good, or why there is none.
+    pub outcome: Result<SystemTime, RenewRefusal>,
+}
 
 /// Is told of every renewal, and may block.
 pub type TellRenewal = Arc<dyn Fn(&Renewal) + Send + Sync>;
@@ -66,10 +75,10 @@ struct Issued {
     wrong: u32,
 }
 
-// === impl JoinDesk ===
+// === impl Enrollment ===
 
-impl JoinDesk {
-    /// A desk that has given out no token, and has all these certificates revoked. `keep` is given
+impl Enrollment {
+    /// An enrollment that has given out no token, and has all these certificates revoked. `keep` is given
     /// the list when it grows.
     #[must_use]
     pub fn new(authority: Authority, list: Revocations, keep: KeepRevocations) -> Self {
@@ -85,7 +94,7 @@ impl JoinDesk {
     /// The list could not be kept: then nothing is revoked.
     pub fn revoke(&self, name: &str) -> io::Result<()> {
         // Nothing is signed meanwhile.
-        let _issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        let _issued = self.issued.lock();
         let mut revoked = self.revoked();
         let mut list = revoked.list.clone();
         list.revoke(name, now());
@@ -102,16 +111,16 @@ impl JoinDesk {
     /// A peer has a certificate that is good until then.
     pub(crate) fn has_certificate(&self, peer: &PeerId, until: SystemTime) {
         if peer.role() == Role::Node {
-            let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut ends = self.ends.lock();
             let end = ends.entry(peer.name().to_owned()).or_insert(until);
             *end = until.max(*end);
         }
     }
 
-    /// The end of the last certificate of a node, if the node has been seen since this desk was made.
+    /// The end of the last certificate of a node, if the node has been seen since this enrollment was made.
     #[must_use]
     pub fn certificate_end(&self, node: &str) -> Option<SystemTime> {
-        self.ends.lock().unwrap_or_else(PoisonError::into_inner).get(node).copied()
+        self.ends.lock().get(node).copied()
     }
 
     /// Whether the node cannot come back with a certificate, because the last one has ended.
@@ -133,7 +142,7 @@ impl JoinDesk {
             return Err(RenewRefusal::OtherName { certificate: peer.to_string() });
         }
         // Nothing is revoked meanwhile.
-        let _issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        let _issued = self.issued.lock();
         if self.has_revoked(peer, number) {
             return Err(RenewRefusal::Revoked);
         }
@@ -164,7 +173,7 @@ impl JoinDesk {
     }
 
     fn revoked(&self) -> MutexGuard<'_, Revoked> {
-        self.revoked.lock().unwrap_or_else(PoisonError::into_inner)
+        self.revoked.lock()
     }
 
     /// From now on, nobody joins by a name that `reserved` has, though it be nobody's who is connected:
@@ -191,7 +200,7 @@ impl JoinDesk {
         filled.map_err(|_| failed("making a token")("the system gives no randomness"))?;
         let token = JoinToken { id, secret, authority: self.authority.hash() };
         let until = Instant::now() + ttl;
-        let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut issued = self.issued.lock();
         if issued.len() >= TOKENS_MAX {
             // A used one before one that may still be brought.
             let least = issued.iter().min_by_key(|(_, issued)| (!issued.used, issued.until));
@@ -214,7 +223,7 @@ impl JoinDesk {
 
     /// When a token expires that is good now.
     fn good_until(&self, token: &JoinToken) -> Option<Instant> {
-        let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        let issued = self.issued.lock();
         let Issued { until, used, wrong, .. } = issued.get(&token.id)?;
         let good = !used && *wrong < WRONG_MAX && Instant::now() < *until;
         good.then_some(*until)
@@ -228,7 +237,7 @@ impl JoinDesk {
         session: &[u8; 32],
         taken: impl FnOnce(&PeerId) -> bool,
     ) -> Result<(PeerId, Vec<u8>), JoinRefusal> {
-        let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut issued = self.issued.lock();
         let issued = issued.get_mut(&request.token).ok_or(JoinRefusal::UnknownToken)?;
         // What a token is worth is told to its owner only, so the proof comes first.
         if issued.wrong >= WRONG_MAX {
