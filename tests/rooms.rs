@@ -28,7 +28,7 @@ fn no_crate_has_a_circle_of_modules() {
         match (circle, WITH_CIRCLES.contains(&&*name)) {
             (Some(circle), false) => wrong += &format!("{name}: {circle}\n"),
             (None, true) => {
-                wrong += &format!("{name} has no circle any more: say so in this test\n")
+                wrong += &format!("{name} has no circle any more: say so in this test\n");
             }
             _ => {}
         }

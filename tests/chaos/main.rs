@@ -9,7 +9,7 @@
 //! - **G3** a crash is seen in less than a second, a hang or a cut link in less than three.
 //! - **G5** afterwards no block and no permit is held, no process is left, and no shared memory.
 //!
-//! A scenario is a house, a load and faults (`rig`). One fault at a time is in `shards`, `replicas`,
+//! A scenario is a cluster, a load and faults (`rig`). One fault at a time is in `shards`, `replicas`,
 //! `nodes` and `network`, what is neither dead nor well in `gray`, what happens to the head in `head`; `storm` draws them by a seed. `witness` shows that whoever looks on sees
 //! what goes wrong.
 

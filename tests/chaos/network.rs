@@ -8,8 +8,8 @@ use std::thread;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::namespaces::Namespaces;
+use crate::rig::cluster::Cluster;
 use crate::rig::fault::{Fault, can_deafen};
-use crate::rig::house::House;
 use crate::rig::load::DEMO;
 use crate::scenario::{Heal, Scenario};
 
@@ -31,8 +31,8 @@ fn play(layout: &[&str], act: impl FnOnce(&mut Scenario, &[String]) + Send) {
             let space = File::open(format!("/run/netns/{first}")).expect("it was made");
             let network = Some(LinkNameSpaceType::Network);
             move_into_link_name_space(space.as_fd(), network).expect("it can be entered");
-            let house = House::of_spaces(&DEMO, layout, HOST, nodes);
-            let mut scenario = Scenario::open(&DEMO, house);
+            let cluster = Cluster::of_spaces(&DEMO, layout, HOST, nodes);
+            let mut scenario = Scenario::open(&DEMO, cluster);
             act(&mut scenario, &spaces.0);
             scenario.close();
         });

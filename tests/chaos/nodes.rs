@@ -1,16 +1,16 @@
 //! Machines that die, hang, or leave (**G1**, **G2**, **G3**).
 
+use crate::rig::cluster::{At, Cluster};
 use crate::rig::fault::Fault;
-use crate::rig::house::{At, House};
 use crate::rig::load::DEMO;
 use crate::rig::patience::{await_for, wait_until};
 use crate::scenario::{Heal, Scenario};
 
 /// Two nodes with a replica each.
 fn a_replica_on_each_node() -> Scenario {
-    let house = House::of_nodes(&DEMO, &["-tp", "2", "-dp", "2"], 2);
-    assert_ne!(house.replicas_on(0), house.replicas_on(1), "each has its node");
-    Scenario::open(&DEMO, house)
+    let cluster = Cluster::of_nodes(&DEMO, &["-tp", "2", "-dp", "2"], 2);
+    assert_ne!(cluster.replicas_on(0), cluster.replicas_on(1), "each has its node");
+    Scenario::open(&DEMO, cluster)
 }
 
 /// **G1** through the loss of a node: it comes back only after everything was answered.
@@ -56,9 +56,9 @@ fn either_node_leaves_and_comes_back() {
 /// **G1**: a pipeline over two nodes loses half of itself, and everybody waits for its return.
 #[test]
 fn half_of_the_only_replica_is_lost_with_its_node() {
-    let house = House::of_nodes(&DEMO, &["-tp", "2", "-pp", "2"], 2);
-    assert_eq!(house.replicas_on(0), house.replicas_on(1), "it sits on both");
-    let mut scenario = Scenario::open(&DEMO, house);
+    let cluster = Cluster::of_nodes(&DEMO, &["-tp", "2", "-pp", "2"], 2);
+    assert_eq!(cluster.replicas_on(0), cluster.replicas_on(1), "it sits on both");
+    let mut scenario = Scenario::open(&DEMO, cluster);
     for fault in [Fault::KillNode(0), Fault::StopNode(1), Fault::FreezeNode(0)] {
         scenario.withstands(&fault, Heal::OnceSeen);
     }
@@ -68,11 +68,11 @@ fn half_of_the_only_replica_is_lost_with_its_node() {
 /// **G1**: the other node has room, so the replica moves there and nobody waits for the lost one.
 #[test]
 fn a_replica_moves_to_a_spare_node() {
-    let house = House::of_nodes(&DEMO, &["-tp", "2"], 2);
-    let home = if house.replicas_on(0).is_empty() { 1 } else { 0 };
-    let mut scenario = Scenario::open(&DEMO, house);
+    let cluster = Cluster::of_nodes(&DEMO, &["-tp", "2"], 2);
+    let home = if cluster.replicas_on(0).is_empty() { 1 } else { 0 };
+    let mut scenario = Scenario::open(&DEMO, cluster);
     scenario.withstands(&Fault::KillNode(home), Heal::AfterTheLoad);
-    assert_eq!(scenario.house.replicas_on(1 - home), [0], "it stays where it serves");
+    assert_eq!(scenario.cluster.replicas_on(1 - home), [0], "it stays where it serves");
     scenario.close();
 }
 
@@ -80,17 +80,17 @@ fn a_replica_moves_to_a_spare_node() {
 #[test]
 fn nobody_misses_an_agent_that_hangs() {
     let mut scenario = a_replica_on_each_node();
-    let (house, epochs) = (&mut scenario.house, vec![1; 2]);
-    Fault::FreezeAgent(0).strike(house);
-    wait_until("it is missed", || !house.is_connected(0));
+    let (cluster, epochs) = (&mut scenario.cluster, vec![1; 2]);
+    Fault::FreezeAgent(0).strike(cluster);
+    wait_until("it is missed", || !cluster.is_connected(0));
     scenario.goes_on();
-    assert_eq!(scenario.house.epochs(), epochs, "nothing restarts");
+    assert_eq!(scenario.cluster.epochs(), epochs, "nothing restarts");
     // Who dies now is not reaped, so it is silence; and its replica has to wait for the agent.
-    let of_node = scenario.house.replicas_on(0)[0];
+    let of_node = scenario.cluster.replicas_on(0)[0];
     let shard = Fault::KillShard(At { replica: of_node, stage: 0, tensor: 1 });
-    shard.strike(&mut scenario.house);
-    wait_until("the loss is seen", || scenario.house.epochs() != epochs);
-    Fault::FreezeAgent(0).heal(&mut scenario.house);
+    shard.strike(&mut scenario.cluster);
+    wait_until("the loss is seen", || scenario.cluster.epochs() != epochs);
+    Fault::FreezeAgent(0).heal(&mut scenario.cluster);
     scenario.goes_on();
     scenario.close();
 }
@@ -100,19 +100,19 @@ fn nobody_misses_an_agent_that_hangs() {
 fn a_rank_dies_and_the_other_node_hangs() {
     let mut scenario = a_replica_on_each_node();
     for node in 0..2 {
-        let replica = scenario.house.replicas_on(node)[0];
+        let replica = scenario.cluster.replicas_on(node)[0];
         let dying = Fault::KillShard(At { replica, stage: 0, tensor: 1 });
         let hanging = Fault::FreezeNode(1 - node);
-        let seen = scenario.during_the_load(|house| {
-            let before = house.epochs();
-            dying.strike(house);
-            hanging.strike(house);
+        let seen = scenario.during_the_load(|cluster| {
+            let before = cluster.epochs();
+            dying.strike(cluster);
+            hanging.strike(cluster);
             await_for(hanging.seen_within(), || {
-                before.iter().zip(house.epochs()).all(|(before, now)| *before != now)
+                before.iter().zip(cluster.epochs()).all(|(before, now)| *before != now)
             })
         });
-        assert!(seen.is_ok(), "not both were seen{}", scenario.house.logs());
-        hanging.heal(&mut scenario.house);
+        assert!(seen.is_ok(), "not both were seen{}", scenario.cluster.logs());
+        hanging.heal(&mut scenario.cluster);
         scenario.goes_on();
     }
     scenario.close();
@@ -122,12 +122,12 @@ fn a_rank_dies_and_the_other_node_hangs() {
 #[test]
 fn a_second_agent_begins_with_the_folder_of_one_that_serves() {
     let mut scenario = a_replica_on_each_node();
-    scenario.during_the_load(|house| {
+    scenario.during_the_load(|cluster| {
         for turn in 0..18 {
-            assert_eq!(house.start_twin(turn % 2), Some(1), "{}", house.logs());
+            assert_eq!(cluster.start_twin(turn % 2), Some(1), "{}", cluster.logs());
         }
     });
-    assert_eq!(scenario.house.epochs(), [1; 2], "nothing restarts");
+    assert_eq!(scenario.cluster.epochs(), [1; 2], "nothing restarts");
     scenario.goes_on();
     scenario.close();
 }

@@ -5,8 +5,8 @@ use std::thread;
 use rustix::process::Signal;
 
 use crate::rig::answer::Answer;
+use crate::rig::cluster::{At, Cluster};
 use crate::rig::fault::Fault;
-use crate::rig::house::{At, House};
 use crate::rig::http::get;
 use crate::rig::load::{DEMO, play, play_on};
 use crate::rig::patience::wait_until;
@@ -17,7 +17,7 @@ use crate::scenario::{Heal, Scenario};
 /// **G1** through the loss of a replica: the other one takes over, then it is its turn.
 #[test]
 fn either_replica_dies_whole() {
-    let mut scenario = Scenario::open(&DEMO, House::local(&DEMO, &["-tp", "2", "-dp", "2"]));
+    let mut scenario = Scenario::open(&DEMO, Cluster::local(&DEMO, &["-tp", "2", "-dp", "2"]));
     for replica in 0..2 {
         scenario.withstands(&Fault::KillReplica(replica), Heal::AfterTheLoad);
     }
@@ -27,7 +27,7 @@ fn either_replica_dies_whole() {
 /// **G1**: nobody can serve for a while, so everybody waits.
 #[test]
 fn the_only_replica_dies_whole() {
-    let mut scenario = Scenario::open(&DEMO, House::local(&DEMO, &["-tp", "2", "-pp", "2"]));
+    let mut scenario = Scenario::open(&DEMO, Cluster::local(&DEMO, &["-tp", "2", "-pp", "2"]));
     scenario.withstands(&Fault::KillReplica(0), Heal::OnceSeen);
     scenario.close();
 }
@@ -35,32 +35,32 @@ fn the_only_replica_dies_whole() {
 /// **G1**: who comes while nobody serves is let in and waits too.
 #[test]
 fn requests_that_come_during_a_restart_are_answered() {
-    let mut house = House::local(&DEMO, &["-tp", "2"]);
+    let mut cluster = Cluster::local(&DEMO, &["-tp", "2"]);
     let requests = DEMO.requests(0);
-    let (expected, ()) = play(&requests, house.api, |_| ());
-    let epochs = house.epochs();
-    Fault::KillShard(At { replica: 0, stage: 0, tensor: 0 }).strike(&mut house);
-    wait_until("the loss is seen", || house.epochs() != epochs);
-    let (answers, ()) = play(&requests, house.api, |_| ());
+    let (expected, ()) = play(&requests, cluster.api, |_| ());
+    let epochs = cluster.epochs();
+    Fault::KillShard(At { replica: 0, stage: 0, tensor: 0 }).strike(&mut cluster);
+    wait_until("the loss is seen", || cluster.epochs() != epochs);
+    let (answers, ()) = play(&requests, cluster.api, |_| ());
     let verdict = Verdict::of(&requests, &expected, &answers);
-    assert!(verdict.is_clean(), "{verdict}{}", house.logs());
-    wait_until("nothing is held", || house.is_empty());
-    house.close();
+    assert!(verdict.is_clean(), "{verdict}{}", cluster.logs());
+    wait_until("nothing is held", || cluster.is_empty());
+    cluster.close();
 }
 
 /// Kills the first rank of a replica whenever it serves, until it is given up.
-fn kill_until_it_is_given_up(house: &House, replica: usize) {
+fn kill_until_it_is_given_up(cluster: &Cluster, replica: usize) {
     for _ in 0..20 {
-        let settled = || matches!(&*house.states()[replica], "serving" | "failed");
+        let settled = || matches!(&*cluster.states()[replica], "serving" | "failed");
         wait_until("the replica serves or has failed", settled);
-        if house.states()[replica] == "failed" {
+        if cluster.states()[replica] == "failed" {
             return;
         }
-        let epoch = house.epochs()[replica];
-        let victim = house.shard(At { replica, stage: 0, tensor: 0 });
+        let epoch = cluster.epochs()[replica];
+        let victim = cluster.shard(At { replica, stage: 0, tensor: 0 });
         victim.into_iter().for_each(|pid| signal(pid, Signal::KILL));
         wait_until("the loss is seen", || {
-            house.epochs()[replica] > epoch || house.states()[replica] == "failed"
+            cluster.epochs()[replica] > epoch || cluster.states()[replica] == "failed"
         });
     }
     panic!("the replica was never given up");
@@ -71,29 +71,29 @@ fn kill_until_it_is_given_up(house: &House, replica: usize) {
 #[test]
 fn a_crash_loop_settles_and_the_other_replica_serves() {
     // It is given up when no request would wait for it any more.
-    let house = House::local(&DEMO, &["-dp", "2", "--no-capacity-timeout", "2s"]);
+    let cluster = Cluster::local(&DEMO, &["-dp", "2", "--no-capacity-timeout", "2s"]);
     let requests = DEMO.requests(0);
-    let (expected, ()) = play(&requests, house.api, |_| ());
+    let (expected, ()) = play(&requests, cluster.api, |_| ());
     let (answers, ()) = thread::scope(|scope| {
-        let crashes = scope.spawn(|| kill_until_it_is_given_up(&house, 0));
+        let crashes = scope.spawn(|| kill_until_it_is_given_up(&cluster, 0));
         let mut verdict = Verdict::default();
         while !crashes.is_finished() {
-            let (answers, ()) = play(&requests, house.api, |_| ());
+            let (answers, ()) = play(&requests, cluster.api, |_| ());
             verdict.join(Verdict::of(&requests, &expected, &answers));
         }
         crashes.join().expect("the replica is given up");
-        assert!(verdict.is_clean(), "{verdict}{}", house.logs());
-        play(&requests, house.api, |_| ())
+        assert!(verdict.is_clean(), "{verdict}{}", cluster.logs());
+        play(&requests, cluster.api, |_| ())
     });
     let verdict = Verdict::of(&requests, &expected, &answers);
-    assert!(verdict.is_clean(), "afterwards: {verdict}{}", house.logs());
-    let status = house.status();
-    assert_eq!(house.states(), ["failed", "serving"]);
+    assert!(verdict.is_clean(), "afterwards: {verdict}{}", cluster.logs());
+    let status = cluster.status();
+    assert_eq!(cluster.states(), ["failed", "serving"]);
     let reason = status["replicas"][0]["reason"].as_str().expect("a reason");
     assert!(reason.contains("was killed by signal 9"), "{reason}");
-    assert_eq!(get(house.api, "/readyz").expect("answered").0, 200);
-    wait_until("nothing is held", || house.is_empty());
-    house.close();
+    assert_eq!(get(cluster.api, "/readyz").expect("answered").0, 200);
+    wait_until("nothing is held", || cluster.is_empty());
+    cluster.close();
 }
 
 /// An error event, or a status for who has no token yet; with the reason either way.
@@ -107,11 +107,11 @@ fn is_refusal(why: &str) -> bool {
 /// that it is not ready.
 #[test]
 fn a_crash_loop_of_the_only_replica_ends_every_stream_with_an_error() {
-    let house = House::local(&DEMO, &["-tp", "2", "--no-capacity-timeout", "2s"]);
+    let cluster = Cluster::local(&DEMO, &["-tp", "2", "--no-capacity-timeout", "2s"]);
     let requests = DEMO.requests(0);
-    let (answers, ()) = play_on(&requests, house.api, |progress| {
+    let (answers, ()) = play_on(&requests, cluster.api, |progress| {
         progress.wait_for_tokens(100);
-        kill_until_it_is_given_up(&house, 0);
+        kill_until_it_is_given_up(&cluster, 0);
     });
     // Before its last one, everybody got whole ones.
     let answers: Vec<_> = answers.into_iter().filter_map(|mut answers| answers.pop()).collect();
@@ -125,11 +125,11 @@ fn a_crash_loop_of_the_only_replica_ends_every_stream_with_an_error() {
         assert!(is_refusal(&why), "{why}");
         assert_eq!((answer.errors.len(), answer.dones), (1, 0), "{why}");
     }
-    let (refused, ()) = play(&requests[..1], house.api, |_| ());
+    let (refused, ()) = play(&requests[..1], cluster.api, |_| ());
     let why = refused[0].failure().expect("nobody serves");
     assert!(is_refusal(&why), "{why}");
-    let status = |path| get(house.api, path).expect("the process lives").0;
+    let status = |path| get(cluster.api, path).expect("the process lives").0;
     assert_eq!((status("/livez"), status("/readyz")), (200, 503));
-    wait_until("nothing is held", || house.is_empty());
-    house.close();
+    wait_until("nothing is held", || cluster.is_empty());
+    cluster.close();
 }

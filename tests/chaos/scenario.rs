@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::rig::answer::Answer;
+use crate::rig::cluster::Cluster;
 use crate::rig::fault::Fault;
-use crate::rig::house::House;
 use crate::rig::load::{Model, Request, STREAMS, play, play_on};
 use crate::rig::patience::{await_for, wait_until};
 use crate::rig::verdict::Verdict;
@@ -26,11 +26,11 @@ pub(crate) enum Heal {
     AfterTheLoad,
 }
 
-/// A house under load.
+/// A cluster under load.
 pub(crate) struct Scenario {
-    pub(crate) house: House,
+    pub(crate) cluster: Cluster,
     requests: Vec<Request>,
-    /// What the house answers when nothing happens.
+    /// What the cluster answers when nothing happens.
     expected: Vec<Answer>,
 }
 
@@ -38,42 +38,42 @@ pub(crate) struct Scenario {
 
 impl Scenario {
     /// Asks everything once with nothing happening.
-    pub(crate) fn open(model: &Model, house: House) -> Self {
+    pub(crate) fn open(model: &Model, cluster: Cluster) -> Self {
         let requests = model.requests(0);
-        let (expected, ()) = play(&requests, house.api, |_| ());
+        let (expected, ()) = play(&requests, cluster.api, |_| ());
         let verdict = Verdict::of(&requests, &expected, &expected);
-        assert!(verdict.is_clean(), "undisturbed: {verdict}{}", house.logs());
-        Self { house, requests, expected }
+        assert!(verdict.is_clean(), "undisturbed: {verdict}{}", cluster.logs());
+        Self { cluster, requests, expected }
     }
 
     /// Lets something happen in the midst of the load, which costs nobody anything (**G1**, **G2**).
-    pub(crate) fn during_the_load<T>(&mut self, happen: impl FnOnce(&mut House) -> T) -> T {
-        let Self { house, requests, expected } = self;
-        let (answers, result) = play_on(requests, house.api, |progress| {
+    pub(crate) fn during_the_load<T>(&mut self, happen: impl FnOnce(&mut Cluster) -> T) -> T {
+        let Self { cluster, requests, expected } = self;
+        let (answers, result) = play_on(requests, cluster.api, |progress| {
             progress.wait_for_tokens(BEFORE_THE_FAULT);
-            happen(house)
+            happen(cluster)
         });
         let verdict = Verdict::of_all(requests, expected, &answers);
-        assert!(verdict.is_clean(), "{verdict}{}", house.logs());
+        assert!(verdict.is_clean(), "{verdict}{}", cluster.logs());
         result
     }
 
     /// A fault in the midst of the load costs nobody anything, is seen in time (**G3**), and leaves
     /// nothing behind (**G5**).
     pub(crate) fn withstands(&mut self, fault: &Fault, heal: Heal) {
-        let seen = self.during_the_load(|house| {
-            let before = house.epochs();
-            fault.strike(house);
-            let seen = await_for(fault.seen_within(), || house.epochs() != before);
+        let seen = self.during_the_load(|cluster| {
+            let before = cluster.epochs();
+            fault.strike(cluster);
+            let seen = await_for(fault.seen_within(), || cluster.epochs() != before);
             if heal == Heal::OnceSeen {
-                fault.heal(house);
+                fault.heal(cluster);
             }
             seen
         });
         let limit = fault.seen_within();
-        assert!(seen.is_ok(), "{fault:?} was not seen within {limit:?}{}", self.house.logs());
+        assert!(seen.is_ok(), "{fault:?} was not seen within {limit:?}{}", self.cluster.logs());
         if heal == Heal::AfterTheLoad {
-            fault.heal(&mut self.house);
+            fault.heal(&mut self.cluster);
         }
         let back = self.goes_on();
         println!("{fault:?}: seen after {seen:?}, whole again {back:?} after the last answer");
@@ -90,22 +90,22 @@ impl Scenario {
     pub(crate) fn outlives_its_head_while(
         &mut self,
         with_it: &[Fault],
-        meanwhile: impl FnOnce(&House),
+        meanwhile: impl FnOnce(&Cluster),
     ) {
-        let Self { house, requests, expected } = self;
-        let (answers, ()) = play_on(requests, house.api, |progress| {
+        let Self { cluster, requests, expected } = self;
+        let (answers, ()) = play_on(requests, cluster.api, |progress| {
             progress.wait_for_tokens(BEFORE_THE_FAULT);
-            with_it.iter().for_each(|fault| fault.strike(house));
-            house.kill_head();
-            meanwhile(house);
-            house.start_head();
+            with_it.iter().for_each(|fault| fault.strike(cluster));
+            cluster.kill_head();
+            meanwhile(cluster);
+            cluster.start_head();
         });
         let verdict = Verdict::of_all(requests, expected, &answers);
         // All were under way, but for whom its machine let ask only when the next head was there.
         let cut = verdict.failed.len() + verdict.truncated.len();
         assert!(cut > STREAMS / 2, "{cut} were cut: {verdict}");
-        assert!(verdict.differing.is_empty(), "{verdict}{}", house.logs());
-        with_it.iter().for_each(|fault| fault.heal(house));
+        assert!(verdict.differing.is_empty(), "{verdict}{}", cluster.logs());
+        with_it.iter().for_each(|fault| fault.heal(cluster));
         let back = self.goes_on();
         println!("SIGKILL of the head and {with_it:?}: whole again {back:?} after it serves");
     }
@@ -113,14 +113,14 @@ impl Scenario {
     /// The head is stopped in the midst of the load, and is started again. Its streams come to their ends;
     /// what is asked afterwards is told that it drains, or finds nobody (**G4**).
     pub(crate) fn sees_its_head_stop(&mut self) {
-        let Self { house, requests, expected } = self;
-        let (answers, code) = play_on(requests, house.api, |progress| {
+        let Self { cluster, requests, expected } = self;
+        let (answers, code) = play_on(requests, cluster.api, |progress| {
             progress.wait_for_tokens(BEFORE_THE_FAULT);
-            let code = house.stop_head();
-            house.start_head();
+            let code = cluster.stop_head();
+            cluster.start_head();
             code
         });
-        assert_eq!(code, Some(0), "{}", house.logs());
+        assert_eq!(code, Some(0), "{}", cluster.logs());
         let late = |answer: &Answer| {
             let why = answer.failure().unwrap_or_default();
             let told = why.contains("draining") || why.contains("Connection refused");
@@ -130,29 +130,29 @@ impl Scenario {
         let answers: Vec<Vec<Answer>> = answers.into_iter().map(of_stream).collect();
         assert!(answers.iter().all(|it| !it.is_empty()), "every stream was under way");
         let verdict = Verdict::of_all(requests, expected, &answers);
-        assert!(verdict.is_clean(), "{verdict}{}", house.logs());
+        assert!(verdict.is_clean(), "{verdict}{}", cluster.logs());
         let back = self.goes_on();
         println!("SIGTERM of the head: whole again {back:?} after it serves");
     }
 
     /// All replicas come back with nothing held, and answer as before.
     pub(crate) fn goes_on(&self) -> Duration {
-        let Self { house, requests, expected } = self;
-        let back = wait_until("all replicas serve", || house.all_serve());
-        wait_until("nothing is held", || house.is_empty());
+        let Self { cluster, requests, expected } = self;
+        let back = wait_until("all replicas serve", || cluster.all_serve());
+        wait_until("nothing is held", || cluster.is_empty());
         // Processes of older epochs hold memory that those of this one need.
-        let alone = await_for(STRAYS, || house.strays().is_empty());
-        assert!(alone.is_ok(), "{:?} still run{}", house.strays(), house.logs());
-        wait_until("no join has left anything", || house.shared_memory().is_empty());
+        let alone = await_for(STRAYS, || cluster.strays().is_empty());
+        assert!(alone.is_ok(), "{:?} still run{}", cluster.strays(), cluster.logs());
+        wait_until("no join has left anything", || cluster.shared_memory().is_empty());
         let some = requests.len() / 4;
-        let (again, ()) = play(&requests[..some], house.api, |_| ());
+        let (again, ()) = play(&requests[..some], cluster.api, |_| ());
         let verdict = Verdict::of(&requests[..some], &expected[..some], &again);
-        assert!(verdict.is_clean(), "afterwards: {verdict}{}", house.logs());
+        assert!(verdict.is_clean(), "afterwards: {verdict}{}", cluster.logs());
         back
     }
 
     /// Nothing is left when it is over.
     pub(crate) fn close(self) {
-        self.house.close();
+        self.cluster.close();
     }
 }

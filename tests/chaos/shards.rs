@@ -5,8 +5,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::time::Instant;
 
+use crate::rig::cluster::{At, Cluster};
 use crate::rig::fault::Fault;
-use crate::rig::house::{At, House};
 use crate::rig::load::{DEMO, Model, REFERENCE};
 use crate::rig::patience::{await_for, wait_until};
 use crate::rig::process::signal;
@@ -16,7 +16,7 @@ use crate::scenario::{Heal, Scenario};
 const HICCUP: Duration = Duration::from_millis(300);
 
 fn withstand(model: &Model, layout: &[&str], faults: &[Fault]) {
-    let mut scenario = Scenario::open(model, House::local(model, layout));
+    let mut scenario = Scenario::open(model, Cluster::local(model, layout));
     for fault in faults {
         scenario.withstands(fault, Heal::OnceSeen);
     }
@@ -81,20 +81,20 @@ fn one_of_eight_ranks_is_lost() {
 /// **G3** asks for no haste: who is back before it is missed has lost nothing.
 #[test]
 fn a_hiccup_is_no_fault() {
-    let mut scenario = Scenario::open(&DEMO, House::local(&DEMO, &["-tp", "2"]));
+    let mut scenario = Scenario::open(&DEMO, Cluster::local(&DEMO, &["-tp", "2"]));
     let hiccup = Fault::FreezeShard(at(0, 0, 1));
     // One that took so long that it may be missed was none; then there is another.
     let was_short = (0..10).any(|_| {
-        let epochs = scenario.house.epochs();
-        let took = scenario.during_the_load(|house| {
+        let epochs = scenario.cluster.epochs();
+        let took = scenario.during_the_load(|cluster| {
             let start = Instant::now();
-            hiccup.strike(house);
+            hiccup.strike(cluster);
             let _ = await_for(HICCUP, || false);
-            hiccup.heal(house);
+            hiccup.heal(cluster);
             start.elapsed()
         });
         let is_short = took < 2 * HICCUP;
-        assert!(!is_short || scenario.house.epochs() == epochs, "nothing restarts: {took:?}");
+        assert!(!is_short || scenario.cluster.epochs() == epochs, "nothing restarts: {took:?}");
         scenario.goes_on();
         is_short
     });
@@ -105,17 +105,17 @@ fn a_hiccup_is_no_fault() {
 /// **G1**: a rank dies, and then another one of the same replica before that serves again.
 #[test]
 fn a_replica_that_starts_again_loses_another_rank() {
-    let mut scenario = Scenario::open(&DEMO, House::local(&DEMO, &["-tp", "2", "-pp", "2"]));
-    scenario.during_the_load(|house| {
-        let (epochs, keeping) = (house.epochs(), house.shard(at(0, 0, 1)));
-        Fault::KillShard(at(0, 0, 0)).strike(house);
-        wait_until("the loss is seen", || house.epochs() != epochs);
+    let mut scenario = Scenario::open(&DEMO, Cluster::local(&DEMO, &["-tp", "2", "-pp", "2"]));
+    scenario.during_the_load(|cluster| {
+        let (epochs, keeping) = (cluster.epochs(), cluster.shard(at(0, 0, 1)));
+        Fault::KillShard(at(0, 0, 0)).strike(cluster);
+        wait_until("the loss is seen", || cluster.epochs() != epochs);
         // One that keeps its weights for the next epoch, before it is asked to join it ...
         keeping.into_iter().for_each(|pid| signal(pid, Signal::KILL));
         let joining = at(0, 1, 1);
-        wait_until("the next epoch begins", || house.shard(joining).is_some());
+        wait_until("the next epoch begins", || cluster.shard(joining).is_some());
         // ... and one that is joining it, or has.
-        Fault::KillShard(joining).strike(house);
+        Fault::KillShard(joining).strike(cluster);
     });
     scenario.goes_on();
     scenario.close();
@@ -124,11 +124,11 @@ fn a_replica_that_starts_again_loses_another_rank() {
 /// **G1**: everything stops for a while, as when a machine is suspended. All links are lost at once.
 #[test]
 fn the_whole_machine_hangs_and_wakes_up() {
-    let mut scenario = Scenario::open(&DEMO, House::local(&DEMO, &["-tp", "2", "-dp", "2"]));
-    scenario.during_the_load(|house| {
-        Fault::FreezeHead.strike(house);
+    let mut scenario = Scenario::open(&DEMO, Cluster::local(&DEMO, &["-tp", "2", "-dp", "2"]));
+    scenario.during_the_load(|cluster| {
+        Fault::FreezeHead.strike(cluster);
         let _ = await_for(Duration::from_millis(2_500), || false);
-        Fault::FreezeHead.heal(house);
+        Fault::FreezeHead.heal(cluster);
     });
     scenario.goes_on();
     scenario.close();
@@ -139,17 +139,17 @@ fn the_whole_machine_hangs_and_wakes_up() {
 #[test]
 fn a_rank_dies_again_and_again_while_its_group_starts() {
     for layout in [["-tp", "2"], ["-pp", "2"]] {
-        let mut scenario = Scenario::open(&DEMO, House::local(&DEMO, &layout));
+        let mut scenario = Scenario::open(&DEMO, Cluster::local(&DEMO, &layout));
         let stage = usize::from(layout[0] == "-pp");
         let dying = at(0, stage, 1 - stage);
-        scenario.during_the_load(|house| {
+        scenario.during_the_load(|cluster| {
             let mut dead = None;
             for _ in 0..6 {
                 wait_until("another takes its place", || {
-                    house.shard(dying).is_some_and(|pid| Some(pid) != dead)
+                    cluster.shard(dying).is_some_and(|pid| Some(pid) != dead)
                 });
-                dead = house.shard(dying);
-                Fault::KillShard(dying).strike(house);
+                dead = cluster.shard(dying);
+                Fault::KillShard(dying).strike(cluster);
             }
         });
         scenario.goes_on();

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::rig::answer::Answer;
 use crate::rig::checkpoint::Checkpoint;
-use crate::rig::house::House;
+use crate::rig::cluster::Cluster;
 use crate::rig::http;
 use crate::rig::load::{DEMO, Model, Progress, Request, STREAMS, play};
 use crate::rig::patience::{await_for, wait_until};
@@ -49,14 +49,14 @@ fn nobody_notices_a_storm() {
     say(&format!("a storm of {length:?}; PLAYHOUSE_CHAOS_SEED={seed} draws it again"));
     let checkpoint = Checkpoint::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/demo/checkpoint"));
     let model = Model { folder: Some(checkpoint.folder()), ..DEMO };
-    let house = House::of_nodes(&model, &LAYOUT, NODES);
-    let mut house = house.with_checkpoint(checkpoint);
+    let cluster = Cluster::of_nodes(&model, &LAYOUT, NODES);
+    let mut cluster = cluster.with_checkpoint(checkpoint);
     let requests = model.requests(0);
-    let (expected, ()) = play(&requests, house.api, |_| ());
+    let (expected, ()) = play(&requests, cluster.api, |_| ());
 
     let over = AtomicBool::new(false);
     let asked = AtomicUsize::new(0);
-    let api = house.api;
+    let api = cluster.api;
     let (verdict, memory) = thread::scope(|scope| {
         let ask = || {
             let mut verdict = Verdict::default();
@@ -73,56 +73,56 @@ fn nobody_notices_a_storm() {
             verdict
         };
         let clients: Vec<_> = (0..STREAMS).map(|_| scope.spawn(ask)).collect();
-        let memory = weather(&mut house, Forecast::new(seed, length), length);
+        let memory = weather(&mut cluster, Forecast::new(seed, length), length);
         over.store(true, Ordering::Relaxed);
         let mut verdict = Verdict::default();
         clients.into_iter().for_each(|client| verdict.join(client.join().expect("it reads on")));
         (verdict, memory)
     });
-    say(&format!("{verdict}epochs {:?}", house.epochs()));
-    assert!(verdict.is_clean(), "seed {seed}: {verdict}{}", house.logs());
+    say(&format!("{verdict}epochs {:?}", cluster.epochs()));
+    assert!(verdict.is_clean(), "seed {seed}: {verdict}{}", cluster.logs());
     assert!(verdict.asked > STREAMS, "{verdict}");
-    wait_until("all replicas serve", || house.all_serve());
-    wait_until("nothing is held", || house.is_empty());
+    wait_until("all replicas serve", || cluster.all_serve());
+    wait_until("nothing is held", || cluster.is_empty());
     does_not_grow(&memory, length);
-    still_answers(&house, &requests, &expected);
-    house.close();
+    still_answers(&cluster, &requests, &expected);
+    cluster.close();
 }
 
 /// Lets the forecast come true, as far as the cluster has to stand it; memory of the head on the way,
 /// in KiB.
-fn weather(house: &mut House, forecast: Forecast, length: Duration) -> Vec<u64> {
+fn weather(cluster: &mut Cluster, forecast: Forecast, length: Duration) -> Vec<u64> {
     let begin = Instant::now();
-    let mut budget = Budget::new(house);
+    let mut budget = Budget::new(cluster);
     let (mut memory, mut struck) = (Vec::new(), Vec::new());
     for (at, deed) in forecast.deeds {
-        watch(house, begin, at, &mut memory);
+        watch(cluster, begin, at, &mut memory);
         let time = begin.elapsed().as_secs_f64();
-        budget.look(house);
+        budget.look(cluster);
         match deed {
-            Deed::Strike(fault) if budget.takes(&fault, house) => {
+            Deed::Strike(fault) if budget.takes(&fault, cluster) => {
                 say(&format!("{time:6.2} s  {fault:?}"));
-                fault.strike(house);
+                fault.strike(cluster);
                 struck.push(fault);
             }
             Deed::Strike(fault) => say(&format!("{time:6.2} s  not yet again: {fault:?}")),
             Deed::Heal(fault) => {
                 let at = struck.iter().position(|other| *other == fault);
                 let Some(at) = at else { continue };
-                struck.swap_remove(at).heal(house);
+                struck.swap_remove(at).heal(cluster);
             }
         }
     }
-    watch(house, begin, length, &mut memory);
+    watch(cluster, begin, length, &mut memory);
     memory
 }
 
 /// Reads the memory of the head once a second until so long after the beginning.
-fn watch(house: &House, begin: Instant, until: Duration, memory: &mut Vec<u64>) {
+fn watch(cluster: &Cluster, begin: Instant, until: Duration, memory: &mut Vec<u64>) {
     let over = || begin.elapsed() >= until;
     while !over() {
         if memory.len() as u64 <= begin.elapsed().as_secs() {
-            memory.push(house.resident_kib());
+            memory.push(cluster.resident_kib());
         }
         // Its limit is the next reading.
         let _ = await_for(Duration::from_secs(1), over);
@@ -146,10 +146,10 @@ fn does_not_grow(memory: &[u64], length: Duration) {
     assert!(last <= limit, "from {first} KiB to {last} KiB; {limit} KiB are allowed");
 }
 
-fn still_answers(house: &House, requests: &[Request], expected: &[Answer]) {
-    let (answers, ()) = play(requests, house.api, |_| ());
+fn still_answers(cluster: &Cluster, requests: &[Request], expected: &[Answer]) {
+    let (answers, ()) = play(requests, cluster.api, |_| ());
     let verdict = Verdict::of(requests, expected, &answers);
-    assert!(verdict.is_clean(), "afterwards: {verdict}{}", house.logs());
+    assert!(verdict.is_clean(), "afterwards: {verdict}{}", cluster.logs());
 }
 
 fn seed() -> u64 {

@@ -21,9 +21,9 @@ use playhouse_cluster::OperationId;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::body::whole;
 use crate::client::Client;
 use crate::error::{ApiError, ErrorCode};
-use crate::routes::whole;
 
 /// Where the lines go. The command line knows files.
 pub trait AuditLog: Send + Sync + 'static {

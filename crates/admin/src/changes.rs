@@ -11,10 +11,11 @@ use axum::response::{IntoResponse, Response};
 use playhouse_cluster::{Answer, Change, Desired, Operation, OperationId, Refused};
 use playhouse_types::{ParallelSpec, ReplicaId};
 
+use crate::api_state::ApiState;
+use crate::body::whole;
 use crate::error::ApiError;
 use crate::operations::Operations;
 use crate::query::Query;
-use crate::routes::{Shared, whole};
 use crate::view::{self, DeploymentPatch, Plan, Revoked};
 
 /// Most replicas, ranks or stages that can be asked for. How many there can be, the devices say.
@@ -31,7 +32,7 @@ pub(crate) struct Named(String);
 
 /// `PATCH /admin/v1/deployment`
 pub(crate) async fn patch_deployment<O: Operations>(
-    State(shared): State<Shared<O>>,
+    State(shared): State<ApiState<O>>,
     query: Query,
     key: Key,
     body: Body,
@@ -45,7 +46,7 @@ pub(crate) async fn patch_deployment<O: Operations>(
 
 /// `POST /admin/v1/replicas/{id}/drain`
 pub(crate) async fn drain_replica<O: Operations>(
-    State(shared): State<Shared<O>>,
+    State(shared): State<ApiState<O>>,
     name: Named,
     query: Query,
     key: Key,
@@ -59,7 +60,7 @@ pub(crate) async fn drain_replica<O: Operations>(
 
 /// `POST /admin/v1/replicas/{id}/restart`
 pub(crate) async fn restart_replica<O: Operations>(
-    State(shared): State<Shared<O>>,
+    State(shared): State<ApiState<O>>,
     name: Named,
     query: Query,
     key: Key,
@@ -72,7 +73,7 @@ pub(crate) async fn restart_replica<O: Operations>(
 
 /// `DELETE /admin/v1/replicas/{id}`
 pub(crate) async fn remove_replica<O: Operations>(
-    State(shared): State<Shared<O>>,
+    State(shared): State<ApiState<O>>,
     name: Named,
     query: Query,
     key: Key,
@@ -86,7 +87,7 @@ pub(crate) async fn remove_replica<O: Operations>(
 
 /// `POST /admin/v1/nodes/{name}/drain`
 pub(crate) async fn drain_node<O: Operations>(
-    State(shared): State<Shared<O>>,
+    State(shared): State<ApiState<O>>,
     Named(node): Named,
     query: Query,
     key: Key,
@@ -99,7 +100,7 @@ pub(crate) async fn drain_node<O: Operations>(
 
 /// `DELETE /admin/v1/nodes/{name}/drain`
 pub(crate) async fn undrain_node<O: Operations>(
-    State(shared): State<Shared<O>>,
+    State(shared): State<ApiState<O>>,
     Named(node): Named,
     query: Query,
     key: Key,
@@ -112,7 +113,7 @@ pub(crate) async fn undrain_node<O: Operations>(
 
 /// `DELETE /admin/v1/nodes/{name}`
 pub(crate) async fn remove_node<O: Operations>(
-    State(shared): State<Shared<O>>,
+    State(shared): State<ApiState<O>>,
     Named(node): Named,
     query: Query,
     key: Key,
@@ -125,7 +126,7 @@ pub(crate) async fn remove_node<O: Operations>(
 
 /// `POST /admin/v1/nodes/{name}/revoke`: no operation, because it must not wait for another.
 pub(crate) async fn revoke_node<O: Operations>(
-    State(shared): State<Shared<O>>,
+    State(shared): State<ApiState<O>>,
     Named(node): Named,
     body: Body,
 ) -> Result<Json<Revoked>, ApiError> {
@@ -141,7 +142,7 @@ pub(crate) async fn revoke_node<O: Operations>(
 
 /// `DELETE /admin/v1/operations/{id}`
 pub(crate) async fn abort<O: Operations>(
-    State(shared): State<Shared<O>>,
+    State(shared): State<ApiState<O>>,
     name: Named,
     body: Body,
 ) -> Result<Response, ApiError> {

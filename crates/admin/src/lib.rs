@@ -33,8 +33,10 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod api_state;
 mod audit;
 mod auth;
+mod body;
 mod changes;
 mod client;
 mod error;
@@ -46,8 +48,9 @@ pub mod view;
 
 pub use accept::{CONNECTION_MAX, CONNECTIONS_MAX, STREAM_MAX, serve};
 pub use audit::{AuditEntry, AuditLog, RenewalEntry, RequestEntry};
+pub use body::BODY_BYTES_MAX;
 pub use changes::{KEY_BYTES_MAX, PARALLEL_MAX};
 pub use client::STREAMS_MAX;
 pub use operations::Operations;
 pub use query::{DEADLINE_SECONDS, DEADLINE_SECONDS_MAX};
-pub use routes::{AdminConfig, BODY_BYTES_MAX, TTL_SECONDS_MAX};
+pub use routes::{AdminConfig, TTL_SECONDS_MAX};

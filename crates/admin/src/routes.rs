@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
@@ -11,20 +11,18 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use hyper::body::Body as _;
 use tokio_rustls::rustls::ServerConfig;
 
+use crate::api_state::ApiState;
 use crate::audit::{Audit, AuditLog, audit};
 use crate::auth::AdminToken;
+use crate::body::whole;
 use crate::changes::{self, Named};
 use crate::client::{Client, Streams};
 use crate::error::ApiError;
 use crate::follow;
 use crate::operations::Operations;
 use crate::view::{self, Cluster, Deployment, Liveness, Token, TokenRequest};
-
-/// Largest body of a request. Then 413.
-pub const BODY_BYTES_MAX: usize = 4 << 10;
 
 /// Longest life of a join token: a week.
 pub const TTL_SECONDS_MAX: i64 = 7 * 24 * 3600;
@@ -45,18 +43,11 @@ pub struct AdminConfig {
     pub tls: Option<Arc<ServerConfig>>,
 }
 
-/// What the routes share.
-#[derive(Clone)]
-pub(crate) struct Shared<O> {
-    pub(crate) operations: O,
-    streams: Streams,
-}
-
 /// The whole HTTP service.
 pub(crate) fn router<O: Operations>(config: &AdminConfig, operations: O) -> Router {
     let token = Arc::new(AdminToken::new(&config.token));
     let audited = Audit::new(config.audit.clone());
-    let shared = Shared { operations, streams: Streams::new() };
+    let shared = ApiState { operations, streams: Streams::new() };
     Router::new()
         .route("/admin/v1/cluster", get(cluster::<O>))
         .route("/admin/v1/tokens", post(create_token::<O>))
@@ -71,7 +62,7 @@ pub(crate) fn router<O: Operations>(config: &AdminConfig, operations: O) -> Rout
 }
 
 /// What changes the cluster, and what came of it.
-fn operation_routes<O: Operations>() -> Router<Shared<O>> {
+fn operation_routes<O: Operations>() -> Router<ApiState<O>> {
     use changes::{
         abort, drain_node, drain_replica, patch_deployment, remove_node, remove_replica,
         restart_replica, revoke_node, undrain_node,
@@ -103,12 +94,12 @@ async fn admit(State(token): State<Arc<AdminToken>>, request: Request, next: Nex
     }
 }
 
-async fn cluster<O: Operations>(State(shared): State<Shared<O>>) -> Json<Cluster> {
+async fn cluster<O: Operations>(State(shared): State<ApiState<O>>) -> Json<Cluster> {
     let operation = running(&shared.operations).await;
     Json(Cluster { operation, ..shared.operations.status().into() })
 }
 
-async fn deployment<O: Operations>(State(shared): State<Shared<O>>) -> Json<Deployment> {
+async fn deployment<O: Operations>(State(shared): State<ApiState<O>>) -> Json<Deployment> {
     let operation = running(&shared.operations).await;
     let cluster = Cluster::from(shared.operations.status());
     let deployment = shared.operations.deployment().await;
@@ -122,7 +113,7 @@ async fn running(operations: &impl Operations) -> Option<view::Operation> {
     Some(running.into())
 }
 
-async fn operations<O: Operations>(State(shared): State<Shared<O>>) -> Json<view::Operations> {
+async fn operations<O: Operations>(State(shared): State<ApiState<O>>) -> Json<view::Operations> {
     let mut operations: Vec<_> =
         shared.operations.operations().await.into_iter().rev().map(view::Operation::from).collect();
     for operation in &mut operations {
@@ -133,7 +124,7 @@ async fn operations<O: Operations>(State(shared): State<Shared<O>>) -> Json<view
 }
 
 async fn operation<O: Operations>(
-    State(shared): State<Shared<O>>,
+    State(shared): State<ApiState<O>>,
     name: Named,
     client: Client,
     headers: HeaderMap,
@@ -150,7 +141,7 @@ async fn operation<O: Operations>(
 }
 
 async fn create_token<O: Operations>(
-    State(shared): State<Shared<O>>,
+    State(shared): State<ApiState<O>>,
     body: Body,
 ) -> Result<Json<Token>, ApiError> {
     let ttl = ttl(&whole(body).await?)?;
@@ -158,23 +149,6 @@ async fn create_token<O: Operations>(
     let expires_in_seconds = ttl.as_secs();
     tracing::info!(expires_in_seconds, "join token created");
     Ok(Json(Token { token, expires_in_seconds }))
-}
-
-/// The whole of a body.
-///
-/// # Errors
-/// It is larger than [`BODY_BYTES_MAX`].
-pub(crate) async fn whole(body: Body) -> Result<Bytes, ApiError> {
-    let too_large = || {
-        let message = format!("the body is larger than {BODY_BYTES_MAX} bytes");
-        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
-    };
-    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
-        // Announced, and not worth waiting for.
-        return Err(too_large());
-    }
-    // If it is the client that broke off, nobody reads the answer.
-    to_bytes(body, BODY_BYTES_MAX).await.map_err(|_| too_large())
 }
 
 fn ttl(body: &[u8]) -> Result<Duration, ApiError> {

@@ -1,9 +1,9 @@
-//! Who is let into the house, and when to come back who is not.
+//! Which requests the cluster admits, and when to come back those that it does not.
 //!
-//! - **AD-1** never are more requests or prompt tokens in the house than its bounds say, nor more of a
+//! - **AD-1** never are more requests or prompt tokens in the cluster than its bounds say, nor more of a
 //!   client than the client's say (**G6**). One prompt may be longer than a bound: alone it is let in.
 //! - **AD-2** a refusal takes nothing and waits for nothing. A client that has too much of its own is
-//!   told so, whether the house is full or not.
+//!   told so, whether the cluster is full or not.
 //! - **AD-3** who is refused is told to come back when the queue of now will have been admitted to batches, at the
 //!   pace at which requests leave: in 1 s to 60 s, which is what `openai-python` heeds.
 
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::pace::Pace;
 
-/// How much may be in the house at once, running and waiting (**G6**).
+/// How much may be in the cluster at once, running and waiting (**G6**).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdmissionLimits {
     /// Requests.
@@ -29,19 +29,19 @@ pub struct AdmissionLimits {
     pub no_capacity_timeout: Duration,
 }
 
-/// How many requests may be in the house.
+/// How many requests may be in the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capacity {
-    /// So many, whatever the house is made of.
+    /// So many, however many replicas there are.
     Fixed(u32),
     /// So many for each replica there is.
     EachReplica(u32),
 }
 
-/// What a client may have in the house, and how early it may be served.
+/// What a client may have in the cluster, and how early it may be served.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientLimits {
-    /// Requests at once, running and waiting; as many as the house takes if not given.
+    /// Requests at once, running and waiting; as many as the cluster takes if not given.
     pub requests: Option<u32>,
     /// Prompt tokens of all those requests.
     pub prompt_tokens: Option<u32>,
@@ -62,8 +62,8 @@ pub struct Client {
 /// Which bound a request would break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Full {
-    /// That of the house.
-    House,
+    /// That of the whole cluster.
+    Cluster,
     /// One of the client: requests or tokens, and how many it may have.
     Client(Measure, u32),
 }
@@ -77,7 +77,7 @@ pub enum Measure {
     PromptTokens,
 }
 
-/// What the house or a client may have, and has.
+/// What the cluster or a client may have, and has.
 #[derive(Clone, Debug)]
 struct Budget {
     requests: Bound,
@@ -98,21 +98,21 @@ struct Taken {
     amount: u32,
 }
 
-/// The books of the house.
+/// Counts what the cluster and its clients have queued and running.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    house: Budget,
+    cluster: Budget,
     requests: Capacity,
     clients: AtomicU32,
     pace: Mutex<Pace>,
     origin: Instant,
 }
 
-/// A request's place in the house. Dropping it frees the place.
+/// A request's place in the cluster. Dropping it frees the place.
 #[derive(Debug)]
 pub(crate) struct Place {
     admission: Arc<Admission>,
-    _house: [Taken; 2],
+    _cluster: [Taken; 2],
     _client: Option<[Taken; 2]>,
 }
 
@@ -121,7 +121,7 @@ pub(crate) struct Place {
 impl Admission {
     pub(crate) fn new(limits: &AdmissionLimits) -> Self {
         Self {
-            house: Budget::new(u32::MAX, limits.prompt_tokens),
+            cluster: Budget::new(u32::MAX, limits.prompt_tokens),
             requests: limits.requests,
             clients: AtomicU32::new(0),
             pace: Mutex::default(),
@@ -137,7 +137,7 @@ impl Admission {
         Client { tenant, priority: limits.priority, budget }
     }
 
-    /// Takes a place in a house of so many replicas, if there is one.
+    /// Takes a place in a cluster of so many replicas, if there is one.
     pub(crate) fn enter(
         self: &Arc<Self>,
         prompt_tokens: usize,
@@ -154,16 +154,16 @@ impl Admission {
         let of_client = of_client.transpose()?;
         let was_empty = self.requests() == 0;
         let most = self.requests.among(replicas);
-        let house = self.house.take(prompt_tokens, most).map_err(|_| Full::House)?;
+        let cluster = self.cluster.take(prompt_tokens, most).map_err(|_| Full::Cluster)?;
         if was_empty {
             self.pace().resume(self.origin.elapsed());
         }
-        Ok(Place { admission: Arc::clone(self), _house: house, _client: of_client })
+        Ok(Place { admission: Arc::clone(self), _cluster: cluster, _client: of_client })
     }
 
-    /// Requests in the house.
+    /// Requests in the cluster.
     pub(crate) fn requests(&self) -> u32 {
-        *self.house.requests.taken.borrow()
+        *self.cluster.requests.taken.borrow()
     }
 
     /// When to come back if so many requests wait for a slot (**AD-3**).
@@ -171,9 +171,9 @@ impl Admission {
         self.pace().retry_after(waiting, self.origin.elapsed())
     }
 
-    /// Waits until the house is empty.
+    /// Waits until the cluster is empty.
     pub(crate) async fn empty(&self) {
-        let mut taken = self.house.requests.taken.subscribe();
+        let mut taken = self.cluster.requests.taken.subscribe();
         // The sender is ours.
         drop(taken.wait_for(|taken| *taken == 0).await);
     }
@@ -285,49 +285,55 @@ mod tests {
 
     /// **AD-1**, **AD-2**
     #[test]
-    fn a_client_has_bounds_of_its_own_and_shares_those_of_the_house() {
-        let house = admission();
-        let (small, large) = (client(&house, 2, 30), client(&house, 9, 900));
-        let first = house.enter(10, Some(&small), 1).expect("room");
+    fn a_client_has_bounds_of_its_own_and_shares_those_of_the_cluster() {
+        let cluster = admission();
+        let (small, large) = (client(&cluster, 2, 30), client(&cluster, 9, 900));
+        let first = cluster.enter(10, Some(&small), 1).expect("room");
         assert_eq!(
-            house.enter(21, Some(&small), 1).err(),
+            cluster.enter(21, Some(&small), 1).err(),
             Some(Full::Client(Measure::PromptTokens, 30))
         );
-        let second = house.enter(20, Some(&small), 1).expect("a refusal took nothing");
-        assert_eq!(house.enter(0, Some(&small), 1).err(), Some(Full::Client(Measure::Requests, 2)));
-        let third = house.enter(60, Some(&large), 1).expect("room");
+        let second = cluster.enter(20, Some(&small), 1).expect("a refusal took nothing");
         assert_eq!(
-            house.enter(11, Some(&large), 1).err(),
-            Some(Full::House),
-            "tokens of the house"
+            cluster.enter(0, Some(&small), 1).err(),
+            Some(Full::Client(Measure::Requests, 2))
         );
-        let fourth = house.enter(10, None, 1).expect("room");
+        let third = cluster.enter(60, Some(&large), 1).expect("room");
         assert_eq!(
-            house.enter(0, Some(&large), 1).err(),
-            Some(Full::House),
-            "requests of the house"
+            cluster.enter(11, Some(&large), 1).err(),
+            Some(Full::Cluster),
+            "tokens of the cluster"
         );
-        assert_eq!(house.enter(0, Some(&small), 1).err(), Some(Full::Client(Measure::Requests, 2)));
-        assert_eq!(house.requests(), 4);
+        let fourth = cluster.enter(10, None, 1).expect("room");
+        assert_eq!(
+            cluster.enter(0, Some(&large), 1).err(),
+            Some(Full::Cluster),
+            "requests of the cluster"
+        );
+        assert_eq!(
+            cluster.enter(0, Some(&small), 1).err(),
+            Some(Full::Client(Measure::Requests, 2))
+        );
+        assert_eq!(cluster.requests(), 4);
         drop((first, second, third, fourth));
-        assert_eq!(house.requests(), 0);
-        assert!(house.enter(1000, Some(&small), 1).is_ok(), "a long one is let in alone");
+        assert_eq!(cluster.requests(), 0);
+        assert!(cluster.enter(1000, Some(&small), 1).is_ok(), "a long one is let in alone");
     }
 
     /// **AD-1**
     #[test]
-    fn a_house_may_be_bounded_by_its_replicas() {
+    fn a_cluster_may_be_bounded_by_its_replicas() {
         let limits = AdmissionLimits {
             requests: Capacity::EachReplica(2),
             prompt_tokens: 100,
             no_capacity_timeout: Duration::ZERO,
         };
-        let house = Arc::new(Admission::new(&limits));
-        let mut places: Vec<_> = (0..2).map(|_| house.enter(1, None, 0).expect("room")).collect();
-        assert_eq!(house.enter(1, None, 1).err(), Some(Full::House));
-        places.extend((0..2).map(|_| house.enter(1, None, 2).expect("there is one more")));
-        assert_eq!(house.enter(1, None, 1).err(), Some(Full::House), "one has left");
+        let cluster = Arc::new(Admission::new(&limits));
+        let mut places: Vec<_> = (0..2).map(|_| cluster.enter(1, None, 0).expect("room")).collect();
+        assert_eq!(cluster.enter(1, None, 1).err(), Some(Full::Cluster));
+        places.extend((0..2).map(|_| cluster.enter(1, None, 2).expect("there is one more")));
+        assert_eq!(cluster.enter(1, None, 1).err(), Some(Full::Cluster), "one has left");
         drop(places.drain(..3));
-        assert!(house.enter(1, None, 1).is_ok());
+        assert!(cluster.enter(1, None, 1).is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! The clock of a house: all of it tells the same time, because requests move.
+//! The clock of a cluster: all of it tells the same time, because requests move.
 
 use std::time::Duration;
 

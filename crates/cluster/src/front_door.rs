@@ -50,15 +50,15 @@ pub(crate) struct Bounds {
 /// Why a request was not accepted. Nothing of it remains.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
-    /// The house is full; try again after the given time.
+    /// The queues are full; try again after the given time.
     #[error("overloaded: {requests} requests are queued or running, try again later")]
     Overloaded {
         /// When to come back.
         retry_after: Duration,
-        /// Requests in the house.
+        /// Requests in the cluster.
         requests: u32,
     },
-    /// The client has as much in the house as it may; try again after the given time.
+    /// The client has as much in the cluster as it may; try again after the given time.
     #[error("you have {limit} {measure} here already, which is your limit")]
     OverLimit {
         /// When to come back.
@@ -186,7 +186,7 @@ impl FrontDoor {
             let running = u32::try_from(running).unwrap_or(u32::MAX);
             let retry_after = admission.retry_after(requests.saturating_sub(running));
             match full {
-                Full::House => Rejected::Overloaded { retry_after, requests },
+                Full::Cluster => Rejected::Overloaded { retry_after, requests },
                 Full::Client(measure, limit) => Rejected::OverLimit { retry_after, measure, limit },
             }
         })
@@ -199,7 +199,7 @@ impl FrontDoor {
         self.shared.admission.client(limits)
     }
 
-    /// Requests in the house: accepted and not yet finished.
+    /// Requests in the cluster: accepted and not yet finished.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.shared.admission.requests()

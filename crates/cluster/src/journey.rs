@@ -1,4 +1,4 @@
-//! The way of a traced request through the house, as spans: `generate`, and in it one of `parked`,
+//! The way of a traced request through the cluster, as spans: `generate`, and in it one of `parked`,
 //! `queue`, `prefill` and `decode` at a time. A request that moves, or loses its slot, goes through
 //! some of them again.
 

@@ -1,15 +1,15 @@
-//! How fast requests leave the house.
+//! How fast requests end.
 
 use std::time::Duration;
 
-/// The past that counts, in seconds of a busy house: older departures fade.
+/// The past that counts, in seconds of a busy cluster: older departures fade.
 const WINDOW: f64 = 20.0;
 
 /// Bounds of what a refused caller is told. `openai-python` heeds no more than a minute.
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
-/// A rate with a fading memory. Time is an argument: any clock that does not go back. While the house is
+/// A rate with a fading memory. Time is an argument: any clock that does not go back. While the cluster is
 /// empty, nothing can leave, so such time does not count.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
@@ -23,7 +23,7 @@ pub(crate) struct Pace {
 // === impl Pace ===
 
 impl Pace {
-    /// Somebody enters an empty house at `now`.
+    /// Somebody enters an empty cluster at `now`.
     pub(crate) fn resume(&mut self, now: Duration) {
         self.last = now;
     }
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_house_does_not_make_it_slow() {
+    fn an_empty_cluster_does_not_make_it_slow() {
         let mut pace = Pace::default();
         (1..100).for_each(|n| pace.leave(at(f64::from(n) * 0.1)));
         let before = pace.time_for(10, at(10.0));
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_house_that_nobody_leaves_gets_slower() {
+    fn a_cluster_that_nobody_leaves_gets_slower() {
         let mut pace = Pace::default();
         assert_eq!(pace.time_for(100, at(0.0)), Duration::ZERO, "nothing is known yet");
         let early = pace.time_for(100, at(1.0));

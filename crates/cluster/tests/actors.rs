@@ -8,8 +8,8 @@ mod scripted;
 
 #[path = "engines/brake.rs"]
 mod brake;
-#[path = "engines/curtain.rs"]
-mod curtain;
+#[path = "engines/start_gate.rs"]
+mod start_gate;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -29,8 +29,8 @@ use playhouse_types::{
 use tokio::time::{Instant, sleep, timeout};
 
 use brake::Brake;
-use curtain::Curtain;
 use scripted::{Nobody, RankFault, blueprint, engines_of, layout};
+use start_gate::StartGate;
 
 const LIMITS: Limits = Limits {
     max_num_seqs: 64,
@@ -67,22 +67,22 @@ fn braked(brake: &Brake) -> RankFault {
     Arc::new(move |_, _| brakes.before_a_step())
 }
 
-struct House {
+struct Setup {
     replicas: u32,
     layout: ParallelSpec,
     step_deadline: StepDeadline,
     no_capacity_timeout: Duration,
 }
 
-impl Default for House {
+impl Default for Setup {
     fn default() -> Self {
         let (step_deadline, no_capacity_timeout) = (StepDeadline::Never, LONG);
         Self { replicas: 1, layout: layout(1, 1), step_deadline, no_capacity_timeout }
     }
 }
 
-impl House {
-    async fn open(
+impl Setup {
+    async fn start(
         self,
         starter: impl Fn(&ParallelSpec) -> RankStarter + Send + Sync + 'static,
     ) -> (Cluster, Arc<Metrics>) {
@@ -204,7 +204,7 @@ fn contract_breakers(breaks: impl Fn(Epoch, u32) -> bool + Send + Sync + 'static
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rank_that_breaks_the_contract_is_restarted() {
     let (cluster, metrics) =
-        House::default().open(|_| contract_breakers(|epoch, _| epoch == Epoch(1))).await;
+        Setup::default().start(|_| contract_breakers(|epoch, _| epoch == Epoch(1))).await;
     cluster.serving().await.expect("it serves");
     let mut generation = submit(cluster.front_door(), 5, 10);
     let (tokens, finish) = collect(&mut generation).await;
@@ -217,7 +217,7 @@ async fn a_rank_that_breaks_the_contract_is_restarted() {
 /// The request that does it each time fails alone, as one that kills its engine does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_contract_that_is_broken_again_and_again_ends_the_request_and_not_the_replica() {
-    let (cluster, _) = House::default().open(|_| contract_breakers(|_, _| true)).await;
+    let (cluster, _) = Setup::default().start(|_| contract_breakers(|_, _| true)).await;
     cluster.serving().await.expect("it serves");
     let mut generation = submit(cluster.front_door(), 5, 10);
     let (tokens, finish) = collect(&mut generation).await;
@@ -246,7 +246,7 @@ impl RankHandle for Mine {
 struct Mined {
     cluster: Cluster,
     brake: Brake,
-    curtain: Curtain,
+    gate: StartGate,
     /// The next replica that is found to hang panics.
     armed: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
@@ -257,7 +257,7 @@ const HANGS: Duration = Duration::from_secs(2);
 
 impl Mined {
     async fn open(replicas: u32, no_capacity_timeout: Duration) -> Self {
-        let (brake, curtain) = (Brake::default(), Curtain::new(&[]));
+        let (brake, gate) = (Brake::default(), StartGate::new(&[]));
         let armed = Arc::new(AtomicBool::new(false));
         let (engines, mined) =
             (engines_of(count, &layout(1, 1), braked(&brake)), Arc::clone(&armed));
@@ -265,12 +265,12 @@ impl Mined {
             let started = engines(epoch, rank, sink)?;
             Ok(StartedRank { handle: Arc::new(Mine { armed: Arc::clone(&mined) }), ..started })
         });
-        let starter = curtain.before(starter);
+        let starter = gate.before(starter);
         let step_deadline = StepDeadline::Fixed(HANGS);
-        let house = House { replicas, step_deadline, no_capacity_timeout, ..House::default() };
-        let (cluster, metrics) = house.open(move |_| Arc::clone(&starter)).await;
+        let setup = Setup { replicas, step_deadline, no_capacity_timeout, ..Setup::default() };
+        let (cluster, metrics) = setup.start(move |_| Arc::clone(&starter)).await;
         cluster.serving().await.expect("all serve");
-        Self { cluster, brake, curtain, armed, metrics }
+        Self { cluster, brake, gate, armed, metrics }
     }
 
     /// The actor of some replica panics while it has all of these requests.
@@ -280,7 +280,7 @@ impl Mined {
     }
 
     async fn stop(self) {
-        drop((self.brake, self.curtain));
+        drop((self.brake, self.gate));
         assert_eq!(self.cluster.stop(LONG).await, 0);
     }
 }
@@ -320,7 +320,7 @@ async fn a_request_whose_only_replica_panicked_ends_at_its_first_deadline() {
     let mut stream = submit(mined.cluster.front_door(), 20, 50);
     first_token(&mut stream).await;
     // The next actor's ranks do not come.
-    mined.curtain.lower(0);
+    mined.gate.close(0);
     mined.panic().await;
     mined.brake.release();
     let begin = Instant::now();
@@ -335,7 +335,7 @@ async fn a_request_whose_only_replica_panicked_ends_at_its_first_deadline() {
     assert!(cpu < timeout / 2, "nobody throws it from hand to hand: {cpu:?}");
     assert!(!mined.cluster.front_door().is_ready());
     assert_eq!(mined.cluster.front_door().in_flight(), 0, "C-2");
-    mined.curtain.raise(0);
+    mined.gate.open(0);
     mined.stop().await;
 }
 
@@ -361,12 +361,12 @@ async fn operations_on_a_replica_that_panicked_do_what_they_say() {
         mined.brake.hold_after(0);
         let mut streams: Vec<_> =
             (1..5).map(|n| submit(mined.cluster.front_door(), n * 20, 30)).collect();
-        mined.curtain.lower(0);
-        mined.curtain.lower(1);
+        mined.gate.close(0);
+        mined.gate.close(1);
         mined.panic().await;
         mined.brake.release();
-        mined.curtain.raise(0);
-        mined.curtain.raise(1);
+        mined.gate.open(0);
+        mined.gate.open(1);
         done(&mined.cluster, change.clone()).await;
         for (n, stream) in (1..5).zip(&mut streams) {
             let (tokens, finish) = collect(stream).await;
@@ -386,16 +386,16 @@ async fn operations_on_a_replica_that_panicked_do_what_they_say() {
 /// Scaling down takes first what does not serve, whatever its id.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scaling_down_removes_first_what_does_not_serve() {
-    let curtain = Curtain::new(&[0]);
-    let starter = curtain.before(engines_of(count, &layout(1, 1), Arc::new(|_, _| Ok(()))));
-    let house = House { replicas: 3, ..House::default() };
-    let (cluster, _) = house.open(move |_| Arc::clone(&starter)).await;
+    let gate = StartGate::new(&[0]);
+    let starter = gate.before(engines_of(count, &layout(1, 1), Arc::new(|_, _| Ok(()))));
+    let setup = Setup { replicas: 3, ..Setup::default() };
+    let (cluster, _) = setup.start(move |_| Arc::clone(&starter)).await;
     let serving = |replica: usize| state(&cluster, replica) == ReplicaState::Serving;
     until("two serve", || serving(1) && serving(2)).await;
     let operation = begin(&cluster, scale(2)).await;
     until("the first leaves", || state(&cluster, 0) == ReplicaState::Draining).await;
     // Until then its rank cannot end (A14).
-    drop(curtain);
+    drop(gate);
     assert_eq!(ended(&cluster, &operation).await.phase, Phase::Done);
     let left: Vec<_> = cluster.front_door().replicas().iter().map(|it| it.id.0).collect();
     assert_eq!(left, [1, 2]);
@@ -406,14 +406,14 @@ async fn scaling_down_removes_first_what_does_not_serve() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_that_leave_while_parked_requests_are_handed_out_leave_nothing() {
     const CALLERS: usize = 200;
-    let curtain = Curtain::new(&[0, 1]);
-    let starter = curtain.before(engines_of(count, &layout(1, 1), paced(Duration::from_millis(2))));
-    let house = House { replicas: 2, ..House::default() };
-    let (cluster, _) = house.open(move |_| Arc::clone(&starter)).await;
+    let gate = StartGate::new(&[0, 1]);
+    let starter = gate.before(engines_of(count, &layout(1, 1), paced(Duration::from_millis(2))));
+    let setup = Setup { replicas: 2, ..Setup::default() };
+    let (cluster, _) = setup.start(move |_| Arc::clone(&starter)).await;
     let door = cluster.front_door().clone();
     let mut all: Vec<_> = (0..CALLERS).map(|_| submit(&door, 12_000, 4_000)).collect();
     until("all are parked", || all.iter().all(Generation::is_parked)).await;
-    curtain.raise(0);
+    gate.open(0);
     let leaving = tokio::task::spawn_blocking(move || {
         while all[0].is_parked() {
             std::hint::spin_loop();
@@ -435,7 +435,7 @@ async fn callers_that_leave_while_parked_requests_are_handed_out_leave_nothing()
     assert_eq!((door.in_flight(), running), (1, 1), "C-4");
     drop(first);
     until("nobody is left", || door.in_flight() == 0).await;
-    drop(curtain);
+    drop(gate);
     assert_eq!(cluster.stop(LONG).await, 0);
 }
 
@@ -444,9 +444,9 @@ async fn callers_that_leave_while_parked_requests_are_handed_out_leave_nothing()
 async fn the_deadline_of_a_drain_that_was_aborted_ends_with_it() {
     let brake = Brake::default();
     let fault = braked(&brake);
-    let house = House { replicas: 2, ..House::default() };
+    let setup = Setup { replicas: 2, ..Setup::default() };
     let (cluster, _) =
-        house.open(move |_| engines_of(count, &layout(1, 1), Arc::clone(&fault))).await;
+        setup.start(move |_| engines_of(count, &layout(1, 1), Arc::clone(&fault))).await;
     cluster.serving().await.expect("all serve");
     brake.hold_after(0);
     let mut streams: Vec<_> = (1..5).map(|n| submit(cluster.front_door(), n * 20, 10)).collect();
@@ -493,9 +493,9 @@ async fn a_replica_is_drained_when_the_ranks_of_older_epochs_have_ended_too() {
         held.fetch_sub(1, Ordering::SeqCst);
         outcome
     });
-    let house = House { layout: layout(1, 2), ..House::default() };
+    let setup = Setup { layout: layout(1, 2), ..Setup::default() };
     let (cluster, _) =
-        house.open(move |layout| engines_of(count, layout, Arc::clone(&fault))).await;
+        setup.start(move |layout| engines_of(count, layout, Arc::clone(&fault))).await;
     cluster.serving().await.expect("it serves");
     brake.hold_after(0);
     let mut stream = submit(cluster.front_door(), 5, 200);
@@ -519,9 +519,9 @@ async fn a_replica_is_drained_when_the_ranks_of_older_epochs_have_ended_too() {
 /// **G4**: what is on its way to a replica that is removed goes elsewhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn requests_on_their_way_to_a_replica_that_is_removed_go_elsewhere() {
-    let house = House { replicas: 3, ..House::default() };
+    let setup = Setup { replicas: 3, ..Setup::default() };
     let (cluster, _) =
-        house.open(|_| engines_of(count, &layout(1, 1), Arc::new(|_, _| Ok(())))).await;
+        setup.start(|_| engines_of(count, &layout(1, 1), Arc::new(|_, _| Ok(())))).await;
     cluster.serving().await.expect("all serve");
     let over = Arc::new(AtomicBool::new(false));
     let client = |_| {
@@ -567,7 +567,7 @@ async fn a_checkpoint_that_is_away_for_a_while_costs_no_stream() {
     let (brake, gone) = (Brake::default(), Arc::clone(&away));
     let fault = braked(&brake);
     let (cluster, _) =
-        House::default().open(move |_| loads_unless(&gone, Arc::clone(&fault))).await;
+        Setup::default().start(move |_| loads_unless(&gone, Arc::clone(&fault))).await;
     cluster.serving().await.expect("it serves");
     brake.hold_after(2);
     let mut streams: Vec<_> = (1..5).map(|n| submit(cluster.front_door(), n * 20, 30)).collect();
@@ -594,8 +594,8 @@ async fn the_only_replica_that_has_failed_tries_again_by_itself() {
     let away = Arc::new(AtomicBool::new(false));
     let (brake, gone) = (Brake::default(), Arc::clone(&away));
     let fault = braked(&brake);
-    let house = House { no_capacity_timeout: Duration::from_millis(100), ..House::default() };
-    let (cluster, _) = house.open(move |_| loads_unless(&gone, Arc::clone(&fault))).await;
+    let setup = Setup { no_capacity_timeout: Duration::from_millis(100), ..Setup::default() };
+    let (cluster, _) = setup.start(move |_| loads_unless(&gone, Arc::clone(&fault))).await;
     cluster.serving().await.expect("it serves");
     brake.hold_after(0);
     let mut stream = submit(cluster.front_door(), 5, 3);
@@ -620,9 +620,9 @@ async fn requests_leave_a_replica_that_is_many_times_slower_than_its_peers() {
         ReplicaId(0) => slow(rank, plan),
         _ => quick(rank, plan),
     });
-    let house = House { replicas: 2, ..House::default() };
+    let setup = Setup { replicas: 2, ..Setup::default() };
     let (cluster, metrics) =
-        house.open(move |_| engines_of(count, &layout(1, 1), Arc::clone(&fault))).await;
+        setup.start(move |_| engines_of(count, &layout(1, 1), Arc::clone(&fault))).await;
     cluster.serving().await.expect("all serve");
     let door = cluster.front_door();
     let mut streams: Vec<_> = (1..9).map(|n| submit(door, n * 20, TOKENS)).collect();

@@ -28,7 +28,7 @@ enum Backend {
     Solo,
     Host(Arc<Group>),
     #[cfg(feature = "cuda")]
-    Nccl(Arc<nccl::Group>),
+    Nccl(Arc<nccl::NcclGroup>),
 }
 
 /// An element that candle knows.
@@ -114,7 +114,7 @@ impl Communicator {
         abort: &AbortHandle,
     ) -> Result<Self, JoinError> {
         let cpu = Group::join(spec, rank, None, abort)?;
-        let group = nccl::Group::join(cpu, spec.timeout, device)?;
+        let group = nccl::NcclGroup::join(cpu, spec.timeout, device)?;
         Ok(Self { backend: Backend::Nccl(Arc::new(group)) })
     }
 

@@ -22,4 +22,4 @@ mod comm;
 mod group;
 mod plan;
 
-pub(crate) use group::Group;
+pub(crate) use group::NcclGroup;

@@ -5,10 +5,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use axum::body::Body;
-use axum::http::HeaderValue;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use playhouse_cluster::{Rejected, Submission};
 use playhouse_telemetry::Refusal;
@@ -22,7 +18,6 @@ use crate::gateway::Gateway;
 use crate::reply::Reply;
 use crate::request::Job;
 use crate::shutdown::Phase;
-use crate::stream::EventStream;
 use crate::trace;
 
 /// Dropping it cancels every generation that still runs.
@@ -81,30 +76,10 @@ impl Answer {
         Ok(Self { setting, reply, choices, n: n as usize })
     }
 
-    /// The answer to an HTTP request: as a stream, or when everything is there.
-    pub(crate) async fn respond(mut self) -> Result<Response> {
-        if self.setting.form.stream.is_some() {
-            self.opening().await?;
-            let mut response = Response::new(Body::new(EventStream::new(self)));
-            let headers = response.headers_mut();
-            let events = HeaderValue::from_static("text/event-stream; charset=utf-8");
-            headers.insert(CONTENT_TYPE, events);
-            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-            // nginx buffers answers unless told not to.
-            headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-            return Ok(response);
-        }
-        let body = self.collect().await?;
-        let mut response = Response::new(Body::from(body));
-        let json = HeaderValue::from_static("application/json");
-        response.headers_mut().insert(CONTENT_TYPE, json);
-        Ok(response)
-    }
-
     /// Holds the head of a stream back until there is something to say, so that a request which
     /// nobody can serve is refused with a status of its own. Silence is broken as in a stream, but not
     /// while the request is parked: it has not begun, and may be refused yet.
-    async fn opening(&mut self) -> Result<()> {
+    pub(crate) async fn opening(&mut self) -> Result<()> {
         let ping_interval = self.setting.gateway.limits().ping_interval;
         let ending = self.setting.gateway.shutdown().reached(Phase::Ending);
         let mut ending = pin!(ending);
@@ -132,7 +107,8 @@ impl Answer {
         if self.choices.iter_mut().any(ready) { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    async fn collect(mut self) -> Result<Bytes> {
+    /// The whole body, when everything is there.
+    pub(crate) async fn collect(mut self) -> Result<Bytes> {
         let ending = self.setting.gateway.shutdown().reached(Phase::Ending);
         let whole = poll_fn(|cx| {
             let mut waiting = false;
@@ -190,7 +166,7 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        trace::answered(self);
+        trace::answered(&self.setting, &self.choices, || self.usage());
     }
 }
 

@@ -5,10 +5,10 @@
 //!
 //! - **AU-1** keys are compared by their digests in constant time, with every key there is: how long it
 //!   takes tells neither a key nor which one was given.
-//! - **AU-2** what the holder of a key may have in the house is bounded, over all its connections.
+//! - **AU-2** what the holder of a key may have queued and running is bounded, over all its connections.
 //! - **AU-3** cached prefixes of a key with a cache group are found by that group alone: neither times
 //!   nor counts of cached tokens tell others what its holder has asked.
-//! - **AU-4** keys are replaced all at once or not at all; who stays keeps what it has in the house.
+//! - **AU-4** keys are replaced all at once or not at all; who stays keeps what it has queued and running.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -18,7 +18,7 @@ use playhouse_cluster::{Client, ClientLimits, FrontDoor};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-use crate::gateway::GatewayError;
+use crate::gateway_error::GatewayError;
 
 /// Answered without a key: orchestrators probe them, and they tell nothing about use.
 pub(crate) const PUBLIC_PATHS: &[&str] = &["/livez", "/readyz", "/health", "/version"];
@@ -30,7 +30,7 @@ pub struct ApiKey {
     pub name: String,
     /// SHA-256 of the key.
     pub sha256: [u8; 32],
-    /// What its holder may have in the house at once.
+    /// What its holder may have queued and running at once.
     pub limits: ClientLimits,
     /// Cached prefixes are shared with the keys of this group and with nobody else; without one, with
     /// everybody who has none.
@@ -88,7 +88,7 @@ impl KeyRing {
     }
 
     /// From now on these keys let clients in, and no other. Requests that are running go on. Limits
-    /// that did not change count what is in the house already.
+    /// that did not change count what is queued and running already.
     ///
     /// # Errors
     /// A key is empty, or two are the same: then nothing is changed.

@@ -7,13 +7,13 @@
 //!   (the tables below).
 //! - **GW-3** a client that leaves takes its generations with it, streamed or not (**G5**).
 //! - **GW-4** a refusal for lack of room is immediate and says when to come back (**G6**): 429 when the
-//!   holder of the key has as much here as it may, 503 when the house is full.
+//!   holder of the key has as much here as it may, 503 when the queues are full.
 //! - **GW-5** a stream says exactly what the whole answer would have said, in whole code points.
 //!
 //! The path of a request: [`serve`] accepts it on a socket with deadlines (`accept`, `socket`),
 //! `routes` finds its handler and reads its body, `request` turns it into checked work (with
 //! [`ChatTemplate`] and [`Tokenizer`]), `answer` submits that to the front door, `choice` turns what
-//! comes back into text (with `stop`), and `stream` or `answer` sends it as `reply` spells it. How all that
+//! comes back into text (with `stop`), and `respond` or `stream` sends it as `reply` spells it. How all that
 //! ends stands in `shutdown`.
 //!
 //! Not here: how anything is computed or scheduled, where files, flags and keys come from (the CLI
@@ -83,16 +83,20 @@
 mod accept;
 mod answer;
 mod auth;
+mod body;
 mod caller;
 mod choice;
 mod error;
 mod fields;
 mod gateway;
+mod gateway_error;
 mod json;
 mod readiness;
 mod reply;
 mod request;
+mod respond;
 mod routes;
+mod sampling_defaults;
 mod shutdown;
 mod socket;
 mod stop;
@@ -103,7 +107,8 @@ mod trace;
 
 pub use accept::{Drained, serve};
 pub use auth::{ApiKey, KeyRing};
-pub use gateway::{Gateway, GatewayConfig, GatewayError, Limits};
-pub use request::SamplingDefaults;
+pub use gateway::{Gateway, GatewayConfig, Limits};
+pub use gateway_error::GatewayError;
+pub use sampling_defaults::SamplingDefaults;
 pub use template::{ChatTemplate, Ending, FUEL, OUTPUT_MAX, RenderOptions, TemplateError};
 pub use tokenizer::{Detokenizer, EncodeError, Tokenizer, TokenizerError};

@@ -21,7 +21,6 @@ use sha2::{Digest, Sha256};
 pub(crate) use chat::parse_chat;
 pub(crate) use completion::parse_completion;
 pub(crate) use prompt::{Conversation, Prompt};
-pub use sampling::SamplingDefaults;
 
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;

@@ -22,13 +22,14 @@ use tokio::time::{Instant, timeout};
 
 use crate::answer::Answer;
 use crate::auth::{Key, PUBLIC_PATHS};
+use crate::body::parse_object;
 use crate::caller::Caller;
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
 use crate::gateway::Gateway;
-use crate::json;
 use crate::readiness::{self, Detail};
 use crate::request::{self, Conversation, Job, Prompt};
+use crate::respond::respond;
 use crate::shutdown::Phase;
 use crate::tokenizer::panic_text;
 use crate::trace;
@@ -266,14 +267,14 @@ async fn generate(
         return Err(ApiError::draining());
     }
     let job = with_body(gateway, request, parse).await?;
-    Answer::submit(gateway, job, caller, arrived)?.respond().await
+    respond(Answer::submit(gateway, job, caller, arrived)?).await
 }
 
 // Tokens
 
 async fn tokenize(State(gateway): Shared, request: Request) -> Result<Response> {
     let reply = with_body(&gateway, request, |gateway, body| {
-        let object = json::parse_object(body)?;
+        let object = parse_object(body)?;
         let fields = Fields::new(&object);
         request::model(gateway, &fields)?;
         let prompt = if fields.get("messages").is_some() {
@@ -301,7 +302,7 @@ async fn tokenize(State(gateway): Shared, request: Request) -> Result<Response> 
 
 async fn detokenize(State(gateway): Shared, request: Request) -> Result<Response> {
     let reply = with_body(&gateway, request, |gateway, body| {
-        let object = json::parse_object(body)?;
+        let object = parse_object(body)?;
         let fields = Fields::new(&object);
         request::model(gateway, &fields)?;
         let tokens = fields

@@ -9,8 +9,7 @@ use playhouse_telemetry::{TraceHeaders, TraceSpan};
 use playhouse_types::SamplingParams;
 use tokio::time::Instant;
 
-use crate::answer::Answer;
-use crate::choice::{Choice, Finish, Setting};
+use crate::choice::{Choice, Finish, Setting, Usage};
 use crate::request::Shape;
 
 /// W3C Trace Context Level 2.
@@ -74,13 +73,12 @@ pub(crate) fn asks(setting: &Setting, sampling: &SamplingParams, n: u32) {
 }
 
 /// There will be no more of an answer.
-pub(crate) fn answered(answer: &Answer) {
-    let Answer { setting, choices, .. } = answer;
+pub(crate) fn answered(setting: &Setting, choices: &[Choice], usage: impl FnOnce() -> Usage) {
     let span = &setting.caller.span;
     if !span.is_on() || choices.is_empty() {
         return;
     }
-    let usage = answer.usage();
+    let usage = usage();
     span.set("gen_ai.response.model", setting.form.model.clone());
     span.set_list("gen_ai.response.finish_reasons", choices.iter().map(reason));
     for name in ["gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens"] {

@@ -27,8 +27,8 @@ use std::thread;
 use std::time::Duration;
 
 use rig::answer::Answer;
+use rig::cluster::{At, Cluster};
 use rig::fault::Fault;
-use rig::house::{At, House};
 use rig::http;
 use rig::load::{DEMO, Model, Progress, Request, play};
 use rig::patience::{await_for, wait_until};
@@ -149,29 +149,29 @@ fn ms(time: Duration) -> String {
 /// How long a killed head takes from its start to its first answer. Its ranks are taken over, unless
 /// the nodes were restarted as well.
 fn first_answer(nodes_too: bool) -> Duration {
-    let mut house = House::of_nodes(&DEMO, &["-tp", "2", "-dp", "2"], 2);
-    house.kill_head();
+    let mut cluster = Cluster::of_nodes(&DEMO, &["-tp", "2", "-dp", "2"], 2);
+    cluster.kill_head();
     if nodes_too {
-        (0..2).for_each(|node| Fault::RestartNode(node).strike(&mut house));
+        (0..2).for_each(|node| Fault::RestartNode(node).strike(&mut cluster));
     }
     let start = Instant::now();
-    house.start_head();
-    let answer = Answer::to(&short(0, None), house.api, &Progress::new(1));
+    cluster.start_head();
+    let answer = Answer::to(&short(0, None), cluster.api, &Progress::new(1));
     let took = start.elapsed();
-    assert_eq!(answer.failure(), None, "{}", house.logs());
-    house.close();
+    assert_eq!(answer.failure(), None, "{}", cluster.logs());
+    cluster.close();
     took
 }
 
 fn measure(row: &Row) -> Measured {
-    let mut house = match row.nodes {
-        0 => House::local(&DEMO, row.layout),
-        nodes => House::of_nodes(&DEMO, row.layout, nodes),
+    let mut cluster = match row.nodes {
+        0 => Cluster::local(&DEMO, row.layout),
+        nodes => Cluster::of_nodes(&DEMO, row.layout, nodes),
     };
-    let api = house.api;
+    let api = cluster.api;
     // Where the nodes are struck, their replica may be the second.
-    let touched = usize::from(row.nodes > 0 && house.replicas_on(0) == [1]);
-    let sessions = [touched, 1 - touched].map(|replica| session_of(&house, replica));
+    let touched = usize::from(row.nodes > 0 && cluster.replicas_on(0) == [1]);
+    let sessions = [touched, 1 - touched].map(|replica| session_of(&cluster, replica));
     let mut requests = STREAMED.requests(0);
     // Eight, because there are eight kinds of them.
     for (kinds, session) in requests.chunks_mut(8).zip(sessions.iter().cycle()) {
@@ -186,14 +186,14 @@ fn measure(row: &Row) -> Measured {
     let (answers, (short, [seen, serves])) = play(&requests, api, |progress| {
         progress.wait_for_tokens(BEFORE);
         probe.during(|| {
-            let times = happen(&mut house, &row.fault);
+            let times = happen(&mut cluster, &row.fault);
             let _ = await_for(WINDOW.saturating_sub(times[1]), || false);
             times
         })
     });
     let verdict = Verdict::of(&requests, &expected, &answers);
-    wait_until("nothing is held", || house.is_empty());
-    house.close();
+    wait_until("nothing is held", || cluster.is_empty());
+    cluster.close();
     let all = calm.iter().chain(&short).flatten();
     let unanswered = all.filter(|answer| answer.failure().is_some()).count();
     let Verdict { failed, truncated, differing, .. } = verdict;
@@ -209,44 +209,44 @@ fn measure(row: &Row) -> Measured {
 }
 
 /// A session whose requests go to a replica, if there are two.
-fn session_of(house: &House, replica: usize) -> Option<String> {
-    if house.epochs().len() < 2 {
+fn session_of(cluster: &Cluster, replica: usize) -> Option<String> {
+    if cluster.epochs().len() < 2 {
         return None;
     }
-    let generated = || house.status()["replicas"][replica]["generated_tokens"].as_u64();
+    let generated = || cluster.status()["replicas"][replica]["generated_tokens"].as_u64();
     (0..64).map(|number| format!("session-{number}")).find(|session| {
         let before = generated();
         let request = short(0, Some(session.clone()));
-        Answer::to(&request, house.api, &Progress::new(1));
+        Answer::to(&request, cluster.api, &Progress::new(1));
         generated() > before
     })
 }
 
 /// How long blocks stay taken of clients that leave in the midst of a stream.
 fn hang_up() -> Vec<Duration> {
-    let house = House::local(&DEMO, &[]);
+    let cluster = Cluster::local(&DEMO, &[]);
     let requests = DEMO.requests(0);
     let leave = |request: &Request| {
-        let response = http::send(house.api, "POST", request.path, &request.body.to_string());
+        let response = http::send(cluster.api, "POST", request.path, &request.body.to_string());
         let mut response = response.expect("it is answered");
         response.piece().expect("it streams");
         drop(response);
-        wait_until("its blocks are free", || house.is_empty())
+        wait_until("its blocks are free", || cluster.is_empty())
     };
     let times = requests.iter().cycle().take(HANG_UPS).map(leave).collect();
-    house.close();
+    cluster.close();
     times
 }
 
 /// A fault, until it is healed: when it was seen, and when all served again.
-fn happen(house: &mut House, fault: &Fault) -> [Duration; 2] {
-    let before = house.epochs();
+fn happen(cluster: &mut Cluster, fault: &Fault) -> [Duration; 2] {
+    let before = cluster.epochs();
     let start = Instant::now();
-    fault.strike(house);
-    wait_until("it is seen", || house.epochs() != before);
+    fault.strike(cluster);
+    wait_until("it is seen", || cluster.epochs() != before);
     let seen = start.elapsed();
-    fault.heal(house);
-    wait_until("all serve", || house.all_serve());
+    fault.heal(cluster);
+    wait_until("all serve", || cluster.all_serve());
     [seen, start.elapsed()]
 }
 

@@ -125,9 +125,9 @@ pub struct RefusalLabels {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "variant names are the label values")]
 pub enum Refusal {
-    /// The house was full.
+    /// The queues were full.
     overloaded,
-    /// The holder of the key had as much in the house as it may.
+    /// The holder of the key had as much queued and running as it may.
     over_limit,
     /// The server was going down.
     draining,

@@ -1,4 +1,4 @@
-//! What can happen to a house, and how it is made good.
+//! What can happen to a cluster, and how it is made good.
 //!
 //! A new fault is a variant, an arm of `strike` and, if it does not heal by itself, one of `heal`.
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::house::{At, House};
+use super::cluster::{At, Cluster};
 use super::process::{Process, signal};
 
 /// Something that happens to a cluster.
@@ -56,45 +56,45 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// Lets it happen, unless that is gone already which it would happen to.
-    pub(crate) fn strike(&self, house: &mut House) {
+    pub(crate) fn strike(&self, cluster: &mut Cluster) {
         match self {
-            Self::KillShard(at) => house.shard(*at).into_iter().for_each(kill),
+            Self::KillShard(at) => cluster.shard(*at).into_iter().for_each(kill),
             Self::FreezeShard(at) => {
-                let shard = house.shard(*at);
-                house.freeze(self, shard.into_iter().collect());
+                let shard = cluster.shard(*at);
+                cluster.freeze(self, shard.into_iter().collect());
             }
             Self::ThrottleShard(at) => {
-                let shard = house.shard(*at);
-                shard.into_iter().for_each(|pid| house.throttle(self, pid));
+                let shard = cluster.shard(*at);
+                shard.into_iter().for_each(|pid| cluster.throttle(self, pid));
             }
             Self::StartTwin(node) => {
-                let code = house.start_twin(*node);
-                assert!(code.is_none_or(|code| code == 1), "{code:?}\n{}", house.logs());
+                let code = cluster.start_twin(*node);
+                assert!(code.is_none_or(|code| code == 1), "{code:?}\n{}", cluster.logs());
             }
-            Self::TakeCheckpoint => house.checkpoint().take_away(),
-            Self::KillReplica(replica) => house.shards_of(*replica).into_iter().for_each(kill),
+            Self::TakeCheckpoint => cluster.checkpoint().take_away(),
+            Self::KillReplica(replica) => cluster.shards_of(*replica).into_iter().for_each(kill),
             // Its drop kills it.
-            Self::KillNode(node) => drop(house.take_node(*node)),
+            Self::KillNode(node) => drop(cluster.take_node(*node)),
             Self::RestartNode(node) => {
-                drop(house.take_node(*node));
-                house.start_node(*node);
+                drop(cluster.take_node(*node));
+                cluster.start_node(*node);
             }
             Self::FreezeHead => {
-                let family = house.head_family();
-                house.freeze(self, family);
+                let family = cluster.head_family();
+                cluster.freeze(self, family);
             }
             Self::FreezeAgent(node) => {
-                let agent = house.node_family(*node).into_iter().take(1);
-                house.freeze(self, agent.collect());
+                let agent = cluster.node_family(*node).into_iter().take(1);
+                cluster.freeze(self, agent.collect());
             }
             Self::FreezeNode(node) => {
-                let family = house.node_family(*node);
-                house.freeze(self, family);
+                let family = cluster.node_family(*node);
+                cluster.freeze(self, family);
             }
             Self::StopNode(node) => {
-                let status = house.take_node(*node).map(Process::stop);
+                let status = cluster.take_node(*node).map(Process::stop);
                 let stopped = status.is_none_or(|status| status.code() == Some(0));
-                assert!(stopped, "{status:?}: a node stops well\n{}", house.logs());
+                assert!(stopped, "{status:?}: a node stops well\n{}", cluster.logs());
             }
             Self::CutNode { space, link } => switch(space, link, "down"),
             Self::DeafNode { space } => assert!(deafen(space), "nft drops packets"),
@@ -102,19 +102,19 @@ impl Fault {
     }
 
     /// Makes good what does not heal by itself.
-    pub(crate) fn heal(&self, house: &mut House) {
+    pub(crate) fn heal(&self, cluster: &mut Cluster) {
         match self {
             Self::KillShard(_)
             | Self::KillReplica(_)
             | Self::RestartNode(_)
             | Self::StartTwin(_) => {}
-            Self::ThrottleShard(_) => house.release(self),
-            Self::TakeCheckpoint => house.checkpoint().bring_back(),
+            Self::ThrottleShard(_) => cluster.release(self),
+            Self::TakeCheckpoint => cluster.checkpoint().bring_back(),
             Self::FreezeShard(_)
             | Self::FreezeNode(_)
             | Self::FreezeAgent(_)
-            | Self::FreezeHead => house.thaw(self),
-            Self::KillNode(node) | Self::StopNode(node) => house.start_node(*node),
+            | Self::FreezeHead => cluster.thaw(self),
+            Self::KillNode(node) | Self::StopNode(node) => cluster.start_node(*node),
             Self::CutNode { space, link } => switch(space, link, "up"),
             Self::DeafNode { space } => {
                 assert!(nft(space, "flush ruleset"), "nft lets packets through again");

@@ -1,11 +1,11 @@
-//! What every scenario has: a house to break, a load that notices, and the ways to break it.
+//! What every scenario has: a cluster to break, a load that notices, and the ways to break it.
 //!
 //! The bench `recovery` is built on it as well.
 
 pub(crate) mod answer;
 pub(crate) mod checkpoint;
+pub(crate) mod cluster;
 pub(crate) mod fault;
-pub(crate) mod house;
 pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod patience;

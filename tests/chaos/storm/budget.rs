@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::REPLICAS;
+use crate::rig::cluster::Cluster;
 use crate::rig::fault::Fault;
-use crate::rig::house::House;
 
 /// Restarts that a replica is put to within [`PERIOD`]. It is given up after five in a minute, and a
 /// storm is not to find out what a crash loop does.
@@ -40,17 +40,17 @@ struct Account {
 // === impl Budget ===
 
 impl Budget {
-    pub(crate) fn new(house: &House) -> Self {
+    pub(crate) fn new(cluster: &Cluster) -> Self {
         let accounts = std::array::from_fn(|_| Account::default());
         let mut budget = Self { looked: Instant::now(), accounts };
-        budget.look(house);
+        budget.look(cluster);
         budget.accounts.iter_mut().for_each(|account| account.restarts.clear());
         budget
     }
 
     /// Notes who has restarted and who has served since the last look.
-    pub(crate) fn look(&mut self, house: &House) {
-        let (epochs, states) = (house.epochs(), house.states());
+    pub(crate) fn look(&mut self, cluster: &Cluster) {
+        let (epochs, states) = (cluster.epochs(), cluster.states());
         let passed = self.looked.elapsed();
         self.looked += passed;
         for ((account, epoch), state) in self.accounts.iter_mut().zip(epochs).zip(states) {
@@ -59,7 +59,7 @@ impl Budget {
     }
 
     /// Whether everybody whom a fault hits has a restart left; it is taken.
-    pub(crate) fn takes(&mut self, fault: &Fault, house: &House) -> bool {
+    pub(crate) fn takes(&mut self, fault: &Fault, cluster: &Cluster) -> bool {
         let hit = match fault {
             Fault::KillShard(at) | Fault::FreezeShard(at) => vec![at.replica],
             Fault::KillReplica(replica) => vec![*replica],
@@ -68,7 +68,7 @@ impl Budget {
             | Fault::RestartNode(node)
             | Fault::FreezeNode(node)
             | Fault::FreezeAgent(node)
-            | Fault::StopNode(node) => house.replicas_on(*node),
+            | Fault::StopNode(node) => cluster.replicas_on(*node),
             Fault::FreezeHead | Fault::CutNode { .. } | Fault::DeafNode { .. } => {
                 (0..REPLICAS).collect()
             }

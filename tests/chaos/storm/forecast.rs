@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{NODES, REPLICAS, SHARDS};
+use crate::rig::cluster::At;
 use crate::rig::fault::Fault;
-use crate::rig::house::At;
 
 /// Everything, in the order of its time.
 pub(crate) struct Forecast {

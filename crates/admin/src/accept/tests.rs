@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::*;
-use crate::routes::BODY_BYTES_MAX;
+use crate::body::BODY_BYTES_MAX;
 
 #[derive(Clone)]
 struct Script(Arc<Ledger>);

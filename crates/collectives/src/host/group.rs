@@ -8,7 +8,7 @@ use super::abort::AbortHandle;
 use super::fuse::Fuse;
 use super::lane::Op;
 use super::pump::Pump;
-use super::seat::Seat;
+use super::rank_lanes::RankLanes;
 use super::segment::Segment;
 use super::watch::narrow;
 use crate::element::{Kind, bytes_of, bytes_of_mut};
@@ -24,7 +24,7 @@ use crate::{CollectiveError, Element, Summand};
 pub struct Group {
     rank: usize,
     size: usize,
-    seat: Mutex<Seat>,
+    lanes: Mutex<RankLanes>,
     fuse: Arc<Fuse>,
     segment: Arc<Segment>,
     /// One for each rank of another machine.
@@ -37,14 +37,14 @@ pub struct Group {
 impl Group {
     pub(super) fn new(
         (rank, size): (usize, usize),
-        seat: Seat,
+        lanes: RankLanes,
         fuse: Arc<Fuse>,
         segment: Arc<Segment>,
         pumps: Vec<Pump>,
         abort: AbortHandle,
     ) -> Self {
         abort.hold(rank, &fuse);
-        Self { rank, size, seat: Mutex::new(seat), fuse, segment, pumps, abort }
+        Self { rank, size, lanes: Mutex::new(lanes), fuse, segment, pumps, abort }
     }
 
     /// This rank, counted from 0.
@@ -75,7 +75,7 @@ impl Group {
         output: &mut [T],
     ) -> Result<(), CollectiveError> {
         expect_len("all_reduce", "output", output.len(), input.len())?;
-        self.seat()?.all_reduce(input, output)
+        self.lanes()?.all_reduce(input, output)
     }
 
     /// `output` becomes the inputs of all ranks, one after the other; rank `r` gives `counts[r]`
@@ -92,11 +92,11 @@ impl Group {
         let op = "all_gather_v";
         let parts = self.parts(op, counts, output.len())?;
         expect_len(op, "input", input.len(), counts[self.rank])?;
-        let mut seat = self.seat()?;
+        let mut lanes = self.lanes()?;
         output[parts[self.rank].clone()].copy_from_slice(input);
         let sends = vec![Some(bytes_of(input)); self.size];
         let mut receives = split_mut(output, counts);
-        seat.exchange((Op::AllGather, T::KIND), &sends, &mut receives)
+        lanes.exchange((Op::AllGather, T::KIND), &sends, &mut receives)
     }
 
     /// `output` becomes the sum over all ranks of this rank's share of `input`. The shares lie one
@@ -113,7 +113,7 @@ impl Group {
         let op = "reduce_scatter_v";
         let shares = self.parts(op, counts, input.len())?;
         expect_len(op, "output", output.len(), counts[self.rank])?;
-        self.seat()?.reduce_scatter(input, &shares, output)
+        self.lanes()?.reduce_scatter(input, &shares, output)
     }
 
     /// Sends `send_counts[r]` elements of `input` to each rank `r`, and receives `recv_counts[r]`
@@ -133,11 +133,11 @@ impl Group {
         let to = self.parts(op, recv_counts, output.len())?;
         let (sent, kept) = (send_counts[self.rank], recv_counts[self.rank]);
         expect_len(op, "what this rank sends itself", sent, kept)?;
-        let mut seat = self.seat()?;
+        let mut lanes = self.lanes()?;
         output[to[self.rank].clone()].copy_from_slice(&input[from[self.rank].clone()]);
         let sends: Vec<_> = from.into_iter().map(|part| Some(bytes_of(&input[part]))).collect();
         let mut receives = split_mut(output, recv_counts);
-        seat.exchange((Op::AllToAll, T::KIND), &sends, &mut receives)
+        lanes.exchange((Op::AllToAll, T::KIND), &sends, &mut receives)
     }
 
     /// `data` becomes that of rank `root`, which has as many elements.
@@ -150,7 +150,7 @@ impl Group {
         root: usize,
     ) -> Result<(), CollectiveError> {
         self.expect_root("broadcast", root)?;
-        let mut seat = self.seat()?;
+        let mut lanes = self.lanes()?;
         let mut sends = vec![None; self.size];
         let mut receives: Vec<_> = (0..self.size).map(|_| None).collect();
         if root == self.rank {
@@ -158,7 +158,7 @@ impl Group {
         } else {
             receives[root] = Some(bytes_of_mut(data));
         }
-        seat.exchange((Op::Broadcast, T::KIND), &sends, &mut receives)
+        lanes.exchange((Op::Broadcast, T::KIND), &sends, &mut receives)
     }
 
     /// Sends `data` to rank `to`, which receives as many elements of this type. Returns once all of
@@ -171,7 +171,7 @@ impl Group {
         let mut sends = vec![None; self.size];
         sends[to] = Some(bytes_of(data));
         let mut receives: Vec<_> = (0..self.size).map(|_| None).collect();
-        self.seat()?.exchange((Op::Send, T::KIND), &sends, &mut receives)
+        self.lanes()?.exchange((Op::Send, T::KIND), &sends, &mut receives)
     }
 
     /// Fills `data` with the next that rank `from` sends to this one.
@@ -182,7 +182,7 @@ impl Group {
         self.expect_peer("recv", from)?;
         let mut receives: Vec<_> = (0..self.size).map(|_| None).collect();
         receives[from] = Some(bytes_of_mut(data));
-        self.seat()?.exchange((Op::Send, T::KIND), &vec![None; self.size], &mut receives)
+        self.lanes()?.exchange((Op::Send, T::KIND), &vec![None; self.size], &mut receives)
     }
 
     /// Returns once all ranks have called it.
@@ -192,18 +192,18 @@ impl Group {
     pub fn barrier(&self) -> Result<(), CollectiveError> {
         let mut receives: Vec<_> = (0..self.size).map(|_| Some([].as_mut_slice())).collect();
         let sends = vec![Some([].as_slice()); self.size];
-        self.seat()?.exchange((Op::Barrier, Kind::U8), &sends, &mut receives)
+        self.lanes()?.exchange((Op::Barrier, Kind::U8), &sends, &mut receives)
     }
 
     /// The right to use the lanes, in a group that is not over.
-    fn seat(&self) -> Result<MutexGuard<'_, Seat>, CollectiveError> {
-        let seat = self.seat.lock().unwrap_or_else(|poisoned| {
+    fn lanes(&self) -> Result<MutexGuard<'_, RankLanes>, CollectiveError> {
+        let lanes = self.lanes.lock().unwrap_or_else(|poisoned| {
             // A panic in the middle of an operation: nobody knows how far it came.
             self.fuse.blow(Cause::Aborted { by: narrow(self.rank) });
             poisoned.into_inner()
         });
-        seat.check()?;
-        Ok(seat)
+        lanes.check()?;
+        Ok(lanes)
     }
 
     /// Where the part of each rank lies.
@@ -252,16 +252,16 @@ impl Group {
     /// # Errors
     /// When the group is over, or now is, because a rank is gone.
     pub(crate) fn check(&self) -> Result<(), CollectiveError> {
-        self.seat()?.watch.check_ranks()
+        self.lanes()?.watch.check_ranks()
     }
 
     /// Ends the group because of this rank's device, unless it has ended already.
     pub(crate) fn fail(&self, reason: &str) -> CollectiveError {
-        let seat = match self.seat() {
-            Ok(seat) => seat,
+        let lanes = match self.lanes() {
+            Ok(lanes) => lanes,
             Err(over) => return over,
         };
-        match seat.watch.fail(Cause::Device { by: narrow(self.rank) }) {
+        match lanes.watch.fail(Cause::Device { by: narrow(self.rank) }) {
             CollectiveError::Device { by, .. } if by == self.rank => {
                 CollectiveError::Device { by, detail: format!(": {reason}") }
             }

@@ -17,10 +17,10 @@ use super::clock::Deadline;
 use super::fuse::Fuse;
 use super::group::Group;
 use super::lane::Lane;
-use super::meeting::{Arrivals, meet};
 use super::pump::{Pump, Rings};
+use super::rank_lanes::RankLanes;
+use super::rendezvous::{Arrivals, meet};
 use super::ring::{Reader, Writer};
-use super::seat::Seat;
 use super::segment::Segment;
 use super::watch::{Presence, Watch};
 use crate::error::Cause;
@@ -92,7 +92,7 @@ impl Joining<'_> {
         // A process whose id was used again before it was watched does not come this far.
         self.segment.watching();
         self.gather(&arrivals, Segment::is_watching)?;
-        self.seat(arrivals)
+        self.connect(arrivals)
             .map_err(|error| JoinError::system("set up the connections of the group", error))
     }
 
@@ -170,7 +170,7 @@ impl Joining<'_> {
     }
 
     /// Everybody is here: puts the parts together.
-    fn seat(self, arrivals: Arrivals) -> std::io::Result<Group> {
+    fn connect(self, arrivals: Arrivals) -> std::io::Result<Group> {
         let Self { spec, rank, neighbours, segment, abort, mut watched, .. } = self;
         let (size, capacity) = (spec.members.len(), segment.capacity());
         let mut rings = BTreeMap::new();
@@ -200,8 +200,8 @@ impl Joining<'_> {
         let lanes = (1..size).map(lane).collect();
         let peers = watched.into_values().collect();
         let watch = Watch::new(rank, spec.timeout, bell, Arc::clone(&fuse), peers);
-        let seat = Seat::new(watch, lanes, capacity);
-        Ok(Group::new((rank, size), seat, fuse, segment, pumps, abort.clone()))
+        let lanes = RankLanes::new(watch, lanes, capacity);
+        Ok(Group::new((rank, size), lanes, fuse, segment, pumps, abort.clone()))
     }
 }
 

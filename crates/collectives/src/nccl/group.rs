@@ -31,7 +31,7 @@ pub(crate) trait Number: CudaDType + DeviceRepr + NcclType {}
 impl<E: CudaDType + DeviceRepr + NcclType> Number for E {}
 
 /// One rank's end of a group of GPUs.
-pub(crate) struct Group {
+pub(crate) struct NcclGroup {
     cpu: crate::Group,
     timeout: Duration,
     device: CudaDevice,
@@ -39,9 +39,9 @@ pub(crate) struct Group {
     comm: Mutex<Option<Comm>>,
 }
 
-// === impl Group ===
+// === impl NcclGroup ===
 
-impl Group {
+impl NcclGroup {
     /// Joins a group of the GPUs of the ranks of `cpu`.
     ///
     /// # Errors
@@ -267,7 +267,7 @@ impl Group {
     }
 }
 
-impl fmt::Debug for Group {
+impl fmt::Debug for NcclGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} on {:?}", self.cpu, self.device)
     }

@@ -8,17 +8,17 @@ use super::{
     Conversation, Form, Job, MaxTokens, N_MAX, Shape, cache_salt, model, priority, sampling, stops,
     stream, unsupported, work,
 };
+use crate::body::parse_object;
 use crate::error::Result;
 use crate::fields::Fields;
 use crate::gateway::Gateway;
-use crate::json;
 
 /// Reads a chat request and renders its prompt.
 ///
 /// # Errors
 /// 400 naming the field, 404 for an unknown model.
 pub(crate) fn parse_chat(gateway: &Gateway, body: &[u8]) -> Result<Job> {
-    let object = json::parse_object(body)?;
+    let object = parse_object(body)?;
     let fields = Fields::new(&object);
     let model = model(gateway, &fields)?;
     unsupported::refuse(&fields)?;

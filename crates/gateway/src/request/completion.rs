@@ -8,10 +8,10 @@ use super::{
     Form, Job, MaxTokens, N_MAX, Prompt, Shape, cache_salt, check_generations, model, priority,
     sampling, stops, stream, unsupported, work,
 };
+use crate::body::parse_object;
 use crate::error::Result;
 use crate::fields::Fields;
 use crate::gateway::Gateway;
-use crate::json;
 
 /// `max_tokens` of a completion that does not say (OpenAI's default).
 const MAX_TOKENS_DEFAULT: u32 = 16;
@@ -21,7 +21,7 @@ const MAX_TOKENS_DEFAULT: u32 = 16;
 /// # Errors
 /// 400 naming the field, 404 for an unknown model.
 pub(crate) fn parse_completion(gateway: &Gateway, body: &[u8]) -> Result<Job> {
-    let object = json::parse_object(body)?;
+    let object = parse_object(body)?;
     let fields = Fields::new(&object);
     let model = model(gateway, &fields)?;
     unsupported::refuse(&fields)?;

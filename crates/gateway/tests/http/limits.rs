@@ -36,7 +36,7 @@ fn openai_wait(reply: &Reply) -> f64 {
 
 /// AU-2: over all its connections; others are not concerned.
 #[test]
-fn g6_a_key_over_its_own_limit_is_429_and_the_full_house_503() {
+fn g6_a_key_over_its_own_limit_is_429_and_full_queues_503() {
     let limits = ClientLimits { requests: Some(2), ..ClientLimits::default() };
     let server = Server::with(|config| config.api_keys = keys(limits), mute);
     let hold = |key: &str, count: u32| {
@@ -90,7 +90,7 @@ fn g6_refusals_take_less_than_50_ms() {
     let mut full = server.connect();
     full.write_all(&post(CHAT, with(hello(), json!({"n": 8})).to_string().as_bytes()))
         .expect("open");
-    until("the house is full", || server.door.in_flight() == 8);
+    until("the queues are full", || server.door.in_flight() == 8);
     let mut times: Vec<Duration> = (0..50)
         .map(|_| {
             let start = std::time::Instant::now();

@@ -1,5 +1,5 @@
 //! **G1**, **G5** and **G6** while no replica serves: the guarantees C-7 of the crate and P-1 to P-4 of
-//! its parking, on the real actors over scripted engines.
+//! its waiting room, on the real actors over scripted engines.
 
 #[path = "engines/scripted.rs"]
 #[expect(dead_code, reason = "every test file uses a part of it")]
@@ -7,8 +7,8 @@ mod scripted;
 
 #[path = "engines/brake.rs"]
 mod brake;
-#[path = "engines/curtain.rs"]
-mod curtain;
+#[path = "engines/start_gate.rs"]
+mod start_gate;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +23,8 @@ use playhouse_types::{FinishReason, SamplingParams, TokenId};
 use tokio::time::Instant;
 
 use brake::Brake;
-use curtain::Curtain;
 use scripted::{RankFault, blueprints, engines_of, layout};
+use start_gate::StartGate;
 
 const LIMITS: Limits = Limits {
     max_num_seqs: 4,
@@ -43,25 +43,25 @@ const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(200);
 
 /// A cluster whose replicas come and go as a test says.
-struct House {
-    cluster: Cluster,
-    curtain: Curtain,
+struct TestCluster {
+    actors: Cluster,
+    gate: StartGate,
     brake: Brake,
     metrics: Arc<Metrics>,
 }
 
-// === impl House ===
+// === impl TestCluster ===
 
-impl House {
-    async fn open(replicas: u32, down: &[u32], no_capacity_timeout: Duration) -> Self {
+impl TestCluster {
+    async fn start(replicas: u32, down: &[u32], no_capacity_timeout: Duration) -> Self {
         let brake = Brake::default();
         let brakes = brake.brakes();
         let fault: RankFault = Arc::new(move |_, _| brakes.before_a_step());
-        let curtain = Curtain::new(down);
+        let gate = StartGate::new(down);
         let metrics = Arc::new(Metrics::new("test"));
         let config = DeploymentConfig {
             desired: Desired { replicas, layout: layout(1, 1) },
-            blueprints: blueprints(curtain.before(engines_of(count, &layout(1, 1), fault)), LIMITS),
+            blueprints: blueprints(gate.before(engines_of(count, &layout(1, 1), fault)), LIMITS),
             ledger: Arc::new(Ledger::in_memory()),
             control: None,
             devices: replicas as usize,
@@ -77,21 +77,21 @@ impl House {
             shared_prompt_max: usize::MAX,
             metrics: Arc::clone(&metrics),
         };
-        let cluster = Cluster::start(config).await.expect("the cluster starts");
+        let actors = Cluster::start(config).await.expect("the cluster starts");
         if down.is_empty() {
-            cluster.serving().await.expect("its replicas serve");
+            actors.serving().await.expect("its replicas serve");
         }
-        Self { cluster, curtain, brake, metrics }
+        Self { actors, gate, brake, metrics }
     }
 
     fn door(&self) -> &FrontDoor {
-        self.cluster.front_door()
+        self.actors.front_door()
     }
 
-    /// Kills the only replica in the step that is held; it does not come back before the curtain
-    /// rises, and is not held again.
+    /// Kills the only replica in the step that is held; it does not come back before the gate
+    /// opens, and is not held again.
     fn kill_for_long(&self) {
-        self.curtain.lower(0);
+        self.gate.close(0);
         self.brake.kill();
         self.brake.release();
     }
@@ -101,8 +101,8 @@ impl House {
     }
 
     async fn stop(self, deadline: Duration) -> u32 {
-        drop((self.curtain, self.brake));
-        self.cluster.stop(deadline).await
+        drop((self.gate, self.brake));
+        self.actors.stop(deadline).await
     }
 }
 
@@ -139,40 +139,40 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 /// **P-1**: in order, to the first that serves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g1_new_requests_wait_for_the_first_replica_that_serves() {
-    let house = House::open(2, &[0, 1], LONG).await;
+    let cluster = TestCluster::start(2, &[0, 1], LONG).await;
     let mut waiting: Vec<_> =
-        (1..7).map(|n| submit(house.door(), n * 20, 5).expect("accepted")).collect();
+        (1..7).map(|n| submit(cluster.door(), n * 20, 5).expect("accepted")).collect();
     assert!(waiting.iter().all(Generation::is_parked), "nobody serves");
-    until("all are parked", || house.parked() == 6).await;
-    house.curtain.raise(1);
+    until("all are parked", || cluster.parked() == 6).await;
+    cluster.gate.open(1);
     for (n, generation) in (1..7).zip(&mut waiting) {
         let (tokens, finish) = collect(generation).await;
         let expected = (n * 20..n * 20 + 5).collect::<Vec<_>>();
         assert_eq!((tokens, finish), (expected, FinishReason::Length));
         assert!(!generation.is_parked());
     }
-    assert_eq!(house.parked(), 0);
-    assert_eq!(house.door().replicas()[0].state, ReplicaState::Starting);
-    assert_eq!(house.stop(LONG).await, 0);
+    assert_eq!(cluster.parked(), 0);
+    assert_eq!(cluster.door().replicas()[0].state, ReplicaState::Starting);
+    assert_eq!(cluster.stop(LONG).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g1_running_requests_are_parked_with_what_they_have_and_go_on() {
-    let house = House::open(1, &[], LONG).await;
-    house.brake.hold_after(0);
+    let cluster = TestCluster::start(1, &[], LONG).await;
+    cluster.brake.hold_after(0);
     let mut running: Vec<_> =
-        (1..4).map(|n| submit(house.door(), n * 20, 100).expect("accepted")).collect();
+        (1..4).map(|n| submit(cluster.door(), n * 20, 100).expect("accepted")).collect();
     // In these all prompts are computed, also if the first step is of the first alone.
-    house.brake.hold_after(3);
+    cluster.brake.hold_after(3);
     let mut begun = Vec::new();
     for generation in &mut running {
         begun.push(generation.next().await.expect("a first token").token.expect("a token").token);
     }
-    house.kill_for_long();
+    cluster.kill_for_long();
     until("all are parked", || running.iter().all(Generation::is_parked)).await;
-    let late = submit(house.door(), 10, 3).expect("accepted");
+    let late = submit(cluster.door(), 10, 3).expect("accepted");
     assert!(late.is_parked(), "a new one waits with them");
-    house.curtain.raise(0);
+    cluster.gate.open(0);
     for ((n, generation), first) in (1..4).zip(&mut running).zip(begun) {
         let (rest, finish) = collect(generation).await;
         let tokens: Vec<_> = [first].into_iter().chain(rest).collect();
@@ -180,20 +180,20 @@ async fn g1_running_requests_are_parked_with_what_they_have_and_go_on() {
         assert_eq!((tokens, finish), (expected, FinishReason::Length));
     }
     drop(late);
-    assert_eq!(house.stop(LONG).await, 0);
+    assert_eq!(cluster.stop(LONG).await, 0);
 }
 
 /// **P-2**, for one that was running and for a new one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g1_a_parked_request_ends_at_the_timeout_with_the_reason() {
-    let house = House::open(1, &[], SHORT).await;
-    house.brake.hold_after(1);
-    let mut running = submit(house.door(), 20, 200).expect("accepted");
+    let cluster = TestCluster::start(1, &[], SHORT).await;
+    cluster.brake.hold_after(1);
+    let mut running = submit(cluster.door(), 20, 200).expect("accepted");
     running.next().await.expect("a first token");
-    house.kill_for_long();
+    cluster.kill_for_long();
     until("it is parked", || running.is_parked()).await;
     let start = Instant::now();
-    let mut new = submit(house.door(), 20, 200).expect("accepted");
+    let mut new = submit(cluster.door(), 20, 200).expect("accepted");
     let (tokens, finish) = collect(&mut new).await;
     assert!(start.elapsed() >= SHORT, "{:?}", start.elapsed());
     let why = "no replica could serve it within 0.2 s: replica-0 restarts: killed by the test";
@@ -201,72 +201,72 @@ async fn g1_a_parked_request_ends_at_the_timeout_with_the_reason() {
     let (tokens, finish) = collect(&mut running).await;
     assert_eq!(finish, FinishReason::Unserved(why.to_owned()));
     assert_eq!(tokens, (21..21 + tokens.len() as TokenId).collect::<Vec<_>>(), "none is lost");
-    assert_eq!((house.door().in_flight(), house.parked()), (0, 0), "C-2: every permit returns");
-    house.curtain.raise(0);
-    house.cluster.serving().await.expect("it comes back");
-    assert_eq!(collect(&mut submit(house.door(), 8, 2).expect("accepted")).await.0, [8, 9]);
-    assert_eq!(house.stop(LONG).await, 0);
+    assert_eq!((cluster.door().in_flight(), cluster.parked()), (0, 0), "C-2: every permit returns");
+    cluster.gate.open(0);
+    cluster.actors.serving().await.expect("it comes back");
+    assert_eq!(collect(&mut submit(cluster.door(), 8, 2).expect("accepted")).await.0, [8, 9]);
+    assert_eq!(cluster.stop(LONG).await, 0);
 }
 
 /// **P-3**: before, and while its replica is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g5_a_client_that_leaves_while_parked_frees_everything() {
-    let house = House::open(1, &[], LONG).await;
-    house.brake.hold_after(1);
-    let mut running = submit(house.door(), 20, 200).expect("accepted");
+    let cluster = TestCluster::start(1, &[], LONG).await;
+    cluster.brake.hold_after(1);
+    let mut running = submit(cluster.door(), 20, 200).expect("accepted");
     running.next().await.expect("a first token");
-    house.kill_for_long();
+    cluster.kill_for_long();
     until("it is parked", || running.is_parked()).await;
-    let new = submit(house.door(), 20, 200).expect("accepted");
-    let stays = submit(house.door(), 20, 2).expect("accepted");
-    until("all are parked", || house.parked() == 3).await;
+    let new = submit(cluster.door(), 20, 200).expect("accepted");
+    let stays = submit(cluster.door(), 20, 2).expect("accepted");
+    until("all are parked", || cluster.parked() == 3).await;
     drop((running, new));
     // C-2: they leave the room, and then return their permits.
-    until("two have left", || (house.door().in_flight(), house.parked()) == (1, 1)).await;
-    house.curtain.raise(0);
+    until("two have left", || (cluster.door().in_flight(), cluster.parked()) == (1, 1)).await;
+    cluster.gate.open(0);
     let mut stays = stays;
     assert_eq!(collect(&mut stays).await.0, [20, 21]);
-    assert_eq!(house.metrics.replica(0).kv_blocks_held.get(), 0, "C-4");
-    assert_eq!(house.stop(LONG).await, 0);
+    assert_eq!(cluster.metrics.replica(0).kv_blocks_held.get(), 0, "C-4");
+    assert_eq!(cluster.stop(LONG).await, 0);
 }
 
 /// **P-4**
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g6_what_is_parked_is_bounded_like_the_house() {
-    let house = House::open(1, &[0], LONG).await;
-    let parked: Vec<_> = (0..8).map(|_| submit(house.door(), 8, 2).expect("accepted")).collect();
-    let refused = submit(house.door(), 8, 2).expect_err("the ninth is refused");
+async fn g6_what_is_parked_is_bounded_like_all_requests() {
+    let cluster = TestCluster::start(1, &[0], LONG).await;
+    let parked: Vec<_> = (0..8).map(|_| submit(cluster.door(), 8, 2).expect("accepted")).collect();
+    let refused = submit(cluster.door(), 8, 2).expect_err("the ninth is refused");
     assert!(matches!(refused, Rejected::Overloaded { requests: 8, .. }), "{refused:?}");
     drop(parked);
-    until("they have left", || house.door().in_flight() == 0).await;
-    assert!(submit(house.door(), 8, 2).is_ok());
+    until("they have left", || cluster.door().in_flight() == 0).await;
+    assert!(submit(cluster.door(), 8, 2).is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn draining_lets_parked_requests_finish() {
-    let house = House::open(1, &[0], LONG).await;
-    let mut parked = submit(house.door(), 8, 5).expect("accepted");
-    house.door().start_drain();
-    assert_eq!(submit(house.door(), 8, 1).expect_err("draining"), Rejected::Draining);
-    house.curtain.raise(0);
+    let cluster = TestCluster::start(1, &[0], LONG).await;
+    let mut parked = submit(cluster.door(), 8, 5).expect("accepted");
+    cluster.door().start_drain();
+    assert_eq!(submit(cluster.door(), 8, 1).expect_err("draining"), Rejected::Draining);
+    cluster.gate.open(0);
     assert_eq!(collect(&mut parked).await, (vec![8, 9, 10, 11, 12], FinishReason::Length));
-    assert_eq!(house.stop(LONG).await, 0);
+    assert_eq!(cluster.stop(LONG).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c1_what_is_parked_when_the_head_stops_ends_too() {
-    let house = House::open(2, &[0], LONG).await;
-    until("the other serves", || house.door().is_ready()).await;
-    house.curtain.lower(1);
-    house.brake.hold_after(1);
-    let mut running = submit(house.door(), 8, 200).expect("accepted");
+    let cluster = TestCluster::start(2, &[0], LONG).await;
+    until("the other serves", || cluster.door().is_ready()).await;
+    cluster.gate.close(1);
+    cluster.brake.hold_after(1);
+    let mut running = submit(cluster.door(), 8, 200).expect("accepted");
     running.next().await.expect("a first token");
-    house.brake.kill();
-    house.brake.release();
+    cluster.brake.kill();
+    cluster.brake.release();
     until("it is parked", || running.is_parked()).await;
-    let stopping = tokio::spawn(house.cluster.stop(Duration::ZERO));
+    let stopping = tokio::spawn(cluster.actors.stop(Duration::ZERO));
     let (_, finish) = collect(&mut running).await;
     assert_eq!(finish, FinishReason::Draining);
-    drop(house.curtain);
+    drop(cluster.gate);
     assert_eq!(stopping.await.expect("no panic"), 1);
 }

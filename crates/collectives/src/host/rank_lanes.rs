@@ -24,9 +24,9 @@ const PIECE_BYTES_MAX: usize = 32 << 10;
 /// itself: one exchange instead of two, for twice the bytes or more.
 const DIRECT_BYTES_MAX: usize = 32 << 10;
 
-/// One rank at work.
+/// The lanes of one rank, and what the rank needs to work over them.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct RankLanes {
     pub(super) watch: Watch,
     /// One for each other rank: the next one first, then round.
     lanes: Vec<Lane>,
@@ -34,9 +34,9 @@ pub(super) struct Seat {
     piece: usize,
 }
 
-// === impl Seat ===
+// === impl RankLanes ===
 
-impl Seat {
+impl RankLanes {
     /// `capacity` is that of every ring.
     pub(super) fn new(watch: Watch, lanes: Vec<Lane>, capacity: usize) -> Self {
         // Two pieces, each padded, and a header take at most half a ring and a line.

@@ -45,7 +45,7 @@ pub(super) struct Arrivals {
     pub(super) refused: Vec<String>,
 }
 
-struct Meeting<'a> {
+struct Rendezvous<'a> {
     spec: &'a GroupSpec,
     rank: usize,
     deadline: Deadline,
@@ -53,12 +53,12 @@ struct Meeting<'a> {
     awaited: Vec<usize>,
     /// The ranks of this machine gave up, or are to.
     is_over: &'a (dyn Fn() -> bool + Sync),
-    state: Mutex<State>,
+    state: Mutex<RendezvousState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct RendezvousState {
     arrivals: BTreeMap<usize, TcpStream>,
     /// Ranks whose handshake is complete, or nearly.
     claimed: BTreeSet<usize>,
@@ -87,24 +87,24 @@ pub(super) fn meet(
         None => Some(bind(spec, rank)?),
     };
     let (state, changed) = (Mutex::default(), Condvar::new());
-    let meeting = Meeting { spec, rank, deadline, awaited, is_over, state, changed };
+    let rendezvous = Rendezvous { spec, rank, deadline, awaited, is_over, state, changed };
     thread::scope(|scope| {
-        for &peer in meeting.awaited.iter().filter(|&&peer| peer < rank) {
-            let meeting = &meeting;
-            scope.spawn(move || meeting.dial_until_done(peer));
+        for &peer in rendezvous.awaited.iter().filter(|&&peer| peer < rank) {
+            let rendezvous = &rendezvous;
+            scope.spawn(move || rendezvous.dial_until_done(peer));
         }
         let listened = match &listener {
-            Some(listener) => meeting.listen(scope, listener),
+            Some(listener) => rendezvous.listen(scope, listener),
             None => {
-                meeting.pause_while(|| true);
+                rendezvous.pause_while(|| true);
                 Ok(())
             }
         };
-        meeting.close();
+        rendezvous.close();
         listened
     })
     .map_err(|error| JoinError::system("listen for other ranks", error))?;
-    meeting.into_arrivals()
+    rendezvous.into_arrivals()
 }
 
 fn bind(spec: &GroupSpec, rank: usize) -> Result<TcpListener, JoinError> {
@@ -113,9 +113,9 @@ fn bind(spec: &GroupSpec, rank: usize) -> Result<TcpListener, JoinError> {
         .map_err(|error| JoinError::system(format!("listen on {address} as rank {rank}"), error))
 }
 
-// === impl Meeting ===
+// === impl Rendezvous ===
 
-impl Meeting<'_> {
+impl Rendezvous<'_> {
     fn is_done(&self) -> bool {
         let state = self.state();
         state.fatal.is_some()
@@ -124,7 +124,7 @@ impl Meeting<'_> {
             || (self.is_over)()
     }
 
-    /// Waits, at most until the meeting is done.
+    /// Waits, at most until the rendezvous is done.
     fn pause_while(&self, more: impl Fn() -> bool) {
         while more() && !self.is_done() {
             let wait = self.changed.wait_timeout(self.state(), LOOK);
@@ -162,7 +162,7 @@ impl Meeting<'_> {
         Ok(stream)
     }
 
-    /// As `TcpStream::connect_timeout`, which does not look at whether the meeting is done (**ME-3**).
+    /// As `TcpStream::connect_timeout`, which does not look at whether the rendezvous is done (**ME-3**).
     fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -289,7 +289,7 @@ impl Meeting<'_> {
         Ok(Arrivals { streams, missing, refused: state.refused })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, RendezvousState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -20,11 +20,11 @@ use super::ports::ports;
 use super::process::{Process, family, is_ours, lives, resident_kib, signal};
 use super::throttle::Throttled;
 
-/// One house at a time: faults are timed, and the machine may have two cores.
+/// One cluster at a time: faults are timed, and the machine may have two cores.
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// A running cluster. Everything in it is killed when it is dropped.
-pub(crate) struct House {
+pub(crate) struct Cluster {
     head: Process,
     /// What it was started with.
     words: Vec<String>,
@@ -62,12 +62,12 @@ pub(crate) struct At {
     pub(crate) tensor: usize,
 }
 
-/// A folder of its own for each house; removed when dropped, unless a test fails.
+/// A folder of its own for each cluster; removed when dropped, unless a test fails.
 struct Folder(PathBuf);
 
-// === impl House ===
+// === impl Cluster ===
 
-impl House {
+impl Cluster {
     /// A head that runs its ranks itself.
     pub(crate) fn local(model: &Model, layout: &[&str]) -> Self {
         Self::open(model, layout, "127.0.0.1", &[], None)
@@ -130,7 +130,7 @@ impl House {
             process: None,
         });
         let nobody = "0.0.0.0:0".parse().expect("an address");
-        let mut house = Self {
+        let mut cluster = Self {
             head,
             words: words.into_iter().map(str::to_owned).collect(),
             api: nobody,
@@ -145,14 +145,14 @@ impl House {
             others: shared_memory(),
             _alone: alone,
         };
-        (0..spaces.len()).for_each(|index| house.start_node(index));
-        let heard = house.head.hear("metrics ");
-        house.api = address(&heard, "API       http://");
-        house.admin = address(&heard, "admin     http://");
+        (0..spaces.len()).for_each(|index| cluster.start_node(index));
+        let heard = cluster.head.hear("metrics ");
+        cluster.api = address(&heard, "API       http://");
+        cluster.admin = address(&heard, "admin     http://");
         // It may serve before the last has come.
-        let all_here = || (0..spaces.len()).all(|index| house.is_connected(index));
+        let all_here = || (0..spaces.len()).all(|index| cluster.is_connected(index));
         wait_until("all nodes are connected", all_here);
-        house
+        cluster
     }
 
     /// SIGKILL of the head.
@@ -233,7 +233,7 @@ impl House {
         Process::start(None, &words, &self.folder.log("operator"))
     }
 
-    /// Notes everything that runs in the house now.
+    /// Notes everything that runs in the cluster now.
     fn look_round(&self) {
         let all: Vec<u32> = self.parents().flat_map(family).collect();
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).extend(all);
@@ -317,7 +317,7 @@ impl House {
     }
 
     pub(crate) fn checkpoint(&self) -> &Checkpoint {
-        self.checkpoint.as_ref().expect("the house was opened with one")
+        self.checkpoint.as_ref().expect("the cluster was opened with one")
     }
 
     /// Which replicas have a rank on a node.
@@ -412,7 +412,7 @@ impl House {
     }
 }
 
-impl Drop for House {
+impl Drop for Cluster {
     fn drop(&mut self) {
         self.look_round();
         let seen = self.seen.get_mut().unwrap_or_else(PoisonError::into_inner);

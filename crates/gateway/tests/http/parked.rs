@@ -16,14 +16,14 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use super::support::*;
-use curtain::Curtain;
 use scripted::{blueprints, engines, layout};
+use start_gate::StartGate;
 
-#[path = "../../../cluster/tests/engines/curtain.rs"]
-mod curtain;
 #[path = "../../../cluster/tests/engines/scripted.rs"]
 #[expect(dead_code, reason = "every test file uses a part of it")]
 mod scripted;
+#[path = "../../../cluster/tests/engines/start_gate.rs"]
+mod start_gate;
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -43,10 +43,10 @@ const LIMITS: Limits = Limits {
     prefix_caching: true,
 };
 
-/// A gateway over one replica that serves while the curtain is up.
-struct House {
+/// A gateway over one replica that serves while its gate is open.
+struct TestGateway {
     server: Server,
-    curtain: Curtain,
+    gate: StartGate,
     /// The first step that kills the replica.
     kill: Arc<AtomicU64>,
     /// Steps wait while it is held.
@@ -54,14 +54,14 @@ struct House {
     _runtime: Runtime,
 }
 
-// === impl House ===
+// === impl TestGateway ===
 
-impl House {
-    fn open(no_capacity_timeout: Duration, ping_interval: Duration) -> Self {
+impl TestGateway {
+    fn start(no_capacity_timeout: Duration, ping_interval: Duration) -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let (kill, pause) = (Arc::new(AtomicU64::new(u64::MAX)), Arc::new(Mutex::new(())));
         let (killed, paused) = (Arc::clone(&kill), Arc::clone(&pause));
-        let curtain = Curtain::new(&[0]);
+        let gate = StartGate::new(&[0]);
         let starter = engines(
             letter,
             Arc::new(move |plan| {
@@ -75,7 +75,7 @@ impl House {
         );
         let config = DeploymentConfig {
             desired: Desired { replicas: 1, layout: layout(1, 1) },
-            blueprints: blueprints(curtain.before(starter), LIMITS),
+            blueprints: blueprints(gate.before(starter), LIMITS),
             ledger: Arc::new(Ledger::in_memory()),
             control: None,
             devices: 1,
@@ -96,22 +96,22 @@ impl House {
             config.limits.ping_interval = ping_interval;
         };
         let server = Server::over(cluster.front_door().clone(), ping);
-        Self { server, curtain, kill, pause, _runtime: runtime }
+        Self { server, gate, kill, pause, _runtime: runtime }
     }
 
-    /// The next step kills the replica, which does not come back before the curtain rises.
+    /// The next step kills the replica, which does not come back before the gate opens.
     fn kill_for_long(&self) {
         self.kill_for_long_at(0);
     }
 
     /// As [`kill_for_long`](Self::kill_for_long), by a step with this number or a later one.
     fn kill_for_long_at(&self, step: u64) {
-        self.curtain.lower(0);
+        self.gate.close(0);
         self.kill.store(step, Ordering::SeqCst);
     }
 
-    fn raise(&self) {
-        self.curtain.raise(0);
+    fn bring_up(&self) {
+        self.gate.open(0);
         until("the replica serves", || self.server.door.is_ready());
     }
 }
@@ -122,8 +122,8 @@ fn letter(_: usize) -> TokenId {
 
 #[test]
 fn g1_a_parked_request_is_answered_when_a_replica_serves() {
-    let house = House::open(LONG, LONG);
-    let server = &house.server;
+    let gateway = TestGateway::start(LONG, LONG);
+    let server = &gateway.server;
     assert_eq!(server.get("/readyz").status, 503);
     let body = with(hello(), json!({"max_tokens": 3}));
     let streamed = with(body.clone(), json!({"stream": true}));
@@ -131,7 +131,7 @@ fn g1_a_parked_request_is_answered_when_a_replica_serves() {
         let whole = scope.spawn(|| server.post(CHAT, &body).ok());
         let stream = scope.spawn(|| server.events(CHAT, &streamed));
         until("both are parked", || server.door.in_flight() == 2);
-        house.raise();
+        gateway.bring_up();
         let whole = whole.join().expect("answered");
         assert_eq!(whole["usage"]["completion_tokens"], 3);
         let events = stream.join().expect("answered");
@@ -143,10 +143,10 @@ fn g1_a_parked_request_is_answered_when_a_replica_serves() {
 #[test]
 fn g1_a_parked_request_is_refused_at_the_timeout() {
     let timeout = Duration::from_millis(200);
-    let house = House::open(timeout, SHORT);
+    let gateway = TestGateway::start(timeout, SHORT);
     for more in [json!({}), json!({"stream": true}), json!({"stream": true, "n": 2})] {
         let start = Instant::now();
-        let reply = house.server.post(CHAT, &with(hello(), more));
+        let reply = gateway.server.post(CHAT, &with(hello(), more));
         assert!(start.elapsed() >= timeout, "{:?}", start.elapsed());
         let (status, _, message) = reply.error();
         assert_eq!(status, 503);
@@ -156,20 +156,20 @@ fn g1_a_parked_request_is_refused_at_the_timeout() {
         assert_eq!(reply.header("retry-after"), Some("1"));
         assert_eq!(reply.header("retry-after-ms"), Some("1000"));
     }
-    until("nothing is left", || house.server.door.in_flight() == 0);
-    let metrics = house.server.get("/metrics").text();
+    until("nothing is left", || gateway.server.door.in_flight() == 0);
+    let metrics = gateway.server.get("/metrics").text();
     assert!(metrics.contains("finished_reason=\"error\"} 3"), "{metrics}");
 }
 
 #[test]
 fn g1_a_stream_that_has_begun_ends_with_an_error_event() {
-    let house = House::open(Duration::from_millis(200), SHORT);
-    house.raise();
+    let gateway = TestGateway::start(Duration::from_millis(200), SHORT);
+    gateway.bring_up();
     let body = with(hello(), json!({"stream": true, "max_tokens": 200})).to_string();
-    let mut stream = house.server.connect();
-    let held = house.pause.lock().expect("nobody panics");
+    let mut stream = gateway.server.connect();
+    let held = gateway.pause.lock().expect("nobody panics");
     stream.write_all(&post(CHAT, body.as_bytes())).expect("open");
-    house.kill_for_long();
+    gateway.kill_for_long();
     // The head went out with a ping: the request was running, if for a single step.
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
@@ -190,8 +190,8 @@ fn g1_a_stream_that_has_begun_ends_with_an_error_event() {
     let error: serde_json::Value = serde_json::from_str(last).expect("JSON");
     assert_eq!(error["error"]["code"], "unavailable", "{text}");
     assert!(!text.contains("[DONE]"), "{text}");
-    assert_eq!(house.server.door.in_flight(), 0);
-    let metrics = house.server.get("/metrics").text();
+    assert_eq!(gateway.server.door.in_flight(), 0);
+    let metrics = gateway.server.get("/metrics").text();
     let failed = |reason: &str| {
         format!(r#"playhouse_streams_failed_total{{model_name="{MODEL}",reason="{reason}"}} "#)
     };
@@ -202,11 +202,11 @@ fn g1_a_stream_that_has_begun_ends_with_an_error_event() {
 /// What a client sees of the loss of a replica is the silence of its stream.
 #[test]
 fn the_silence_of_a_stream_that_resumes_is_measured() {
-    let house = House::open(LONG, LONG);
-    house.raise();
+    let gateway = TestGateway::start(LONG, LONG);
+    gateway.bring_up();
     let body = with(hello(), json!({"stream": true, "max_tokens": 100}));
-    let gaps = |house: &House| {
-        let text = house.server.get("/metrics").text();
+    let gaps = |gateway: &TestGateway| {
+        let text = gateway.server.get("/metrics").text();
         let line = text.lines().find_map(|line| {
             let rest = line.strip_prefix("playhouse_stream_gap_seconds_count{")?;
             rest.rsplit(' ').next()?.parse::<u32>().ok()
@@ -214,45 +214,45 @@ fn the_silence_of_a_stream_that_resumes_is_measured() {
         line.expect("there from the start")
     };
     std::thread::scope(|scope| {
-        let held = house.pause.lock().expect("nobody panics");
-        let stream = scope.spawn(|| house.server.events(CHAT, &body));
-        until("it runs", || house.server.door.replicas()[0].running == 1);
+        let held = gateway.pause.lock().expect("nobody panics");
+        let stream = scope.spawn(|| gateway.server.events(CHAT, &body));
+        until("it runs", || gateway.server.door.replicas()[0].running == 1);
         // When some tokens have come, and long before the last.
-        house.kill_for_long_at(5);
+        gateway.kill_for_long_at(5);
         drop(held);
-        until("the replica is gone", || !house.server.door.is_ready());
-        house.raise();
+        until("the replica is gone", || !gateway.server.door.is_ready());
+        gateway.bring_up();
         let events = stream.join().expect("answered");
         assert_eq!(events.last().map(String::as_str), Some("[DONE]"));
     });
-    assert_eq!(gaps(&house), 1);
+    assert_eq!(gaps(&gateway), 1);
 }
 
 /// **S-13** as a client sees it: parked, and waiting for the end of a step.
 #[test]
 fn g6_a_request_whose_time_is_up_before_it_begins_is_503() {
-    let house = House::open(LONG, LONG);
+    let gateway = TestGateway::start(LONG, LONG);
     let body = with(hello(), json!({"max_tokens": 2})).to_string();
     let length = body.len();
     let ask = |more: &str| {
         let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\n{more}content-length: {length}\r\n");
-        house.server.raw(format!("{head}\r\n{body}").as_bytes())
+        gateway.server.raw(format!("{head}\r\n{body}").as_bytes())
     };
     let expired = |reply: &Reply| {
         assert_eq!((reply.error().0, &reply.json()["error"]["code"]), (503, &json!("timeout")));
         assert!(reply.header("retry-after").is_some() && reply.header("retry-after-ms").is_some());
     };
     expired(&ask("x-request-timeout-ms: 50\r\n"));
-    house.raise();
-    let held = house.pause.lock().expect("nobody panics");
+    gateway.bring_up();
+    let held = gateway.pause.lock().expect("nobody panics");
     std::thread::scope(|scope| {
         let running = scope.spawn(|| ask("").ok());
-        until("it runs", || house.server.door.replicas()[0].running == 1);
+        until("it runs", || gateway.server.door.replicas()[0].running == 1);
         let patient = scope.spawn(|| ask("x-request-timeout-ms: 60000\r\n").ok());
-        until("it waits", || house.server.door.in_flight() == 2);
+        until("it waits", || gateway.server.door.in_flight() == 2);
         let late = scope.spawn(|| ask("x-request-timeout-ms: 50\r\n"));
         // Whoever looks too late finds it gone.
-        until("both wait", || house.server.door.in_flight() == 3 || late.is_finished());
+        until("both wait", || gateway.server.door.in_flight() == 3 || late.is_finished());
         let start = Instant::now();
         until("its time is up", || start.elapsed() > Duration::from_millis(60));
         drop(held);
@@ -260,20 +260,20 @@ fn g6_a_request_whose_time_is_up_before_it_begins_is_503() {
         patient.join().expect("answered");
         running.join().expect("answered");
     });
-    let metrics = house.server.get("/metrics").text();
+    let metrics = gateway.server.get("/metrics").text();
     assert!(metrics.contains(r#"reason="expired",key=""} 2"#), "{metrics}");
 }
 
 #[test]
 fn g5_a_client_that_leaves_while_parked_frees_everything() {
-    let house = House::open(LONG, LONG);
+    let gateway = TestGateway::start(LONG, LONG);
     for more in [json!({}), json!({"stream": true}), json!({"n": 3, "stream": true})] {
         let body = with(hello(), more).to_string();
-        let mut stream = house.server.connect();
+        let mut stream = gateway.server.connect();
         stream.write_all(&post(CHAT, body.as_bytes())).expect("open");
-        until("it is parked", || house.server.door.in_flight() > 0);
+        until("it is parked", || gateway.server.door.in_flight() > 0);
         stream.shutdown(Shutdown::Both).expect("open");
         drop(stream);
-        until("it has left", || house.server.door.in_flight() == 0);
+        until("it has left", || gateway.server.door.in_flight() == 0);
     }
 }

@@ -1,0 +1,10 @@
+//! What the routes share.
+
+use crate::client::Streams;
+
+/// What the routes share.
+#[derive(Clone)]
+pub(crate) struct ApiState<O> {
+    pub(crate) operations: O,
+    pub(crate) streams: Streams,
+}

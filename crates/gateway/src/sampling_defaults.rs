@@ -1,0 +1,41 @@
+//! What holds when a request does not say.
+
+use playhouse_types::SamplingParams;
+
+/// What holds when a request does not say, usually from `generation_config.json`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplingDefaults {
+    /// As [`SamplingParams::temperature`].
+    pub temperature: f32,
+    /// As [`SamplingParams::top_p`].
+    pub top_p: f32,
+    /// As [`SamplingParams::top_k`].
+    pub top_k: u32,
+    /// As [`SamplingParams::min_p`].
+    pub min_p: f32,
+    /// As [`SamplingParams::repetition_penalty`].
+    pub repetition_penalty: f32,
+}
+
+// === impl SamplingDefaults ===
+
+impl Default for SamplingDefaults {
+    /// OpenAI's: sample from the model's own distribution.
+    fn default() -> Self {
+        Self { temperature: 1.0, top_p: 1.0, top_k: 0, min_p: 0.0, repetition_penalty: 1.0 }
+    }
+}
+
+impl SamplingDefaults {
+    /// Greedy parameters with these defaults; for checking them.
+    pub(crate) fn params(&self) -> SamplingParams {
+        SamplingParams {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            ..SamplingParams::greedy(1)
+        }
+    }
+}
