@@ -219,7 +219,7 @@ impl ControlPlane {
         self.inner.launches.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Starts the process of a rank on its assignment, and waits until it has connected.
+    /// Starts the process of a rank on its assigned device, and waits until it has connected.
     pub(crate) async fn launch(&self, name: &str, assignment: Assignment) -> Result<Process, Loss> {
         let inner = &*self.inner;
         let id = PeerId::new(Role::Shard, name).map_err(|why| Loss::outside(why.to_string()))?;

@@ -1,6 +1,8 @@
 //! What the actors tell each other, and what a request is made of on its way between them.
 //!
-//! All actors use these types, which know no actor: so no actor has to know another.
+//! All actors use these types, and none of these types knows an actor: so no actor has to know another.
+//! [`Sink`], [`Pending`] and [`WaitingRoom`] are one thing in three files: a request that is given up returns
+//! to the room.
 
 mod home;
 mod pending;

@@ -60,7 +60,7 @@ const LOADING: Duration = Duration::from_secs(600);
 pub struct RemoteConfig {
     /// Which of them belong together.
     pub map: Arc<RankMap>,
-    /// What each of them loads, stage by stage. Their assignments say with how many threads.
+    /// What each of them loads, stage by stage. Their assigned devices say with how many threads.
     pub loads: Vec<Load>,
     /// What each of them needs of its device, and how large its KV cache may be.
     pub memory: MemoryNeeds,

@@ -8,9 +8,10 @@ mod scripted;
 #[expect(dead_code, reason = "nobody is killed here")]
 mod brake;
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use playhouse_cluster::{
     AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, FrontDoor, Generation, Ledger,
     Policy, RankStarter, ReplicaState, StepDeadline, Submission,
@@ -62,8 +63,8 @@ struct Caught {
 // === impl Trap ===
 
 impl Trap {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Caught> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Caught> {
+        self.0.state.lock()
     }
 
     /// Hangs.
@@ -72,7 +73,7 @@ impl Trap {
         caught.engines += 1;
         caught.at.get_or_insert_with(Instant::now);
         while !caught.open {
-            caught = self.0.released.wait(caught).unwrap_or_else(PoisonError::into_inner);
+            self.0.released.wait(&mut caught);
         }
     }
 

@@ -176,9 +176,9 @@ impl Enrollment {
         self.revoked.lock()
     }
 
-    /// From now on, nobody joins by a name that `reserved` has, though it be nobody's who is connected:
-    /// whose it is comes back with the certificate it has, for as long as that is good. What was said
-    /// first stays.
+    /// Refuses new enrollments under names for which `reserved` returns true, even while that node is
+    /// disconnected: the node comes back with the certificate that it has, for as long as the certificate is
+    /// good. The first `reserved` stays.
     pub fn reserve(&self, reserved: impl Fn(&str) -> bool + Send + Sync + 'static) {
         let _ = self.reserved.set(Reserved(Box::new(reserved)));
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
-/// Connections that may be greeted at once. More are refused before they cost anything.
-const GREETED_MAX: usize = 64;
+/// Handshakes that may be under way at once. More are refused before they cost anything.
+const HANDSHAKES_MAX: usize = 64;
 
 /// Those of them that one address may have: a machine that starts all its ranks at once needs many.
 const OF_ADDRESS_MAX: usize = 48;
@@ -48,7 +48,7 @@ impl Handshakes {
             return Verdict::Prove;
         }
         let own = places.get(&address).copied().unwrap_or(0);
-        if taken >= GREETED_MAX || own >= OF_ADDRESS_MAX {
+        if taken >= HANDSHAKES_MAX || own >= OF_ADDRESS_MAX {
             return Verdict::Refuse;
         }
         places.insert(address, own + 1);

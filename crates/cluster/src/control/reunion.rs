@@ -119,7 +119,7 @@ impl ControlPlane {
         self.inner.reunion.table.lock().end(&Desired::default(), &Drained::default());
     }
 
-    /// The process that an earlier head has left for a rank on its assignment, if it can begin this epoch
+    /// The process that an earlier head has left for a rank on its assigned device, if it can begin this epoch
     /// (**RE-1**). Others that are in the way end.
     pub(crate) fn adopt(
         &self,

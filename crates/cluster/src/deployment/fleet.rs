@@ -271,7 +271,7 @@ impl Fleet {
     }
 
     /// Ends a drained replica for good. What is on its way there goes elsewhere (**GE-2** of
-    /// `generation`).
+    /// `sink`).
     pub(crate) async fn remove(&self, id: ReplicaId) {
         let _not_replaced = self.replacing.lock().await;
         let Some(entry) = self.config.replicas.get(id) else { return };

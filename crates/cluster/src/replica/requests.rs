@@ -23,7 +23,7 @@ impl State {
         }
     }
 
-    /// Ends the requests whose callers have left (**GE-1** of `generation`).
+    /// Ends the requests whose callers have left (**GE-1** of `sink`).
     pub(super) fn cancel_abandoned(&mut self) {
         self.departures.lower();
         for id in self.sinks.abandoned() {

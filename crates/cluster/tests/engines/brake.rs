@@ -1,6 +1,8 @@
 //! Holds engines before their steps for as long as a test wants: what runs cannot end meanwhile.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
 
 /// Off at first, and when dropped.
 #[derive(Default)]
@@ -41,7 +43,7 @@ impl Brake {
     }
 
     fn change(&self, change: impl FnOnce(&mut Grip)) {
-        change(&mut lock(&self.0.0));
+        change(&mut self.0.0.lock());
         self.0.1.notify_all();
     }
 }
@@ -58,16 +60,12 @@ impl Brakes {
     /// Waits until a step may begin; an error is the death of its engine.
     pub(crate) fn before_a_step(&self) -> Result<(), String> {
         let held = |grip: &mut Grip| grip.steps == Some(0) && !grip.kill;
-        let grip = self.0.1.wait_while(lock(&self.0.0), held);
-        let mut grip = grip.unwrap_or_else(PoisonError::into_inner);
+        let mut grip = self.0.0.lock();
+        self.0.1.wait_while(&mut grip, held);
         if std::mem::take(&mut grip.kill) {
             return Err("killed by the test".to_owned());
         }
         grip.steps = grip.steps.map(|steps| steps - 1);
         Ok(())
     }
-}
-
-fn lock(grip: &Mutex<Grip>) -> MutexGuard<'_, Grip> {
-    grip.lock().unwrap_or_else(PoisonError::into_inner)
 }
