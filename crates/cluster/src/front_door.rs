@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use playhouse_scheduler::{Limits, Terms};
-use playhouse_types::{Emission, GenerateRequest, RequestId};
+use playhouse_types::{BlockSize, Emission, GenerateRequest, RequestId};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::admission::{
@@ -117,6 +117,7 @@ impl FrontDoor {
             prefill_time: Duration::MAX,
             max_model_len,
             kv_blocks: u32::try_from(max_model_len).unwrap_or(u32::MAX),
+            block_size: BlockSize::CPU,
             micro_batches: 1,
             micro_batch_max: usize::MAX,
             lookahead: false,

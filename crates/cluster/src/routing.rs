@@ -7,7 +7,7 @@ use parking_lot::{Mutex, MutexGuard};
 use playhouse_kvcache::{BlockHash, HashChain};
 use playhouse_router::{Applied, Ask, Load, Policy, Router};
 use playhouse_scheduler::{Scheduler, Stats};
-use playhouse_types::{Epoch, GenerateRequest, PrefixEvent, ReplicaId};
+use playhouse_types::{BlockSize, Epoch, GenerateRequest, PrefixEvent, ReplicaId};
 
 /// Cheap to clone. Every use is short: a lock and one call of a pure function.
 #[derive(Clone, Debug)]
@@ -33,8 +33,11 @@ pub(crate) struct LoadReporter {
 
 impl Routing {
     /// A router that knows nobody.
-    pub(crate) fn new(policy: Policy, seed: u64) -> Self {
-        Self { router: Arc::new(Mutex::new(Router::new(policy, seed))), replicas: Arc::default() }
+    pub(crate) fn new(policy: Policy, seed: u64, block_size: BlockSize) -> Self {
+        Self {
+            router: Arc::new(Mutex::new(Router::new(policy, seed, block_size))),
+            replicas: Arc::default(),
+        }
     }
 
     /// One more replica, which was not known before.
@@ -70,7 +73,7 @@ impl Routing {
         eligible: impl Fn(ReplicaId) -> bool,
     ) -> Option<ReplicaId> {
         // Hashing a long prompt takes longer than the pick, so it is done outside the lock.
-        let mut chain = HashChain::new(request.cache_salt);
+        let mut chain = HashChain::new(request.cache_salt, self.block_size);
         if self.has_choice() {
             chain.extend(&request.prompt);
         }

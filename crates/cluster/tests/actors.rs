@@ -24,7 +24,8 @@ use playhouse_engine::StepPort;
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
 use playhouse_types::{
-    Epoch, FinishReason, ParallelSpec, ReplicaId, SamplingParams, StepOutcome, StepPlan, TokenId,
+    BlockSize, Epoch, FinishReason, ParallelSpec, ReplicaId, SamplingParams, StepOutcome, StepPlan,
+    TokenId,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -38,6 +39,7 @@ const LIMITS: Limits = Limits {
     prefill_time: Duration::MAX,
     max_model_len: 16384,
     kv_blocks: 1 << 14,
+    block_size: BlockSize::CPU,
     micro_batches: 1,
     micro_batch_max: usize::MAX,
     lookahead: false,

@@ -15,7 +15,7 @@ use playhouse_cluster::{
 use playhouse_layout::RankId;
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
-use playhouse_types::{FinishReason, ReplicaId, SamplingParams, TokenId};
+use playhouse_types::{BlockSize, FinishReason, ReplicaId, SamplingParams, TokenId};
 
 use scripted::{Fault, RankFault, blueprints, engines, engines_of, layout, no_fault};
 
@@ -25,6 +25,7 @@ const LIMITS: Limits = Limits {
     prefill_time: Duration::MAX,
     max_model_len: 256,
     kv_blocks: 64,
+    block_size: BlockSize::CPU,
     micro_batches: 1,
     micro_batch_max: usize::MAX,
     lookahead: false,

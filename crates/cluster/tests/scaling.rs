@@ -22,7 +22,7 @@ use playhouse_cluster::{
 use playhouse_engine::StepPort;
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
-use playhouse_types::{FinishReason, ParallelSpec, ReplicaId, SamplingParams, TokenId};
+use playhouse_types::{BlockSize, FinishReason, ParallelSpec, ReplicaId, SamplingParams, TokenId};
 use tokio::time::{sleep, timeout};
 
 use brake::Brake;
@@ -34,6 +34,7 @@ const LIMITS: Limits = Limits {
     prefill_time: Duration::MAX,
     max_model_len: 1024,
     kv_blocks: 512,
+    block_size: BlockSize::CPU,
     micro_batches: 1,
     micro_batch_max: usize::MAX,
     lookahead: false,

@@ -32,7 +32,7 @@ use playhouse_cluster::{
 use playhouse_engine::STEPS_QUEUED_MAX;
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
-use playhouse_types::{Epoch, ParallelSpec, StepPlan};
+use playhouse_types::{BlockSize, Epoch, ParallelSpec, StepPlan};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
@@ -54,6 +54,7 @@ const LIMITS: Limits = Limits {
     prefill_time: Duration::MAX,
     max_model_len: 256,
     kv_blocks: 24,
+    block_size: BlockSize::CPU,
     micro_batches: 1,
     micro_batch_max: usize::MAX,
     lookahead: false,

@@ -19,7 +19,7 @@ use playhouse_cluster::{
 };
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
-use playhouse_types::{FinishReason, SamplingParams, TokenId};
+use playhouse_types::{BlockSize, FinishReason, SamplingParams, TokenId};
 use tokio::time::Instant;
 
 use brake::Brake;
@@ -32,6 +32,7 @@ const LIMITS: Limits = Limits {
     prefill_time: Duration::MAX,
     max_model_len: 256,
     kv_blocks: 64,
+    block_size: BlockSize::CPU,
     micro_batches: 1,
     micro_batch_max: usize::MAX,
     lookahead: false,

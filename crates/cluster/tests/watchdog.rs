@@ -20,7 +20,7 @@ use playhouse_layout::RankId;
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
 use playhouse_types::{
-    Epoch, FinishReason, ParallelSpec, ReplicaId, SamplingParams, StepPlan, TokenId,
+    BlockSize, Epoch, FinishReason, ParallelSpec, ReplicaId, SamplingParams, StepPlan, TokenId,
 };
 use tokio::time::Instant;
 
@@ -33,6 +33,7 @@ const LIMITS: Limits = Limits {
     prefill_time: Duration::MAX,
     max_model_len: 256,
     kv_blocks: 128,
+    block_size: BlockSize::CPU,
     micro_batches: 1,
     micro_batch_max: usize::MAX,
     lookahead: false,

@@ -18,7 +18,7 @@ use playhouse_layout::ModelShape;
 use playhouse_model::{Dtype, Groups, KvCache, Model, Weights};
 use playhouse_ops::Threads;
 use playhouse_types::{
-    Admitted, Appended, BLOCK_TOKENS, BlockId, Epoch, Logits, Run, SamplingParams, Slot, StepId,
+    Admitted, Appended, BlockId, BlockSize, Epoch, Logits, Run, SamplingParams, Slot, StepId,
     StepOutcome, StepPlan, TokenId,
 };
 
@@ -32,7 +32,7 @@ const EPOCH: Epoch = Epoch(0);
 const SEATS: u32 = 16;
 /// Tokens a seat may hold.
 const SEAT_TOKENS: usize = 640;
-const SEAT_BLOCKS: usize = SEAT_TOKENS / BLOCK_TOKENS;
+const SEAT_BLOCKS: usize = BlockSize::CPU.full_blocks(SEAT_TOKENS);
 
 struct Bench {
     port: StepPort,
@@ -54,7 +54,10 @@ fn main() {
         threads.isa(),
         bandwidth / 1e9,
     );
-    println!("KV cache: {} bytes per block", KvCache::bytes_per_block(spec, weights.dtype()));
+    println!(
+        "KV cache: {} bytes per block",
+        KvCache::bytes_per_block(spec, BlockSize::CPU, weights.dtype())
+    );
 
     let model = Model::new(spec, weights, Groups::solo(), threads.into());
     let mut bench = Bench::new(model);
@@ -101,7 +104,12 @@ fn read_bandwidth(threads: &Threads) -> f64 {
 impl Bench {
     fn new(model: Model) -> Self {
         let kv_blocks = SEATS as usize * SEAT_BLOCKS;
-        let config = EngineConfig { epoch: EPOCH, kv_blocks, max_num_seqs: SEATS as usize };
+        let config = EngineConfig {
+            epoch: EPOCH,
+            kv_blocks,
+            block_size: BlockSize::CPU,
+            max_num_seqs: SEATS as usize,
+        };
         let (sender, events) = sync_channel(1);
         let on_event = move |event| {
             let _ = sender.send(event);

@@ -25,7 +25,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use playhouse_model::Model;
-use playhouse_types::{Epoch, StepId, StepOutcome, StepPlan};
+use playhouse_types::{BlockSize, Epoch, StepId, StepOutcome, StepPlan};
 
 use worker::Worker;
 
@@ -40,6 +40,8 @@ pub struct EngineConfig {
     pub epoch: Epoch,
     /// Blocks of the KV cache.
     pub kv_blocks: usize,
+    /// Tokens of each of them.
+    pub block_size: BlockSize,
     /// Slots for sequences.
     pub max_num_seqs: usize,
 }

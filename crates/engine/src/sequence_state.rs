@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use playhouse_model::Chunk;
 use playhouse_ops::sampling::{LogitsRow, TokenState};
-use playhouse_types::{Admitted, BLOCK_TOKENS, BlockId, Logits, Run, SamplingParams, TokenId};
+use playhouse_types::{Admitted, BlockId, BlockSize, Logits, Run, SamplingParams, TokenId};
 
 use crate::batch::Output;
 
@@ -17,6 +17,7 @@ pub(crate) struct SequenceState {
     /// Leading tokens whose keys and values are in the cache.
     cached: usize,
     blocks: Vec<BlockId>,
+    block_size: BlockSize,
     sampling: Arc<SamplingParams>,
     state: TokenState,
     /// What the rank with the logits sampled last, until a run appends it.
@@ -26,15 +27,15 @@ pub(crate) struct SequenceState {
 // === impl SequenceState ===
 
 impl SequenceState {
-    pub(crate) fn new(admitted: Admitted) -> Self {
+    pub(crate) fn new(admitted: Admitted, block_size: BlockSize) -> Self {
         let Admitted { slot, tokens, prompt_tokens, sampling, blocks } = admitted;
         let (known, prompt_tokens) = (tokens.len(), prompt_tokens as usize);
         assert!(0 < prompt_tokens && prompt_tokens <= known, "{slot}: {prompt_tokens} of {known}");
-        let cached = blocks.len() * BLOCK_TOKENS;
+        let cached = blocks.len() * block_size.tokens();
         assert!(cached < known, "{slot}: {cached} tokens cached of {known}, nothing left to feed");
         let state = TokenState::new(&tokens, prompt_tokens, &sampling);
         let tokens = tokens.to_vec();
-        Self { tokens, prompt_tokens, cached, blocks, sampling, state, sampled: None }
+        Self { tokens, prompt_tokens, cached, blocks, block_size, sampling, state, sampled: None }
     }
 
     /// Adds a token to the sequence.
@@ -60,7 +61,7 @@ impl SequenceState {
         assert!(start <= self.cached, "{slot}: run from {start}, cached up to {}", self.cached);
         assert!(end <= known, "{slot}: run up to {end}, known up to {known}");
         self.blocks.extend_from_slice(&run.new_blocks);
-        let room = self.blocks.len() * BLOCK_TOKENS;
+        let room = self.blocks.len() * self.block_size.tokens();
         assert!(end <= room, "{slot}: run up to {end}, blocks hold {room}");
         for block in &run.new_blocks {
             assert!((block.0 as usize) < kv_blocks, "{slot}: {block} of {kv_blocks}");

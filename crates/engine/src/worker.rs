@@ -48,7 +48,7 @@ impl StepError {
 
 impl<'a> Worker<'a> {
     pub(crate) fn new(model: &'a Model, config: &'a EngineConfig) -> Result<Self, StepError> {
-        let cache = KvCache::new(model.spec(), config.kv_blocks, model.dtype())?;
+        let cache = KvCache::new(model.spec(), config.kv_blocks, config.block_size, model.dtype())?;
         let slots = Slots::new(config.max_num_seqs);
         Ok(Self { model, config, cache, slots, next_step: StepId(0) })
     }
@@ -70,7 +70,8 @@ impl<'a> Worker<'a> {
         }
         for admitted in admitted {
             let slot = admitted.slot;
-            let before = self.slots.slot(slot).replace(SequenceState::new(admitted));
+            let before =
+                self.slots.slot(slot).replace(SequenceState::new(admitted, self.config.block_size));
             assert!(before.is_none(), "{slot}: admitted while taken");
         }
         self.append(&runs)?;

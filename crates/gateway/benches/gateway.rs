@@ -27,7 +27,7 @@ use playhouse_cluster::{
 use playhouse_gateway::{ChatTemplate, Gateway, GatewayConfig, Tokenizer, serve};
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::{LogFormat, Metrics, TraceSettings, Traces, init_logs};
-use playhouse_types::TokenId;
+use playhouse_types::{BlockSize, TokenId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -39,6 +39,7 @@ const LIMITS: Limits = Limits {
     prefill_time: Duration::MAX,
     max_model_len: 4096,
     kv_blocks: 1 << 16,
+    block_size: BlockSize::CPU,
     micro_batches: 1,
     micro_batch_max: usize::MAX,
     lookahead: false,

@@ -1,10 +1,13 @@
 //! Names of full blocks: digests chained over everything before them.
 
-use playhouse_types::{BLOCK_TOKENS, TokenId};
+use playhouse_types::{BlockSize, TokenId};
 use sha2::{Digest, Sha256};
 
 /// Separates these digests from any other use of SHA-256 over similar bytes.
 const DOMAIN: &[u8] = b"playhouse kv block";
+
+/// Tokens that are given to the digest at once: one block of SHA-256.
+const PART_TOKENS: usize = 16;
 
 /// Digest of a full block and of all blocks before it, salt included.
 ///
@@ -17,6 +20,7 @@ pub struct BlockHash([u8; 16]);
 /// The hashes of one sequence, extended as its tokens become known.
 #[derive(Clone, Debug)]
 pub struct HashChain {
+    block_size: BlockSize,
     parent: BlockHash,
     hashes: Vec<BlockHash>,
     /// Tokens after the last full block; shorter than a block.
@@ -31,11 +35,15 @@ impl BlockHash {
     }
 
     fn child(self, tokens: &[TokenId]) -> Self {
-        let mut bytes = [0; 4 * BLOCK_TOKENS];
-        for (place, token) in bytes.chunks_exact_mut(4).zip(tokens) {
-            place.copy_from_slice(&token.to_le_bytes());
+        let mut digest = Sha256::new().chain_update(self.0);
+        for part in tokens.chunks(PART_TOKENS) {
+            let mut bytes = [0; 4 * PART_TOKENS];
+            for (place, token) in bytes.chunks_exact_mut(4).zip(part) {
+                place.copy_from_slice(&token.to_le_bytes());
+            }
+            digest.update(&bytes[..4 * part.len()]);
         }
-        Self::truncated(Sha256::new().chain_update(self.0).chain_update(bytes))
+        Self::truncated(digest)
     }
 
     /// The first 64 bits: the name of the block in a [`PrefixEvent`](playhouse_types::PrefixEvent),
@@ -57,17 +65,17 @@ impl BlockHash {
 // === impl HashChain ===
 
 impl HashChain {
-    /// An empty sequence. Only sequences with the same `salt` can share blocks.
+    /// An empty sequence. Only sequences with the same `salt` and `block_size` can share blocks.
     #[must_use]
-    pub fn new(salt: u64) -> Self {
-        let tail = Vec::with_capacity(BLOCK_TOKENS);
-        Self { parent: BlockHash::root(salt), hashes: Vec::new(), tail }
+    pub fn new(salt: u64, block_size: BlockSize) -> Self {
+        let tail = Vec::with_capacity(block_size.tokens());
+        Self { block_size, parent: BlockHash::root(salt), hashes: Vec::new(), tail }
     }
 
     /// Appends tokens; every block they fill gets its hash.
     pub fn extend(&mut self, mut tokens: &[TokenId]) {
-        while self.tail.len() + tokens.len() >= BLOCK_TOKENS {
-            let (fill, rest) = tokens.split_at(BLOCK_TOKENS - self.tail.len());
+        while self.tail.len() + tokens.len() >= self.block_size.tokens() {
+            let (fill, rest) = tokens.split_at(self.block_size.tokens() - self.tail.len());
             self.tail.extend_from_slice(fill);
             self.parent = self.parent.child(&self.tail);
             self.hashes.push(self.parent);
@@ -86,7 +94,7 @@ impl HashChain {
     /// Tokens appended so far, those after the last full block included.
     #[must_use]
     pub fn tokens(&self) -> usize {
-        self.hashes.len() * BLOCK_TOKENS + self.tail.len()
+        self.hashes.len() * self.block_size.tokens() + self.tail.len()
     }
 }
 
@@ -95,7 +103,7 @@ mod tests {
     use super::*;
 
     fn chain(salt: u64, tokens: &[TokenId]) -> HashChain {
-        let mut chain = HashChain::new(salt);
+        let mut chain = HashChain::new(salt, BlockSize::CPU);
         chain.extend(tokens);
         chain
     }
@@ -114,7 +122,7 @@ mod tests {
         let tokens: Vec<TokenId> = (0..100).collect();
         let whole = chain(7, &tokens);
         for piece in [1, 3, 15, 16, 17, 33] {
-            let mut pieces = HashChain::new(7);
+            let mut pieces = HashChain::new(7, BlockSize::CPU);
             tokens.chunks(piece).for_each(|tokens| pieces.extend(tokens));
             assert_eq!(pieces.hashes(), whole.hashes(), "pieces of {piece}");
         }

@@ -166,12 +166,14 @@ fn cut(names: &[u64]) -> impl Iterator<Item = Vec<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use playhouse_types::BlockSize;
+
     use super::*;
     use crate::HashChain;
 
     #[test]
     fn names_are_found_until_they_are_removed_in_any_order() {
-        let mut chain = HashChain::new(0);
+        let mut chain = HashChain::new(0, BlockSize::CPU);
         chain.extend(&(0..16 * 32).collect::<Vec<_>>());
         let names = chain.hashes();
         let mut index = PrefixIndex::new(32);
@@ -193,7 +195,7 @@ mod tests {
 
     #[test]
     fn kv_5_a_name_stays_with_its_first_block() {
-        let mut chain = HashChain::new(0);
+        let mut chain = HashChain::new(0, BlockSize::CPU);
         chain.extend(&[0; 32]);
         let [first, second] = *chain.hashes() else { unreachable!("two blocks") };
         let mut index = PrefixIndex::new(2);

@@ -1,6 +1,6 @@
 //! KV block pool and prefix cache: pure bookkeeping, no tensors.
 //!
-//! The KV cache of a replica is an array of blocks of [`BLOCK_TOKENS`](playhouse_types::BLOCK_TOKENS)
+//! The KV cache of a replica is an array of blocks of [`BlockSize`](playhouse_types::BlockSize)
 //! tokens. [`BlockPool`] says who holds which block, and which full blocks can be shared because
 //! they hold the tokens that another sequence is about to compute. A full block is named by a
 //! [`BlockHash`] chained over everything before it, so equal names mean equal prefixes.
@@ -32,4 +32,4 @@ mod index;
 mod pool;
 
 pub use hash::{BlockHash, HashChain};
-pub use pool::{BlockPool, PoolStats, Prefix, blocks_for};
+pub use pool::{BlockPool, PoolStats, Prefix};

@@ -1,6 +1,6 @@
 //! Who holds which block, and which blocks can be found by content.
 
-use playhouse_types::{BLOCK_TOKENS, BlockId, PrefixEvent};
+use playhouse_types::{BlockId, BlockSize, PrefixEvent};
 
 use crate::free_list::FreeList;
 use crate::index::PrefixIndex;
@@ -16,6 +16,7 @@ mod tests;
 /// [`admit`](Self::admit). An act whose question was not asked panics rather than half succeeds.
 #[derive(Debug)]
 pub struct BlockPool {
+    block_size: BlockSize,
     /// Sequences that hold each block.
     holders: Vec<u32>,
     /// Exactly the blocks with no holder: first those without a name, then those with one.
@@ -33,7 +34,7 @@ pub struct BlockPool {
 /// Valid until the pool changes: [`BlockPool::admit`] it at once or look it up again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prefix {
-    /// In order of position; each holds [`BLOCK_TOKENS`] tokens.
+    /// In order of position; each is full.
     pub blocks: Vec<BlockId>,
     /// Tokens that were looked up; 0 when the lookup was not allowed to find any.
     queried_tokens: usize,
@@ -58,14 +59,15 @@ pub struct PoolStats {
 // === impl BlockPool ===
 
 impl BlockPool {
-    /// A pool of `blocks` free blocks.
+    /// A pool of `blocks` free blocks of `block_size`, by which chains must be hashed too.
     ///
     /// # Panics
     /// If `blocks` is 0 or `u32::MAX`.
     #[must_use]
-    pub fn new(blocks: u32) -> Self {
+    pub fn new(blocks: u32, block_size: BlockSize) -> Self {
         assert!(blocks > 0, "a pool needs at least one block");
         Self {
+            block_size,
             holders: vec![0; blocks as usize],
             unheld: FreeList::full(blocks),
             index: PrefixIndex::new(blocks as usize),
@@ -82,7 +84,7 @@ impl BlockPool {
     #[must_use]
     pub fn lookup(&self, chain: &HashChain, tokens_max: usize) -> Prefix {
         let tokens_max = tokens_max.min(chain.tokens().saturating_sub(1));
-        let hashes = &chain.hashes()[..tokens_max / BLOCK_TOKENS];
+        let hashes = &chain.hashes()[..self.block_size.full_blocks(tokens_max)];
         let blocks = hashes.iter().map_while(|hash| self.index.find(hash)).collect();
         let queried_tokens = if hashes.is_empty() { 0 } else { chain.tokens() };
         Prefix { blocks, queried_tokens }
@@ -105,7 +107,7 @@ impl BlockPool {
             self.hold(block);
         }
         self.queried_tokens += prefix.queried_tokens as u64;
-        self.hit_tokens += (prefix.blocks.len() * BLOCK_TOKENS) as u64;
+        self.hit_tokens += (prefix.blocks.len() * self.block_size.tokens()) as u64;
         self.take(new)
     }
 
@@ -245,10 +247,4 @@ impl BlockPool {
         self.cached -= usize::from(self.index.remove(block));
         block
     }
-}
-
-/// Blocks that `tokens` tokens occupy.
-#[must_use]
-pub fn blocks_for(tokens: usize) -> usize {
-    tokens.div_ceil(BLOCK_TOKENS)
 }

@@ -3,8 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use playhouse_kvcache::{BlockHash, BlockPool, HashChain, blocks_for};
-use playhouse_types::{BLOCK_TOKENS, BlockId, PrefixEvent, TokenId};
+use playhouse_kvcache::{BlockHash, BlockPool, HashChain};
+use playhouse_types::{BlockId, BlockSize, PrefixEvent, TokenId};
 use proptest::prelude::*;
 
 const BLOCKS: u32 = 24;
@@ -72,15 +72,18 @@ struct Model {
 impl Model {
     fn admit(&mut self, pool: &mut BlockPool, family: TokenId, count: usize, salt: u64) {
         let tokens = tokens_of(family, count);
-        let mut chain = HashChain::new(salt);
+        let mut chain = HashChain::new(salt, BlockSize::CPU);
         chain.extend(&tokens);
         let prefix = pool.lookup(&chain, usize::MAX);
-        assert!(prefix.blocks.len() * BLOCK_TOKENS < count, "KV-4: nothing left to compute");
+        assert!(
+            prefix.blocks.len() * BlockSize::CPU.tokens() < count,
+            "KV-4: nothing left to compute"
+        );
         for (at, block) in prefix.blocks.iter().enumerate() {
-            let expected = (salt, tokens[..(at + 1) * BLOCK_TOKENS].to_vec());
+            let expected = (salt, tokens[..(at + 1) * BlockSize::CPU.tokens()].to_vec());
             assert_eq!(self.contents.get(block), Some(&expected), "KV-4: content of {block}");
         }
-        let new = blocks_for(count) - prefix.blocks.len();
+        let new = BlockSize::CPU.blocks_for(count) - prefix.blocks.len();
         let free = pool.stats().total - pool.stats().held;
         let revived = prefix.blocks.iter().filter(|block| !self.holds(**block)).count();
         assert_eq!(pool.can_admit(&prefix, new), revived + new <= free);
@@ -98,7 +101,7 @@ impl Model {
         for (at, (&hash, &block)) in sequence.chain.hashes().iter().zip(&sequence.table).enumerate()
         {
             pool.publish(block, hash);
-            let prefix = sequence.tokens[..(at + 1) * BLOCK_TOKENS].to_vec();
+            let prefix = sequence.tokens[..(at + 1) * BlockSize::CPU.tokens()].to_vec();
             self.contents.insert(block, (sequence.salt, prefix));
         }
     }
@@ -130,7 +133,7 @@ impl Model {
         events.iter().for_each(|event| hear(&mut self.heard, event));
         for sequence in &self.sequences {
             let mut longer = sequence.chain.clone();
-            longer.extend(&[0; BLOCK_TOKENS]);
+            longer.extend(&[0; BlockSize::CPU.tokens()]);
             let hits = pool.lookup(&longer, usize::MAX).blocks.len();
             let heard = |hash: &&BlockHash| self.heard.contains(&hash.short());
             assert_eq!(longer.hashes().iter().take_while(heard).count(), hits, "KV-7: hits");
@@ -178,7 +181,7 @@ fn run(pool: &mut BlockPool, model: &mut Model, call: Call) {
 proptest! {
     #[test]
     fn books_balance_and_hits_are_exact(calls in calls()) {
-        let mut pool = BlockPool::new(BLOCKS);
+        let mut pool = BlockPool::new(BLOCKS, BlockSize::CPU);
         let mut model = Model::default();
         for call in calls {
             run(&mut pool, &mut model, call);

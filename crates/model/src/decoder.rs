@@ -15,7 +15,7 @@ use playhouse_ops::{
     Context, KvLayer, Ragged, RopeRows, Sequence, add, embedding, linear, linear_f32,
     paged_attention, rms_norm, rope_and_store, silu_mul,
 };
-use playhouse_types::{BlockId, DecoderSpec, LayerSpec, NormKind, NormPlace, TokenId};
+use playhouse_types::{BlockId, BlockSize, DecoderSpec, LayerSpec, NormKind, NormPlace, TokenId};
 
 use crate::rope::RopeTable;
 use crate::weights::{DenseWeights, GqaWeights, HeadWeights, LayerWeights, Linear};
@@ -139,7 +139,7 @@ impl Model {
             })
         };
         let ropes = self.ropes.iter().map(|rope| rope.rows(positions())).collect();
-        let step = Step { ragged: ragged(chunks)?, ropes };
+        let step = Step { ragged: ragged(chunks, cache.block_size)?, ropes };
         let tokens: Vec<_> = chunks.iter().flat_map(|chunk| chunk.tokens.iter().copied()).collect();
         let mut x = self.enter(&tokens)?;
         let layers = self.spec.layers.iter().zip(&self.weights.layers).zip(&cache.layers);
@@ -328,7 +328,7 @@ impl Hidden {
     }
 }
 
-fn ragged<'a>(chunks: &[Chunk<'a>]) -> candle_core::Result<Ragged<'a>> {
+fn ragged<'a>(chunks: &[Chunk<'a>], block_size: BlockSize) -> candle_core::Result<Ragged<'a>> {
     let mut first_row = 0;
     let sequence = |chunk: &Chunk<'a>| {
         let rows = chunk.tokens.len();
@@ -336,7 +336,7 @@ fn ragged<'a>(chunks: &[Chunk<'a>]) -> candle_core::Result<Ragged<'a>> {
         first_row += rows;
         sequence
     };
-    Ragged::new(chunks.iter().map(sequence).collect())
+    Ragged::new(chunks.iter().map(sequence).collect(), block_size)
 }
 
 /// Rows of the step whose outputs are wanted.

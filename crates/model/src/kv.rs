@@ -2,16 +2,17 @@
 
 use candle_core::DType;
 use playhouse_ops::KvLayer;
-use playhouse_types::{Attention, BLOCK_TOKENS, DecoderSpec, LayerSpec};
+use playhouse_types::{Attention, BlockSize, DecoderSpec, LayerSpec};
 
 use crate::ForwardError;
 
-/// The paged KV cache of a model: `blocks` blocks of [`BLOCK_TOKENS`] tokens, in each layer.
+/// The paged KV cache of a model: so many blocks of [`BlockSize`] tokens, in each layer.
 ///
 /// It stores and does not know what is valid: who owns a block is decided elsewhere (see
 /// `playhouse-kvcache`).
 #[derive(Debug)]
 pub struct KvCache {
+    pub(crate) block_size: BlockSize,
     pub(crate) layers: Vec<KvLayer>,
 }
 
@@ -22,22 +23,27 @@ impl KvCache {
     /// operating system as blocks are used.
     ///
     /// # Errors
-    /// When the size overflows.
-    pub fn new(spec: &DecoderSpec, blocks: usize, dtype: DType) -> Result<Self, ForwardError> {
+    /// When the size overflows, or the kernels take other blocks.
+    pub fn new(
+        spec: &DecoderSpec,
+        blocks: usize,
+        block_size: BlockSize,
+        dtype: DType,
+    ) -> Result<Self, ForwardError> {
         let layer = |layer: &LayerSpec| {
             let Attention::Gqa(gqa) = layer.attention else {
                 candle_core::bail!("a cache for latent attention is not there yet");
             };
-            KvLayer::zeros(blocks, gqa.kv_heads, gqa.head_dim, dtype)
+            KvLayer::zeros(blocks, block_size, gqa.kv_heads, gqa.head_dim, dtype)
         };
         let layers = spec.layers.iter().map(layer).collect::<candle_core::Result<_>>()?;
-        Ok(Self { layers })
+        Ok(Self { block_size, layers })
     }
 
     /// Bytes that one block occupies, all layers together.
     #[must_use]
-    pub fn bytes_per_block(spec: &DecoderSpec, dtype: DType) -> usize {
+    pub fn bytes_per_block(spec: &DecoderSpec, block_size: BlockSize, dtype: DType) -> usize {
         let elements: usize = spec.layers.iter().map(|layer| layer.attention.kv_elements()).sum();
-        BLOCK_TOKENS * elements * dtype.size_in_bytes()
+        block_size.tokens() * elements * dtype.size_in_bytes()
     }
 }

@@ -12,7 +12,7 @@ use playhouse_collectives::{AbortHandle, Communicator, GroupSpec, Member, Secret
 use playhouse_layout::RankMap;
 use playhouse_model::{Checkpoint, Chunk, Dtype, Groups, KvCache, Model, Shard, Weights};
 use playhouse_ops::Threads;
-use playhouse_types::{BLOCK_TOKENS, BlockId, DecoderSpec, ParallelSpec, TokenId};
+use playhouse_types::{BlockId, BlockSize, DecoderSpec, ParallelSpec, TokenId};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
@@ -132,8 +132,8 @@ fn join(group: String, size: usize, rank: usize) -> Communicator {
 /// The prompt in one chunk, then one greedy token at a time, as `generate` of transformers does. A
 /// rank without logits gives none, and hears of the tokens.
 fn generate(model: &Model, prompt: &Prompt, tokens: &Tokens) -> Generated {
-    let blocks = (prompt.tokens.len() + prompt.greedy.len()).div_ceil(BLOCK_TOKENS);
-    let cache = KvCache::new(model.spec(), blocks, model.dtype()).unwrap();
+    let blocks = BlockSize::CPU.blocks_for(prompt.tokens.len() + prompt.greedy.len());
+    let cache = KvCache::new(model.spec(), blocks, BlockSize::CPU, model.dtype()).unwrap();
     let table: Vec<_> = (0..blocks).rev().map(|block| BlockId(block as u32)).collect();
     let feed = |tokens: &[TokenId], start| {
         let (prompt_tokens, outputs) = (prompt.tokens.len(), 0..tokens.len());

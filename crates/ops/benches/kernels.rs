@@ -17,7 +17,7 @@ use playhouse_ops::{
     Context, Isa, KvLayer, Ragged, RopeRows, Sequence, Threads, linear, paged_attention, rms_norm,
     rope_and_store, silu_mul,
 };
-use playhouse_types::BlockId;
+use playhouse_types::{BlockId, BlockSize};
 
 const HIDDEN: usize = 896;
 const INNER: usize = 4864;
@@ -162,7 +162,8 @@ fn attention(context: &Context) -> Result<()> {
         ("decode", 16, 1, 2047),
     ] {
         let per_sequence = (start + rows).div_ceil(16);
-        let cache = KvLayer::zeros(batch * per_sequence, KV_HEADS, HEAD_DIM, DType::BF16)?;
+        let cache =
+            KvLayer::zeros(batch * per_sequence, BlockSize::CPU, KV_HEADS, HEAD_DIM, DType::BF16)?;
         let tables: Vec<_> = (0..(batch * per_sequence) as u32).map(BlockId).collect();
         let sequences = tables.chunks(per_sequence).enumerate().map(|(index, blocks)| Sequence {
             first_row: index * rows,
@@ -170,7 +171,7 @@ fn attention(context: &Context) -> Result<()> {
             start,
             blocks,
         });
-        let ragged = Ragged::new(sequences.collect())?;
+        let ragged = Ragged::new(sequences.collect(), BlockSize::CPU)?;
         let q = weights(batch * rows, HEADS * HEAD_DIM)?;
         let time = best(|| {
             _ = black_box(paged_attention(&q, &cache, &ragged, 0.125, None, context).unwrap());
@@ -206,10 +207,10 @@ fn small_ops(context: &Context) -> Result<()> {
     };
     time(&silu, "silu_mul");
     let rope = |rows: usize| {
-        let cache = KvLayer::zeros(32, KV_HEADS, HEAD_DIM, DType::BF16).unwrap();
+        let cache = KvLayer::zeros(32, BlockSize::CPU, KV_HEADS, HEAD_DIM, DType::BF16).unwrap();
         let blocks: Vec<_> = (0..32).map(BlockId).collect();
         let sequence = Sequence { first_row: 0, rows, start: 0, blocks: &blocks };
-        let ragged = Ragged::new(vec![sequence]).unwrap();
+        let ragged = Ragged::new(vec![sequence], BlockSize::CPU).unwrap();
         let half = vec![0.5; rows * HEAD_DIM / 2];
         let rope = RopeRows { cos: half.clone(), sin: half };
         let q = weights(rows, HEADS * HEAD_DIM).unwrap();

@@ -1,12 +1,16 @@
 //! The paged key/value cache of one layer.
 
 use candle_core::{CpuStorage, DType, Result, Storage, Tensor, bail};
-use playhouse_types::BLOCK_TOKENS;
+use playhouse_types::BlockSize;
 
 use crate::element::{Element as _, with_element};
 use crate::ragged::Ragged;
+use crate::simd::LANES;
 
-/// Keys and values of one layer, in blocks of [`BLOCK_TOKENS`] tokens.
+/// Tokens of a block: the keys of a block are one vector.
+pub(crate) const BLOCK_TOKENS: usize = LANES;
+
+/// Keys and values of one layer, in blocks of [`BlockSize::CPU`].
 ///
 /// Keys are `[blocks, kv_heads, head_dim, 16]`, so that a query meets the 16 tokens of a block
 /// side by side; values are `[blocks, kv_heads, 16, head_dim]`.
@@ -31,8 +35,20 @@ impl KvLayer {
     /// A cache for `blocks` blocks. Its memory is taken from the operating system as it is used.
     ///
     /// # Errors
-    /// When `dtype` is not bf16, f16 or f32, a head has no elements, or the size overflows.
-    pub fn zeros(blocks: usize, kv_heads: usize, head_dim: usize, dtype: DType) -> Result<Self> {
+    /// When blocks have not 16 tokens, `dtype` is not bf16, f16 or f32, a head has no elements, or the size overflows.
+    pub fn zeros(
+        blocks: usize,
+        block_size: BlockSize,
+        kv_heads: usize,
+        head_dim: usize,
+        dtype: DType,
+    ) -> Result<Self> {
+        if block_size.tokens() != BLOCK_TOKENS {
+            bail!(
+                "kv cache: blocks of {} tokens; they need to have {BLOCK_TOKENS}",
+                block_size.tokens()
+            );
+        }
         if kv_heads == 0 || head_dim == 0 {
             bail!("kv cache: {kv_heads} heads of {head_dim}; both need to be at least 1");
         }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, bail};
 
-use playhouse_types::{BLOCK_TOKENS, BlockId};
+use playhouse_types::{BlockId, BlockSize};
 
 /// Consecutive rows of a step: consecutive tokens of one sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct Sequence<'a> {
     pub rows: usize,
     /// Position of the first row's token in the sequence.
     pub start: usize,
-    /// The block table: entry `i` holds positions `16 * i` to `16 * i + 15`. Covers at least
+    /// The block table: entry `i` holds the positions of block `i`. Covers at least
     /// `start + rows` tokens; further entries are ignored.
     pub blocks: &'a [BlockId],
 }
@@ -42,12 +42,12 @@ pub(crate) struct Write {
 // === impl Ragged ===
 
 impl<'a> Ragged<'a> {
-    /// Checks and takes the sequences of a step.
+    /// Checks and takes the sequences of a step, whose block tables have blocks of `block_size`.
     ///
     /// # Errors
     /// When rows are not consecutive from 0, a sequence has no rows, a block table is too short,
     /// or a block would be written by two sequences. (Blocks that are only read may be shared.)
-    pub fn new(sequences: Vec<Sequence<'a>>) -> Result<Self> {
+    pub fn new(sequences: Vec<Sequence<'a>>, block_size: BlockSize) -> Result<Self> {
         let (mut rows, mut blocks) = (0, 0);
         let mut writes = Vec::new();
         for (index, sequence) in sequences.iter().enumerate() {
@@ -60,17 +60,18 @@ impl<'a> Ragged<'a> {
             let Some(end) = start.checked_add(count) else {
                 bail!("ragged: sequence {index} has {count} rows from position {start}");
             };
-            let needed = end.div_ceil(BLOCK_TOKENS);
+            let needed = block_size.blocks_for(end);
             if table.len() < needed {
                 let given = table.len();
                 bail!("ragged: sequence {index} has {given} blocks, {end} tokens need {needed}");
             }
             let highest = table[..needed].iter().map(|block| block.0).max();
             blocks = blocks.max(highest.map_or(0, |block| block as usize + 1));
-            for index in start / BLOCK_TOKENS..needed {
-                let from = start.max(index * BLOCK_TOKENS);
-                let to = end.min((index + 1) * BLOCK_TOKENS);
-                let (slot, row) = (from % BLOCK_TOKENS, rows + from - start);
+            for index in block_size.full_blocks(start)..needed {
+                let tokens = block_size.tokens();
+                let from = start.max(index * tokens);
+                let to = end.min((index + 1) * tokens);
+                let (slot, row) = (from % tokens, rows + from - start);
                 writes.push(Write { block: table[index].0, slot, row, rows: to - from });
             }
             rows += count;
@@ -121,7 +122,7 @@ mod tests {
     }
 
     fn refused(sequences: Vec<Sequence<'_>>) -> String {
-        Ragged::new(sequences).expect_err("must be refused").to_string()
+        Ragged::new(sequences, BlockSize::CPU).expect_err("must be refused").to_string()
     }
 
     #[test]
@@ -133,7 +134,7 @@ mod tests {
 
     #[test]
     fn the_block_table_covers_all_tokens() {
-        assert!(Ragged::new(vec![sequence(0, 16, 0, &[0])]).is_ok());
+        assert!(Ragged::new(vec![sequence(0, 16, 0, &[0])], BlockSize::CPU).is_ok());
         let short = refused(vec![sequence(0, 2, 15, &[0])]);
         assert!(short.contains("has 1 blocks, 17 tokens need 2"), "{short}");
         assert!(refused(vec![sequence(0, 2, usize::MAX, &[0])]).contains("position"));
@@ -142,7 +143,7 @@ mod tests {
     #[test]
     fn blocks_may_be_shared_only_for_reading() {
         let shared = vec![sequence(0, 1, 16, &[7, 1]), sequence(1, 1, 16, &[7, 2])];
-        assert_eq!(Ragged::new(shared).expect("block 7 is only read").blocks(), 8);
+        assert_eq!(Ragged::new(shared, BlockSize::CPU).expect("block 7 is only read").blocks(), 8);
         let torn = refused(vec![sequence(0, 1, 17, &[7, 1]), sequence(1, 1, 16, &[8, 1])]);
         assert!(torn.contains("block 1 would be written twice"), "{torn}");
     }

@@ -5,14 +5,13 @@ use std::ops::Range;
 use candle_core::{
     CpuStorage, CustomOp1, InplaceOp2, Layout, Result, Shape, Tensor, WithDType, bail,
 };
-use playhouse_types::BLOCK_TOKENS;
 
 use crate::context::Context;
 use crate::element::{
     Element, Shared, elements, elements_mut, load_up_to, store_up_to, with_element,
 };
 use crate::isa::Kernel;
-use crate::kv::{KvLayer, KvShape};
+use crate::kv::{BLOCK_TOKENS, KvLayer, KvShape};
 use crate::norm::GRAIN;
 use crate::ragged::{Ragged, Write};
 use crate::simd::{LANES, Simd};

@@ -17,7 +17,7 @@
 //!
 //! Not here: what the driver and the collectives' library take beside the memory share.
 
-use playhouse_types::{Attention, BLOCK_TOKENS, FeedForward};
+use playhouse_types::{Attention, BlockSize, FeedForward};
 use serde::{Deserialize, Serialize};
 
 use playhouse_layout::product;
@@ -79,7 +79,7 @@ impl Default for Serving {
             running: 256,
             memory_percent: 90,
             kv: KvType::TwoBytes,
-            block_tokens: u32::try_from(BLOCK_TOKENS).unwrap_or(u32::MAX),
+            block_tokens: BlockSize::CPU.get().get(),
         }
     }
 }

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 
 use playhouse_gateway::GatewayConfig;
 use playhouse_scheduler::Limits;
-use playhouse_types::BLOCK_TOKENS;
 
 use crate::error::CliError;
 use crate::isolation::Venue;
@@ -40,7 +39,7 @@ impl Banner {
         let Reached { address, admin, state } = reached;
         let block = served.bytes_per_block;
         let kv_cache = |blocks: u32| {
-            let tokens = blocks as usize * BLOCK_TOKENS;
+            let tokens = blocks as usize * limits.block_size.tokens();
             format!(
                 "{} for {tokens} tokens: {} of full length",
                 Bytes(block * u64::from(blocks)),

@@ -270,6 +270,7 @@ fn remote(
         },
         weights,
         max_num_seqs: number(limits.max_num_seqs),
+        block_size: limits.block_size,
     }
 }
 

@@ -7,9 +7,12 @@ use playhouse_cluster::{RankBytes, Share};
 use playhouse_layout::{ModelShape, RankMap};
 use playhouse_model::{Checkpoint, Dtype, KvCache, Shard, Weights};
 use playhouse_planner::{Violation, rank_map};
-use playhouse_types::{Attention, ParallelSpec};
+use playhouse_types::{Attention, BlockSize, ParallelSpec};
 
 use crate::error::CliError;
+
+/// Blocks of the KV caches of CPUs.
+pub(crate) const BLOCK_SIZE: BlockSize = BlockSize::CPU;
 
 /// What `serve` runs.
 pub(crate) struct ServedLayout {
@@ -65,7 +68,7 @@ impl ServedLayout {
             let survey = Weights::survey(checkpoint, spec, &shard, dtype);
             let survey = survey.map_err(|why| CliError::failure(why.to_string()))?;
             let part = shard.spec(spec);
-            let kv_block = KvCache::bytes_per_block(&part, survey.dtype) as u64;
+            let kv_block = KvCache::bytes_per_block(&part, BLOCK_SIZE, survey.dtype) as u64;
             let weights = survey.held_bytes as u64;
             served.rank_bytes.push(RankBytes { weights, kv_block });
             served.bytes_per_block += kv_block;

@@ -44,7 +44,7 @@ use crate::blueprints::Model;
 use crate::client::trusting;
 use crate::error::CliError;
 use crate::isolation::{Devices, Place, Venue};
-use crate::layout::ServedLayout;
+use crate::layout::{BLOCK_SIZE, ServedLayout};
 use crate::loading::{self, Language, Loaded};
 use crate::node::{DeviceList, LOG_FILTER};
 use crate::progress;
@@ -296,6 +296,7 @@ fn limits(
     let on_nodes = args.cluster_listen.is_some();
     let cache = CacheSize::new(
         block,
+        BLOCK_SIZE,
         max_model_len,
         args.max_num_seqs.get(),
         args.kv_cache_memory,
@@ -311,6 +312,7 @@ fn limits(
         },
         max_model_len,
         kv_blocks: if on_nodes { cache.least } else { cache.most },
+        block_size: BLOCK_SIZE,
         prefix_caching: true,
         // The rest follows from how a replica is divided.
         micro_batches: 1,

@@ -22,7 +22,7 @@ use playhouse_link::Identity;
 use playhouse_model::{Checkpoint, Dtype, Shard, Weights};
 use playhouse_ops::Threads;
 use playhouse_telemetry::init_child_logs;
-use playhouse_types::CheckpointDigest;
+use playhouse_types::{BlockSize, CheckpointDigest};
 use playhouse_wire::{Group, Join, Load, Loaded};
 use tokio::task::spawn_blocking;
 use tracing::warn;
@@ -148,7 +148,7 @@ impl RankHost for Host {
     }
 
     fn start(&self, join: Join, sink: Box<dyn Fn(EngineEvent) + Send>) -> io::Result<RankEngine> {
-        let Join { epoch, groups, kv_blocks, max_num_seqs } = join;
+        let Join { epoch, groups, kv_blocks, block_tokens, max_num_seqs } = join;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let listeners = held.listeners.take();
         let Some(((_, _, model, _), mut listeners)) = held.loaded.as_ref().zip(listeners) else {
@@ -157,6 +157,7 @@ impl RankHost for Host {
         let config = EngineConfig {
             epoch,
             kv_blocks: kv_blocks as usize,
+            block_size: BlockSize::new(block_tokens),
             max_num_seqs: max_num_seqs as usize,
         };
         let seat = |(kind, group): (GroupKind, Group)| {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use playhouse_types::BLOCK_TOKENS;
+use playhouse_types::BlockSize;
 
 use crate::cgroups::memory_limit;
 
@@ -46,20 +46,21 @@ pub(crate) struct CacheSize {
 // === impl CacheSize ===
 
 impl CacheSize {
-    /// At most the blocks of `max_num_seqs` sequences of full length. `memory` was asked for; `available`
+    /// At most the blocks of `max_num_seqs` sequences of full length, `block` for each block. `memory` was asked for; `available`
     /// is known if all ranks use the memory of this machine, and [`DEFAULT_SHARE`] of it is enough then.
     ///
     /// # Errors
     /// When not even one sequence of full length fits.
     pub(crate) fn new(
         block: Bytes,
+        block_size: BlockSize,
         max_model_len: usize,
         max_num_seqs: usize,
         memory: Option<Bytes>,
         available: Option<Bytes>,
     ) -> Result<Self, TooSmall> {
         let blocks = |count: u64| u32::try_from(count).unwrap_or(u32::MAX - 1);
-        let per_sequence = max_model_len.div_ceil(BLOCK_TOKENS) as u64;
+        let per_sequence = block_size.blocks_for(max_model_len) as u64;
         let wanted = per_sequence.saturating_mul(max_num_seqs as u64);
         let share = |available: Bytes| Bytes((available.0 as f64 * DEFAULT_SHARE) as u64);
         let budget = memory.or(available.map(share));
@@ -68,7 +69,7 @@ impl CacheSize {
             return Err(TooSmall {
                 available: budget,
                 needed: Bytes(per_sequence * block.0),
-                tokens: affordable as usize * BLOCK_TOKENS,
+                tokens: affordable as usize * block_size.tokens(),
                 max_model_len,
             });
         }
@@ -149,7 +150,7 @@ mod tests {
     #[test]
     fn the_cache_is_bounded_by_need_and_by_memory() {
         let size = |memory, available| {
-            CacheSize::new(Bytes(1024), 160, 4, memory, available)
+            CacheSize::new(Bytes(1024), BlockSize::CPU, 160, 4, memory, available)
                 .map(|size| (size.least, size.most))
         };
         let plenty = Some(Bytes(1 << 30));

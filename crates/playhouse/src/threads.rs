@@ -86,7 +86,7 @@ impl ThreadRanks {
     ) -> Result<StarterMaker, CliError> {
         let weights = self.weights(loaded, served)?;
         let (map, threads_each) = (Arc::clone(&served.map), self.threads_each);
-        let (kv_blocks, max_num_seqs) = (limits.kv_blocks as usize, limits.max_num_seqs);
+        let Limits { kv_blocks, block_size, max_num_seqs, .. } = *limits;
         let spec = loaded.shape.spec.clone();
         Ok(Arc::new(move || {
             let rank = |index| ThreadRank {
@@ -100,7 +100,8 @@ impl ThreadRanks {
             let ranks: Vec<_> = (0..weights.len()).map(rank).collect();
             let map = Arc::clone(&map);
             Arc::new(move |epoch, rank: RankId, sink| {
-                let config = EngineConfig { epoch, kv_blocks, max_num_seqs };
+                let kv_blocks = kv_blocks as usize;
+                let config = EngineConfig { epoch, kv_blocks, block_size, max_num_seqs };
                 ranks[rank.at()].start(&map, rank, config, sink)
             })
         }))

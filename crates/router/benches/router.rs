@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use playhouse_router::{Ask, Load, Policy, Router};
-use playhouse_types::{BLOCK_TOKENS, Epoch, PrefixEvent, ReplicaId};
+use playhouse_types::{BlockSize, Epoch, PrefixEvent, ReplicaId};
 
 #[path = "../tests/trace/play.rs"]
 mod play;
@@ -77,7 +77,7 @@ fn trace() {
 
 impl Bench {
     fn new() -> Self {
-        let mut router = Router::new(Policy::Prefix, 1);
+        let mut router = Router::new(Policy::Prefix, 1, BlockSize::CPU);
         (0..REPLICAS as u32).map(ReplicaId).for_each(|replica| router.add(replica));
         let mut bench = Self {
             router,
@@ -102,7 +102,7 @@ impl Bench {
         let known = 1 + below(&mut self.random, LENGTH as u64) as usize;
         let new = self.names(CHANGED);
         let hashes = [&self.sequences[sequence][..known], &new].concat();
-        let tokens = (hashes.len() * BLOCK_TOKENS + 1) as u32;
+        let tokens = (hashes.len() * BlockSize::CPU.tokens() + 1) as u32;
         let start = Instant::now();
         let pick = self.router.pick(&Ask { hashes: &hashes, tokens, session: None }, |_| true);
         self.picks.push(start.elapsed());

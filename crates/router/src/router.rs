@@ -1,6 +1,6 @@
 //! The state of all replicas, and the choice.
 
-use playhouse_types::{BLOCK_TOKENS, Epoch, PrefixEvent, ReplicaId};
+use playhouse_types::{BlockSize, Epoch, PrefixEvent, ReplicaId};
 
 use crate::index::PrefixIndex;
 use crate::mix::mix;
@@ -21,6 +21,7 @@ const MISSING_WEIGHT: f64 = 2.0;
 #[derive(Debug)]
 pub struct Router {
     policy: Policy,
+    block_size: BlockSize,
     /// By slot; `None` where a replica was removed.
     replicas: Vec<Option<Replica>>,
     index: PrefixIndex,
@@ -74,10 +75,12 @@ struct Candidate<'a> {
 // === impl Router ===
 
 impl Router {
-    /// A router without replicas. The `seed` makes random choices, and hash tables, differ.
+    /// A router without replicas, whose blocks will have `block_size`. The `seed` makes random choices, and
+    /// hash tables, differ.
     #[must_use]
-    pub fn new(policy: Policy, seed: u64) -> Self {
-        Self { policy, replicas: Vec::new(), index: PrefixIndex::new(seed), picks: 0, seed }
+    pub fn new(policy: Policy, seed: u64, block_size: BlockSize) -> Self {
+        let index = PrefixIndex::new(seed);
+        Self { policy, block_size, replicas: Vec::new(), index, picks: 0, seed }
     }
 
     /// Adds a replica with no load and no blocks; a known one starts over. Its events are heard from
@@ -134,12 +137,16 @@ impl Router {
     /// Chooses among the eligible replicas (**RO-1**), and counts the request as queued there. `None`
     /// when none is eligible.
     pub fn pick(&mut self, ask: &Ask<'_>, eligible: impl Fn(ReplicaId) -> bool) -> Option<Pick> {
-        let usable = ask.tokens.saturating_sub(1) as usize / BLOCK_TOKENS;
+        let usable = self.block_size.full_blocks(ask.tokens.saturating_sub(1) as usize);
         let depths = self.index.depths(&ask.hashes[..usable.min(ask.hashes.len())]);
         let candidates: Vec<Candidate<'_>> = (self.replicas.iter().zip(depths).enumerate())
             .filter_map(|(slot, (replica, depth))| {
                 let replica = replica.as_ref().filter(|replica| eligible(replica.id))?;
-                Some(Candidate { slot, replica, cached_tokens: (depth * BLOCK_TOKENS) as u32 })
+                Some(Candidate {
+                    slot,
+                    replica,
+                    cached_tokens: (depth * self.block_size.tokens()) as u32,
+                })
             })
             .collect();
         let &Candidate { slot, cached_tokens, .. } = self.choose(ask, &candidates)?;

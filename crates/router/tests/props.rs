@@ -1,9 +1,9 @@
 //! RO-1 and RO-2 under arbitrary calls: the router, fed by the events of real block pools over a link
 //! that loses some, against those pools.
 
-use playhouse_kvcache::{BlockHash, BlockPool, HashChain, blocks_for};
+use playhouse_kvcache::{BlockHash, BlockPool, HashChain};
 use playhouse_router::{Applied, Ask, Load, Policy, Router};
-use playhouse_types::{BlockId, Epoch, PrefixEvent, ReplicaId, TokenId};
+use playhouse_types::{BlockId, BlockSize, Epoch, PrefixEvent, ReplicaId, TokenId};
 use proptest::prelude::*;
 
 /// More than one table of the index has bits for.
@@ -76,7 +76,7 @@ fn calls() -> impl Strategy<Value = Vec<(usize, Call)>> {
 
 /// Families share their first 40 tokens.
 fn chain(family: TokenId, tokens: usize) -> HashChain {
-    let mut chain = HashChain::new(0);
+    let mut chain = HashChain::new(0, BlockSize::CPU);
     chain.extend(&(0..tokens).map(|at| if at < 40 { 7 } else { family }).collect::<Vec<_>>());
     chain
 }
@@ -86,7 +86,7 @@ fn chain(family: TokenId, tokens: usize) -> HashChain {
 impl Replica {
     fn compute(&mut self, chain: &HashChain, keep: bool) {
         let prefix = self.pool.lookup(chain, usize::MAX);
-        let new = blocks_for(chain.tokens()) - prefix.blocks.len();
+        let new = BlockSize::CPU.blocks_for(chain.tokens()) - prefix.blocks.len();
         if !self.pool.can_admit(&prefix, new) {
             return;
         }
@@ -131,11 +131,11 @@ impl Replica {
 
 impl World {
     fn new(policy: Policy) -> Self {
-        let mut router = Router::new(policy, 3);
+        let mut router = Router::new(policy, 3, BlockSize::CPU);
         (0..REPLICAS).map(ReplicaId).for_each(|replica| router.add(replica));
         let replica = |id| Replica {
             id: ReplicaId(id),
-            pool: BlockPool::new(24),
+            pool: BlockPool::new(24, BlockSize::CPU),
             tables: Vec::new(),
             epoch: Epoch(1),
             sequence: 0,
@@ -219,7 +219,7 @@ proptest! {
     fn events_in_any_order_do_no_harm(
         events in prop::collection::vec((0..4u64, 0..6u64, 0..3u8, 0..4u64), 0..60),
     ) {
-        let mut router = Router::new(Policy::Prefix, 1);
+        let mut router = Router::new(Policy::Prefix, 1, BlockSize::CPU);
         router.add(ReplicaId(0));
         for (epoch, sequence, kind, name) in events {
             let sequence = if sequence == 5 { u64::MAX } else { sequence };

@@ -3,19 +3,21 @@
 use std::collections::HashSet;
 
 use playhouse_router::{Applied, Ask, COLD_TOKENS, Load, Policy, REQUEST_TOKENS, Router};
-use playhouse_types::{BLOCK_TOKENS, Epoch, PrefixEvent, ReplicaId};
+use playhouse_types::{BlockSize, Epoch, PrefixEvent, ReplicaId};
 
 const TOKENS: u32 = 1000;
 
 fn router(policy: Policy, replicas: u32) -> Router {
-    let mut router = Router::new(policy, 7);
+    let mut router = Router::new(policy, 7, BlockSize::CPU);
     (0..replicas).map(ReplicaId).for_each(|replica| router.add(replica));
     router
 }
 
 /// Names of the blocks of the n-th prompt.
 fn names(prompt: u64) -> Vec<u64> {
-    (0..u64::from(TOKENS) / BLOCK_TOKENS as u64).map(|block| prompt << 32 | block).collect()
+    (0..u64::from(TOKENS) / BlockSize::CPU.tokens() as u64)
+        .map(|block| prompt << 32 | block)
+        .collect()
 }
 
 fn pick(router: &mut Router, hashes: &[u64]) -> u32 {
@@ -49,7 +51,7 @@ fn counts(picks: impl Iterator<Item = u32>, replicas: u32) -> Vec<usize> {
 #[test]
 fn ro_4_cold_prompts_sent_one_at_a_time_alternate() {
     // The head of the chat template is all that the prompts share.
-    let head = (0..u64::from(COLD_TOKENS) / BLOCK_TOKENS as u64).collect::<Vec<_>>();
+    let head = (0..u64::from(COLD_TOKENS) / BlockSize::CPU.tokens() as u64).collect::<Vec<_>>();
     for (replicas, each) in [(2, 4), (4, 2)] {
         let mut router = router(Policy::Prefix, replicas);
         let mut events = vec![0; replicas as usize];
@@ -93,7 +95,7 @@ fn ro_3_a_prefix_draws_requests_until_its_load_outweighs_it() {
     let mut router = router(Policy::Prefix, 2);
     let prompt = names(1);
     store(&mut router, 1, 0, &prompt);
-    let worth = 2 * (prompt.len() * BLOCK_TOKENS) as u64;
+    let worth = 2 * (prompt.len() * BlockSize::CPU.tokens()) as u64;
     for (queued, expected) in [(0, 1), (worth - 1, 1), (worth + 1, 0), (0, 1)] {
         busy(&mut router, 0, 0, 0);
         busy(&mut router, 1, queued, 0);
@@ -113,7 +115,7 @@ fn ro_3_requests_that_decode_weigh_too() {
     let mut router = router(Policy::Prefix, 2);
     let prompt = names(1);
     store(&mut router, 0, 0, &prompt);
-    let worth = 2 * (prompt.len() * BLOCK_TOKENS) as u32;
+    let worth = 2 * (prompt.len() * BlockSize::CPU.tokens()) as u32;
     busy(&mut router, 0, 0, worth / REQUEST_TOKENS);
     assert_eq!(pick(&mut router, &prompt), 0);
     busy(&mut router, 0, 0, worth / REQUEST_TOKENS + 1);

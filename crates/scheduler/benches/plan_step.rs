@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use playhouse_scheduler::{Limits, Scheduler, Terms};
 use playhouse_types::{
-    Epoch, GenerateRequest, Logits, RequestId, RunOutcome, Sampled, SamplingParams, StepOutcome,
-    StepPlan, TokenId,
+    BlockSize, Epoch, GenerateRequest, Logits, RequestId, RunOutcome, Sampled, SamplingParams,
+    StepOutcome, StepPlan, TokenId,
 };
 
 const RUNNING: usize = 256;
@@ -136,6 +136,7 @@ impl Bench {
             prefill_time: Duration::MAX,
             max_model_len: 1 << 20,
             kv_blocks: load.kv_blocks,
+            block_size: BlockSize::CPU,
             micro_batches: 1,
             micro_batch_max: usize::MAX,
             lookahead: load.depth > 1,

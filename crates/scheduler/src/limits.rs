@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use playhouse_types::{BLOCK_TOKENS, RequestId};
+use playhouse_types::{BlockSize, RequestId};
 
 /// The sizes a scheduler works within. Every one is at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +16,10 @@ pub struct Limits {
     pub prefill_time: Duration,
     /// Tokens of one request, prompt and continuation together.
     pub max_model_len: usize,
-    /// Blocks of the KV cache, of [`BLOCK_TOKENS`] tokens each.
+    /// Blocks of the KV cache.
     pub kv_blocks: u32,
+    /// Tokens of each of them.
+    pub block_size: BlockSize,
     /// Steps that shall be under way at a time, such as one for each stage of a pipeline. With
     /// several, a step takes only its share of the requests.
     pub micro_batches: usize,
@@ -55,7 +57,7 @@ impl Limits {
     /// itself ends rather than waits for blocks that do not exist.
     #[must_use]
     pub fn context(&self) -> usize {
-        self.max_model_len.min(self.kv_blocks as usize * BLOCK_TOKENS)
+        self.max_model_len.min(self.kv_blocks as usize * self.block_size.tokens())
     }
 
     pub(crate) fn check(&self) {

@@ -124,7 +124,7 @@ impl Scheduler {
             limits,
             epoch,
             next_step: 0,
-            pool: BlockPool::new(limits.kv_blocks),
+            pool: BlockPool::new(limits.kv_blocks, limits.block_size),
             waiting: Queue::default(),
             seats: (0..limits.max_num_seqs).map(|_| None).collect(),
             running: Vec::with_capacity(limits.max_num_seqs),

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use playhouse_kvcache::{HashChain, blocks_for};
+use playhouse_kvcache::HashChain;
 use playhouse_types::{
-    Appended, BLOCK_TOKENS, BlockId, Emission, FinishReason, GenerateRequest, Logits, RequestId,
+    Appended, BlockId, BlockSize, Emission, FinishReason, GenerateRequest, Logits, RequestId,
     TokenId, TokenLogprobs,
 };
 
@@ -29,6 +29,7 @@ pub(crate) struct Sequence {
     pub(crate) computed: usize,
     /// The same, once the steps in flight are applied.
     planned: usize,
+    block_size: BlockSize,
     /// The block table; empty without a seat.
     pub(crate) blocks: Vec<BlockId>,
     /// Blocks, from the first, which were offered to the prefix index or came from it.
@@ -63,12 +64,13 @@ impl Sequence {
         now: Duration,
     ) -> Self {
         let chain = limits.prefix_caching.then(|| {
-            let mut chain = HashChain::new(request.cache_salt);
+            let mut chain = HashChain::new(request.cache_salt, limits.block_size);
             chain.extend(&request.prompt);
             chain
         });
         let length_max = request.prompt.len() + request.sampling.max_tokens as usize;
         Self {
+            block_size: limits.block_size,
             length_max: length_max.min(limits.context()),
             request,
             terms,
@@ -191,13 +193,13 @@ impl Sequence {
 
     /// The next token has no room in the block table.
     pub(crate) fn needs_block(&self) -> bool {
-        blocks_for(self.expected()) > self.blocks.len()
+        self.block_size.blocks_for(self.expected()) > self.blocks.len()
     }
 
     /// It will want another block if it runs to its full length. The last token is sampled but
     /// never fed, so it needs no room.
     pub(crate) fn may_grow(&self) -> bool {
-        blocks_for(self.length_max - 1) > self.blocks.len()
+        self.block_size.blocks_for(self.length_max - 1) > self.blocks.len()
     }
 
     /// Prompt log-probabilities are wanted and some have not been emitted.
@@ -233,7 +235,7 @@ impl Sequence {
         self.computed = cached;
         self.planned = cached;
         self.told = self.known();
-        self.published = cached / BLOCK_TOKENS;
+        self.published = self.block_size.full_blocks(cached);
         self.cached_tokens.get_or_insert(cached);
         self.seated.get_or_insert(now);
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use playhouse_scheduler::{Emitted, Limits, Scheduler, Tenant, Terms, Timings};
 use playhouse_types::{
-    Emission, Epoch, FinishReason, GenerateRequest, PrefixEvent, RequestId, Sampled,
+    BlockSize, Emission, Epoch, FinishReason, GenerateRequest, PrefixEvent, RequestId, Sampled,
     SamplingParams, Slot, StepOutcome, StepPlan, TokenId, TokenLogprobs,
 };
 use proptest::prelude::*;
@@ -107,6 +107,7 @@ fn limits() -> impl Strategy<Value = (Limits, usize)> {
             prefill_time: Duration::MAX,
             max_model_len: len,
             kv_blocks,
+            block_size: BlockSize::CPU,
             micro_batches,
             micro_batch_max,
             lookahead,

@@ -29,8 +29,9 @@ use std::time::Duration;
 
 use playhouse_scheduler::{Limits, Scheduler, Tenant, Terms};
 use playhouse_types::{
-    Admitted, Appended, Emission, Epoch, FinishReason, GenerateRequest, Logits, RequestId, Run,
-    RunOutcome, Sampled, SamplingParams, Slot, StepOutcome, StepPlan, TokenId, TokenLogprobs,
+    Admitted, Appended, BlockSize, Emission, Epoch, FinishReason, GenerateRequest, Logits,
+    RequestId, Run, RunOutcome, Sampled, SamplingParams, Slot, StepOutcome, StepPlan, TokenId,
+    TokenLogprobs,
 };
 
 #[test]
@@ -152,6 +153,7 @@ impl World {
             }),
             max_model_len: words.number("len", 256) as usize,
             kv_blocks: words.number("blocks", 16) as u32,
+            block_size: BlockSize::CPU,
             micro_batches: words.number("micro-batches", 1) as usize,
             micro_batch_max: usize::MAX,
             lookahead: words.get("lookahead") == Some("on"),

@@ -1,12 +1,51 @@
 //! Identifiers. Newtypes, so that a block cannot be passed for a slot.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 /// An index into the model's vocabulary.
 pub type TokenId = u32;
 
-/// Tokens per KV block, of every sequence and on every rank.
-pub const BLOCK_TOKENS: usize = 16;
+/// Tokens of a block of the KV cache: the same for every sequence and rank of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BlockSize(NonZeroU32);
+
+// === impl BlockSize ===
+
+impl BlockSize {
+    /// What the kernels of CPUs take: one vector of 16 tokens.
+    pub const CPU: Self = Self(NonZeroU32::new(16).expect("16 is not 0"));
+
+    /// Blocks of so many tokens.
+    #[must_use]
+    pub const fn new(tokens: NonZeroU32) -> Self {
+        Self(tokens)
+    }
+
+    /// Tokens of a block.
+    #[must_use]
+    pub const fn tokens(self) -> usize {
+        self.0.get() as usize
+    }
+
+    /// Tokens of a block, as it is sent and shown.
+    #[must_use]
+    pub const fn get(self) -> NonZeroU32 {
+        self.0
+    }
+
+    /// Blocks that `tokens` tokens occupy.
+    #[must_use]
+    pub const fn blocks_for(self, tokens: usize) -> usize {
+        tokens.div_ceil(self.tokens())
+    }
+
+    /// Blocks that `tokens` tokens fill.
+    #[must_use]
+    pub const fn full_blocks(self, tokens: usize) -> usize {
+        tokens / self.tokens()
+    }
+}
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident($inner:ty), $prefix:literal) => {
@@ -41,10 +80,10 @@ id!(
     StepId(u64), "step-"
 );
 id!(
-    /// A seat in the engine's batch state. Below `max_num_seqs`; reused after its release.
+    /// A place in the engine's batch state. Below `max_num_seqs`; reused after its release.
     Slot(u32), "slot-"
 );
 id!(
-    /// A KV block: the same index in the caches of every layer. Holds [`BLOCK_TOKENS`] tokens.
+    /// A KV block: the same index in the caches of every layer. Holds [`BlockSize`] tokens.
     BlockId(u32), "block-"
 );

@@ -23,7 +23,7 @@ pub use decoder::{
     Activation, Attention, DecoderSpec, Dense, FeedForward, Gqa, LayerSpec, Mla, Moe, NormKind,
     NormPlace, Rope, RopeScaling,
 };
-pub use ids::{BLOCK_TOKENS, BlockId, Epoch, ReplicaId, RequestId, Slot, StepId, TokenId};
+pub use ids::{BlockId, BlockSize, Epoch, ReplicaId, RequestId, Slot, StepId, TokenId};
 pub use parallel::{
     ExpertBalance, ExpertParallel, ExpertPlacement, LoadBalancing, ParallelSpec, Role,
 };

@@ -2,6 +2,7 @@
 //! engine of the epoch; the shard keeps its weights for the next.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use playhouse_layout::{GroupKind, Share};
 use playhouse_types::{CheckpointDigest, Epoch};
@@ -42,6 +43,8 @@ pub struct Join {
     pub groups: Vec<(GroupKind, Group)>,
     /// Blocks of its KV cache.
     pub kv_blocks: u32,
+    /// Tokens of each of them.
+    pub block_tokens: NonZeroU32,
     /// Sequences that have a seat.
     pub max_num_seqs: u32,
 }

@@ -38,7 +38,7 @@ impl Report {
         load_reporter: LoadReporter,
         limits: &Limits,
     ) -> Self {
-        metrics.has_blocks(BLOCK_TOKENS as u32, limits.kv_blocks);
+        metrics.has_blocks(limits.block_size.get().get(), limits.kv_blocks);
         metrics.epoch.set(board.borrow().epoch.0 as i64);
         Self { metrics, board, load_reporter, last: Stats::default(), lost: None }
     }

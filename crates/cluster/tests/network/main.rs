@@ -46,7 +46,7 @@ use playhouse_cluster::{
 use playhouse_link::{Authority, LinkConfig, Network, Revocations};
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
-use playhouse_types::{CheckpointDigest, ParallelSpec};
+use playhouse_types::{BlockSize, CheckpointDigest, ParallelSpec};
 use playhouse_wire::{Dtype, Load};
 use tokio::time::{sleep, timeout};
 
@@ -70,6 +70,7 @@ const LIMITS: Limits = Limits {
     prefill_time: Duration::MAX,
     max_model_len: 256,
     kv_blocks: 24,
+    block_size: BlockSize::CPU,
     micro_batches: 1,
     micro_batch_max: usize::MAX,
     lookahead: false,

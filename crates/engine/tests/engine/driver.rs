@@ -11,7 +11,7 @@ use playhouse_engine::{EngineConfig, EngineEvent, StepPort, spawn};
 use playhouse_model::{Checkpoint, Dtype, Groups, Model, Shard, Weights};
 use playhouse_ops::Threads;
 use playhouse_types::{
-    Admitted, Appended, BLOCK_TOKENS, BlockId, Epoch, Logits, Run, RunOutcome, Sampled,
+    Admitted, Appended, BlockId, BlockSize, Epoch, Logits, Run, RunOutcome, Sampled,
     SamplingParams, Slot, StepId, StepOutcome, StepPlan, TokenId, TokenLogprobs,
 };
 
@@ -107,8 +107,12 @@ impl Sequence {
 
 impl Driver {
     pub(crate) fn new(model: &Arc<Model>) -> Self {
-        let config =
-            EngineConfig { epoch: EPOCH, kv_blocks: KV_BLOCKS as usize, max_num_seqs: SEATS };
+        let config = EngineConfig {
+            epoch: EPOCH,
+            kv_blocks: KV_BLOCKS as usize,
+            block_size: BlockSize::CPU,
+            max_num_seqs: SEATS,
+        };
         let (sender, events) = sync_channel(EVENTS_MAX);
         let on_event = move |event| {
             let _ = sender.send(event);
@@ -177,7 +181,7 @@ impl Driver {
                 0 => (0, prompt, Appended::Nothing),
                 _ => (prompt + step - 1, 1, Appended::OwnSample),
             };
-            let missing = ((start + tokens) as usize).div_ceil(BLOCK_TOKENS) - blocks;
+            let missing = ((start + tokens) as usize).div_ceil(BlockSize::CPU.tokens()) - blocks;
             let new_blocks = self.free.split_off(self.free.len() - missing);
             blocks += missing;
             let logits = Logits::Last;
@@ -221,7 +225,7 @@ impl Sequence {
 
 impl Progress {
     fn new(sequence: &Sequence) -> Self {
-        let fed = sequence.cached.len() * BLOCK_TOKENS;
+        let fed = sequence.cached.len() * BlockSize::CPU.tokens();
         let generated = Generated { blocks: sequence.cached.clone(), ..Generated::default() };
         Self { fed, known: sequence.prompt.len(), unsaid: None, generated }
     }
@@ -236,7 +240,7 @@ impl Progress {
         let (start, count) = (self.fed, chunk.min(self.known - self.fed));
         self.fed += count;
         let blocks = &mut self.generated.blocks;
-        let missing = self.fed.div_ceil(BLOCK_TOKENS) - blocks.len();
+        let missing = self.fed.div_ceil(BlockSize::CPU.tokens()) - blocks.len();
         let new_blocks = free.split_off(free.len() - missing);
         blocks.extend_from_slice(&new_blocks);
         let logits = match (sequence.sampling.prompt_logprobs, self.fed == self.known) {
@@ -262,7 +266,8 @@ impl Driver {
         let tokens = [&sequence.prompt[..], output].concat();
         let mut admitted = sequence.admitted(0);
         admitted.tokens = tokens.clone().into();
-        let blocks = self.free.split_off(self.free.len() - tokens.len().div_ceil(BLOCK_TOKENS));
+        let blocks =
+            self.free.split_off(self.free.len() - tokens.len().div_ceil(BlockSize::CPU.tokens()));
         let (tokens, logits) = (tokens.len() as u32, Logits::Last);
         let run = Run {
             slot: Slot(0),

@@ -5,7 +5,8 @@ use std::sync::mpsc::sync_channel;
 
 use playhouse_engine::{EngineConfig, EngineEvent, STEPS_QUEUED_MAX, SubmitError, spawn};
 use playhouse_types::{
-    Admitted, Appended, BlockId, Epoch, Logits, Run, SamplingParams, Slot, StepId, StepPlan,
+    Admitted, Appended, BlockId, BlockSize, Epoch, Logits, Run, SamplingParams, Slot, StepId,
+    StepPlan,
 };
 
 use crate::driver::{Driver, EPOCH, Sequence, load, reference, tokens};
@@ -93,7 +94,12 @@ fn a_token_outside_the_vocabulary_ends_the_engine() {
 #[test]
 fn a_busy_engine_takes_a_bounded_number_of_plans() {
     let model = load(&reference().join(CASE), 1);
-    let config = EngineConfig { epoch: EPOCH, kv_blocks: 1, max_num_seqs: 1 };
+    let config = EngineConfig {
+        epoch: EPOCH,
+        kv_blocks: 1,
+        block_size: playhouse_types::BlockSize::CPU,
+        max_num_seqs: 1,
+    };
     let (entered, wait_entered) = sync_channel(STEPS_QUEUED_MAX + 1);
     let (leave, wait_leave) = sync_channel::<()>(0);
     let on_event = move |_| {

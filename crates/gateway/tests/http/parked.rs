@@ -11,7 +11,7 @@ use playhouse_cluster::{
 };
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
-use playhouse_types::TokenId;
+use playhouse_types::{BlockSize, TokenId};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
@@ -37,6 +37,7 @@ const LIMITS: Limits = Limits {
     prefill_time: Duration::MAX,
     max_model_len: CONTEXT,
     kv_blocks: 64,
+    block_size: BlockSize::CPU,
     micro_batches: 1,
     micro_batch_max: usize::MAX,
     lookahead: false,

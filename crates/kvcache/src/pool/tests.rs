@@ -1,16 +1,16 @@
-use playhouse_types::TokenId;
+use playhouse_types::{BlockSize, TokenId};
 
 use super::*;
 
 fn chain(tokens: std::ops::Range<TokenId>) -> HashChain {
-    let mut chain = HashChain::new(0);
+    let mut chain = HashChain::new(0, BlockSize::CPU);
     chain.extend(&tokens.collect::<Vec<_>>());
     chain
 }
 
 /// Computes a sequence from nothing: takes its blocks and publishes the full ones.
 fn compute(pool: &mut BlockPool, chain: &HashChain) -> Vec<BlockId> {
-    let table = pool.take(blocks_for(chain.tokens()));
+    let table = pool.take(BlockSize::CPU.blocks_for(chain.tokens()));
     for (&block, &hash) in table.iter().zip(chain.hashes()) {
         pool.publish(block, hash);
     }
@@ -28,12 +28,12 @@ fn gauges(pool: &BlockPool) -> (usize, usize) {
 
 #[test]
 fn blocks_for_rounds_up() {
-    assert_eq!([0, 1, 16, 17, 32].map(blocks_for), [0, 1, 1, 2, 2]);
+    assert_eq!([0, 1, 16, 17, 32].map(|tokens| BlockSize::CPU.blocks_for(tokens)), [0, 1, 1, 2, 2]);
 }
 
 #[test]
 fn kv_1_a_block_goes_from_free_to_held_to_cached_and_back_to_held() {
-    let mut pool = BlockPool::new(4);
+    let mut pool = BlockPool::new(4, BlockSize::CPU);
     let sequence = chain(0..40);
     let table = compute(&mut pool, &sequence);
     assert_eq!((ids(&table), gauges(&pool)), (vec![0, 1, 2], (3, 0)));
@@ -50,7 +50,7 @@ fn kv_1_a_block_goes_from_free_to_held_to_cached_and_back_to_held() {
 
 #[test]
 fn kv_2_free_blocks_are_taken_before_cached_ones_and_tails_before_heads() {
-    let mut pool = BlockPool::new(6);
+    let mut pool = BlockPool::new(6, BlockSize::CPU);
     let (first, second) = (chain(0..48), chain(100..140));
     let tables = [compute(&mut pool, &first), compute(&mut pool, &second)];
     assert_eq!(tables.each_ref().map(|table| ids(table)), [vec![0, 1, 2], vec![3, 4, 5]]);
@@ -63,7 +63,7 @@ fn kv_2_free_blocks_are_taken_before_cached_ones_and_tails_before_heads() {
 
 #[test]
 fn kv_2_a_hit_makes_blocks_recently_used() {
-    let mut pool = BlockPool::new(4);
+    let mut pool = BlockPool::new(4, BlockSize::CPU);
     let (old, new) = (chain(0..32), chain(100..132));
     let tables = [compute(&mut pool, &old), compute(&mut pool, &new)];
     tables.iter().for_each(|table| pool.release(table));
@@ -77,7 +77,7 @@ fn kv_2_a_hit_makes_blocks_recently_used() {
 
 #[test]
 fn kv_2_held_blocks_are_never_taken() {
-    let mut pool = BlockPool::new(3);
+    let mut pool = BlockPool::new(3, BlockSize::CPU);
     let table = compute(&mut pool, &chain(0..32));
     assert!(pool.can_take(1) && !pool.can_take(2));
     pool.release(&table);
@@ -92,7 +92,7 @@ fn kv_2_held_blocks_are_never_taken() {
 
 #[test]
 fn kv_3_a_shared_block_stays_held_until_its_last_holder_leaves() {
-    let mut pool = BlockPool::new(4);
+    let mut pool = BlockPool::new(4, BlockSize::CPU);
     let table = compute(&mut pool, &chain(0..32));
     let prefix = pool.lookup(&chain(0..40), usize::MAX);
     let mut other = prefix.blocks.clone();
@@ -107,7 +107,7 @@ fn kv_3_a_shared_block_stays_held_until_its_last_holder_leaves() {
 
 #[test]
 fn kv_4_a_hit_leaves_a_token_to_compute_and_stops_at_the_first_miss() {
-    let mut pool = BlockPool::new(8);
+    let mut pool = BlockPool::new(8, BlockSize::CPU);
     let table = compute(&mut pool, &chain(0..64));
     pool.release(&table);
     for (tokens, hits) in [(64, 3), (65, 4), (80, 4), (16, 0), (17, 1), (1, 0), (0, 0)] {
@@ -118,14 +118,14 @@ fn kv_4_a_hit_leaves_a_token_to_compute_and_stops_at_the_first_miss() {
     // The tail goes first, and what is behind a gap is not found.
     pool.take(5);
     assert_eq!(pool.lookup(&chain(0..80), usize::MAX).blocks.len(), 3);
-    let mut salted = HashChain::new(1);
+    let mut salted = HashChain::new(1, BlockSize::CPU);
     salted.extend(&(0..80).collect::<Vec<_>>());
     assert_eq!(pool.lookup(&salted, usize::MAX).blocks.len(), 0);
 }
 
 #[test]
 fn kv_5_the_index_keeps_the_block_published_first() {
-    let mut pool = BlockPool::new(4);
+    let mut pool = BlockPool::new(4, BlockSize::CPU);
     let sequence = chain(0..16);
     let tables = [compute(&mut pool, &sequence), compute(&mut pool, &sequence)];
     pool.check([&tables[0][..], &tables[1]]);
@@ -139,7 +139,7 @@ fn kv_5_the_index_keeps_the_block_published_first() {
 
 #[test]
 fn a_pool_of_another_size_is_empty_and_keeps_the_counters() {
-    let mut pool = BlockPool::new(4);
+    let mut pool = BlockPool::new(4, BlockSize::CPU);
     let sequence = chain(0..40);
     let table = compute(&mut pool, &sequence);
     pool.release(&table);
@@ -158,7 +158,7 @@ fn a_pool_of_another_size_is_empty_and_keeps_the_counters() {
 
 #[test]
 fn clear_forgets_contents_and_holders_but_not_the_counters() {
-    let mut pool = BlockPool::new(4);
+    let mut pool = BlockPool::new(4, BlockSize::CPU);
     let table = compute(&mut pool, &chain(0..32));
     pool.release(&table);
     pool.admit(&pool.lookup(&chain(0..33), usize::MAX), 1);
@@ -172,7 +172,7 @@ fn clear_forgets_contents_and_holders_but_not_the_counters() {
 
 #[test]
 fn a_lookup_that_may_find_nothing_is_no_query() {
-    let mut pool = BlockPool::new(4);
+    let mut pool = BlockPool::new(4, BlockSize::CPU);
     pool.admit(&pool.lookup(&chain(0..33), 0), 1);
     assert_eq!(pool.stats().queried_tokens, 0);
 }

@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 
-use playhouse_types::BLOCK_TOKENS;
-
 use super::Operands;
 use crate::element::{Element, Shared, load_up_to, store_up_to};
 use crate::isa::Kernel;
+use crate::kv::BLOCK_TOKENS;
 use crate::ragged::Sequence;
 use crate::scratch::{Line, Scratch};
 use crate::simd::{LANES, Simd};
@@ -15,9 +14,6 @@ use crate::simd::{LANES, Simd};
 const SPAN_BLOCKS: usize = 4;
 /// Positions of a span.
 const SPAN: usize = SPAN_BLOCKS * BLOCK_TOKENS;
-
-// A block of keys is one vector.
-const _: () = assert!(BLOCK_TOKENS == LANES);
 
 /// One task: some rows of a sequence, and query heads that share a KV head.
 pub(super) struct Tile<'a, E> {

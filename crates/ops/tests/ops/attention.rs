@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 use playhouse_ops::{
     Context, Isa, KvLayer, Ragged, RopeRows, Sequence, paged_attention, rope_and_store,
 };
-use playhouse_types::BlockId;
+use playhouse_types::{BlockId, BlockSize};
 use proptest::prelude::*;
 
 use crate::operands::{DTYPES, assert_close, bits, isas, matrix, random, tensor, threads, values};
@@ -34,7 +34,7 @@ impl Layer {
     }
 
     fn cache(&self, blocks: usize) -> KvLayer {
-        KvLayer::zeros(blocks, self.kv_heads, self.head_dim, self.dtype).unwrap()
+        KvLayer::zeros(blocks, BlockSize::CPU, self.kv_heads, self.head_dim, self.dtype).unwrap()
     }
 
     /// `len` random tokens in scattered blocks between `first_block` and `first_block + 64`.
@@ -58,7 +58,7 @@ impl Layer {
             let blocks = &tokens.blocks[..];
             Sequence { first_row: first, rows: range.len(), start: range.start, blocks }
         });
-        let ragged = Ragged::new(sequences.collect()).unwrap();
+        let ragged = Ragged::new(sequences.collect(), BlockSize::CPU).unwrap();
         let cat = |pick: fn(&Tokens) -> &Tensor| {
             let parts: Vec<Tensor> = parts
                 .iter()
@@ -222,10 +222,11 @@ fn avx2_and_avx512_give_the_same_bits() {
 #[test]
 fn wrong_operands_are_errors() {
     let pool = threads(1, Isa::Portable);
-    let cache = KvLayer::zeros(2, 1, 16, DType::F32).unwrap();
+    let cache = KvLayer::zeros(2, BlockSize::CPU, 1, 16, DType::F32).unwrap();
     let refused = |q: &Tensor, block, window, text: &str| {
         let blocks = &[BlockId(block)];
-        let ragged = Ragged::new(vec![Sequence { first_row: 0, rows: 2, start: 0, blocks }]);
+        let sequence = Sequence { first_row: 0, rows: 2, start: 0, blocks };
+        let ragged = Ragged::new(vec![sequence], BlockSize::CPU);
         let found = paged_attention(q, &cache, &ragged.unwrap(), 1.0, window, &pool);
         let error = found.unwrap_err().to_string();
         assert!(error.contains(text), "{error}");

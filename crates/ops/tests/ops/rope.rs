@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use candle_core::{DType, Tensor};
 use playhouse_ops::{Isa, KvLayer, Ragged, RopeRows, Sequence, rope_and_store};
-use playhouse_types::BlockId;
+use playhouse_types::{BlockId, BlockSize};
 
 use crate::operands::{DTYPES, isas, matrix, random, threads, values};
 use crate::reference;
@@ -43,9 +43,9 @@ fn queries_rotate_and_keys_are_stored_rotated() {
             let rope = angles(rows, head_dim / 2);
             let blocks = [4, 0, 2].map(BlockId);
             let sequence = Sequence { first_row: 0, rows, start, blocks: &blocks };
-            let ragged = Ragged::new(vec![sequence]).unwrap();
+            let ragged = Ragged::new(vec![sequence], BlockSize::CPU).unwrap();
             for isa in isas() {
-                let cache = KvLayer::zeros(5, 2, head_dim, dtype).unwrap();
+                let cache = KvLayer::zeros(5, BlockSize::CPU, 2, head_dim, dtype).unwrap();
                 let pool = threads(2, isa);
                 let turned = rope_and_store(&q, &k, &v, &rope, &cache, &ragged, &pool).unwrap();
                 assert_eq!(values(&turned), rotated(&q, &rope, head_dim), "{dtype:?} {isa}");
@@ -77,11 +77,12 @@ fn stored(cache: &KvLayer, blocks: &[BlockId], positions: Range<usize>) -> (Vec<
 #[test]
 fn wrong_operands_are_errors_and_leave_the_cache_alone() {
     let pool = threads(1, Isa::Portable);
-    let cache = KvLayer::zeros(1, 1, 4, DType::F32).unwrap();
+    let cache = KvLayer::zeros(1, BlockSize::CPU, 1, 4, DType::F32).unwrap();
     let good = random(&[2, 4], DType::F32, 1);
     let refused = |k: &Tensor, v: &Tensor, rope: &RopeRows, block, text: &str| {
         let blocks = &[BlockId(block)];
-        let ragged = Ragged::new(vec![Sequence { first_row: 0, rows: 2, start: 0, blocks }]);
+        let sequence = Sequence { first_row: 0, rows: 2, start: 0, blocks };
+        let ragged = Ragged::new(vec![sequence], BlockSize::CPU);
         let found = rope_and_store(&good, k, v, rope, &cache, &ragged.unwrap(), &pool);
         let error = found.unwrap_err().to_string();
         assert!(error.contains(text), "{error}");

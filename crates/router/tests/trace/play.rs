@@ -16,7 +16,7 @@ use playhouse_kvcache::{BlockHash, HashChain};
 use playhouse_router::{Applied, Ask, Load, Policy, Router};
 use playhouse_scheduler::{Limits, Scheduler, Terms};
 use playhouse_types::{
-    BLOCK_TOKENS, Epoch, GenerateRequest, Logits, PrefixEvent, ReplicaId, RequestId, RunOutcome,
+    BlockSize, Epoch, GenerateRequest, Logits, PrefixEvent, ReplicaId, RequestId, RunOutcome,
     Sampled, SamplingParams, StepOutcome, StepPlan, TokenId,
 };
 
@@ -92,7 +92,7 @@ impl Outcome {
 impl Play {
     fn new(policy: Policy, replicas: u32, seed: u64) -> Self {
         let mut play = Self {
-            router: Router::new(policy, seed),
+            router: Router::new(policy, seed, BlockSize::CPU),
             replicas: Vec::new(),
             conversations: Vec::new(),
             ever: HashSet::new(),
@@ -101,7 +101,7 @@ impl Play {
         };
         // Means of what is drawn: 1,152 tokens of prefix, 144 and 72 in each turn.
         let tokens_max = PREFIXES * (HEAD + 1152 + TURNS * (144 + 72));
-        let kv_blocks = tokens_max / BLOCK_TOKENS * 3 / 2 / replicas as usize;
+        let kv_blocks = tokens_max / BlockSize::CPU.tokens() * 3 / 2 / replicas as usize;
         for id in (0..replicas).map(ReplicaId) {
             play.router.add(id);
             play.replicas.push(Replica::new(id, kv_blocks as u32));
@@ -144,9 +144,9 @@ impl Play {
         conversation.next = None;
         let prompt = &conversation.tokens;
         let hashes: Vec<u64> = conversation.chain.hashes().iter().map(BlockHash::short).collect();
-        let usable = &hashes[..(prompt.len() - 1) / BLOCK_TOKENS];
+        let usable = &hashes[..(prompt.len() - 1) / BlockSize::CPU.tokens()];
         let best = usable.iter().take_while(|name| self.ever.contains(name)).count();
-        self.outcome.best_tokens += (best * BLOCK_TOKENS) as u64;
+        self.outcome.best_tokens += (best * BlockSize::CPU.tokens()) as u64;
         self.outcome.prompt_tokens += prompt.len() as u64;
 
         let ask = Ask { hashes: &hashes, tokens: prompt.len() as u32, session: None };
@@ -202,7 +202,7 @@ impl Play {
 
 impl Conversation {
     fn new(tokens: Vec<TokenId>, next: Option<u64>) -> Self {
-        let mut chain = HashChain::new(0);
+        let mut chain = HashChain::new(0, BlockSize::CPU);
         chain.extend(&tokens);
         Self { tokens, chain, turns: 0, next }
     }
@@ -223,6 +223,7 @@ impl Replica {
             prefill_time: Duration::MAX,
             max_model_len: 1 << 20,
             kv_blocks,
+            block_size: BlockSize::CPU,
             micro_batches: 1,
             micro_batch_max: usize::MAX,
             lookahead: false,

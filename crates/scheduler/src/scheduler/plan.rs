@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use playhouse_kvcache::{Prefix, blocks_for};
-use playhouse_types::{Admitted, BLOCK_TOKENS, BlockId, RequestId, Run, Slot, StepId, StepPlan};
+use playhouse_kvcache::Prefix;
+use playhouse_types::{Admitted, BlockId, RequestId, Run, Slot, StepId, StepPlan};
 
 use super::{Flight, Planned, Scheduler};
 use crate::Limits;
@@ -194,7 +194,8 @@ impl Scheduler {
             tokens += feedable;
         }
         // Each of them may fill its last block only in part, and want another.
-        let blocks = self.waiting.tokens() / BLOCK_TOKENS + 2 * self.waiting.len();
+        let blocks =
+            self.limits.block_size.full_blocks(self.waiting.tokens()) + 2 * self.waiting.len();
         if tokens <= budget || !self.pool.can_take(blocks + self.growing()) {
             return nobody;
         }
@@ -237,7 +238,7 @@ impl Scheduler {
     /// Whether there is a seat for a sequence, and blocks for all its known tokens.
     ///
     /// One block is left to each of the `growing` sequences before it. Without them it would be
-    /// the first to give way within the next [`BLOCK_TOKENS`] steps, its prefill wasted.
+    /// the first to give way within the steps of one block, its prefill wasted.
     fn admissible(&self, sequence: &Sequence, growing: usize) -> Option<Admissible> {
         if self.empty.is_empty() {
             return None;
@@ -246,7 +247,7 @@ impl Scheduler {
             Some(chain) => self.pool.lookup(chain, sequence.skippable()),
             None => Prefix::default(),
         };
-        let new_blocks = blocks_for(sequence.known()) - prefix.blocks.len();
+        let new_blocks = self.limits.block_size.blocks_for(sequence.known()) - prefix.blocks.len();
         let fits = self.pool.can_admit(&prefix, new_blocks + growing);
         fits.then_some(Admissible { prefix, new_blocks })
     }
@@ -262,7 +263,7 @@ impl Scheduler {
         let slot = self.empty.pop().expect("there is a seat for whoever is admissible");
         let new_blocks = self.pool.admit(&prefix, new_blocks);
         let table = [&prefix.blocks[..], &new_blocks].concat();
-        sequence.seat(table, prefix.blocks.len() * BLOCK_TOKENS, self.clock);
+        sequence.seat(table, prefix.blocks.len() * self.limits.block_size.tokens(), self.clock);
         draft.admitted.push(Admitted {
             slot,
             tokens: sequence.tokens(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use playhouse_types::{BLOCK_TOKENS, Emission, RunOutcome, Slot, StepId, StepOutcome};
+use playhouse_types::{Emission, RunOutcome, Slot, StepId, StepOutcome};
 
 use super::{Flight, Planned, Scheduler};
 use crate::served::GENERATED_COST;
@@ -173,7 +173,7 @@ impl Scheduler {
         let seat = &mut self.seats[slot.0 as usize];
         let sequence = seat.as_mut().expect("a running slot has a sequence");
         let Some(chain) = &sequence.chain else { return };
-        let full = sequence.computed / BLOCK_TOKENS;
+        let full = self.limits.block_size.full_blocks(sequence.computed);
         for at in sequence.published..full {
             self.pool.publish(sequence.blocks[at], chain.hashes()[at]);
         }

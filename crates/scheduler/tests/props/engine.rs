@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use playhouse_scheduler::Limits;
 use playhouse_types::{
-    Appended, BLOCK_TOKENS, BlockId, FinishReason, GenerateRequest, Logits, Run, RunOutcome,
-    Sampled, SamplingParams, Slot, StepOutcome, StepPlan, TokenId, TokenLogprobs,
+    Appended, BlockId, BlockSize, FinishReason, GenerateRequest, Logits, Run, RunOutcome, Sampled,
+    SamplingParams, Slot, StepOutcome, StepPlan, TokenId, TokenLogprobs,
 };
 
 const VOCAB: u64 = 50;
@@ -58,7 +58,7 @@ pub(crate) type Salts = HashMap<u64, u64>;
 
 impl Engine {
     pub(crate) fn new(limits: Limits) -> Self {
-        let positions = limits.kv_blocks as usize * BLOCK_TOKENS;
+        let positions = limits.kv_blocks as usize * BlockSize::CPU.tokens();
         let (seats, tables) = (HashMap::new(), HashMap::new());
         Self { limits, kv: vec![None; positions], seats, tables, received: VecDeque::new() }
     }
@@ -86,7 +86,8 @@ impl Engine {
             let table = self.tables.get_mut(&run.slot).expect("a run has a seat");
             table.extend(&run.new_blocks);
             let (first, last) = (run.start, run.start + run.tokens - 1);
-            let range = first as usize / BLOCK_TOKENS..=last as usize / BLOCK_TOKENS;
+            let range =
+                first as usize / BlockSize::CPU.tokens()..=last as usize / BlockSize::CPU.tokens();
             writes.extend(&table[range]);
         }
         self.received.push_back(Received { plan, writes });
@@ -106,7 +107,7 @@ impl Engine {
                 prompt: admitted.prompt_tokens as usize,
                 sampling: admitted.sampling,
                 salt,
-                computed: admitted.blocks.len() * BLOCK_TOKENS,
+                computed: admitted.blocks.len() * BlockSize::CPU.tokens(),
                 table: admitted.blocks,
             };
             self.seats.insert(admitted.slot, seat);
@@ -139,8 +140,9 @@ impl Engine {
         for (position, &token) in seat.tokens[..end].iter().enumerate() {
             history = mix(history, token);
             let entry = Entry { history, salt: seat.salt };
-            let block = seat.table[position / BLOCK_TOKENS].0 as usize;
-            let cell = &mut self.kv[block * BLOCK_TOKENS + position % BLOCK_TOKENS];
+            let block = seat.table[position / BlockSize::CPU.tokens()].0 as usize;
+            let cell =
+                &mut self.kv[block * BlockSize::CPU.tokens() + position % BlockSize::CPU.tokens()];
             if position < start {
                 assert_eq!(*cell, Some(entry), "KV entry {position} of {}", run.slot);
             } else {
@@ -168,7 +170,7 @@ impl Engine {
     /// S-1: nobody else has a block that is written to.
     fn check_writes(&self, writer: Slot, start: usize, end: usize) {
         let table = &self.seats[&writer].table;
-        for block in &table[start / BLOCK_TOKENS..=(end - 1) / BLOCK_TOKENS] {
+        for block in &table[start / BlockSize::CPU.tokens()..=(end - 1) / BlockSize::CPU.tokens()] {
             let holders = self.seats.iter().filter(|(_, seat)| seat.table.contains(block));
             assert_eq!(holders.count(), 1, "S-1: holders of {block}, which {writer} writes to");
         }

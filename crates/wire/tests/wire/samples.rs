@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use playhouse_layout::{ExpertPart, GroupKind, Part, Share, Slice};
 use playhouse_types::{
-    Admitted, Appended, BlockId, CheckpointDigest, Emission, Epoch, ExpertPlacement, FinishReason,
-    GenerateRequest, Logits, PrefixEvent, RequestId, Run, RunOutcome, Sampled, SamplingParams,
-    Slot, StepId, StepOutcome, StepPlan, TokenLogprobs,
+    Admitted, Appended, BlockId, BlockSize, CheckpointDigest, Emission, Epoch, ExpertPlacement,
+    FinishReason, GenerateRequest, Logits, PrefixEvent, RequestId, Run, RunOutcome, Sampled,
+    SamplingParams, Slot, StepId, StepOutcome, StepPlan, TokenLogprobs,
 };
 use playhouse_wire::*;
 
@@ -207,6 +207,7 @@ fn shard(all: &mut Vec<Sample>) {
             (GroupKind::Pipeline, group("r0-PP-1", 1, 2)),
         ],
         kv_blocks: 512,
+        block_tokens: BlockSize::CPU.get(),
         max_num_seqs: 64,
     };
     let bare = Load { model: None, ..load.clone() };
