@@ -25,8 +25,8 @@ use playhouse_engine::{EngineEvent, StepPort};
 use playhouse_layout::{RankId, RankMap};
 use playhouse_link::{Authority, Identity, Revocations};
 use playhouse_types::{
-    Appended, CheckpointDigest, Epoch, Logits, ParallelSpec, ReplicaId, Run, RunOutcome, Sampled,
-    Slot, StepId, StepOutcome, StepPlan, TokenId,
+    Appended, BlockSize, CheckpointDigest, Epoch, Logits, ParallelSpec, ReplicaId, Run, RunOutcome,
+    Sampled, Slot, StepId, StepOutcome, StepPlan, TokenId,
 };
 use playhouse_wire::{Dtype, Join, Load, Loaded, Member};
 use rustix::time::{ClockId, clock_gettime};
@@ -223,6 +223,7 @@ impl Ranks {
             map: Arc::clone(&map),
             memory: MemoryNeeds::none(RUNS),
             weights: ExpectedWeights { folder: None, digest: CheckpointDigest::default() },
+            block_size: BlockSize::CPU,
             max_num_seqs: RUNS,
         };
         let starter = processes(config, control);

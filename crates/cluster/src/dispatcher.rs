@@ -58,7 +58,7 @@ impl Dispatcher {
         }
         let seconds = self.waiting.timeout().as_secs_f32();
         let why = self.replicas.why_nobody_serves();
-        warn!(request = %pending.request().id, why, "no replica served in time");
+        warn!(request = %pending.request().request.id, why, "no replica served in time");
         let why = format!("no replica could serve it within {seconds} s: {why}");
         pending.sink.end(FinishReason::Unserved(why));
     }

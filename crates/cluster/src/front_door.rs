@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use playhouse_scheduler::{Limits, Terms};
+use playhouse_scheduler::{HashedRequest, Limits, Terms};
 use playhouse_types::{BlockSize, Emission, GenerateRequest, RequestId};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -167,6 +167,8 @@ impl FrontDoor {
             script(request, emissions);
             return Ok(generation);
         }
+        // Here, on the caller's thread: a long prompt takes longer to hash than anything else does.
+        let request = HashedRequest::new(request, &shared.bounds.limits);
         let replica = shared.replicas.pick(&request, session);
         let asked = Asked { request, terms, session: session.map(Into::into) };
         let (sink, generation) =

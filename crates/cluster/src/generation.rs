@@ -41,7 +41,7 @@ pub(crate) fn connect(
     span: &TraceSpan,
 ) -> (Sink, Generation) {
     let (sender, emissions) = mpsc::unbounded_channel();
-    let (id, home) = (asked.request.id, Home::new(replica));
+    let (id, home) = (asked.request.request.id, Home::new(replica));
     let open = OpenRequest {
         emissions: sender,
         place,

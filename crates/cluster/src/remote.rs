@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use playhouse_engine::STEPS_QUEUED_MAX;
 use playhouse_layout::{RankId, RankMap};
 use playhouse_link::{OpenError, RecvError, SendError, Stream};
-use playhouse_types::{Epoch, ReplicaId, StepPlan};
+use playhouse_types::{BlockSize, Epoch, ReplicaId, StepPlan};
 use playhouse_wire::{Join, Load, Loaded, ShardCommand, ShardEvent, StepCommand, StepEvent};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::runtime::Handle;
@@ -66,6 +66,8 @@ pub struct RemoteConfig {
     pub memory: MemoryNeeds,
     /// The checkpoint that each of them has a part of.
     pub weights: ExpectedWeights,
+    /// Tokens of a block of its KV cache.
+    pub block_size: BlockSize,
     /// Sequences that have a slot in a batch.
     pub max_num_seqs: u32,
 }
@@ -389,8 +391,9 @@ impl RemoteRanks {
         let assignments = group.assignments.get().map(Vec::as_slice).unwrap_or_default();
         let kv_blocks = self.config.memory.kv_blocks(&self.control.nodes().memory_of(assignments));
         sink(RankEvent::Cache { kv_blocks });
-        let max_num_seqs = self.config.max_num_seqs;
-        let join = Join { epoch: group.epoch, groups, kv_blocks, max_num_seqs };
+        let RemoteConfig { block_size, max_num_seqs, .. } = self.config;
+        let (epoch, block_tokens) = (group.epoch, block_size.get());
+        let join = Join { epoch, groups, kv_blocks, block_tokens, max_num_seqs };
         sender.send(&ShardCommand::Join(join)).await?;
         match receiver.next().await? {
             Some(ShardEvent::Ready) => {}

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use playhouse_router::Policy;
+use playhouse_scheduler::HashedRequest;
 use playhouse_telemetry::Metrics;
-use playhouse_types::{Epoch, GenerateRequest, ParallelSpec, ReplicaId};
+use playhouse_types::{Epoch, ParallelSpec, ReplicaId};
 use ractor::{ActorId, ActorRef, ActorStatus, MessagingErr};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -242,20 +243,12 @@ impl Replicas {
     }
 
     /// Where a request goes, if somebody serves.
-    pub(crate) fn pick(
-        &self,
-        request: &GenerateRequest,
-        session: Option<&str>,
-    ) -> Option<ReplicaId> {
+    pub(crate) fn pick(&self, request: &HashedRequest, session: Option<&str>) -> Option<ReplicaId> {
         self.best(request, session, |_| true)
     }
 
     /// Where a request goes that its replica cannot serve now, if another can.
-    pub(crate) fn pick_other(
-        &self,
-        request: &GenerateRequest,
-        than: ReplicaId,
-    ) -> Option<ReplicaId> {
+    pub(crate) fn pick_other(&self, request: &HashedRequest, than: ReplicaId) -> Option<ReplicaId> {
         self.best(request, None, |id| id != than)
     }
 
@@ -263,7 +256,7 @@ impl Replicas {
     /// of `watchdog`). The last one is asked, whatever becomes of that (**G8**).
     fn best(
         &self,
-        request: &GenerateRequest,
+        request: &HashedRequest,
         session: Option<&str>,
         may: impl Fn(ReplicaId) -> bool,
     ) -> Option<ReplicaId> {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
-use playhouse_kvcache::{BlockHash, HashChain};
+use playhouse_kvcache::BlockHash;
 use playhouse_router::{Applied, Ask, Load, Policy, Router};
-use playhouse_scheduler::{Scheduler, Stats};
-use playhouse_types::{BlockSize, Epoch, GenerateRequest, PrefixEvent, ReplicaId};
+use playhouse_scheduler::{HashedRequest, Scheduler, Stats};
+use playhouse_types::{Epoch, PrefixEvent, ReplicaId};
 
 /// Cheap to clone. Every use is short: a lock and one call of a pure function.
 #[derive(Clone, Debug)]
@@ -33,11 +33,8 @@ pub(crate) struct LoadReporter {
 
 impl Routing {
     /// A router that knows nobody.
-    pub(crate) fn new(policy: Policy, seed: u64, block_size: BlockSize) -> Self {
-        Self {
-            router: Arc::new(Mutex::new(Router::new(policy, seed, block_size))),
-            replicas: Arc::default(),
-        }
+    pub(crate) fn new(policy: Policy, seed: u64) -> Self {
+        Self { router: Arc::new(Mutex::new(Router::new(policy, seed))), replicas: Arc::default() }
     }
 
     /// One more replica, which was not known before.
@@ -68,18 +65,14 @@ impl Routing {
     /// The replica for a request, of those that are eligible.
     pub(crate) fn pick(
         &self,
-        request: &GenerateRequest,
+        asked: &HashedRequest,
         session: Option<&str>,
         eligible: impl Fn(ReplicaId) -> bool,
     ) -> Option<ReplicaId> {
-        // Hashing a long prompt takes longer than the pick, so it is done outside the lock.
-        let mut chain = HashChain::new(request.cache_salt, self.block_size);
-        if self.has_choice() {
-            chain.extend(&request.prompt);
-        }
-        let hashes: Vec<u64> = chain.hashes().iter().map(BlockHash::short).collect();
-        let tokens = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
-        let ask = Ask { hashes: &hashes, tokens, session };
+        let names = if self.has_choice() { asked.hashes() } else { &[] };
+        let hashes: Vec<u64> = names.iter().map(BlockHash::short).collect();
+        let tokens = u32::try_from(asked.request.prompt.len()).unwrap_or(u32::MAX);
+        let ask = Ask { hashes: &hashes, block_size: asked.block_size(), tokens, session };
         self.router().pick(&ask, eligible).map(|pick| pick.replica)
     }
 

@@ -187,8 +187,8 @@ impl BlockPool {
     /// # Panics
     /// If `blocks` is 0 or `u32::MAX`.
     pub fn replace(&mut self, blocks: u32) {
-        let Self { queried_tokens, hit_tokens, .. } = *self;
-        *self = Self { queried_tokens, hit_tokens, ..Self::new(blocks) };
+        let Self { block_size, queried_tokens, hit_tokens, .. } = *self;
+        *self = Self { queried_tokens, hit_tokens, ..Self::new(blocks, block_size) };
     }
 
     /// Counts, in O(1).

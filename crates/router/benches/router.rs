@@ -77,7 +77,7 @@ fn trace() {
 
 impl Bench {
     fn new() -> Self {
-        let mut router = Router::new(Policy::Prefix, 1, BlockSize::CPU);
+        let mut router = Router::new(Policy::Prefix, 1);
         (0..REPLICAS as u32).map(ReplicaId).for_each(|replica| router.add(replica));
         let mut bench = Self {
             router,
@@ -104,7 +104,10 @@ impl Bench {
         let hashes = [&self.sequences[sequence][..known], &new].concat();
         let tokens = (hashes.len() * BlockSize::CPU.tokens() + 1) as u32;
         let start = Instant::now();
-        let pick = self.router.pick(&Ask { hashes: &hashes, tokens, session: None }, |_| true);
+        let pick = self.router.pick(
+            &Ask { hashes: &hashes, block_size: BlockSize::CPU, tokens, session: None },
+            |_| true,
+        );
         self.picks.push(start.elapsed());
         self.accepted[pick.expect("there are replicas").replica.0 as usize] += 1;
 

@@ -21,7 +21,6 @@ const MISSING_WEIGHT: f64 = 2.0;
 #[derive(Debug)]
 pub struct Router {
     policy: Policy,
-    block_size: BlockSize,
     /// By slot; `None` where a replica was removed.
     replicas: Vec<Option<Replica>>,
     index: PrefixIndex,
@@ -31,10 +30,12 @@ pub struct Router {
 }
 
 /// A request, as far as routing needs it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ask<'a> {
     /// Names of the full blocks of the prompt, in order, salt included; see [`PrefixEvent`].
     pub hashes: &'a [u64],
+    /// Tokens of each of those blocks.
+    pub block_size: BlockSize,
     /// Tokens of the prompt.
     pub tokens: u32,
     /// What makes it part of a session, if it is.
@@ -75,12 +76,10 @@ struct Candidate<'a> {
 // === impl Router ===
 
 impl Router {
-    /// A router without replicas, whose blocks will have `block_size`. The `seed` makes random choices, and
-    /// hash tables, differ.
+    /// A router without replicas. The `seed` makes random choices, and hash tables, differ.
     #[must_use]
-    pub fn new(policy: Policy, seed: u64, block_size: BlockSize) -> Self {
-        let index = PrefixIndex::new(seed);
-        Self { policy, block_size, replicas: Vec::new(), index, picks: 0, seed }
+    pub fn new(policy: Policy, seed: u64) -> Self {
+        Self { policy, replicas: Vec::new(), index: PrefixIndex::new(seed), picks: 0, seed }
     }
 
     /// Adds a replica with no load and no blocks; a known one starts over. Its events are heard from
@@ -137,7 +136,7 @@ impl Router {
     /// Chooses among the eligible replicas (**RO-1**), and counts the request as queued there. `None`
     /// when none is eligible.
     pub fn pick(&mut self, ask: &Ask<'_>, eligible: impl Fn(ReplicaId) -> bool) -> Option<Pick> {
-        let usable = self.block_size.full_blocks(ask.tokens.saturating_sub(1) as usize);
+        let usable = ask.block_size.full_blocks(ask.tokens.saturating_sub(1) as usize);
         let depths = self.index.depths(&ask.hashes[..usable.min(ask.hashes.len())]);
         let candidates: Vec<Candidate<'_>> = (self.replicas.iter().zip(depths).enumerate())
             .filter_map(|(slot, (replica, depth))| {
@@ -145,7 +144,7 @@ impl Router {
                 Some(Candidate {
                     slot,
                     replica,
-                    cached_tokens: (depth * self.block_size.tokens()) as u32,
+                    cached_tokens: (depth * ask.block_size.tokens()) as u32,
                 })
             })
             .collect();

@@ -131,7 +131,7 @@ impl Replica {
 
 impl World {
     fn new(policy: Policy) -> Self {
-        let mut router = Router::new(policy, 3, BlockSize::CPU);
+        let mut router = Router::new(policy, 3);
         (0..REPLICAS).map(ReplicaId).for_each(|replica| router.add(replica));
         let replica = |id| Replica {
             id: ReplicaId(id),
@@ -175,7 +175,12 @@ impl World {
         };
         let hashes: Vec<u64> =
             chain(family, tokens).hashes().iter().map(BlockHash::short).collect();
-        let ask = Ask { hashes: &hashes, tokens: tokens as u32, session: Some("x") };
+        let ask = Ask {
+            hashes: &hashes,
+            block_size: BlockSize::CPU,
+            tokens: tokens as u32,
+            session: Some("x"),
+        };
         match self.router.pick(&ask, is_eligible) {
             Some(pick) => assert!(is_eligible(pick.replica), "RO-1: {pick:?}"),
             None => assert_eq!(eligible & 0b1111, 0, "RO-1: somebody is eligible"),
@@ -189,7 +194,8 @@ impl World {
             for family in 0..3 {
                 let chain = chain(family, 200);
                 let hashes: Vec<u64> = chain.hashes().iter().map(BlockHash::short).collect();
-                let ask = Ask { hashes: &hashes, tokens: 200, session: None };
+                let ask =
+                    Ask { hashes: &hashes, block_size: BlockSize::CPU, tokens: 200, session: None };
                 let pick = self.router.pick(&ask, |id| id == replica.id).expect("it was added");
                 let hits = replica.pool.lookup(&chain, usize::MAX).blocks.len() * 16;
                 // A loss that no event followed is not known yet.
@@ -219,7 +225,7 @@ proptest! {
     fn events_in_any_order_do_no_harm(
         events in prop::collection::vec((0..4u64, 0..6u64, 0..3u8, 0..4u64), 0..60),
     ) {
-        let mut router = Router::new(Policy::Prefix, 1, BlockSize::CPU);
+        let mut router = Router::new(Policy::Prefix, 1);
         router.add(ReplicaId(0));
         for (epoch, sequence, kind, name) in events {
             let sequence = if sequence == 5 { u64::MAX } else { sequence };
@@ -230,7 +236,7 @@ proptest! {
             };
             let applied = router.apply(ReplicaId(0), Epoch(epoch), sequence, &event);
             prop_assert_eq!(router.apply(ReplicaId(9), Epoch(9), 0, &event), Applied::Stale);
-            let ask = Ask { hashes: &[name], tokens: 17, session: None };
+            let ask = Ask { hashes: &[name], block_size: BlockSize::CPU, tokens: 17, session: None };
             let cached = router.pick(&ask, |_| true).expect("it was added").cached_tokens_expected;
             let expected = match (applied, kind) {
                 (Applied::Applied, 0) => Some(16),

@@ -8,7 +8,7 @@ use playhouse_types::{BlockSize, Epoch, PrefixEvent, ReplicaId};
 const TOKENS: u32 = 1000;
 
 fn router(policy: Policy, replicas: u32) -> Router {
-    let mut router = Router::new(policy, 7, BlockSize::CPU);
+    let mut router = Router::new(policy, 7);
     (0..replicas).map(ReplicaId).for_each(|replica| router.add(replica));
     router
 }
@@ -21,7 +21,7 @@ fn names(prompt: u64) -> Vec<u64> {
 }
 
 fn pick(router: &mut Router, hashes: &[u64]) -> u32 {
-    let ask = Ask { hashes, tokens: TOKENS, session: None };
+    let ask = Ask { hashes, block_size: BlockSize::CPU, tokens: TOKENS, session: None };
     router.pick(&ask, |_| true).expect("there are replicas").replica.0
 }
 
@@ -128,7 +128,7 @@ fn hits_are_whole_blocks_and_leave_a_token() {
     store(&mut router, 0, 0, &names(1));
     for (tokens, cached) in [(0, 0), (1, 0), (16, 0), (17, 16), (32, 16), (1000, 992), (5000, 992)]
     {
-        let ask = Ask { hashes: &names(1), tokens, session: None };
+        let ask = Ask { hashes: &names(1), block_size: BlockSize::CPU, tokens, session: None };
         let pick = router.pick(&ask, |_| true).expect("there is a replica");
         assert_eq!(pick.cached_tokens_expected, cached, "{tokens} tokens");
     }
@@ -141,7 +141,8 @@ fn ro_2_a_gap_empties_the_index_until_the_reset() {
     let mut tell = |epoch, sequence, event: PrefixEvent| {
         let applied = router.apply(ReplicaId(0), Epoch(epoch), sequence, &event);
         let known = |names: &[u64], router: &mut Router| {
-            let ask = Ask { hashes: names, tokens: TOKENS, session: None };
+            let ask =
+                Ask { hashes: names, block_size: BlockSize::CPU, tokens: TOKENS, session: None };
             router.pick(&ask, |_| true).expect("there is a replica").cached_tokens_expected > 0
         };
         (applied, known(&first, &mut router), known(&second, &mut router))
@@ -175,7 +176,12 @@ fn ro_2_a_gap_empties_the_index_until_the_reset() {
 fn ro_1_only_known_and_eligible_replicas_are_picked() {
     for policy in Policy::ALL {
         let mut router = router(policy, 0);
-        let ask = Ask { hashes: &names(1), tokens: TOKENS, session: Some("a") };
+        let ask = Ask {
+            hashes: &names(1),
+            block_size: BlockSize::CPU,
+            tokens: TOKENS,
+            session: Some("a"),
+        };
         assert_eq!(router.pick(&ask, |_| true), None, "{policy}");
         [5, 3, 9].map(ReplicaId).into_iter().for_each(|replica| router.add(replica));
         assert_eq!(router.pick(&ask, |_| false), None, "{policy}");
@@ -193,7 +199,7 @@ fn a_replica_that_is_added_again_has_no_blocks() {
     let mut router = router(Policy::Prefix, 2);
     store(&mut router, 0, 0, &names(1));
     router.add(ReplicaId(0));
-    let ask = Ask { hashes: &names(1), tokens: TOKENS, session: None };
+    let ask = Ask { hashes: &names(1), block_size: BlockSize::CPU, tokens: TOKENS, session: None };
     let picked = router.pick(&ask, |replica| replica.0 == 0).expect("it is eligible");
     assert_eq!(picked.cached_tokens_expected, 0);
 }
@@ -227,7 +233,12 @@ fn ro_6_sessions_stay_when_others_come_and_go() {
     let sessions: Vec<String> = (0..800).map(|n| format!("session {n}")).collect();
     let place = |router: &mut Router, without: Option<u32>| -> Vec<u32> {
         let pick = |session: &String| {
-            let ask = Ask { hashes: &[], tokens: TOKENS, session: Some(session) };
+            let ask = Ask {
+                hashes: &[],
+                block_size: BlockSize::CPU,
+                tokens: TOKENS,
+                session: Some(session),
+            };
             let picked = router.pick(&ask, |replica| Some(replica.0) != without);
             picked.expect("there are replicas").replica.0
         };

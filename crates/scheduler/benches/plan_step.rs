@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use playhouse_scheduler::{Limits, Scheduler, Terms};
+use playhouse_scheduler::{HashedRequest, Limits, Scheduler, Terms};
 use playhouse_types::{
     BlockSize, Epoch, GenerateRequest, Logits, RequestId, RunOutcome, Sampled, SamplingParams,
     StepOutcome, StepPlan, TokenId,
@@ -199,7 +199,8 @@ impl Bench {
         self.next_id += 1;
         let request = GenerateRequest { id, prompt, sampling, cache_salt: 0 };
         let start = Instant::now();
-        let accepted = self.scheduler.enqueue(request, Terms::default(), self.clock.elapsed());
+        let hashed = HashedRequest::new(request, self.scheduler.limits());
+        let accepted = self.scheduler.enqueue(hashed, Terms::default(), self.clock.elapsed());
         accepted.expect("the context is long enough");
         start.elapsed()
     }

@@ -61,6 +61,7 @@
 //! `gateway`), anything about layers, devices or ranks (see `engine`).
 #![forbid(unsafe_code)]
 
+mod hashed_request;
 mod limits;
 mod queue;
 mod scheduler;
@@ -72,6 +73,7 @@ mod terms;
 
 pub use playhouse_kvcache::PoolStats;
 
+pub use hashed_request::HashedRequest;
 pub use limits::{Limits, NeverFits};
 pub use scheduler::{BrokenContract, Emitted, MovedRequest, Scheduler};
 pub use stats::{Stats, TIMINGS_MAX, Timings};

@@ -12,7 +12,7 @@ use playhouse_types::{
 use crate::queue::Queue;
 use crate::sequence::{Sequence, as_u32};
 use crate::tempo::Tempo;
-use crate::{Limits, NeverFits, Stats, TIMINGS_MAX, Terms, Timings};
+use crate::{HashedRequest, Limits, NeverFits, Stats, TIMINGS_MAX, Terms, Timings};
 
 mod plan;
 mod settle;
@@ -151,16 +151,11 @@ impl Scheduler {
     /// If the prompt is empty.
     pub fn enqueue(
         &mut self,
-        request: GenerateRequest,
+        request: HashedRequest,
         terms: Terms,
         now: Duration,
     ) -> Result<(), NeverFits> {
-        assert!(!request.prompt.is_empty(), "the prompt of {} is empty", request.id);
-        self.clock = self.clock.max(now);
-        let (tokens, limit) = (request.prompt.len() + 1, self.limits.context());
-        if tokens > limit {
-            return Err(NeverFits { id: request.id, tokens, limit });
-        }
+        self.check_fits(&request.request, 0, now)?;
         self.waiting.insert(Sequence::new(request, terms, &self.limits, now));
         Ok(())
     }
@@ -175,19 +170,29 @@ impl Scheduler {
     /// If the prompt is empty.
     pub fn resume(
         &mut self,
-        request: GenerateRequest,
+        request: HashedRequest,
         terms: Terms,
         emitted: Emitted,
         now: Duration,
     ) -> Result<(), NeverFits> {
+        self.check_fits(&request.request, emitted.tokens.len(), now)?;
+        self.waiting.insert(Sequence::resumed(request, terms, &self.limits, emitted));
+        Ok(())
+    }
+
+    /// Whether a request fits that has emitted so many tokens.
+    fn check_fits(
+        &mut self,
+        request: &GenerateRequest,
+        emitted: usize,
+        now: Duration,
+    ) -> Result<(), NeverFits> {
         assert!(!request.prompt.is_empty(), "the prompt of {} is empty", request.id);
         self.clock = self.clock.max(now);
-        let tokens = request.prompt.len() + emitted.tokens.len() + 1;
-        let limit = self.limits.context();
+        let (tokens, limit) = (request.prompt.len() + emitted + 1, self.limits.context());
         if tokens > limit {
             return Err(NeverFits { id: request.id, tokens, limit });
         }
-        self.waiting.insert(Sequence::resumed(request, terms, &self.limits, emitted));
         Ok(())
     }
 
@@ -203,6 +208,12 @@ impl Scheduler {
         let mut sequence = self.vacate(slot);
         self.orphan(slot, sequence.unseat());
         Some(self.end(&sequence, FinishReason::Cancelled))
+    }
+
+    /// The sizes it works within.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Who has a seat, if anybody.

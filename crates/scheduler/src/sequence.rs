@@ -9,7 +9,7 @@ use playhouse_types::{
     TokenId, TokenLogprobs,
 };
 
-use crate::{Emitted, Limits, Terms, Timings};
+use crate::{Emitted, HashedRequest, Limits, Terms, Timings};
 
 /// A request with everything that happened to it.
 ///
@@ -58,16 +58,12 @@ pub(crate) struct Sequence {
 
 impl Sequence {
     pub(crate) fn new(
-        request: GenerateRequest,
+        request: HashedRequest,
         terms: Terms,
         limits: &Limits,
         now: Duration,
     ) -> Self {
-        let chain = limits.prefix_caching.then(|| {
-            let mut chain = HashChain::new(request.cache_salt, limits.block_size);
-            chain.extend(&request.prompt);
-            chain
-        });
+        let (request, chain) = request.into_parts();
         let length_max = request.prompt.len() + request.sampling.max_tokens as usize;
         Self {
             block_size: limits.block_size,
@@ -95,7 +91,7 @@ impl Sequence {
 
     /// One that goes on behind what it has emitted.
     pub(crate) fn resumed(
-        request: GenerateRequest,
+        request: HashedRequest,
         terms: Terms,
         limits: &Limits,
         emitted: Emitted,

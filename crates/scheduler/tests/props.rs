@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use playhouse_scheduler::{Emitted, Limits, Scheduler, Tenant, Terms, Timings};
+use playhouse_scheduler::{Emitted, HashedRequest, Limits, Scheduler, Tenant, Terms, Timings};
 use playhouse_types::{
     BlockSize, Emission, Epoch, FinishReason, GenerateRequest, PrefixEvent, RequestId, Sampled,
     SamplingParams, Slot, StepOutcome, StepPlan, TokenId, TokenLogprobs,
@@ -215,7 +215,8 @@ impl World {
             tenant: Tenant(wish.tenant),
             deadline: wish.patience.map(|calls| self.now + Duration::from_millis(calls.into())),
         };
-        let answer = self.scheduler.enqueue(request.clone(), terms, self.now);
+        let hashed = HashedRequest::new(request.clone(), &self.limits);
+        let answer = self.scheduler.enqueue(hashed, terms, self.now);
         assert_eq!(answer.is_ok(), fits, "{answer:?}");
         if fits {
             self.salts.insert(id, wish.salt);
@@ -405,7 +406,8 @@ impl World {
             // Whether it had a seat is known by its tokens alone.
             let deadline = asked.terms.deadline.filter(|_| !asked.had_seat);
             let terms = Terms { deadline, ..asked.terms };
-            let resumed = other.resume(asked.request.clone(), terms, emitted, self.now);
+            let hashed = HashedRequest::new(asked.request.clone(), &self.limits);
+            let resumed = other.resume(hashed, terms, emitted, self.now);
             resumed.expect("it has fitted before");
         }
         self.timings.extend(self.scheduler.take_timings());

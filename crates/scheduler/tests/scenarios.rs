@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use playhouse_scheduler::{Limits, Scheduler, Tenant, Terms};
+use playhouse_scheduler::{HashedRequest, Limits, Scheduler, Tenant, Terms};
 use playhouse_types::{
     Admitted, Appended, BlockSize, Emission, Epoch, FinishReason, GenerateRequest, Logits,
     RequestId, Run, RunOutcome, Sampled, SamplingParams, Slot, StepOutcome, StepPlan, TokenId,
@@ -225,7 +225,8 @@ impl World {
             tenant: Tenant(words.number("tenant", 0) as u32),
             deadline: words.get("within").map(|ms| self.now + Duration::from_millis(number(ms))),
         };
-        if let Err(error) = self.scheduler.enqueue(request, terms, self.now) {
+        let hashed = HashedRequest::new(request, self.scheduler.limits());
+        if let Err(error) = self.scheduler.enqueue(hashed, terms, self.now) {
             let _ = writeln!(self.printed, "refused: {error}");
         }
     }

@@ -1,7 +1,6 @@
 //! A request on its way to a replica.
 
-use playhouse_scheduler::{MovedRequest, NeverFits, Scheduler};
-use playhouse_types::GenerateRequest;
+use playhouse_scheduler::{HashedRequest, MovedRequest, NeverFits, Scheduler};
 
 use super::sink::Sink;
 
@@ -27,7 +26,7 @@ impl Pending {
     }
 
     /// What was asked for.
-    pub(crate) fn request(&self) -> &GenerateRequest {
+    pub(crate) fn request(&self) -> &HashedRequest {
         self.sink.request()
     }
 

@@ -9,8 +9,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use playhouse_scheduler::{Emitted, Terms};
-use playhouse_types::{Emission, FinishReason, GenerateRequest, ReplicaId};
+use playhouse_scheduler::{Emitted, HashedRequest, Terms};
+use playhouse_types::{Emission, FinishReason, ReplicaId};
 use tokio::sync::mpsc;
 
 use super::home::Home;
@@ -47,7 +47,7 @@ pub(crate) struct OpenRequest {
 /// What a caller asks for.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    pub(crate) request: GenerateRequest,
+    pub(crate) request: HashedRequest,
     pub(crate) terms: Terms,
     /// It may matter to where the request goes.
     pub(crate) session: Option<Box<str>>,
@@ -69,7 +69,7 @@ impl Sink {
     }
 
     /// What was asked for.
-    pub(crate) fn request(&self) -> &GenerateRequest {
+    pub(crate) fn request(&self) -> &HashedRequest {
         &self.open().asked.request
     }
 
@@ -148,7 +148,7 @@ impl Sink {
         let open = self.open();
         let cached_tokens = open.emitted.cached_tokens.unwrap_or_default();
         let emission = Emission {
-            id: open.asked.request.id,
+            id: open.asked.request.request.id,
             cached_tokens: u32::try_from(cached_tokens).unwrap_or(u32::MAX),
             prompt_logprobs: Vec::new(),
             token: None,

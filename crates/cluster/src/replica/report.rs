@@ -6,7 +6,7 @@ use std::time::Duration;
 use playhouse_layout::RankId;
 use playhouse_scheduler::{Limits, Scheduler, Stats, Timings};
 use playhouse_telemetry::{Cause, ReplicaMetrics};
-use playhouse_types::{BLOCK_TOKENS, Epoch, StepPlan};
+use playhouse_types::{Epoch, StepPlan};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -24,6 +24,7 @@ pub(crate) struct Report {
     metrics: ReplicaMetrics,
     board: Board,
     load_reporter: LoadReporter,
+    block_tokens: u32,
     last: Stats,
     /// Since when ranks are lost.
     lost: Option<Instant>,
@@ -38,14 +39,15 @@ impl Report {
         load_reporter: LoadReporter,
         limits: &Limits,
     ) -> Self {
-        metrics.has_blocks(limits.block_size.get().get(), limits.kv_blocks);
+        let block_tokens = limits.block_size.get().get();
+        metrics.has_blocks(block_tokens, limits.kv_blocks);
         metrics.epoch.set(board.borrow().epoch.0 as i64);
-        Self { metrics, board, load_reporter, last: Stats::default(), lost: None }
+        Self { metrics, board, load_reporter, block_tokens, last: Stats::default(), lost: None }
     }
 
     /// Its KV caches have so many blocks in this epoch.
     pub(crate) fn cache(&self, kv_blocks: u32) {
-        self.metrics.has_blocks(BLOCK_TOKENS as u32, kv_blocks);
+        self.metrics.has_blocks(self.block_tokens, kv_blocks);
     }
 
     pub(crate) fn planned(&self, plan: &StepPlan) {

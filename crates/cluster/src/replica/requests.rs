@@ -42,7 +42,7 @@ impl State {
             if sink.is_abandoned() {
                 continue;
             }
-            let other = self.replicas.pick_other(moved.request(), self.id);
+            let other = self.replicas.pick_other(sink.request(), self.id);
             match other {
                 None => self.replicas.park(Pending::moved(moved, sink)),
                 Some(other) => {

@@ -20,7 +20,7 @@ pub(super) struct Sinks {
 impl Sinks {
     pub(super) fn insert(&mut self, sink: Sink) {
         self.traced += usize::from(sink.is_traced());
-        self.sinks.insert(sink.request().id, sink);
+        self.sinks.insert(sink.request().request.id, sink);
     }
 
     pub(super) fn remove(&mut self, id: RequestId) -> Option<Sink> {

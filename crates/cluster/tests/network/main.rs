@@ -95,6 +95,7 @@ fn replica(layout: &ParallelSpec, control: &ControlPlane, fate: &Arc<Fate>) -> B
         loads: map.ranks().map(load).collect(),
         memory: MemoryNeeds::none(LIMITS.kv_blocks),
         weights: ExpectedWeights { folder: None, digest: CheckpointDigest::default() },
+        block_size: LIMITS.block_size,
         max_num_seqs: LIMITS.max_num_seqs as u32,
         map: Arc::clone(&map),
     };

@@ -97,7 +97,7 @@ fn a_busy_engine_takes_a_bounded_number_of_plans() {
     let config = EngineConfig {
         epoch: EPOCH,
         kv_blocks: 1,
-        block_size: playhouse_types::BlockSize::CPU,
+        block_size: BlockSize::CPU,
         max_num_seqs: 1,
     };
     let (entered, wait_entered) = sync_channel(STEPS_QUEUED_MAX + 1);

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use playhouse_kvcache::{BlockHash, HashChain};
 use playhouse_router::{Applied, Ask, Load, Policy, Router};
-use playhouse_scheduler::{Limits, Scheduler, Terms};
+use playhouse_scheduler::{HashedRequest, Limits, Scheduler, Terms};
 use playhouse_types::{
     BlockSize, Epoch, GenerateRequest, Logits, PrefixEvent, ReplicaId, RequestId, RunOutcome,
     Sampled, SamplingParams, StepOutcome, StepPlan, TokenId,
@@ -92,7 +92,7 @@ impl Outcome {
 impl Play {
     fn new(policy: Policy, replicas: u32, seed: u64) -> Self {
         let mut play = Self {
-            router: Router::new(policy, seed, BlockSize::CPU),
+            router: Router::new(policy, seed),
             replicas: Vec::new(),
             conversations: Vec::new(),
             ever: HashSet::new(),
@@ -149,7 +149,12 @@ impl Play {
         self.outcome.best_tokens += (best * BlockSize::CPU.tokens()) as u64;
         self.outcome.prompt_tokens += prompt.len() as u64;
 
-        let ask = Ask { hashes: &hashes, tokens: prompt.len() as u32, session: None };
+        let ask = Ask {
+            hashes: &hashes,
+            block_size: BlockSize::CPU,
+            tokens: prompt.len() as u32,
+            session: None,
+        };
         let pick = self.router.pick(&ask, |_| true).expect("there are replicas");
         let replica = &mut self.replicas[pick.replica.0 as usize];
         replica.accepted += 1;
@@ -159,7 +164,8 @@ impl Play {
             sampling: SamplingParams::greedy(max_tokens).into(),
             cache_salt: 0,
         };
-        let accepted = replica.scheduler.enqueue(request, Terms::default(), Duration::ZERO);
+        let hashed = HashedRequest::new(request, replica.scheduler.limits());
+        let accepted = replica.scheduler.enqueue(hashed, Terms::default(), Duration::ZERO);
         accepted.expect("the context is long enough");
     }
 
