@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use playhouse_cluster::ReplicaState;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
@@ -45,7 +46,7 @@ impl Top {
             let mut bytes = [0; 4096];
             // Fails when the last handle of the other end is closed.
             while let Ok(count @ 1..) = screen.read(&mut bytes) {
-                noted.lock().expect("no test panics inside").extend(&bytes[..count]);
+                noted.lock().extend(&bytes[..count]);
             }
         });
         let end = || terminal.try_clone().expect("a handle");
@@ -60,7 +61,7 @@ impl Top {
     }
 
     fn text(&self) -> String {
-        String::from_utf8_lossy(&self.shown.lock().expect("no test panics inside")).into_owned()
+        String::from_utf8_lossy(&self.shown.lock()).into_owned()
     }
 
     /// Waits until the screen has shown `text`.

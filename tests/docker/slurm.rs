@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::MutexGuard;
 
+use parking_lot::MutexGuard;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

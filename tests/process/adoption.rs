@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 
 use crate::cluster::{Folder, Head, Process, post, wait_until};
@@ -28,7 +28,7 @@ struct Cluster {
 
 impl Cluster {
     fn start() -> Self {
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = ALONE.lock();
         let state = Folder::new();
         let folder = state.join("state");
         let flags = [&LAYOUT[..], &["--state-dir", &folder]].concat();

@@ -10,10 +10,11 @@
 //!   nor counts of cached tokens tell others what its holder has asked.
 //! - **AU-4** keys are replaced all at once or not at all; who stays keeps what it has queued and running.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, HeaderValue};
+use parking_lot::RwLock;
 use playhouse_cluster::{Client, ClientLimits, FrontDoor};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
@@ -102,12 +103,12 @@ impl KeyRing {
             Arc::new(Key { name, sha256, limits, cache_group, client })
         };
         let keys = keys.iter().map(holder).collect();
-        *self.0.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        *self.0.keys.write() = keys;
         Ok(())
     }
 
     fn keys(&self) -> Arc<[Arc<Key>]> {
-        Arc::clone(&self.0.keys.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.keys.read())
     }
 
     /// Everybody may ask.

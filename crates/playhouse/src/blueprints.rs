@@ -1,7 +1,8 @@
 //! How replicas are made of a model, for every way of dividing it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use playhouse_cluster::{Blueprint, Blueprints};
 use playhouse_model::Dtype;
 use playhouse_scheduler::Limits;
@@ -49,7 +50,7 @@ impl Model {
         layout: &ParallelSpec,
         known: &Mutex<Vec<Blueprint>>,
     ) -> Result<Blueprint, String> {
-        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = known.lock();
         if let Some(blueprint) = known.iter().find(|blueprint| blueprint.layout == *layout) {
             return Ok(blueprint.clone());
         }

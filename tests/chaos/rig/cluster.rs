@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -96,7 +96,7 @@ impl Cluster {
         spaces: &[Option<String>],
         program: Option<Command>,
     ) -> Self {
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = ALONE.lock();
         let folder = Folder::new();
         let (dir, state) = (folder.join("authority"), folder.join("state"));
         // They stay free while the head is dead.
@@ -221,7 +221,7 @@ impl Cluster {
     /// The cluster as the admin API shows it.
     pub(crate) fn status(&self) -> Value {
         let status = http::get_json(self.admin, "/admin/v1/cluster");
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         seen.extend(shards(&status).filter_map(pid));
         status
     }
@@ -236,7 +236,7 @@ impl Cluster {
     /// Notes everything that runs in the cluster now.
     fn look_round(&self) {
         let all: Vec<u32> = self.parents().flat_map(family).collect();
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).extend(all);
+        self.seen.lock().extend(all);
     }
 
     /// How often each replica has started.
@@ -361,7 +361,7 @@ impl Cluster {
         let mut known: Vec<u32> = shards(&status).filter_map(pid).collect();
         known.extend(self.parents());
         self.look_round();
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.seen.lock();
         let strays = seen.iter().filter(|pid| !known.contains(pid));
         strays.copied().filter(|&pid| lives(pid) && is_ours(pid)).collect()
     }
@@ -399,7 +399,7 @@ impl Cluster {
         for node in nodes {
             assert_eq!(node.stop().code(), Some(0), "a node stops well\n{}", folder.logs());
         }
-        let seen = seen.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let seen = seen.get_mut();
         wait_until("no process is left", || !seen.iter().any(|&pid| lives(pid) && is_ours(pid)));
         let logs = folder.logs();
         assert!(!logs.contains("panicked"), "something panicked\n{logs}");
@@ -415,7 +415,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.look_round();
-        let seen = self.seen.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.seen.get_mut();
         for &pid in seen.iter().filter(|&&pid| is_ours(pid)) {
             signal(pid, Signal::KILL);
         }

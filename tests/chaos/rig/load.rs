@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use parking_lot::{Condvar, Mutex};
 use serde_json::{Value, json};
 
 use super::answer::Answer;
@@ -121,28 +121,22 @@ impl Progress {
         Self { count, changed: Condvar::new() }
     }
 
-    fn count(&self) -> MutexGuard<'_, Count> {
-        self.count.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(crate) fn came(&self, tokens: usize) {
-        self.count().tokens += tokens;
+        self.count.lock().tokens += tokens;
         self.changed.notify_all();
     }
 
     pub(crate) fn ended(&self) {
-        self.count().open -= 1;
+        self.count.lock().open -= 1;
         self.changed.notify_all();
     }
 
     /// Waits until the clients have so many more tokens than now.
     pub(crate) fn wait_for_tokens(&self, more: usize) {
-        let count = self.count();
+        let mut count = self.count.lock();
         let until = count.tokens + more;
-        let wait = self
-            .changed
-            .wait_timeout_while(count, PATIENCE, |count| count.tokens < until && count.open > 0);
-        let (count, waited) = wait.unwrap_or_else(PoisonError::into_inner);
+        let is_early = |count: &mut Count| count.tokens < until && count.open > 0;
+        let waited = self.changed.wait_while_for(&mut count, is_early, PATIENCE);
         let Count { tokens, open } = *count;
         assert!(!waited.timed_out(), "{tokens} of {until} tokens after {PATIENCE:?}");
         assert!(open > 0, "all streams ended with {tokens} tokens, before there were {until}");

@@ -5,8 +5,10 @@
 //!   handle is over from its beginning.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
 
 use super::fuse::Fuse;
 use super::watch::narrow;
@@ -49,7 +51,7 @@ impl AbortHandle {
     /// call. A join with this handle, now or later, fails with
     /// [`JoinError::Aborted`](crate::JoinError::Aborted). Does nothing to groups that are over.
     pub fn abort(&self) {
-        let groups = self.groups();
+        let groups = self.shared.groups.lock();
         self.shared.aborted.store(true, Ordering::Release);
         groups.iter().for_each(Joined::end);
         self.shared.changed.notify_all();
@@ -64,25 +66,20 @@ impl AbortHandle {
     /// Waits for [`abort`](Self::abort), at most `limit`. Returns whether it was called.
     pub fn wait(&self, limit: Duration) -> bool {
         let is_live = |_: &mut Vec<Joined>| !self.is_aborted();
-        let waited = self.shared.changed.wait_timeout_while(self.groups(), limit, is_live);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        self.shared.changed.wait_while_for(&mut self.shared.groups.lock(), is_live, limit);
         self.is_aborted()
     }
 
     /// Ends a group that was joined as `rank` when the handle is aborted, or at once if it is
     /// (**AB-2**).
     pub(super) fn hold(&self, rank: usize, fuse: &Arc<Fuse>) {
-        let mut groups = self.groups();
+        let mut groups = self.shared.groups.lock();
         groups.retain(|group| group.fuse.strong_count() > 0);
         let joined = Joined { rank, fuse: Arc::downgrade(fuse) };
         if self.is_aborted() {
             joined.end();
         }
         groups.push(joined);
-    }
-
-    fn groups(&self) -> MutexGuard<'_, Vec<Joined>> {
-        self.shared.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -9,10 +9,10 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
@@ -117,7 +117,7 @@ fn bind(spec: &GroupSpec, rank: usize) -> Result<TcpListener, JoinError> {
 
 impl Rendezvous<'_> {
     fn is_done(&self) -> bool {
-        let state = self.state();
+        let state = self.state.lock();
         state.fatal.is_some()
             || state.arrivals.len() == self.awaited.len()
             || self.deadline.has_passed()
@@ -127,8 +127,7 @@ impl Rendezvous<'_> {
     /// Waits, at most until the rendezvous is done.
     fn pause_while(&self, more: impl Fn() -> bool) {
         while more() && !self.is_done() {
-            let wait = self.changed.wait_timeout(self.state(), LOOK);
-            drop(wait.unwrap_or_else(PoisonError::into_inner));
+            self.changed.wait_for(&mut self.state.lock(), LOOK);
         }
     }
 
@@ -197,7 +196,7 @@ impl Rendezvous<'_> {
         let handshakes_max = HANDSHAKES_PER_RANK * self.awaited.len();
         while !self.is_done() {
             match listener.accept() {
-                Ok((stream, from)) if self.state().pending.len() < handshakes_max => {
+                Ok((stream, from)) if self.state.lock().pending.len() < handshakes_max => {
                     scope.spawn(move || self.admit(stream, from));
                 }
                 // Dropped, or aborted before it was accepted.
@@ -218,7 +217,7 @@ impl Rendezvous<'_> {
     fn admit(&self, stream: TcpStream, from: SocketAddr) {
         let claimed = Cell::new(None);
         let claim = |peer| {
-            let is_first = self.state().claimed.insert(peer);
+            let is_first = self.state.lock().claimed.insert(peer);
             claimed.set(is_first.then_some(peer));
             is_first
         };
@@ -231,7 +230,7 @@ impl Rendezvous<'_> {
         match outcome {
             Ok(peer) => self.arrive(peer, stream),
             Err(failed) => {
-                let mut state = self.state();
+                let mut state = self.state.lock();
                 claimed.get().map(|peer| state.claimed.remove(&peer));
                 if state.refused.len() < REFUSALS_MAX {
                     state.refused.push(format!("{from}: {failed}"));
@@ -248,7 +247,7 @@ impl Rendezvous<'_> {
     ) -> Result<T, Failed> {
         let clone = stream.try_clone()?;
         let id = {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             let id = state.next_pending;
             state.next_pending += 1;
             state.pending.insert(id, clone);
@@ -256,23 +255,23 @@ impl Rendezvous<'_> {
         };
         // Looked at after it was entered: either this sees the end, or the end sees the connection.
         let outcome = if self.is_done() { Err(broken()) } else { work() };
-        self.state().pending.remove(&id);
+        self.state.lock().pending.remove(&id);
         outcome
     }
 
     fn arrive(&self, peer: usize, stream: TcpStream) {
-        self.state().arrivals.insert(peer, stream);
+        self.state.lock().arrivals.insert(peer, stream);
         self.changed.notify_all();
     }
 
     fn give_up(&self, error: JoinError) {
-        self.state().fatal.get_or_insert(error);
+        self.state.lock().fatal.get_or_insert(error);
         self.changed.notify_all();
     }
 
     /// Cuts what is in the middle of a handshake: whoever is needed has come, or comes too late.
     fn close(&self) {
-        for stream in self.state().pending.values() {
+        for stream in self.state.lock().pending.values() {
             // Already broken is as good.
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -280,17 +279,13 @@ impl Rendezvous<'_> {
     }
 
     fn into_arrivals(self) -> Result<Arrivals, JoinError> {
-        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.into_inner();
         if let Some(error) = state.fatal {
             return Err(error);
         }
         let streams = state.arrivals;
         let missing = self.awaited.into_iter().filter(|peer| !streams.contains_key(peer)).collect();
         Ok(Arrivals { streams, missing, refused: state.refused })
-    }
-
-    fn state(&self) -> MutexGuard<'_, RendezvousState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

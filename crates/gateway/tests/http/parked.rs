@@ -2,10 +2,11 @@
 
 use std::io::{BufReader, Write};
 use std::net::Shutdown;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use playhouse_cluster::{
     AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, Ledger, Policy, StepDeadline,
 };
@@ -168,7 +169,7 @@ fn g1_a_stream_that_has_begun_ends_with_an_error_event() {
     gateway.bring_up();
     let body = with(hello(), json!({"stream": true, "max_tokens": 200})).to_string();
     let mut stream = gateway.server.connect();
-    let held = gateway.pause.lock().expect("nobody panics");
+    let held = gateway.pause.lock();
     stream.write_all(&post(CHAT, body.as_bytes())).expect("open");
     gateway.kill_for_long();
     // The head went out with a ping: the request was running, if for a single step.
@@ -215,7 +216,7 @@ fn the_silence_of_a_stream_that_resumes_is_measured() {
         line.expect("there from the start")
     };
     std::thread::scope(|scope| {
-        let held = gateway.pause.lock().expect("nobody panics");
+        let held = gateway.pause.lock();
         let stream = scope.spawn(|| gateway.server.events(CHAT, &body));
         until("it runs", || gateway.server.door.replicas()[0].running == 1);
         // When some tokens have come, and long before the last.
@@ -245,7 +246,7 @@ fn g6_a_request_whose_time_is_up_before_it_begins_is_503() {
     };
     expired(&ask("x-request-timeout-ms: 50\r\n"));
     gateway.bring_up();
-    let held = gateway.pause.lock().expect("nobody panics");
+    let held = gateway.pause.lock();
     std::thread::scope(|scope| {
         let running = scope.spawn(|| ask("").ok());
         until("it runs", || gateway.server.door.replicas()[0].running == 1);

@@ -4,9 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use playhouse_admin::{AuditEntry, AuditLog};
 use serde::Serialize;
 
@@ -44,7 +44,7 @@ impl AuditLog for AuditFile {
         let time = Date::of(SystemTime::now()).rfc3339();
         let mut line = serde_json::to_vec(&Line { time, entry })?;
         line.push(b'\n');
-        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = self.0.lock();
         let before = file.metadata()?.len();
         let written = file.write_all(&line).and_then(|()| file.sync_data());
         if written.is_err() {

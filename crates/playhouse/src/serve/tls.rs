@@ -4,9 +4,10 @@
 use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use parking_lot::RwLock;
 use playhouse_link::{Authority, certificate_end};
 use playhouse_wire::PeerId;
 use rustls::ServerConfig;
@@ -55,7 +56,7 @@ impl Certificate {
 
     /// The end of the certificate that is shown now.
     pub(super) fn end(&self) -> Option<SystemTime> {
-        let shown = self.shown.read().unwrap_or_else(PoisonError::into_inner);
+        let shown = self.shown.read();
         shown.cert.first().and_then(|certificate| certificate_end(certificate))
     }
 
@@ -65,14 +66,14 @@ impl Certificate {
     /// What is wrong with them; the old certificate is shown as before.
     pub(super) fn renew(&self) -> Result<(), CliError> {
         let read = read(&self.certificate, &self.key)?;
-        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = read;
+        *self.shown.write() = read;
         Ok(())
     }
 }
 
 impl ResolvesServerCert for Certificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.shown.read().unwrap_or_else(PoisonError::into_inner)))
+        Some(Arc::clone(&self.shown.read()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! HTTP for the exporter: one connection for each batch of spans, over TLS for `https`.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +12,7 @@ use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use opentelemetry_http::{HttpClient, HttpError};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -42,7 +43,7 @@ impl Post {
 
     /// Why the last batch did not arrive, if the network is to blame.
     pub(super) fn why(&self) -> Option<String> {
-        self.why.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.why.lock().take()
     }
 }
 
@@ -52,7 +53,7 @@ impl HttpClient for Post {
         let sent = timeout(PATIENCE, send(request, self.tls.as_ref())).await;
         let sent = sent.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}").into()));
         sent.inspect_err(|why| {
-            *self.why.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_string());
+            *self.why.lock() = Some(why.to_string());
         })
     }
 }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::mem;
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{Span, SpanData, SpanExporter as _, SpanProcessor};
+use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 use tracing::{info, warn};
 
@@ -104,8 +104,7 @@ impl SpanProcessor for Queue {
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        let end = self.end.lock().ok().and_then(|mut end| end.take());
-        let End { _wish, ended } = end.ok_or(OTelSdkError::AlreadyShutdown)?;
+        let End { _wish, ended } = self.end.lock().take().ok_or(OTelSdkError::AlreadyShutdown)?;
         drop(_wish);
         match ended.recv_timeout(timeout) {
             Err(RecvTimeoutError::Timeout) => Err(OTelSdkError::Timeout(timeout)),
