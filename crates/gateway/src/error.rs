@@ -8,6 +8,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use playhouse_cluster::Rejected;
+use serde::Serialize;
 
 use crate::json;
 use crate::template::TemplateError;
@@ -21,6 +22,21 @@ pub(crate) struct ApiError {
     pub(crate) param: Option<String>,
     pub(crate) message: String,
     pub(crate) retry_after: Option<Duration>,
+}
+
+/// The object in the body of an answer.
+#[derive(Serialize)]
+pub(crate) struct ErrorBody<'a> {
+    error: ErrorFields<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorFields<'a> {
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    param: Option<&'a str>,
+    code: Option<&'static str>,
 }
 
 pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
@@ -98,28 +114,17 @@ impl ApiError {
         Self { code: Some(code), ..self }
     }
 
-    /// Appends the error object.
-    pub(crate) fn write(&self, out: &mut BytesMut) {
-        let text = |out: &mut BytesMut, text: Option<&str>| match text {
-            Some(text) => json::write_str(out, text),
-            None => out.extend_from_slice(b"null"),
-        };
-        out.extend_from_slice(b"{\"error\":{\"message\":");
-        json::write_str(out, &self.message);
-        out.extend_from_slice(b",\"type\":");
-        json::write_str(out, self.kind);
-        out.extend_from_slice(b",\"param\":");
-        text(out, self.param.as_deref());
-        out.extend_from_slice(b",\"code\":");
-        text(out, self.code);
-        out.extend_from_slice(b"}}");
+    /// The error as JSON has it.
+    pub(crate) fn body(&self) -> ErrorBody<'_> {
+        let Self { message, kind, code, param, .. } = self;
+        ErrorBody { error: ErrorFields { message, kind, param: param.as_deref(), code: *code } }
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut body = BytesMut::with_capacity(256);
-        self.write(&mut body);
+        json::write(&mut body, &self.body());
         let mut response = Response::new(Body::from(body.freeze()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();

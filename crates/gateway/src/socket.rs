@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::ApiError;
 use crate::gateway::Limits;
+use crate::json;
 
 /// A stream, over TCP or TLS, that fails when the client is too slow.
 pub(crate) struct Socket<S> {
@@ -318,7 +319,7 @@ fn with_body(head: &[u8], status: StatusCode) -> BytesMut {
 
 fn with_error(head: &[u8], error: &ApiError) -> BytesMut {
     let mut body = BytesMut::new();
-    error.write(&mut body);
+    json::write(&mut body, &error.body());
     let head = String::from_utf8_lossy(head);
     let fields = format!("content-type: application/json\r\ncontent-length: {}", body.len());
     let head = head.replacen("content-length: 0", &fields, 1);
