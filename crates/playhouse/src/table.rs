@@ -1,5 +1,7 @@
 //! Rows of text with aligned columns.
 
+use unicode_width::UnicodeWidthStr;
+
 /// One field of a row.
 pub(crate) struct Cell {
     text: String,
@@ -53,9 +55,8 @@ impl Cell {
         Self { text: text.into(), mood }
     }
 
-    /// Wide characters count as one: rare, and they shift a line but break nothing.
     fn width(&self) -> usize {
-        self.text.chars().count()
+        self.text.width()
     }
 
     fn write(&self, colour: bool, out: &mut String) {
@@ -96,5 +97,11 @@ mod tests {
                      free text, longer than any name\n\n";
         assert_eq!(align(&rows, false), plain);
         assert_eq!(align(&rows, true), plain.replace("up", "\x1b[32mup\x1b[0m"));
+    }
+
+    #[test]
+    fn wide_characters_take_two_columns() {
+        let rows = [vec!["節点".into(), "up".into()], vec!["node".into(), "up".into()]];
+        assert_eq!(align(&rows, false), "節点  up\nnode  up\n");
     }
 }

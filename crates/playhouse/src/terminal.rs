@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal;
 
+use unicode_width::UnicodeWidthChar;
+
 /// Whether `stream` shows colours and nobody asked for none (<https://no-color.org>).
 pub(crate) fn shows_colour(stream: &impl IsTerminal) -> bool {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -21,9 +23,28 @@ pub(crate) fn visible(text: &str) -> String {
     shown
 }
 
+/// The start of `text` that takes at most `columns` columns of a terminal.
+pub(crate) fn start(text: &str, columns: usize) -> &str {
+    let mut taken = 0;
+    let end = text.char_indices().find(|(_, c)| {
+        taken += c.width().unwrap_or(0);
+        taken > columns
+    });
+    end.map_or(text, |(end, _)| &text[..end])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_start_takes_no_more_columns_than_there_are() {
+        for (columns, expected) in
+            [(0, ""), (1, "a"), (2, "a"), (3, "a節"), (4, "a節b"), (9, "a節b")]
+        {
+            assert_eq!(start("a節b", columns), expected);
+        }
+    }
 
     #[test]
     fn only_what_cannot_be_seen_is_escaped() {

@@ -2,10 +2,11 @@
 
 use playhouse_admin::view::{Cluster, Replica};
 use tokio::time::Instant;
+use unicode_width::UnicodeWidthStr;
 
 use crate::status::tree::{node_rows, percent, state_word, summary};
 use crate::table::align;
-use crate::terminal::visible;
+use crate::terminal::{start, visible};
 
 const HEADING: &str = "REPLICA STATE        DECODE/S  PREFILL/S   RUN  WAIT  PREFIX  KV";
 /// Narrower than this a replica takes three lines in place of one.
@@ -30,7 +31,7 @@ struct Rates {
     prefill: f64,
 }
 
-/// At most `height` lines of at most `width` characters, with line feeds between them.
+/// At most `height` lines of at most `width` columns, with line feeds between them.
 pub(super) fn frame(previous: &Sample, current: &Sample, width: usize, height: usize) -> String {
     let cluster = &current.cluster;
     let rates: Vec<Rates> =
@@ -117,11 +118,12 @@ fn fit(mut lines: Vec<String>, width: usize, height: usize) -> String {
         lines.push(format!("... {hidden} more lines"));
     }
     lines.truncate(height);
-    let clip = |line: &String| match line.chars().count() > width {
-        true => line.chars().take(width.saturating_sub(1)).chain(['…']).take(width).collect(),
-        false => line.clone(),
-    };
-    lines.iter().map(clip).collect::<Vec<String>>().join("\n")
+    let lines = lines.into_iter().map(|line| match width.checked_sub(1) {
+        Some(most) if line.width() > width => format!("{}…", start(&line, most)),
+        Some(_) => line,
+        None => String::new(),
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 // === impl Rates ===

@@ -6,7 +6,7 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 use tokio::sync::oneshot;
 
 use crate::error::CliError;
-use crate::terminal::visible;
+use crate::terminal::{start, visible};
 
 /// The other screen, no cursor, no line that wraps.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
@@ -67,8 +67,8 @@ impl Screen {
         let mut text = format!("\x1b[H{}\x1b[K\x1b[J", frame.replace('\n', "\x1b[K\r\n"));
         if let Some(notice) = notice {
             let (width, height) = self.size();
-            let notice: String = visible(notice).chars().take(width).collect();
-            text += &format!("\x1b[{height};1H\x1b[K{notice}");
+            let notice = visible(notice);
+            text += &format!("\x1b[{height};1H\x1b[K{}", start(&notice, width));
         }
         write(&text)
     }
