@@ -1,62 +1,45 @@
-//! A moment as a date, in UTC: all that is needed of a calendar here.
+//! A moment as a date, in UTC.
 
 use std::fmt;
 use std::time::SystemTime;
 
+use time::UtcDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+
 /// A moment in UTC, to the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Date {
-    year: u64,
-    month: u64,
-    day: u64,
-    hour: u64,
-    minute: u64,
-    second: u64,
-}
+pub(crate) struct Date(UtcDateTime);
 
 // === impl Date ===
 
 impl Date {
-    /// The date of `at`; the start of 1970 if it is before that.
+    /// The date of `at`; the start of 1970 if it is before that, the end of 9999 if it is after.
     pub(crate) fn of(at: SystemTime) -> Self {
         let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let (days, second) = (seconds / 86_400, seconds % 86_400);
-        // Howard Hinnant, "chrono-compatible low-level date algorithms", civil_from_days: years
-        // begin in March, so that a leap day is the last of its year.
-        let days = days + 719_468;
-        let (era, day_of_era) = (days / 146_097, days % 146_097);
-        let year_of_era =
-            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let from_march = (5 * day_of_year + 2) / 153;
-        let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-        Self {
-            year: year_of_era + era * 400 + u64::from(month <= 2),
-            month,
-            day: day_of_year - (153 * from_march + 2) / 5 + 1,
-            hour: second / 3600,
-            minute: second / 60 % 60,
-            second: second % 60,
-        }
+        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+        Self(UtcDateTime::from_unix_timestamp(seconds).unwrap_or(UtcDateTime::MAX))
     }
 
     /// `YYYYMMDD-HHMMSS`, as in names of vLLM's result files.
     pub(crate) fn compact(&self) -> String {
-        let Self { year, month, day, hour, minute, second } = self;
-        format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
+        self.format(format_description!("[year][month][day]-[hour][minute][second]"))
     }
 
     /// As RFC 3339 has it: `YYYY-MM-DDTHH:MM:SSZ`.
     pub(crate) fn rfc3339(&self) -> String {
-        let Self { year, month, day, hour, minute, second } = self;
-        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+        self.format(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z"))
+    }
+
+    fn format(&self, format: &[BorrowedFormatItem<'_>]) -> String {
+        self.0.format(format).expect("a date has all that these formats name")
     }
 }
 
 impl fmt::Display for Date {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { year, month, day, hour, minute, second } = self;
-        write!(f, "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+        let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
+        f.write_str(&self.format(format))
     }
 }
 
@@ -75,6 +58,7 @@ mod tests {
             (1_709_210_096, "20240229-123456"),
             (1_798_761_599, "20261231-235959"),
             (4_107_542_400, "21000301-000000"),
+            (u64::MAX / 2, "99991231-235959"),
         ] {
             let date = Date::of(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
             assert_eq!(date.compact(), expected);
