@@ -1,33 +1,22 @@
 //! Finding a block by what it contains.
 
+use hashbrown::HashTable;
 use playhouse_types::{BlockId, PrefixEvent};
 
 use crate::BlockHash;
 
-/// The end of a chain.
-const NONE: u32 = u32::MAX;
-
-/// A hash table from [`BlockHash`] to [`BlockId`], chained through an array with one entry per block.
+/// A hash table from [`BlockHash`] to [`BlockId`] that holds the ids alone; an array holds the name of
+/// each block.
 ///
-/// A block has at most one name and there are at most as many names as blocks, so the table never
-/// grows, and never moves an entry. A prefill inserts and evicts hundreds of names per step, at random
-/// places, so what counts is how much memory they are spread over: 4 bytes per chain, where the
-/// standard map spreads whole names. That halves the p99 of `benches/plan_step.rs` of the scheduler.
+/// A prefill inserts and evicts hundreds of names per step, at random places, so what counts is how much
+/// memory they are spread over: 5 bytes per place of the table, where a map with names as keys spreads
+/// those. That halves the p99 of `benches/plan_step.rs` of the scheduler.
 #[derive(Debug)]
 pub(crate) struct PrefixIndex {
-    /// The first block of each chain; a power of two of them, one to two per block.
-    heads: Vec<u32>,
-    entries: Vec<Entry>,
+    names: Vec<Option<BlockHash>>,
     /// Blocks with a name.
-    len: usize,
+    named: HashTable<BlockId>,
     untold: Untold,
-}
-
-#[derive(Clone, Debug)]
-struct Entry {
-    name: Option<BlockHash>,
-    /// The next block of the chain.
-    next: u32,
 }
 
 /// Blocks whose name may not be the one that events told of them.
@@ -49,17 +38,19 @@ struct Untold {
 
 impl PrefixIndex {
     pub(crate) fn new(blocks: usize) -> Self {
-        let heads = vec![NONE; blocks.next_power_of_two()];
-        let entries = vec![Entry { name: None, next: NONE }; blocks];
-        Self { heads, entries, len: 0, untold: Untold::new(blocks) }
+        // A block has at most one name. Twice the room, so that a table in which names come and go for
+        // ever neither grows nor has to be put in order in the middle of a step.
+        let (names, named) = (vec![None; blocks], HashTable::with_capacity(2 * blocks));
+        Self { names, named, untold: Untold::new(blocks) }
     }
 
     pub(crate) fn name(&self, block: BlockId) -> Option<BlockHash> {
-        self.entries[block.0 as usize].name
+        self.names[block.0 as usize]
     }
 
     pub(crate) fn find(&self, name: &BlockHash) -> Option<BlockId> {
-        self.chain(self.head(name)).find(|&block| self.name(block).as_ref() == Some(name))
+        let is_it = |block: &BlockId| self.name(*block).as_ref() == Some(name);
+        self.named.find(name.short(), is_it).copied()
     }
 
     /// Gives a block its name, unless another has that name.
@@ -67,26 +58,19 @@ impl PrefixIndex {
         if self.find(&name).is_some() {
             return;
         }
-        let head = self.head(&name);
-        let entry = &mut self.entries[block.0 as usize];
-        assert!(entry.name.is_none(), "{block} is given a second name");
-        *entry = Entry { name: Some(name), next: self.heads[head] };
-        self.heads[head] = block.0;
-        self.len += 1;
+        let own = &mut self.names[block.0 as usize];
+        assert!(own.is_none(), "{block} is given a second name");
+        *own = Some(name);
+        let names = &self.names;
+        self.named.insert_unique(name.short(), block, |block| short(names, *block));
         self.untold.note(block);
     }
 
     /// Takes its name from a block. Returns whether it had one.
     pub(crate) fn remove(&mut self, block: BlockId) -> bool {
-        let Some(name) = self.entries[block.0 as usize].name.take() else { return false };
-        let next = std::mem::replace(&mut self.entries[block.0 as usize].next, NONE);
-        let head = self.head(&name);
-        let before = self.chain(head).take_while(|&other| other != block).last();
-        match before {
-            None => self.heads[head] = next,
-            Some(before) => self.entries[before.0 as usize].next = next,
-        }
-        self.len -= 1;
+        let Some(name) = self.names[block.0 as usize].take() else { return false };
+        let found = self.named.find_entry(name.short(), |other| *other == block);
+        found.expect("a named block is in the table").remove();
         self.untold.note(block);
         true
     }
@@ -99,7 +83,7 @@ impl PrefixIndex {
         for block in blocks.drain(..) {
             let at = block.0 as usize;
             noted[at] = false;
-            let name = self.entries[at].name.as_ref().map(BlockHash::short);
+            let name = self.names[at].as_ref().map(BlockHash::short);
             let told = std::mem::replace(&mut told[at], name);
             if told != name {
                 removed.extend(told);
@@ -122,27 +106,19 @@ impl PrefixIndex {
 
     /// Panics unless every named block, and no other, is found by its name.
     pub(crate) fn check(&self) {
-        let chained: usize = (0..self.heads.len()).map(|head| self.chain(head).count()).sum();
-        assert_eq!(chained, self.len, "KV-5: blocks in chains, names");
-        for (block, entry) in (0..).map(BlockId).zip(&self.entries) {
-            if let Some(name) = &entry.name {
+        for (block, name) in (0..).map(BlockId).zip(&self.names) {
+            if let Some(name) = name {
                 assert_eq!(self.find(name), Some(block), "KV-5: the block found by its name");
             }
         }
-        let named = self.entries.iter().filter(|entry| entry.name.is_some()).count();
-        assert_eq!(named, self.len, "KV-5: blocks with a name, names");
+        let named = self.names.iter().flatten().count();
+        assert_eq!(named, self.named.len(), "KV-5: blocks with a name, names");
     }
+}
 
-    /// Digests are uniform, so some of their bits are hash enough.
-    fn head(&self, name: &BlockHash) -> usize {
-        name.short() as usize & (self.heads.len() - 1)
-    }
-
-    fn chain(&self, head: usize) -> impl Iterator<Item = BlockId> {
-        let present = |block: u32| (block != NONE).then_some(BlockId(block));
-        let first = present(self.heads[head]);
-        std::iter::successors(first, move |at| present(self.entries[at.0 as usize].next))
-    }
+/// Digests are uniform, so some of their bits are hash enough.
+fn short(names: &[Option<BlockHash>], block: BlockId) -> u64 {
+    names[block.0 as usize].as_ref().expect("a block in the table has a name").short()
 }
 
 // === impl Untold ===
@@ -177,12 +153,11 @@ mod tests {
         chain.extend(&(0..16 * 32).collect::<Vec<_>>());
         let names = chain.hashes();
         let mut index = PrefixIndex::new(32);
+        let room = index.named.capacity();
         for (block, &name) in (0..).map(BlockId).zip(names) {
             index.insert(block, name);
             index.check();
         }
-        // 32 names on 32 heads: some chains are longer than one.
-        assert!(index.heads.contains(&NONE));
         for at in (0..32).map(|at| at * 13 % 32) {
             assert_eq!(index.find(&names[at]), Some(BlockId(at as u32)));
             assert!(index.remove(BlockId(at as u32)));
@@ -190,7 +165,7 @@ mod tests {
             assert_eq!(index.find(&names[at]), None);
             index.check();
         }
-        assert_eq!(index.len, 0);
+        assert_eq!((index.named.len(), index.named.capacity()), (0, room));
     }
 
     #[test]

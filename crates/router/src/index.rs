@@ -1,7 +1,6 @@
 //! Which replicas have which blocks.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher};
+use hashbrown::HashTable;
 
 use crate::mix::mix;
 
@@ -15,17 +14,17 @@ const GROUP: usize = 64;
 #[derive(Debug)]
 pub(crate) struct PrefixIndex {
     seed: u64,
-    groups: Vec<HashMap<u64, u64, Seeded>>,
+    groups: Vec<HashTable<Entry>>,
     /// Blocks of each slot.
     blocks: Vec<usize>,
 }
 
-/// Names are digests, but of what clients choose: without a seed one could look for prompts that all
-/// fall into one place of the table.
-#[derive(Clone, Copy, Debug)]
-struct Seeded {
-    seed: u64,
-    hash: u64,
+/// A block in a table.
+#[derive(Debug)]
+struct Entry {
+    name: u64,
+    /// A bit for each slot that has the block.
+    holders: u64,
 }
 
 // === impl PrefixIndex ===
@@ -37,29 +36,35 @@ impl PrefixIndex {
 
     /// Makes room for slots below `slots`.
     pub(crate) fn grow(&mut self, slots: usize) {
-        let (seed, hash) = (self.seed, 0);
-        let table = || HashMap::with_hasher(Seeded { seed, hash });
-        self.groups.resize_with(slots.div_ceil(GROUP).max(self.groups.len()), table);
+        let groups = slots.div_ceil(GROUP).max(self.groups.len());
+        self.groups.resize_with(groups, HashTable::new);
         self.blocks.resize(slots.max(self.blocks.len()), 0);
     }
 
     pub(crate) fn store(&mut self, slot: usize, names: &[u64]) {
         let (group, bit) = place(slot);
+        let seed = self.seed;
         for &name in names {
-            let holders = self.groups[group].entry(name).or_default();
-            self.blocks[slot] += usize::from(*holders & bit == 0);
-            *holders |= bit;
+            let is_it = |entry: &Entry| entry.name == name;
+            let rehash = |entry: &Entry| hash(seed, entry.name);
+            let entry = self.groups[group].entry(hash(seed, name), is_it, rehash);
+            let entry = entry.or_insert(Entry { name, holders: 0 }).into_mut();
+            self.blocks[slot] += usize::from(entry.holders & bit == 0);
+            entry.holders |= bit;
         }
     }
 
     pub(crate) fn remove(&mut self, slot: usize, names: &[u64]) {
         let (group, bit) = place(slot);
-        for name in names {
-            let Some(holders) = self.groups[group].get_mut(name) else { continue };
-            self.blocks[slot] -= usize::from(*holders & bit != 0);
-            *holders &= !bit;
-            if *holders == 0 {
-                self.groups[group].remove(name);
+        for &name in names {
+            let is_it = |entry: &Entry| entry.name == name;
+            let found = self.groups[group].find_entry(hash(self.seed, name), is_it);
+            let Ok(mut found) = found else { continue };
+            let entry = found.get_mut();
+            self.blocks[slot] -= usize::from(entry.holders & bit != 0);
+            entry.holders &= !bit;
+            if entry.holders == 0 {
+                found.remove();
             }
         }
     }
@@ -70,9 +75,9 @@ impl PrefixIndex {
             return;
         }
         let (group, bit) = place(slot);
-        self.groups[group].retain(|_, holders| {
-            *holders &= !bit;
-            *holders != 0
+        self.groups[group].retain(|entry| {
+            entry.holders &= !bit;
+            entry.holders != 0
         });
     }
 
@@ -81,8 +86,9 @@ impl PrefixIndex {
         let mut depths = vec![0; self.groups.len() * GROUP];
         for (table, depths) in self.groups.iter().zip(depths.chunks_mut(GROUP)) {
             let mut having = u64::MAX;
-            for (depth, name) in names.iter().enumerate() {
-                let still = having & table.get(name).copied().unwrap_or(0);
+            for (depth, &name) in names.iter().enumerate() {
+                let found = table.find(hash(self.seed, name), |entry| entry.name == name);
+                let still = having & found.map_or(0, |entry| entry.holders);
                 bits(having & !still).for_each(|slot| depths[slot] = depth);
                 having = still;
                 if having == 0 {
@@ -93,6 +99,12 @@ impl PrefixIndex {
         }
         depths
     }
+}
+
+/// Names are digests, but of what clients choose: without a seed one could look for prompts that all
+/// fall into one place of the table.
+fn hash(seed: u64, name: u64) -> u64 {
+    mix(name ^ seed)
 }
 
 /// The table of a slot, and its bit there.
@@ -107,30 +119,6 @@ fn bits(mut word: u64) -> impl Iterator<Item = usize> {
         word &= word - 1;
         Some(bit)
     })
-}
-
-// === impl Seeded ===
-
-impl BuildHasher for Seeded {
-    type Hasher = Self;
-
-    fn build_hasher(&self) -> Self {
-        *self
-    }
-}
-
-impl Hasher for Seeded {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.write_u64(byte.into()));
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.hash = mix(self.hash ^ value ^ self.seed);
-    }
-
-    fn finish(&self) -> u64 {
-        self.hash
-    }
 }
 
 #[cfg(test)]
