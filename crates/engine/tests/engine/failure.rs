@@ -94,12 +94,8 @@ fn a_token_outside_the_vocabulary_ends_the_engine() {
 #[test]
 fn a_busy_engine_takes_a_bounded_number_of_plans() {
     let model = load(&reference().join(CASE), 1);
-    let config = EngineConfig {
-        epoch: EPOCH,
-        kv_blocks: 1,
-        block_size: BlockSize::CPU,
-        max_num_seqs: 1,
-    };
+    let config =
+        EngineConfig { epoch: EPOCH, kv_blocks: 1, block_size: BlockSize::CPU, max_num_seqs: 1 };
     let (entered, wait_entered) = sync_channel(STEPS_QUEUED_MAX + 1);
     let (leave, wait_leave) = sync_channel::<()>(0);
     let on_event = move |_| {
