@@ -1,9 +1,9 @@
 //! The command lines of vLLM, SGLang and TensorRT-LLM, and our own: read, compared, written.
 //!
-//! A command line is read in two steps. The engine's *table* turns words into settings (names,
-//! kinds of values, what is ignored and why); the same table writes settings as words and prints the
-//! help. What the settings mean together, and what the engine would quietly make of them, is a few
-//! lines per engine.
+//! A command line is read in two steps. The engine's *table*, a TOML file, turns words into settings
+//! (names, kinds of values, what is ignored and why); the same table writes settings as words and prints
+//! the help. How to add a flag to it is told by [`tables`]. What the settings mean together, and what the
+//! engine would quietly make of them, is code per engine.
 //!
 //! - **PL-5** nothing is dropped in silence: every word is a setting that is carried on, a flag with a
 //!   [`Note`] of the reason, or a [`Problem`]; all problems of a command are reported in one go.
@@ -32,10 +32,12 @@ mod note;
 mod pairs;
 mod problem;
 mod program;
+mod rule;
 mod settings;
 mod sglang;
 mod storage;
 mod table;
+mod tables;
 mod tensorrt;
 mod value;
 mod vllm;
@@ -129,9 +131,9 @@ pub fn read(
     words: &[String],
     documents: &[Document],
 ) -> Result<Reading, Vec<Problem>> {
-    let mut heard = heard::Heard::new(dialect.table(), documents);
+    let mut heard = heard::Heard::new(dialect, documents);
     heard.command(words);
-    understood(dialect, heard)
+    understood(heard)
 }
 
 /// Reads a file of settings by itself: the LLM-API's YAML, or SGLang's.
@@ -139,13 +141,13 @@ pub fn read(
 /// # Errors
 /// Everything that cannot be understood (**PL-5**).
 pub fn read_document(dialect: Dialect, document: &Document) -> Result<Reading, Vec<Problem>> {
-    let mut heard = heard::Heard::new(dialect.table(), &[]);
+    let mut heard = heard::Heard::new(dialect, &[]);
     heard.document(document);
-    understood(dialect, heard)
+    understood(heard)
 }
 
-fn understood(dialect: Dialect, heard: heard::Heard<'_>) -> Result<Reading, Vec<Problem>> {
-    let heard::Heard { settings, mut notes, mut problems, .. } = heard;
+fn understood(heard: heard::Heard<'_>) -> Result<Reading, Vec<Problem>> {
+    let heard::Heard { dialect, table, settings, mut notes, mut problems, .. } = heard;
     problems.extend(checked::zeros(&settings));
     let mut meaning = Meaning::default();
     (dialect.interpreter())(&settings, &mut meaning);
@@ -153,8 +155,12 @@ fn understood(dialect: Dialect, heard: heard::Heard<'_>) -> Result<Reading, Vec<
     if !problems.is_empty() {
         return Err(problems);
     }
+    let mut refused = Vec::new();
+    for rule in table.rules {
+        (rule.refuse)(&settings, &meaning.spec, &mut refused);
+    }
     notes.append(&mut meaning.notes);
-    notes.extend(checked::notes(&settings, vllm::headless(&meaning.spec)));
+    notes.extend(checked::notes(table, &settings, vllm::headless(&meaning.spec)));
     notes.extend(differences(dialect, &meaning.spec, None));
     let said = settings.iter().filter(|(key, _)| key.is_layout());
     Ok(Reading {
@@ -164,7 +170,7 @@ fn understood(dialect: Dialect, heard: heard::Heard<'_>) -> Result<Reading, Vec<
         model: settings.text(Key::Model).map(str::to_owned),
         parameters: parameters(&settings),
         notes,
-        refused: meaning.refused,
+        refused,
         conflicts: Vec::new(),
     })
 }
@@ -172,7 +178,7 @@ fn understood(dialect: Dialect, heard: heard::Heard<'_>) -> Result<Reading, Vec<
 /// The files that a command line names, to be read and handed to [`read`].
 #[must_use]
 pub fn documents_of(dialect: Dialect, words: &[String]) -> Vec<String> {
-    let mut heard = heard::Heard::new(dialect.table(), &[]);
+    let mut heard = heard::Heard::new(dialect, &[]);
     heard.command(words);
     heard.settings.text(Key::ConfigFile).map(str::to_owned).into_iter().collect()
 }
@@ -194,7 +200,6 @@ pub fn flags(dialect: Dialect) -> &'static [Flag] {
 struct Meaning {
     spec: ParallelSpec,
     notes: Vec<Note>,
-    refused: Vec<Violation>,
     problems: Vec<Problem>,
 }
 
@@ -224,8 +229,7 @@ fn by_loader(settings: &Settings) -> Option<String> {
 
 /// Tokens of a KV block, as told or as the engine has them; `None` where it has what we have.
 fn block_tokens(dialect: Dialect, parameters: &Parameters) -> Option<u32> {
-    let theirs = (dialect == Dialect::TensorRtLlm).then_some(tensorrt::BLOCK_TOKENS);
-    parameters.block_tokens.or(theirs)
+    parameters.block_tokens.or(dialect.table().block_tokens)
 }
 
 // === impl Dialect ===
@@ -264,10 +268,10 @@ impl Dialect {
 
     fn table(self) -> &'static Table {
         match self {
-            Self::Native => &native::TABLE,
-            Self::Vllm => &vllm::TABLE,
-            Self::Sglang => &sglang::TABLE,
-            Self::TensorRtLlm => &tensorrt::TABLE,
+            Self::Native => &tables::NATIVE,
+            Self::Vllm => &tables::VLLM,
+            Self::Sglang => &tables::SGLANG,
+            Self::TensorRtLlm => &tables::TENSORRT,
         }
     }
 

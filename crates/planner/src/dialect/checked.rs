@@ -2,49 +2,9 @@
 //! that engine does, and a translation leaves them out, so a note says so.
 
 use super::settings::{Given, Settings};
+use super::table::Table;
 use super::value::Value;
 use super::{Key, Note, NoteKind, Problem};
-
-/// Settings that nothing carries on: neither the layout nor [`Parameters`](super::Parameters).
-const CHECKED: &[Key] = &[
-    Key::Executor,
-    Key::DataBackend,
-    Key::AllToAll,
-    Key::ElasticExperts,
-    Key::ElasticDataMax,
-    Key::FaultTolerance,
-    Key::ApiServers,
-    Key::DualBatch,
-    Key::MicroBatches,
-    Key::DualBatchDecode,
-    Key::DualBatchPrefill,
-    Key::BalanceAsync,
-    Key::BalancePolicy,
-    Key::BalanceCommunicator,
-    Key::KvConnector,
-    Key::ChunkedPrefill,
-    Key::ContextStrategy,
-    Key::DecodeContextBackend,
-    Key::WeightPrefetch,
-    Key::LmHeadAllToAll,
-    Key::MoeRunner,
-    Key::ElasticBackend,
-    Key::DispatchAlgorithm,
-    Key::SplitMultiplex,
-    Key::RoleSwitch,
-    Key::PrefillChunk,
-    Key::BalanceInternally,
-    Key::WorldSize,
-    Key::Rank,
-    Key::LoadFormat,
-];
-
-/// Values of carried settings that the layout makes something else of.
-const NARROWED: &[(Key, &str, &str)] = &[
-    (Key::Role, "kv_both", "a layout calls prefill and decode together no role at all"),
-    (Key::Role, "MM_ENCODER", "encoders of other modalities are not planned"),
-    (Key::ContextKind, "STAR", "its ranks are those of RING, which a translation writes"),
-];
 
 /// Settings that count something there is at least one of.
 const POSITIVE: &[Key] = &[
@@ -73,21 +33,21 @@ pub(super) fn zeros(settings: &Settings) -> impl Iterator<Item = Problem> {
 }
 
 /// A note for every setting that goes no further. `headless` tells whether the layout says it.
-pub(super) fn notes(settings: &Settings, headless: bool) -> Vec<Note> {
+pub(super) fn notes(table: &Table, settings: &Settings, headless: bool) -> Vec<Note> {
     let mut notes = Vec::new();
     let mut note = |given: &Given, why: &str| {
         let message = format!("{}: {why}", given.value);
         notes.push(Note::new(NoteKind::Checked, given.spelling.as_str(), message));
     };
     let left_out = "no part of the layout; a translation leaves it out";
-    let headless = (!headless).then_some(Key::Headless);
-    for key in CHECKED.iter().copied().chain(headless) {
-        if let Some(given) = settings.get(key) {
-            note(given, left_out);
-        }
+    for (_, given) in settings.iter().filter(|(key, _)| key.is_checked()) {
+        note(given, left_out);
     }
-    for (key, value, why) in NARROWED {
-        if let Some(given) = settings.get(*key).filter(|given| given.value.to_string() == *value) {
+    if let Some(given) = settings.get(Key::Headless).filter(|_| !headless) {
+        note(given, left_out);
+    }
+    for (key, given) in settings.iter() {
+        if let Some(why) = table.narrowed(key, &given.value.to_string()) {
             note(given, why);
         }
     }

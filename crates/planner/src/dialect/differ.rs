@@ -180,11 +180,7 @@ fn uneven_stages(dialect: Dialect, spec: &ParallelSpec, facts: Option<&Facts>) -
     if rest == 0 || layers < stages || spec.pipeline_partition.is_some() {
         return None;
     }
-    let theirs = match dialect {
-        Dialect::Vllm => "before the last",
-        Dialect::Sglang => "at the end",
-        Dialect::TensorRtLlm | Dialect::Native => return None,
-    };
+    let theirs = dialect.table().more_layers?;
     note(
         "uneven stages",
         format!(

@@ -6,10 +6,11 @@ use super::document::{self, Document};
 use super::settings::{Given, Settings};
 use super::table::{Flag, Found, Kind, Table};
 use super::value::Value;
-use super::{Key, Note, NoteKind, Problem};
+use super::{Dialect, Key, Note, NoteKind, Problem};
 
 /// What was understood of a command so far.
 pub(super) struct Heard<'a> {
+    pub(super) dialect: Dialect,
     pub(super) table: &'static Table,
     documents: &'a [Document],
     layer: u8,
@@ -26,9 +27,10 @@ const WINNING_FILE: u8 = 3;
 // === impl Heard ===
 
 impl<'a> Heard<'a> {
-    pub(super) fn new(table: &'static Table, documents: &'a [Document]) -> Self {
+    pub(super) fn new(dialect: Dialect, documents: &'a [Document]) -> Self {
         Self {
-            table,
+            dialect,
+            table: dialect.table(),
             documents,
             layer: COMMAND,
             settings: Settings::default(),

@@ -1,11 +1,16 @@
-//! Everything that a flag can set, under one name for all engines.
+//! Everything that a flag can set, under one name for all engines. In the tables, `DataLocal` is
+//! `data-local`.
 
-/// Writes the settings as a list: name, what it is. `Tensor` to `Role` are the layout.
+use serde::Deserialize;
+
+/// Writes the settings as a list: name, what it is. `Tensor` to `Role` are the layout; from `Executor`
+/// on, nothing carries them on.
 macro_rules! keys {
     ($($name:ident = $about:literal;)+) => {
         /// What a flag sets. Several engines have a flag for most of the layout; the rest is one
         /// engine's, read because that engine checks it against the layout.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
         pub enum Key {
             $(#[doc = $about] $name,)+
         }
@@ -15,6 +20,12 @@ macro_rules! keys {
             #[must_use]
             pub fn is_layout(self) -> bool {
                 (Self::Tensor..=Self::Role).contains(&self)
+            }
+
+            /// Whether neither the layout nor [`Parameters`](super::Parameters) has a place for it: it is
+            /// held against the layout, and a translation leaves it out.
+            pub(super) fn is_checked(self) -> bool {
+                self >= Self::Executor
             }
 
             /// What it is, for the help.
@@ -71,17 +82,22 @@ keys! {
     Dtype = "Type of weights and activations.";
     Quantization = "Quantization of the weights.";
     KvDtype = "Type of the KV cache.";
-    LoadFormat = "How weights are read.";
     BlockTokens = "Tokens of a KV block.";
     RequestsMax = "Most running requests.";
     BatchTokensMax = "Most tokens of one step.";
     MemoryFraction = "Share of device memory to use.";
     ExpertSlots = "Physical experts of a layer, counted together.";
 
-    Executor = "What starts the workers (vLLM).";
-    DataBackend = "What starts the replicas (vLLM).";
     MultiPortBalancing = "One supervised front door per replica (vLLM).";
     Headless = "No front door on this node (vLLM).";
+    ContextSwitch = "Split the tokens of a prefill (SGLang).";
+    DataLmHead = "A whole language-model head per attention group (SGLang).";
+    ContextKind = "How context ranks share work (TensorRT-LLM).";
+    TensorLmHead = "Split the language-model head under attention data parallelism (TensorRT-LLM).";
+    LayerUpdates = "Layers rebalanced in a step (TensorRT-LLM).";
+
+    Executor = "What starts the workers (vLLM).";
+    DataBackend = "What starts the replicas (vLLM).";
     AllToAll = "How tokens reach their experts.";
     ElasticExperts = "Let replicas come and go (vLLM).";
     ElasticDataMax = "Most replicas to grow to (vLLM).";
@@ -97,11 +113,9 @@ keys! {
     KvConnector = "What carries the KV cache (vLLM).";
     ChunkedPrefill = "Split long prompts over steps.";
 
-    ContextSwitch = "Split the tokens of a prefill (SGLang).";
     ContextStrategy = "Which tokens a context rank gets (SGLang).";
     DecodeContextBackend = "How partial attention is merged.";
     WeightPrefetch = "Ranks that prefetch each other's experts (SGLang DWDP).";
-    DataLmHead = "A whole language-model head per attention group (SGLang).";
     LmHeadAllToAll = "Tensor-parallel head over attention groups (SGLang).";
     MoeRunner = "Kernels of the experts (SGLang).";
     ElasticBackend = "What survives lost ranks (SGLang).";
@@ -113,7 +127,5 @@ keys! {
 
     WorldSize = "All ranks (TensorRT-LLM).";
     Rank = "This rank (TensorRT-LLM).";
-    ContextKind = "How context ranks share work (TensorRT-LLM).";
-    TensorLmHead = "Split the language-model head under attention data parallelism (TensorRT-LLM).";
-    LayerUpdates = "Layers rebalanced in a step (TensorRT-LLM).";
+    LoadFormat = "How weights are read.";
 }

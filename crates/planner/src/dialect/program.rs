@@ -44,8 +44,9 @@ pub(super) struct Command<'w> {
 // === impl Command ===
 
 impl<'w> Command<'w> {
-    /// Takes the words of `table`'s engine apart. Without a program, all words are flags.
-    pub(super) fn of(table: &Table, words: &'w [String]) -> Result<Self, Problem> {
+    /// Takes the words of `dialect`'s engine apart. Without a program, all words are flags.
+    pub(super) fn of(dialect: Dialect, words: &'w [String]) -> Result<Self, Problem> {
+        let table = dialect.table();
         let Some(first) = words.first() else { return Ok(Self { before: &[], flags: words }) };
         let wrapper = file_name(first);
         let python = wrapper.starts_with("python");
@@ -53,16 +54,16 @@ impl<'w> Command<'w> {
             return Ok(Self { before: &[], flags: subcommand(table, words)? });
         }
         let image = words.iter().position(|word| table.images.contains(&image_name(word)));
-        let found = image.map(|at| (at, file_name(&words[at]), table)).or_else(|| program(words));
+        let found = image.map(|at| (at, file_name(&words[at]), dialect)).or_else(|| program(words));
         let Some((at, named, speaks)) = found else {
             let programs = table.programs;
             return Err(Problem::NoProgram { wrapper: wrapper.to_owned(), programs });
         };
-        if speaks.dialect != table.dialect {
+        if speaks != dialect {
             return Err(Problem::ForeignCommand {
                 command: named.to_owned(),
                 engine: table.engine,
-                other: speaks.dialect.name(),
+                other: speaks.name(),
             });
         }
         let before = if python { &[][..] } else { &words[..at] };
@@ -71,7 +72,7 @@ impl<'w> Command<'w> {
 }
 
 /// The first program; one right after a flag may be its value (`--name vllm`), so others go before.
-fn program(words: &[String]) -> Option<(usize, &str, &'static Table)> {
+fn program(words: &[String]) -> Option<(usize, &str, Dialect)> {
     let named = |at: usize| {
         let name = file_name(&words[at]);
         Some((at, name, speaker(name).filter(|_| !words[at].contains(':'))?))
@@ -91,8 +92,8 @@ fn subcommand<'w>(table: &Table, words: &'w [String]) -> Result<&'w [String], Pr
 }
 
 /// Whose program it is.
-fn speaker(program: &str) -> Option<&'static Table> {
-    Dialect::ALL.into_iter().map(Dialect::table).find(|table| table.programs.contains(&program))
+fn speaker(program: &str) -> Option<Dialect> {
+    Dialect::ALL.into_iter().find(|dialect| dialect.table().programs.contains(&program))
 }
 
 fn file_name(word: &str) -> &str {

@@ -1,42 +1,23 @@
 //! `python -m sglang.launch_server`, as of 0.5.
 
-use playhouse_types::{ExpertBalance, ExpertParallel, ParallelSpec, Role};
+use playhouse_types::{ExpertBalance, ExpertParallel, ParallelSpec};
 
 use crate::Widths;
 
 use super::settings::Settings;
-use super::table::Table;
 use super::value::Value;
-use super::{Dialect, Key, Meaning, Note, NoteKind, vllm};
+use super::{Key, Meaning, Note, NoteKind, tables, vllm};
 
-mod flags;
-mod ignored;
-mod refused;
+pub(super) mod refused;
 
 /// Steps between rearrangements when `--eplb-rebalance-num-iterations` is not given.
 const INTERVAL_STEPS: u32 = 1000;
-
-pub(super) static TABLE: Table = Table {
-    dialect: Dialect::Sglang,
-    engine: "SGLang",
-    programs: &["sglang.launch_server", "sglang"],
-    command: &["python", "-m", "sglang.launch_server"],
-    subcommands: &["serve"],
-    images: &[],
-    rankless: &[],
-    bare_model: false,
-    file_wins: false,
-    flags: flags::FLAGS,
-    ignored: ignored::IGNORED,
-    variables: flags::VARIABLES,
-};
 
 pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
     let mut spec = layout(settings);
     replicas(settings, &mut spec, &mut meaning.notes);
     experts(settings, &mut spec, &mut meaning.notes);
     heads(settings, &mut spec);
-    refused::refuse(settings, &spec, &mut meaning.refused);
     vllm::idle_balance(settings, &spec, &mut meaning.notes);
     meaning.spec = spec;
 }
@@ -55,11 +36,7 @@ fn layout(settings: &Settings) -> ParallelSpec {
         moe_dense_tensor: settings.size(Key::MoeDenseTensor),
         redundant_experts: settings.size(Key::Redundant).unwrap_or(0),
         expert_balance: settings.on(Key::Balance).then(|| balance(settings)),
-        role: match settings.text(Key::Role) {
-            Some("prefill") => Role::Prefill,
-            Some("decode") => Role::Decode,
-            _ => Role::Unified,
-        },
+        role: tables::SGLANG.role(settings),
         ..ParallelSpec::default()
     };
     match stage.checked_rem(context) {
@@ -209,11 +186,8 @@ pub(super) fn settings_of(spec: &ParallelSpec) -> Settings {
             settings.set(Key::BalanceWindow, Value::Size(balance.window_steps));
         }
     }
-    let role = match spec.role {
-        Role::Unified => return settings,
-        Role::Prefill => "prefill",
-        Role::Decode => "decode",
-    };
-    settings.set(Key::Role, Value::Text(role.to_owned()));
+    if let Some(role) = tables::SGLANG.role_word(spec.role) {
+        settings.set(Key::Role, Value::Text(role.to_owned()));
+    }
     settings
 }

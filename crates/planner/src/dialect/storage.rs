@@ -1,4 +1,5 @@
-//! How weights and the KV cache are stored, in the words of each engine.
+//! How weights and the KV cache are stored, in the words of each engine. What the words mean is in
+//! `storage.toml`; a word that is new there is planned like those beside it.
 //!
 //! - **ST-1** an engine's words are those it has; any other is a [`Problem`](super::Problem) that lists
 //!   them. A word is translated to the word of the same meaning, or noted.
@@ -6,39 +7,41 @@
 //!   does not say how many bytes those are, a note says that plain weights are counted.
 //! - **ST-3** a quantization other than that of the checkpoint is refused, as the engines do.
 
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
 use crate::{KvType, ModelShape, Serving, Violation, WeightType};
 
-use super::table::Kind;
+use super::table::{Kind, Table};
+use super::tables::Word;
 use super::{Dialect, Key, Note, NoteKind, Parameters};
 
-mod words;
+/// The side of a block of fp8 weights that shares a scale.
+const BLOCK: u64 = 128;
 
-pub(super) use words::*;
-
-/// Quantizations that a `config.json` can say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    Fp8,
-    Fp8Blocks,
-    Awq,
-    Gptq,
+/// What words for storage mean.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Meanings {
+    dtype: BTreeMap<Plain, Vec<String>>,
+    kv_cache: BTreeMap<Cache, Vec<String>>,
+    quantization: Vec<Method>,
 }
 
-/// What a word for a quantization means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Method {
-    /// Weights stay as they are.
-    Plain,
-    /// A checkpoint must be one of these.
-    Reads(&'static [Form]),
-    /// Plain weights become these while they are loaded; a checkpoint may be one of those.
-    Makes(WeightType, &'static [Form]),
-    /// What it stores is not said by the word.
-    Uncounted,
+/// The type of plain weights and activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Plain {
+    Bf16,
+    F16,
+    F32,
 }
 
 /// What a word for the KV cache means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 enum Cache {
     /// As the activations.
     Auto,
@@ -47,84 +50,81 @@ enum Cache {
     E5m2,
     Int8,
     Fp4,
-    /// Another layout, with scales among the values.
-    Uncounted,
 }
 
-/// The side of a block of fp8 weights that shares a scale.
-const BLOCK: u64 = 128;
-const FP8: Method = Method::Makes(WeightType::Fp8 { block: None }, &[Form::Fp8, Form::Fp8Blocks]);
-const FP4: WeightType = WeightType::Packed { bits: 4, block: 16, scale_bytes: 1 };
-const MXFP4: WeightType = WeightType::Packed { bits: 4, block: 32, scale_bytes: 1 };
-const MXFP8: WeightType = WeightType::Packed { bits: 8, block: 32, scale_bytes: 1 };
-/// NF4 with a 4-byte scale for 64 values.
-const NF4: WeightType = WeightType::Packed { bits: 4, block: 64, scale_bytes: 4 };
-
-fn method(word: &str) -> Method {
-    let fp8_blocks = WeightType::Fp8 { block: Some((BLOCK, BLOCK)) };
-    // A scale of two bytes per output.
-    let integers = |bits| WeightType::Packed { bits, block: 0, scale_bytes: 2 };
-    match word {
-        "NO_QUANT" | "unquant" => Method::Plain,
-        "fp8" | "fp8_per_tensor" | "ptpc_fp8" | "w8a8_fp8" | "modelopt" | "modelopt_fp8" => FP8,
-        "FP8" | "FP8_PER_CHANNEL_PER_TOKEN" => {
-            Method::Makes(WeightType::Fp8 { block: None }, &[Form::Fp8])
-        }
-        "fp8_per_block" | "FP8_BLOCK_SCALES" => Method::Makes(fp8_blocks, &[Form::Fp8Blocks]),
-        "awq" | "awq_marlin" | "cpu_awq" | "W4A16_AWQ" => Method::Reads(&[Form::Awq]),
-        "gptq" | "gptq_marlin" | "gptq_bitblas" | "marlin" | "W4A16_GPTQ" | "W8A16_GPTQ" => {
-            Method::Reads(&[Form::Gptq])
-        }
-        "moe_wna16" => Method::Reads(&[Form::Awq, Form::Gptq]),
-        "bitsandbytes" => Method::Makes(NF4, &[]),
-        "modelopt_fp4" | "nvfp4_online" | "NVFP4" => Method::Makes(FP4, &[]),
-        "mxfp8" | "MXFP8" => Method::Makes(MXFP8, &[]),
-        "W4A16_MXFP4" | "W4A8_MXFP4_FP8" | "W4A8_MXFP4_MXFP8" => Method::Makes(MXFP4, &[]),
-        "W8A16" | "w8a8_int8" => Method::Makes(integers(8), &[]),
-        "W4A16" => Method::Makes(integers(4), &[]),
-        _ => Method::Uncounted,
-    }
+/// What words for a quantization mean.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Method {
+    words: Vec<String>,
+    /// What plain weights become while they are loaded.
+    makes: Option<Made>,
+    /// What a checkpoint may be.
+    #[serde(default)]
+    reads: Vec<Form>,
 }
 
-fn cache(word: &str) -> Cache {
-    match word {
-        "auto" => Cache::Auto,
-        "bfloat16" | "bf16" | "float16" => Cache::Half,
-        "fp8" | "fp8_e4m3" | "fp8_inc" => Cache::E4m3,
-        "fp8_e5m2" => Cache::E5m2,
-        "int8" => Cache::Int8,
-        "nvfp4" | "nvfp4_4over6" | "fp4_e2m1" => Cache::Fp4,
-        _ => Cache::Uncounted,
-    }
+/// What plain weights become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
+enum Made {
+    Fp8,
+    Fp8Blocks,
+    /// As in [`WeightType::Packed`].
+    Packed {
+        bits: u8,
+        block: u64,
+        scale_bytes: u64,
+    },
+}
+
+/// Quantizations that a `config.json` can say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Form {
+    Fp8,
+    Fp8Blocks,
+    Awq,
+    Gptq,
+}
+
+static MEANINGS: LazyLock<Meanings> = LazyLock::new(|| {
+    toml::from_str(include_str!("storage.toml")).expect("a table that the tests have read")
+});
+
+/// `None` where the word does not say how many bytes it makes of a weight.
+fn method(word: &str) -> Option<&'static Method> {
+    MEANINGS.quantization.iter().find(|method| is_among(word, &method.words))
+}
+
+/// `None` for another layout, with scales among the values.
+fn cache(word: &str) -> Option<Cache> {
+    MEANINGS.kv_cache.iter().find(|(_, words)| is_among(word, words)).map(|(cache, _)| *cache)
 }
 
 fn dtype(word: &str) -> Option<WeightType> {
-    match word {
-        "bfloat16" => Some(WeightType::Bf16),
-        "float16" | "half" => Some(WeightType::F16),
-        "float32" | "float" => Some(WeightType::F32),
-        _ => None,
-    }
+    let (plain, _) = MEANINGS.dtype.iter().find(|(_, words)| is_among(word, words))?;
+    Some(match plain {
+        Plain::Bf16 => WeightType::Bf16,
+        Plain::F16 => WeightType::F16,
+        Plain::F32 => WeightType::F32,
+    })
 }
 
-/// The word of `dialect` for what `word` means in another (**ST-1**).
-pub(super) fn translated(dialect: Dialect, key: Key, word: &str) -> Option<&'static str> {
-    let Kind::OneOf(words) = dialect.table().flag_of(key)?.kind else { return None };
+fn is_among(word: &str, words: &[String]) -> bool {
+    words.iter().any(|other| other == word)
+}
+
+/// The word of an engine for what `word` means in another (**ST-1**).
+pub(super) fn translated(table: &Table, key: Key, word: &str) -> Option<Word> {
+    let Kind::OneOf(words) = table.flag_of(key)?.kind else { return None };
     let same = |other: &&&str| match key {
         Key::Dtype => dtype(word).is_some() && dtype(other) == dtype(word),
-        Key::KvDtype => cache(word) != Cache::Uncounted && cache(other) == cache(word),
-        _ => method(word) != Method::Uncounted && alike(method(other), method(word)),
+        Key::KvDtype => cache(word).is_some() && cache(other) == cache(word),
+        _ => method(word).zip(method(other)).is_some_and(|(one, other)| one.is_like(other)),
     };
     let verbatim = words.iter().find(|other| other.eq_ignore_ascii_case(word));
     verbatim.or_else(|| words.iter().find(same)).copied()
-}
-
-/// Whether two methods leave the same weights behind.
-fn alike(one: Method, other: Method) -> bool {
-    match (one, other) {
-        (Method::Makes(one, _), Method::Makes(other, _)) => one == other,
-        _ => one == other,
-    }
 }
 
 /// Stores `shape` and the cache of `serving` as the parameters say (**ST-2**); what cannot be, and
@@ -149,11 +149,11 @@ pub(super) fn store(
     }
     let word = parameters.kv_dtype.as_deref().unwrap_or("auto");
     let kept = match cache(word) {
-        Cache::Half => Some(KvType::TwoBytes),
-        Cache::E4m3 | Cache::E5m2 | Cache::Int8 => Some(KvType::OneByte),
-        Cache::Fp4 => Some(KvType::HalfByte),
-        Cache::Auto => (plain == Some(WeightType::F32)).then_some(KvType::FourBytes),
-        Cache::Uncounted => {
+        Some(Cache::Half) => Some(KvType::TwoBytes),
+        Some(Cache::E4m3 | Cache::E5m2 | Cache::Int8) => Some(KvType::OneByte),
+        Some(Cache::Fp4) => Some(KvType::HalfByte),
+        Some(Cache::Auto) => (plain == Some(WeightType::F32)).then_some(KvType::FourBytes),
+        None => {
             let counted = serving.kv.name();
             let message = format!("{word}: its layout is not counted; the plan takes {counted}");
             notes.push(Note::new(NoteKind::Checked, "KV cache type", message));
@@ -171,8 +171,7 @@ fn plain(
     notes: &mut Vec<Note>,
 ) -> Option<WeightType> {
     let asked = parameters.dtype.as_deref().and_then(dtype);
-    let halves = matches!(dialect, Dialect::Vllm | Dialect::Sglang);
-    if asked.is_some() || !halves || shape.plain != WeightType::F32 {
+    if asked.is_some() || !dialect.table().halves_f32 || shape.plain != WeightType::F32 {
         return asked;
     }
     let message = "the engine runs f32 weights in two bytes unless it is told float32";
@@ -181,22 +180,25 @@ fn plain(
 }
 
 fn quantize(word: &str, shape: &mut ModelShape, notes: &mut Vec<Note>) -> Option<Violation> {
-    let form = form(shape);
-    match (method(word), form) {
-        (Method::Plain, None) => None,
-        (Method::Makes(_, reads) | Method::Reads(reads), Some(form)) if reads.contains(&form) => {
-            None
-        }
-        (Method::Plain | Method::Makes(..) | Method::Reads(_), Some(form)) => Some(Violation::new(
+    let Some(method) = method(word) else {
+        let message =
+            format!("{word}: its bytes are not counted; the plan takes the weights of config.json");
+        notes.push(Note::new(NoteKind::Checked, "quantization", message));
+        return None;
+    };
+    match (form(shape), method.makes) {
+        (Some(form), _) if method.reads.contains(&form) => None,
+        (Some(form), _) => Some(Violation::new(
             "quantization-matches",
             format!("the quantization {word} is not that of config.json, {}", form.name()),
             "leave it out: the checkpoint says it",
         )),
-        (Method::Makes(stored, _), None) => {
-            shape.weights = stored;
+        (None, Some(made)) => {
+            shape.weights = made.stored();
             None
         }
-        (Method::Reads(_), None) => Some(Violation::new(
+        (None, None) if method.reads.is_empty() => None,
+        (None, None) => Some(Violation::new(
             "quantization-matches",
             format!(
                 "the quantization {word} needs a checkpoint that is stored so; config.json has no \
@@ -204,13 +206,6 @@ fn quantize(word: &str, shape: &mut ModelShape, notes: &mut Vec<Note>) -> Option
             ),
             "use such a checkpoint, or fp8, which plain weights become while they are loaded",
         )),
-        (Method::Uncounted, _) => {
-            let message = format!(
-                "{word}: its bytes are not counted; the plan takes the weights of config.json"
-            );
-            notes.push(Note::new(NoteKind::Checked, "quantization", message));
-            None
-        }
     }
 }
 
@@ -225,6 +220,32 @@ fn form(shape: &ModelShape) -> Option<Form> {
     }
 }
 
+// === impl Method ===
+
+impl Method {
+    /// Whether two methods leave the same weights behind.
+    fn is_like(&self, other: &Self) -> bool {
+        match (self.makes, other.makes) {
+            (None, None) => self.reads == other.reads,
+            (one, other) => one == other,
+        }
+    }
+}
+
+// === impl Made ===
+
+impl Made {
+    fn stored(self) -> WeightType {
+        match self {
+            Self::Fp8 => WeightType::Fp8 { block: None },
+            Self::Fp8Blocks => WeightType::Fp8 { block: Some((BLOCK, BLOCK)) },
+            Self::Packed { bits, block, scale_bytes } => {
+                WeightType::Packed { bits, block, scale_bytes }
+            }
+        }
+    }
+}
+
 // === impl Form ===
 
 impl Form {
@@ -234,6 +255,29 @@ impl Form {
             Self::Fp8Blocks => "fp8 with block scales",
             Self::Awq => "awq",
             Self::Gptq => "gptq",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_with_a_meaning_is_a_word_of_an_engine_and_has_one() {
+        let sections: [(Key, Vec<&String>); 3] = [
+            (Key::Dtype, MEANINGS.dtype.values().flatten().collect()),
+            (Key::KvDtype, MEANINGS.kv_cache.values().flatten().collect()),
+            (Key::Quantization, MEANINGS.quantization.iter().flat_map(|one| &one.words).collect()),
+        ];
+        for (key, mut words) in sections {
+            let flags = Dialect::ALL.map(|dialect| dialect.table().flag_of(key).expect("a flag"));
+            let known = |word: &String| flags.iter().any(|flag| flag.has(word));
+            assert!(words.iter().all(|word| known(word)), "{key:?}");
+            let count = words.len();
+            words.sort();
+            words.dedup();
+            assert_eq!(words.len(), count, "{key:?}");
         }
     }
 }

@@ -1,52 +1,113 @@
-//! The tables of flags: what reads, writes and documents a dialect.
+//! The tables of flags: what reads, writes and documents a dialect. Where they come from, and how to
+//! add to them: [`tables`].
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
-use super::{Dialect, Key, nearest};
+use playhouse_types::Role;
+use serde::Deserialize;
+
+use super::rule::Rule;
+use super::settings::Settings;
+use super::tables::{self, Word, Words};
+use super::{Key, nearest};
 
 /// The words of one engine.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct Table {
-    pub(super) dialect: Dialect,
     /// As it is called in messages.
-    pub(super) engine: &'static str,
+    #[serde(deserialize_with = "tables::word")]
+    pub(super) engine: Word,
     /// Programs and Python modules whose command line it is.
-    pub(super) programs: &'static [&'static str],
+    #[serde(deserialize_with = "tables::words")]
+    pub(super) programs: Words,
     /// What writing starts with.
-    pub(super) command: &'static [&'static str],
+    #[serde(deserialize_with = "tables::words")]
+    pub(super) command: Words,
     /// What may stand between program and flags.
-    pub(super) subcommands: &'static [&'static str],
+    #[serde(deserialize_with = "tables::words")]
+    pub(super) subcommands: Words,
     /// Container images whose entry point is the program.
-    pub(super) images: &'static [&'static str],
+    #[serde(default, deserialize_with = "tables::words")]
+    pub(super) images: Words,
     /// Subcommands that start no ranks, and what they do instead.
-    pub(super) rankless: &'static [(&'static str, &'static str)],
+    #[serde(default, deserialize_with = "tables::pairs")]
+    pub(super) rankless: &'static [(Word, Word)],
     /// Whether a word without a flag names the model.
+    #[serde(default)]
     pub(super) bare_model: bool,
     /// Whether a settings file wins over the command line.
+    #[serde(default)]
     pub(super) file_wins: bool,
+    /// Whether `name=value` without dashes is a setting, as in TensorRT-LLM's `Mapping`.
+    #[serde(default)]
+    pub(super) pairs: bool,
+    /// The flag that tells each node where node 0 is.
+    #[serde(default, deserialize_with = "tables::some_word")]
+    pub(super) head_address: Option<Word>,
+    /// Which stages get one more layer where stages do not divide them, if not the first.
+    #[serde(default, deserialize_with = "tables::some_word")]
+    pub(super) more_layers: Option<Word>,
+    /// Whether f32 weights run in two bytes where the command does not say.
+    #[serde(default)]
+    pub(super) halves_f32: bool,
+    /// Tokens of a KV block that nobody sets; `None` where it has what we have.
+    pub(super) block_tokens: Option<u32>,
+    /// Words for what the replicas do, if they do not do both.
+    pub(super) roles: Roles,
+    /// What it refuses of several flags together, in the order of the reports.
+    #[serde(default, deserialize_with = "tables::entries")]
+    pub(super) rules: &'static [Rule],
+    /// Environment variables that mean something here.
+    #[serde(default, deserialize_with = "tables::entries")]
+    pub(super) variables: &'static [Flag],
     /// Flags that mean something here.
+    #[serde(deserialize_with = "tables::entries")]
     pub(super) flags: &'static [Flag],
     /// Flags that mean nothing here.
+    #[serde(default, deserialize_with = "tables::entries")]
     pub(super) ignored: &'static [Ignored],
-    /// Environment variables that mean something here.
-    pub(super) variables: &'static [(&'static str, Key, Kind)],
+}
+
+/// The words of an engine for a [`Role`].
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Roles {
+    #[serde(deserialize_with = "tables::word")]
+    prefill: Word,
+    #[serde(deserialize_with = "tables::word")]
+    decode: Word,
 }
 
 /// A flag that means something here.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Flag {
     /// Spellings; the first is the one that is written. A leading dash marks a short one. Dashes and
     /// underscores are the same when read.
+    #[serde(deserialize_with = "tables::words")]
     pub names: &'static [&'static str],
     /// What value it takes.
+    #[serde(rename = "takes")]
     pub kind: Kind,
     /// What it sets.
+    #[serde(rename = "sets")]
     pub key: Key,
     /// Why it should not be used any more.
-    pub deprecated: Option<&'static str>,
+    #[serde(default, rename = "old", deserialize_with = "tables::some_word")]
+    pub deprecated: Option<Word>,
+    /// Words that the layout makes something else of, and why.
+    #[serde(default, deserialize_with = "tables::pairs")]
+    pub(super) narrows: &'static [(Word, Word)],
+    /// Whether it stands in the settings file only.
+    #[serde(default)]
+    pub(super) in_file: bool,
 }
 
 /// The values of a flag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// None, or true or false; `--no-…` turns it off.
     Switch,
@@ -60,7 +121,8 @@ pub enum Kind {
     Tokens,
     /// A share from 0 to 1.
     Fraction,
-    /// One of these words.
+    /// One of these words. Of several that mean the same, the first is written.
+    #[serde(deserialize_with = "tables::words")]
     OneOf(&'static [&'static str]),
     /// Anything.
     Text,
@@ -68,24 +130,29 @@ pub enum Kind {
     Tree,
 }
 
-/// Flags without meaning here, by the reason. Names are separated by spaces; `name.*` stands for all
-/// below `name`.
+/// Flags without meaning here, by the reason. `name.*` stands for `name` and all below it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Ignored {
     /// Why a plan does not depend on them.
-    pub(super) why: &'static str,
+    #[serde(deserialize_with = "tables::word")]
+    pub(super) why: Word,
     /// Those without a value.
-    pub(super) switches: &'static str,
+    #[serde(default, deserialize_with = "tables::words")]
+    pub(super) switches: Words,
     /// Those with one value.
-    pub(super) values: &'static str,
+    #[serde(default, deserialize_with = "tables::words")]
+    pub(super) values: Words,
     /// Those with any number of values.
-    pub(super) lists: &'static str,
+    #[serde(default, deserialize_with = "tables::words")]
+    pub(super) lists: Words,
 }
 
 /// A name that was found in a table.
 #[derive(Clone, Copy)]
 pub(super) enum Found {
     Flag { flag: &'static Flag, negated: bool },
-    Ignored { why: &'static str, takes: Takes },
+    Ignored { why: Word, takes: Takes },
 }
 
 /// Values of an ignored flag.
@@ -99,12 +166,17 @@ pub(super) enum Takes {
 // === impl Flag ===
 
 impl Flag {
-    pub(super) const fn new(names: &'static [&'static str], kind: Kind, key: Key) -> Self {
-        Self { names, kind, key, deprecated: None }
+    /// Whether `word` is one of its words.
+    pub(super) fn has(&self, word: &str) -> bool {
+        matches!(self.kind, Kind::OneOf(words) if words.contains(&word))
     }
+}
 
-    pub(super) const fn old(self, why: &'static str) -> Self {
-        Self { deprecated: Some(why), ..self }
+// === impl Ignored ===
+
+impl Ignored {
+    fn names(&self) -> impl Iterator<Item = Word> {
+        [self.switches, self.values, self.lists].into_iter().flatten().copied()
     }
 }
 
@@ -173,7 +245,7 @@ impl Table {
             ];
             let (_, takes) = kinds
                 .into_iter()
-                .find(|(names, _)| names.split_whitespace().any(|other| covers(other, name)))?;
+                .find(|(names, _)| names.iter().any(|other| covers(other, name)))?;
             Some(Found::Ignored { why: group.why, takes })
         })
     }
@@ -191,12 +263,8 @@ impl Table {
     /// The most similar name that exists, as it is written.
     pub(super) fn nearest(&self, name: &str) -> Option<String> {
         let own = self.flags.iter().flat_map(|flag| flag.names.iter().copied());
-        let ignored = self.ignored.iter().flat_map(|group| {
-            [group.switches, group.values, group.lists]
-                .into_iter()
-                .flat_map(str::split_whitespace)
-                .filter(|name| !name.ends_with('*'))
-        });
+        let ignored = self.ignored.iter().flat_map(Ignored::names);
+        let ignored = ignored.filter(|name| !name.ends_with('*'));
         nearest::nearest(name, own).or_else(|| nearest::nearest(name, ignored)).map(dashed)
     }
 
@@ -204,6 +272,58 @@ impl Table {
     pub(super) fn flag_of(&self, key: Key) -> Option<&'static Flag> {
         let written = |flag: &&Flag| flag.deprecated.is_none() && flag.kind != Kind::Tree;
         self.flags.iter().filter(written).find(|flag| flag.key == key)
+    }
+
+    /// Why the layout makes something else of this value of `key`, if it does.
+    pub(super) fn narrowed(&self, key: Key, value: &str) -> Option<Word> {
+        let narrows =
+            self.flags.iter().filter(|flag| flag.key == key).flat_map(|flag| flag.narrows);
+        narrows.into_iter().find(|(word, _)| *word == value).map(|(_, why)| *why)
+    }
+
+    /// What the replicas do, as the command says.
+    pub(super) fn role(&self, settings: &Settings) -> Role {
+        match settings.text(Key::Role) {
+            Some(word) if word == self.roles.prefill => Role::Prefill,
+            Some(word) if word == self.roles.decode => Role::Decode,
+            _ => Role::Unified,
+        }
+    }
+
+    /// The word for a role; `None` where replicas do both, which goes without saying.
+    pub(super) fn role_word(&self, role: Role) -> Option<Word> {
+        match role {
+            Role::Unified => None,
+            Role::Prefill => Some(self.roles.prefill),
+            Role::Decode => Some(self.roles.decode),
+        }
+    }
+
+    /// What is wrong with the table beyond its form.
+    pub(super) fn fault(&self) -> Option<String> {
+        let mut seen = HashSet::new();
+        let own = self.flags.iter().flat_map(|flag| flag.names.iter().copied());
+        let mut names = own.chain(self.ignored.iter().flat_map(Ignored::names));
+        if let Some(twice) = names.find(|name| !seen.insert(name.replace('_', "-"))) {
+            return Some(format!("{twice:?} stands there twice"));
+        }
+        let said =
+            |word: Word| self.flags.iter().any(|flag| flag.key == Key::Role && flag.has(word));
+        if let Some(word) =
+            [self.roles.prefill, self.roles.decode].into_iter().find(|word| !said(word))
+        {
+            return Some(format!("{word:?} is no word of the flag for the role"));
+        }
+        self.flags.iter().chain(self.variables).find_map(|flag| {
+            let Some(name) = flag.names.first() else {
+                return Some(format!("a flag for {:?} has no name", flag.key));
+            };
+            if flag.kind == Kind::Tree && !self.has_below(name) {
+                return Some(format!("no flag lies below the tree {name:?}"));
+            }
+            let (word, _) = flag.narrows.iter().find(|(word, _)| !flag.has(word))?;
+            Some(format!("{word:?} is no word of {name:?}"))
+        })
     }
 
     /// One line per flag with the spelling that is written and the short one; then the other names.

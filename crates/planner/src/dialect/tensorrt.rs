@@ -1,39 +1,14 @@
 //! TensorRT-LLM: `trtllm-serve`, `Mapping` and the LLM-API's YAML, as of 1.2 and later.
 
-use playhouse_types::{ExpertBalance, ExpertParallel, ParallelSpec, Role};
+use playhouse_types::{ExpertBalance, ExpertParallel, ParallelSpec};
 
-use crate::{Violation, Widths};
+use crate::Widths;
 
 use super::settings::Settings;
-use super::table::Table;
 use super::value::Value;
-use super::{Dialect, Key, Meaning, Note, NoteKind};
+use super::{Key, Meaning, Note, NoteKind, tables};
 
-mod flags;
-
-pub(super) use flags::COMMAND_KEYS;
-
-/// Tokens of a KV block that nobody sets.
-pub(super) const BLOCK_TOKENS: u32 = 32;
-
-pub(super) static TABLE: Table = Table {
-    dialect: Dialect::TensorRtLlm,
-    engine: "TensorRT-LLM",
-    programs: &["trtllm-serve"],
-    command: &["trtllm-serve"],
-    subcommands: &["serve"],
-    images: &[],
-    rankless: &[
-        ("disaggregated", "it is the front door of context and generation servers"),
-        ("mm_embedding_serve", "it encodes other modalities"),
-        ("disaggregated_mpi_worker", "its file says which server it is"),
-    ],
-    bare_model: true,
-    file_wins: true,
-    flags: flags::FLAGS,
-    ignored: flags::IGNORED,
-    variables: &[],
-};
+pub(super) mod refused;
 
 /// How context ranks share work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +65,6 @@ pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
              step; the plan splits it over all attention groups",
         ));
     }
-    refuse(settings, kind, &mapping, &meaning.spec, &mut meaning.refused);
 }
 
 // === impl ContextKind ===
@@ -188,11 +162,7 @@ impl Mapping {
                 .size(Key::LayerUpdates)
                 .is_some_and(|updates| updates > 0)
                 .then(ExpertBalance::default),
-            role: match settings.text(Key::Role) {
-                Some("CONTEXT") => Role::Prefill,
-                Some("GENERATION") => Role::Decode,
-                _ => Role::Unified,
-            },
+            role: tables::TENSORRT.role(settings),
             ..ParallelSpec::default()
         };
         self.explicit(&mut spec, settings, ulysses);
@@ -222,54 +192,6 @@ impl Mapping {
         spec.attention_tensor = says(tensor, open, Key::AttentionTensor);
         let open = Widths::of(spec).moe_tensor;
         spec.moe_tensor = says(self.moe_tensor, open, Key::MoeTensor);
-    }
-}
-
-/// What TensorRT-LLM refuses of settings that are no part of the layout.
-fn refuse(
-    settings: &Settings,
-    kind: ContextKind,
-    mapping: &Mapping,
-    spec: &ParallelSpec,
-    out: &mut Vec<Violation>,
-) {
-    if kind == ContextKind::Ulysses && mapping.attention_context > 1 {
-        out.push(Violation::new(
-            "ulysses-attention-context",
-            format!("Ulysses has no attention context of {}", mapping.attention_context),
-            format!("attn_cp_size = {} → 1, or another cp_type", mapping.attention_context),
-        ));
-    }
-    let groups = settings.on(Key::AttentionDataSwitch);
-    if settings.on(Key::TensorLmHead) && !groups {
-        out.push(Violation::new(
-            "head-attention-data",
-            "enable_lm_head_tp_in_adp without attention data parallelism".to_owned(),
-            "enable_attention_dp: true, or drop it",
-        ));
-    }
-    let ranks = u64::from(mapping.tensor)
-        .saturating_mul(u64::from(mapping.context))
-        .saturating_mul(u64::from(spec.pipeline));
-    let world = settings.size(Key::WorldSize);
-    if let Some(world) = world.filter(|world| u64::from(*world) != ranks) {
-        out.push(Violation::new(
-            "world-size",
-            format!(
-                "world_size {world} is not tp {} × pp {} × cp {} = {ranks}",
-                mapping.tensor, spec.pipeline, mapping.context
-            ),
-            format!("world_size = {world} → {ranks}"),
-        ));
-    }
-    let world = world.map_or(ranks, u64::from);
-    if let Some(rank) = settings.size(Key::Rank).filter(|rank| u64::from(*rank) >= world && !groups)
-    {
-        out.push(Violation::new(
-            "rank-range",
-            format!("rank {rank} is not one of {world}"),
-            format!("rank is 0 to {}", world.saturating_sub(1)),
-        ));
     }
 }
 
@@ -323,11 +245,8 @@ pub(super) fn settings_of(spec: &ParallelSpec, slots: Option<u32>) -> Settings {
     if let Some(slots) = slots {
         settings.set(Key::ExpertSlots, Value::Size(slots));
     }
-    let role = match spec.role {
-        Role::Unified => return settings,
-        Role::Prefill => "CONTEXT",
-        Role::Decode => "GENERATION",
-    };
-    settings.set(Key::Role, Value::Text(role.to_owned()));
+    if let Some(role) = tables::TENSORRT.role_word(spec.role) {
+        settings.set(Key::Role, Value::Text(role.to_owned()));
+    }
     settings
 }

@@ -1,47 +1,23 @@
 //! `vllm serve`, as of 0.32.
 
 use playhouse_types::{
-    ExpertBalance, ExpertParallel, ExpertPlacement, LoadBalancing, ParallelSpec, Role,
+    ExpertBalance, ExpertParallel, ExpertPlacement, LoadBalancing, ParallelSpec,
 };
-
-use crate::Violation;
 
 use super::settings::Settings;
 use super::table::Table;
 use super::value::Value;
-use super::{Dialect, Key, Meaning, Note, NoteKind};
+use super::{Key, Meaning, Note, NoteKind, tables};
 
-mod flags;
-mod refused;
+pub(super) mod refused;
 
 /// All-to-all backends that were removed.
 const REMOVED_BACKENDS: [&str; 2] = ["naive", "pplx"];
 
-pub(super) static TABLE: Table = Table {
-    dialect: Dialect::Vllm,
-    engine: "vLLM",
-    programs: &["vllm", "vllm.entrypoints.openai.api_server", "vllm.entrypoints.api_server"],
-    command: &["vllm", "serve"],
-    subcommands: &["serve"],
-    images: &["vllm/vllm-openai"],
-    rankless: &[
-        ("bench", "it measures a server"),
-        ("chat", "it asks a server"),
-        ("complete", "it asks a server"),
-        ("run-batch", "it answers a file of requests"),
-    ],
-    bare_model: true,
-    file_wins: false,
-    flags: flags::FLAGS,
-    ignored: flags::IGNORED,
-    variables: flags::VARIABLES,
-};
-
 pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
-    let mut spec = layout(settings);
+    let mut spec = layout(&tables::VLLM, settings);
     balancing(settings, &mut spec, &mut meaning.notes);
     removed_backend(settings, &mut meaning.notes);
-    refused::refuse(settings, &spec, &mut meaning.refused);
     idle_balance(settings, &spec, &mut meaning.notes);
     meaning.spec = spec;
 }
@@ -56,11 +32,6 @@ pub(super) fn idle_balance(settings: &Settings, spec: &ParallelSpec, notes: &mut
     }
 }
 
-/// What does not fit in a step.
-pub(super) fn refuse_budgets(settings: &Settings, refused: &mut Vec<Violation>) {
-    refused::budgets(settings, refused);
-}
-
 /// Notes what carries the traffic of experts where the backend asked for is gone (**PL-6**).
 fn removed_backend(settings: &Settings, notes: &mut Vec<Note>) {
     let backend = settings.text(Key::AllToAll);
@@ -71,7 +42,7 @@ fn removed_backend(settings: &Settings, notes: &mut Vec<Note>) {
 }
 
 /// What is said one to one.
-pub(super) fn layout(settings: &Settings) -> ParallelSpec {
+pub(super) fn layout(table: &Table, settings: &Settings) -> ParallelSpec {
     let size = |key| settings.size(key).unwrap_or(1);
     let default = ExpertBalance::default();
     ParallelSpec {
@@ -99,11 +70,7 @@ pub(super) fn layout(settings: &Settings) -> ParallelSpec {
             window_steps: settings.size(Key::BalanceWindow).unwrap_or(default.window_steps),
             interval_steps: settings.size(Key::BalanceInterval).unwrap_or(default.interval_steps),
         }),
-        role: match settings.text(Key::Role) {
-            Some("kv_producer") => Role::Prefill,
-            Some("kv_consumer") => Role::Decode,
-            _ => Role::Unified,
-        },
+        role: table.role(settings),
         ..ParallelSpec::default()
     }
 }
@@ -222,11 +189,7 @@ fn balance(spec: &ParallelSpec, settings: &mut Settings) {
     if spec.expert_placement == ExpertPlacement::RoundRobin {
         settings.set(Key::Placement, Value::Text("round_robin".to_owned()));
     }
-    let role = match spec.role {
-        Role::Unified => return,
-        Role::Prefill => "kv_producer",
-        Role::Decode => "kv_consumer",
-    };
+    let Some(role) = tables::VLLM.role_word(spec.role) else { return };
     // A role needs a connector, and NIXL splits the KV cache over all tensor ranks or none.
     let split = spec.decode_context > 1 && spec.decode_context != spec.tensor;
     let connector = if split { "MooncakeConnector" } else { "NixlConnector" };

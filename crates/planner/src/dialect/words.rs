@@ -7,7 +7,7 @@ use super::pairs;
 use super::program::Command;
 use super::table::{Flag, Found, Kind, Takes, dashed};
 use super::value::Value;
-use super::{Dialect, Key, Problem};
+use super::{Key, Problem};
 
 /// Words of a command that are read; more are no command line.
 const WORDS_MAX: usize = 4096;
@@ -34,10 +34,8 @@ impl Heard<'_> {
     fn variables<'w>(&mut self, words: &'w [String]) -> &'w [String] {
         let count = words.iter().take_while(|word| variable(word).is_some()).count();
         for (name, value) in words[..count].iter().filter_map(|word| variable(word)) {
-            let known = self.table.variables.iter().find(|(known, ..)| *known == name);
-            match known {
-                Some((_, key, kind)) => self.set(name, *key, *kind, value),
-                None => self.ignore(name, "an environment variable that no plan depends on"),
+            if !self.known_variable(name, value) {
+                self.ignore(name, "an environment variable that no plan depends on");
             }
         }
         &words[count..]
@@ -45,10 +43,13 @@ impl Heard<'_> {
 
     /// The words after the program, and after what starts it; `None` for another engine's program.
     fn program<'w>(&mut self, words: &'w [String]) -> Option<&'w [String]> {
-        match Command::of(self.table, words) {
+        match Command::of(self.dialect, words) {
             Ok(Command { before: [], flags }) => Some(flags),
             Ok(Command { before, flags }) => {
-                self.known_variables(before);
+                // Among the words of what starts the program, too, some mean something.
+                for (name, value) in before.iter().filter_map(|word| variable(word)) {
+                    self.known_variable(name, value);
+                }
                 self.ignore(&before[0], "what starts the program does not move its ranks");
                 Some(flags)
             }
@@ -59,14 +60,13 @@ impl Heard<'_> {
         }
     }
 
-    /// Variables that mean something, among the words of what starts the program.
-    fn known_variables(&mut self, words: &[String]) {
-        for (name, value) in words.iter().filter_map(|word| variable(word)) {
-            let known = self.table.variables.iter().find(|(known, ..)| *known == name);
-            if let Some((_, key, kind)) = known {
-                self.set(name, *key, *kind, value);
-            }
+    /// Takes an environment variable if it means something, and tells whether it does.
+    fn known_variable(&mut self, name: &str, value: &str) -> bool {
+        let known = self.table.variables.iter().find(|variable| variable.names.contains(&name));
+        if let Some(variable) = known {
+            self.set(name, variable.key, variable.kind, value);
         }
+        known.is_some()
     }
 
     fn flags(&mut self, words: &[String]) {
@@ -77,17 +77,12 @@ impl Heard<'_> {
                 continue;
             } else if is_flag(word) {
                 words = self.flag(word, rest);
-            } else if self.takes_pairs() && pairs::is_pair(word) {
+            } else if self.table.pairs && pairs::is_pair(word) {
                 words = self.pairs(word, rest);
             } else {
                 self.bare(word);
             }
         }
-    }
-
-    /// Whether `name=value` without dashes is a setting, as in TensorRT-LLM's `Mapping`.
-    fn takes_pairs(&self) -> bool {
-        self.table.dialect == Dialect::TensorRtLlm
     }
 
     /// `tp_size=8` or `Mapping(tp_size=8, pp_partition=[1, 2])`; returns the words after it.

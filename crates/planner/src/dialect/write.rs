@@ -154,7 +154,9 @@ impl Written {
         let mut words: Vec<String> = table
             .variables
             .iter()
-            .filter_map(|(name, key, _)| Some(format!("{name}={}", settings.get(*key)?.value)))
+            .filter_map(|variable| {
+                Some(format!("{}={}", variable.names[0], settings.get(variable.key)?.value))
+            })
             .collect();
         words.extend(table.command.iter().map(|word| (*word).to_owned()));
         match model {
@@ -164,10 +166,10 @@ impl Written {
         }
         let mut tree = Map::new();
         for (flag, value) in spoken(table, &settings) {
-            if on_command(table, flag.key) {
-                words.extend(flag_words(flag, value));
-            } else {
+            if flag.in_file {
                 grow(&mut tree, flag.names[flag.names.len() - 1], value);
+            } else {
+                words.extend(flag_words(flag, value));
             }
         }
         let document = (!tree.is_empty()).then(|| {
@@ -216,11 +218,7 @@ fn valued(parameters: &Parameters) -> impl Iterator<Item = (Key, Value)> {
 
 /// A command for several nodes is not the same on each of them.
 fn name_nodes(table: &Table, settings: &Settings, notes: &mut Vec<Note>) {
-    let address = match table.dialect {
-        Dialect::Vllm => "--master-addr",
-        Dialect::Sglang => "--dist-init-addr",
-        Dialect::TensorRtLlm | Dialect::Native => return,
-    };
+    let Some(address) = table.head_address else { return };
     let Some(nodes) = settings.size(Key::Nodes).filter(|nodes| *nodes > 1) else { return };
     let message = match settings.size(Key::NodeRank) {
         Some(rank) => format!("this is the command of node {rank} of {nodes}"),
@@ -256,7 +254,7 @@ fn add_parameters(
         let told = match (&value, key) {
             _ if table.flag_of(key).is_none() => Err("flag"),
             (Value::Text(word), Key::Dtype | Key::Quantization | Key::KvDtype) => {
-                let word = storage::translated(table.dialect, key, word).ok_or("word");
+                let word = storage::translated(table, key, word).ok_or("word");
                 word.map(|word| Value::Text(word.to_owned()))
             }
             _ => Ok(value.clone()),
@@ -280,10 +278,6 @@ fn spoken<'s>(
         let first = table.flag_of(flag.key).is_some_and(|first| std::ptr::eq(first, flag));
         first.then(|| Some((flag, &settings.get(flag.key)?.value))).flatten()
     })
-}
-
-fn on_command(table: &Table, key: Key) -> bool {
-    table.dialect != Dialect::TensorRtLlm || tensorrt::COMMAND_KEYS.contains(&key)
 }
 
 fn flag_words(flag: &Flag, value: &Value) -> Vec<String> {

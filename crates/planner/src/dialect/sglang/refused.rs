@@ -6,17 +6,6 @@ use crate::Violation;
 use crate::dialect::Key;
 use crate::dialect::settings::Settings;
 
-pub(super) fn refuse(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
-    nodes(settings, spec, out);
-    context(settings, out);
-    heads(settings, spec, out);
-    expert_kernels(settings, spec, out);
-    weight_prefetch(settings, spec, out);
-    balance(settings, spec, out);
-    roles(settings, spec, out);
-    chunks(settings, spec, out);
-}
-
 /// `--tp-size`: the ranks of a stage.
 fn stage(settings: &Settings) -> u32 {
     settings.size(Key::Tensor).unwrap_or(1)
@@ -30,7 +19,11 @@ fn expert_width(spec: &ParallelSpec) -> u32 {
     }
 }
 
-fn nodes(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
+pub(in crate::dialect) fn nodes(
+    settings: &Settings,
+    spec: &ParallelSpec,
+    out: &mut Vec<Violation>,
+) {
     let Some(nodes) = settings.size(Key::Nodes) else { return };
     if nodes == 0 {
         out.push(Violation::new("node-count", "there are 0 nodes".to_owned(), "--nnodes 1"));
@@ -60,7 +53,7 @@ fn nodes(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
     }
 }
 
-fn context(settings: &Settings, out: &mut Vec<Violation>) {
+pub(in crate::dialect) fn context(settings: &Settings, _: &ParallelSpec, out: &mut Vec<Violation>) {
     let switched = settings.on(Key::ContextSwitch);
     if switched != settings.get(Key::ContextStrategy).is_some() {
         out.push(Violation::new(
@@ -80,7 +73,11 @@ fn context(settings: &Settings, out: &mut Vec<Violation>) {
     }
 }
 
-fn heads(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
+pub(in crate::dialect) fn heads(
+    settings: &Settings,
+    spec: &ParallelSpec,
+    out: &mut Vec<Violation>,
+) {
     let switched = settings.on(Key::AttentionDataSwitch) || spec.attention_data > 1;
     if settings.on(Key::DataLmHead) && !switched {
         out.push(Violation::new(
@@ -109,7 +106,11 @@ fn heads(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
     }
 }
 
-fn expert_kernels(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
+pub(in crate::dialect) fn expert_kernels(
+    settings: &Settings,
+    spec: &ParallelSpec,
+    out: &mut Vec<Violation>,
+) {
     let (width, stage) = (expert_width(spec), stage(settings));
     let runner = settings.text(Key::MoeRunner).unwrap_or("auto");
     let whole_or_none = ["flashinfer_cutlass", "flashinfer_cutedsl"];
@@ -143,7 +144,11 @@ fn expert_kernels(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violat
     }
 }
 
-fn weight_prefetch(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
+pub(in crate::dialect) fn weight_prefetch(
+    settings: &Settings,
+    spec: &ParallelSpec,
+    out: &mut Vec<Violation>,
+) {
     let width = settings.size(Key::WeightPrefetch).unwrap_or(1);
     if width <= 1 {
         return;
@@ -172,7 +177,11 @@ fn weight_prefetch(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Viola
     }
 }
 
-fn balance(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
+pub(in crate::dialect) fn balance(
+    settings: &Settings,
+    spec: &ParallelSpec,
+    out: &mut Vec<Violation>,
+) {
     let no_exchange = settings.text(Key::AllToAll).unwrap_or("none") == "none";
     if let Some(algorithm) = settings
         .text(Key::DispatchAlgorithm)
@@ -206,7 +215,11 @@ fn balance(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
     }
 }
 
-fn roles(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
+pub(in crate::dialect) fn roles(
+    settings: &Settings,
+    spec: &ParallelSpec,
+    out: &mut Vec<Violation>,
+) {
     let plain =
         spec.data == 1 && spec.attention_data == 1 && spec.pipeline == 1 && expert_width(spec) == 1;
     if settings.on(Key::RoleSwitch) && !plain {
@@ -225,7 +238,11 @@ fn roles(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
     }
 }
 
-fn chunks(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
+pub(in crate::dialect) fn chunks(
+    settings: &Settings,
+    spec: &ParallelSpec,
+    out: &mut Vec<Violation>,
+) {
     let (Some(chunk), Some(page)) =
         (settings.tokens(Key::PrefillChunk), settings.size(Key::BlockTokens))
     else {

@@ -14,18 +14,11 @@ const FAULT_TOLERANT_BACKENDS: [&str; 2] = ["deepep_low_latency", "nixl_ep"];
 /// Micro-batches of `--enable-dbo`.
 const DUAL: u32 = 2;
 
-pub(super) fn refuse(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
-    balancing(settings, spec, out);
-    nodes(settings, spec, out);
-    elastic(settings, spec, out);
-    fault_tolerance(settings, spec, out);
-    dual_batch(settings, out);
-    balance(settings, out);
-    transfer(settings, out);
-    budgets(settings, out);
-}
-
-fn balancing(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
+pub(in crate::dialect) fn balancing(
+    settings: &Settings,
+    spec: &ParallelSpec,
+    out: &mut Vec<Violation>,
+) {
     let modes = [Key::HybridBalancing, Key::ExternalBalancing, Key::MultiPortBalancing];
     let given: Vec<&str> = modes
         .into_iter()
@@ -65,7 +58,11 @@ fn balancing(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>)
     }
 }
 
-fn nodes(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
+pub(in crate::dialect) fn nodes(
+    settings: &Settings,
+    spec: &ParallelSpec,
+    out: &mut Vec<Violation>,
+) {
     let Some(nodes) = settings.size(Key::Nodes) else { return };
     let ranks = u64::from(spec.tensor)
         .saturating_mul(u64::from(spec.pipeline))
@@ -108,7 +105,11 @@ fn nodes(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
     }
 }
 
-fn elastic(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
+pub(in crate::dialect) fn elastic_experts(
+    settings: &Settings,
+    spec: &ParallelSpec,
+    out: &mut Vec<Violation>,
+) {
     if !settings.on(Key::ElasticExperts) {
         return;
     }
@@ -142,7 +143,11 @@ fn elastic(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
     }
 }
 
-fn fault_tolerance(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Violation>) {
+pub(in crate::dialect) fn fault_tolerance(
+    settings: &Settings,
+    spec: &ParallelSpec,
+    out: &mut Vec<Violation>,
+) {
     if !settings.on(Key::FaultTolerance) {
         return;
     }
@@ -170,7 +175,11 @@ fn fault_tolerance(settings: &Settings, spec: &ParallelSpec, out: &mut Vec<Viola
     }
 }
 
-fn dual_batch(settings: &Settings, out: &mut Vec<Violation>) {
+pub(in crate::dialect) fn dual_batch(
+    settings: &Settings,
+    _: &ParallelSpec,
+    out: &mut Vec<Violation>,
+) {
     let batches = match settings.size(Key::MicroBatches) {
         Some(batches) if batches > 0 => batches,
         _ if settings.on(Key::DualBatch) => DUAL,
@@ -195,7 +204,11 @@ fn dual_batch(settings: &Settings, out: &mut Vec<Violation>) {
     }
 }
 
-fn balance(settings: &Settings, out: &mut Vec<Violation>) {
+pub(in crate::dialect) fn async_balance(
+    settings: &Settings,
+    _: &ParallelSpec,
+    out: &mut Vec<Violation>,
+) {
     if !settings.on(Key::Balance) {
         return;
     }
@@ -225,7 +238,11 @@ fn balance(settings: &Settings, out: &mut Vec<Violation>) {
     }
 }
 
-fn transfer(settings: &Settings, out: &mut Vec<Violation>) {
+pub(in crate::dialect) fn transfer(
+    settings: &Settings,
+    _: &ParallelSpec,
+    out: &mut Vec<Violation>,
+) {
     if settings.get(Key::KvConnector).is_some() && settings.get(Key::Role).is_none() {
         out.push(Violation::new(
             "transfer-role",
@@ -247,7 +264,11 @@ fn transfer(settings: &Settings, out: &mut Vec<Violation>) {
     }
 }
 
-pub(super) fn budgets(settings: &Settings, out: &mut Vec<Violation>) {
+pub(in crate::dialect) fn step_budget(
+    settings: &Settings,
+    _: &ParallelSpec,
+    out: &mut Vec<Violation>,
+) {
     let (tokens, requests) =
         (settings.tokens(Key::BatchTokensMax), settings.size(Key::RequestsMax));
     if let (Some(tokens), Some(requests)) = (tokens, requests)
