@@ -1,9 +1,9 @@
 //! The command lines of vLLM, SGLang and TensorRT-LLM, and our own: read, compared, written.
 //!
 //! A command line is read in two steps. The engine's *table*, a TOML file, turns words into settings
-//! (names, kinds of values, what is ignored and why); the same table writes settings as words and prints
-//! the help. How to add a flag to it is told by [`tables`]. What the settings mean together, and what the
-//! engine would quietly make of them, is code per engine.
+//! (names, kinds of values, what is ignored and why); the same table writes settings as words and
+//! prints the help. `tables.rs` tells how to add a flag to it. What the settings mean together, and
+//! what the engine would quietly make of them, is code per engine.
 //!
 //! - **PL-5** nothing is dropped in silence: every word is a setting that is carried on, a flag with a
 //!   [`Note`] of the reason, or a [`Problem`]; all problems of a command are reported in one go.
@@ -30,6 +30,7 @@ mod native;
 mod nearest;
 mod note;
 mod pairs;
+mod place;
 mod problem;
 mod program;
 mod rule;

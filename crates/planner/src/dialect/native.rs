@@ -10,15 +10,6 @@ use super::{Key, Meaning, Problem, tables, vllm};
 
 pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
     let mut spec = vllm::layout(&tables::NATIVE, settings);
-    spec.micro_batch_max = settings.size(Key::MicroBatchMax);
-    spec.attention_data = settings.size(Key::AttentionData).unwrap_or(1);
-    spec.attention_tensor = settings.size(Key::AttentionTensor);
-    spec.attention_context = settings.size(Key::AttentionContext);
-    spec.moe_tensor = settings.size(Key::MoeTensor);
-    spec.moe_data = settings.size(Key::MoeData).unwrap_or(1);
-    spec.moe_cluster = settings.size(Key::MoeCluster).unwrap_or(1);
-    spec.moe_dense_tensor = settings.size(Key::MoeDenseTensor);
-    spec.head_tensor = settings.size(Key::HeadTensor);
     if let Some(width) = settings.size(Key::ExpertWidth) {
         contradict(settings, &[Key::Experts], Key::ExpertWidth, &mut meaning.problems);
         spec.expert = match width {

@@ -22,23 +22,12 @@ pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
     meaning.spec = spec;
 }
 
-/// What is said one to one. `--tp-size` is the width of a stage and counts the context ranks in.
+/// What a command says but for replicas and experts. `--tp-size` is the width of a stage and counts the
+/// context ranks in.
 fn layout(settings: &Settings) -> ParallelSpec {
-    let size = |key| settings.size(key).unwrap_or(1);
-    let (stage, context) = (size(Key::Tensor), size(Key::AttentionContext));
-    let mut spec = ParallelSpec {
-        tensor: stage,
-        pipeline: size(Key::Pipeline),
-        pipeline_partition: settings.sizes(Key::PipelinePartition).map(<[u32]>::to_vec),
-        micro_batch_max: settings.size(Key::MicroBatchMax),
-        decode_context: size(Key::DecodeContext),
-        moe_data: size(Key::MoeData),
-        moe_dense_tensor: settings.size(Key::MoeDenseTensor),
-        redundant_experts: settings.size(Key::Redundant).unwrap_or(0),
-        expert_balance: settings.on(Key::Balance).then(|| balance(settings)),
-        role: tables::SGLANG.role(settings),
-        ..ParallelSpec::default()
-    };
+    let mut spec = settings.spec(&tables::SGLANG);
+    spec.expert_balance = settings.on(Key::Balance).then(|| balance(settings));
+    let (stage, context) = (spec.tensor, spec.attention_context.take().unwrap_or(1));
     match stage.checked_rem(context) {
         Some(0) => {
             spec.tensor = stage / context;
@@ -141,12 +130,18 @@ fn heads(settings: &Settings, spec: &mut ParallelSpec) {
 pub(super) fn settings_of(spec: &ParallelSpec) -> Settings {
     let mut settings = Settings::default();
     let widths = Widths::of(spec);
+    let numbers = [
+        Key::Pipeline,
+        Key::MicroBatchMax,
+        Key::DecodeContext,
+        Key::MoeData,
+        Key::MoeDenseTensor,
+        Key::Redundant,
+    ];
+    settings.say(spec, &numbers);
     let sizes = [
         (Key::Tensor, widths.stage_ranks),
-        (Key::Pipeline, spec.pipeline),
         (Key::AttentionContext, spec.prefill_context),
-        (Key::DecodeContext, spec.decode_context),
-        (Key::MoeData, spec.moe_data),
         (Key::ExpertWidth, widths.moe_expert),
         // One of the two is 1: the rules say so.
         (Key::Data, spec.data.max(spec.attention_data)),
@@ -155,16 +150,6 @@ pub(super) fn settings_of(spec: &ParallelSpec) -> Settings {
         if size != 1 {
             settings.set(key, Value::Size(size));
         }
-    }
-    let open =
-        [(Key::MicroBatchMax, spec.micro_batch_max), (Key::MoeDenseTensor, spec.moe_dense_tensor)];
-    for (key, size) in open {
-        if let Some(size) = size {
-            settings.set(key, Value::Size(size));
-        }
-    }
-    if let Some(partition) = &spec.pipeline_partition {
-        settings.set(Key::PipelinePartition, Value::Sizes(partition.clone()));
     }
     if spec.attention_data > 1 {
         settings.set(Key::AttentionDataSwitch, Value::Switch(true));
@@ -175,9 +160,6 @@ pub(super) fn settings_of(spec: &ParallelSpec) -> Settings {
     if spec.prefill_context > 1 {
         settings.set(Key::ContextSwitch, Value::Switch(true));
         settings.set(Key::ContextStrategy, Value::Text("zigzag".to_owned()));
-    }
-    if spec.redundant_experts > 0 {
-        settings.set(Key::Redundant, Value::Size(spec.redundant_experts));
     }
     if let Some(balance) = spec.expert_balance {
         settings.set(Key::Balance, Value::Switch(true));

@@ -18,13 +18,14 @@
 //! | `narrows` | words of it that a layout makes something else of, each with the explanation |
 //! | `in-file` | `true` where the command has no such flag, only its settings file |
 //!
-//! The fields before `flags` are those of [`Table`], and each entry of `variables`, an environment
+//! The other fields of a file are those of [`Table`]; each entry of `variables`, an environment
 //! variable, is like one of `flags`. `rules` names what the engine refuses of several flags together, in
 //! the order of the reports; `rule.rs` has the code by these names. A new key or rule is code first.
 //!
 //! - **TB-1** a table with an unknown field, key, kind or rule, or with one spelling for two things, is
 //!   not read; a test reads them all.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
@@ -82,7 +83,7 @@ pub(super) fn entries<'de, D: Deserializer<'de>, T: DeserializeOwned>(
 pub(super) fn pairs<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<&'static [(Word, Word)], D::Error> {
-    let pairs: std::collections::BTreeMap<String, String> = Deserialize::deserialize(deserializer)?;
+    let pairs = BTreeMap::<String, String>::deserialize(deserializer)?;
     let kept = pairs.into_iter().map(|(name, text)| (&*name.leak(), &*text.leak()));
     Ok(kept.collect::<Vec<(Word, Word)>>().leak())
 }

@@ -201,18 +201,9 @@ pub(super) fn settings_of(spec: &ParallelSpec, slots: Option<u32>) -> Settings {
     let widths = Widths::of(spec);
     let kind = ContextKind::for_spec(spec, &widths);
     let mut settings = Settings::default();
-    let sizes = [
-        (Key::Tensor, spec.tensor),
-        (Key::Pipeline, spec.pipeline),
-        (Key::PrefillContext, spec.prefill_context),
-        (Key::MoeCluster, spec.moe_cluster),
-        (Key::KvInterleave, spec.kv_interleave_tokens),
-    ];
-    for (key, size) in sizes {
-        if size != 1 {
-            settings.set(key, Value::Size(size));
-        }
-    }
+    let numbers =
+        [Key::Tensor, Key::Pipeline, Key::PrefillContext, Key::MoeCluster, Key::KvInterleave];
+    settings.say(spec, &numbers);
     if kind != ContextKind::Ulysses {
         settings.set(Key::ContextKind, Value::Text(kind.name().to_owned()));
     }
@@ -235,9 +226,6 @@ pub(super) fn settings_of(spec: &ParallelSpec, slots: Option<u32>) -> Settings {
         if spec.head_tensor.is_none_or(|width| width != 1) {
             settings.set(Key::TensorLmHead, Value::Switch(true));
         }
-    }
-    if let Some(partition) = &spec.pipeline_partition {
-        settings.set(Key::PipelinePartition, Value::Sizes(partition.clone()));
     }
     if spec.expert_balance.is_some() {
         settings.set(Key::LayerUpdates, Value::Size(1));

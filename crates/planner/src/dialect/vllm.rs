@@ -41,38 +41,21 @@ fn removed_backend(settings: &Settings, notes: &mut Vec<Note>) {
     }
 }
 
-/// What is said one to one.
+/// The layout but for who spreads requests, in vLLM's words or those of another `table`.
 pub(super) fn layout(table: &Table, settings: &Settings) -> ParallelSpec {
-    let size = |key| settings.size(key).unwrap_or(1);
-    let default = ExpertBalance::default();
-    ParallelSpec {
-        tensor: size(Key::Tensor),
-        pipeline: size(Key::Pipeline),
-        pipeline_partition: settings.sizes(Key::PipelinePartition).map(<[u32]>::to_vec),
-        data: size(Key::Data),
-        data_start_rank: settings.size(Key::DataStartRank).unwrap_or(0),
-        data_local: settings.size(Key::DataLocal),
-        data_rank: settings.size(Key::DataRank),
-        prefill_context: size(Key::PrefillContext),
-        decode_context: size(Key::DecodeContext),
-        kv_interleave_tokens: size(Key::KvInterleave),
-        expert: if settings.on(Key::Experts) {
-            ExpertParallel::AcrossReplicas
-        } else {
-            ExpertParallel::Off
-        },
-        expert_placement: match settings.text(Key::Placement) {
-            Some("round_robin") => ExpertPlacement::RoundRobin,
-            _ => ExpertPlacement::Linear,
-        },
-        redundant_experts: settings.size(Key::Redundant).unwrap_or(0),
-        expert_balance: settings.on(Key::Balance).then(|| ExpertBalance {
-            window_steps: settings.size(Key::BalanceWindow).unwrap_or(default.window_steps),
-            interval_steps: settings.size(Key::BalanceInterval).unwrap_or(default.interval_steps),
-        }),
-        role: table.role(settings),
-        ..ParallelSpec::default()
+    let mut spec = settings.spec(table);
+    if settings.on(Key::Experts) {
+        spec.expert = ExpertParallel::AcrossReplicas;
     }
+    if settings.text(Key::Placement) == Some("round_robin") {
+        spec.expert_placement = ExpertPlacement::RoundRobin;
+    }
+    let default = ExpertBalance::default();
+    spec.expert_balance = settings.on(Key::Balance).then(|| ExpertBalance {
+        window_steps: settings.size(Key::BalanceWindow).unwrap_or(default.window_steps),
+        interval_steps: settings.size(Key::BalanceInterval).unwrap_or(default.interval_steps),
+    });
+    spec
 }
 
 /// Who spreads requests, with what the engine makes of it (**PL-6**).
@@ -129,30 +112,19 @@ pub(super) fn headless(spec: &ParallelSpec) -> bool {
 /// The settings that say `spec`, which vLLM can express.
 pub(super) fn settings_of(spec: &ParallelSpec) -> Settings {
     let mut settings = Settings::default();
-    let default = ParallelSpec::default();
-    let sizes = [
-        (Key::Tensor, spec.tensor, default.tensor),
-        (Key::Pipeline, spec.pipeline, default.pipeline),
-        (Key::Data, spec.data, default.data),
-        (Key::DataStartRank, spec.data_start_rank, default.data_start_rank),
-        (Key::PrefillContext, spec.prefill_context, default.prefill_context),
-        (Key::DecodeContext, spec.decode_context, default.decode_context),
-        (Key::KvInterleave, spec.kv_interleave_tokens, default.kv_interleave_tokens),
-        (Key::Redundant, spec.redundant_experts, default.redundant_experts),
+    let numbers = [
+        Key::Tensor,
+        Key::Pipeline,
+        Key::Data,
+        Key::DataStartRank,
+        Key::DataLocal,
+        Key::DataRank,
+        Key::PrefillContext,
+        Key::DecodeContext,
+        Key::KvInterleave,
+        Key::Redundant,
     ];
-    for (key, size, usual) in sizes {
-        if size != usual {
-            settings.set(key, Value::Size(size));
-        }
-    }
-    for (key, size) in [(Key::DataLocal, spec.data_local), (Key::DataRank, spec.data_rank)] {
-        if let Some(size) = size {
-            settings.set(key, Value::Size(size));
-        }
-    }
-    if let Some(partition) = &spec.pipeline_partition {
-        settings.set(Key::PipelinePartition, Value::Sizes(partition.clone()));
-    }
+    settings.say(spec, &numbers);
     let spreads = match spec.expert {
         ExpertParallel::Off | ExpertParallel::SplitAcrossReplicas => false,
         ExpertParallel::Within(width) => width > 1,
