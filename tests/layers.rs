@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Top to bottom. A crate may depend on any crate before it.
-const LAYERS: [&str; 17] = [
+const LAYERS: [&str; 18] = [
     "playhouse-types",
     "playhouse-telemetry",
     "playhouse-layout",
@@ -21,13 +21,14 @@ const LAYERS: [&str; 17] = [
     "playhouse-wire",
     "playhouse-link",
     "playhouse-cluster",
+    "playhouse-rank",
     "playhouse-gateway",
     "playhouse-admin",
     "playhouse",
 ];
 
 /// Edges that the order would allow but an invariant forbids: nothing of the left uses the right.
-const FORBIDDEN: [(&[&str], &[&str], &str); 10] = [
+const FORBIDDEN: [(&[&str], &[&str], &str); 11] = [
     (
         &[
             "playhouse-types",
@@ -66,12 +67,17 @@ const FORBIDDEN: [(&[&str], &[&str], &str); 10] = [
         "A6: link knows peers and bytes, not actors",
     ),
     (
+        &["playhouse-rank", "playhouse-gateway", "playhouse-admin"],
+        &["ractor"],
+        "A7: only cluster knows actors",
+    ),
+    (
         &["playhouse-gateway", "playhouse-admin"],
-        &["ractor", "playhouse-engine"],
+        &["playhouse-engine"],
         "A7: only cluster knows actors",
     ),
     (&["playhouse-admin"], &["playhouse-gateway"], "A8: only gateway knows OpenAI JSON"),
-    (&["playhouse-cluster"], &["axum", "hyper"], "A8: only the edges know HTTP"),
+    (&["playhouse-cluster", "playhouse-rank"], &["axum", "hyper"], "A8: only the edges know HTTP"),
     (&["playhouse"], &["ractor", "axum"], "A7, A8: the binary wires, it knows no actor or route"),
 ];
 

@@ -194,6 +194,8 @@ impl Actor for Replica {
         message: ReplicaMsg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        // A step that settles is reported there, once.
+        let settled = matches!(message, ReplicaMsg::Reported { event: RankEvent::Step(_), .. });
         match message {
             ReplicaMsg::Take(pending) => state.take(pending),
             ReplicaMsg::CallersLeft => state.cancel_abandoned(),
@@ -207,6 +209,13 @@ impl Actor for Replica {
                 if loss.cause.is_of_step() =>
             {
                 state.died_of_step = state.died_of_step.max(Some(epoch));
+            }
+            ReplicaMsg::Reported { epoch, rank, event: RankEvent::Followed(step) }
+                if epoch == state.epoch =>
+            {
+                if !state.followed(&me, rank, step) {
+                    return Ok(());
+                }
             }
             ReplicaMsg::Reported { epoch, rank, event } if epoch == state.epoch => {
                 state.reported(&me, rank, event);
@@ -247,7 +256,9 @@ impl Actor for Replica {
         }
         state.eject_if_slow(&me);
         state.vacate_if_idle(&me);
-        state.fill_pipeline();
+        if state.plan_steps() || !settled {
+            state.tell();
+        }
         state.watch(&me);
         state.count_stages();
         Ok(())

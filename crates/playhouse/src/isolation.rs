@@ -8,11 +8,12 @@ use std::thread::available_parallelism;
 use clap::ValueEnum;
 use playhouse_cluster::{
     Child, ControlConfig, ControlPlane, Device, ExpectedWeights, Listener, MemoryNeeds,
-    RankStarter, RemoteConfig, processes,
+    RemoteConfig, processes,
 };
 use playhouse_link::{Authority, TellRenewal};
 use playhouse_model::{Dtype, Shard};
 use playhouse_ops::Isa;
+use playhouse_rank::{ReplicaModel, StarterMaker, ThreadRanks};
 use playhouse_scheduler::Limits;
 use playhouse_wire::Load;
 
@@ -20,8 +21,8 @@ use crate::authority::Trust;
 use crate::error::CliError;
 use crate::layout::ServedLayout;
 use crate::loading::Loaded;
+use crate::progress::{Progress, Unit};
 use crate::sizing::{CacheSize, available_memory};
-use crate::threads::ThreadRanks;
 
 /// What keeps ranks apart.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -74,9 +75,6 @@ struct Processes {
     memory: Option<u64>,
     weights: ExpectedWeights,
 }
-
-/// Makes what starts the ranks of one replica.
-pub(crate) type StarterMaker = Arc<dyn Fn() -> RankStarter + Send + Sync>;
 
 // === impl Venue ===
 
@@ -136,7 +134,16 @@ impl Venue {
         cache: CacheSize,
     ) -> Result<StarterMaker, CliError> {
         match &self.kind {
-            Kind::Threads(ranks) => ranks.starters(loaded, served, limits),
+            Kind::Threads(ranks) => {
+                let model = ReplicaModel {
+                    checkpoint: loaded.checkpoint.clone(),
+                    spec: loaded.shape.spec.clone(),
+                    dtype: served.dtype,
+                    map: Arc::clone(&served.map),
+                    shards: served.shards.clone(),
+                };
+                ranks.starters(&model, limits, shown()).map_err(failed)
+            }
             Kind::Processes(common) => {
                 let Processes { control, memory, weights } = (**common).clone();
                 let config = remote(loaded, served, limits, cache, weights);
@@ -271,6 +278,18 @@ fn remote(
         weights,
         max_num_seqs: number(limits.max_num_seqs),
         block_size: limits.block_size,
+    }
+}
+
+/// Shows how far the weights of each rank have been read.
+fn shown() -> impl FnMut(usize, usize) {
+    let mut progress = None;
+    move |done, total| {
+        if done == 0 {
+            progress = None;
+        }
+        let start = || Progress::start("loading weights", total as u64, Unit::Bytes);
+        progress.get_or_insert_with(start).set(done as u64);
     }
 }
 

@@ -24,7 +24,6 @@ mod node;
 mod operations;
 mod plan;
 mod progress;
-mod ranks;
 mod revoke;
 mod secret;
 mod serve;
@@ -34,7 +33,6 @@ mod sizing;
 mod status;
 mod table;
 mod terminal;
-mod threads;
 mod token;
 mod top;
 

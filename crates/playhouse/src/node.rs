@@ -15,11 +15,11 @@ use std::thread::available_parallelism;
 use clap::Args;
 use playhouse_cluster::{Child, Device, HeadAddress, NodeConfig, Way, run_node};
 use playhouse_link::Identity;
+use playhouse_rank::sweep_shared_memory;
 use playhouse_telemetry::{LogFormat, init_logs};
 use tokio::sync::watch;
 
 use crate::error::CliError;
-use crate::ranks::sweep_shared_memory;
 use crate::signals::Signals;
 use crate::sizing::{Bytes, available_memory};
 

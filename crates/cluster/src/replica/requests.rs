@@ -52,6 +52,7 @@ impl State {
                 }
             }
         }
+        self.tell();
     }
 
     pub(super) fn deliver(&mut self, emission: Emission) {

@@ -38,14 +38,26 @@ impl State {
                     self.broken(me, rank, &why);
                 }
             }
-            RankEvent::Followed(step) => {
-                if let Err(why) = self.ran(rank, step) {
-                    self.broken(me, rank, &why);
-                }
-            }
+            // Nothing but room for another step comes of it: see `followed`.
+            RankEvent::Followed(_) => {}
             // Its shard has failed, and the news of that is on the way; see `blame`.
             RankEvent::Lost(_) => {}
         }
+    }
+
+    /// A rank that has no outcomes says that it has run a step. Whether that makes room for another one.
+    pub(super) fn followed(
+        &mut self,
+        me: &ActorRef<ReplicaMsg>,
+        rank: RankId,
+        step: StepId,
+    ) -> bool {
+        let had_room = self.pipeline.has_room();
+        if let Err(why) = self.ran(rank, step) {
+            self.broken(me, rank, &why);
+            return true;
+        }
+        !had_room && self.pipeline.has_room()
     }
 
     pub(super) fn ran(&mut self, rank: RankId, step: StepId) -> Result<(), String> {
@@ -60,7 +72,7 @@ impl State {
         Ok(())
     }
 
-    /// Takes in what came of a step.
+    /// Takes in what came of a step, and gives the ranks the next before anything else.
     ///
     /// # Errors
     /// How it breaks the contract of plans and outcomes; nothing has changed then.
@@ -74,15 +86,18 @@ impl State {
         }
         let emissions = self.scheduler.apply(outcome, now).map_err(|why| why.to_string())?;
         self.pipeline.settled(now);
+        self.plan_steps();
         // Whoever sees a request end finds its blocks free in the metrics.
-        self.report.update(self.epoch, &mut self.scheduler);
+        self.tell();
         for emission in emissions {
             self.deliver(emission);
         }
         Ok(())
     }
 
-    pub(super) fn fill_pipeline(&mut self) {
+    /// Plans as many steps as may be under way. Whether there was any.
+    pub(super) fn plan_steps(&mut self) -> bool {
+        let before = self.pipeline.in_flight();
         while self.pipeline.has_room() {
             let now = self.now();
             let Some(plan) = self.scheduler.plan_step(now) else { break };
@@ -92,6 +107,11 @@ impl State {
             self.pipeline.submit(plan, now);
             self.pipeline.trace(span);
         }
+        self.pipeline.in_flight() > before
+    }
+
+    /// Reports what has changed, and ends what has expired.
+    pub(super) fn tell(&mut self) {
         self.report.update(self.epoch, &mut self.scheduler);
         for expired in self.scheduler.take_expired() {
             self.deliver(expired);

@@ -3,15 +3,16 @@
 use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use playhouse_cluster::{
-    HEAD, RankEvent, RankHandle, RankPort, RankSink, StartedRank, Whereabouts,
+    HEAD, RankEvent, RankHandle, RankPort, RankSink, RankStarter, StartedRank, Whereabouts,
 };
 use playhouse_collectives::{AbortHandle, Member, Secret};
 use playhouse_engine::{EngineConfig, EngineEvent};
 use playhouse_layout::{Coordinates, GroupKind, RankId, RankMap};
-use playhouse_model::{Shard, Weights};
+use playhouse_model::{Checkpoint, Dtype, Shard, Weights, WeightsError};
 use playhouse_ops::Threads;
 use playhouse_scheduler::Limits;
 use playhouse_types::DecoderSpec;
@@ -19,15 +20,29 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use crate::error::CliError;
-use crate::isolation::StarterMaker;
-use crate::layout::ServedLayout;
-use crate::loading::Loaded;
-use crate::progress::{Progress, Unit};
-use crate::ranks::{GroupSeat, RankModel};
+use crate::group_place::GroupPlace;
+use crate::model::RankModel;
 
-/// The ranks of every layout that is in use.
-pub(crate) struct ThreadRanks {
+/// Makes what starts the ranks of one replica.
+pub type StarterMaker = Arc<dyn Fn() -> RankStarter + Send + Sync>;
+
+/// What the ranks of a replica compute with.
+#[derive(Clone, Debug)]
+pub struct ReplicaModel {
+    /// Where weights are read.
+    pub checkpoint: Checkpoint,
+    /// The whole decoder.
+    pub spec: DecoderSpec,
+    /// In which type weights are held.
+    pub dtype: Dtype,
+    /// Which rank is where.
+    pub map: Arc<RankMap>,
+    /// What each rank holds, in their order.
+    pub shards: Vec<Shard>,
+}
+
+/// The ranks, as threads of this process, of every layout that is in use.
+pub struct ThreadRanks {
     threads_each: NonZeroUsize,
     /// The weights of each layout, which its replicas share, for as long as there are any.
     held: Mutex<Vec<Held>>,
@@ -69,25 +84,28 @@ struct ThreadHandle {
 // === impl ThreadRanks ===
 
 impl ThreadRanks {
-    pub(crate) fn new(threads_each: NonZeroUsize) -> Self {
+    /// Ranks of so many threads each.
+    #[must_use]
+    pub fn new(threads_each: NonZeroUsize) -> Self {
         Self { threads_each, held: Mutex::default() }
     }
 
-    /// What starts the ranks of replicas of a layout, with weights that are read now unless there
-    /// are such replicas already.
+    /// What starts the ranks of replicas of a model, with weights that are read now unless there are such
+    /// replicas already. `progress` is told the bytes done and the bytes in all of each rank, first with 0
+    /// done.
     ///
     /// # Errors
     /// What is wrong with the weights.
-    pub(crate) fn starters(
+    pub fn starters(
         &self,
-        loaded: &Loaded,
-        served: &ServedLayout,
+        model: &ReplicaModel,
         limits: &Limits,
-    ) -> Result<StarterMaker, CliError> {
-        let weights = self.weights(loaded, served)?;
-        let (map, threads_each) = (Arc::clone(&served.map), self.threads_each);
+        progress: impl FnMut(usize, usize),
+    ) -> Result<StarterMaker, WeightsError> {
+        let weights = self.weights(model, progress)?;
+        let (map, threads_each) = (Arc::clone(&model.map), self.threads_each);
         let Limits { kv_blocks, block_size, max_num_seqs, .. } = *limits;
-        let spec = loaded.shape.spec.clone();
+        let spec = model.spec.clone();
         Ok(Arc::new(move || {
             let rank = |index| ThreadRank {
                 spec: spec.clone(),
@@ -109,27 +127,19 @@ impl ThreadRanks {
 
     fn weights(
         &self,
-        loaded: &Loaded,
-        served: &ServedLayout,
-    ) -> Result<Arc<Vec<Weights>>, CliError> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        model: &ReplicaModel,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<Arc<Vec<Weights>>, WeightsError> {
+        let mut held = self.held.lock();
         held.retain(|held| held.weights.strong_count() > 0);
-        let same = held.iter().find(|held| held.shards == served.shards);
+        let same = held.iter().find(|held| held.shards == model.shards);
         if let Some(weights) = same.and_then(|held| held.weights.upgrade()) {
             return Ok(weights);
         }
-        let load = |shard| {
-            let mut progress = None;
-            let spec = &loaded.shape.spec;
-            Weights::load(&loaded.checkpoint, spec, shard, served.dtype, |done, total| {
-                let start = || Progress::start("loading weights", total as u64, Unit::Bytes);
-                progress.get_or_insert_with(start).set(done as u64);
-            })
-        };
-        let weights = served.shards.iter().map(load).collect::<Result<Vec<_>, _>>();
-        let weights = Arc::new(weights.map_err(|why| CliError::failure(why.to_string()))?);
-        let shards = served.shards.clone();
-        held.push(Held { shards, weights: Arc::downgrade(&weights) });
+        let ReplicaModel { checkpoint, spec, dtype, shards, .. } = model;
+        let load = |shard| Weights::load(checkpoint, spec, shard, *dtype, &mut progress);
+        let weights = Arc::new(shards.iter().map(load).collect::<Result<Vec<_>, _>>()?);
+        held.push(Held { shards: shards.clone(), weights: Arc::downgrade(&weights) });
         Ok(weights)
     }
 }
@@ -147,12 +157,12 @@ impl ThreadRank {
         let model = self.model(map, rank)?;
         let RankId { replica, index } = rank;
         let pid = std::process::id();
-        let seat = |kind: GroupKind| {
+        let place = |kind: GroupKind| {
             let (at, ranks) = map.group_of(kind, index);
             // A group is called after its first rank.
             let first = ranks.first().copied().unwrap_or_default();
             let member = Member { machine: "this process".to_owned(), address: None };
-            let seat = GroupSeat {
+            let place = GroupPlace {
                 name: format!("playhouse-{pid}-{replica}-{}-{first}", kind.label()),
                 // Of use between machines alone.
                 secret: Secret([0; 32]),
@@ -160,9 +170,9 @@ impl ThreadRank {
                 rank: at,
                 listener: None,
             };
-            (kind, seat)
+            (kind, place)
         };
-        let groups = map.group_kinds().into_iter().map(seat).collect();
+        let groups = map.group_kinds().into_iter().map(place).collect();
         let device = replica.0 as usize * map.replica_ranks() + rank.at();
         let (node, device) = (HEAD.to_owned(), format!("cpu:{device}"));
         sink(RankEvent::Placed(Whereabouts { node, device, pid }));
@@ -191,7 +201,7 @@ impl ThreadRank {
     /// What a new engine computes with. Threads of an engine that hangs are not waited for, but left
     /// behind, up to [`HUNG_MAX`] of them.
     fn model(&self, map: &RankMap, rank: RankId) -> io::Result<RankModel> {
-        let mut aborted = lock(&self.aborted);
+        let mut aborted = self.aborted.lock();
         aborted.retain(|engine| engine.strong_count() > 0);
         let Coordinates { stage, stage_rank, .. } = map.coordinates(rank.index);
         let hung = aborted.len();
@@ -218,7 +228,7 @@ impl ThreadRank {
 
 impl RankHandle for ThreadHandle {
     fn abort(&self) {
-        lock(&self.aborted).push(Weak::clone(&self.running));
+        self.aborted.lock().push(Weak::clone(&self.running));
         self.groups.abort();
     }
 
@@ -226,12 +236,16 @@ impl RankHandle for ThreadHandle {
     fn vacate(&self) {}
 }
 
+impl fmt::Debug for ThreadRanks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ThreadRanks")
+            .field("threads_each", &self.threads_each)
+            .finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for ThreadHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ThreadHandle").field("running", &self.running.strong_count()).finish()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
