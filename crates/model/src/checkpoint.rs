@@ -193,7 +193,7 @@ impl Checkpoint {
             return Ok(self.embedded_file(name).map(FileBytes::Embedded));
         }
         let Some(file) = self.open_file(name)? else { return Ok(None) };
-        let mapped = map_file(&file).map_err(|source| self.io(name, source))?;
+        let mapped = map_file(file).map_err(|source| self.io(name, source))?;
         Ok(Some(FileBytes::Mapped(mapped)))
     }
 
@@ -256,6 +256,16 @@ fn cache_blobs(folder: &Path) -> Option<PathBuf> {
 }
 
 // === impl FileBytes ===
+
+impl FileBytes {
+    /// Whether the file is still what it was when it was mapped.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        match self {
+            FileBytes::Mapped(mapped) => mapped.check(),
+            FileBytes::Embedded(_) => Ok(()),
+        }
+    }
+}
 
 impl Deref for FileBytes {
     type Target = [u8];

@@ -151,7 +151,7 @@ impl Weights {
     /// with 0 done.
     ///
     /// # Errors
-    /// When the files break **W-1** or **W-2**, or are not safetensors.
+    /// When the files break **W-1** or **W-2**, are not safetensors, or were changed meanwhile.
     pub fn load(
         checkpoint: &Checkpoint,
         spec: &DecoderSpec,
@@ -163,7 +163,7 @@ impl Weights {
         let Survey { dtype, stored_bytes: total, .. } = survey(&archive, spec, shard, dtype)?;
         let mut done = 0;
         progress(done, total);
-        Self::assemble(spec, shard, dtype, |wanted| {
+        let weights = Self::assemble(spec, shard, dtype, |wanted| {
             let Wanted { name, shape, part, .. } = wanted;
             let (stored, stored_dtype) = find(&archive, name, shape)?;
             let bytes = part.bytes(stored.bytes, shape);
@@ -174,7 +174,9 @@ impl Weights {
             done += bytes.len();
             progress(done, total);
             Ok(tensor)
-        })
+        })?;
+        archive.check()?;
+        Ok(weights)
     }
 
     /// Whether [`Weights::load`] would succeed, from the headers of the files alone: every weight of

@@ -3,29 +3,55 @@
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
+use std::time::SystemTime;
 
 /// The bytes of a file, read by the operating system as they are touched.
 #[derive(Debug)]
-pub struct Mapped(memmap2::Mmap);
+pub struct Mapped {
+    bytes: memmap2::Mmap,
+    file: File,
+    /// Length and time of change when it was mapped.
+    stamp: (u64, SystemTime),
+}
 
-/// Maps a file that nobody changes while it is mapped. Weights are read once, so a file truncated
-/// meanwhile ends the process (`SIGBUS`) rather than corrupting it; replace files by renaming.
+/// Maps a file that nobody changes while it is mapped; [`Mapped::check`] says whether that was so. A file
+/// truncated meanwhile ends the process (`SIGBUS`): replace files by renaming.
 ///
 /// # Errors
 /// The operating system's, for example for a directory.
-pub fn map_file(file: &File) -> io::Result<Mapped> {
-    // SAFETY: the map is private and read-only. That the file is not written meanwhile is the
-    // documented condition; the bytes have no invariant that a change could break.
-    unsafe { memmap2::Mmap::map(file) }.map(Mapped)
+pub fn map_file(file: File) -> io::Result<Mapped> {
+    let stamp = stamp(&file)?;
+    // SAFETY: the map is private and read-only. Whether the file was written meanwhile is checked after
+    // reading; the bytes have no invariant that a change could break.
+    let bytes = unsafe { memmap2::Mmap::map(&file) }?;
+    Ok(Mapped { bytes, file, stamp })
+}
+
+fn stamp(file: &File) -> io::Result<(u64, SystemTime)> {
+    let about = file.metadata()?;
+    Ok((about.len(), about.modified()?))
 }
 
 // === impl Mapped ===
+
+impl Mapped {
+    /// Whether the file is still what was mapped. To be asked after its bytes were used.
+    ///
+    /// # Errors
+    /// When it was written to or cut since.
+    pub fn check(&self) -> io::Result<()> {
+        match stamp(&self.file)? == self.stamp {
+            true => Ok(()),
+            false => Err(io::Error::other("the file was changed while it was read")),
+        }
+    }
+}
 
 impl Deref for Mapped {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }
 
@@ -46,9 +72,11 @@ mod tests {
         let path = std::env::temp_dir().join(format!("playhouse-map-{}", std::process::id()));
         let mut file = File::create_new(&path)?;
         file.write_all(b"weights")?;
-        let mapped = map_file(&File::open(&path)?)?;
-        std::fs::remove_file(&path)?;
+        let mapped = map_file(File::open(&path)?)?;
         assert_eq!(&*mapped, b"weights");
-        Ok(())
+        assert!(mapped.check().is_ok());
+        file.set_modified(SystemTime::UNIX_EPOCH)?;
+        assert!(mapped.check().is_err(), "somebody has written to it");
+        std::fs::remove_file(&path)
     }
 }

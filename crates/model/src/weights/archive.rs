@@ -103,6 +103,15 @@ impl Archive {
         })
     }
 
+    /// Whether the files are still what they were when they were opened: to be asked after reading.
+    pub(super) fn check(&self) -> Result<(), WeightsError> {
+        let changed = |file: &ShardFile| {
+            let reason = file.bytes.check().err()?.to_string();
+            Some(WeightsError::File { file: file.name.clone(), reason })
+        };
+        self.files.iter().find_map(changed).map_or(Ok(()), Err)
+    }
+
     /// File names, for messages.
     pub(super) fn place(&self) -> &str {
         if self.files.len() == 1 { &self.files[0].name } else { INDEX }
