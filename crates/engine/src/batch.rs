@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use playhouse_model::Chunk;
 use playhouse_ops::sampling::{LogitsRow, RowOutcome};
-use playhouse_types::{Run, RunOutcome, Slot, TokenId};
+use playhouse_types::{Run, RunOutcome, Slot};
 
-use crate::sequence_state::SequenceState;
+use crate::output::Output;
+use crate::slots::Slots;
 
 /// The runs of one step, taken into the sequences they belong to.
 pub(crate) struct Batch {
@@ -23,20 +24,6 @@ struct BatchRun {
     /// Rows among them whose outputs are wanted.
     wanted: Range<usize>,
 }
-
-/// What becomes of one output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Output {
-    /// Index of its run.
-    pub(crate) run: usize,
-    /// Report the log-probability of this prompt token.
-    pub(crate) prompt_token: Option<TokenId>,
-    /// Sample the next token.
-    pub(crate) sample: bool,
-}
-
-/// The sequences of an engine, by slot.
-pub(crate) struct Slots(Vec<Option<SequenceState>>);
 
 // === impl Batch ===
 
@@ -93,34 +80,5 @@ impl Batch {
             }
         }
         outcomes
-    }
-}
-
-// === impl Slots ===
-
-impl Slots {
-    pub(crate) fn new(count: usize) -> Self {
-        Self((0..count).map(|_| None).collect())
-    }
-
-    /// The slot, occupied or not.
-    ///
-    /// # Panics
-    /// When there is no such slot.
-    pub(crate) fn slot(&mut self, slot: Slot) -> &mut Option<SequenceState> {
-        let count = self.0.len();
-        self.0.get_mut(slot.0 as usize).unwrap_or_else(|| panic!("{slot}: of {count} slots"))
-    }
-
-    /// The sequence in a slot.
-    ///
-    /// # Panics
-    /// When there is none.
-    pub(crate) fn occupied(&mut self, slot: Slot) -> &mut SequenceState {
-        self.slot(slot).as_mut().unwrap_or_else(|| panic!("{slot}: run while empty"))
-    }
-
-    fn get(&self, slot: Slot) -> &SequenceState {
-        self.0[slot.0 as usize].as_ref().expect("a run of the batch occupies its slot")
     }
 }

@@ -14,7 +14,9 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod output;
 mod sequence_state;
+mod slots;
 mod worker;
 
 use std::any::Any;

@@ -7,7 +7,7 @@ use playhouse_model::Chunk;
 use playhouse_ops::sampling::{LogitsRow, TokenState};
 use playhouse_types::{Admitted, BlockId, BlockSize, Logits, Run, SamplingParams, TokenId};
 
-use crate::batch::Output;
+use crate::output::Output;
 
 /// One sequence: what it is and how far it has come.
 pub(crate) struct SequenceState {

@@ -4,8 +4,9 @@ use playhouse_model::{ForwardError, Hidden, KvCache, Model};
 use playhouse_types::{Appended, Epoch, Run, Slot, StepId, StepOutcome, StepPlan};
 
 use crate::EngineConfig;
-use crate::batch::{Batch, Slots};
+use crate::batch::Batch;
 use crate::sequence_state::SequenceState;
+use crate::slots::Slots;
 
 /// Executes plans, one after the other.
 pub(crate) struct Worker<'a> {
