@@ -207,7 +207,7 @@ fn answer(api: &str, index: u64) -> Value {
 }
 
 /// The processes of the ranks of a replica, and the node of the first.
-fn seats(head: &Head, replica: usize) -> (Vec<u32>, Value) {
+fn placement(head: &Head, replica: usize) -> (Vec<u32>, Value) {
     let status = head.status();
     let shards = &status["replicas"][replica]["stages"][0]["shards"];
     let places = shards.as_array().expect("shards").iter().map(|shard| &shard["whereabouts"]);
@@ -230,7 +230,7 @@ fn a_machine_that_wakes_up_after_its_replica_moved_says_nothing() {
     let second = head.token();
     let _awake = head.node(None, "awake", Some(&second));
     wait_until("both are there", || head.status()["nodes"].as_array().map(Vec::len) == Some(2));
-    let (ranks, node) = seats(&head, 0);
+    let (ranks, node) = placement(&head, 0);
     assert_eq!((ranks.len(), &node), (2, &json!("sleeper")));
     let asleep: Vec<u32> = [sleeper.pid()].into_iter().chain(ranks.iter().copied()).collect();
     // None is lost, and none comes twice.
@@ -243,7 +243,8 @@ fn a_machine_that_wakes_up_after_its_replica_moved_says_nothing() {
             });
             asleep.iter().for_each(|&pid| kill(pid, "STOP"));
             wait_until("the replica has moved", || {
-                head.status()["replicas"][0]["state"] == "serving" && seats(&head, 0).1 == "awake"
+                head.status()["replicas"][0]["state"] == "serving"
+                    && placement(&head, 0).1 == "awake"
             });
             let epoch = head.status()["replicas"][0]["epoch"].clone();
             // In the middle of what it computed last, while others compute that again. The node
@@ -270,7 +271,7 @@ fn a_replica_that_failed_holds_no_process_and_no_device() {
     let mut nodes = tokens.map(|(name, token)| (name, head.node(None, name, Some(&token))));
     let api = head.api();
     let state = |replica: usize| head.status()["replicas"][replica]["state"].clone();
-    let (mut ranks, node) = seats(&head, 0);
+    let (mut ranks, node) = placement(&head, 0);
     let epoch = || head.status()["replicas"][0]["epoch"].as_u64();
     while state(0) != "failed" {
         let before = epoch();
@@ -279,7 +280,7 @@ fn a_replica_that_failed_holds_no_process_and_no_device() {
             state(0) == "failed" || state(0) == "serving" && epoch() > before
         });
         if state(0) == "serving" {
-            ranks = seats(&head, 0).0;
+            ranks = placement(&head, 0).0;
         }
     }
     let reason = head.status()["replicas"][0]["reason"].clone();
@@ -288,6 +289,6 @@ fn a_replica_that_failed_holds_no_process_and_no_device() {
     // The other one loses its node, and finds the devices of the first.
     let (_, other) = nodes.iter_mut().find(|(name, _)| node != **name).expect("two nodes");
     other.stop();
-    wait_until("it moves", || state(1) == "serving" && seats(&head, 1).1 == node);
+    wait_until("it moves", || state(1) == "serving" && placement(&head, 1).1 == node);
     assert_eq!(answer(&api, 1).as_array().map(Vec::len), Some(3 * TOKENS as usize));
 }

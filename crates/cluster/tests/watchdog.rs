@@ -276,7 +276,7 @@ async fn the_requests_of_a_replica_that_hangs_go_on_in_another() {
     assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
 }
 
-/// Whether the poisoned request takes its seat with this plan, or ran with it before.
+/// Whether the poisoned request takes its slot with this plan, or ran with it before.
 fn has_poison(plan: &StepPlan) -> bool {
     plan.admitted.iter().any(|admitted| admitted.prompt_tokens == 77)
 }

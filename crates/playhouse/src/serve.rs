@@ -55,7 +55,7 @@ use crate::sizing::{Bytes, CacheSize, available_memory};
 
 /// Requests that are accepted for each that can run, unless somebody says otherwise: a queue of a few
 /// batches.
-const QUEUE_PER_SEAT: u32 = 8;
+const QUEUE_PER_SLOT: u32 = 8;
 
 /// Where clients and operators come in, and with what.
 struct Doors {
@@ -267,8 +267,8 @@ fn traces(args: &ServeArgs) -> Result<Option<Traces>, CliError> {
 
 /// The front door's bounds.
 fn admission(args: &ServeArgs, limits: &Limits) -> AdmissionLimits {
-    let seats = u32::try_from(limits.max_num_seqs).unwrap_or(u32::MAX);
-    let each = Capacity::EachReplica(seats.saturating_mul(QUEUE_PER_SEAT));
+    let slots = u32::try_from(limits.max_num_seqs).unwrap_or(u32::MAX);
+    let each = Capacity::EachReplica(slots.saturating_mul(QUEUE_PER_SLOT));
     AdmissionLimits {
         requests: args.max_queued_requests.map_or(each, |most| Capacity::Fixed(most.get())),
         prompt_tokens: args.max_queued_tokens.get(),

@@ -125,7 +125,7 @@ impl RankHandle for Nobody {
     fn vacate(&self) {}
 }
 
-/// What a plan comes to. `lengths` are those of the sequences, by seat.
+/// What a plan comes to. `lengths` are those of the sequences, by slot.
 pub(crate) fn run(
     script: Script,
     lengths: &mut HashMap<Slot, usize>,
