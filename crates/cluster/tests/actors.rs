@@ -295,12 +295,7 @@ async fn an_actor_that_panics_is_replaced_and_its_streams_go_on() {
     mined.brake.hold_after(0);
     let mut streams: Vec<_> =
         (1..5).map(|n| submit(mined.cluster.front_door(), n * 20, 50)).collect();
-    until("the replica has all of them", || {
-        let replica = &mined.cluster.front_door().replicas()[0];
-        replica.running + replica.waiting == 4
-    })
-    .await;
-    // The first two may have been planned before all were there.
+    // All of them are there before the first step ends, however late: each gets its token in three.
     mined.brake.hold_after(3);
     let mut first = Vec::new();
     for stream in &mut streams {
