@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Top to bottom. A crate may depend on any crate before it.
-const LAYERS: [&str; 18] = [
+const LAYERS: [&str; 19] = [
     "playhouse-types",
     "playhouse-telemetry",
     "playhouse-layout",
@@ -22,6 +22,7 @@ const LAYERS: [&str; 18] = [
     "playhouse-link",
     "playhouse-cluster",
     "playhouse-rank",
+    "playhouse-listener",
     "playhouse-gateway",
     "playhouse-admin",
     "playhouse",
@@ -67,12 +68,12 @@ const FORBIDDEN: [(&[&str], &[&str], &str); 11] = [
         "A6: link knows peers and bytes, not actors",
     ),
     (
-        &["playhouse-rank", "playhouse-gateway", "playhouse-admin"],
+        &["playhouse-rank", "playhouse-listener", "playhouse-gateway", "playhouse-admin"],
         &["ractor"],
         "A7: only cluster knows actors",
     ),
     (
-        &["playhouse-gateway", "playhouse-admin"],
+        &["playhouse-listener", "playhouse-gateway", "playhouse-admin"],
         &["playhouse-engine"],
         "A7: only cluster knows actors",
     ),

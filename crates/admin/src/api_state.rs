@@ -1,6 +1,6 @@
 //! What the routes share.
 
-use crate::client::Streams;
+use crate::streams::Streams;
 
 /// What the routes share.
 #[derive(Clone)]

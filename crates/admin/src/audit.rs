@@ -18,11 +18,11 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use playhouse_cluster::OperationId;
+use playhouse_listener::Client;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::body::whole;
-use crate::client::Client;
 use crate::error::{ApiError, ErrorCode};
 
 /// Where the lines go. The command line knows files.

@@ -2,7 +2,7 @@
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::StatusCode;
-use hyper::body::Body as _;
+use http_body::Body as _;
 
 use crate::error::ApiError;
 

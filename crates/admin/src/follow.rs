@@ -14,8 +14,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::client::StreamPermit;
 use crate::error::ApiError;
+use crate::streams::StreamPermit;
 use crate::view;
 
 /// Longest silence: a comment says that the server is there, and finds out whether the client is.

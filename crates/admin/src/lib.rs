@@ -4,10 +4,11 @@
 //!   in constant time.
 //! - **ADM-2** every answer of ours is JSON, or a stream of events for who asks for one, and every
 //!   error has the shape [`view::ErrorBody`], whatever the client sends. (What is not HTTP gets
-//!   hyper's bare 400 or 431.)
+//!   hyper's bare 400 or 431, or over HTTP/2 the end of its stream.)
 //! - **ADM-3** a client costs one connection of [`CONNECTIONS_MAX`] for at most [`CONNECTION_MAX`],
-//!   and bounded memory, however slow it is and however much it sends. One that follows an operation
-//!   is one of [`STREAMS_MAX`] and may stay for [`STREAM_MAX`] more.
+//!   and bounded memory, however slow it is and however much it sends; over HTTP/2 with no more than
+//!   [`REQUESTS_MAX`] requests at once. One that follows an operation is one of [`STREAMS_MAX`] and may
+//!   stay for [`STREAM_MAX`] more.
 //! - **ADM-4** `GET /admin/v1/openapi.json` describes every path and every field, and nothing else.
 //! - **ADM-5** who has not shown the token cannot keep out who does: when all connections are taken,
 //!   the oldest that has not shown it is cut off.
@@ -29,7 +30,7 @@
 //! | `GET /admin/v1/livez` | 200 while the process runs; no token |
 //!
 //! Not here: where the port, the token and the files come from (the CLI), what a change does (the
-//! cluster), TLS (a proxy's work).
+//! cluster), how HTTP/1.1, HTTP/2 and TLS are spoken (`playhouse-listener`).
 #![forbid(unsafe_code)]
 
 mod accept;
@@ -38,19 +39,19 @@ mod audit;
 mod auth;
 mod body;
 mod changes;
-mod client;
 mod error;
 mod follow;
 mod operations;
 mod query;
 mod routes;
+mod streams;
 pub mod view;
 
-pub use accept::{CONNECTION_MAX, CONNECTIONS_MAX, STREAM_MAX, serve};
+pub use accept::{CONNECTION_MAX, CONNECTIONS_MAX, REQUESTS_MAX, STREAM_MAX, serve};
 pub use audit::{AuditEntry, AuditLog, RenewalEntry, RequestEntry};
 pub use body::BODY_BYTES_MAX;
 pub use changes::{KEY_BYTES_MAX, PARALLEL_MAX};
-pub use client::STREAMS_MAX;
 pub use operations::Operations;
 pub use query::{DEADLINE_SECONDS, DEADLINE_SECONDS_MAX};
 pub use routes::{AdminConfig, TTL_SECONDS_MAX};
+pub use streams::STREAMS_MAX;

@@ -10,7 +10,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
+use playhouse_listener::Client;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::api_state::ApiState;
@@ -18,10 +19,10 @@ use crate::audit::{Audit, AuditLog, audit};
 use crate::auth::AdminToken;
 use crate::body::whole;
 use crate::changes::{self, Named};
-use crate::client::{Client, Streams};
 use crate::error::ApiError;
 use crate::follow;
 use crate::operations::Operations;
+use crate::streams::Streams;
 use crate::view::{self, Cluster, Deployment, Liveness, Token, TokenRequest};
 
 /// Longest life of a join token: a week.
@@ -126,7 +127,7 @@ async fn operations<O: Operations>(State(shared): State<ApiState<O>>) -> Json<vi
 async fn operation<O: Operations>(
     State(shared): State<ApiState<O>>,
     name: Named,
-    client: Client,
+    Extension(client): Extension<Client>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let id = name.operation()?;

@@ -4,11 +4,16 @@ mod script;
 
 use std::time::Duration;
 
+use http_body_util::{BodyExt, Empty};
+use hyper::Request;
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use playhouse_admin::{
     AdminConfig, BODY_BYTES_MAX, DEADLINE_SECONDS_MAX, KEY_BYTES_MAX, PARALLEL_MAX,
     TTL_SECONDS_MAX, serve, view,
 };
-use playhouse_cluster::NoToken;
+use playhouse_cluster::{NoToken, OperationId, Phase};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -208,6 +213,44 @@ async fn it_ends_when_it_is_told_to() {
     // Neither the listener nor a silent client keeps it.
     drop(silent.read_to_end(&mut Vec::new()).await);
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// Over HTTP/2, what comes along with the first request is answered, and then the client is told to leave.
+#[tokio::test]
+async fn it_speaks_http2() {
+    let script = Script::new();
+    let stream = TcpStream::connect(script.serve(None).await).await.expect("it listens");
+    let connected = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+    let (sender, connection) = connected.expect("it speaks HTTP/2");
+    let left = tokio::spawn(connection);
+    let ask = |path: &str, token: &str, accept: &str| {
+        let asked = Request::get(format!("http://admin/admin/v1/{path}"))
+            .header("authorization", format!("Bearer {token}"))
+            .header("accept", accept)
+            .body(Empty::<Bytes>::new())
+            .expect("a request");
+        let mut sender = sender.clone();
+        async move { sender.send_request(asked).await.expect("answered").into_parts() }
+    };
+    let text = |body: Incoming| async {
+        let body = body.collect().await.expect("whole").to_bytes();
+        String::from_utf8(body.to_vec()).expect("UTF-8")
+    };
+    let (cluster, refused, followed) = tokio::join!(
+        ask("cluster", TOKEN, "*/*"),
+        ask("cluster", "wrong", "*/*"),
+        ask("operations/1", TOKEN, "text/event-stream"),
+    );
+    let statuses = [&cluster, &refused, &followed].map(|(head, _)| head.status.as_u16());
+    assert_eq!(statuses, [200, 401, 200]);
+    let read: view::Cluster = serde_json::from_str(&text(cluster.1).await).expect("as ever");
+    assert_eq!(read.serving(), 1);
+    let refused = serde_json::from_str(&text(refused.1).await).expect("JSON");
+    assert_eq!(error(refused).code, "unauthorized");
+    script.ledger.end(OperationId(1), Phase::Done);
+    let events = text(followed.1).await;
+    assert!(events.contains("event: step") && events.contains("event: end"), "{events}");
+    left.await.expect("no panic").expect("told to leave");
 }
 
 /// ADM-4

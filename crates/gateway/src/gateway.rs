@@ -160,7 +160,7 @@ impl Gateway {
             created: unix_now(),
             ids: Sequence::new(random()?),
             seeds: Sequence::new(config.seed.map_or_else(random, Ok)?),
-            shutdown: Shutdown::new(),
+            shutdown: Shutdown::default(),
             config,
         })
     }

@@ -10,14 +10,14 @@
 //!   holder of the key has as much here as it may, 503 when the queues are full.
 //! - **GW-5** a stream says exactly what the whole answer would have said, in whole code points.
 //!
-//! The path of a request: [`serve`] accepts it on a socket with deadlines (`accept`, `socket`),
+//! The path of a request: [`serve`] accepts it on a [`Listener`](playhouse_listener::Listener) (`accept`),
 //! `routes` finds its handler and reads its body, `request` turns it into checked work (with
 //! [`ChatTemplate`] and [`Tokenizer`]), `answer` submits that to the front door, `choice` turns what
 //! comes back into text (with `stop`), and `respond` or `stream` sends it as `reply` spells it. How all that
 //! ends stands in `shutdown`.
 //!
 //! Not here: how anything is computed or scheduled, where files, flags and keys come from (the CLI
-//! hands them over, TLS certificates too), and anything but HTTP/1.1.
+//! hands them over, TLS certificates too), and how HTTP/1.1 and HTTP/2 are spoken (`playhouse-listener`).
 //!
 //! # Paths
 //! | Path | |
@@ -98,7 +98,6 @@ mod respond;
 mod routes;
 mod sampling_defaults;
 mod shutdown;
-mod socket;
 mod stop;
 mod stream;
 mod template;

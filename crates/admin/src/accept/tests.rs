@@ -9,11 +9,12 @@ use playhouse_cluster::{
     Answer, Change, ClusterStatus, DeploymentStatus, Ledger, NoToken, NotRevoked, Operation,
     OperationId, Phase, Refused,
 };
+use playhouse_listener::Client;
 use playhouse_types::ParallelSpec;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::body::BODY_BYTES_MAX;
@@ -76,7 +77,10 @@ fn connect() -> (DuplexStream, JoinHandle<()>) {
 fn connect_to(script: Script) -> (DuplexStream, JoinHandle<()>) {
     let (client, server) = duplex(64);
     let router = router(&AdminConfig { token: "t".to_owned(), audit: None, tls: None }, script);
-    (client, tokio::spawn(connection(server, router, Client::new(None))))
+    let attended = async move {
+        service(router).attend(server, Client::new(None)).await;
+    };
+    (client, tokio::spawn(attended))
 }
 
 const CLUSTER: &[u8] = b"GET /admin/v1/cluster HTTP/1.1\r\nauthorization: Bearer t\r\n\r\n";

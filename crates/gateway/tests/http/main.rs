@@ -9,6 +9,7 @@ mod chat;
 mod completions;
 mod errors;
 mod fuzz;
+mod http2;
 mod limits;
 mod parked;
 mod shutdown;

@@ -17,7 +17,7 @@ use super::support::*;
 const CHAT: &str = "/v1/chat/completions";
 
 /// A server whose clients may take their time to read the end.
-fn patient(drain: Duration, farewell: Duration) -> impl FnOnce(&mut GatewayConfig) {
+pub(crate) fn patient(drain: Duration, farewell: Duration) -> impl FnOnce(&mut GatewayConfig) {
     move |config| {
         config.limits.drain_timeout = drain;
         config.limits.farewell_timeout = farewell;
@@ -33,7 +33,7 @@ fn ask(server: &Server, more: serde_json::Value) -> BufReader<TcpStream> {
 }
 
 /// Stops a server, elsewhere.
-fn stop(server: Server) -> JoinHandle<Drained> {
+pub(crate) fn stop(server: Server) -> JoinHandle<Drained> {
     thread::spawn(move || server.stop())
 }
 
@@ -46,7 +46,7 @@ fn assert_is_draining(reply: &Reply) {
 }
 
 /// An engine that says a word when it is released, and nothing before.
-fn held() -> (watch::Sender<bool>, impl Fn(GenerateRequest, Emissions) + Send + Sync) {
+pub(crate) fn held() -> (watch::Sender<bool>, impl Fn(GenerateRequest, Emissions) + Send + Sync) {
     let (release, released) = watch::channel(false);
     let script = move |request: GenerateRequest, emissions: Emissions| {
         let mut released = released.clone();

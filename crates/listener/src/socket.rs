@@ -2,27 +2,28 @@
 //! end of the previous answer, so that an idle connection would be cut as early as a slow one).
 //!
 //! - **SOC-1** the head of a request must be complete `header_timeout` after its first byte, or it
-//!   is answered with 408; on a new connection the first byte must come as soon.
-//! - **SOC-2** between requests a connection may be silent for `idle_timeout`.
+//!   is answered with 408; on a new connection the first byte must come as soon. The preface of HTTP/2
+//!   counts as the first head; of later ones see **H2-3**.
+//! - **SOC-2** between requests a connection may be silent for `idle_timeout`. A client of HTTP/2 is then
+//!   told to leave, and has `header_timeout` for it.
 //! - **SOC-3** a client that does not take a byte of its answer for `write_timeout` is dropped.
-//! - **SOC-4** the bare errors hyper itself writes (400, 414, 431) get a body in OpenAI's shape.
+//! - **SOC-4** the bare errors hyper itself writes (400, 414, 431) get a body, if the service has one.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::http::StatusCode;
 use bytes::{Buf, BytesMut};
-use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::error::ApiError;
-use crate::gateway::Limits;
-use crate::json;
+use crate::refusal::{Explain, Refusal};
+use crate::service::Service;
+use crate::turn::Turn;
+
+/// What a client that speaks HTTP/2 sends first.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A stream, over TCP or TLS, that fails when the client is too slow.
 pub(crate) struct Socket<S> {
@@ -31,6 +32,8 @@ pub(crate) struct Socket<S> {
     header_timeout: Duration,
     idle_timeout: Duration,
     write_timeout: Duration,
+    explain: Option<Explain>,
+    protocol: Protocol,
     waiting: Waiting,
     /// Since when no byte could be written.
     stalled: Option<Instant>,
@@ -39,6 +42,15 @@ pub(crate) struct Socket<S> {
     /// Fires at least every `header_timeout` while there is something to wait for. It is set again
     /// only when it fires: deadlines move with every request, and timers are not free.
     tick: Pin<Box<Sleep>>,
+}
+
+/// What the client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    /// It has sent this much of the preface.
+    Unknown(usize),
+    Http1,
+    Http2,
 }
 
 /// What the client is to send next.
@@ -50,112 +62,55 @@ enum Waiting {
     Request(Instant),
     /// The rest of a head, before this time.
     Head(Instant),
+    /// The end of an HTTP/2 connection that it was told to leave, before this time.
+    Leave(Instant),
 }
 
-/// How many answers are being made or sent: shared by a socket and the service behind it.
-#[derive(Clone, Default)]
-pub(crate) struct Turn(Arc<Answers>);
+// === impl Protocol ===
 
-#[derive(Default)]
-struct Answers {
-    busy: AtomicUsize,
-    /// There has been a request.
-    asked: AtomicBool,
-    /// The client does not take what is sent to it.
-    stalled: AtomicBool,
-}
-
-/// While it lives, an answer is being made or sent.
-pub(crate) struct Busy(Turn);
-
-/// A response body that holds the turn until it is sent.
-pub(crate) struct Guarded {
-    body: axum::body::Body,
-    _busy: Busy,
-}
-
-// === impl Turn ===
-
-impl Turn {
-    pub(crate) fn busy(&self) -> Busy {
-        self.0.asked.store(true, Ordering::Relaxed);
-        self.0.busy.fetch_add(1, Ordering::Relaxed);
-        Busy(self.clone())
-    }
-
-    /// Nothing has been asked on this connection.
-    pub(crate) fn is_new(&self) -> bool {
-        !self.0.asked.load(Ordering::Relaxed)
-    }
-
-    /// The client lacks a part of an answer.
-    pub(crate) fn is_unfinished(&self) -> bool {
-        self.is_busy() || self.0.stalled.load(Ordering::Relaxed)
-    }
-
-    fn is_busy(&self) -> bool {
-        self.0.busy.load(Ordering::Relaxed) > 0
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.0.busy.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-// === impl Guarded ===
-
-impl Guarded {
-    pub(crate) fn new(body: axum::body::Body, busy: Busy) -> Self {
-        Self { body, _busy: busy }
-    }
-}
-
-impl Body for Guarded {
-    type Data = bytes::Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+impl Protocol {
+    /// What the client speaks after it has sent `bytes` too.
+    fn after(self, bytes: &[u8]) -> Self {
+        let Self::Unknown(seen) = self else { return self };
+        let rest = &PREFACE[seen..];
+        let same = rest.iter().zip(bytes).take_while(|(left, right)| left == right).count();
+        if same == rest.len() {
+            Self::Http2
+        } else if same < bytes.len() {
+            Self::Http1
+        } else {
+            Self::Unknown(seen + same)
+        }
     }
 }
 
 // === impl Socket ===
 
 impl<S> Socket<S> {
-    pub(crate) fn new(stream: S, limits: &Limits) -> (Self, Turn) {
-        let turn = Turn::default();
+    pub(crate) fn new(stream: S, service: &Service, turn: Turn) -> Self {
+        let limits = &service.limits;
         let first = Instant::now() + limits.header_timeout;
-        let socket = Self {
+        Self {
             stream,
-            turn: turn.clone(),
+            turn,
             header_timeout: limits.header_timeout,
             idle_timeout: limits.idle_timeout,
             write_timeout: limits.write_timeout,
+            explain: service.explain,
+            protocol: Protocol::Unknown(0),
             waiting: Waiting::Request(first),
             stalled: None,
             instead: BytesMut::new(),
             tick: Box::pin(sleep_until(first)),
-        };
-        (socket, turn)
+        }
     }
 
     fn deadline(&self) -> Option<Instant> {
         let reading = match self.waiting {
             Waiting::Answer => None,
-            Waiting::Request(deadline) | Waiting::Head(deadline) => Some(deadline),
+            Waiting::Request(deadline) | Waiting::Head(deadline) | Waiting::Leave(deadline) => {
+                Some(deadline)
+            }
         };
         let writing = self.stalled.map(|since| since + self.write_timeout);
         reading.into_iter().chain(writing).min()
@@ -166,6 +121,7 @@ impl<S> Socket<S> {
         while self.tick.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             let soon = now + self.header_timeout;
+            self.expire(now);
             let next = match self.deadline() {
                 Some(deadline) if deadline <= now => {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "the client is too slow"));
@@ -176,6 +132,22 @@ impl<S> Socket<S> {
             self.tick.as_mut().reset(next);
         }
         Ok(())
+    }
+
+    /// Has the client of an HTTP/2 connection told to leave when it has waited for too long between two
+    /// requests.
+    fn expire(&mut self, now: Instant) {
+        if self.protocol != Protocol::Http2 {
+            return;
+        }
+        // Answers end without us, in the tasks of their streams.
+        self.update();
+        if let Waiting::Request(deadline) = self.waiting
+            && deadline <= now
+        {
+            self.turn.expire();
+            self.waiting = Waiting::Leave(now + self.header_timeout);
+        }
     }
 
     /// Follows the turn: an answer begins, or ends.
@@ -189,13 +161,30 @@ impl<S> Socket<S> {
         }
     }
 
+    /// Follows what the client sends.
+    fn read(&mut self, bytes: &[u8]) {
+        let before = self.protocol;
+        self.protocol = before.after(bytes);
+        match (self.protocol, self.waiting) {
+            (Protocol::Http2, _) if before != Protocol::Http2 => {
+                self.waiting = Waiting::Request(Instant::now() + self.idle_timeout);
+            }
+            // Not every frame belongs to a request.
+            (Protocol::Http2, _) => {}
+            (_, Waiting::Request(_)) if !bytes.is_empty() => {
+                self.waiting = Waiting::Head(Instant::now() + self.header_timeout);
+            }
+            _ => {}
+        }
+    }
+
     /// After writing `result`: keeps the time since which nothing moves.
     fn written<T>(
         &mut self,
         cx: &mut Context<'_>,
         result: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        self.turn.0.stalled.store(result.is_pending(), Ordering::Relaxed);
+        self.turn.set_stalled(result.is_pending());
         if result.is_ready() {
             self.stalled = None;
             return result;
@@ -216,17 +205,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
         this.update();
         let before = buffer.filled().len();
         if Pin::new(&mut this.stream).poll_read(cx, buffer)?.is_ready() {
-            if let Waiting::Request(_) = this.waiting
-                && buffer.filled().len() > before
-            {
-                this.waiting = Waiting::Head(Instant::now() + this.header_timeout);
-            }
+            this.read(&buffer.filled()[before..]);
             return Poll::Ready(Ok(()));
         }
         let passed = this.poll_deadline(cx);
         if passed.is_err() && matches!(this.waiting, Waiting::Head(_)) {
             // Nobody else writes: no answer is being made. Best effort, as the client may be gone.
-            let said = head_timed_out(this.header_timeout);
+            let said = Refusal::HeadTimedOut(this.header_timeout).response(this.explain);
             let _ = Pin::new(&mut this.stream).poll_write(cx, &said);
             let _ = Pin::new(&mut this.stream).poll_flush(cx);
         }
@@ -242,9 +227,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if let Some(status) = bare_error(bytes) {
+        if let (Some(explain), Some(refusal)) = (this.explain, Refusal::of_bare(bytes)) {
             if this.instead.is_empty() {
-                this.instead = with_body(bytes, status);
+                this.instead = refusal.explained(bytes, explain);
             }
             while !this.instead.is_empty() {
                 let written = Pin::new(&mut this.stream).poll_write(cx, &this.instead);
@@ -286,44 +271,21 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     }
 }
 
-/// The status of a response without a body that hyper made of a request it could not parse. Ours
-/// all have a body, and a body of ours (JSON) has no bare line feed, so it is not mistaken for one.
-fn bare_error(bytes: &[u8]) -> Option<StatusCode> {
-    let status = bytes.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
-    let empty = b"\r\ncontent-length: 0\r\n";
-    let is_bare = status[0] == b'4'
-        && bytes.ends_with(b"\r\n\r\n")
-        && bytes.windows(empty.len()).any(|window| window == empty);
-    is_bare.then(|| StatusCode::from_bytes(status).ok())?
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The whole response to a head that does not end.
-fn head_timed_out(limit: Duration) -> BytesMut {
-    let status = StatusCode::REQUEST_TIMEOUT;
-    let message = format!("the headers of the request did not arrive within {limit:?}");
-    let bare = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
-    with_error(bare.as_bytes(), &ApiError::refused(status, "headers_timeout", message))
-}
-
-/// The same response with an error object.
-fn with_body(head: &[u8], status: StatusCode) -> BytesMut {
-    let (code, message) = match status {
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-            ("headers_too_large", "the headers of the request are too many or too large")
+    #[test]
+    fn the_preface_is_known_in_any_pieces() {
+        for cut in 0..=PREFACE.len() {
+            let begun = Protocol::Unknown(0).after(&PREFACE[..cut]);
+            let [whole, more] = [&PREFACE[cut..], &[&PREFACE[cut..], b"more"].concat()]
+                .map(|rest| begun.after(rest));
+            assert_eq!((whole, more), (Protocol::Http2, Protocol::Http2), "{cut}");
         }
-        StatusCode::URI_TOO_LONG => ("uri_too_long", "the request target is too long"),
-        _ => ("malformed_http", "the request is not valid HTTP/1.1"),
-    };
-    with_error(head, &ApiError::refused(status, code, message))
-}
-
-fn with_error(head: &[u8], error: &ApiError) -> BytesMut {
-    let mut body = BytesMut::new();
-    json::write(&mut body, &error.body());
-    let head = String::from_utf8_lossy(head);
-    let fields = format!("content-type: application/json\r\ncontent-length: {}", body.len());
-    let head = head.replacen("content-length: 0", &fields, 1);
-    let mut response = BytesMut::from(head.as_bytes());
-    response.extend_from_slice(&body);
-    response
+        for other in [&b"GET / "[..], b"POST", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r ", b"\0"] {
+            assert_eq!(Protocol::Unknown(0).after(other), Protocol::Http1);
+        }
+        assert_eq!(Protocol::Unknown(0).after(b"P").after(b"OST"), Protocol::Http1);
+    }
 }

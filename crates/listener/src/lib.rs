@@ -1,0 +1,32 @@
+//! A [`Listener`] accepts connections and serves HTTP/1.1 and HTTP/2 on them, behind TLS or not, within
+//! [`Limits`]. The gateway and the admin API are two [`Service`]s on one each.
+//!
+//! A client of a TLS listener chooses the protocol by ALPN (`h2`, `http/1.1`); on a cleartext listener
+//! it speaks HTTP/2 if it begins with the preface of HTTP/2 (prior knowledge), and HTTP/1.1 otherwise.
+//!
+//! The guarantees are those of its modules: **ACC** (the accept loop), **SOC** (a socket), **H2** (what
+//! HTTP/2 adds).
+//!
+//! Not here: what is answered, whose end it is when a listener ends (the gateway's **END**), where
+//! addresses and certificates come from, `Upgrade: h2c`, server push, HTTP/3.
+#![forbid(unsafe_code)]
+
+mod body;
+mod client;
+mod connection;
+mod limits;
+mod listener;
+mod phase;
+mod refusal;
+mod service;
+mod socket;
+mod streams;
+mod turn;
+
+pub use client::Client;
+pub use connection::End;
+pub use limits::{Limits, Stay};
+pub use listener::{Connections, Listener};
+pub use phase::{Phase, Phases};
+pub use refusal::Refusal;
+pub use service::Service;

@@ -1,0 +1,74 @@
+//! **ACC-2**, **ACC-3**, **H2-5**: how a listener ends, over HTTP/2.
+
+use playhouse_listener::{Limits, Phase};
+use tokio::net::TcpStream;
+
+use crate::support::*;
+
+#[tokio::test]
+async fn a_stream_that_runs_ends_and_no_other_begins() {
+    let house = House::new();
+    let server = house.listen(limits(), None).await;
+    let address = server.address;
+    let (mut sender, driver) = http2(server.connect().await).await;
+    let running = ask(&mut sender, "/quiet").await.expect("it begins");
+    let phases = server.phases.clone();
+    let stopping = server.stop();
+    soon(phases.reached(Phase::Draining)).await;
+    told_to_leave(&mut sender).await;
+    assert!(!phases.is(Phase::Closing), "it accepts while something runs");
+    // Who could not know is answered.
+    let (mut late, late_driver) = http2(TcpStream::connect(address).await.expect("open")).await;
+    assert_eq!(ask(&mut late, "/").await.expect("answered").status(), 200);
+    soon(late_driver).await.expect("no panic").expect("told to leave");
+    house.release.send_replace(true);
+    assert_eq!(text(running).await.expect("whole"), "early late");
+    soon(driver).await.expect("no panic").expect("a proper end");
+    assert_eq!(stopping.await.expect("no panic"), (true, 0));
+    assert!(TcpStream::connect(address).await.is_err(), "the listener is closed");
+}
+
+#[tokio::test]
+async fn connections_that_wait_for_nothing_do_not_keep_it() {
+    let server = House::new().listen(limits(), None).await;
+    let silent = server.connect().await;
+    let (mut idle, idle_driver) = http2(server.connect().await).await;
+    assert_eq!(ask(&mut idle, "/").await.expect("answered").status(), 200);
+    let (_fresh, fresh_driver) = http2(server.connect().await).await;
+    assert_eq!(server.stop().await.expect("no panic"), (true, 0));
+    for driver in [idle_driver, fresh_driver] {
+        soon(driver).await.expect("no panic").expect("told to leave");
+    }
+    drop(silent);
+}
+
+#[tokio::test]
+async fn what_is_not_read_at_the_end_is_cut_off_and_counted() {
+    let house = House::new();
+    let server = house.listen(limits(), None).await;
+    let (mut sender, _driver) = http2(server.connect().await).await;
+    let unread = ask(&mut sender, "/endless").await.expect("it begins");
+    house.runs(1).await;
+    assert_eq!(server.stop().await.expect("no panic"), (false, 1));
+    assert_eq!(house.running(), 0);
+    assert!(text(unread).await.is_err());
+}
+
+/// **ACC-2**
+#[tokio::test]
+async fn strangers_give_way_when_they_are_to() {
+    let bounds = Limits { connections: 2, strangers_give_way: true, ..limits() };
+    let server = House::new().listen(bounds, None).await;
+    let mut connected = Vec::new();
+    for _ in 0..4 {
+        let (mut sender, driver) = http2(server.connect().await).await;
+        assert_eq!(soon(ask(&mut sender, "/")).await.expect("answered").status(), 200);
+        connected.push((sender, driver));
+    }
+    for (_, driver) in connected.drain(..2) {
+        drop(soon(driver).await.expect("no panic"));
+    }
+    for (sender, _) in &mut connected {
+        assert_eq!(ask(sender, "/").await.expect("it was the latest").status(), 200);
+    }
+}

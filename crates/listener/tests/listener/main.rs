@@ -1,0 +1,7 @@
+//! A listener as its clients see it: over sockets, and on a clock that tests turn.
+
+mod ends;
+mod frames;
+mod limits;
+mod protocols;
+mod support;

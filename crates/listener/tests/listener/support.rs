@@ -1,0 +1,246 @@
+//! A service whose answers last as long as a test likes, and clients of it.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::routing::{any, get};
+use bytes::Bytes;
+use http_body::Frame;
+use http_body_util::{BodyExt, Empty, StreamBody};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use playhouse_listener::{Client, End, Limits, Listener, Phases, Service, Stay};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::rustls::ServerConfig;
+
+/// Longest wait for anything that must happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) type Sender = SendRequest<Empty<Bytes>>;
+
+pub(crate) type Driver = JoinHandle<hyper::Result<()>>;
+
+/// What answers: it counts those that are being answered, and lets them end.
+#[derive(Clone)]
+pub(crate) struct House {
+    running: watch::Sender<usize>,
+    pub(crate) release: watch::Sender<bool>,
+}
+
+/// One that is being answered.
+struct Guest(House);
+
+/// A listener on a port of its own.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) phases: Phases,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<(bool, u32)>,
+}
+
+// === impl House ===
+
+impl House {
+    pub(crate) fn new() -> Self {
+        Self { running: watch::Sender::new(0), release: watch::Sender::new(false) }
+    }
+
+    fn enter(&self) -> Guest {
+        self.running.send_modify(|running| *running += 1);
+        Guest(self.clone())
+    }
+
+    /// Waits until so many are being answered.
+    pub(crate) async fn runs(&self, count: usize) {
+        let mut running = self.running.subscribe();
+        let runs = timeout(PATIENCE, running.wait_for(|running| *running == count)).await;
+        drop(runs.expect("as many as expected").expect("the house stands"));
+    }
+
+    pub(crate) fn running(&self) -> usize {
+        *self.running.borrow()
+    }
+
+    fn router(&self) -> Router {
+        Router::new()
+            .route("/", any(|| async { "hello" }))
+            .route("/held", get(held))
+            .route("/quiet", get(quiet))
+            .route("/endless", get(endless))
+            .route("/stay", get(stay))
+            .with_state(self.clone())
+    }
+
+    pub(crate) fn service(&self, limits: Limits) -> Service {
+        let (router, phases) = (self.router(), Phases::default());
+        Service { name: "test", router, limits, phases, explain: None }
+    }
+
+    /// Serves one client, who may be as slow as the clock of the test says.
+    pub(crate) fn attend(&self, limits: Limits) -> (DuplexStream, JoinHandle<End>) {
+        let (client, server) = duplex(64 << 10);
+        let service = self.service(limits);
+        let attended = async move { service.attend(server, Client::new(None)).await };
+        (client, tokio::spawn(attended))
+    }
+
+    pub(crate) async fn listen(&self, limits: Limits, tls: Option<Arc<ServerConfig>>) -> Server {
+        let socket = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = socket.local_addr().expect("bound");
+        let service = self.service(limits);
+        let phases = service.phases.clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let house = self.clone();
+        let served = tokio::spawn(async move {
+            let mut listener = Listener::new(socket, tls, service);
+            listener.accept_until(async { drop(stopped.await) }).await;
+            let deadline = Instant::now() + Duration::from_secs(1);
+            let drained = async { drop(timeout(Duration::from_secs(1), house.runs(0)).await) };
+            let mut connections = listener.close(drained).await;
+            let all_ended = connections.ended_by(deadline).await;
+            connections.end(Duration::from_millis(100)).await;
+            assert_eq!(connections.open(), 0);
+            (all_ended, connections.cut_off())
+        });
+        Server { address, phases, stop, served }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.0.running.send_modify(|running| *running -= 1);
+    }
+}
+
+// === impl Server ===
+
+impl Server {
+    pub(crate) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.expect("it listens")
+    }
+
+    /// Begins the end.
+    pub(crate) fn stop(self) -> JoinHandle<(bool, u32)> {
+        drop(self.stop);
+        self.served
+    }
+}
+
+/// Answers when it is released.
+async fn held(State(house): State<House>) -> &'static str {
+    let _guest = house.enter();
+    drop(house.release.subscribe().wait_for(|free| *free).await);
+    "late"
+}
+
+/// Begins to answer, and goes on when it is released.
+async fn quiet(State(house): State<House>) -> Body {
+    let guest = house.enter();
+    let words = futures_of(vec!["early ", "late"], guest);
+    Body::new(StreamBody::new(words))
+}
+
+/// Never stops to answer.
+async fn endless(State(house): State<House>) -> Body {
+    let guest = house.enter();
+    let piece = Bytes::from_static(&[b'x'; 1 << 10]);
+    Body::new(StreamBody::new(futures_util::stream::unfold(guest, move |guest| {
+        let frame = Ok::<_, Infallible>(Frame::data(piece.clone()));
+        async move { Some((frame, guest)) }
+    })))
+}
+
+/// As [`held`], for a client that may stay.
+async fn stay(State(house): State<House>, request: axum::extract::Request) -> &'static str {
+    Client::of(&request).expect("every connection says who it is").stay();
+    held(State(house)).await
+}
+
+/// The first of `words` at once, the others when the house is released.
+fn futures_of(
+    words: Vec<&'static str>,
+    guest: Guest,
+) -> impl futures_util::Stream<Item = Result<Frame<Bytes>, Infallible>> {
+    let begun = (words.into_iter(), true, guest);
+    futures_util::stream::unfold(begun, |(mut words, first, guest)| async move {
+        if !first {
+            drop(guest.0.release.subscribe().wait_for(|free| *free).await);
+        }
+        let frame = Frame::data(Bytes::from_static(words.next()?.as_bytes()));
+        Some((Ok(frame), (words, false, guest)))
+    })
+}
+
+/// Bounds that nothing comes near to.
+pub(crate) fn limits() -> Limits {
+    Limits {
+        connections: 16,
+        strangers_give_way: false,
+        stay: Stay::Requests,
+        handshake_timeout: PATIENCE,
+        header_timeout: PATIENCE,
+        idle_timeout: 10 * PATIENCE,
+        write_timeout: 10 * PATIENCE,
+        farewell_timeout: Duration::from_millis(100),
+        head_bytes: 16 << 10,
+        streams: 32,
+        window_bytes: 1 << 16,
+        ping_interval: 10 * PATIENCE,
+        ping_timeout: PATIENCE,
+    }
+}
+
+/// A client that speaks HTTP/2 at once.
+pub(crate) async fn http2(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> (Sender, Driver) {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.timer(TokioTimer::new());
+    let connected = builder.handshake(TokioIo::new(stream)).await;
+    let (sender, connection) = connected.expect("it speaks HTTP/2");
+    (sender, tokio::spawn(connection))
+}
+
+pub(crate) fn request(path: &str) -> Request<Empty<Bytes>> {
+    let target = format!("http://house{path}");
+    Request::get(target).body(Empty::new()).expect("a request")
+}
+
+pub(crate) async fn ask(sender: &mut Sender, path: &str) -> hyper::Result<Response<Incoming>> {
+    sender.ready().await?;
+    sender.send_request(request(path)).await
+}
+
+/// The rest of an answer.
+pub(crate) async fn text(response: Response<Incoming>) -> hyper::Result<String> {
+    let body = response.into_body().collect().await?.to_bytes();
+    Ok(String::from_utf8(body.to_vec()).expect("UTF-8"))
+}
+
+/// Fails when something takes longer than anything should.
+pub(crate) async fn soon<T>(act: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, act).await.expect("in time")
+}
+
+/// Waits until a client has been told to leave.
+pub(crate) async fn told_to_leave(sender: &mut Sender) {
+    let told = async { while ask(sender, "/").await.is_ok() {} };
+    soon(told).await;
+}
+
+/// A client that is never served says nothing.
+pub(crate) fn never() -> impl Future<Output = ()> {
+    pending()
+}
