@@ -162,8 +162,8 @@ fn a_node_is_drained_onto_another() {
     });
     let status = head.status();
     let of = |replica: &Value| replica["stages"][0]["shards"][0]["whereabouts"]["node"].clone();
-    let nodes: Vec<_> = status["replicas"].as_array().expect("two").iter().map(of).collect();
-    assert!(nodes.contains(&"b".into()) && nodes.contains(&"spare".into()), "{status}");
+    let hosts: Vec<_> = status["replicas"].as_array().expect("two").iter().map(of).collect();
+    assert!(hosts.contains(&"b".into()) && hosts.contains(&"spare".into()), "{status}");
     assert_eq!(status["nodes"][0]["drained"], true, "{status}");
     head.ask(&["remove", "node", "a"]);
     wait_until("it is forgotten", || {

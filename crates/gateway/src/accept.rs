@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use crate::error::ApiError;
 use crate::gateway::{Gateway, Limits};
+use crate::json;
 use crate::routes::router;
 
 /// The longest head of a request, in bytes.
@@ -101,6 +102,6 @@ fn explain(refusal: Refusal) -> Bytes {
         Refusal::Malformed => ("malformed_http", "the request is not valid HTTP/1.1".to_owned()),
     };
     let mut body = BytesMut::new();
-    ApiError::refused(refusal.status(), code, message).write(&mut body);
+    json::write(&mut body, &ApiError::refused(refusal.status(), code, message).body());
     body.freeze()
 }
