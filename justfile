@@ -5,14 +5,14 @@ fmt:
     cargo fmt --all --check
 
 clippy:
-    cargo clippy --release --workspace --all-targets --locked -- -D warnings
+    cargo clippy --profile ci --workspace --all-targets --locked -- -D warnings
 
 test:
-    cargo test --release --workspace --locked
+    cargo test --profile ci --workspace --locked
 
 # So many minutes of faults: half an hour of them, or three with `just chaos 3`.
 chaos MINUTES="30":
-    PLAYHOUSE_CHAOS_MINUTES={{MINUTES}} cargo test --release -p playhouse --locked --test chaos storm -- --nocapture
+    PLAYHOUSE_CHAOS_MINUTES={{MINUTES}} cargo test --profile ci -p playhouse --locked --test chaos storm -- --nocapture
 
 # Half a minute for each decoder of what comes over the network, or SECONDS for one of them.
 fuzz DECODER="" SECONDS="30":
@@ -27,7 +27,7 @@ sbom:
     docker/sbom.py > target/sbom.json
 
 doc:
-    RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --locked
+    RUSTDOCFLAGS="-D warnings" cargo doc --profile ci --workspace --no-deps --locked
 
 # Numbers of BENCHMARKS.md.
 bench:

@@ -1,6 +1,9 @@
 //! The layers of ARCHITECTURE.md, read from `cargo metadata`: a crate uses crates above it in this
 //! table only, and some libraries belong to one crate.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -133,5 +136,41 @@ fn libraries_stay_where_the_invariants_put_them() {
                 assert!(!uses, "{package} must not depend on {library}. {invariant}");
             }
         }
+    }
+}
+
+/// Files that a reader opens between the socket and the logits, and back.
+const WALK_FILES_MAX: usize = 30;
+
+/// Each file of the walk of a request is named by one before it, the first of a crate by the name of the
+/// crate: what is listed is a way through the code.
+#[test]
+fn the_walk_of_a_request_is_short_and_leads_through_the_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let read = |path: &str| {
+        let text = fs::read_to_string(root.join(path));
+        text.unwrap_or_else(|why| panic!("{path}: {why}"))
+    };
+    let architecture = read("ARCHITECTURE.md");
+    let walk = architecture.split("## The walk of a request").nth(1).expect("the section");
+    let list = walk.split("```text").nth(1).and_then(|rest| rest.split("```").next());
+    let files: Vec<&str> = list
+        .expect("the list of files")
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!((10..=WALK_FILES_MAX).contains(&files.len()), "{} files", files.len());
+    // A client names the first, which is given the second as a service.
+    let mut known = BTreeSet::from(["playhouse_listener", "playhouse_gateway"].map(str::to_owned));
+    let mut crates = BTreeSet::new();
+    for file in files {
+        let (folder, path) = file.split_once("/src/").expect("CRATE/src/FILE");
+        let module = path.trim_end_matches(".rs").rsplit('/').next().expect("a name");
+        let is_first = crates.insert(folder);
+        let name = if is_first { format!("playhouse_{folder}") } else { module.to_owned() };
+        assert!(known.contains(&name), "{file}: no file before it names `{name}`");
+        let text = read(&format!("crates/{file}"));
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        known.extend(text.split(|c| !is_word(c)).map(str::to_owned));
     }
 }
