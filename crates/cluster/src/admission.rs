@@ -1,11 +1,14 @@
-//! Which requests the cluster admits, and when to come back those that it does not.
+//! Admission: which requests the cluster accepts, and how long the client of a refused request should
+//! wait.
 //!
-//! - **AD-1** never are more requests or prompt tokens in the cluster than its bounds say, nor more of a
-//!   client than the client's say (**G6**). One prompt may be longer than a bound: alone it is let in.
-//! - **AD-2** a refusal takes nothing and waits for nothing. A client that has too much of its own is
-//!   told so, whether the cluster is full or not.
-//! - **AD-3** who is refused is told to come back when the queue of now will have been admitted to batches, at the
-//!   pace at which requests leave: in 1 s to 60 s, which is what `openai-python` heeds.
+//! - **AD-1** the cluster never holds more requests or prompt tokens than its bounds allow, nor more of
+//!   one client than the client's limits allow (**G6**). A prompt that is longer than a token bound is
+//!   accepted while no other prompt counts against that bound.
+//! - **AD-2** a refusal takes nothing and waits for nothing. A client that exceeds its own limit is told
+//!   so, whether the cluster is full or not.
+//! - **AD-3** a refused client is told to come back when the requests that are queued now will have been
+//!   admitted to batches, at the pace at which requests leave: in 1 s to 60 s, which is what
+//!   `openai-python` heeds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,40 +21,42 @@ use tokio::time::Instant;
 
 use crate::pace::Pace;
 
-/// How much may be in the cluster at once, running and waiting (**G6**).
+/// The bounds of the whole cluster, over running and waiting requests (**G6**).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdmissionLimits {
-    /// Requests.
+    /// Maximum number of requests.
     pub requests: Capacity,
-    /// Prompt tokens of all those requests.
+    /// Maximum of the prompt tokens of all those requests together.
     pub prompt_tokens: u32,
-    /// How long a request waits while no replica can serve it (**C-7**).
+    /// The longest time that a request waits while no replica can serve it (**C-7**).
     pub no_capacity_timeout: Duration,
 }
 
-/// How many requests may be in the cluster.
+/// The maximum number of requests in the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capacity {
-    /// So many, however many replicas there are.
+    /// The same number, however many replicas there are.
     Fixed(u32),
-    /// So many for each replica there is.
+    /// This number for each replica.
     EachReplica(u32),
 }
 
-/// What a client may have in the cluster, and how early it may be served.
+/// The limits of one client: how much it may have in the cluster, and the earliest priority of its
+/// requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientLimits {
-    /// Requests at once, running and waiting; as many as the cluster takes if not given.
+    /// Maximum number of requests at once, running and waiting; as many as the cluster takes if not
+    /// given.
     pub requests: Option<u32>,
-    /// Prompt tokens of all those requests.
+    /// Maximum of the prompt tokens of all those requests together.
     pub prompt_tokens: Option<u32>,
-    /// No request of the client is earlier than this; see
+    /// The lowest priority value of this client's requests: none is served earlier. See
     /// [`Submission::priority`](crate::Submission::priority).
     pub priority: i32,
 }
 
-/// One of those who ask, with limits of its own. Requests of one priority are served so that every
-/// client gets its share. Cheap to clone.
+/// A client of the cluster, with limits of its own. Among requests of one priority, every client gets
+/// its share of the service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(crate) tenant: Tenant,
@@ -59,46 +64,46 @@ pub struct Client {
     budget: Budget,
 }
 
-/// Which bound a request would break.
+/// The bound that a request would break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Full {
-    /// That of the whole cluster.
+    /// The bound of the whole cluster.
     Cluster,
-    /// One of the client: requests or tokens, and how many it may have.
+    /// A limit of the client: what is limited, and the limit.
     Client(Measure, u32),
 }
 
-/// What is counted.
+/// The quantity that a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
     /// Requests, running and waiting.
     Requests,
-    /// Tokens of their prompts.
+    /// Prompt tokens of those requests.
     PromptTokens,
 }
 
-/// What the cluster or a client may have, and has.
+/// The bounds of the cluster or of a client, with what is taken of them.
 #[derive(Clone, Debug)]
 struct Budget {
     requests: Bound,
     prompt_tokens: Bound,
 }
 
-/// So much of something there may be. Clones count together.
+/// A limited quantity. Clones count together.
 #[derive(Clone, Debug)]
 struct Bound {
     taken: watch::Sender<u32>,
     most: u32,
 }
 
-/// Some of a [`Bound`]. Dropping it gives it back.
+/// An amount taken from a [`Bound`]. Dropping it gives the amount back.
 #[derive(Debug)]
 struct Taken {
     of: watch::Sender<u32>,
     amount: u32,
 }
 
-/// Counts what the cluster and its clients have queued and running.
+/// Counts the queued and running requests of the cluster and of each client.
 #[derive(Debug)]
 pub(crate) struct Admission {
     cluster: Budget,
@@ -108,7 +113,7 @@ pub(crate) struct Admission {
     origin: Instant,
 }
 
-/// A request's place in the cluster. Dropping it frees the place.
+/// The place of a request in the cluster. Dropping it frees the place.
 #[derive(Debug)]
 pub(crate) struct Place {
     admission: Arc<Admission>,
@@ -131,13 +136,13 @@ impl Admission {
 
     pub(crate) fn client(&self, limits: &ClientLimits) -> Client {
         let most = |limit: Option<u32>| limit.unwrap_or(u32::MAX);
-        // Tenant 0 is nobody in particular.
+        // Tenant 0 is for requests without a client.
         let tenant = Tenant(self.clients.fetch_add(1, Ordering::Relaxed) + 1);
         let budget = Budget::new(most(limits.requests), most(limits.prompt_tokens));
         Client { tenant, priority: limits.priority, budget }
     }
 
-    /// Takes a place in a cluster of so many replicas, if there is one.
+    /// Takes a place in a cluster with this number of replicas, if there is room.
     pub(crate) fn enter(
         self: &Arc<Self>,
         prompt_tokens: usize,
@@ -161,12 +166,13 @@ impl Admission {
         Ok(Place { admission: Arc::clone(self), _cluster: cluster, _client: of_client })
     }
 
-    /// Requests in the cluster.
+    /// The number of requests in the cluster.
     pub(crate) fn requests(&self) -> u32 {
         *self.cluster.requests.taken.borrow()
     }
 
-    /// When to come back if so many requests wait for a slot (**AD-3**).
+    /// The time after which a refused client should come back, if this many requests wait for a slot
+    /// (**AD-3**).
     pub(crate) fn retry_after(&self, waiting: u32) -> Duration {
         self.pace().retry_after(waiting, self.origin.elapsed())
     }
@@ -205,7 +211,8 @@ impl Budget {
         Self { requests: Bound::new(requests), prompt_tokens: Bound::new(prompt_tokens) }
     }
 
-    /// One request of at most so many and its tokens, or what there is too much of.
+    /// Takes one request, of at most `requests`, and its prompt tokens; otherwise returns the quantity
+    /// that is exhausted.
     fn take(&self, prompt_tokens: usize, requests: u32) -> Result<[Taken; 2], Measure> {
         let tokens = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
         let request = self.requests.take(1, requests).ok_or(Measure::Requests)?;
@@ -247,7 +254,7 @@ impl Drop for Taken {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // What it has taken returns after this.
+        // The bounds that it took from return after this.
         let admission = &self.admission;
         admission.pace().leave(admission.origin.elapsed());
     }

@@ -1,4 +1,4 @@
-//! How a replica is made, for each way of dividing it.
+//! Blueprints: how a replica is made, for each parallel layout.
 
 use std::fmt;
 use std::pin::Pin;
@@ -11,31 +11,33 @@ use playhouse_types::ParallelSpec;
 use crate::rank::RankStarter;
 use crate::status::Share;
 
-/// What a replica is made from.
+/// Everything that a replica is made from.
 #[derive(Clone)]
 pub struct Blueprint {
-    /// How it is divided.
+    /// The parallel layout of the replica.
     pub layout: ParallelSpec,
-    /// Its ranks, and their groups.
+    /// The ranks of the replica, and their groups.
     pub map: Arc<RankMap>,
-    /// What each of them holds, stage by stage.
+    /// The share of the model that each rank holds, stage by stage.
     pub shares: Vec<Share>,
-    /// Steps in flight at most. One more than there are stages lets the first begin a step while
-    /// the last reports (the batch queue of vLLM's `step_with_batch_queue`); a single stage with
-    /// [`Limits::lookahead`] then begins a step before the outcome of the last has been seen (its
-    /// asynchronous scheduling).
+    /// Maximum number of steps in flight. One more than there are stages lets the first stage begin a
+    /// step while the last reports (the batch queue of vLLM's `step_with_batch_queue`); a single stage
+    /// with [`Limits::lookahead`] then begins a step before the outcome of the last has been seen
+    /// (vLLM's asynchronous scheduling).
     pub concurrent_batches: usize,
-    /// Bounds of its scheduler and its KV cache. How long a context may be is the same in all
-    /// blueprints of a deployment, because requests move between replicas.
+    /// Bounds of the scheduler and the KV cache. The longest context is the same in all blueprints of a
+    /// deployment, because requests move between replicas.
     pub limits: Limits,
-    /// Makes what starts the ranks of one replica. Dropping that ends what is left of them.
+    /// Makes the starter of the ranks of one replica. Dropping the starter ends the ranks that are left.
     pub starter: Arc<dyn Fn() -> RankStarter + Send + Sync>,
 }
 
-/// Works out how to make a replica, for which weights may have to be read. Never blocks.
+/// Works out the blueprint of a replica with the given layout, for which weights may have to be read.
+/// Never blocks.
 pub type Blueprints = Arc<dyn Fn(ParallelSpec) -> Drafting + Send + Sync>;
 
-/// Ends with how to make a replica, or says why the model cannot be divided like that.
+/// Resolves to the blueprint of a replica, or to the reason why the model cannot be divided by that
+/// layout.
 pub type Drafting = Pin<Box<dyn Future<Output = Result<Blueprint, String>> + Send>>;
 
 // === impl Blueprint ===

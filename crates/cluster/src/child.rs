@@ -1,7 +1,7 @@
-//! The process of a rank, as its parent on the same machine sees it.
+//! Child: the process of a rank, as its parent on the same machine sees it.
 //!
-//! The parent reaps it at once when it dies, and it dies with its parent: its standard input, over
-//! which it got its identity, ends then.
+//! The parent reaps the process as soon as it dies. The process dies with its parent, because its
+//! standard input, over which it received its identity, ends then.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -24,10 +24,11 @@ use crate::head::HeadAddress;
 use crate::oom_kills::{OomKills, SAMPLES};
 use crate::rank::{Loss, LossCause};
 
-/// Lines of standard error that are kept for the reason of an exit.
+/// The last lines of standard error that are kept for the reason of an exit.
 const LAST_LINES: usize = 4;
 
-/// Longest wait for the last words of a process that is gone; a grandchild may hold its pipe.
+/// The longest wait for the last output of a process that has ended; a grandchild may hold its pipe
+/// open.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// The exit code of a Rust program whose main thread panicked.
@@ -42,21 +43,22 @@ pub struct Child {
     _alive: oneshot::Sender<()>,
 }
 
-/// Starts the process of a rank on this machine: its name, where the head is, and its
-/// [identity](playhouse_link::Identity::from_bytes).
+/// Starts the process of a rank on this machine, given the name of the process, the address of the head,
+/// and the bytes of its [identity](playhouse_link::Identity::from_bytes).
 pub type ChildStarter = Arc<dyn Fn(&str, &HeadAddress, Vec<u8>) -> io::Result<Child> + Send + Sync>;
 
 // === impl Child ===
 
 impl Child {
-    /// Starts children with the subcommand `shard` of this program.
+    /// Returns a starter that runs children with the subcommand `shard` of `program`.
     #[must_use]
     pub fn starter(program: PathBuf) -> ChildStarter {
         Arc::new(move |name, head, identity| Self::spawn(&program, name, head, identity))
     }
 
-    /// A process that somebody else has started, who says when it has ended, and ends it when the
-    /// receiver says that it was dropped.
+    /// Wraps a process that other code has started. That code sends to `exited` when the process has
+    /// ended, and ends the process when the returned receiver completes because the [`Child`] was
+    /// dropped.
     #[must_use]
     pub fn new(pid: u32, exited: watch::Receiver<Option<Exit>>) -> (Self, oneshot::Receiver<()>) {
         let (_alive, dropped) = oneshot::channel();
@@ -96,7 +98,7 @@ impl Child {
                 Ok(End { status, is_ours }) => match status.signal() {
                     Some(signal) => {
                         if signal == Signal::KILL.as_raw() && !is_ours {
-                            // The kernel says it for a process that could not.
+                            // A process that the kernel has killed could not say so itself.
                             words.splice(0..0, kills.reason());
                         }
                         ExitStatus::Signal(signal)
@@ -114,16 +116,16 @@ impl Child {
     }
 }
 
-/// Whether a variable is passed on to rank processes: those of logs, libraries and devices.
+/// Returns whether a variable is passed on to rank processes: those of logs, libraries and devices are.
 fn is_kept(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     ["RUST_", "LD_", "CUDA_", "NCCL_", "NVIDIA_"].iter().any(|kept| name.starts_with(kept))
 }
 
-/// How a process ended.
+/// The end of a process.
 struct End {
     status: std::process::ExitStatus,
-    /// It was no longer wanted, and its parent killed it.
+    /// Whether its parent killed it because it was no longer wanted.
     is_ours: bool,
 }
 
@@ -135,7 +137,7 @@ async fn live(
     mut dropped: oneshot::Receiver<()>,
     kills: &mut OomKills,
 ) -> io::Result<End> {
-    // Held open until the end: that is how the process knows that we live.
+    // Held open until the end: the process sees by it that its parent lives.
     let mut stdin = stdin;
     let ended = async {
         if let Some(stdin) = &mut stdin {
@@ -184,8 +186,8 @@ async fn listen(stderr: Option<impl AsyncRead + Unpin>, name: String) -> Vec<Str
     last.into()
 }
 
-/// The level of a line that begins with one, and the rest. What a process says otherwise, such as why
-/// it panics, is for everybody.
+/// Splits a line into the log level with which it begins, and the rest. Any other line, such as the
+/// message of a panic, has the level INFO.
 fn level(line: &str) -> (Level, &str) {
     let levels = [("ERROR ", Level::ERROR), ("WARN ", Level::WARN), ("INFO ", Level::INFO)];
     let rest = |name| line.trim_start().strip_prefix(name);
@@ -193,7 +195,7 @@ fn level(line: &str) -> (Level, &str) {
     found.unwrap_or((Level::INFO, line))
 }
 
-/// How a process ended, for a person.
+/// Describes the end of a process, for a person.
 fn ending(exit: &Exit) -> String {
     let Exit { pid, status, reason } = exit;
     let how = match status {

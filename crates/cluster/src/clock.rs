@@ -1,10 +1,10 @@
-//! The clock of a cluster: all of it tells the same time, because requests move.
+//! The clock of a cluster, the same for all replicas because requests move between them.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Tells the time since it was started, as schedulers count it.
+/// The time since the cluster's clock was started, as schedulers count it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(Instant);
 
@@ -19,7 +19,7 @@ impl Clock {
         self.0.elapsed()
     }
 
-    /// What it tells at `instant`; 0 if that was before it was started.
+    /// Returns the clock's time at `instant`; 0 if that was before the clock was started.
     pub(crate) fn time_of(self, instant: Instant) -> Duration {
         instant.saturating_duration_since(self.0)
     }

@@ -1,4 +1,4 @@
-//! [`Cluster`]: the handle by which the binary holds the actor tree.
+//! [`Cluster`]: the handle by which the program holds the actor tree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,45 +28,45 @@ use crate::start_error::StartError;
 use crate::tasks::{TASKS_END_MAX, Tasks};
 use crate::watchdog::StepDeadline;
 
-/// How long a restarted head waits for all of its replicas before one of them is enough.
+/// How long a restarted head waits for all of its replicas before a single one is enough.
 const ALL_BACK: Duration = Duration::from_secs(3);
 
-/// What to run.
+/// The configuration of a cluster.
 pub struct DeploymentConfig {
-    /// What shall run, unless the ledger knows better.
+    /// The deployment that is wanted at the first start; a later start takes it from the ledger.
     pub desired: Desired,
-    /// How replicas are made.
+    /// Makes the blueprints of replicas.
     pub blueprints: Blueprints,
-    /// What operators asked for.
+    /// The ledger of what operators asked for.
     pub ledger: Arc<Ledger>,
-    /// How long a step may take before its ranks count as hung.
+    /// The longest time that a step may take before its ranks count as hung.
     pub step_deadline: StepDeadline,
-    /// How requests are spread over the replicas.
+    /// The policy by which requests are spread over the replicas.
     pub policy: Policy,
     /// The control plane, if ranks are processes.
     pub control: Option<ControlPlane>,
-    /// Devices of this process for ranks that are its threads, one for each rank.
+    /// Number of devices of this process, for ranks that are its threads; each rank takes one device.
     pub devices: usize,
     /// Bounds of the front door.
     pub admission: AdmissionLimits,
-    /// Token ids are below this.
+    /// Size of the vocabulary: all token ids are below this.
     pub vocab: u32,
     /// Longest prompt whose keys and values do not depend on its length. A longer one shares
     /// prefix-cache blocks only with prompts of the same length. `usize::MAX` unless the model has
     /// dynamic rope, where the frequencies of a whole prompt follow from its length.
     pub shared_prompt_max: usize,
-    /// Where the replicas report.
+    /// The metrics to which replicas report.
     pub metrics: Arc<Metrics>,
 }
 
-/// A running cluster. Dropping it leaves the actors running until the runtime ends; call
+/// A running cluster. Dropping the handle leaves the actors running until the runtime ends; call
 /// [`Cluster::stop`].
 #[derive(Debug)]
 pub struct Cluster {
     front_door: FrontDoor,
     control: Option<ControlPlane>,
     ledger: Arc<Ledger>,
-    /// What shall run was written down by an earlier head.
+    /// Whether an earlier head wrote down what is wanted.
     returns: bool,
     deployment: ActorRef<DeploymentMsg>,
     actors: JoinHandle<()>,
@@ -134,25 +134,25 @@ impl Cluster {
         Ok(Self { front_door, control, ledger, returns, deployment, actors, replicas, tasks })
     }
 
-    /// Waits until every replica serves that comes up at once, and one at least: those that have lost a rank
-    /// on their way, such as one of a node that cannot load, follow when they can. After a restart of
-    /// the head, those that take long follow as well: there are clients who want to go on.
+    /// Waits until no replica is in its first start and at least one serves. A replica that has lost a
+    /// rank on the way, such as one on a node that cannot load, follows when it can. After a restart of
+    /// the head, slow replicas follow later as well, because clients wait to go on.
     ///
     /// # Errors
-    /// When all of them have failed: why one of them did.
+    /// When all replicas have failed: why one of them did.
     pub async fn serving(&self) -> Result<(), StartError> {
         let patience = if self.returns { ALL_BACK } else { Duration::MAX };
         drop(timeout(patience, self.front_door.all_started()).await);
         self.front_door.one_serves().await
     }
 
-    /// Where requests enter.
+    /// Returns the front door, by which requests enter.
     #[must_use]
     pub fn front_door(&self) -> &FrontDoor {
         &self.front_door
     }
 
-    /// What operators see, and may change.
+    /// Returns the handle by which operators see the cluster and change it.
     #[must_use]
     pub fn overview(&self) -> Overview {
         Overview::new(
@@ -163,18 +163,18 @@ impl Cluster {
         )
     }
 
-    /// Refuses new requests, waits until the accepted ones have finished or `deadline` has
-    /// passed, then stops every actor and joins the engine. Whatever is left ends as failed.
-    /// Returns how many requests that were.
+    /// Refuses new requests, waits until the accepted ones have finished or `deadline` has passed, then
+    /// stops every actor and joins the engine. Requests that are left end as failed. Returns the number
+    /// of those requests.
     pub async fn stop(self, deadline: Duration) -> u32 {
         self.front_door.start_drain();
         let left = match timeout(deadline, self.front_door.drained()).await {
             Ok(()) => 0,
             Err(_) => self.front_door.in_flight(),
         };
-        // Whoever is left has no replica from now on.
+        // Requests that are left have no replica from now on.
         self.replicas.waiting_room().close(&FinishReason::Draining);
-        // No operation shall undo what it did because replicas end now.
+        // The end of the replicas is no reason for an operation to undo what it did.
         self.tasks.stop();
         self.deployment.stop(None);
         if let Err(why) = self.actors.await {
@@ -191,7 +191,8 @@ impl Cluster {
     }
 }
 
-/// What shall run: what operators asked for, or else what is written down as that now.
+/// Returns the deployment that is wanted: what operators asked for, or else `at_first`, which is written
+/// down then.
 async fn wanted(ledger: &Arc<Ledger>, at_first: Desired) -> Result<Desired, StartError> {
     if let Some(desired) = ledger.desired() {
         return Ok(desired);
@@ -203,8 +204,8 @@ async fn wanted(ledger: &Arc<Ledger>, at_first: Desired) -> Result<Desired, Star
     Ok(at_first)
 }
 
-/// Writes down on which nodes ranks sit, whenever that changes (**LED-6**). What cannot be written is
-/// tried again with the next change: it only says for whom a later head waits.
+/// Writes down the nodes that have ranks whenever they change (**LED-6**). A write that fails is tried
+/// again with the next change: it only says for which nodes a later head waits.
 async fn keep_hosts(control: ControlPlane, ledger: Arc<Ledger>) {
     let mut written = ledger.hosts();
     loop {
@@ -219,8 +220,8 @@ async fn keep_hosts(control: ControlPlane, ledger: Arc<Ledger>) {
     }
 }
 
-/// Starts what shall run: those that were drained, who have no ranks; the replicas there were `before`,
-/// with their last epochs; and others.
+/// Starts the replicas that are wanted: drained ones without ranks, those of `before` with their last
+/// epochs, and new ones.
 async fn start_all(
     fleet: &Fleet,
     deployment: ActorCell,

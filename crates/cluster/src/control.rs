@@ -1,4 +1,4 @@
-//! The head's end of the control plane: who may connect, and the processes of ranks.
+//! The head's end of the control plane: which peers may connect, and the processes of ranks.
 
 mod refusal;
 mod reunion;
@@ -38,27 +38,27 @@ const ARRIVAL: Duration = Duration::from_secs(10);
 /// How long a node may take to start a process.
 const SPAWN: Duration = Duration::from_secs(10);
 
-/// Where the head listens and what it runs ranks with.
+/// The configuration of the control plane: where the head listens, and with what it runs ranks.
 pub struct ControlConfig {
-    /// Where nodes and shards connect.
+    /// The socket to which nodes and rank processes connect.
     pub listener: Listener,
-    /// Signs who may.
+    /// Signs the certificates of peers that may connect.
     pub authority: Authority,
     /// Starts the processes of ranks on this machine.
     pub children: ChildStarter,
     /// Devices of this machine that ranks use.
     pub devices: Vec<Device>,
-    /// Whether nodes with a token may join.
+    /// Whether nodes with a join token may join.
     pub admits_nodes: bool,
-    /// Certificates of nodes that are no longer good.
+    /// The certificates of nodes that were revoked.
     pub revocations: Revocations,
-    /// Writes them down when there are more.
+    /// Writes the revocations down when there are more.
     pub keep_revocations: KeepRevocations,
-    /// Is told when a certificate was renewed, or was to be.
+    /// Is told when a certificate was renewed, or could not be.
     pub tell_renewal: TellRenewal,
 }
 
-/// How long the parent of a process that was lost may take to say how it ended.
+/// How long the parent of a lost process may take to say how the process ended.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// The head's end of the control plane. Dropping the last clone ends it.
@@ -74,14 +74,14 @@ struct Inner {
     admits_nodes: bool,
     children: ChildStarter,
     nodes: Nodes,
-    /// Numbers rank processes, from the incarnation of this head on.
+    /// The number of the next rank process, counted from the incarnation of this head.
     launches: AtomicU64,
     awaited: Mutex<HashMap<PeerId, oneshot::Sender<Side>>>,
     reunion: Reunion,
     tasks: Tasks,
 }
 
-/// A peer and what it asks.
+/// A peer and the inbox of its requests.
 type Side = (Peer, Inbox);
 
 /// A connected rank process. Dropping it ends it.
@@ -96,13 +96,13 @@ pub(crate) struct Process {
     _inbox: Inbox,
 }
 
-/// A place in the list of who is awaited, for as long as somebody waits.
+/// An entry in the list of awaited processes, for as long as a launch waits.
 struct Awaited<'a> {
     inner: &'a Inner,
     id: PeerId,
 }
 
-/// What keeps a process alive.
+/// The hold on a process that keeps the process alive.
 #[derive(Debug)]
 enum Hold {
     Here { _child: Child },
@@ -112,7 +112,7 @@ enum Hold {
 // === impl ControlPlane ===
 
 impl ControlPlane {
-    /// Admits processes. Must be called on the runtime that is to drive them.
+    /// Starts to admit processes. Must be called on the runtime that is to drive them.
     #[must_use]
     pub fn start(config: ControlConfig) -> Self {
         let ControlConfig { listener, authority, children, devices, admits_nodes, .. } = config;
@@ -146,30 +146,31 @@ impl ControlPlane {
         Self { inner }
     }
 
-    /// Where it listens.
+    /// Returns the address at which the head listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.inner.address
     }
 
-    /// The machines ranks can run on.
+    /// Returns the machines that ranks can run on.
     pub(crate) fn nodes(&self) -> &Nodes {
         &self.inner.nodes
     }
 
-    /// How each node is.
+    /// Returns the status of each node.
     pub(crate) fn statuses(&self) -> Vec<NodeStatus> {
         self.inner.nodes.statuses()
     }
 
-    /// The end of the certificate of the head, and of that of a connected node which ends first.
+    /// Returns the expiry of the head's certificate, and the earliest expiry of a connected node's
+    /// certificate.
     pub(crate) fn certificate_ends(&self) -> [Option<SystemTime>; 2] {
         let nodes = self.statuses().into_iter().filter(|node| node.connected);
         let ends = nodes.filter_map(|node| self.inner.enrollment.certificate_end(&node.name));
         [self.inner.endpoint.good_until(), ends.min()]
     }
 
-    /// A token that lets one node in.
+    /// Creates a token with which one node can join within `ttl`.
     ///
     /// # Errors
     /// See [`NoToken`].
@@ -180,12 +181,12 @@ impl ControlPlane {
         self.inner.enrollment.issue(ttl).map_err(|why| NoToken::Failed(why.to_string()))
     }
 
-    /// Completes when nobody can join with this token any more.
+    /// Completes when the token lets no node join any more.
     pub async fn until_spent(&self, token: &JoinToken) {
         self.inner.enrollment.until_spent(token).await;
     }
 
-    /// Cuts a node off and turns its certificate away from now on: whether it was connected.
+    /// Cuts a node off and refuses its certificate from now on. Returns whether the node was connected.
     pub(crate) fn revoke(&self, node: &str) -> Result<bool, NotRevoked> {
         if !self.inner.admits_nodes {
             return Err(NotRevoked::NotListening);
@@ -195,17 +196,17 @@ impl ControlPlane {
         Ok(self.inner.nodes.cut_off(node))
     }
 
-    /// The runtime of the connections, for tasks that pass messages on.
+    /// Returns the runtime of the connections, for tasks that pass messages on.
     pub(crate) fn runtime(&self) -> &Handle {
         self.inner.endpoint.runtime()
     }
 
-    /// What runs until the connections have ended.
+    /// Returns the tasks that run until the connections have ended.
     pub(crate) fn tasks(&self) -> &Tasks {
         &self.inner.tasks
     }
 
-    /// Ends all connections, says why, and waits for what waits for them.
+    /// Ends all connections, tells the peers why, and waits for the tasks that depend on connections.
     pub(crate) async fn shut_down(&self) {
         self.inner.endpoint.shut_down("the head stops").await;
         let tasks = self.inner.tasks.ended(TASKS_END_MAX).await;
@@ -214,7 +215,7 @@ impl ControlPlane {
         }
     }
 
-    /// A number that no rank process of this head has, nor of an earlier one.
+    /// Returns a number that no rank process of this head or of an earlier one has.
     pub(crate) fn next_launch(&self) -> u64 {
         self.inner.launches.fetch_add(1, Ordering::Relaxed)
     }
@@ -263,7 +264,7 @@ impl ControlPlane {
         };
         let spawn = Spawn { name: name.to_owned(), device: assignment.device, identity };
         let (name, control) = (assignment.node.clone(), Arc::downgrade(&self.inner));
-        // In a task of its own: a process that nobody waits for any more is ended all the same.
+        // In a task of its own: a process whose launch was given up is ended all the same.
         let (answer, answered) = oneshot::channel();
         let _starting = inner.nodes.starts_process(&assignment.node);
         inner.tasks.join_on(self.runtime(), async move {
@@ -292,7 +293,7 @@ impl fmt::Debug for ControlPlane {
     }
 }
 
-/// Admits who is waited for, until the control plane is gone.
+/// Admits the processes that launches wait for, until the control plane is dropped.
 async fn receive(inner: Weak<Inner>, mut arrivals: Arrivals) {
     while let Some(knock) = arrivals.next().await {
         let Some(inner) = inner.upgrade() else { return };
@@ -347,17 +348,17 @@ async fn admit(inner: Arc<Inner>, arrival: Arrival) {
 // === impl Process ===
 
 impl Process {
-    /// Whether it can be asked anything more.
+    /// Returns whether the process can still be asked.
     pub(crate) fn lives(&self) -> bool {
         self.exited.borrow().is_none() && self.peer.lost().borrow().is_none()
     }
 
-    /// Ends the process, from now on. What is returned completes when it has ended (**A14**), or its node,
-    /// one of `nodes`, is out of reach: then nobody gets its device before the node is back and has ended
-    /// it.
+    /// Ends the process, from now on. The future completes when the process has ended (**A14**), or when
+    /// its node, one of `nodes`, is out of reach: then its device stays taken until the node is back and
+    /// has ended the process.
     pub(crate) fn end(self, nodes: &Nodes) -> impl Future<Output = ()> + use<> {
         let Self { assignment, mut exited, _hold, _inbox, peer, .. } = self;
-        // This connection: the node may be back under another before anybody looks.
+        // This connection: the node may have come back under another one by the time of the answer.
         let parent = nodes.peer(&assignment.node);
         drop((_hold, _inbox, peer));
         async move {
@@ -373,7 +374,8 @@ impl Process {
         }
     }
 
-    /// Waits until the process has ended or cannot be reached: why. Its node is one of `nodes`.
+    /// Waits until the process has ended or cannot be reached, and returns the reason. Its node is one
+    /// of `nodes`.
     pub(crate) async fn ended(&self, nodes: &Nodes) -> Loss {
         let mut exited = self.exited.clone();
         let exit = async move {
@@ -405,12 +407,12 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let Self::There { pid, node, control } = self else { return };
         let Some(control) = control.upgrade() else { return };
-        // A node that is away now offers it when it is back, and nobody will hold it.
+        // A node that is away now offers the process when it is back, and no rank will hold it.
         let Some(peer) = control.nodes.ask_to_end(node, *pid) else { return };
         let (pid, node, weak) = (*pid, std::mem::take(node), Arc::downgrade(&control));
         let kill = async move {
             if let Err(CallError::Lost(_)) = peer.call(NodeRequest::Kill { pid }, SPAWN).await {
-                // The call may know that a little earlier than everybody else.
+                // The call may see the loss a little earlier than the other watchers of the node.
                 peer.until_lost().await;
             }
             if let Some(control) = weak.upgrade() {

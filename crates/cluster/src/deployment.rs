@@ -1,5 +1,5 @@
-//! Deployment: the root of the actor tree. It makes changes, and replaces the actors of replicas that
-//! fail.
+//! Deployment: the root of the actor tree. The deployment carries out changes, and replaces the actors
+//! of replicas that fail.
 
 mod fleet;
 mod moves;
@@ -24,15 +24,15 @@ use crate::operation::{Answer, Change, Desired, Refused};
 use crate::restart::{RestartBudget, Verdict};
 use crate::tasks::Tasks;
 
-/// The actor that keeps what should run running.
+/// The actor that keeps the wanted replicas running.
 pub(crate) struct Deployment;
 
-/// What the actor of a deployment knows.
+/// The state of the deployment's actor.
 pub(crate) struct DeploymentState {
     fleet: Arc<Fleet>,
     ledger: Arc<Ledger>,
     tasks: Tasks,
-    /// Of actors that fail.
+    /// The restart budgets of replicas whose actors failed.
     restarts: BTreeMap<ReplicaId, RestartBudget>,
 }
 
@@ -58,13 +58,13 @@ impl Actor for Deployment {
         state: &mut DeploymentState,
     ) -> Result<(), ActorProcessingErr> {
         let DeploymentMsg::Change { change, key, dry_run, answer } = message;
-        // Who asked may have gone.
+        // The operator that asked may have gone.
         drop(answer.send(state.change(me.get_cell(), change, key, dry_run).await));
         Ok(())
     }
 
-    /// A replica whose actor fails is out of routing at once, because its actor does not live, and has
-    /// said so in its status. Another is started in its place, sooner or later (**A16**).
+    /// Replaces the actor of a replica when it fails (**A16**). Such a replica is out of routing at
+    /// once, because its actor does not live any more, and has said so in its status.
     async fn handle_supervisor_evt(
         &self,
         me: ActorRef<DeploymentMsg>,
@@ -94,7 +94,7 @@ impl DeploymentState {
         Self { fleet, ledger, tasks, restarts: BTreeMap::new() }
     }
 
-    /// The actor of a replica has failed: see [`Fleet::replace`].
+    /// Handles the failure of a replica's actor: see [`Fleet::replace`].
     fn failed(&mut self, supervisor: ActorCell, actor: ActorId, why: &str) {
         let FleetConfig { replicas, patience, .. } = &self.fleet.config;
         let Some(id) = replicas.of_actor(actor) else {
@@ -116,7 +116,7 @@ impl DeploymentState {
         });
     }
 
-    /// Works a change out, and begins it.
+    /// Works out the moves of a change, and begins the operation.
     async fn change(
         &self,
         supervisor: ActorCell,
@@ -155,7 +155,7 @@ impl DeploymentState {
         Ok(Answer::Accepted(Box::new(operation)))
     }
 
-    /// What is wanted now, what will be, and the way there.
+    /// Returns what is wanted now, what will be wanted, and the moves that lead there.
     async fn work_out(&self, change: &Change) -> Result<(Desired, Desired, Vec<Move>), Refused> {
         let fleet = &self.fleet;
         let actual = fleet.actual();
@@ -168,8 +168,8 @@ impl DeploymentState {
     }
 }
 
-/// What shall have no ranks after a change. A replica that ends or starts on the way is not drained:
-/// another one may have its id later.
+/// Returns the nodes and replicas that shall have no ranks after a change. A replica that ends or starts
+/// on the way is not drained: another one may get its id later.
 fn drained_after(change: &Change, steps: &[Move], mut drained: Drained) -> Drained {
     for step in steps {
         if let Move::Start { id, .. } | Move::Remove { id } | Move::Revive { id } = step {

@@ -1,4 +1,4 @@
-//! Hands out the requests that wait for a replica, and ends those whose time is up.
+//! The dispatcher: hands out the requests that wait for a replica, and ends those whose time is up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::mail::{Parked, WaitingRoom};
 use crate::replicas::Replicas;
 
-/// Requests that are handed out at a stretch: each is routed, which takes microseconds.
+/// The number of requests that are handed out without a pause: routing takes microseconds for each.
 const STRETCH: usize = 64;
 
 /// Takes requests from the waiting room to replicas. There is one for each [`WaitingRoom`].
@@ -25,8 +25,8 @@ pub(crate) struct Dispatcher {
 // === impl Dispatcher ===
 
 impl Dispatcher {
-    /// Hands out what waits for a replica, for ever. A panic on the way costs nothing but that it is begun
-    /// anew: what was on its way comes back (**GE-2** of `sink`).
+    /// Runs the dispatcher for ever. After a panic it begins anew, and nothing is lost: a request that
+    /// was on its way comes back to the waiting room (**GE-2** of `sink`).
     pub(crate) async fn keep(replicas: Arc<Replicas>) {
         loop {
             let (waiting, clock) = (Arc::clone(replicas.waiting_room()), replicas.clock());
@@ -63,8 +63,8 @@ impl Dispatcher {
         pending.sink.end(FinishReason::Unserved(why));
     }
 
-    /// Sends everybody to a replica, in order, while one serves (**P-1**). Only [`run`](Self::run) takes
-    /// from the front, so whoever is put back is the first again.
+    /// Sends the waiting requests to replicas, in order, while one serves (**P-1**). Only
+    /// [`run`](Self::run) takes from the front, so a request that is put back is the first again.
     async fn hand_out(&self) {
         for handed in 1.. {
             let Some(Parked { mut pending, unserved_at }) = self.waiting.take_first() else {

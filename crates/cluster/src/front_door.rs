@@ -1,4 +1,4 @@
-//! Where requests enter: a plain struct on the hot path, not an actor.
+//! The front door, where requests enter: a plain struct on the hot path, not an actor.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,18 +19,18 @@ use crate::start_error::StartError;
 use crate::status::ReplicaStatus;
 use crate::submission::Submission;
 
-/// Accepts requests for a cluster or refuses them at once. Cheap to clone.
+/// The entrance of a cluster: accepts requests, or refuses them at once. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct FrontDoor {
     shared: Arc<Shared>,
 }
 
-/// Answers a request by sending emissions, in tests of the layers above.
+/// A function that answers a request by sending emissions, in tests of the layers above.
 type Script = Box<dyn Fn(GenerateRequest, UnboundedSender<Emission>) + Send + Sync>;
 
 struct Shared {
     replicas: Arc<Replicas>,
-    /// Answers instead of the replicas.
+    /// The script that answers instead of the replicas.
     script: Option<Script>,
     draining: AtomicBool,
     next_id: AtomicU64,
@@ -38,7 +38,7 @@ struct Shared {
     bounds: Bounds,
 }
 
-/// What requests are checked against; see [`DeploymentConfig`](crate::DeploymentConfig).
+/// The bounds that requests are checked against; see [`DeploymentConfig`](crate::DeploymentConfig).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     pub(crate) limits: Limits,
@@ -47,25 +47,25 @@ pub(crate) struct Bounds {
     pub(crate) shared_prompt_max: usize,
 }
 
-/// Why a request was not accepted. Nothing of it remains.
+/// The reason why a request was not accepted. Nothing of the request remains.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
     /// The queues are full; try again after the given time.
     #[error("overloaded: {requests} requests are queued or running, try again later")]
     Overloaded {
-        /// When to come back.
+        /// When the client should come back.
         retry_after: Duration,
-        /// Requests in the cluster.
+        /// The number of requests in the cluster.
         requests: u32,
     },
-    /// The client has as much in the cluster as it may; try again after the given time.
+    /// The client has as much in the cluster as its limits allow; try again after the given time.
     #[error("you have {limit} {measure} here already, which is your limit")]
     OverLimit {
-        /// When to come back.
+        /// When the client should come back.
         retry_after: Duration,
-        /// Of what there is too much.
+        /// The quantity that exceeds the limit.
         measure: Measure,
-        /// How much of it the client may have.
+        /// The client's limit of that quantity.
         limit: u32,
     },
     /// The server is shutting down.
@@ -76,9 +76,9 @@ pub enum Rejected {
         "the request needs {tokens} tokens of context (its prompt and one more), there are {limit}"
     )]
     NeverFits {
-        /// Tokens of the prompt, and one to generate.
+        /// The tokens of the prompt, and one to generate.
         tokens: usize,
-        /// Tokens one sequence can have.
+        /// The maximum number of tokens of one sequence.
         limit: usize,
     },
 }
@@ -102,8 +102,8 @@ impl FrontDoor {
         Self { shared: Arc::new(shared) }
     }
 
-    /// A front door over a function instead of a cluster, always serving, for tests of the layers
-    /// above. `script` is called for each accepted request and answers it from wherever it likes;
+    /// Returns a front door over a function instead of a cluster, always serving, for tests of the
+    /// layers above. `script` is called for each accepted request and may answer it from any thread;
     /// `in_flight` counts a request until its [`Generation`] is dropped.
     pub fn scripted(
         max_model_len: usize,
@@ -132,8 +132,8 @@ impl FrontDoor {
         Self::over(Arc::new(Replicas::scripted()), bounds, Some(Box::new(script)))
     }
 
-    /// Accepts a request, or refuses it without waiting (**C-2**). One that no replica can serve now
-    /// is accepted too, and waits for the first that can (**C-7**).
+    /// Accepts a request, or refuses it without waiting (**C-2**). A request that no replica can serve
+    /// now is accepted too, and waits for the first replica that can (**C-7**).
     ///
     /// # Errors
     /// See [`Rejected`].
@@ -149,8 +149,8 @@ impl FrontDoor {
             return Err(Rejected::NeverFits { tokens, limit });
         }
         let place = self.enter(prompt.len(), client)?;
-        // Whoever drains sets the flag before it looks whether the last place is free, so that a request
-        // with a place either is waited for or is refused here.
+        // A drain sets the flag before it looks whether the last place is free, so that a request with a
+        // place either is waited for or is refused here.
         if self.is_draining() {
             return Err(Rejected::Draining);
         }
@@ -195,26 +195,26 @@ impl FrontDoor {
         })
     }
 
-    /// Somebody with limits of its own. Each call makes another; there is no end of them, so they have
-    /// to be bounded by whoever asks.
+    /// Creates a client with limits of its own. Each call creates another client for good, so the caller
+    /// has to bound the number of calls.
     #[must_use]
     pub fn client(&self, limits: &ClientLimits) -> Client {
         self.shared.admission.client(limits)
     }
 
-    /// Requests in the cluster: accepted and not yet finished.
+    /// Returns the number of requests in the cluster: accepted and not yet finished.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.shared.admission.requests()
     }
 
-    /// Whether a replica takes work and we are not draining.
+    /// Returns whether a replica takes work and the front door is not draining.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         !self.is_draining() && self.shared.replicas.any_serves()
     }
 
-    /// Whether new requests are refused because the server is going down.
+    /// Returns whether new requests are refused because the server is going down.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.shared.draining.load(Ordering::SeqCst)
@@ -233,19 +233,19 @@ impl FrontDoor {
         self.shared.replicas.one_serves().await
     }
 
-    /// How each replica is, by id.
+    /// Returns the status of each replica, ordered by id.
     #[must_use]
     pub fn replicas(&self) -> Vec<ReplicaStatus> {
         self.shared.replicas.statuses()
     }
 
-    /// Longest sequence, prompt and output together, in tokens.
+    /// Returns the longest sequence, prompt and output together, in tokens.
     #[must_use]
     pub fn max_model_len(&self) -> usize {
         self.shared.bounds.limits.max_model_len
     }
 
-    /// Token ids are below this.
+    /// Returns the size of the vocabulary: all token ids are below this.
     #[must_use]
     pub fn vocab(&self) -> u32 {
         self.shared.bounds.vocab
@@ -273,7 +273,7 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    /// Keeps prompts apart whose blocks differ although their tokens do not: see
+    /// Returns a salt that keeps prompts apart whose blocks differ although their tokens do not: see
     /// [`DeploymentConfig::shared_prompt_max`](crate::DeploymentConfig::shared_prompt_max).
     fn salt(&self, salt: u64, prompt_tokens: usize) -> u64 {
         if prompt_tokens <= self.bounds.shared_prompt_max {

@@ -1,4 +1,4 @@
-//! The caller's end of a request: [`Generation`]. The cluster's end is a [`Sink`].
+//! [`Generation`]: the caller's end of a request. The cluster's end is a [`Sink`].
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,9 +13,9 @@ use crate::journey::Journey;
 use crate::mail::{Asked, Home, OpenRequest, Sink};
 use crate::replicas::Replicas;
 
-/// The tokens of one accepted request, as they come. The last emission carries a finish reason.
+/// The stream of tokens of one accepted request. The last emission carries a finish reason.
 ///
-/// Dropping it before that cancels the request (**C-4**).
+/// Dropping a generation before its last emission cancels the request (**C-4**).
 #[derive(Debug)]
 pub struct Generation {
     id: RequestId,
@@ -25,14 +25,14 @@ pub struct Generation {
     home: Home,
     replicas: Arc<Replicas>,
     finished: bool,
-    /// Tokens that have come.
+    /// The number of tokens that have come.
     received: u32,
     resumed: bool,
-    /// In tests of the layers above, where nobody has a sink.
+    /// The place of the request, in tests of the layers above, where there is no sink.
     _place: Option<Place>,
 }
 
-/// Connects a caller to `replica`, or to nobody yet.
+/// Connects a caller to `replica`, or to the waiting room if there is none yet.
 pub(crate) fn connect(
     asked: Asked,
     replica: Option<ReplicaId>,
@@ -81,38 +81,38 @@ impl Generation {
         Self { id, emissions, home, replicas, finished, received, resumed, _place }
     }
 
-    /// The request's id, for logs.
+    /// Returns the request's id, for logs.
     #[must_use]
     pub fn id(&self) -> RequestId {
         self.id
     }
 
-    /// No replica can serve it now. It waits for one, and ends as
-    /// [`Unserved`](FinishReason::Unserved) when there is none in time.
+    /// Returns whether the request is parked because no replica can serve it now. A parked request ends
+    /// as [`Unserved`](FinishReason::Unserved) when no replica serves in time.
     #[must_use]
     pub fn is_parked(&self) -> bool {
         self.home.replica().is_none()
     }
 
-    /// The replica that has it; `None` while it is parked.
+    /// Returns the replica that has the request; `None` while the request is parked.
     #[must_use]
     pub fn replica(&self) -> Option<ReplicaId> {
         self.home.replica()
     }
 
-    /// Whether the last emission has a token that is the first since the request left a replica, and not
-    /// the first of all.
+    /// Returns whether the last emission has the first token since the request left a replica, and that
+    /// token is not the first of the whole request.
     #[must_use]
     pub fn has_resumed(&self) -> bool {
         self.resumed
     }
 
-    /// The next emission; `None` after the last. Cancel-safe.
+    /// Returns the next emission; `None` after the last. Cancel-safe.
     pub async fn next(&mut self) -> Option<Emission> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// The next emission if it is already here.
+    /// Returns the next emission if it has already come.
     pub fn try_next(&mut self) -> Option<Emission> {
         if self.finished {
             return None;
@@ -143,7 +143,8 @@ impl Generation {
         }
     }
 
-    /// Nobody has a sink any more: the request still ends exactly once (**C-1**).
+    /// Returns the emission of a request whose sink is gone, so that the request still ends exactly once
+    /// (**C-1**).
     fn abandoned(&self) -> Emission {
         Emission {
             id: self.id,
@@ -158,7 +159,7 @@ impl Generation {
 impl Drop for Generation {
     fn drop(&mut self) {
         if !self.finished {
-            // DE-1: before anybody is told.
+            // DE-1: before any holder is told.
             self.emissions.close();
             self.replicas.caller_left();
         }

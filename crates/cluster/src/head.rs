@@ -1,4 +1,4 @@
-//! Where the head is: how it listens, and the way to it for nodes and rank processes.
+//! The address of the head: how the head listens, and how nodes and rank processes reach it.
 
 use std::fmt;
 use std::future::ready;
@@ -15,20 +15,20 @@ use playhouse_link::{
 use playhouse_types::Epoch;
 use playhouse_wire::{PeerId, Role};
 
-/// The name of every head: there is one.
+/// The name of every head. A cluster has one head.
 pub const HEAD: &str = "head";
 
-/// The head does not answer, or does not let us in.
+/// The head does not answer, or refuses this process.
 #[derive(Debug, thiserror::Error)]
 #[error("the head at {head}: {why}")]
 pub struct NoHead {
-    /// Where it was looked for.
+    /// The address at which the head was expected.
     pub head: HeadAddress,
-    /// What came of it.
+    /// The reason why the last attempt failed.
     pub why: GaveUp,
 }
 
-/// The head does not listen.
+/// The reason why the head does not listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The head has no identity.
@@ -42,16 +42,16 @@ pub enum ListenError {
     Io(#[from] io::Error),
 }
 
-/// Where the head listens.
+/// The socket on which the head listens.
 pub struct Listener {
     pub(crate) endpoint: Endpoint,
     pub(crate) arrivals: Arrivals,
-    /// Under which processes of this machine find it.
+    /// The address under which processes of this machine find the head.
     pub(crate) address: SocketAddr,
 }
 
-/// Where the head is, as `HOST:PORT`. A host is looked up at every dial, because a head that was started
-/// anew may have another address.
+/// The address of the head, as `HOST:PORT`. The host is looked up at every dial, because a head that was
+/// started anew may have another address.
 #[derive(Clone)]
 pub struct HeadAddress {
     text: String,
@@ -61,21 +61,21 @@ pub struct HeadAddress {
 /// Finds all addresses of a `HOST:PORT`.
 pub type LookUp = Arc<dyn Fn(&str) -> Found + Send + Sync>;
 
-/// Ends with the addresses of a host.
+/// Resolves to the addresses of a host.
 pub type Found = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
 
-/// A socket from which the head can be dialled.
+/// A socket from which the head can be dialled, with the head's address.
 pub struct Way {
     pub(crate) endpoint: Endpoint,
     pub(crate) head: HeadAddress,
-    /// Nobody dials us.
+    /// Kept open, though no peer dials this socket.
     _arrivals: Arrivals,
 }
 
 // === impl Listener ===
 
 impl Listener {
-    /// A socket at `address`, of the head of this authority.
+    /// Binds a socket at `address`, for the head of this authority.
     ///
     /// # Errors
     /// See [`ListenError`].
@@ -86,17 +86,17 @@ impl Listener {
         Ok(Self::over(bound)?)
     }
 
-    /// What was made for the head already.
+    /// Wraps an endpoint that was made for the head already.
     ///
     /// # Errors
-    /// When the system does not say where that is.
+    /// When the system does not say which address the endpoint has.
     pub fn over((endpoint, arrivals): (Endpoint, Arrivals)) -> io::Result<Self> {
         let address = reachable(endpoint.local_addr()?);
         Ok(Self { endpoint, arrivals, address })
     }
 }
 
-/// The address under which processes of this machine find a socket.
+/// Returns the address under which processes of this machine find a socket.
 fn reachable(bound: SocketAddr) -> SocketAddr {
     match bound.ip().is_unspecified() {
         false => bound,
@@ -108,22 +108,22 @@ fn reachable(bound: SocketAddr) -> SocketAddr {
 // === impl HeadAddress ===
 
 impl HeadAddress {
-    /// Looked up as the system looks hosts up.
+    /// Returns an address whose host is looked up as the system looks hosts up.
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self::found_by(text, Arc::new(system_look_up))
     }
 
-    /// Looked up in another way.
+    /// Returns an address whose host is looked up by `look_up`.
     #[must_use]
     pub fn found_by(text: &str, look_up: LookUp) -> Self {
         Self { text: text.to_owned(), look_up }
     }
 
-    /// The first address that it has now.
+    /// Looks the host up and returns its first address.
     ///
     /// # Errors
-    /// When it has none, or the text is no host and port ([`io::ErrorKind::InvalidInput`]).
+    /// When the host has no address, or the text is no host and port ([`io::ErrorKind::InvalidInput`]).
     pub async fn find(&self) -> io::Result<SocketAddr> {
         self.first(|_| true).await
     }
@@ -163,7 +163,8 @@ fn system_look_up(text: &str) -> Found {
 // === impl Way ===
 
 impl Way {
-    /// A new socket from which to dial the head, which was [found](HeadAddress::find) at `found` first.
+    /// Opens a new socket from which to dial the head, which was [found](HeadAddress::find) at `found`
+    /// first.
     ///
     /// # Errors
     /// See [`BindError`].
@@ -178,13 +179,13 @@ impl Way {
         Ok(Self::over(bound, head))
     }
 
-    /// From an endpoint that is there already.
+    /// Wraps an endpoint that is there already.
     #[must_use]
     pub fn over((endpoint, _arrivals): (Endpoint, Arrivals), head: HeadAddress) -> Self {
         Self { endpoint, head, _arrivals }
     }
 
-    /// Dials the head, again and again for as long as `budget`. Our hello says `epoch`.
+    /// Dials the head, again and again for as long as `budget`. The hello of this process says `epoch`.
     pub(crate) async fn dial(
         &self,
         budget: Duration,
@@ -200,7 +201,7 @@ impl Way {
     }
 }
 
-/// Grows with every start of a process, unless the clock is set back between two.
+/// Returns a number that grows with every start of a process, unless the clock is set back between two.
 fn incarnation() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)

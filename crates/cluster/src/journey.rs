@@ -1,6 +1,6 @@
-//! The way of a traced request through the cluster, as spans: `generate`, and in it one of `parked`,
-//! `queue`, `prefill` and `decode` at a time. A request that moves, or loses its slot, goes through
-//! some of them again.
+//! The journey of a traced request through the cluster, as spans: `generate`, and in it one of `parked`,
+//! `queue`, `prefill` and `decode` at a time. A request that moves, or loses its slot, goes through some
+//! of them again.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use playhouse_telemetry::TraceSpan;
 use playhouse_types::{Emission, FinishReason, ReplicaId};
 use tokio::time::Instant;
 
-/// Travels with a traced request; others have none.
+/// The spans of a traced request, which travel with the request; other requests have none.
 #[derive(Debug)]
 pub(crate) struct Journey {
-    /// From the front door to the last token.
+    /// The span from the front door to the last token.
     whole: TraceSpan,
     part: Part,
     span: TraceSpan,
@@ -34,7 +34,8 @@ enum Part {
 // === impl Journey ===
 
 impl Journey {
-    /// Begins, within the span of an HTTP request, if that is traced.
+    /// Begins the journey of a request within the span of its HTTP request; `None` if that span is not
+    /// traced.
     pub(crate) fn begin(request: &TraceSpan, replica: Option<ReplicaId>) -> Option<Box<Self>> {
         if !request.is_on() {
             return None;
@@ -54,7 +55,7 @@ impl Journey {
         Some(Box::new(journey))
     }
 
-    /// Another replica takes it, or the first.
+    /// Records that a replica takes the request: the first one, or another.
     pub(crate) fn moves_to(&mut self, replica: ReplicaId) {
         if let Some(from) = self.replica.replace(replica) {
             self.whole.event("migrated", &[("from", &from), ("to", &replica)]);
@@ -62,13 +63,13 @@ impl Journey {
         self.enter(Part::Queue);
     }
 
-    /// Nobody can serve it now.
+    /// Records that no replica can serve the request now.
     pub(crate) fn parks(&mut self) {
         self.whole.event("parked", &[]);
         self.enter(Part::Parked);
     }
 
-    /// It has got a slot in the batch.
+    /// Records that the request has got a slot in the batch.
     pub(crate) fn admitted(&mut self) {
         if self.part == Part::Decode || self.part == Part::Prefill {
             self.whole.event("preempted", &[]);
@@ -76,7 +77,7 @@ impl Journey {
         self.enter(Part::Prefill);
     }
 
-    /// Something was computed for it.
+    /// Records that something was computed for the request.
     pub(crate) fn emits(&mut self, emission: &Emission) {
         self.cached_tokens = emission.cached_tokens.into();
         if emission.token.is_some() {
@@ -95,12 +96,12 @@ impl Journey {
         }
     }
 
-    /// Whether its prompt is being computed.
+    /// Returns whether the request's prompt is being computed.
     pub(crate) fn prefills(&self) -> bool {
         self.part == Part::Prefill
     }
 
-    /// What it is going through now.
+    /// Returns the span of the part that the request is in now.
     pub(crate) fn span(&self) -> &TraceSpan {
         &self.span
     }

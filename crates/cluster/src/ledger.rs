@@ -1,22 +1,23 @@
-//! What operators asked for, and every operation that came of it.
+//! The ledger: what operators asked for, and every operation that came of it.
 //!
-//! - **LED-1** one operation at a time; asking again under the key of one gives that one, and never a
-//!   second. Keys are known for as long as their operation is: [`Ledger::ENDED_MAX`] ended ones.
+//! - **LED-1** one operation runs at a time. Asking for a change again under the key of an operation
+//!   returns that operation, and never begins a second. Keys are known for as long as their operation
+//!   is: [`Ledger::ENDED_MAX`] ended ones.
 //! - **LED-2** what was asked for, and that an operation began, is in the journal before it takes
-//!   effect; if one of them cannot be written, neither takes effect, and the key names nothing. (An end
-//!   takes effect all the same: it is a fact. It is written with the next change, which is refused
-//!   until it can be.)
-//! - **LED-3** after a restart everything is as it was, but for an operation that was under way: it
-//!   has failed.
-//! - **LED-4** ids count from 1 over all restarts; none is given twice.
+//!   effect; if either record cannot be written, neither takes effect, and the key names nothing. (The
+//!   end of an operation takes effect all the same, because it is a fact. It is written with the next
+//!   change, which is refused until the end can be written.)
+//! - **LED-3** after a restart everything is as it was before, except for an operation that was under
+//!   way: that operation has failed.
+//! - **LED-4** ids count from 1 over all restarts; no id is given twice.
 //! - **LED-5** the steps of an operation have strictly growing times, in microseconds, so that a
 //!   reader who saw one knows which come after it.
-//! - **LED-6** the nodes that ranks sit on are written as well, soon after that changes: a later head
-//!   waits for them, and for no others.
-//! - **LED-7** a journal that is deleted under a running head is noticed by the next change, which writes
-//!   everything anew, or is refused if it cannot.
+//! - **LED-6** the names of the nodes with ranks are written as well, soon after they change: a later
+//!   head waits for those nodes, and for no others.
+//! - **LED-7** the next change notices a journal that was deleted under a running head. The change
+//!   writes everything anew, or is refused if that fails.
 //!
-//! Nothing here acts: the reconciler of the deployment does, and says here how far it has come.
+//! Nothing here acts: the reconciler of the deployment does, and records here how far it has come.
 
 mod disk;
 mod journal;
@@ -44,12 +45,12 @@ use self::record::Record;
 use self::state::{LedgerState, after, push_step, short, whole_micros};
 use crate::operation::{Change, Desired, Operation, OperationId, Phase, Refused};
 
-/// Everything that operators asked for.
+/// The record of everything that operators asked for.
 #[derive(Debug)]
 pub struct Ledger {
-    /// There is a journal.
+    /// Whether there is a journal.
     durable: bool,
-    /// Taken before `state` by whoever changes what is written, for as long as the disk takes.
+    /// Taken before `state` by every change that is written, for as long as the disk takes.
     disk: Mutex<Disk>,
     /// Never held while the disk is waited for: reading is always quick.
     state: Mutex<LedgerState>,
@@ -57,33 +58,33 @@ pub struct Ledger {
     outcomes: OperationCounters,
 }
 
-/// What shall have no ranks until somebody says otherwise.
+/// The nodes and replicas that shall have no ranks until an operator says otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drained {
-    /// Names of nodes.
+    /// Names of drained nodes.
     pub nodes: BTreeSet<String>,
-    /// Ids of replicas.
+    /// Ids of drained replicas.
     pub replicas: BTreeSet<ReplicaId>,
-    /// Names of nodes that are turned away.
+    /// Names of nodes that are refused.
     #[serde(default)]
     pub removed: BTreeSet<String>,
 }
 
-/// What came of beginning an operation.
+/// The result of beginning an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Begun {
-    /// It is under way, and the caller's to carry out.
+    /// The operation is under way, and is the caller's to carry out.
     New(Operation),
-    /// It was asked for before under the same key.
+    /// The operation was asked for before under the same key.
     Known(Operation),
 }
 
-/// What a ledger knew from before.
+/// The state that a ledger recovered from its journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// What shall run.
+    /// The deployment that is wanted.
     pub desired: Option<Desired>,
-    /// What shall not.
+    /// The nodes and replicas that shall have no ranks.
     pub drained: Drained,
     /// The operation that was under way when the head ended, and has failed now.
     pub interrupted: Option<OperationId>,
@@ -92,16 +93,16 @@ pub struct Recovered {
 // === impl Ledger ===
 
 impl Ledger {
-    /// Ended operations that are kept.
+    /// The number of ended operations that are kept.
     pub const ENDED_MAX: usize = 100;
 
-    /// Longest key, in bytes.
+    /// The longest key, in bytes.
     pub const KEY_BYTES_MAX: usize = 128;
 
-    /// Longest text of a step or of a reason, in bytes. More is cut off.
+    /// The longest text of a step or of a reason, in bytes. More is cut off.
     pub const TEXT_BYTES_MAX: usize = 1024;
 
-    /// One that ends with the process.
+    /// Creates a ledger that ends with the process.
     #[must_use]
     pub fn in_memory() -> Self {
         let disk = Disk { journal: None, owed: None };
@@ -109,7 +110,7 @@ impl Ledger {
         Self { durable: false, disk: Mutex::new(disk), state, outcomes }
     }
 
-    /// One whose journal is in `folder`, as the head before this one left it (**LED-3**).
+    /// Opens the ledger whose journal is in `folder`, as the head before this one left it (**LED-3**).
     ///
     /// # Errors
     /// See [`JournalError`].
@@ -137,13 +138,13 @@ impl Ledger {
         Ok((ledger, recovered))
     }
 
-    /// How the operations have ended that did in this process.
+    /// Returns counts of how operations have ended in this process.
     #[must_use]
     pub fn outcomes(&self) -> &OperationCounters {
         &self.outcomes
     }
 
-    /// Whether it outlives the process.
+    /// Returns whether the ledger outlives the process.
     #[must_use]
     pub fn is_durable(&self) -> bool {
         self.durable
@@ -162,7 +163,7 @@ impl Ledger {
         spawn_blocking(move || act(&ledger)).await
     }
 
-    /// The operation that has this key.
+    /// Returns the operation that has this key.
     ///
     /// # Errors
     /// [`Refused::KeyTaken`], or [`Refused::Invalid`] for a key that is too long.
@@ -209,7 +210,8 @@ impl Ledger {
         Ok(Begun::New(operation))
     }
 
-    /// Says what an operation has done, and in which phase it is. One that has ended stays as it is.
+    /// Records what an operation has done, and the phase it is in. An operation that has ended stays as
+    /// it is.
     pub fn step(&self, id: OperationId, phase: Phase, text: &str) {
         let state = self.state();
         let Some(entry) = state.entry(id) else { return };
@@ -226,7 +228,7 @@ impl Ledger {
         });
     }
 
-    /// Ends an operation. One that has ended stays as it is.
+    /// Ends an operation. An operation that has ended already stays as it is.
     pub fn end(&self, id: OperationId, phase: Phase) {
         let mut disk = self.disk();
         let ended = {
@@ -256,44 +258,45 @@ impl Ledger {
         self.apply(&mut disk, records);
     }
 
-    /// What shall run; `None` before anybody said.
+    /// Returns the deployment that is wanted; `None` before one was set.
     #[must_use]
     pub fn desired(&self) -> Option<Desired> {
         self.state().desired.clone()
     }
 
-    /// Says what shall run.
+    /// Sets the deployment that is wanted.
     ///
     /// # Errors
-    /// [`Refused::Journal`]; what shall run has not changed then.
+    /// [`Refused::Journal`]; the wanted deployment has not changed then.
     pub fn set_desired(&self, desired: Desired) -> Result<(), Refused> {
         self.set(vec![Record::Desired(desired)])
     }
 
-    /// What shall have no ranks.
+    /// Returns the nodes and replicas that shall have no ranks.
     #[must_use]
     pub fn drained(&self) -> Drained {
         self.state().drained.clone()
     }
 
-    /// Says what shall have no ranks.
+    /// Sets the nodes and replicas that shall have no ranks.
     ///
     /// # Errors
-    /// [`Refused::Journal`]; it has not changed then.
+    /// [`Refused::Journal`]; nothing has changed then.
     pub fn set_drained(&self, drained: Drained) -> Result<(), Refused> {
         self.set(vec![Record::Drained(drained)])
     }
 
-    /// Names of the nodes that ranks sit on, or sat when the last head ended; `None` if nobody has said.
+    /// Returns the names of the nodes that have ranks, or had some when the last head ended; `None` if
+    /// they were never recorded.
     #[must_use]
     pub fn hosts(&self) -> Option<BTreeSet<String>> {
         self.state().hosts.clone()
     }
 
-    /// Says on which nodes ranks sit.
+    /// Records which nodes have ranks.
     ///
     /// # Errors
-    /// [`Refused::Journal`]; it has not changed then.
+    /// [`Refused::Journal`]; nothing has changed then.
     pub fn set_hosts(&self, hosts: BTreeSet<String>) -> Result<(), Refused> {
         self.set(vec![Record::Hosts(hosts)])
     }
@@ -317,25 +320,25 @@ impl Ledger {
         }
     }
 
-    /// The operation that is under way.
+    /// Returns the operation that is under way.
     #[must_use]
     pub fn running(&self) -> Option<OperationId> {
         self.state().running()
     }
 
-    /// Every operation that is known, the oldest first.
+    /// Returns every operation that is known, the oldest first.
     #[must_use]
     pub fn operations(&self) -> Vec<Operation> {
         self.state().entries.iter().map(|entry| entry.operation.borrow().clone()).collect()
     }
 
-    /// An operation as it is and as it goes on.
+    /// Returns an operation as it is now, and its changes.
     #[must_use]
     pub fn watch(&self, id: OperationId) -> Option<watch::Receiver<Operation>> {
         self.state().entry(id).map(|entry| entry.operation.subscribe())
     }
 
-    /// Asks whoever carries an operation out to end it.
+    /// Asks the task that carries an operation out to end it.
     ///
     /// # Errors
     /// [`Refused::NoOperation`] or [`Refused::Ended`].
@@ -351,13 +354,13 @@ impl Ledger {
         Ok(entry.operation.borrow().clone())
     }
 
-    /// Becomes `true` when an operator asks that the operation end.
+    /// Returns a receiver that becomes `true` when an operator asks for the end of the operation.
     #[must_use]
     pub fn aborted(&self, id: OperationId) -> Option<watch::Receiver<bool>> {
         self.state().entry(id).map(|entry| entry.aborted.subscribe())
     }
 
-    /// The disk, for a change. A journal that somebody has deleted is written anew before (**LED-7**).
+    /// Locks the disk for a change. A journal that was deleted is written anew first (**LED-7**).
     fn disk(&self) -> MutexGuard<'_, Disk> {
         let mut disk = self.disk.lock();
         if let Some(journal) = disk.journal.as_ref().filter(|journal| journal.is_lost()) {

@@ -1,6 +1,6 @@
-//! The actors of a cluster, and the front door requests enter by. The only crate that knows ractor
-//! (**A7**): a handler decodes, calls a pure function and acts; it holds no algorithm and never
-//! blocks.
+//! The actors of a cluster, and the front door by which requests enter. This is the only crate that
+//! knows ractor (**A7**): a handler decodes, calls a pure function and acts; it holds no algorithm and
+//! never blocks.
 //!
 //! ```text
 //! Deployment        keeps what should run running

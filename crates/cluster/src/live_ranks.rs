@@ -1,12 +1,12 @@
 //! The ranks of a replica that run, or may still run.
 //!
 //! Ranks outlive the actors that stand for them: a thread ends with its step, a process when it was
-//! reaped. [`LiveRanks`] outlives the actors as well, so that somebody joins every rank however its
-//! replica ended (**A14**).
+//! reaped. [`LiveRanks`] outlives the actors as well, so that every rank is joined however its replica
+//! ended (**A14**).
 //!
 //! - **LR-1** a rank is counted from before its start until [`StartedRank::ended`] has completed.
 //! - **LR-2** when [`gone`](LiveRanks::gone) completes, no rank of any epoch runs, and nothing is kept
-//!   for them: no process and no device.
+//!   for the ranks: no process and no device.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -25,11 +25,11 @@ use crate::tasks::Tasks;
 pub(crate) struct LiveRanks {
     tasks: Tasks,
     counts: watch::Sender<BTreeMap<Epoch, usize>>,
-    /// What can be done about each rank that was started and not given up.
+    /// The handle of each rank that was started and not given up.
     handles: Mutex<HashMap<RankId, Arc<dyn RankHandle>>>,
 }
 
-/// One rank in the count. Dropping it takes the rank out.
+/// One rank in the count. Dropping it takes the rank out of the count.
 struct Counted {
     ranks: Arc<LiveRanks>,
     epoch: Epoch,
@@ -38,7 +38,7 @@ struct Counted {
 // === impl LiveRanks ===
 
 impl LiveRanks {
-    /// Nobody yet. `tasks` wait for the ends of ranks.
+    /// Creates an empty count. `tasks` wait for the ends of ranks.
     pub(crate) fn new(tasks: Tasks) -> Self {
         Self { tasks, counts: watch::Sender::default(), handles: Mutex::default() }
     }
@@ -46,7 +46,7 @@ impl LiveRanks {
     /// Starts a rank (**LR-1**).
     ///
     /// # Errors
-    /// What the starter says.
+    /// The error of the starter.
     pub(crate) fn start(
         self: &Arc<Self>,
         starter: &RankStarter,
@@ -70,7 +70,7 @@ impl LiveRanks {
         self.until(|counts| counts.range(..epoch).next().is_none()).await;
     }
 
-    /// Gives all ranks up, whose ports have been dropped, and waits until they are gone (**LR-2**).
+    /// Gives up all ranks, whose ports have been dropped, and waits until they are gone (**LR-2**).
     pub(crate) async fn gone(&self) {
         let mut handles: Vec<_> = self.handles().drain().collect();
         handles.sort_unstable_by_key(|(rank, _)| rank.index);
@@ -81,7 +81,7 @@ impl LiveRanks {
         }
     }
 
-    /// The last epoch of which a rank was started and has not ended.
+    /// Returns the latest epoch with a rank that was started and has not ended.
     pub(crate) fn last_epoch(&self) -> Option<Epoch> {
         self.counts.borrow().keys().next_back().copied()
     }

@@ -1,8 +1,8 @@
-//! What the actors tell each other, and what a request is made of on its way between them.
+//! The messages between actors, and the parts of a request on its way between them.
 //!
-//! All actors use these types, and none of these types knows an actor: so no actor has to know another.
-//! [`Sink`], [`Pending`] and [`WaitingRoom`] are one thing in three files: a request that is given up returns
-//! to the room.
+//! All actors use these types, and none of these types knows an actor, so no actor has to know another.
+//! [`Sink`], [`Pending`] and [`WaitingRoom`] depend on each other in a circle: a request that is given
+//! up returns to the room.
 
 mod home;
 mod pending;
@@ -28,7 +28,7 @@ use crate::operation::{Answer, Change, Refused};
 use crate::rank::{RankEvent, RankHandle, RankStarter};
 use crate::timer::TimerId;
 
-/// What an operator asks of a deployment.
+/// A request of an operator to a deployment.
 pub(crate) enum DeploymentMsg {
     /// A change; see [`Overview::change`](crate::Overview::change).
     Change {
@@ -39,7 +39,7 @@ pub(crate) enum DeploymentMsg {
     },
 }
 
-/// What a replica is told.
+/// A message to a replica.
 pub(crate) enum ReplicaMsg {
     /// Take a request in.
     Take(Pending),
@@ -49,12 +49,12 @@ pub(crate) enum ReplicaMsg {
     Started { epoch: Epoch, rank: RankId, port: PortSlot, handle: Arc<dyn RankHandle> },
     /// A rank reports.
     Reported { epoch: Epoch, rank: RankId, event: RankEvent },
-    /// It is known why the ranks of the last epoch were lost: see to the requests.
+    /// The reason why the ranks of the last epoch were lost is known: see to the requests.
     Recover(TimerId),
     /// Start this epoch.
     Restart(TimerId),
-    /// Take no more requests, and give up the ranks when those there are have ended, or at the
-    /// deadline.
+    /// Take no more requests, and give up the ranks when the requests that are left have ended, or at
+    /// the deadline.
     Drain { deadline: Duration },
     /// The deadline of a drain has passed.
     Overdue(TimerId),
@@ -64,13 +64,13 @@ pub(crate) enum ReplicaMsg {
     Revive(Revival),
     /// Look after the steps under way.
     Watch,
-    /// It is tried again after it was an outlier.
+    /// Try the replica again after it was an outlier.
     Readmit(TimerId),
 }
 
-/// What a replica needs to serve again.
+/// Everything that a replica needs to serve again.
 pub(crate) struct Revival {
     pub(crate) starter: RankStarter,
-    /// Dropped when the state of the replica says so.
+    /// Dropped when the state of the replica says that it starts.
     pub(crate) _begun: oneshot::Sender<()>,
 }

@@ -1,4 +1,5 @@
-//! What ranks need of the memory of their devices, and how large a KV cache fits beside their weights.
+//! The memory that ranks need of their devices, and the size of the KV cache that fits beside their
+//! weights.
 //!
 //! - **MM-1** a rank is placed only on a device that holds its weights and the KV cache of one sequence
 //!   of full length.
@@ -9,30 +10,30 @@
 
 use std::fmt;
 
-/// One part in so many of a device's memory is not counted on: activations and the process itself take
+/// One part in this many of a device's memory is not counted on: activations and the process itself take
 /// some.
 const RESERVED: u64 = 20;
 
-/// Devices that a complaint names at most.
+/// The most devices that a complaint names.
 const DEVICES_NAMED: usize = 4;
 
-/// Bytes that a rank needs.
+/// The bytes of memory that a rank needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RankBytes {
-    /// Its weights.
+    /// Bytes of its weights.
     pub weights: u64,
-    /// One block of its KV cache.
+    /// Bytes of one block of its KV cache.
     pub kv_block: u64,
 }
 
-/// What the ranks of a replica need of their devices.
+/// The memory that the ranks of a replica need of their devices.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemoryNeeds {
-    /// Of each rank, stage by stage.
+    /// The needs of each rank, stage by stage.
     pub ranks: Vec<RankBytes>,
-    /// Blocks of the KV cache at least: those of one sequence of full length.
+    /// The smallest KV cache, in blocks: that of one sequence of full length.
     pub kv_blocks_min: u32,
-    /// Blocks of the KV cache at most: what was asked for, or what all sequences can use.
+    /// The largest KV cache, in blocks: what was asked for, or what all sequences can use.
     pub kv_blocks_max: u32,
     /// The share of a device's memory that the KV cache may take beyond `kv_blocks_min`.
     pub kv_share: f64,
@@ -44,7 +45,8 @@ struct Size(u64);
 // === impl MemoryNeeds ===
 
 impl MemoryNeeds {
-    /// Needs that every device meets, for KV caches of `kv_blocks`: for tests of everything else.
+    /// Returns needs that every device meets, for KV caches of `kv_blocks`: for tests of everything
+    /// else.
     #[must_use]
     pub fn none(kv_blocks: u32) -> Self {
         Self {
@@ -55,7 +57,7 @@ impl MemoryNeeds {
         }
     }
 
-    /// Bytes of memory that a device must have for a rank (**MM-1**).
+    /// Returns the bytes of memory that a device must have for a rank (**MM-1**).
     pub(crate) fn least(&self, rank: usize) -> u64 {
         self.ranks.get(rank).map_or(0, |rank| {
             let held = rank.weights.saturating_add(self.kv_min_bytes(*rank));
@@ -63,18 +65,18 @@ impl MemoryNeeds {
         })
     }
 
-    /// What a device must have for every rank, and for the rank that needs least.
+    /// Returns the memory that a device must have to fit any rank, and to fit the rank that needs least.
     pub(crate) fn bounds(&self) -> [u64; 2] {
         let all = || (0..self.ranks.len()).map(|rank| self.least(rank));
         [all().max().unwrap_or(0), all().min().unwrap_or(0)]
     }
 
-    /// Whether every rank fits on its device, of which this is the memory.
+    /// Returns whether every rank fits on its device; `memories` are those of the devices.
     pub(crate) fn fit(&self, memories: &[u64]) -> bool {
         memories.iter().enumerate().all(|(rank, memory)| *memory >= self.least(rank))
     }
 
-    /// Blocks of the KV cache of a replica whose ranks sit on devices with so much memory (**MM-2**).
+    /// Returns the KV blocks of a replica whose ranks are on devices with these memories (**MM-2**).
     pub(crate) fn kv_blocks(&self, memories: &[u64]) -> u32 {
         let affordable = |(rank, memory): (&RankBytes, &u64)| {
             let beside = (memory - memory / RESERVED).saturating_sub(rank.weights);
@@ -89,7 +91,7 @@ impl MemoryNeeds {
         rank.kv_block.saturating_mul(self.kv_blocks_min.into())
     }
 
-    /// Why its ranks do not all fit on devices with so much memory each; `None` if they do.
+    /// Returns why not every rank fits on a device with this memory; `None` if each does.
     #[must_use]
     pub fn misfit(&self, memory: u64) -> Option<String> {
         if self.bounds()[0] <= memory {
@@ -98,7 +100,7 @@ impl MemoryNeeds {
         Some(format!("a device here has {}: {}", Size(memory), self.demand()))
     }
 
-    /// What the largest rank needs, and what can be done about it.
+    /// Describes what the largest rank needs, and how to lower that.
     fn demand(&self) -> String {
         let rank = self.ranks.iter().max_by_key(|rank| rank.weights).copied();
         let rank = rank.unwrap_or(RankBytes { weights: 0, kv_block: 0 });
@@ -112,7 +114,7 @@ impl MemoryNeeds {
         )
     }
 
-    /// Why devices are too small, which are named with their memory; empty if there are none.
+    /// Describes the devices that are too small, with their memory; empty if there are none.
     pub(crate) fn complaint(&self, small: &[(String, u32, u64)]) -> String {
         if small.is_empty() {
             return String::new();

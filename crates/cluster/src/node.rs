@@ -1,9 +1,9 @@
-//! The agent of a machine: offers its devices to the head, starts the processes of ranks and reaps
-//! them.
+//! The agent of a node: offers the machine's devices to the head, starts the processes of ranks and
+//! reaps them.
 //!
-//! - **AG-1** an agent ends by itself only if the head refuses it for a reason that somebody has to
+//! - **AG-1** an agent ends by itself only if the head refuses it for a reason that a person has to
 //!   remove, or cannot be reached for as long as [`FIRST`] or [`AGAIN`]. While another process of its
-//!   name is connected it says so, and keeps trying.
+//!   name is connected, the agent says so and keeps trying.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,50 +24,50 @@ use crate::child::{Child, ChildStarter};
 use crate::head::{HeadAddress, NoHead, Way};
 use crate::nodes::Device;
 
-/// How long to look for the head: at first, when its address may be wrong ...
+/// How long the agent looks for the head at first, when its address may be wrong ...
 const FIRST: Duration = Duration::from_secs(15);
-/// ... and again, when it was there and may be starting anew.
+/// ... and later, when the head was there and may be starting anew.
 const AGAIN: Duration = Duration::from_secs(600);
 
 /// How long the head may take to answer an offer.
 const OFFER: Duration = Duration::from_secs(5);
 
-/// How long to wait before the head is asked once more that did not take this node: at first, and at
-/// most. The wait doubles with each attempt.
+/// How long to wait before a head that did not take this node is asked once more: at first, and at most.
+/// The wait doubles with each attempt.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 
-/// A machine and what it offers.
+/// The configuration of a node: how it finds the head, and what it offers.
 pub struct NodeConfig {
     /// How the node finds the head.
     pub way: Way,
     /// Starts the processes of ranks.
     pub children: ChildStarter,
-    /// What ranks may use.
+    /// The devices that ranks may use.
     pub devices: Vec<Device>,
     /// Bytes of memory of the machine.
     pub memory_bytes: u64,
-    /// Whether the head has taken the node and is there.
+    /// Set to whether the head has taken the node and is connected.
     pub joined: watch::Sender<bool>,
     /// Writes the next certificate down.
     pub keep: KeepIdentity,
 }
 
-/// Why a node ends.
+/// The reason why a node's agent ends.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// The head does not answer, or does not let it in.
+    /// The head does not answer, or refuses the node.
     #[error(transparent)]
     Head(#[from] NoHead),
     /// The head did not answer the offer.
     #[error("the head at {0} did not answer the offer of devices: {1}")]
     Unanswered(HeadAddress, CallError),
-    /// The head does not take what is offered.
+    /// The head does not take what the node offers.
     #[error("the head does not take this node: {0}")]
     Refused(String),
 }
 
-/// What the calls of the head have in common.
+/// The state that the calls of the head share.
 struct Agent {
     config: NodeConfig,
     state: Mutex<AgentState>,
@@ -75,10 +75,10 @@ struct Agent {
 
 #[derive(Default)]
 struct AgentState {
-    /// The head, as far as it is known to live.
+    /// The connection to the head, as far as it is known to live.
     head: Option<Peer>,
-    /// By process id. Processes survive the head for a while: a later one may take them over, or
-    /// tell us to end them.
+    /// The processes of ranks, by process id. They survive the head for a while: a later head may take
+    /// them over, or tell this agent to end them.
     children: BTreeMap<u32, RankChild>,
 }
 
@@ -90,8 +90,8 @@ struct RankChild {
     _child: Child,
 }
 
-/// Serves the head, and looks for it when it is lost, until `stop` completes. Then the head is told,
-/// and every process ends.
+/// Runs the agent of a node: serves the head, and looks for the head when the connection is lost, until
+/// `stop` completes. Then the agent tells the head, and every process ends.
 ///
 /// # Errors
 /// See [`NodeError`].
@@ -129,7 +129,7 @@ async fn serve(agent: &Arc<Agent>) -> Result<(), NodeError> {
 // === impl NodeError ===
 
 impl NodeError {
-    /// Whether another process of this node's name is connected to the head.
+    /// Returns whether another process of this node's name is connected to the head.
     fn is_taken_name(&self) -> bool {
         let Self::Head(NoHead { why, .. }) = self else { return false };
         matches!(why.last, DialError::Refused(Refusal::DuplicateName { .. }))
@@ -175,8 +175,9 @@ impl Agent {
         Ok((peer, inbox))
     }
 
-    /// Offers devices to the head, and says which processes there are. From before that on the head is told
-    /// of each that ends: none ends between what the head is told of it and the next.
+    /// Offers devices to the head, and says which processes run. From before the offer on, the head is
+    /// told of each process that ends, so that no end falls between the offer and the first such
+    /// message.
     async fn offer(&self, peer: &Peer) -> Result<(), NodeError> {
         self.state().head = Some(peer.clone());
         let devices = self.config.devices.iter().map(|device| playhouse_wire::Device {
@@ -226,7 +227,7 @@ impl Agent {
                 Err(why) => NodeReply::Failed(why),
             },
             NodeRequest::Kill { pid } => {
-                // Its drop kills it; its end is told like any other.
+                // The drop kills the process; its end is told like any other.
                 drop(self.state().children.remove(&pid));
                 NodeReply::Killed
             }

@@ -1,16 +1,16 @@
-//! The machines ranks can run on: what they offer, and who sits where.
+//! The nodes: the machines that ranks can run on, what they offer, and which ranks are on them.
 //!
 //! - **ND-1** no rank is placed on a node that was told to end a process and has not answered: its
-//!   device may not be free, and the node may be gone. It answers within a round trip, or is lost.
-//! - **ND-2** nobody waits for a node longer than it is connected.
+//!   device may not be free, and the node may be gone. The node answers within a round trip, or is lost.
+//! - **ND-2** nothing waits for a node longer than the node is connected.
 //! - **ND-3** a device belongs to one [`Lease`] from its placement until that lease is dropped, which is
-//!   after the last process on it has ended. What an older lease of a replica does concerns that
-//!   lease alone (**A13**).
+//!   after the last process on it has ended. What an older lease of a replica does concerns that lease
+//!   alone (**A13**).
 //! - **ND-4** what a node tells of its processes takes no more memory than the head has asked for.
 //! - **ND-5** no offer displaces a node that is connected and answers: another process of its name, such
 //!   as one with a copy of its folder, is refused before its offer is read (**LK-9**).
-//! - **ND-6** a node on which the last rank did not come to have its weights gets ranks only where no other
-//!   node will do, until one of its ranks has them, or it joins again.
+//! - **ND-6** a node on which the last rank failed to load its weights gets ranks only where no other
+//!   node will do, until one of its ranks has loaded, or the node joins again.
 
 mod connection;
 mod device;
@@ -40,7 +40,8 @@ use self::leases::Leases;
 use crate::head::HEAD;
 use crate::status::{DeviceStatus, NodeStatus};
 
-/// Every machine the head knows. The head itself comes first if it has devices. Clones are of the same.
+/// The machines that the head knows. The head itself comes first if it has devices. Clones share their
+/// state.
 #[derive(Clone, Debug)]
 pub(crate) struct Nodes {
     shared: Arc<Shared>,
@@ -49,7 +50,7 @@ pub(crate) struct Nodes {
 #[derive(Debug)]
 struct Shared {
     inventory: Mutex<DeviceInventory>,
-    /// Says that a node has come, has gone or has answered, or that devices were taken or are free.
+    /// Notifies that a node has come, has gone or has answered, or that devices were taken or are free.
     changed: watch::Sender<()>,
 }
 
@@ -57,17 +58,18 @@ struct Shared {
 struct DeviceInventory {
     here: Vec<Device>,
     nodes: BTreeMap<String, NodeEntry>,
-    /// Where ranks sit.
+    /// The devices on which ranks are.
     leases: Leases<Vec<Assignment>>,
-    /// Where the ranks of a replica sat for an earlier head, until there is a lease for it.
+    /// The devices on which the ranks of a replica were for an earlier head, until there is a lease for
+    /// the replica.
     remembered: BTreeMap<ReplicaId, Vec<Assignment>>,
     /// Nodes that get no more ranks.
     cordoned: BTreeSet<String>,
-    /// Nodes that are turned away although they have a certificate.
+    /// Nodes that are refused although they have a certificate.
     removed: BTreeSet<String>,
-    /// Nodes on which the last rank did not come to have its weights.
+    /// Nodes on which the last rank failed to load its weights.
     failing: BTreeSet<String>,
-    /// Nodes that were cut off and have not joined again: nobody waits for them.
+    /// Nodes that were cut off and have not joined again: nothing waits for them.
     cut_off: BTreeSet<String>,
 }
 
@@ -98,7 +100,7 @@ impl Nodes {
         self.shared.inventory.lock()
     }
 
-    /// The connection to a node; `None` for the head itself.
+    /// Returns the connection to a node; `None` for the head itself.
     pub(crate) fn peer(&self, node: &str) -> Result<Option<Peer>, String> {
         if node == HEAD {
             return Ok(None);
@@ -108,7 +110,8 @@ impl Nodes {
         peer.map(Some).ok_or_else(|| format!("node {node} is not connected"))
     }
 
-    /// Waits until a node has left, and everybody knows that has to. The head itself never does.
+    /// Waits until a node has left, and everything that depends on it can see that. The head itself
+    /// never leaves.
     pub(crate) async fn until_lost(&self, node: &str) {
         let is_here = || {
             let inventory = self.inventory();
@@ -121,9 +124,9 @@ impl Nodes {
         }
     }
 
-    /// The connection to a node that is to end a process, if it is connected. No rank is placed there
-    /// until it [has answered](Self::answered): a machine that is gone takes its ranks along, and the
-    /// loss of one of them may be seen before that of the machine.
+    /// Returns the connection to a node that is to end a process, if the node is connected. No rank is
+    /// placed there until the node [has answered](Self::answered): a machine that is gone takes its
+    /// ranks along, and the loss of a rank may be seen before that of the machine.
     pub(crate) fn ask_to_end(&self, node: &str, pid: u32) -> Option<Peer> {
         let mut inventory = self.inventory();
         let entry = inventory.nodes.get_mut(node)?;
@@ -132,7 +135,7 @@ impl Nodes {
         Some(peer)
     }
 
-    /// A node has ended a process, or will not.
+    /// Records that a node has ended a process, or will not.
     pub(crate) fn answered(&self, node: &str, pid: u32) {
         if let Some(entry) = self.inventory().nodes.get_mut(node) {
             entry.ending.remove(&pid);
@@ -140,13 +143,13 @@ impl Nodes {
         self.shared.changed.send_replace(());
     }
 
-    /// Ranks are assigned to this node, whether it is connected or not.
+    /// Returns whether ranks are assigned to this node, connected or not.
     pub(crate) fn waits_for(&self, node: &str) -> bool {
         let inventory = self.inventory();
         inventory.devices_in_use(node) > 0 && !inventory.cut_off.contains(node)
     }
 
-    /// Becomes `Some` when the node says that the process has ended.
+    /// Returns a receiver that becomes `Some` when the node says that the process has ended.
     pub(crate) fn watch_process(&self, node: &str, pid: u32) -> watch::Receiver<Option<Exit>> {
         let mut inventory = self.inventory();
         let Some(entry) = inventory.nodes.get_mut(node) else {
@@ -158,15 +161,15 @@ impl Nodes {
         entry.processes.entry(pid).or_default().subscribe()
     }
 
-    /// A device of a node that is known.
+    /// Returns the assignment on a device of a node that is known.
     pub(crate) fn assignment(&self, node: &str, device: u32) -> Option<Assignment> {
         let inventory = self.inventory();
         let Device { threads, .. } = inventory.nodes.get(node)?.devices.get(device as usize)?;
         Some(Assignment { node: node.to_owned(), device, threads: *threads })
     }
 
-    /// The ranks of a replica sat here before, stage by stage, and shall again as far as that is
-    /// possible; `None` for those of which that is not known.
+    /// Remembers the devices on which the ranks of a replica were, stage by stage, to place them there
+    /// again as far as that is possible; `None` for a rank whose device is not known.
     pub(crate) fn remember(&self, replica: ReplicaId, assignments: Vec<Option<Assignment>>) {
         let nowhere = || Assignment { node: String::new(), device: 0, threads: 0 };
         let assignments =
@@ -174,7 +177,8 @@ impl Nodes {
         self.inventory().remembered.insert(replica, assignments.collect());
     }
 
-    /// A lease for a start of a replica, without devices yet. It wants those that are remembered.
+    /// Begins a lease for a start of a replica, without devices yet. The remembered devices are
+    /// preferred.
     pub(crate) fn lease(&self, replica: ReplicaId) -> Lease {
         let mut inventory = self.inventory();
         let assignments = inventory.remembered.remove(&replica).unwrap_or_default();
@@ -183,7 +187,7 @@ impl Nodes {
         Lease { nodes: self.clone(), id }
     }
 
-    /// Whether a rank on this node has its weights now, or never will (**ND-6**).
+    /// Records whether a rank on this node has loaded its weights, or failed to (**ND-6**).
     pub(crate) fn rank_loaded(&self, node: &str, loaded: bool) {
         let mut inventory = self.inventory();
         if loaded {
@@ -195,8 +199,8 @@ impl Nodes {
         }
     }
 
-    /// A node is told to start a process: until the call is over, it may tell of the end of one that is
-    /// not known yet (**ND-4**).
+    /// Records that a node is told to start a process: until the call is over, the node may tell of the
+    /// end of a process that is not known yet (**ND-4**).
     pub(crate) fn starts_process(&self, node: &str) -> Starting {
         if let Some(entry) = self.inventory().nodes.get_mut(node) {
             entry.starting += 1;
@@ -204,13 +208,13 @@ impl Nodes {
         Starting { nodes: self.clone(), node: node.to_owned() }
     }
 
-    /// Bytes of memory of the devices that ranks sit on.
+    /// Returns the bytes of memory of the assigned devices.
     pub(crate) fn memory_of(&self, assignments: &[Assignment]) -> Vec<u64> {
         let inventory = self.inventory();
         inventory.memories(assignments)
     }
 
-    /// Nodes that the ranks of a replica sit on, once for each rank.
+    /// Returns the nodes with ranks of a replica, once for each rank.
     pub(crate) fn of_replica(&self, replica: ReplicaId) -> Vec<String> {
         let inventory = self.inventory();
         let remembered = inventory.remembered.get(&replica).into_iter().flatten();
@@ -218,7 +222,8 @@ impl Nodes {
         assignments.map(|assignment| assignment.node.clone()).collect()
     }
 
-    /// Waits until ranks sit on other nodes than these: on which. The head's own machine is none.
+    /// Waits until the nodes with ranks are others than these, and returns them. The head's own machine
+    /// is not among them.
     pub(crate) async fn hosts(&self, than: Option<&BTreeSet<String>>) -> BTreeSet<String> {
         let mut changed = self.shared.changed.subscribe();
         loop {
@@ -231,7 +236,7 @@ impl Nodes {
         }
     }
 
-    /// Devices of every node that is known which a new rank could have.
+    /// Returns, for every known node, the number of devices that new ranks may get.
     pub(crate) fn free_devices(&self) -> Vec<(String, usize)> {
         let inventory = self.inventory();
         let free = inventory.free(None);
@@ -244,7 +249,7 @@ impl Nodes {
         names.map(count).collect()
     }
 
-    /// Names of nodes that have been here, and of those that were drained or removed.
+    /// Returns the names of nodes that have been connected, and of those that were drained or removed.
     pub(crate) fn known(&self) -> BTreeSet<String> {
         let inventory = self.inventory();
         let here = std::iter::once(HEAD.to_owned()).filter(|_| !inventory.here.is_empty());
@@ -253,7 +258,7 @@ impl Nodes {
         here.chain(names).collect()
     }
 
-    /// Gives a node no more ranks, or lets it have some again.
+    /// Excludes a node from getting ranks, or admits it again.
     pub(crate) fn cordon(&self, node: &str, cordoned: bool) {
         let mut inventory = self.inventory();
         match cordoned {
@@ -264,7 +269,7 @@ impl Nodes {
         self.shared.changed.send_replace(());
     }
 
-    /// Forgets a node that no rank sits on. It is told to go, and not to come back.
+    /// Forgets a node without ranks, tells it to go, and refuses it from now on.
     pub(crate) fn forget(&self, node: &str) {
         let mut inventory = self.inventory();
         inventory.cordoned.remove(node);
@@ -274,8 +279,8 @@ impl Nodes {
         }
     }
 
-    /// Ends the connection of a node that is no longer trusted, and gives its ranks up: whether it was
-    /// connected.
+    /// Ends the connection of a node that is no longer trusted, and gives its ranks up. Returns whether
+    /// the node was connected.
     pub(crate) fn cut_off(&self, node: &str) -> bool {
         let mut inventory = self.inventory();
         inventory.cut_off.insert(node.to_owned());
@@ -292,7 +297,7 @@ impl Nodes {
         peer.is_some()
     }
 
-    /// How each node is.
+    /// Returns the status of each node.
     pub(crate) fn statuses(&self) -> Vec<NodeStatus> {
         let show = |devices: &[Device]| {
             let devices = devices.iter().enumerate();

@@ -1,59 +1,60 @@
-//! Whether the kernel killed a process because memory ran out. The process is not told, and its parent
-//! sees a `SIGKILL` like any other; the kernel only counts such kills, for each control group.
+//! Detects whether the kernel killed a process because memory ran out. The process is not told, and its
+//! parent sees a `SIGKILL` like any other; the kernel only counts such kills, for each control group.
 //!
-//! - **OO-1** a kill is the kernel's if its count rose within two of [`SAMPLES`] before the process ended, and
-//!   nobody else is known to have sent the signal.
-//! - **OO-2** the count is that of the process's own control group (or of the nearest one around it that
-//!   can be seen), whichever limit ran out. Only where there is none is it that of the machine.
+//! - **OO-1** the kernel counts as the killer if its count rose within two of [`SAMPLES`] before the
+//!   process ended, and no other sender of the signal is known.
+//! - **OO-2** the count is that of the process's own control group (or of the nearest group around it
+//!   that can be seen), whichever limit ran out. Only where there is no such group is it the count of
+//!   the machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Between two looks at the count.
+/// The time between two samples of the count.
 pub(crate) const SAMPLES: Duration = Duration::from_secs(5);
 
-/// Counts the processes that the kernel has killed where a process runs.
+/// The kernel's count of killed processes, sampled for the control group of one process.
 #[derive(Debug)]
 pub(crate) struct OomKills {
     pid: u32,
-    /// The last two looks, the older one first. A large process takes a while to end, so that the
-    /// newer one may have the kill in it.
+    /// The last two samples, the older one first. A large process takes a while to end, so that the
+    /// newer sample may already include its kill.
     looks: Option<[Look; 2]>,
 }
 
-/// A count of the kernel, as it once was.
+/// A sample of one of the kernel's counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Look {
     counter: PathBuf,
     kills: u64,
 }
 
-/// Where the kernel tells of control groups.
+/// The folder of control groups.
 const GROUPS: &str = "/sys/fs/cgroup";
-/// What it tells of the machine.
+/// The file with the counts of the machine.
 const MACHINE: &str = "/proc/vmstat";
 
 // === impl OomKills ===
 
 impl OomKills {
-    /// Begins to watch a process that lives.
+    /// Begins to watch a process that is running.
     pub(crate) fn of(pid: u32) -> Self {
         let look = Look::at(pid);
         Self { pid, looks: look.map(|look| [look.clone(), look]) }
     }
 
-    /// Looks again, while the process lives.
+    /// Takes another sample, while the process runs.
     pub(crate) fn look(&mut self) {
         let Some(now) = Look::at(self.pid) else { return };
         self.looks = Some(match self.looks.take() {
             Some([_, before]) if before.counter == now.counter => [before, now],
-            // It is in another group than before, of which nothing is known.
+            // The process is in another group than before, whose earlier count is not known.
             _ => [now.clone(), now],
         });
     }
 
-    /// Why the process was killed, for a person, if the count has risen (**OO-1**).
+    /// Returns why the process was killed, for a person, if the count has risen (**OO-1**).
     pub(crate) fn reason(&self) -> Option<String> {
         let [before, _] = self.looks.as_ref()?;
         let now = kills(&before.counter)?;
@@ -76,7 +77,7 @@ impl Look {
         Self::among(&groups, Path::new(GROUPS), Path::new(MACHINE))
     }
 
-    /// The count for whoever is in these groups, each a line `number:controllers:path`.
+    /// Returns the count for a process in these groups, each a line `number:controllers:path`.
     fn among(groups: &str, mounted: &Path, machine: &Path) -> Option<Self> {
         let counters = groups.lines().filter_map(|line| {
             let mut fields = line.splitn(3, ':').skip(1);
@@ -105,7 +106,7 @@ impl Look {
     }
 }
 
-/// The count in a file of lines of a name and a number.
+/// Reads the count from a file whose lines are a name and a number.
 fn kills(counter: &Path) -> Option<u64> {
     let text = fs::read_to_string(counter).ok()?;
     text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())

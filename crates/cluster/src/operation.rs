@@ -1,4 +1,4 @@
-//! What operators may change while the cluster serves, and how far a change has come.
+//! Operations: what operators may change while the cluster serves, and how far a change has come.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -7,12 +7,12 @@ use playhouse_layout::Widths;
 use playhouse_types::{ParallelSpec, ReplicaId};
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// What shall run: nothing by default.
+/// The deployment that is wanted: nothing by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Desired {
-    /// Copies of the model.
+    /// Number of copies of the model.
     pub replicas: u32,
-    /// How each of them is divided: the layout of one replica, see [`replica_layout`].
+    /// The parallel layout of each replica, see [`replica_layout`].
     #[serde(alias = "split", deserialize_with = "written_layout")]
     pub layout: ParallelSpec,
 }
@@ -21,135 +21,136 @@ pub struct Desired {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
-    /// Of the deployment; what is not given stays as it is.
+    /// Changes the deployment. Fields that are not given stay as they are.
     Deployment {
-        /// Copies of the model.
+        /// Number of copies of the model.
         replicas: Option<u32>,
-        /// How each of them is divided. Rolled through one replica after the other.
+        /// The parallel layout of each replica. Rolled out to one replica after the other.
         #[serde(alias = "split", default, deserialize_with = "written_layouts")]
         layout: Option<ParallelSpec>,
-        /// Even if nothing is left to serve meanwhile or afterwards.
+        /// Whether to go on even if no replica is left to serve meanwhile or afterwards.
         force: bool,
     },
-    /// A replica takes no more requests, finishes what it has, or gives it to others after
-    /// `deadline`, and lets go of its devices. It stays, drained.
+    /// Drains a replica: it takes no more requests, finishes the requests that it has, or gives them to
+    /// others after `deadline`, and frees its devices. The drained replica stays in the list.
     DrainReplica {
-        /// Which one.
+        /// The replica to drain.
         replica: ReplicaId,
-        /// How long its requests may go on there.
+        /// How long the replica's requests may go on there.
         deadline: Duration,
-        /// Even if nothing is left to serve.
+        /// Whether to go on even if no replica is left to serve.
         force: bool,
     },
-    /// A replica starts anew, in new processes: a drained or failed one, too.
+    /// Restarts a replica in new processes, also a drained or failed one.
     RestartReplica {
-        /// Which one.
+        /// The replica to restart.
         replica: ReplicaId,
     },
-    /// A replica is drained and leaves for good: there is one less.
+    /// Drains a replica and removes it for good: the deployment has one less.
     RemoveReplica {
-        /// Which one.
+        /// The replica to remove.
         replica: ReplicaId,
-        /// How long its requests may go on there.
+        /// How long the replica's requests may go on there.
         deadline: Duration,
-        /// Even if nothing is left to serve.
+        /// Whether to go on even if no replica is left to serve.
         force: bool,
     },
-    /// A node gets no more ranks; those that are there move to free devices of others, or are
-    /// drained.
+    /// Drains a node: it gets no more ranks; the ranks that are there move to free devices of other
+    /// nodes, or are drained.
     DrainNode {
-        /// Its name.
+        /// The name of the node.
         node: String,
         /// How long requests may go on there.
         deadline: Duration,
-        /// Even if nothing is left to serve.
+        /// Whether to go on even if no replica is left to serve.
         force: bool,
     },
-    /// A node that was drained may have ranks again.
+    /// Lets a drained node have ranks again.
     UndrainNode {
-        /// Its name.
+        /// The name of the node.
         node: String,
     },
-    /// A node without ranks is forgotten, and disconnected if it is there.
+    /// Forgets a node without ranks, and disconnects it if it is connected.
     RemoveNode {
-        /// Its name.
+        /// The name of the node.
         node: String,
     },
 }
 
-/// Names an operation, counted from 1 over all restarts of the head.
+/// The id of an operation, counted from 1 over all restarts of the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct OperationId(pub u64);
 
-/// A change, and how far it has come.
+/// A change that was accepted, and how far it has come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
-    /// Names it.
+    /// The id of the operation.
     pub id: OperationId,
-    /// What its caller calls it: asking for it again under this name gives this operation.
+    /// The caller's key: asking for the same change again under this key returns this operation.
     pub key: Option<String>,
-    /// What is changed.
+    /// The change that the operation makes.
     pub change: Change,
-    /// How far it has come.
+    /// How far the operation has come.
     pub phase: Phase,
-    /// What has happened so far, for a person; at most [`Operation::STEPS_MAX`], the oldest go first.
+    /// What the operation has done so far, for a person; at most [`Operation::STEPS_MAX`] steps, the
+    /// oldest go first.
     pub steps: Vec<OperationStep>,
-    /// When it was accepted.
+    /// When the operation was accepted.
     pub started: SystemTime,
-    /// When it ended.
+    /// When the operation ended.
     pub ended: Option<SystemTime>,
 }
 
-/// Something an operation did.
+/// A step that an operation took.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationStep {
-    /// When.
+    /// When the operation took the step.
     pub at: SystemTime,
-    /// In which phase.
+    /// The phase of the operation at that time.
     pub phase: Phase,
-    /// What, for a person.
+    /// A description for a person.
     pub text: String,
 }
 
-/// How far a change has come.
+/// The phases of an operation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// It is being worked out.
+    /// The change is being worked out.
     Plan,
     /// New replicas or ranks start.
     Prepare,
-    /// Requests go to the new ones.
+    /// Requests go to the new replicas.
     Switch,
-    /// Old ones are drained and end.
+    /// Old replicas are drained and end.
     Retire,
-    /// What was asked for runs.
+    /// The change is complete.
     Done,
-    /// It could not be done, and was undone as far as possible.
+    /// The change could not be made, and was undone as far as possible.
     Failed {
-        /// Why.
+        /// The reason of the failure.
         reason: String,
     },
-    /// An operator ended it, and it was undone as far as possible.
+    /// An operator ended the operation, and the change was undone as far as possible.
     Aborted,
 }
 
-/// What came of asking for a change.
+/// The answer to a request for a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It was only to be worked out: the steps it would take.
+    /// The change was only to be worked out: the steps that it would take.
     Planned(Vec<String>),
-    /// It is under way, or was asked for under the same key before.
+    /// The operation is under way, or was asked for under the same key before.
     Accepted(Box<Operation>),
 }
 
-/// Why a change is not made.
+/// The reason why a change is not made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// One operation at a time.
+    /// Another operation is under way; only one runs at a time.
     #[error("{running} is under way: wait for its end, or abort it")]
     Busy {
-        /// The one that is under way.
+        /// The operation that is under way.
         running: OperationId,
     },
     /// No replica has this id.
@@ -164,37 +165,37 @@ pub enum Refused {
     /// The operation has ended already.
     #[error("{0} has ended")]
     Ended(OperationId),
-    /// A key names one change.
+    /// The key belongs to another change: a key names one change only.
     #[error("the key {key:?} names {operation}, which is another change")]
     KeyTaken {
         /// The key.
         key: String,
-        /// What it was given to.
+        /// The operation that has the key.
         operation: OperationId,
     },
-    /// There are too few devices for it.
+    /// There are too few devices for the change.
     #[error("{0}")]
     Devices(String),
-    /// The model cannot be divided like that, or a number makes no sense.
+    /// The model cannot be divided by that layout, or a number makes no sense.
     #[error("{0}")]
     Invalid(String),
-    /// Nothing would be left that serves.
+    /// No replica would be left to serve.
     #[error("{0}: say `force` if that is meant")]
     NeedsForce(String),
     /// The head is going down.
     #[error("the head is shutting down")]
     Draining,
-    /// The change cannot be written down, so it is not made.
+    /// The change cannot be written to the journal, so it is not made.
     #[error("the change cannot be written down: {0}")]
     Journal(String),
 }
 
-/// A layout as any version of the journal has it.
+/// A layout in the form of any version of the journal.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum WrittenLayout {
     Whole(ParallelSpec),
-    /// Version 1, in which a replica was stages and tensor ranks.
+    /// The form of version 1, in which a replica was stages and tensor ranks.
     Split {
         tensor: u32,
         pipeline: u32,
@@ -221,18 +222,19 @@ fn written_layouts<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Parallel
     Ok(Option::<WrittenLayout>::deserialize(from)?.map(Into::into))
 }
 
-/// The layout of one replica of a deployment: what is of all of them, or of how they compute, is left out.
+/// Returns the layout of one replica of a deployment: fields that concern all replicas together, or only
+/// how they compute, are left out.
 #[must_use]
 pub fn replica_layout(parallel: &ParallelSpec) -> ParallelSpec {
     ParallelSpec { data: 1, micro_batch_max: None, ..parallel.clone() }
 }
 
-/// Ranks of a replica.
+/// Returns the number of ranks of a replica.
 pub(crate) fn ranks_of(layout: &ParallelSpec) -> usize {
     usize::try_from(Widths::of(layout).replica_ranks()).unwrap_or(usize::MAX)
 }
 
-/// A layout in two words, for a person.
+/// Describes a layout in two words, for a person.
 pub(crate) fn layout_text(layout: &ParallelSpec) -> String {
     format!("tp {} pp {}", layout.tensor, layout.pipeline)
 }
@@ -248,14 +250,14 @@ impl fmt::Display for OperationId {
 // === impl Operation ===
 
 impl Operation {
-    /// Steps kept of each operation.
+    /// The number of steps that are kept of each operation.
     pub const STEPS_MAX: usize = 256;
 }
 
 // === impl Phase ===
 
 impl Phase {
-    /// Nothing more will happen.
+    /// Returns whether the operation has ended, so that nothing more will happen.
     #[must_use]
     pub fn is_end(&self) -> bool {
         matches!(self, Self::Done | Self::Failed { .. } | Self::Aborted)

@@ -1,47 +1,48 @@
-//! Sees replicas that answer and compute, and are several times slower than their peers: a rank with a share
-//! of a core, a device that is throttled, a disk that is read where memory should be.
+//! Detects replicas that answer and compute, and are several times slower than their peers: a rank with
+//! a share of a core, a device that is throttled, a disk that is read where memory should be.
 //!
 //! - **OL-1** a replica is an outlier when its steps have taken [`FACTOR`] times what its peers take for such
 //!   steps for [`SLOW_FOR`] without a break. Steps are compared by their work, as the watchdog does.
-//! - **OL-2** no replica is an outlier without peers: more than half of the others that serve are none, and
-//!   one at least.
-//! - **OL-3** an outlier gets no new requests while others serve, and its requests go on elsewhere. It is
-//!   tried again after [`EJECTED_FOR`], and each time that it is found slow again after twice as long.
+//! - **OL-2** a replica is an outlier only beside peers: more than half of the other replicas that serve
+//!   are quick, and at least one is.
+//! - **OL-3** an outlier gets no new requests while others serve, and its requests go on elsewhere. The
+//!   outlier is tried again after [`EJECTED_FOR`], and each time that it is found slow again after twice
+//!   as long.
 //!
-//! The rule is that of Envoy's outlier detection. Pure: time is an argument. Not here: what is done about it
-//! (see `replica`).
+//! The rule is that of Envoy's outlier detection. Pure: time is an argument. Not here: what is done
+//! about an outlier (see `replica`).
 
 use std::time::Duration;
 
-/// Times slower than its peers.
+/// How many times slower than its peers a replica is when its steps count as slow.
 const FACTOR: f64 = 4.0;
-/// For so long without a break: a machine has moments at which it does something else. A hang is seen
-/// before that (**W-1** of `watchdog`).
+/// How long every step has to be slow: any machine has moments at which it does something else. A hang
+/// is seen before that (**W-1** of `watchdog`).
 const SLOW_FOR: Duration = Duration::from_secs(3);
-/// Steps that take less are not slow, whatever peers take.
+/// Steps that take less than this are not slow, whatever peers take.
 const STEP_MIN: Duration = Duration::from_millis(50);
-/// How long an outlier is left alone at first.
+/// How long an outlier gets no requests at first.
 const EJECTED_FOR: Duration = Duration::from_secs(30);
-/// The longest that it is.
+/// The longest time that an outlier gets no requests.
 const EJECTED_MAX: Duration = Duration::from_secs(600);
 
-/// How slow one replica is, beside its peers.
+/// The slowness of one replica, compared with its peers.
 #[derive(Debug, Default)]
 pub(crate) struct Slowness {
     /// Since when every step was slow.
     since: Option<Duration>,
-    /// How many times slower than its peers the last one was.
+    /// How many times slower than its peers the last slow step was.
     ratio: f64,
-    /// Until when it is an outlier.
+    /// Until when the replica is an outlier.
     until: Option<Duration>,
-    /// How often it was found to be one, without a good time between.
+    /// How often the replica was found to be an outlier, without a good time between.
     found: u32,
 }
 
 // === impl Slowness ===
 
 impl Slowness {
-    /// A step took `took`, for which peers take `peers`, if that is known.
+    /// Records that a step took `took`, for which peers take `peers`, if that is known.
     pub(crate) fn measured(&mut self, took: Duration, peers: Option<Duration>, now: Duration) {
         self.under_way(took, peers, now);
         if !self.is_slow(took, peers) {
@@ -52,7 +53,7 @@ impl Slowness {
         }
     }
 
-    /// A step has taken `took` so far.
+    /// Records that the step under way has taken `took` so far.
     pub(crate) fn under_way(&mut self, took: Duration, peers: Option<Duration>, now: Duration) {
         if self.is_slow(took, peers) {
             self.ratio = ratio(took, peers);
@@ -64,8 +65,8 @@ impl Slowness {
         took >= STEP_MIN && ratio(took, peers) >= FACTOR
     }
 
-    /// Whether it has to be ejected now (**OL-1**), of which `peers` the floor is kept (**OL-2**): how
-    /// many times slower it is.
+    /// Ejects the replica if it has been slow for long enough (**OL-1**) and enough `peers` are quick
+    /// (**OL-2**). Returns how many times slower the replica is, if it was ejected.
     pub(crate) fn ejects(&mut self, peers: Peers, now: Duration) -> Option<f64> {
         let slow = self.since.is_some_and(|since| now.saturating_sub(since) >= SLOW_FOR);
         if !slow || self.is_outlier(now) || !peers.suffice() {
@@ -78,33 +79,33 @@ impl Slowness {
         Some(self.ratio)
     }
 
-    /// It is left alone (**OL-3**).
+    /// Returns whether the replica is an outlier and gets no requests (**OL-3**).
     pub(crate) fn is_outlier(&self, now: Duration) -> bool {
         self.until.is_some_and(|until| now < until)
     }
 
-    /// How long it is still left alone.
+    /// Returns how long the replica still gets no requests.
     pub(crate) fn ejected_for(&self, now: Duration) -> Duration {
         self.until.unwrap_or_default().saturating_sub(now)
     }
 
-    /// Its ranks are new: what was measured was of others.
+    /// Forgets the slow steps, because the ranks are new.
     pub(crate) fn restart(&mut self) {
         self.since = None;
     }
 }
 
-/// How many times slower than its peers; none if nothing is known of them.
+/// Returns how many times slower than its peers a step was; 0 if nothing is known of the peers.
 fn ratio(took: Duration, peers: Option<Duration>) -> f64 {
     peers.map_or(0.0, |peers| took.as_secs_f64() / peers.as_secs_f64().max(1e-6))
 }
 
-/// The other replicas that serve.
+/// The numbers of other replicas that serve.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Peers {
-    /// Who are as quick as ever.
+    /// Replicas that are as quick as ever.
     pub(crate) quick: usize,
-    /// Outliers, and those of which nothing was heard for long.
+    /// Outliers, and replicas of which nothing was heard for long.
     pub(crate) slow: usize,
 }
 
@@ -126,7 +127,8 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    /// Steps of `took` one after the other for a time, from `now` on: when it is ejected.
+    /// Measures steps of `took` one after the other for a time, from `now` on, and returns when the
+    /// replica is ejected.
     fn steps(
         slowness: &mut Slowness,
         took: u64,

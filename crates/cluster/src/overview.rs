@@ -1,4 +1,4 @@
-//! What an operator sees of a cluster and may ask of it.
+//! [`Overview`]: the handle by which an operator sees and changes a cluster.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,7 +13,7 @@ use crate::mail::DeploymentMsg;
 use crate::operation::{Answer, Change, Desired, Operation, OperationId, Refused};
 use crate::status::ClusterStatus;
 
-/// A handle for operators. Cheap to clone.
+/// The operators' handle to a cluster. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Overview {
     front_door: FrontDoor,
@@ -22,16 +22,16 @@ pub struct Overview {
     deployment: ActorRef<DeploymentMsg>,
 }
 
-/// What shall run, and what is being done about it.
+/// The deployment that is wanted, and the operation that leads there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeploymentStatus {
-    /// What shall run.
+    /// The deployment that is wanted.
     pub desired: Desired,
-    /// What shall have no ranks.
+    /// The nodes and replicas that shall have no ranks.
     pub drained: Drained,
     /// The operation that is under way.
     pub running: Option<OperationId>,
-    /// Whether this survives a restart of the head.
+    /// Whether these wishes survive a restart of the head.
     pub durable: bool,
 }
 
@@ -47,7 +47,7 @@ impl Overview {
         Self { front_door, control, ledger, deployment }
     }
 
-    /// The cluster as it is now.
+    /// Returns the status of the cluster as it is now.
     #[must_use]
     pub fn status(&self) -> ClusterStatus {
         ClusterStatus {
@@ -58,14 +58,14 @@ impl Overview {
         }
     }
 
-    /// The end of the certificate that the head shows to nodes and ranks, and of the certificate of a
-    /// connected node that ends first.
+    /// Returns the expiry of the certificate that the head shows to nodes and ranks, and the earliest
+    /// expiry of a connected node's certificate.
     #[must_use]
     pub fn certificate_ends(&self) -> [Option<SystemTime>; 2] {
         self.control.as_ref().map(ControlPlane::certificate_ends).unwrap_or_default()
     }
 
-    /// What shall run, and what is being done about it.
+    /// Returns the deployment that is wanted, and the operation that leads there.
     #[must_use]
     pub fn deployment(&self) -> DeploymentStatus {
         DeploymentStatus {
@@ -76,8 +76,8 @@ impl Overview {
         }
     }
 
-    /// Begins a change, or with `dry_run` only works it out. Asked for again under the same `key`, it
-    /// gives the operation that came of it the first time.
+    /// Begins a change, or with `dry_run` only works it out. A repeated call with the same `key` returns
+    /// the operation of the first call.
     ///
     /// # Errors
     /// See [`Refused`].
@@ -96,19 +96,19 @@ impl Overview {
         answered.await.unwrap_or(Err(Refused::Draining))
     }
 
-    /// Every operation that is known, the oldest first.
+    /// Returns every operation that is known, the oldest first.
     #[must_use]
     pub fn operations(&self) -> Vec<Operation> {
         self.ledger.operations()
     }
 
-    /// An operation as it is and as it goes on.
+    /// Returns an operation as it is now, and its changes.
     #[must_use]
     pub fn operation(&self, id: OperationId) -> Option<watch::Receiver<Operation>> {
         self.ledger.watch(id)
     }
 
-    /// Asks an operation to end; what it did is undone as far as possible.
+    /// Asks for the end of an operation; what it did is undone as far as possible.
     ///
     /// # Errors
     /// [`Refused::NoOperation`] or [`Refused::Ended`].
@@ -116,7 +116,7 @@ impl Overview {
         self.ledger.abort(id)
     }
 
-    /// A token that lets one node in within `ttl`, as `playhouse node --token` takes it.
+    /// Creates a token with which one node can join within `ttl`, as `playhouse node --token` takes it.
     ///
     /// # Errors
     /// See [`NoToken`].
@@ -125,8 +125,8 @@ impl Overview {
         control.create_token(ttl).map(|token| token.to_string())
     }
 
-    /// Cuts a node off at once and turns away the certificate that it has, for good: whether it was
-    /// connected. Its replicas move; a new token lets it in again. Writes to a disk.
+    /// Cuts a node off at once and refuses its present certificate for good. Returns whether the node
+    /// was connected. The node's replicas move; a new token lets it in again. Writes to a disk.
     ///
     /// # Errors
     /// See [`NotRevoked`].

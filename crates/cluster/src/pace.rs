@@ -1,16 +1,16 @@
-//! How fast requests end.
+//! The pace at which requests leave the cluster.
 
 use std::time::Duration;
 
-/// The past that counts, in seconds of a busy cluster: older departures fade.
+/// The time constant, in seconds of a busy cluster, with which older departures fade.
 const WINDOW: f64 = 20.0;
 
-/// Bounds of what a refused caller is told. `openai-python` heeds no more than a minute.
+/// Bounds of what a refused client is told. `openai-python` heeds no more than a minute.
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
-/// A rate with a fading memory. Time is an argument: any clock that does not go back. While the cluster is
-/// empty, nothing can leave, so such time does not count.
+/// A rate of departures with a fading memory. Time is an argument: any clock that does not go back.
+/// While the cluster is empty, nothing can leave, so such time does not count.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     /// Requests that left, faded.
@@ -23,25 +23,25 @@ pub(crate) struct Pace {
 // === impl Pace ===
 
 impl Pace {
-    /// Somebody enters an empty cluster at `now`.
+    /// Resumes the measurement, because a request enters an empty cluster at `now`.
     pub(crate) fn resume(&mut self, now: Duration) {
         self.last = now;
     }
 
-    /// A request leaves.
+    /// Records that a request leaves.
     pub(crate) fn leave(&mut self, now: Duration) {
         self.fade(now);
         self.left += 1.0;
     }
 
-    /// How long it takes until as many requests have left, as if one were just about to.
+    /// Returns how long it takes until this many requests have left, as if one more were just leaving.
     fn time_for(&mut self, requests: u32, now: Duration) -> Duration {
         self.fade(now);
         let seconds = f64::from(requests) * self.watched / (self.left + 1.0);
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 
-    /// When to come back if so many requests wait (**AD-3** of the admission).
+    /// Returns when a client should come back if this many requests wait (**AD-3** of the admission).
     pub(crate) fn retry_after(&mut self, waiting: u32, now: Duration) -> Duration {
         self.time_for(waiting, now).clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX)
     }

@@ -1,4 +1,4 @@
-//! How long steps take in each replica, for the others to compare with.
+//! The pace of each replica's steps, for the other replicas to compare with.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,20 +8,20 @@ use playhouse_types::ReplicaId;
 
 use crate::watchdog::{Paces, Work};
 
-/// What every replica has measured of its steps. Each use is short: a lock and a look into small maps.
+/// The measured step times of every replica. Each use is short: a lock and a look into small maps.
 #[derive(Debug, Default)]
 pub(crate) struct PeerPaces(Mutex<BTreeMap<ReplicaId, Paces>>);
 
 // === impl PeerPaces ===
 
 impl PeerPaces {
-    /// A step of a replica took so long.
+    /// Records how long a step of a replica took.
     pub(crate) fn measured(&self, replica: ReplicaId, work: Work, took: Duration) {
         self.paces().entry(replica).or_default().measured(work, took);
     }
 
-    /// How long such a step takes in the other replicas: the median, or the greater of the middle two.
-    /// None if none of them has measured anything.
+    /// Returns how long such a step takes in the other replicas: the median, or the greater of the
+    /// middle two. `None` if no other replica has measured anything.
     pub(crate) fn expected(&self, than: ReplicaId, work: Work) -> Option<Duration> {
         let paces = self.paces();
         let others = paces.iter().filter(|(id, _)| **id != than);
@@ -31,7 +31,7 @@ impl PeerPaces {
         Duration::try_from_secs_f64(*middle).ok()
     }
 
-    /// A replica has left, or has new ranks: what it measured is of no use.
+    /// Forgets what a replica measured, because the replica has left or has new ranks.
     pub(crate) fn forget(&self, replica: ReplicaId) {
         self.paces().remove(&replica);
     }

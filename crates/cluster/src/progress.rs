@@ -1,47 +1,47 @@
-//! Whether something comes of the work of a replica.
+//! The progress of a replica: whether its work has results.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// When something was last heard of a replica that has work.
+/// The progress of a replica that has work, by when it was last heard of.
 ///
-/// Its process may live and its link answer, and still nothing may come of its work.
+/// A replica's process may live and its link answer while its work has no results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Since when it has work and nothing came of it; `None` while it has none.
+    /// Since when the replica has had work without a result; `None` while it has no work.
     pub waits_since: Option<Instant>,
-    /// How long that may be.
+    /// How long that may last.
     pub patience: Patience,
-    /// It is an outlier: its steps take so many times what those of its peers do.
+    /// How many times slower than its peers the replica's steps are, if it is an outlier.
     pub slower_than_peers: Option<u32>,
 }
 
-/// How long nothing may come of the work of a replica.
+/// How long a replica with work may be without a result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Patience {
-    /// Before it hesitates: others get what is new.
+    /// How long before the replica hesitates: new requests go to others.
     pub quick: Duration,
-    /// Before it is stalled.
+    /// How long before the replica is stalled.
     pub stalled: Duration,
 }
 
 // === impl Progress ===
 
 impl Progress {
-    /// How long it has had work and nothing came of it; `None` while it has none.
+    /// Returns how long the replica has had work without a result; `None` while it has no work.
     #[must_use]
     pub fn waited(&self) -> Option<Duration> {
         self.waits_since.map(|since| since.elapsed())
     }
 
-    /// Whether that is longer than it should be.
+    /// Returns whether the replica has waited longer than it should.
     #[must_use]
     pub fn hesitates(&self) -> bool {
         self.waited().is_some_and(|waited| waited > self.patience.quick)
     }
 
-    /// Whether that is too long.
+    /// Returns whether the replica has waited too long.
     #[must_use]
     pub fn is_stalled(&self) -> bool {
         self.waited().is_some_and(|waited| waited > self.patience.stalled)

@@ -1,4 +1,4 @@
-//! Ranks as the actors see them: started by somebody else, and reporting.
+//! Ranks as the actors see them: started by other code, and reporting.
 
 use std::fmt;
 use std::future::ready;
@@ -13,117 +13,116 @@ use tokio::sync::mpsc;
 
 use crate::status::Whereabouts;
 
-/// Starts a rank for an epoch. Called again after each death of its replica.
+/// Starts a rank for an epoch. Called again after each loss of its replica.
 pub type RankStarter =
     Arc<dyn Fn(Epoch, RankId, RankSink) -> io::Result<StartedRank> + Send + Sync>;
 
-/// Where a rank reports; called on whatever thread it runs.
+/// The sink of a rank's reports; called on the thread on which the rank runs.
 pub type RankSink = Arc<dyn Fn(RankEvent) + Send + Sync>;
 
-/// What a rank reports.
+/// A report of a rank.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RankEvent {
-    /// It has a process and a device.
+    /// The rank has a process and a device.
     Placed(Whereabouts),
-    /// How far it has come with its weights.
+    /// How much of its weights the rank has read.
     Loading {
         /// Bytes read.
         bytes: u64,
         /// Bytes to read.
         of: u64,
     },
-    /// Its KV cache will have so many blocks; before [`Self::Ready`], if at all.
+    /// The number of blocks that the rank's KV cache will have; before [`Self::Ready`], if at all.
     Cache {
-        /// Blocks.
+        /// The number of blocks.
         kv_blocks: u32,
     },
-    /// It takes plans.
+    /// The rank takes plans.
     Ready,
-    /// It has run a step, and has the outcome.
+    /// The rank has run a step, and has the outcome.
     Step(StepOutcome),
-    /// It has run a step whose outcome another rank has.
+    /// The rank has run a step whose outcome another rank has.
     Followed(StepId),
-    /// It is lost. The last event.
+    /// The rank is lost. The last event.
     Lost(Loss),
 }
 
-/// Why a rank is lost.
+/// The loss of a rank.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Loss {
-    /// For a person.
+    /// The reason, for a person.
     pub reason: String,
-    /// Of what sort it is.
+    /// The cause of the loss.
     pub cause: LossCause,
 }
 
-/// What a rank is lost of.
+/// The cause of a rank's loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LossCause {
-    /// What it was computing, as far as can be told.
+    /// The step that the rank was computing, as far as can be told.
     Step,
-    /// The same, but it did not end: a step is overdue.
+    /// A step that did not end and is overdue.
     Hang,
-    /// Something outside: a signal, a cut, another rank.
+    /// An event outside of the rank: a signal, a cut, another rank.
     Outside,
-    /// There is no device for it, or no process could be had there.
+    /// No device was free for the rank, or no process could be started there.
     NoDevice,
-    /// Its replica was drained.
+    /// The drain of its replica.
     Drain,
-    /// Nothing: its replica is several times slower than others, and its requests go there.
+    /// No failure: the replica is several times slower than others, and its requests go to those.
     Slow,
 }
 
-/// A rank that was started. Dropping the port ends it.
+/// A rank that was started. Dropping the port ends the rank.
 pub struct StartedRank {
-    /// Where its plans go.
+    /// The port to which the rank's plans go.
     pub port: RankPort,
-    /// What else can be done about it.
+    /// The handle by which the rank is ended from outside.
     pub handle: Arc<dyn RankHandle>,
-    /// Ends when nothing of it runs any more.
+    /// Completes when nothing of the rank runs any more.
     pub ended: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
 }
 
-/// What can be done about a rank from outside, but giving it plans. Never blocks.
+/// Control of a rank from outside, apart from its plans. Never blocks.
 pub trait RankHandle: fmt::Debug + Send + Sync {
-    /// A step of it is overdue: it ends now, whatever it is doing, as far as it can be ended. Called
-    /// before its port is dropped.
+    /// Ends the rank now, as far as it can be ended, because one of its steps is overdue. Called before
+    /// its port is dropped.
     fn abort(&self);
 
-    /// Its replica will not start again: whatever is kept for that is given up, such as its process
-    /// and its device.
+    /// Gives up what is kept for the rank's next start, such as its process and its device, because the
+    /// replica will not start again.
     fn vacate(&self);
 
-    /// Waits until what [`vacate`](Self::vacate) gives up is gone (**A14**). Nothing is kept by
-    /// default.
+    /// Waits until what [`vacate`](Self::vacate) gives up is gone (**A14**). Nothing is kept by default.
     fn vacated(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(ready(()))
     }
 }
 
-/// Where the plans of a rank go.
+/// The port to which the plans of a rank go.
 #[derive(Debug)]
 pub enum RankPort {
-    /// To an engine of this process.
+    /// An engine of this process.
     Engine(StepPort),
-    /// To whoever passes them on, in a queue of
+    /// A task that passes plans on, with a queue of
     /// [`STEPS_QUEUED_MAX`](playhouse_engine::STEPS_QUEUED_MAX) plans.
     Remote(mpsc::Sender<StepPlan>),
 }
 
-/// What a process of this rank is called: `start` tells it from earlier ones.
+/// Returns the name of a process of this rank: `start` distinguishes the process from earlier ones.
 pub(crate) fn process_name(rank: RankId, start: u64) -> String {
     format!("r{}-{}-{start:x}", rank.replica.0, rank.index)
 }
 
-/// Whose process is called so.
+/// Returns the rank whose process has this name.
 pub(crate) fn rank_of_process(name: &str) -> Option<RankId> {
     let mut parts = name.split('-');
     let replica = ReplicaId(parts.next()?.strip_prefix('r')?.parse().ok()?);
     Some(RankId { replica, index: parts.next()?.parse().ok()? })
 }
 
-/// Where a rank of a replica stands, for a person.
+/// Describes the position of a rank in its replica, for a person.
 pub(crate) fn place(map: &RankMap, index: u32) -> String {
     let Coordinates { stage, stage_rank, .. } = map.coordinates(index);
     format!("stage {stage} shard {stage_rank}")
@@ -148,12 +147,12 @@ impl From<EngineEvent> for RankEvent {
 // === impl Loss ===
 
 impl Loss {
-    /// Of something outside.
+    /// Returns a loss whose cause is outside of the rank.
     pub(crate) fn outside(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), cause: LossCause::Outside }
     }
 
-    /// For want of a device or a process.
+    /// Returns a loss for want of a device or a process.
     pub(crate) fn no_device(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), cause: LossCause::NoDevice }
     }
@@ -162,7 +161,7 @@ impl Loss {
 // === impl LossCause ===
 
 impl LossCause {
-    /// Whether what was computed may be to blame.
+    /// Returns whether the requests in the step may be to blame.
     pub(crate) fn is_of_step(self) -> bool {
         matches!(self, Self::Step | Self::Hang)
     }

@@ -1,4 +1,4 @@
-//! The process of one rank: obeys the head, over as many epochs as the head likes.
+//! The process of one rank, which obeys the head over as many epochs as the head likes.
 
 use std::io;
 use std::pin::Pin;
@@ -24,50 +24,50 @@ use crate::rank::RankPort;
 const LEASE: Duration = Duration::from_secs(30);
 
 /// How long an engine may take to end after its groups were aborted: a step at most. Its replica waits
-/// for that, so one that hangs should not be waited for much longer than steps take.
+/// for that, so the wait for an engine that hangs should not be much longer than a step.
 const STOP: Duration = Duration::from_secs(5);
 
-/// How long the head may take to drop the stream of an epoch that has failed. It has read why by then.
+/// How long the head may take to drop the stream of an epoch that has failed. By then it has read the
+/// reason.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// How long a rank keeps to itself that another one was lost. The parent of that one knows why, and
-/// should be heard first: then the head ends this epoch, and nobody asks.
+/// How long a rank delays the report that it lost another rank. The parent of the other rank knows the
+/// cause, and should be heard first: then the head ends this epoch, and asks for no report.
 const ROOT_CAUSE: Duration = Duration::from_millis(300);
 
-/// What a rank computes with.
+/// The computing side of a rank process.
 pub trait RankHost: Send + Sync + 'static {
-    /// Holds a part of a model, reading it unless it is held already, and prepares to meet other
-    /// ranks. `progress` is told the bytes read and the bytes to read. May take minutes, and never
-    /// blocks.
+    /// Loads a part of a model, unless that part is loaded already, and prepares to meet other ranks.
+    /// `progress` is told the bytes read and the bytes to read. May take minutes, and never blocks.
     fn load(self: Arc<Self>, load: Load, progress: ReadProgress) -> Loading;
 
-    /// Starts the engine of an epoch on what was loaded last. It joins its groups by itself.
+    /// Starts the engine of an epoch on what was loaded last. The engine joins its groups by itself.
     ///
     /// # Errors
     /// When the system refuses a thread.
     fn start(&self, join: Join, sink: Box<dyn Fn(EngineEvent) + Send>) -> io::Result<RankEngine>;
 }
 
-/// Is told the bytes read and the bytes to read.
+/// A callback that is told the bytes read and the bytes to read.
 pub type ReadProgress = Box<dyn Fn(u64, u64) + Send + Sync>;
 
-/// Ends with what was loaded, or says what is wrong with the checkpoint, for a person.
+/// Resolves to what was loaded, or to what is wrong with the checkpoint, for a person.
 pub type Loading = Pin<Box<dyn Future<Output = Result<Loaded, String>> + Send>>;
 
-/// The engine of an epoch.
+/// The running engine of an epoch.
 pub struct RankEngine {
-    /// Where its plans go. Dropping it ends the engine after those.
+    /// The port to which the engine's plans go. Dropping the port ends the engine after those plans.
     pub port: RankPort,
-    /// Ends when nothing of it runs any more.
+    /// Completes when nothing of the engine runs any more.
     pub ended: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// Ends its groups, whatever it is doing, and the joins of those that it is not in yet.
+    /// Ends the engine's groups, whatever it is doing, and its attempts to join others.
     pub abort: Box<dyn Fn() + Send + Sync>,
 }
 
-/// Why a rank process ends.
+/// The reason why a rank process ends.
 #[derive(Debug, thiserror::Error)]
 pub enum RankProcessError {
-    /// The head does not answer, or has no use for it.
+    /// The head does not answer, or has no use for the process.
     #[error(transparent)]
     Head(#[from] NoHead),
     /// The engine hangs.
@@ -75,13 +75,14 @@ pub enum RankProcessError {
     Stuck(Epoch),
 }
 
-/// Everything the streams of the head have in common.
+/// The state that the streams of the head share.
 #[derive(Clone)]
 struct RankProcess {
     host: Arc<dyn RankHost>,
-    /// What the engine of the current epoch reports, for the step stream to come.
+    /// The engine of the current epoch, until a step stream attaches to it.
     stage: Arc<Mutex<Option<OnStage>>>,
-    /// The last epoch it was told to join. A head that takes the process over begins a higher one.
+    /// The last epoch that the process was told to join. A head that takes the process over begins a
+    /// higher one.
     joined: Arc<AtomicU64>,
 }
 
@@ -92,7 +93,7 @@ struct OnStage {
     events: mpsc::UnboundedReceiver<EngineEvent>,
 }
 
-/// Serves the head until it is gone for [`LEASE`].
+/// Runs a rank process: serves the head until it has been gone for [`LEASE`].
 ///
 /// # Errors
 /// See [`RankProcessError`].
@@ -116,7 +117,7 @@ pub async fn run_rank(way: Way, host: Arc<dyn RankHost>) -> Result<(), RankProce
 // === impl RankEngine ===
 
 impl RankEngine {
-    /// One that computes on a thread.
+    /// Returns an engine that computes on a thread.
     #[must_use]
     pub fn of_thread(
         port: StepPort,
@@ -153,7 +154,7 @@ impl RankProcess {
                     let stage = Arc::clone(&self.stage);
                     endpoint.runtime().spawn(attach(incoming, stage));
                 }
-                // Dropping it says that nobody serves it.
+                // Dropping the stream says that it is not served.
                 kind => debug!(?kind, "a stream for somebody else"),
             }
         }
@@ -183,7 +184,7 @@ impl RankProcess {
         Playing { over, task }
     }
 
-    /// One epoch, from its weights to its end: when the head drops the stream, or `end` says so.
+    /// Runs one epoch, from its weights to its end: when the head drops the stream, or `end` says so.
     async fn epoch(
         self,
         load: Load,
@@ -233,7 +234,7 @@ impl RankProcess {
             Some(EngineEvent::Exited { reason, .. }) => {
                 fail(reason, &mut sender, &mut receiver, &mut end).await;
             }
-            // Nobody waits for an answer any more.
+            // The head does not wait for an answer any more.
             _ => {}
         }
         stage.lock().take();
@@ -247,7 +248,7 @@ impl RankProcess {
 
 /// A control stream that is being served.
 struct Playing {
-    /// Dropped to end it.
+    /// Dropped to end the control stream.
     over: mpsc::Sender<()>,
     task: Task<Result<(), RankProcessError>>,
 }
@@ -261,8 +262,8 @@ impl Playing {
     }
 }
 
-/// Says why an epoch has failed, and waits until the head has read that: what is on its way when a
-/// stream is dropped is lost with it.
+/// Says why an epoch has failed, and waits until the head has read that: a message that is on its way
+/// when a stream is dropped is lost with it.
 async fn fail(
     why: String,
     sender: &mut Sender<ShardEvent>,
@@ -282,7 +283,7 @@ async fn fail(
     }
 }
 
-/// Loads, and waits to be told to join. `None` when the epoch has come to nothing.
+/// Loads, and waits for the order to join. `None` when the epoch was given up.
 async fn prepare(
     host: &Arc<dyn RankHost>,
     load: Load,
@@ -318,7 +319,7 @@ async fn prepare(
     }
 }
 
-/// Passes plans to the engine on stage and what comes of them back.
+/// Passes plans to the engine on stage, and the engine's events back.
 async fn attach(incoming: Incoming, stage: Arc<Mutex<Option<OnStage>>>) {
     let Ok((StepCommand::Attach { epoch }, stream)) = incoming.take::<StepCommand>() else {
         return warn!("the head opened a step stream without attaching to an epoch");
@@ -334,7 +335,7 @@ async fn attach(incoming: Incoming, stage: Arc<Mutex<Option<OnStage>>>) {
             plan = receiver.next() => match plan {
                 Ok(Some(StepCommand::Plan(plan))) => match port.submit(plan) {
                     Ok(()) => continue,
-                    // It has said why, or is about to.
+                    // The engine has said why, or is about to.
                     Err(SubmitError::Gone) => continue,
                     Err(why) => {
                         StepEvent::Exited { epoch, reason: why.to_string(), of_step: false }
@@ -361,7 +362,8 @@ async fn attach(incoming: Incoming, stage: Arc<Mutex<Option<OnStage>>>) {
     }
 }
 
-/// Whether a step stream ends so soon. Plans that come meanwhile are for an engine that is gone.
+/// Returns whether a step stream ends within `limit`. Plans that come meanwhile are for an engine that
+/// is gone.
 async fn ends_within(receiver: &mut Receiver<StepCommand>, limit: Duration) -> bool {
     let ended = async { while let Ok(Some(_)) = receiver.next().await {} };
     timeout(limit, ended).await.is_ok()

@@ -1,14 +1,14 @@
-//! Ranks that are processes: one each, on this machine or on nodes.
+//! Remote ranks: each is a process, on this machine or on a node.
 //!
 //! A process outlives its epochs. When another rank of its replica dies it keeps its weights, and
 //! only joins the next epoch's groups; so a replica is back as soon as the dead rank has its
 //! weights again.
 //!
 //! - **RM-1** of the epochs of a replica only the latest begins anything.
-//! - **RM-2** a rank has one process at a time: the next starts when the one before has ended, or its node is
-//!   lost. One that does not end although it was killed, because the kernel cannot let go of it, is waited
-//!   for for [`END`] only. The devices of a replica are free when all of its processes have ended
-//!   (**A14**).
+//! - **RM-2** a rank has one process at a time: the next starts when the one before has ended, or its
+//!   node is lost. A process that does not end although it was killed, because the kernel cannot let go
+//!   of it, is waited for only as long as [`END`]. The devices of a replica are free when all of its
+//!   processes have ended (**A14**).
 
 mod handle;
 mod rendezvous;
@@ -44,31 +44,31 @@ use crate::weights::ExpectedWeights;
 /// How long a replica waits for devices before it counts as a failed start.
 const DEVICES: Duration = Duration::from_secs(60);
 
-/// How long a process may take to end once it was killed. Its memory has to be given back, which takes
-/// seconds if there is much of it.
+/// How long a process may take to end once it was killed. The system has to take its memory back, which
+/// takes seconds if there is much of it.
 const END: Duration = Duration::from_secs(3);
 
 /// How long a stream may take to open. A process that lives opens it at once.
 const OPEN: Duration = Duration::from_secs(5);
 
-/// How long a rank may say nothing of its loading, of which it tells with every part that it has read.
-/// Then it hangs, as on a file system that does not answer.
+/// How long a rank may be silent while it loads. It reports every part that it has read, so a rank that
+/// is silent for longer hangs, as on a file system that does not answer.
 const LOADING: Duration = Duration::from_secs(600);
 
-/// What the ranks of a replica are.
+/// The configuration of a replica whose ranks are processes.
 #[derive(Clone)]
 pub struct RemoteConfig {
-    /// Which of them belong together.
+    /// The groups of the ranks.
     pub map: Arc<RankMap>,
-    /// What each of them loads, stage by stage. Their assigned devices say with how many threads.
+    /// The part that each rank loads, stage by stage. Their assigned devices say with how many threads.
     pub loads: Vec<Load>,
-    /// What each of them needs of its device, and how large its KV cache may be.
+    /// The memory that each rank needs of its device, and the bounds of its KV cache.
     pub memory: MemoryNeeds,
-    /// The checkpoint that each of them has a part of.
+    /// The checkpoint of which each rank loads a part.
     pub weights: ExpectedWeights,
-    /// Tokens of a block of its KV cache.
+    /// The number of tokens of a KV block.
     pub block_size: BlockSize,
-    /// Sequences that have a slot in a batch.
+    /// The number of slots in a batch.
     pub max_num_seqs: u32,
 }
 
@@ -76,18 +76,18 @@ pub struct RemoteConfig {
 struct RemoteRanks {
     config: RemoteConfig,
     control: ControlPlane,
-    /// Drives what waits and starts processes; the link's runtime passes plans on.
+    /// Drives the tasks that wait and start processes; the link's runtime passes plans on.
     runtime: Handle,
     slots: Mutex<HashMap<RankId, Slot>>,
-    /// Of the latest epoch.
+    /// The group of the latest epoch.
     group: Mutex<Option<Arc<EpochGroup>>>,
-    /// While there are slots.
+    /// The lease of the devices, while there are slots.
     lease: Mutex<Option<Arc<Lease>>>,
     /// Processes that were given up and have not ended.
     ending: TaskTracker,
 }
 
-/// The process of a rank. One epoch at a time has it.
+/// The process of a rank. One epoch at a time holds it.
 type Slot = Arc<AsyncMutex<Option<Process>>>;
 
 /// The ranks of a replica in one epoch.
@@ -98,15 +98,15 @@ struct EpochGroup {
     assignments: OnceCell<Vec<Assignment>>,
 }
 
-/// Why a rank does not go on.
+/// The reason why a rank does not go on.
 enum Fall {
-    /// Its process is out of reach; [`Process::ended`] knows why.
+    /// The process of the rank is out of reach; [`Process::ended`] knows why.
     OutOfReach,
-    /// Somebody has said why.
+    /// The rank, or another part, has said why.
     Told(Loss),
 }
 
-/// What a rank is told, and tells, of an epoch. Its end ends the engine.
+/// The control stream of a rank in an epoch. Its end ends the engine.
 type Control = Stream<ShardCommand, ShardEvent>;
 
 /// A rank that takes plans.
@@ -116,7 +116,7 @@ struct Started {
     steps: Stream<StepCommand, StepEvent>,
 }
 
-/// Starts each rank as a process.
+/// Returns a starter that starts each rank as a process.
 #[must_use]
 pub fn processes(config: RemoteConfig, control: ControlPlane) -> RankStarter {
     let ranks = Arc::new(RemoteRanks {
@@ -143,8 +143,8 @@ pub fn processes(config: RemoteConfig, control: ControlPlane) -> RankStarter {
 // === impl RemoteRanks ===
 
 impl RemoteRanks {
-    /// One epoch of a rank: ends with its port, or says why it is lost. If it is `hung` by then, its
-    /// process ends as well.
+    /// Runs one epoch of a rank: ends with its port, or reports why the rank is lost. If the rank is
+    /// `hung` by then, its process ends as well.
     async fn run(
         &self,
         epoch: Epoch,
@@ -161,8 +161,8 @@ impl RemoteRanks {
         let mut slot = slot.lock().await;
         let ended = self.run_in(&mut slot, &group, rank, plans, sink).await;
         let while_loading = matches!(&ended, Err(loss) if loss.cause == LossCause::Hang);
-        // One that is lost is given up before anybody hears of that, and looks for another assignment: its
-        // node is in doubt from now on, until it answers.
+        // The process of a lost rank is given up before the loss is reported and another assignment is
+        // sought: its node is in doubt from now on, until it answers.
         let gone = slot
             .take_if(|process| while_loading || hung.load(Ordering::Relaxed) || !process.lives());
         let gone = gone.map(|process| self.end(process));
@@ -174,15 +174,15 @@ impl RemoteRanks {
         }
     }
 
-    /// Ends a process, from now on. What is returned completes when it has ended, or after [`END`]
-    /// (**RM-2**).
+    /// Ends a process, from now on. The returned future completes when the process has ended, or after
+    /// [`END`] (**RM-2**).
     fn end(&self, process: Process) -> impl Future<Output = ()> + use<> {
         let (pid, lease) = (process.whereabouts.pid, self.lease.lock().clone());
         let gone = process.end(self.control.nodes());
         let gone = self.ending.spawn_on(
             async move {
                 gone.await;
-                // Until then nobody else has its device.
+                // Until then the device stays taken.
                 drop(lease);
             },
             &self.runtime,
@@ -205,7 +205,7 @@ impl RemoteRanks {
         sink: &RankSink,
     ) -> Result<(), Loss> {
         let process = tokio::select! {
-            // A rank that nobody wants any more takes no device.
+            // A rank that was given up takes no device.
             biased;
             // No plan comes before the rank is ready, so this is the end of its port.
             _ = plans.recv() => return Ok(()),
@@ -230,8 +230,8 @@ impl RemoteRanks {
         }
     }
 
-    /// Gives the process of a rank up once its epoch is over, and the devices of its replica with the
-    /// last of them.
+    /// Gives up the process of a rank once its epoch is over, and with the last process the devices of
+    /// the replica.
     async fn vacate(&self, rank: RankId) {
         let slot = self.slots.lock().get(&rank).map(Arc::clone);
         if let Some(slot) = slot {
@@ -251,7 +251,7 @@ impl RemoteRanks {
         }
     }
 
-    /// The ranks that start together; the first of them to come makes it (**RM-1**).
+    /// Returns the group of ranks that start together; the first rank that asks makes it (**RM-1**).
     fn group(&self, epoch: Epoch, replica: ReplicaId) -> Result<Arc<EpochGroup>, String> {
         let mut latest = self.group.lock();
         if let Some(group) = &*latest {
@@ -275,7 +275,7 @@ impl RemoteRanks {
         Ok(group)
     }
 
-    /// Makes sure that a live process sits where the rank belongs now.
+    /// Makes sure that a live process runs on the device that is assigned to the rank now.
     async fn occupy<'a>(
         &self,
         group: &EpochGroup,
@@ -342,7 +342,7 @@ impl RemoteRanks {
         sink(RankEvent::Ready);
         let passing = pass_on(started, plans, Arc::clone(sink));
         let passing = self.control.runtime().spawn(passing);
-        // It ends with this epoch, also if the process does.
+        // The task ends with this epoch, also if the process does.
         let passed = AbortOnDropHandle::new(passing).await;
         passed.unwrap_or_else(|why| Err(Fall::outside(why.to_string())))
     }
@@ -405,7 +405,7 @@ impl RemoteRanks {
     }
 }
 
-/// Plans to a rank, what comes of them back; ends well with the plans.
+/// Passes plans to a rank, and its outcomes back; ends well with the plans.
 async fn pass_on(
     started: Started,
     mut plans: mpsc::Receiver<StepPlan>,

@@ -1,13 +1,14 @@
-//! Replica: one copy of the model. Owns the schedule and the epoch; knows its ranks only by their
-//! step ports.
+//! Replica: one copy of the model. The replica owns the schedule and the epoch, and knows its ranks only
+//! by their step ports.
 //!
 //! - **R-1** what a rank reports is input: a report that breaks the contract of plans and outcomes restarts
 //!   the ranks, and no report panics the actor (**A15**).
-//! - **R-2** an actor that panics all the same says so in its status and gives its requests up to others
-//!   before it is gone (**C-1**); its supervisor starts another (**A16**).
-//! - **R-3** the ranks of an epoch start when those of the epochs before have ended. Ranks that are threads
-//!   cannot be ended from outside: they are waited for for [`OLD_RANKS_MAX`], and not at all when they
-//!   hang. `Drained` is said when all of them have ended, however long that takes (**A14**).
+//! - **R-2** an actor that panics all the same says so in its status and gives its requests up to other
+//!   replicas before it is gone (**C-1**); its supervisor starts another actor (**A16**).
+//! - **R-3** the ranks of an epoch start when those of the epochs before have ended. Ranks that are
+//!   threads cannot be ended from outside: the wait for them is limited to [`OLD_RANKS_MAX`], and
+//!   omitted when they hang. The state becomes `Drained` only when all of them have ended, however long
+//!   that takes (**A14**).
 
 mod bubble;
 mod leaving;
@@ -60,22 +61,22 @@ pub(crate) struct Replica;
 
 pub(crate) struct ReplicaArgs {
     pub(crate) id: ReplicaId,
-    /// Its first; higher than that of whoever had this id before.
+    /// The first epoch; higher than any epoch of an earlier replica with this id.
     pub(crate) epoch: Epoch,
     pub(crate) limits: Limits,
     pub(crate) map: Arc<RankMap>,
     pub(crate) concurrent_batches: usize,
     pub(crate) step_deadline: StepDeadline,
-    /// Without one it rests, as after a drain.
+    /// The starter of the ranks. Without one the replica rests, as after a drain.
     pub(crate) starter: Option<RankStarter>,
     pub(crate) ranks: Arc<LiveRanks>,
     pub(crate) departures: Arc<Departures>,
-    /// How long requests may wait for it.
+    /// How long requests may wait for the replica.
     pub(crate) patience: Duration,
     pub(crate) metrics: ReplicaMetrics,
     pub(crate) board: Board,
     pub(crate) load_reporter: LoadReporter,
-    /// Where requests go that cannot stay.
+    /// The replicas to which requests go that cannot stay.
     pub(crate) replicas: Arc<Replicas>,
     pub(crate) clock: Clock,
 }
@@ -84,12 +85,12 @@ pub(crate) struct State {
     id: ReplicaId,
     map: Arc<RankMap>,
     concurrent_batches: usize,
-    /// While it has ranks or shall have some.
+    /// The starter, while the replica has ranks or shall have some.
     starter: Option<RankStarter>,
     ranks: Arc<LiveRanks>,
     departures: Arc<Departures>,
     duty: Duty,
-    /// To serve again as soon as its ranks have ended.
+    /// The order to serve again as soon as the ranks have ended.
     revival: Option<Revival>,
     scheduler: Scheduler,
     sinks: Sinks,
@@ -100,34 +101,34 @@ pub(crate) struct State {
     /// When the last step was traced.
     traced: Duration,
     watchdog: Watchdog,
-    /// A [`ReplicaMsg::Watch`] is on its way.
+    /// Whether a [`ReplicaMsg::Watch`] is on its way.
     watched: bool,
     restarts: RestartBudget,
     patience: Duration,
     timers: Timers,
-    /// Until it is known why the last epoch was lost.
+    /// Runs until the cause of the last epoch's loss is known.
     verdict: Option<Timer>,
-    /// Until the next epoch starts.
+    /// Runs until the next epoch starts.
     restart: Option<Timer>,
-    /// Until the end of the drain under way.
+    /// Runs until the deadline of the drain under way.
     overdue: Option<Timer>,
-    /// Until no rank is left.
+    /// Runs until no rank is left.
     vacated: Option<Timer>,
-    /// What follows the verdict.
+    /// The next act, after the verdict.
     next: Next,
-    /// Steps computed when a request was found guilty last.
+    /// The number of steps computed when a request was found guilty last.
     steps_at_conviction: u64,
     slowness: Slowness,
-    /// Until it is tried again after it was an outlier.
+    /// Runs until the replica is tried again after it was an outlier.
     readmission: Option<Timer>,
-    /// What ranks were lost of last.
+    /// The cause of the last loss of ranks.
     cause: LossCause,
     /// The latest epoch that may have died of what it was computing.
     died_of_step: Option<Epoch>,
     replicas: Arc<Replicas>,
     report: Report,
     clock: Clock,
-    /// It has said how it ended.
+    /// Whether the replica has said how it ended.
     over: bool,
 }
 
@@ -290,7 +291,7 @@ impl Actor for Replica {
         drop(state.end_epoch());
         state.report.state(ReplicaState::Stopped);
         state.over = true;
-        // Whoever is left goes on elsewhere, if there is anybody.
+        // Requests that are left go on elsewhere, if another replica serves.
         drop(std::mem::take(&mut state.sinks));
         let ranks = state.ranks.gone();
         if timeout(RANKS_END_MAX, ranks).await.is_err() {
@@ -303,8 +304,8 @@ impl Actor for Replica {
 // === impl State ===
 
 impl Drop for State {
-    /// Runs also when a handler has panicked (**R-2**). Requests that are left are lost with what was
-    /// known of them here, and go on behind what their callers have seen.
+    /// Runs also when a handler has panicked (**R-2**). What this replica knew of its requests is lost;
+    /// the requests go on behind what their callers have seen.
     fn drop(&mut self) {
         if !self.over {
             let reason = "its actor failed; another is started".to_owned();
@@ -336,7 +337,7 @@ impl State {
         self.stages.iter().any(|stage| stage.get_id() == id)
     }
 
-    /// With its last rank the replica serves.
+    /// Announces that the replica serves, once its last rank is ready.
     fn announce(&mut self) {
         if self.pipeline.serves() && self.duty == Duty::Serve {
             self.restarts.serves(self.now());

@@ -1,4 +1,5 @@
-//! The replicas there are, as the front door knows them, and which one a request goes to.
+//! The replicas of a cluster, as the front door knows them, and the choice of a replica for each
+//! request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use crate::start_error::StartError;
 use crate::status::{ReplicaState, ReplicaStatus};
 use crate::tasks::Tasks;
 
-/// Every replica there is, for the front door and for replicas that hand their requests over.
+/// The list of all replicas, for the front door and for replicas that hand their requests over.
 #[derive(Debug)]
 pub(crate) struct Replicas {
     entries: DashMap<ReplicaId, ReplicaEntry>,
@@ -34,15 +35,15 @@ pub(crate) struct Replicas {
     clock: Clock,
 }
 
-/// One replica.
+/// One replica of the list.
 #[derive(Clone, Debug)]
 pub(crate) struct ReplicaEntry {
     pub(crate) id: ReplicaId,
     pub(crate) layout: ParallelSpec,
-    /// `None` in tests of the layers above, where nobody is asked.
+    /// `None` in tests of the layers above, where no actor is asked.
     pub(crate) actor: Option<ActorRef<ReplicaMsg>>,
     pub(crate) status: watch::Receiver<ReplicaStatus>,
-    /// Outlives the actor.
+    /// The ranks of the replica, which outlive the actor.
     pub(crate) ranks: Arc<LiveRanks>,
     pub(crate) departures: Arc<Departures>,
 }
@@ -58,17 +59,17 @@ impl ReplicaEntry {
         }
     }
 
-    /// The actor takes messages. What its status said last is of no use otherwise.
+    /// Returns whether the actor takes messages. Otherwise the last state in its status is out of date.
     pub(crate) fn lives(&self) -> bool {
         self.actor.as_ref().is_none_or(|actor| actor.get_status() < ActorStatus::Draining)
     }
 
-    /// Whether its actor is this one.
+    /// Returns whether this actor is the replica's.
     pub(crate) fn is(&self, actor: ActorId) -> bool {
         self.actor.as_ref().is_some_and(|own| own.get_id() == actor)
     }
 
-    /// How it is. An actor that is gone may not have said so yet.
+    /// Returns the replica's state, also when its actor is gone and has not said so yet.
     pub(crate) fn state(&self) -> ReplicaState {
         let state = self.status.borrow().state.clone();
         match state {
@@ -82,7 +83,8 @@ impl ReplicaEntry {
         self.lives() && suits(&self.status.borrow())
     }
 
-    /// Waits until it serves, or rests because an operator wants that: whether it serves.
+    /// Waits until the replica serves, or rests because an operator wants that. Returns whether it
+    /// serves.
     async fn settles(mut self) -> Result<bool, StartError> {
         let settled = |status: &ReplicaStatus| {
             !matches!(status.state, ReplicaState::Starting | ReplicaState::Restarting { .. })
@@ -102,7 +104,7 @@ impl ReplicaEntry {
 // === impl Replicas ===
 
 impl Replicas {
-    /// Nobody yet. A request is without a replica for `timeout` at most.
+    /// Creates an empty list. A request is without a replica for `timeout` at most.
     pub(crate) fn new(routing: Routing, timeout: Duration, metrics: Arc<Metrics>) -> Self {
         let clock = Clock::start();
         let waiting = Arc::new(WaitingRoom::new(timeout, clock, metrics));
@@ -110,7 +112,7 @@ impl Replicas {
         Self { entries: DashMap::new(), waiting, routing, paces, clock }
     }
 
-    /// One that always serves, in tests of the layers above.
+    /// Creates a list of one replica that always serves, in tests of the layers above.
     pub(crate) fn scripted() -> Self {
         let id = ReplicaId(0);
         let (_, status) = watch::channel(ReplicaStatus {
@@ -142,12 +144,12 @@ impl Replicas {
         replicas
     }
 
-    /// One more replica that requests can go to, or a new actor of one.
+    /// Adds a replica that requests can go to, or a new actor of a replica.
     pub(crate) fn add(&self, entry: ReplicaEntry) {
         self.entries.insert(entry.id, entry);
     }
 
-    /// A replica has left.
+    /// Removes a replica that has left.
     pub(crate) fn remove(&self, replica: ReplicaId) {
         self.entries.remove(&replica);
         self.routing.remove(replica);
@@ -159,17 +161,17 @@ impl Replicas {
         self.waiting.park(pending);
     }
 
-    /// A replica serves: those who wait for one go there.
+    /// Wakes the parked requests, because a replica serves.
     pub(crate) fn wake_parked(&self) {
         self.waiting.wake();
     }
 
-    /// Where requests are that no replica can serve.
+    /// Returns the waiting room, for requests that no replica can serve.
     pub(crate) fn waiting_room(&self) -> &Arc<WaitingRoom> {
         &self.waiting
     }
 
-    /// A caller has closed its channel: whoever has requests looks at them (**DE-1**).
+    /// Tells every holder of requests that a caller has closed its channel (**DE-1**).
     pub(crate) fn caller_left(&self) {
         let mut ids: Vec<_> = self.entries.iter().map(|entry| entry.id).collect();
         // Lives of a simulation shall not depend on how a map is made.
@@ -182,7 +184,7 @@ impl Replicas {
         self.waiting.wake();
     }
 
-    /// The time of all replicas: requests move between them.
+    /// Returns the clock of all replicas, which is the same because requests move between them.
     pub(crate) fn clock(&self) -> Clock {
         self.clock
     }
@@ -191,12 +193,12 @@ impl Replicas {
         &self.routing
     }
 
-    /// How long steps take in each replica.
+    /// Returns the measured step times of each replica.
     pub(crate) fn paces(&self) -> &PeerPaces {
         &self.paces
     }
 
-    /// The others that serve.
+    /// Counts the other replicas that serve.
     pub(crate) fn peers(&self, than: ReplicaId) -> Peers {
         let mut peers = Peers::default();
         for entry in self.entries.iter().filter(|entry| entry.id != than) {
@@ -209,24 +211,24 @@ impl Replicas {
         peers
     }
 
-    /// One replica.
+    /// Returns a replica by its id.
     pub(crate) fn get(&self, replica: ReplicaId) -> Option<ReplicaEntry> {
         self.entries.get(&replica).map(|entry| entry.clone())
     }
 
-    /// The replica of an actor.
+    /// Returns the id of the replica that has this actor.
     pub(crate) fn of_actor(&self, actor: ActorId) -> Option<ReplicaId> {
         self.entries.iter().find(|entry| entry.is(actor)).map(|entry| entry.id)
     }
 
-    /// All of them, by id.
+    /// Returns all replicas, ordered by id.
     pub(crate) fn all(&self) -> Vec<ReplicaEntry> {
         let mut entries: Vec<_> = self.entries.iter().map(|entry| entry.clone()).collect();
         entries.sort_by_key(|entry| entry.id);
         entries
     }
 
-    /// Sends a request to a replica, or gives it back when that has left meanwhile.
+    /// Sends a request to a replica, or gives it back when the replica has left meanwhile.
     pub(crate) fn send(&self, replica: ReplicaId, pending: Pending) -> Option<Pending> {
         let Some(entry) = self.get(replica) else { return Some(pending) };
         match entry.send(ReplicaMsg::Take(pending))? {
@@ -235,25 +237,25 @@ impl Replicas {
         }
     }
 
-    /// Sends a request to a replica, or lets it wait when that has left meanwhile.
+    /// Sends a request to a replica, or parks it when the replica has left meanwhile.
     pub(crate) fn send_or_park(&self, replica: ReplicaId, pending: Pending) {
         if let Some(pending) = self.send(replica, pending) {
             self.park(pending);
         }
     }
 
-    /// Where a request goes, if somebody serves.
+    /// Picks the replica for a request, if any replica serves.
     pub(crate) fn pick(&self, request: &HashedRequest, session: Option<&str>) -> Option<ReplicaId> {
         self.best(request, session, |_| true)
     }
 
-    /// Where a request goes that its replica cannot serve now, if another can.
+    /// Picks another replica for a request that its own replica cannot serve now, if another can.
     pub(crate) fn pick_other(&self, request: &HashedRequest, than: ReplicaId) -> Option<ReplicaId> {
         self.best(request, None, |id| id != than)
     }
 
-    /// One that is as quick as ever, if there is one; one that makes progress, if there is one (**W-5**
-    /// of `watchdog`). The last one is asked, whatever becomes of that (**G8**).
+    /// Picks a replica that is as quick as ever, or else one that makes progress, or else any that
+    /// serves (**W-5** of `watchdog`). A single replica is picked whatever its pace (**G8**).
     fn best(
         &self,
         request: &HashedRequest,
@@ -271,17 +273,17 @@ impl Replicas {
         self.entries.get(&id).is_some_and(|entry| entry.suits(suits))
     }
 
-    /// Whether a replica takes work.
+    /// Returns whether a replica takes work.
     pub(crate) fn serves(&self, id: ReplicaId) -> bool {
         self.is(id, ReplicaStatus::serves)
     }
 
-    /// Whether another replica takes work.
+    /// Returns whether another replica takes work.
     pub(crate) fn another_serves(&self, than: ReplicaId) -> bool {
         self.entries.iter().any(|it| it.id != than && it.suits(ReplicaStatus::serves))
     }
 
-    /// What is the matter with the first replica, for a person who waits for any.
+    /// Describes what is wrong with the first replica, for a person who waits for any.
     pub(crate) fn why_nobody_serves(&self) -> String {
         let Some(entry) = self.all().into_iter().next() else {
             return "there is no replica".to_owned();
@@ -297,7 +299,7 @@ impl Replicas {
         format!("{} {how}", entry.id)
     }
 
-    /// Whether some replica serves, and something comes of that.
+    /// Returns whether some replica serves and is not stalled.
     pub(crate) fn any_serves(&self) -> bool {
         self.entries.iter().any(|entry| entry.suits(ReplicaStatus::is_healthy))
     }
@@ -310,10 +312,10 @@ impl Replicas {
         }
     }
 
-    /// Waits until some replica serves, if any shall.
+    /// Waits until some replica serves. Returns at once if operators want none to serve.
     ///
     /// # Errors
-    /// When all of them have failed: why the last of them did.
+    /// When all replicas have failed: why the last of them did.
     pub(crate) async fn one_serves(&self) -> Result<(), StartError> {
         let mut replicas: JoinSet<_> = self.all().into_iter().map(ReplicaEntry::settles).collect();
         let mut outcome = Ok(());
@@ -327,7 +329,7 @@ impl Replicas {
         outcome
     }
 
-    /// How each replica is.
+    /// Returns the status of each replica.
     pub(crate) fn statuses(&self) -> Vec<ReplicaStatus> {
         let status = |entry: &ReplicaEntry| {
             let mut status = entry.status.borrow().clone();

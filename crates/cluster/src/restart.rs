@@ -1,66 +1,68 @@
-//! How often and how fast something may be restarted.
+//! The restart budget: how often and how fast a replica may be restarted.
 //!
 //! ractor restarts nothing by itself and knows no restart intensity. The rule is that of Erlang's
-//! supervisors (so many restarts in such a period, then escalate) with an exponential backoff.
+//! supervisors (a number of restarts in a period, then escalate) with an exponential backoff.
 //!
 //! - **RB-1** the first losses of a period are answered at once, and each doubles the wait for the next,
 //!   from 10 ms to a minute; a random half of a wait keeps apart what was lost together.
-//! - **RB-2** what has served is not given up before it has failed to come back for the whole patience, in
-//!   which requests may wait for it; it is back when it has served for a second. What never served is
-//!   given up after the first losses: its configuration is wrong, and somebody waits for its start.
-//! - **RB-3** what was given up is tried again by whoever has nobody else, at first after ten seconds.
+//! - **RB-2** a replica that has served is not given up before it has failed to come back for the whole
+//!   patience, in which requests may wait for it; it is back when it has served for a second. A replica
+//!   that never served is given up after the first losses: its configuration is wrong, and a person
+//!   waits for its start.
+//! - **RB-3** a replica that was given up is tried again while no other serves, at first after ten
+//!   seconds.
 //! - **RB-4** losses age with time spent loading or serving, not with time spent waiting.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Losses within [`PERIOD`] that are answered at once.
+/// The number of losses within [`PERIOD`] that are answered at once.
 const QUICK_MAX: usize = 5;
-/// Of loading and serving.
+/// The period of loading and serving over which losses count.
 const PERIOD: Duration = Duration::from_secs(60);
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 const LAST_BACKOFF: Duration = Duration::from_secs(60);
-/// The shortest wait before something is tried again that was given up.
+/// The shortest wait before a replica that was given up is tried again.
 const RETRY_MIN: Duration = Duration::from_secs(10);
-/// Who serves for so long is back.
+/// How long a replica has to serve to be back.
 const BACK: Duration = Duration::from_secs(1);
-/// Losses that are remembered; the last backoff is reached before.
+/// The number of losses that are remembered; the longest backoff is reached before.
 const REMEMBERED_MAX: usize = 16;
 
-/// What is done about a loss.
+/// The answer to a loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It starts again after this time.
+    /// Start again after this time.
     Restart(Duration),
-    /// It is given up, and tried again after this time if there is nobody else.
+    /// Give up, and try again after this time if no other replica serves.
     GiveUp(Duration),
 }
 
-/// Remembers recent restarts. Time is an argument: any clock that does not go back.
+/// The memory of recent restarts. Time is an argument: any clock that does not go back.
 #[derive(Debug)]
 pub(crate) struct RestartBudget {
-    /// Of each, the time spent loading or serving until then.
+    /// For each recent loss, the time spent loading or serving until then.
     recent: VecDeque<Duration>,
-    /// Time spent loading or serving until the last loss.
+    /// The time spent loading or serving until the last loss.
     up: Duration,
-    /// Loading or serving, since then.
+    /// Since when the replica has been loading or serving.
     up_since: Option<Duration>,
     has_served: bool,
-    /// It serves, since then.
+    /// Since when the replica has been serving.
     serving_since: Option<Duration>,
-    /// It has failed to come back since then.
+    /// Since when the replica has failed to come back.
     failing_since: Option<Duration>,
     /// How long requests may wait.
     patience: Duration,
-    /// Of the jitter.
+    /// The state of the generator of the jitter.
     random: u64,
 }
 
 // === impl RestartBudget ===
 
 impl RestartBudget {
-    /// A whole budget of what requests wait for as long as `patience`. `seed` tells those apart that
-    /// are lost together.
+    /// Returns a whole budget for a replica for which requests wait as long as `patience`. `seed` keeps
+    /// apart the restarts of replicas that are lost together.
     pub(crate) fn new(seed: u64, patience: Duration) -> Self {
         Self {
             recent: VecDeque::new(),
@@ -74,19 +76,19 @@ impl RestartBudget {
         }
     }
 
-    /// It is being started, from `now` on.
+    /// Records that the replica is being started, from `now` on.
     pub(crate) fn starts(&mut self, now: Duration) {
         self.up_since.get_or_insert(now);
     }
 
-    /// It serves.
+    /// Records that the replica serves.
     pub(crate) fn serves(&mut self, now: Duration) {
         self.starts(now);
         self.has_served = true;
         self.serving_since.get_or_insert(now);
     }
 
-    /// It is lost: what is done about that.
+    /// Records that the replica is lost, and returns what to do about that.
     pub(crate) fn lost(&mut self, now: Duration) -> Verdict {
         if let Some(since) = self.up_since.take() {
             self.up += now.saturating_sub(since);
@@ -110,14 +112,14 @@ impl RestartBudget {
         }
     }
 
-    /// It does not start because it has nowhere to, which is not its fault.
+    /// Records that the replica cannot start for want of a device, which is not its fault.
     pub(crate) fn waits(&mut self, now: Duration) {
         if let Some(since) = self.up_since.take() {
             self.up += now.saturating_sub(since);
         }
     }
 
-    /// The latest losses were somebody else's fault: so many are not charged.
+    /// Takes the latest losses off the account, because other replicas or requests were to blame.
     pub(crate) fn refund(&mut self, losses: usize) {
         self.recent.truncate(self.recent.len().saturating_sub(losses));
     }
@@ -128,8 +130,8 @@ impl RestartBudget {
         half + half.mul_f64(self.part())
     }
 
-    /// A random number from 0 to 1: a step of Knuth's MMIX generator, of which the upper bits are
-    /// good.
+    /// Returns a random number from 0 to 1: a step of Knuth's MMIX generator, of which the upper bits
+    /// are good.
     fn part(&mut self) -> f64 {
         let next = self.random.wrapping_mul(6_364_136_223_846_793_005);
         self.random = next.wrapping_add(1_442_695_040_888_963_407);
@@ -147,8 +149,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Starts for `start` and serves for `served` at a time, if at all, and is lost: the verdicts, each
-    /// waited for.
+    /// Starts for `start` and serves for `served` at a time, if at all, and is lost. Returns the
+    /// verdicts, each waited for.
     fn losses(
         count: usize,
         start: Duration,

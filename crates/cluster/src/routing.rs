@@ -1,4 +1,4 @@
-//! The router, shared by the front door that asks it and the replicas that tell it.
+//! The router, shared by the front door that asks it and the replicas that report to it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,35 +9,35 @@ use playhouse_router::{Applied, Ask, Load, Policy, Router};
 use playhouse_scheduler::{HashedRequest, Scheduler, Stats};
 use playhouse_types::{Epoch, PrefixEvent, ReplicaId};
 
-/// Cheap to clone. Every use is short: a lock and one call of a pure function.
+/// A shared router. Cheap to clone. Every use is short: a lock and one call of a pure function.
 #[derive(Clone, Debug)]
 pub(crate) struct Routing {
     router: Arc<Mutex<Router>>,
-    /// With one replica there is nothing to choose and nothing to tell.
+    /// The number of replicas. With one replica there is nothing to choose and nothing to tell.
     replicas: Arc<AtomicUsize>,
 }
 
-/// What one replica tells the router.
+/// The reports of one replica to the router.
 #[derive(Debug)]
 pub(crate) struct LoadReporter {
     routing: Routing,
     replica: ReplicaId,
     epoch: Epoch,
-    /// Of the next event.
+    /// The sequence number of the next event.
     sequence: u64,
-    /// Requests enqueued so far.
+    /// The number of requests enqueued so far.
     accepted: u64,
 }
 
 // === impl Routing ===
 
 impl Routing {
-    /// A router that knows nobody.
+    /// Creates a router that knows no replica.
     pub(crate) fn new(policy: Policy, seed: u64) -> Self {
         Self { router: Arc::new(Mutex::new(Router::new(policy, seed))), replicas: Arc::default() }
     }
 
-    /// One more replica, which was not known before.
+    /// Adds a replica that was not known before.
     pub(crate) fn add(&self, replica: ReplicaId) {
         self.router().add(replica);
         self.replicas.fetch_add(1, Ordering::SeqCst);
@@ -49,7 +49,7 @@ impl Routing {
         self.replicas.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// How many there are.
+    /// Returns the number of replicas.
     pub(crate) fn replicas(&self) -> usize {
         self.replicas.load(Ordering::SeqCst)
     }
@@ -62,7 +62,7 @@ impl Routing {
         self.router.lock()
     }
 
-    /// The replica for a request, of those that are eligible.
+    /// Picks the replica for a request, among those that are eligible.
     pub(crate) fn pick(
         &self,
         asked: &HashedRequest,
@@ -85,19 +85,19 @@ impl Routing {
 // === impl LoadReporter ===
 
 impl LoadReporter {
-    /// A request was enqueued, or refused for good.
+    /// Counts a request that was enqueued, or refused for good.
     pub(crate) fn accepted(&mut self) {
         self.accepted += 1;
     }
 
-    /// Tells what has changed since the last time: the prefix cache and the load.
+    /// Tells the router what has changed since the last time: the prefix cache and the load.
     pub(crate) fn tell(&mut self, epoch: Epoch, scheduler: &mut Scheduler, stats: &Stats) {
         let events = scheduler.take_prefix_events();
         if epoch != self.epoch {
             (self.epoch, self.sequence) = (epoch, 0);
         }
         if !self.routing.has_choice() {
-            // Whoever comes later finds a gap, and asks for everything.
+            // When another replica is added the router finds a gap, and asks for everything.
             self.sequence += events.len() as u64;
             return;
         }

@@ -1,24 +1,24 @@
-//! Why a cluster does not start.
+//! [`StartError`]: the reason why a cluster does not start.
 
 use playhouse_types::ReplicaId;
 use ractor::SpawnErr;
 
-/// Why a cluster did not start.
+/// The reason why a cluster did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An actor refused to start; the text has the cause, such as a thread that cannot be made.
     #[error("cannot start the deployment: {0}")]
     Spawn(#[from] SpawnErr),
-    /// The model cannot be divided as is wanted, a replica cannot be started, or what is wanted cannot
-    /// be written down.
+    /// The model cannot be divided by the wanted layout, a replica cannot be started, or the wanted
+    /// deployment cannot be written down.
     #[error("{0}")]
     Refused(String),
     /// A replica failed before it served.
     #[error("{replica} failed while starting: {reason}")]
     Replica {
-        /// Which one.
+        /// The id of the replica.
         replica: ReplicaId,
-        /// Why its last rank died.
+        /// The reason why its last rank died.
         reason: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What the cluster looks like from outside: for the admin API, readiness and people.
+//! The status of a cluster as seen from outside: for the admin API, readiness and people.
 
 use std::ops::Range;
 
@@ -6,185 +6,185 @@ use playhouse_types::{Epoch, ReplicaId};
 
 use crate::progress::Progress;
 
-/// The cluster at one moment.
+/// The status of a cluster at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClusterStatus {
-    /// The head first, if ranks may run there, then the nodes by name.
+    /// The nodes: the head first, if ranks may run there, then the others by name.
     pub nodes: Vec<NodeStatus>,
-    /// By id.
+    /// The replicas, ordered by id.
     pub replicas: Vec<ReplicaStatus>,
-    /// Requests accepted and not yet finished.
+    /// The number of requests accepted and not yet finished.
     pub in_flight: u32,
-    /// New requests are refused because the head goes down.
+    /// Whether new requests are refused because the head goes down.
     pub draining: bool,
 }
 
-/// A machine that ranks can run on.
+/// The status of a node, a machine that ranks can run on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeStatus {
-    /// Its name.
+    /// The name of the node.
     pub name: String,
-    /// Where it is connected from; `None` for the head itself.
+    /// The address from which the node is connected; `None` for the head itself.
     pub address: Option<String>,
-    /// Whether it is connected.
+    /// Whether the node is connected.
     pub connected: bool,
-    /// It was drained: it gets no ranks until somebody says otherwise.
+    /// Whether the node was drained: it gets no ranks until an operator undrains it.
     pub drained: bool,
-    /// What it offers.
+    /// The devices that the node offers.
     pub devices: Vec<DeviceStatus>,
 }
 
-/// Something a rank can run on.
+/// A device on which a rank can run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceStatus {
-    /// Its name, unique on its node, such as `cpu:0`.
+    /// The name of the device, unique on its node, such as `cpu:0`.
     pub name: String,
-    /// Bytes of memory: its own, or its share of the node's.
+    /// Bytes of memory: the device's own, or its share of the node's.
     pub memory_bytes: u64,
-    /// CPU threads that go with it.
+    /// The number of CPU threads that go with the device.
     pub threads: u32,
 }
 
-/// A replica at one moment.
+/// The status of a replica at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReplicaStatus {
-    /// Which one.
+    /// The id of the replica.
     pub id: ReplicaId,
-    /// What it is doing.
+    /// The state of the replica.
     pub state: ReplicaState,
-    /// Whether something comes of its work.
+    /// Whether the replica's work has results.
     pub progress: Progress,
-    /// Its incarnation.
+    /// The incarnation of the replica's ranks.
     pub epoch: Epoch,
-    /// Sequences in the batch.
+    /// The number of sequences in the batch.
     pub running: usize,
-    /// Sequences accepted and waiting.
+    /// The number of sequences accepted and waiting.
     pub waiting: usize,
-    /// KV blocks held by sequences.
+    /// The number of KV blocks held by sequences.
     pub kv_blocks_held: usize,
-    /// KV blocks there are.
+    /// The total number of KV blocks.
     pub kv_blocks: usize,
     /// Prompt tokens looked up in the prefix cache, since the head started.
     pub prefix_queried_tokens: u64,
-    /// Prompt tokens found there.
+    /// Prompt tokens found in the prefix cache, since the head started.
     pub prefix_hit_tokens: u64,
     /// Prompt tokens computed, since the head started.
     pub prefill_tokens: u64,
     /// Tokens generated, since the head started.
     pub generated_tokens: u64,
-    /// In order.
+    /// The stages of the replica, in order.
     pub stages: Vec<StageStatus>,
 }
 
-/// The life of a replica, published on every change.
+/// The state of a replica, published on every change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReplicaState {
-    /// Its ranks have not all started yet.
+    /// The ranks of the replica have not all started yet.
     Starting,
-    /// It takes work.
+    /// The replica takes work.
     Serving,
     /// A rank died; all start again after a backoff. Requests wait.
     Restarting {
-        /// Why the rank died.
+        /// The reason why the rank died.
         reason: String,
     },
-    /// It died too often and will not be restarted.
+    /// The replica died too often and is given up.
     Failed {
-        /// Why the last rank died.
+        /// The reason why the last rank died.
         reason: String,
     },
-    /// It takes no more requests, and ends those it has.
+    /// The replica takes no more requests, and ends those that it has.
     Draining,
-    /// It has no ranks and no devices any more, and starts again when it is told to.
+    /// The replica has no ranks and no devices any more, and starts again when it is told to.
     Drained,
-    /// It was asked to stop.
+    /// The replica was asked to stop.
     Stopped,
 }
 
-/// A stage of a replica.
+/// The status of a stage of a replica.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StageStatus {
-    /// Layers it holds.
+    /// The layers that the stage holds.
     pub layers: Range<usize>,
-    /// In order of their tensor ranks.
+    /// The ranks of the stage, ordered by tensor rank.
     pub shards: Vec<ShardStatus>,
 }
 
-/// A rank.
+/// The status of a rank.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardStatus {
-    /// What it is doing.
+    /// The state of the rank.
     pub state: ShardState,
-    /// Where it runs, once it does.
+    /// Where the rank runs, once it does.
     pub whereabouts: Option<Whereabouts>,
-    /// What it holds.
+    /// The share of the model that the rank holds.
     pub share: Share,
 }
 
-/// The life of a rank within an epoch.
+/// The state of a rank within an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShardState {
-    /// It has no process yet, or is joining the others.
+    /// The rank has no process yet, or is joining the others.
     Starting,
-    /// It reads its weights.
+    /// The rank reads its weights.
     Loading {
         /// Bytes read.
         bytes: u64,
         /// Bytes to read.
         of: u64,
     },
-    /// It executes plans.
+    /// The rank executes plans.
     Ready,
-    /// It is gone; its replica will start it again.
+    /// The rank is gone; its replica will start it again.
     Lost,
 }
 
-/// Where a rank runs.
+/// The place where a rank runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whereabouts {
-    /// Name of its node.
+    /// The name of its node.
     pub node: String,
-    /// Name of its device there.
+    /// The name of its device there.
     pub device: String,
-    /// Its process.
+    /// The id of its process.
     pub pid: u32,
 }
 
-/// What a rank holds of the model.
+/// The share of the model that a rank holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// Layers.
+    /// The layers that the rank holds.
     pub layers: Range<usize>,
-    /// Query heads of each layer.
+    /// The number of query heads of each layer.
     pub query_heads: usize,
-    /// Key-value heads of each layer; several ranks may hold the same.
+    /// The number of key-value heads of each layer; several ranks may hold the same.
     pub kv_heads: usize,
-    /// Bytes of weights.
+    /// The bytes of the rank's weights.
     pub weight_bytes: u64,
 }
 
 // === impl ReplicaStatus ===
 
 impl ReplicaStatus {
-    /// It takes work.
+    /// Returns whether the replica takes work.
     #[must_use]
     pub fn serves(&self) -> bool {
         self.state == ReplicaState::Serving
     }
 
-    /// It serves, and something comes of that.
+    /// Returns whether the replica serves and is not stalled.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.serves() && !self.progress.is_stalled()
     }
 
-    /// It serves, and takes no longer for it than usual, nor than its peers.
+    /// Returns whether the replica serves, and takes no longer than usual, nor than its peers.
     #[must_use]
     pub fn is_quick(&self) -> bool {
         self.serves() && !self.progress.hesitates() && self.progress.slower_than_peers.is_none()
     }
 
-    /// It says that it serves, and nothing comes of that.
+    /// Returns whether the replica says that it serves, but its work has no results.
     #[must_use]
     pub fn is_stalled(&self) -> bool {
         self.serves() && self.progress.is_stalled()

@@ -1,4 +1,4 @@
-//! What is handed to the front door.
+//! [`Submission`]: a request as it is handed to the front door.
 
 use std::sync::Arc;
 
@@ -11,30 +11,32 @@ use crate::admission::Client;
 /// A request before it is accepted. [`Submission::new`] has the defaults.
 #[derive(Clone, Debug)]
 pub struct Submission<'a> {
-    /// Must be non-empty, and together with `max_tokens` within
+    /// The prompt. Must be non-empty, and together with `max_tokens` within
     /// [`FrontDoor::max_model_len`](crate::FrontDoor::max_model_len).
     pub prompt: Arc<[TokenId]>,
-    /// Must have passed [`SamplingParams::check`].
+    /// The sampling parameters. Must have passed [`SamplingParams::check`].
     pub sampling: Arc<SamplingParams>,
-    /// Prefixes are shared only with requests of the same salt. Default 0.
+    /// The salt of the prefix cache: prefixes are shared only among requests of the same salt. Default
+    /// 0.
     pub cache_salt: u64,
-    /// Requests of one session go to one replica where the routing policy is
+    /// The session: requests of one session go to one replica where the routing policy is
     /// [`Policy::Session`](crate::Policy::Session).
     pub session: Option<&'a str>,
-    /// Who asks; nobody in particular by default.
+    /// The client that asks; none by default.
     pub client: Option<&'a Client>,
-    /// Lower is earlier, but no earlier than the client may be. Default 0.
+    /// The priority: lower is earlier, but no earlier than the client's limits allow. Default 0.
     pub priority: i32,
-    /// From then on nobody waits for it: it ends as expired if it has not begun.
+    /// The deadline, after which the caller does not wait: the request ends as expired if it has not
+    /// begun.
     pub deadline: Option<Instant>,
-    /// The span that its own are parts of; none by default.
+    /// The span of which the request's spans are parts; none by default.
     pub span: TraceSpan,
 }
 
 // === impl Submission ===
 
 impl Submission<'_> {
-    /// A request of nobody in particular.
+    /// Creates a submission without a client.
     #[must_use]
     pub fn new(prompt: Arc<[TokenId]>, sampling: Arc<SamplingParams>) -> Self {
         let (cache_salt, session, client, priority, deadline) = (0, None, None, 0, None);

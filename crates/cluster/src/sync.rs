@@ -1,5 +1,5 @@
 //! The primitives of the small concurrent pieces. Their model check, in `tests/models.rs`, compiles the
-//! same files against primitives whose every interleaving it tries.
+//! same files against primitives that try every interleaving.
 
 pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,4 +1,4 @@
-//! A message to come, which dies with whoever waits for it.
+//! Timers: messages to come, each dropped with its receiver.
 //!
 //! - **TI-1** a [`Timer`] that was dropped is not heard any more, also when its message is in the
 //!   mailbox already: messages carry the [`TimerId`] of the timer that sent them (**A13**).
@@ -8,7 +8,7 @@ use std::future::Future;
 use ractor::{ActorRef, Message};
 use tokio::task::AbortHandle;
 
-/// Tells the timers of one actor apart, over its whole life.
+/// The id of a timer, unique among the timers of one actor over its whole life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TimerId(u64);
 
@@ -49,7 +49,7 @@ impl Timers {
 // === impl Timer ===
 
 impl Timer {
-    /// Whether `id` is that of the timer in `slot`, which has fired then and is taken out.
+    /// Takes the timer out of `slot` if its id is `id`, because it has fired. Returns whether it was.
     pub(crate) fn fires(slot: &mut Option<Self>, id: TimerId) -> bool {
         slot.take_if(|timer| timer.id == id).is_some()
     }

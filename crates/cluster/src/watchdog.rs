@@ -1,20 +1,20 @@
-//! Watchdog: sees steps that do not end.
+//! The watchdog, which detects steps that do not end.
 //!
-//! A rank whose process stops answering is lost by its link. A rank whose engine hangs while the
-//! link answers is seen only by what does not come of its step; so each step has a time of its own,
-//! which follows from how long such steps took before.
+//! A rank whose process stops answering is lost by its link. A rank whose engine hangs while the link
+//! answers is seen only because its step has no outcome; so each step has a time limit of its own, which
+//! follows from how long such steps took before.
 //!
-//! - **W-1** a step is overdue when not every rank has run it and nothing was heard of any step for
-//!   its time: 20 times what such a step takes, at least 2.5 s. So a hang is seen in under 3 s where
+//! - **W-1** a step is overdue when not every rank has run it and nothing was heard of any step for its
+//!   time limit: 20 times what such a step takes, at least 2.5 s. So a hang is seen in under 3 s where
 //!   steps take less than 125 ms (**G3**).
 //! - **W-2** a long step is not overdue because short ones were quick: what was measured is scaled
 //!   up to more tokens and longer contexts, and never down.
-//! - **W-3** before anything was measured, and however long steps take, the time is 15 minutes.
-//! - **W-4** while this process does not run itself, nobody's time runs.
+//! - **W-3** before anything was measured, and however long steps take, the limit is 15 minutes.
+//! - **W-4** while this process does not run itself, no time is counted.
 //! - **W-5** long before that, a replica of which nothing was heard for five times what its step takes,
-//!   at least 100 ms, hesitates: new requests go to others, if others do not.
+//!   at least 100 ms, hesitates: new requests go to others, if others do not hesitate.
 //!
-//! Pure: time is an argument, on any clock that does not go back. Not here: what is done about it
+//! Pure: time is an argument, on any clock that does not go back. Not here: what is done about a hang
 //! (see `replica`).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,37 +24,38 @@ use playhouse_types::StepPlan;
 
 use crate::progress::Patience;
 
-/// How often somebody should [look](Watchdog::look) while steps are under way.
+/// How often the replica should [look](Watchdog::look) while steps are under way.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
 
-/// Between two looks, more than this was not spent by ranks but by us (**W-4**).
+/// The most time between two looks that counts; the rest is the fault of this process, not of ranks
+/// (**W-4**).
 const TICK_MAX: Duration = Duration::from_millis(500);
 
-/// A step may take so many times what such steps took. Other processes may slow a machine down by
-/// much, and a false alarm costs a restart.
+/// The time limit of a step, as a multiple of what such steps took. Other processes may slow a machine
+/// down by much, and a false alarm costs a restart.
 const FACTOR: f64 = 20.0;
 
-/// The shortest time of a step. With [`TICK`] it leaves a quarter of a second of the 3 s (**G3**).
+/// The shortest time limit of a step. With [`TICK`] it leaves a quarter of a second of the 3 s (**G3**).
 const FLOOR: Duration = Duration::from_millis(2_500);
 
-/// The longest.
+/// The longest time limit of a step.
 const CEILING: Duration = Duration::from_secs(900);
 
 /// How much of the longest time of a size is remembered with each step of that size.
 const REMEMBERED: f64 = 0.9;
 
-/// A token costs at least what so many positions of its context do: its way through the matrices of
-/// a layer, against one dot product and one addition.
+/// The cost of a token, in positions of its context, at least: its way through the matrices of a layer,
+/// against one dot product and one addition for a position.
 const LINEAR: u64 = 64;
 
-/// A replica that has work, and of which nothing was heard for so long, is stalled ...
+/// A replica that has work, and of which nothing was heard for this long, is stalled ...
 const STALL: Duration = Duration::from_secs(10);
-/// ... unless this part of the time of its step is longer: five times what it should take.
+/// ... unless this part of its step's time limit is longer: five times what the step should take.
 const STALL_PART: u32 = 4;
 
-/// A replica hesitates when nothing was heard of it for so many times what its step takes ...
+/// A replica hesitates when nothing was heard of it for this many times what its step takes ...
 const HESITATION: f64 = 5.0;
-/// ... and for at least so long: where ranks share cores, each of them waits now and then.
+/// ... and for at least this long: where ranks share cores, each of them waits now and then.
 const HESITATION_MIN: Duration = Duration::from_millis(100);
 
 /// How long a step may take before its ranks count as hung.
@@ -63,24 +64,24 @@ pub enum StepDeadline {
     /// A multiple of what such steps took lately: see `docs/cluster.md`.
     #[default]
     Measured,
-    /// This, whatever it computes.
+    /// The given time, whatever the step computes.
     Fixed(Duration),
-    /// For ever.
+    /// No limit.
     Never,
 }
 
-/// The steps under way of a replica, and how long steps take.
+/// The steps of a replica that are under way, and how long steps take.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     deadline: StepDeadline,
     paces: Paces,
-    /// Those that some rank has not run yet, oldest first.
+    /// The steps that some rank has not run yet, oldest first.
     under_way: VecDeque<Step>,
-    /// Those of the epoch that all ranks have run.
+    /// The number of steps of the epoch that all ranks have run.
     done: usize,
-    /// When somebody looked last, or something was heard.
+    /// When the replica looked last, or something was heard.
     looked: Duration,
-    /// How long nothing was heard, as far as we ran ourselves.
+    /// How long nothing was heard, counting only time in which this process ran.
     silence: Duration,
 }
 
@@ -93,22 +94,22 @@ struct Step {
 /// A step that takes too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Overdue {
-    /// Tokens it feeds.
+    /// The tokens that the step feeds.
     pub(crate) tokens: u64,
     /// How long nothing was heard.
     pub(crate) silence: Duration,
 }
 
-/// What a step computes. It takes a time `a·tokens + b·pairs + c` with no negative factor, so what
-/// another step took, times the greater of the two ratios, is never too little.
+/// The work of a step. A step takes a time `a·tokens + b·pairs + c` with no negative factor, so the time
+/// that another step took, times the greater of the two ratios, is never too little.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Work {
     tokens: u64,
-    /// Tokens times the positions that they attend to, and [`LINEAR`].
+    /// The tokens times the positions that they attend to, plus [`LINEAR`] for each token.
     pairs: u64,
 }
 
-/// The longest that steps of about the same work took, by the binary logarithms of it.
+/// The longest times that steps of about the same work took, by the binary logarithms of that work.
 #[derive(Debug, Default)]
 pub(crate) struct Paces(BTreeMap<(u32, u32), f64>);
 
@@ -121,12 +122,12 @@ impl Watchdog {
         Self { deadline, paces, under_way, done: 0, looked, silence }
     }
 
-    /// Steps are under way: somebody should [look](Self::look).
+    /// Returns whether steps are under way, so that the replica should [look](Self::look).
     pub(crate) fn is_on(&self) -> bool {
         !self.under_way.is_empty() && self.deadline != StepDeadline::Never
     }
 
-    /// A step begins.
+    /// Records that a step begins.
     pub(crate) fn began(&mut self, plan: &StepPlan, now: Duration) {
         if self.under_way.is_empty() {
             self.heard(now);
@@ -134,8 +135,8 @@ impl Watchdog {
         self.under_way.push_back(Step { work: Work::of(plan), began: now });
     }
 
-    /// So many steps of the epoch have been run by every rank. `measured` is told what each of the last
-    /// ones computed and how long it took.
+    /// Records that every rank has run this many steps of the epoch. `measured` is told what each of the
+    /// last ones computed and how long it took.
     pub(crate) fn ran(
         &mut self,
         steps: usize,
@@ -153,18 +154,18 @@ impl Watchdog {
         }
     }
 
-    /// The oldest step that some rank has not run yet, and how long it has taken.
+    /// Returns the oldest step that some rank has not run yet, and how long it has taken.
     pub(crate) fn oldest(&self, now: Duration) -> Option<(Work, Duration)> {
         self.under_way.front().map(|step| (step.work, now.saturating_sub(step.began)))
     }
 
-    /// The ranks are lost, with the steps under way. What was measured stays.
+    /// Forgets the steps under way, which are lost with their ranks. Measured times stay.
     pub(crate) fn restart(&mut self) {
         self.under_way.clear();
         self.done = 0;
     }
 
-    /// The oldest step, if it is overdue (**W-1**).
+    /// Returns the oldest step, if it is overdue (**W-1**).
     pub(crate) fn look(&mut self, now: Duration) -> Option<Overdue> {
         self.silence += now.saturating_sub(self.looked).min(TICK_MAX);
         self.looked = now;
@@ -173,8 +174,8 @@ impl Watchdog {
         (self.silence >= time).then_some(Overdue { tokens, silence: self.silence })
     }
 
-    /// How long nothing may be heard of a replica with work before it hesitates (**W-5**), and before
-    /// it counts as stalled.
+    /// Returns how long nothing may be heard of a replica with work before it hesitates (**W-5**), and
+    /// before it counts as stalled.
     pub(crate) fn patience(&self) -> Patience {
         let pace = self.under_way.front().and_then(|step| self.paces.expected(step.work));
         let pace = pace.map(|pace| pace * HESITATION);
@@ -184,7 +185,7 @@ impl Watchdog {
         }
     }
 
-    /// The time of the oldest step.
+    /// Returns the time limit of the oldest step.
     fn time(&self) -> Option<Duration> {
         let step = self.under_way.front()?;
         match self.deadline {
@@ -221,19 +222,19 @@ impl Work {
 // === impl Paces ===
 
 impl Paces {
-    /// A step took so long.
+    /// Records how long a step took.
     pub(crate) fn measured(&mut self, work: Work, took: Duration) {
         let longest = self.0.entry(work.size()).or_default();
         *longest = took.as_secs_f64().max(*longest * REMEMBERED);
     }
 
-    /// Seconds that a step takes, or more; none if nothing was measured.
+    /// Returns the seconds that a step takes, or more; `None` if nothing was measured.
     pub(crate) fn expected(&self, work: Work) -> Option<f64> {
         if let Some(own) = self.0.get(&work.size()) {
             return Some(*own);
         }
         let scaled = self.0.iter().map(|(&(tokens, pairs), took)| {
-            // The smallest of that size.
+            // The smallest step of that size.
             let ratio = |own: u64, log: u32| own as f64 / (1u64 << log) as f64;
             took * ratio(work.tokens, tokens).max(ratio(work.pairs, pairs)).max(1.0)
         });
@@ -245,7 +246,7 @@ impl Paces {
     }
 }
 
-/// So many seconds, or the [`CEILING`] (**W-3**).
+/// Returns this many seconds, or the [`CEILING`] (**W-3**).
 fn limited(seconds: Option<f64>) -> Duration {
     Duration::from_secs_f64(seconds.unwrap_or(f64::INFINITY).min(CEILING.as_secs_f64()))
 }

@@ -1,10 +1,10 @@
-//! Whether every rank has the weights that the head knows.
+//! The weights check: every rank has the weights that the head knows.
 //!
-//! - **WT-1** a rank whose checkpoint has another digest than the head's never serves: its replica
-//!   fails to start, and the reason names the node, the folder and what differs.
+//! - **WT-1** a rank whose checkpoint has another digest than the head's never serves: its replica fails
+//!   to start, and the reason names the node, the folder and the difference.
 //!
 //! The head reads its digest once, when it starts. So all replicas have the same weights for as long as
-//! it lives, whatever becomes of the files meanwhile.
+//! the head lives, whatever becomes of the files meanwhile.
 
 use playhouse_types::CheckpointDigest;
 
@@ -13,17 +13,17 @@ use playhouse_types::CheckpointDigest;
 pub struct ExpectedWeights {
     /// The folder of the checkpoint, the same on every machine; `None` is the embedded one.
     pub folder: Option<String>,
-    /// What the head has there.
+    /// The digest of the head's checkpoint.
     pub digest: CheckpointDigest,
 }
 
 // === impl ExpectedWeights ===
 
 impl ExpectedWeights {
-    /// Compares what a rank has loaded on a node (**WT-1**).
+    /// Compares the weights that a rank has loaded on a node with the head's (**WT-1**).
     ///
     /// # Errors
-    /// It is something else: what, for a person.
+    /// When the weights differ: how, for a person.
     pub(crate) fn check(&self, node: &str, loaded: &CheckpointDigest) -> Result<(), String> {
         let Self { folder, digest } = self;
         let what = match (loaded.config == digest.config, loaded.weights == digest.weights) {

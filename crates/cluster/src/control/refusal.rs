@@ -1,6 +1,6 @@
-//! Why the control plane does not do what an operator asks.
+//! The reasons why the control plane refuses what an operator asks.
 
-/// Why there is no join token.
+/// The reason why there is no join token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoToken {
     /// The head was started for this machine alone.
@@ -11,7 +11,7 @@ pub enum NoToken {
     Failed(String),
 }
 
-/// Why a node's certificate was not revoked.
+/// The reason why a node's certificate was not revoked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotRevoked {
     /// The head was started for this machine alone.
@@ -20,7 +20,7 @@ pub enum NotRevoked {
     /// No node can have this name; the text says why.
     #[error("{0}")]
     BadName(String),
-    /// It could not be written down, so that a restart would let the node in again.
+    /// The revocation could not be written down, so that a restart would let the node in again.
     #[error("the list of revoked certificates cannot be written, so nothing is changed: {0}")]
     NotKept(String),
 }

@@ -1,14 +1,14 @@
-//! What an earlier head has left running: found, and taken over or ended.
+//! The reunion: finds processes that an earlier head has left running, and takes them over or ends them.
 //!
 //! - **RE-1** a process is taken over only if its node offers it and it has come by itself, for the
 //!   rank and on the device that it was started for, and into a higher epoch than it was in (**G7**).
-//! - **RE-2** what is not taken over ends: at once what nobody wants, after [`CLAIM`] what nobody has
-//!   claimed. Its node kills it, so that it need not answer.
-//! - **RE-3** what comes after the reunion is not taken over. So nothing is that this head has
-//!   started itself, and given up.
-//! - **RE-4** it ends when every replica is whole that shall run, or when nobody can come any more who
-//!   is known of: the nodes that ranks sat on are back, and so is every process that they still run.
-//!   Otherwise it ends when nobody has come for [`QUIET`].
+//! - **RE-2** a process that is not taken over ends: at once if its rank is not wanted, after [`CLAIM`]
+//!   if no replica has claimed it. Its node kills it, so that it need not answer.
+//! - **RE-3** a process that comes after the reunion is not taken over. So a process that this head
+//!   has started itself, and given up, is never taken over.
+//! - **RE-4** the reunion ends when every replica that is wanted is whole, or when all known peers have
+//!   come: the nodes that had ranks are back, and so is every process that they still run. Otherwise it
+//!   ends when no peer has come for [`QUIET`].
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -29,18 +29,18 @@ use crate::nodes::Assignment;
 use crate::operation::{Desired, ranks_of};
 use crate::rank::rank_of_process;
 
-/// How long to wait for the next node or process: they look for the head every two seconds, and one
-/// that began to just before its start hears of it a second later.
+/// How long to wait for the next node or process: they look for the head every two seconds, and one that
+/// began to look just before the head's start hears of it a second later.
 const QUIET: Duration = Duration::from_secs(5);
 
 /// How long a process may wait for its rank to start, which may wait for devices.
 const CLAIM: Duration = Duration::from_secs(60);
 
-/// Who is still there, as far as is known.
+/// The state of a reunion: the nodes and processes that are still there, as far as is known.
 #[derive(Debug, Default)]
 pub(super) struct Reunion {
     table: Mutex<Table>,
-    /// Says that somebody has come.
+    /// Notifies that a node or process has come.
     came: watch::Sender<()>,
 }
 
@@ -49,15 +49,15 @@ struct Table {
     over: bool,
     /// Nodes that have come.
     back: HashSet<String>,
-    /// What nodes say they run, by name.
+    /// The processes that nodes say they run, by name.
     offered: HashMap<String, Offered>,
     /// Processes that have come, by name.
     arrived: HashMap<String, Side>,
-    /// Those that may be taken over.
+    /// The processes that may be taken over.
     found: HashMap<RankId, Process>,
 }
 
-/// A process of a node. Dropping it ends it.
+/// A process of a node. Dropping it ends the process.
 #[derive(Debug)]
 struct Offered {
     rank: RankId,
@@ -70,15 +70,15 @@ struct Offered {
 /// The last epoch of each replica.
 type Epochs = BTreeMap<ReplicaId, Epoch>;
 
-/// Where the ranks of each replica sit, stage by stage, as far as they are there.
+/// The devices of the ranks of each replica, stage by stage, as far as the ranks are there.
 type Assignments = BTreeMap<ReplicaId, Vec<Option<Assignment>>>;
 
 // === impl ControlPlane ===
 
 impl ControlPlane {
-    /// Waits for what an earlier head has left of the replicas that shall run, which was on `hosts` if
-    /// that is known, until all of it has come or nobody comes any more (**RE-4**); and remembers where
-    /// its ranks sit. Returns the last epoch of each replica of which something is there.
+    /// Waits for the processes that an earlier head has left of the wanted replicas, on `hosts` if that
+    /// is known, until all of them have come or no more come (**RE-4**), and remembers the devices of
+    /// their ranks. Returns the last epoch of each replica of which a process is there.
     pub(crate) async fn reunite(
         &self,
         desired: &Desired,
@@ -114,13 +114,14 @@ impl ControlPlane {
         epochs
     }
 
-    /// Ends whatever an earlier head has left: what shall run was not written down.
+    /// Ends every process that an earlier head has left, because the wanted deployment was not written
+    /// down.
     pub(crate) fn start_alone(&self) {
         self.inner.reunion.table.lock().end(&Desired::default(), &Drained::default());
     }
 
-    /// The process that an earlier head has left for a rank on its assigned device, if it can begin this epoch
-    /// (**RE-1**). Others that are in the way end.
+    /// Returns the process that an earlier head has left for a rank on its assigned device, if it can
+    /// begin this epoch (**RE-1**). Other processes on that device, or of that rank, end.
     pub(crate) fn adopt(
         &self,
         rank: RankId,
@@ -147,7 +148,8 @@ impl ControlPlane {
 // === impl Inner ===
 
 impl Inner {
-    /// A node runs these, and nobody here holds them. They end unless a reunion is under way.
+    /// Takes in processes that a node runs and this head does not hold. They end unless a reunion is
+    /// under way.
     pub(super) fn offered(self: &Arc<Self>, running: Vec<Running>, node: &str) {
         let offer = |Running { name, device, pid }| {
             let hold = Hold::There { pid, node: node.to_owned(), control: Arc::downgrade(self) };
@@ -169,12 +171,12 @@ impl Inner {
 // === impl Reunion ===
 
 impl Reunion {
-    /// Whether a rank process that this head has not started may come.
+    /// Returns whether a rank process that this head has not started may come.
     pub(super) fn is_open(&self) -> bool {
         !self.table.lock().over
     }
 
-    /// A rank process has come. It is sent away if the reunion has ended meanwhile.
+    /// Takes in a rank process that has come. It is sent away if the reunion has ended meanwhile.
     pub(super) fn arrived(&self, side: Side) {
         let mut table = self.table.lock();
         if !table.over {
@@ -187,7 +189,7 @@ impl Reunion {
 // === impl Table ===
 
 impl Table {
-    /// Replicas of which every rank is there.
+    /// Returns the number of replicas of which every rank is there.
     fn whole(&self, layout: &ParallelSpec) -> usize {
         let there = |(name, it): (&String, &Offered)| {
             (self.arrived.contains_key(name) && it.rank.at() < ranks_of(layout)).then_some(it.rank)
@@ -197,7 +199,8 @@ impl Table {
         ranks.values().filter(|ranks| **ranks == ranks_of(layout)).count()
     }
 
-    /// Whether these nodes are back, with every process that they run, and no process without its node.
+    /// Returns whether these nodes are back with every process that they run, and no process came
+    /// without its node.
     fn has_all(&self, hosts: &BTreeSet<String>) -> bool {
         let Self { back, offered, arrived, .. } = self;
         hosts.iter().all(|node| back.contains(node))
@@ -205,8 +208,8 @@ impl Table {
             && arrived.keys().all(|name| offered.contains_key(name))
     }
 
-    /// Nobody can come any more. Of those who have, whoever is of a replica that shall run stays to
-    /// be taken over: the last epoch of each such replica, and where its ranks sit.
+    /// Ends the reunion, and keeps the processes of wanted replicas to be taken over. Returns the last
+    /// epoch of each such replica, and the devices of its ranks.
     fn end(&mut self, desired: &Desired, drained: &Drained) -> (Epochs, Assignments) {
         self.over = true;
         let mut arrived = std::mem::take(&mut self.arrived);
@@ -219,7 +222,7 @@ impl Table {
             let whereabouts = assignment.whereabouts(pid);
             let process =
                 Process { peer, whereabouts, assignment, exited, _hold: hold, _inbox: inbox };
-            // Of two processes of one rank, the head had given the earlier up.
+            // Of two processes of one rank, the earlier head had given up the one with the lower epoch.
             match self.found.entry(rank) {
                 Entry::Occupied(other) if other.get().peer.epoch() > process.peer.epoch() => {}
                 Entry::Occupied(mut other) => drop(other.insert(process)),
@@ -243,7 +246,7 @@ impl Table {
     }
 }
 
-/// How many ranks of each replica there are.
+/// Counts the ranks of each replica.
 fn count(ranks: impl Iterator<Item = RankId>) -> HashMap<ReplicaId, usize> {
     let mut count = HashMap::new();
     ranks.for_each(|rank| *count.entry(rank.replica).or_default() += 1);

@@ -1,7 +1,7 @@
-//! The replicas there are: started, watched, drained and let go.
+//! The fleet: starts, watches, drains and removes the replicas of a deployment.
 //!
-//! - **FL-1** an actor that failed is replaced once, by its supervisor or by an operation that finds it, and
-//!   only while no other has taken its place (**A13**, **A16**). Its ranks keep their weights.
+//! - **FL-1** an actor that failed is replaced once, by its supervisor or by an operation that finds it,
+//!   and only while no other actor has taken its place (**A13**, **A16**). Its ranks keep their weights.
 //! - **FL-2** a replica whose actor fails while it is drained is drained.
 
 use std::collections::{HashMap, HashSet};
@@ -40,25 +40,25 @@ const RESTARTING_MAX: Duration = Duration::from_secs(20);
 /// How long the ranks of an actor that failed may take to end before another starts beside them.
 const OLD_RANKS_MAX: Duration = Duration::from_secs(5);
 
-/// Everything that it takes to start a replica.
+/// The replicas of a deployment, with everything that it takes to start one.
 pub(crate) struct Fleet {
     pub(crate) config: FleetConfig,
     /// The last epoch of each replica that has left, or that an earlier head had.
     past: Mutex<HashMap<ReplicaId, Epoch>>,
     /// Replicas that were told to drain, and not to serve again.
     retiring: Mutex<HashSet<ReplicaId>>,
-    /// What the ranks of each replica are started with, for another actor of it.
+    /// The starter of each replica's ranks, for another actor of the replica.
     starters: Mutex<HashMap<ReplicaId, RankStarter>>,
     /// Held while actors are replaced (**FL-1**).
     replacing: AsyncMutex<()>,
 }
 
-/// What all replicas of a deployment have in common.
+/// The configuration that all replicas of a deployment share.
 pub(crate) struct FleetConfig {
     pub(crate) replicas: Arc<Replicas>,
     pub(crate) blueprints: Blueprints,
     pub(crate) control: Option<ControlPlane>,
-    /// Devices of this process, for ranks that are its threads.
+    /// The number of devices of this process, for ranks that are its threads.
     pub(crate) devices: usize,
     pub(crate) step_deadline: StepDeadline,
     /// How long requests may wait for a replica.
@@ -76,7 +76,7 @@ impl Fleet {
         Self { config, past, retiring, starters, replacing }
     }
 
-    /// An earlier head had this replica, in an epoch that is over.
+    /// Records that an earlier head had this replica, in an epoch that is over.
     pub(crate) fn succeed(&self, id: ReplicaId, epoch: Epoch) {
         self.past.lock().insert(id, epoch);
     }
@@ -160,7 +160,7 @@ impl Fleet {
         let (actor, _) = Actor::spawn_linked(None, Replica, args, supervisor).await?;
         let (layout, actor) = (blueprint.layout.clone(), Some(actor));
         replicas.add(ReplicaEntry { id, layout, actor, status, ranks, departures });
-        // It may serve already.
+        // The replica may serve already.
         replicas.wake_parked();
         Ok(())
     }
@@ -173,8 +173,9 @@ impl Fleet {
         };
     }
 
-    /// Starts another actor in the place of one that failed, unless somebody has (**FL-1**). It has the
-    /// ranks of the one before in a later epoch, or rests if that was told to (**FL-2**).
+    /// Starts another actor in the place of one that failed, unless that was done before (**FL-1**). The
+    /// new actor starts the same ranks in a later epoch, or rests if the failed one was told to
+    /// (**FL-2**).
     ///
     /// # Errors
     /// Why the model cannot be divided any more, or no actor starts.
@@ -202,7 +203,7 @@ impl Fleet {
         spawned.map_err(|why| format!("cannot start {id} again: {why}"))
     }
 
-    /// The actor of a replica, if it has failed.
+    /// Returns the actor of a replica, if it has failed.
     fn failed_actor(&self, id: ReplicaId) -> Option<ActorId> {
         let entry = self.config.replicas.get(id).filter(|entry| !entry.lives())?;
         entry.actor.map(|actor| actor.get_id())
@@ -211,7 +212,7 @@ impl Fleet {
     /// Waits until a replica serves.
     ///
     /// # Errors
-    /// When it has failed, or finds no device: why.
+    /// When the replica has failed, or finds no device: why.
     pub(crate) async fn serving(&self, id: ReplicaId) -> Result<(), String> {
         let mut status = self.watch(id)?;
         loop {
@@ -233,7 +234,7 @@ impl Fleet {
         }
     }
 
-    /// Lets a replica take no more requests.
+    /// Tells a replica to take no more requests.
     pub(crate) fn drain(&self, id: ReplicaId, deadline: Duration) {
         self.retiring.lock().insert(id);
         if let Some(entry) = self.config.replicas.get(id) {
@@ -241,7 +242,8 @@ impl Fleet {
         }
     }
 
-    /// Waits until a draining replica has no ranks any more (**A14**): others may have its devices.
+    /// Waits until a draining replica has no ranks any more (**A14**), so that others may have its
+    /// devices.
     ///
     /// # Errors
     /// When there is no such replica, or its actor has failed and no other starts.
@@ -256,7 +258,7 @@ impl Fleet {
         };
         loop {
             let mut status = self.watch(id)?;
-            // A sender that is gone was that of an actor which is.
+            // A sender that is gone belonged to an actor that is gone.
             if self.failed_actor(id).is_none() && status.wait_for(over).await.is_ok() {
                 self.keep_starter(id, None);
                 return Ok(());
@@ -270,8 +272,7 @@ impl Fleet {
         }
     }
 
-    /// Ends a drained replica for good. What is on its way there goes elsewhere (**GE-2** of
-    /// `sink`).
+    /// Ends a drained replica for good. Requests on their way there go elsewhere (**GE-2** of `sink`).
     pub(crate) async fn remove(&self, id: ReplicaId) {
         let _not_replaced = self.replacing.lock().await;
         let Some(entry) = self.config.replicas.get(id) else { return };
@@ -281,13 +282,13 @@ impl Fleet {
         self.retiring.lock().remove(&id);
         self.keep_starter(id, None);
         if let Some(actor) = entry.actor {
-            // It has ended already, if that fails.
+            // An error means that the actor has ended already.
             drop(actor.stop_and_wait(None, None).await);
         }
         entry.ranks.gone().await;
     }
 
-    /// Gives a node no more ranks, or lets it have some again.
+    /// Excludes a node from getting ranks, or admits it again.
     pub(crate) fn cordon(&self, node: &str, cordoned: bool) {
         if let Some(control) = &self.config.control {
             control.nodes().cordon(node, cordoned);
@@ -301,7 +302,7 @@ impl Fleet {
         }
     }
 
-    /// How to start a drained or failed replica again.
+    /// Returns the blueprint with which to start a drained or failed replica again.
     ///
     /// # Errors
     /// When there is no such replica, or the model cannot be divided any more.
@@ -329,20 +330,20 @@ impl Fleet {
         let starter = (blueprint.starter)();
         self.keep_starter(id, Some(Arc::clone(&starter)));
         drop(entry.send(ReplicaMsg::Revive(Revival { starter, _begun })));
-        // Nothing is sent: its end is what is waited for.
+        // Nothing is ever sent: the channel ends when the replica has begun.
         drop(begun.await);
         Ok(())
     }
 
-    /// Works out how to make a replica, for which weights may have to be read.
+    /// Works out the blueprint of a replica, for which weights may have to be read.
     ///
     /// # Errors
-    /// Why the model cannot be divided like that.
+    /// Why the model cannot be divided by that layout.
     pub(crate) async fn blueprint(&self, layout: ParallelSpec) -> Result<Blueprint, String> {
         (self.config.blueprints)(layout).await
     }
 
-    /// What there is now.
+    /// Returns the replicas, devices and nodes that there are now.
     pub(crate) fn actual(&self) -> Actual {
         let nodes = self.config.control.as_ref().map(ControlPlane::nodes);
         let replica = |entry: &ReplicaEntry| {

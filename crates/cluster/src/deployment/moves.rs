@@ -1,7 +1,7 @@
-//! From what is asked for and what there is to what has to be done, step by step.
+//! Moves: the steps from the state of a cluster to the state that operators ask for.
 //!
-//! - **MV-1** moves that are carried out in order lead to what is asked for, and no device is asked
-//!   for before it is free.
+//! - **MV-1** moves that are carried out in order lead to what is asked for, and no move takes a device
+//!   before it is free.
 //! - **MV-2** a replica leaves only after its successor serves, as far as devices allow; without
 //!   `force` no moves leave nothing to serve afterwards.
 
@@ -14,11 +14,11 @@ use playhouse_types::{ParallelSpec, ReplicaId};
 use crate::operation::{Change, Desired, Refused, layout_text, ranks_of};
 use crate::status::ReplicaState;
 
-/// How long the requests of a replica that leaves may go on there, unless somebody says so. After
-/// that they go on elsewhere: nothing is lost, but their prompts are computed again.
+/// How long the requests of a replica that leaves may go on there, unless an operator gives a time.
+/// After that they go on elsewhere: nothing is lost, but their prompts are computed again.
 const DRAIN: Duration = Duration::from_secs(30);
 
-/// One thing to do.
+/// A single step of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Move {
     /// Start a replica and wait until it serves.
@@ -35,39 +35,39 @@ pub(crate) enum Move {
     Forget { node: String },
 }
 
-/// What there is.
+/// The actual state: the replicas, devices and nodes that there are.
 #[derive(Clone, Debug)]
 pub(crate) struct Actual {
-    /// By id.
+    /// The replicas, ordered by id.
     pub(crate) replicas: Vec<ActualReplica>,
-    /// Devices no rank sits on, of every node that is known and may have ranks.
+    /// The number of devices without a rank, for every known node that may have ranks.
     pub(crate) free_devices: Vec<(String, usize)>,
-    /// Names of nodes that have been here, or about which an operator has said something.
+    /// Names of nodes that have been connected, or that an operator has named.
     pub(crate) known_nodes: BTreeSet<String>,
 }
 
-/// A replica there is.
+/// A replica of the actual state.
 #[derive(Clone, Debug)]
 pub(crate) struct ActualReplica {
     pub(crate) id: ReplicaId,
     pub(crate) layout: ParallelSpec,
     pub(crate) state: ReplicaState,
-    /// Nodes its ranks sit on, once for each rank.
+    /// Nodes with ranks of the replica, once for each rank.
     pub(crate) nodes: Vec<String>,
 }
 
-/// Moves in the making, and what is true after them.
+/// The moves worked out so far, and the state after them.
 struct Draft {
     moves: Vec<Move>,
     replicas: Vec<ActualReplica>,
-    /// Free devices.
+    /// The number of free devices.
     free: usize,
 }
 
-/// What shall be afterwards, and the way there.
+/// The deployment that is wanted afterwards, and the moves that lead there.
 pub(crate) type Moves = (Desired, Vec<Move>);
 
-/// Works out a change.
+/// Works out the moves of a change.
 ///
 /// # Errors
 /// See [`Refused`].
@@ -146,7 +146,7 @@ impl Draft {
         self.replicas.iter().find(|it| it.id == id).ok_or(Refused::NoReplica(id))
     }
 
-    /// As many replicas of that layout as are wanted, and no others.
+    /// Adds the moves to as many replicas of the layout as are wanted, and no others.
     fn reach(&mut self, wanted: &Desired) -> Result<(), Refused> {
         self.can_hold(wanted)?;
         let old: Vec<ReplicaId> = self.others(&wanted.layout);
@@ -169,7 +169,7 @@ impl Draft {
         Ok(())
     }
 
-    /// Whether there are devices for all of it, once those that leave have left.
+    /// Checks that there are devices for all wanted replicas, once those that leave have left.
     fn can_hold(&self, wanted: &Desired) -> Result<(), Refused> {
         let taken = self.replicas.iter().map(|replica| replica.nodes.len()).sum::<usize>();
         let (devices, ranks) = (self.free + taken, ranks_of(&wanted.layout));
@@ -184,7 +184,7 @@ impl Draft {
         )))
     }
 
-    /// Replicas that are divided in another way.
+    /// Returns the replicas that have another layout.
     fn others(&self, layout: &ParallelSpec) -> Vec<ReplicaId> {
         self.replicas.iter().filter(|it| it.layout != *layout).map(|it| it.id).collect()
     }
@@ -194,21 +194,23 @@ impl Draft {
         u32::try_from(same.count()).unwrap_or(u32::MAX)
     }
 
-    /// Who leaves first: who will not serve, then who does not serve yet, then who came last.
+    /// Returns the replica that leaves first: one that will not serve, or else does not serve yet, or
+    /// else came last.
     fn victim(&self) -> ReplicaId {
         let serves = |it: &ActualReplica| it.state == ReplicaState::Serving;
         let last = self.replicas.iter().max_by_key(|it| (!it.will_serve(), !serves(it), it.id));
         last.map(|it| it.id).unwrap_or_default()
     }
 
-    /// Another layout for a replica: the new one first if there are devices for it.
+    /// Replaces a replica by one of another layout: the new one starts first if there are devices for
+    /// it.
     fn replace(&mut self, old: ReplicaId, layout: &ParallelSpec) -> Result<(), Refused> {
         if self.free >= ranks_of(layout) {
             self.start(layout);
             self.retire(old, DRAIN);
             return Ok(());
         }
-        // It keeps what it is asked until its successor can take it over.
+        // The old replica keeps its requests until its successor can take them over.
         self.drain(old, DRAIN);
         self.require(1, layout)?;
         self.start(layout);
@@ -216,7 +218,7 @@ impl Draft {
         Ok(())
     }
 
-    /// Free devices for so many more replicas.
+    /// Checks that there are free devices for this many more replicas.
     fn require(&self, replicas: u32, layout: &ParallelSpec) -> Result<(), Refused> {
         if replicas == 0 {
             return Ok(());
@@ -257,7 +259,7 @@ impl Draft {
         self.remove(id);
     }
 
-    /// Requests go to others at once, if there are others.
+    /// Adds a drain and a revival. Requests go to other replicas at once, if there are others.
     fn restart(&mut self, id: ReplicaId) -> Result<(), Refused> {
         let layout = self.replica(id)?.layout.clone();
         self.drain(id, Duration::ZERO);
@@ -267,7 +269,8 @@ impl Draft {
         Ok(())
     }
 
-    /// No rank on a node: each replica that has some gets a successor elsewhere, or is drained.
+    /// Frees a node of ranks: each replica that has some there gets a successor elsewhere, or is
+    /// drained.
     fn clear(&mut self, node: &str, deadline: Duration, actual: &Actual) -> Result<(), Refused> {
         let known = actual.free_devices.iter().find(|(name, _)| name == node);
         let (_, free_there) = known.ok_or_else(|| Refused::NoNode(node.to_owned()))?;
@@ -309,7 +312,7 @@ impl Draft {
 // === impl ActualReplica ===
 
 impl ActualReplica {
-    /// It serves, or will without further help.
+    /// Returns whether the replica serves, or will without further help.
     fn will_serve(&self) -> bool {
         use ReplicaState::{Restarting, Serving, Starting};
         matches!(self.state, Serving | Starting | Restarting { .. })

@@ -1,6 +1,6 @@
-//! Carries operations out, one move after the other, and undoes what cannot be finished.
+//! The reconciler: carries out operations, one move after the other, and undoes what cannot be finished.
 //!
-//! - **RC-1** an operation ends, also if what carries it out panics: as failed then.
+//! - **RC-1** an operation always ends; if the task that carries it out panics, it ends as failed.
 //! - **RC-2** an abort is seen at once, also while weights are read.
 
 use std::future::Future;
@@ -18,16 +18,16 @@ use super::moves::{Move, moves};
 use crate::ledger::{Drained, Ledger};
 use crate::operation::{Change, Desired, OperationId, Phase};
 
-/// An operation that is under way.
+/// The task that carries out an operation.
 pub(crate) struct Reconciler {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) ledger: Arc<Ledger>,
-    /// Of the replicas that are started.
+    /// The supervisor of the replicas that are started.
     pub(crate) supervisor: ActorCell,
     pub(crate) id: OperationId,
-    /// What shall be again if it fails.
+    /// The state to restore if the operation fails.
     pub(crate) before: (Desired, Drained),
-    /// What it did that has not been completed or undone.
+    /// The moves of the operation that were neither completed nor undone.
     pub(crate) traces: Traces,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct Traces {
     cordoned: Vec<String>,
 }
 
-/// Why an operation is not finished.
+/// The reason why an operation is not finished.
 enum Stop {
     Aborted,
     Failed(String),
@@ -135,7 +135,7 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Goes back to what was, as far as possible.
+    /// Undoes the operation as far as possible.
     async fn undo(&mut self, stop: &Stop) {
         let why = match stop {
             Stop::Aborted => "aborted",
@@ -153,7 +153,7 @@ impl Reconciler {
         if let Ok(Err(why)) = written.await {
             self.say(Phase::Retire, &why.to_string());
         }
-        // Their devices are needed for those who come back; their requests stay until then.
+        // Their devices are needed for the replicas that come back; their requests stay until then.
         for id in std::mem::take(&mut self.traces.started) {
             self.fleet.drain(id, Duration::ZERO);
             self.tolerate(self.fleet.drained(&self.supervisor, id).await);
@@ -169,7 +169,7 @@ impl Reconciler {
         self.restore().await;
     }
 
-    /// As many replicas as before, divided as before.
+    /// Restores the number of replicas and their layout.
     async fn restore(&mut self) {
         let Desired { replicas, layout } = self.before.0.clone();
         let change =
@@ -193,7 +193,7 @@ impl Reconciler {
     }
 }
 
-/// Waits, unless an operator does not want to any more.
+/// Waits for `what`, until an operator aborts the operation.
 async fn unless<T>(
     mut aborted: watch::Receiver<bool>,
     what: impl Future<Output = Result<T, String>>,

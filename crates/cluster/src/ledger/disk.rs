@@ -1,4 +1,4 @@
-//! Where the records of a ledger are written.
+//! The disk of a ledger, to which its records are written.
 
 use tracing::warn;
 
@@ -6,19 +6,20 @@ use super::journal::Journal;
 use super::record::Record;
 use crate::operation::Refused;
 
-/// The journal of a ledger, and what is to be written there yet.
+/// The journal of a ledger, and the record that could not be written there yet.
 #[derive(Debug)]
 pub(super) struct Disk {
     /// `None` if nothing outlives the process.
     pub(super) journal: Option<Journal>,
-    /// The end of an operation that could not be written when it came. No other begins before it is.
+    /// The end of an operation that could not be written when it came. No other operation begins before
+    /// it is.
     pub(super) owed: Option<Record>,
 }
 
 // === impl Disk ===
 
 impl Disk {
-    /// Writes what is owed and `records`, or nothing (**LED-2**).
+    /// Writes the owed record and `records`, or nothing (**LED-2**).
     pub(super) fn write(&mut self, records: &[Record]) -> Result<(), Refused> {
         let Some(journal) = &mut self.journal else { return Ok(()) };
         let records: Vec<_> = self.owed.iter().chain(records).map(Record::encode).collect();
@@ -31,13 +32,14 @@ impl Disk {
         self.journal.as_ref().is_some_and(Journal::is_long)
     }
 
-    /// Drops what is not needed any more.
+    /// Replaces all records by `records`, which leave out what is not needed any more.
     pub(super) fn rewrite(&mut self, records: &[Record]) {
         let Some(journal) = &mut self.journal else { return };
         let records: Vec<_> = records.iter().map(Record::encode).collect();
         match journal.rewrite(&records) {
             Ok(()) => self.owed = None,
-            // A long one is as good, and is shortened with a later change; a lost one takes none.
+            // A long journal is as good, and is shortened with a later change; a lost one takes no
+            // records.
             Err(why) => warn!(%why, "cannot rewrite the journal"),
         }
     }

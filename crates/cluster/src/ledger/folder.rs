@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// An empty folder that is removed when this is dropped.
+/// An empty folder that is removed when the value is dropped.
 pub(crate) struct Folder(PathBuf);
 
 // === impl Folder ===

@@ -1,13 +1,13 @@
-//! A file of records that outlives the process and the machine.
+//! The journal: a file of records that outlives the process and the machine.
 //!
-//! - **J-1** a record that was appended is on the disk; one that was refused is not in the file, nor
-//!   is any that was to be appended with it.
+//! - **J-1** a record that was appended is on the disk. A record that was refused is not in the file,
+//!   nor is any that was to be appended with it.
 //! - **J-2** opening gives the records up to the first that is damaged, and cuts the file there:
 //!   whatever happened to it, it holds a prefix of what was written.
-//! - **J-3** one process at a time.
+//! - **J-3** one process at a time has the journal.
 //! - **J-4** after a refusal, such as for a full disk, the next record may be accepted.
 //! - **J-5** rewriting replaces all records or none.
-//! - **J-6** a file that was deleted or replaced takes no record, because nobody would find it again; a
+//! - **J-6** a file that was deleted or replaced takes no record, because it would not be found again; a
 //!   rewrite puts the journal back in its place.
 //! - **J-7** a journal of version 1 is read, and is one of version 2 from then on.
 //!
@@ -22,30 +22,30 @@ use std::time::Duration;
 use ring::digest::{SHA256, digest};
 use tracing::warn;
 
-/// Begins every journal; the digit is the version of what is written.
+/// The first bytes of every journal; the digit is the version of the format.
 const MAGIC: [u8; 8] = *b"PLAYJNL2";
 
-/// Begins a journal of the version before, in which a replica was stages and tensor ranks. Its records are
-/// read as they are.
+/// The first bytes of a journal of version 1, in which a replica was stages and tensor ranks. Its
+/// records are read as they are.
 const MAGIC_1: [u8; 8] = *b"PLAYJNL1";
 
-/// How often the lock is asked for. A process that the one before was just starting has it as well, until it
-/// runs a program of its own.
+/// How often the lock is asked for. A process that was being started by the last holder has the lock as
+/// well, until it runs a program of its own.
 const LOCK_ATTEMPTS: u32 = 40;
 
-/// Between two attempts.
+/// The pause between two attempts.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// As much of a SHA-256 as no accident matches.
+/// The length of a sum: as much of a SHA-256 as no accident matches.
 const SUM_BYTES: usize = 8;
 
-/// Longest record. An operation with as many steps as it keeps is shorter.
+/// The longest record. An operation with as many steps as it keeps is shorter.
 const RECORD_BYTES_MAX: usize = 2 << 20;
 
-/// A file longer than this is rewritten, unless most of it would stay.
+/// The length from which a file is rewritten, unless most of it would stay.
 const LONG_BYTES: u64 = 1 << 20;
 
-/// Largest file that is read. No journal comes near.
+/// The largest file that is read. No journal comes near.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
 /// A journal that this process holds.
@@ -53,28 +53,29 @@ const FILE_BYTES_MAX: u64 = 256 << 20;
 pub(crate) struct Journal {
     folder: PathBuf,
     file: File,
-    /// Where the next record goes. Behind it is only what a failed append left.
+    /// The end of the good records, where the next one goes. Behind it is only what a failed append
+    /// left.
     end: u64,
     /// Whether something may be behind the last good record.
     torn: bool,
-    /// What was left when it was last rewritten.
+    /// The length after the last rewrite.
     base: u64,
-    /// Held for as long as this lives.
+    /// The lock, held for as long as the journal is open.
     _lock: File,
 }
 
-/// Why a journal cannot be opened.
+/// The reason why a journal cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// Another process has it.
+    /// Another process has the journal.
     #[error("{} is in use by another head: give each a state folder of its own", .0.display())]
     InUse(PathBuf),
-    /// It is something else, or of another version.
+    /// The file is no journal, or has another version.
     #[error("{} is not a journal of this version of playhouse: {why}", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         why: String,
     },
     /// The system refused.
@@ -90,7 +91,7 @@ pub enum JournalError {
 // === impl Journal ===
 
 impl Journal {
-    /// Opens the journal in `folder`, which is made if it is not there, and gives its records.
+    /// Opens the journal in `folder`, which is made if it is not there, and returns its records.
     ///
     /// # Errors
     /// See [`JournalError`]. Damaged records are no error (**J-2**).
@@ -118,7 +119,7 @@ impl Journal {
         Ok((journal, records))
     }
 
-    /// Removes what is behind the good records, and begins the file if it is new.
+    /// Removes what is behind the good records, and writes the first bytes if the file is new.
     fn cut(&mut self, length: u64, records: usize) -> io::Result<()> {
         if self.end == 0 {
             self.file.set_len(0)?;
@@ -134,21 +135,21 @@ impl Journal {
         sync_folder(&self.folder)
     }
 
-    /// Whether the file in the folder is not the one that this writes to (**J-6**).
+    /// Returns whether the file in the folder is not the open one (**J-6**).
     pub(crate) fn is_lost(&self) -> bool {
         let id = |about: fs::Metadata| (about.dev(), about.ino());
         let found = fs::metadata(self.path()).map(id);
-        // What cannot be asked will not be written either.
+        // A file whose metadata cannot be read will not be written either.
         let own = self.file.metadata().map(id);
         !matches!((found, own), (Ok(found), Ok(own)) if found == own)
     }
 
-    /// The file, for messages.
+    /// Returns the path of the file, for messages.
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.join("journal")
     }
 
-    /// Adds records; blocks until they are on the disk (**J-1**).
+    /// Adds records, and blocks until they are on the disk (**J-1**).
     ///
     /// # Errors
     /// The system's reason. None of the records is kept then (**J-4**).
@@ -184,12 +185,12 @@ impl Journal {
         Ok(())
     }
 
-    /// Whether it is worth being rewritten.
+    /// Returns whether the file is long enough to be rewritten.
     pub(crate) fn is_long(&self) -> bool {
         self.end > LONG_BYTES.max(2 * self.base)
     }
 
-    /// Puts `records` in the place of all that are there (**J-5**).
+    /// Replaces all records by `records` (**J-5**).
     ///
     /// # Errors
     /// The system's reason. The records that were there stay.
@@ -220,7 +221,7 @@ fn options() -> OpenOptions {
     options
 }
 
-/// In a file of its own, because the journal is replaced when it is rewritten (**J-3**).
+/// Takes a lock on a file of its own, because the journal is replaced when it is rewritten (**J-3**).
 fn lock(path: &Path) -> Result<File, JournalError> {
     let io = |why| JournalError::Io { path: path.to_owned(), why };
     let file = options().create(true).open(path).map_err(io)?;
@@ -234,12 +235,12 @@ fn lock(path: &Path) -> Result<File, JournalError> {
     Err(JournalError::InUse(path.to_owned()))
 }
 
-/// A new name of a file is safe once its folder is.
+/// Syncs a folder: a new name of a file is safe once its folder is.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Length, sum, bytes: a record as it is in the file.
+/// Appends the frame of a record as it is in the file: length, sum, bytes.
 fn frame(record: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     if record.len() > RECORD_BYTES_MAX {
         let why = format!("a record of {} bytes, {RECORD_BYTES_MAX} at most", record.len());
@@ -252,14 +253,15 @@ fn frame(record: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// Over the length too: a damaged length never frames a record that looks good.
+/// Returns the sum of a record. It covers the length too: a damaged length never frames a record that
+/// looks good.
 fn sum(length: [u8; 4], record: &[u8]) -> [u8; SUM_BYTES] {
     let whole = digest(&SHA256, &[&length[..], record].concat());
     *whole.as_ref().first_chunk().expect("a SHA-256 is longer")
 }
 
-/// The good records of a file and how many of its bytes they are, the beginning included; 0 bytes
-/// of a file that has not been begun.
+/// Returns the good records of a file and how many bytes they have, with the file's first bytes; 0 bytes
+/// if the file is empty.
 fn read(bytes: &[u8]) -> Result<(Vec<Vec<u8>>, u64), &'static str> {
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err("it is too long");
@@ -277,7 +279,7 @@ fn read(bytes: &[u8]) -> Result<(Vec<Vec<u8>>, u64), &'static str> {
     Ok((records, (bytes.len() - rest.len()) as u64))
 }
 
-/// The first record, if it is good, and what is behind it.
+/// Returns the first record, if it is good, and the bytes behind it.
 fn first(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let (expected, rest) = rest.split_first_chunk::<SUM_BYTES>()?;

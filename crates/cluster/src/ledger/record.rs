@@ -1,5 +1,5 @@
-//! What the journal of a ledger holds, as JSON: it has to be read by later versions, and by people
-//! whose cluster does not come up. A field that is added needs a default.
+//! The records in the journal of a ledger, as JSON: later versions have to read them, and people whose
+//! cluster does not come up. A field that is added needs a default.
 
 use std::collections::BTreeSet;
 
@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize};
 use super::Drained;
 use crate::operation::{Desired, Operation};
 
-/// One fact.
+/// A fact in the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Record {
-    /// What shall run.
+    /// The deployment that is wanted.
     Desired(Desired),
-    /// What shall not.
+    /// The nodes and replicas that shall have no ranks.
     Drained(Drained),
-    /// Names of the nodes that ranks sit on.
+    /// The names of the nodes that have ranks.
     Hosts(BTreeSet<String>),
     /// An operation began.
     Began(Operation),

@@ -1,4 +1,4 @@
-//! What a ledger knows: the sum of its records.
+//! The state of a ledger: the sum of its records.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,19 +9,19 @@ use super::record::Record;
 use super::{Drained, Ledger};
 use crate::operation::{Change, Desired, Operation, OperationId, OperationStep, Refused};
 
-/// Everything that the records of a ledger say.
+/// The state to which the records of a ledger add up.
 #[derive(Debug, Default)]
 pub(super) struct LedgerState {
     pub(super) desired: Option<Desired>,
     pub(super) drained: Drained,
     pub(super) hosts: Option<BTreeSet<String>>,
-    /// The last id that was given.
+    /// The last id that was given to an operation.
     pub(super) last: u64,
-    /// By id; the one that is under way, if there is one, is the last.
+    /// The operations, ordered by id; the one that is under way, if there is one, is the last.
     pub(super) entries: VecDeque<OperationEntry>,
 }
 
-/// An operation, and whether somebody wants it to end.
+/// An operation, and whether an operator has asked for its end.
 #[derive(Debug)]
 pub(super) struct OperationEntry {
     pub(super) operation: watch::Sender<Operation>,
@@ -31,7 +31,7 @@ pub(super) struct OperationEntry {
 // === impl LedgerState ===
 
 impl LedgerState {
-    /// Takes a record in: one just written, or one from before.
+    /// Takes in a record: a new one, or one from before a restart.
     pub(super) fn replay(&mut self, record: Record) {
         match record {
             Record::Desired(desired) => self.desired = Some(desired),
@@ -55,7 +55,7 @@ impl LedgerState {
         self.entries.push_back(OperationEntry { operation, aborted });
     }
 
-    /// Keeps the last ended ones. Readers of an older one have what they have.
+    /// Drops ended operations except the last ones. Readers of an older one keep what they have.
     pub(super) fn forget(&mut self) {
         let running = usize::from(self.running().is_some());
         while self.entries.len() > Ledger::ENDED_MAX + running {
@@ -63,7 +63,7 @@ impl LedgerState {
         }
     }
 
-    /// What a shortened journal holds.
+    /// Returns the records of a shortened journal.
     pub(super) fn records(&self) -> Vec<Record> {
         let mut records = vec![Record::Last(self.last), Record::Drained(self.drained.clone())];
         records.extend(self.desired.clone().map(Record::Desired));
@@ -85,7 +85,7 @@ impl LedgerState {
         (!last.phase.is_end()).then_some(last.id)
     }
 
-    /// The operation that has this key, if it is the same change (**LED-1**).
+    /// Returns the operation that has this key, if it is the same change (**LED-1**).
     pub(super) fn keyed(
         &self,
         change: &Change,
@@ -131,20 +131,21 @@ pub(super) fn push_step(operation: &mut Operation, text: &str) {
     operation.steps.push(OperationStep { at, phase, text: short(text) });
 }
 
-/// Now, and after everything that happened so far, even if the clock is set back meanwhile
-/// (**LED-5**).
+/// Returns the current time, but after everything that happened so far, even if the clock is set back
+/// meanwhile (**LED-5**).
 pub(super) fn after(operation: &Operation) -> SystemTime {
     let last = operation.steps.last().map_or(operation.started, |step| step.at);
     whole_micros(SystemTime::now()).max(last + Duration::from_micros(1))
 }
 
-/// Nothing is before 1970: such a time could not be written.
+/// Rounds a time to microseconds, and to 1970 at the earliest, because an earlier time could not be
+/// written.
 pub(super) fn whole_micros(at: SystemTime) -> SystemTime {
     let micros = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
     UNIX_EPOCH + Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
 }
 
-/// As much of a text as is kept.
+/// Returns as much of a text as is kept.
 pub(super) fn short(text: &str) -> String {
     text[..text.floor_char_boundary(Ledger::TEXT_BYTES_MAX)].to_owned()
 }

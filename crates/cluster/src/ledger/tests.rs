@@ -221,7 +221,7 @@ fn a_shortened_journal_says_the_same() {
     assert_eq!(new(&ledger, 2), OperationId(rounds + 1));
 }
 
-/// LED-3: a record of a later version is not skipped, as nobody knows what it says.
+/// LED-3: a record of a later version is not skipped, because its meaning is not known.
 #[test]
 fn an_unknown_record_is_refused() {
     let folder = Folder::new();

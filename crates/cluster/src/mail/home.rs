@@ -1,4 +1,4 @@
-//! Where a request is.
+//! The home of a request: the replica that has the request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,31 +1,32 @@
-//! A request on its way to a replica.
+//! Pending requests, on their way to a replica.
 
 use playhouse_scheduler::{HashedRequest, MovedRequest, NeverFits, Scheduler};
 
 use super::sink::Sink;
 
-/// A request that no replica has now. Dropping it does not end it: see [`Sink`].
+/// A request that no replica has now. Dropping it does not end the request: see [`Sink`].
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) sink: Sink,
-    /// What its last replica knew of it, unless that lost it, or there was none.
+    /// The state of the request in its last replica, unless that state was lost, or there was no such
+    /// replica.
     pub(crate) moved: Option<Box<MovedRequest>>,
 }
 
 // === impl Pending ===
 
 impl Pending {
-    /// One that goes on behind what its caller has seen, if anything.
+    /// Creates a pending request that goes on behind what its caller has seen, if anything.
     pub(crate) fn new(sink: Sink) -> Self {
         Self { sink, moved: None }
     }
 
-    /// One that a replica has given up.
+    /// Creates a pending request that a replica has given up.
     pub(crate) fn moved(moved: MovedRequest, sink: Sink) -> Self {
         Self { sink, moved: Some(Box::new(moved)) }
     }
 
-    /// What was asked for.
+    /// Returns the request as the caller asked for it.
     pub(crate) fn request(&self) -> &HashedRequest {
         self.sink.request()
     }
@@ -33,7 +34,7 @@ impl Pending {
     /// Puts the request into the queue of a scheduler, and returns its sink.
     ///
     /// # Errors
-    /// When it does not fit, with the sink.
+    /// When the request does not fit, with the sink.
     pub(crate) fn enter(
         self,
         scheduler: &mut Scheduler,

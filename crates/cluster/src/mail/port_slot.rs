@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 
 use crate::rank::RankPort;
 
-/// Where the port of a rank waits until the replica takes it. A port that is never taken is dropped with
-/// the shard and the message, which ends the rank.
+/// The slot in which the port of a rank waits until the replica takes it. A port that is never taken is
+/// dropped with the shard and the message, which ends the rank.
 #[derive(Clone)]
 pub(crate) struct PortSlot(Arc<Mutex<Option<RankPort>>>);
 
@@ -18,7 +18,7 @@ impl PortSlot {
         Self(Arc::new(Mutex::new(Some(port))))
     }
 
-    /// The port, once.
+    /// Takes the port, once.
     pub(crate) fn take(&self) -> Option<RankPort> {
         self.0.lock().take()
     }

@@ -1,7 +1,7 @@
-//! The cluster's end of a request: where its emissions go.
+//! The sink: the cluster's end of a request, to which its emissions go.
 //!
-//! - **GE-1** the closed channel is the cancellation: whoever has the sink sees that its caller has
-//!   left, and nobody has to be told which request that is (**C-4**).
+//! - **GE-1** the closed channel is the cancellation: any holder of the sink sees that its caller has
+//!   left, and need not be told which request that is (**C-4**).
 //! - **GE-2** a request is where its sink is. A sink that is dropped before the end of its request, with a
 //!   replica that panics or in the mailbox of one that is gone, brings the request back to the waiting
 //!   room, with all that its caller has seen (**C-1**).
@@ -19,37 +19,37 @@ use super::waiting_room::WaitingRoom;
 use crate::admission::Place;
 use crate::journey::Journey;
 
-/// Replicas that may be lost with a request before it is to blame for that.
+/// The number of replicas that may be lost with a request before the request is to blame for that.
 const LOSSES_MAX: u32 = 3;
 
-/// Where a replica puts the emissions of one request. Holds the request's place: it is free again
-/// when the replica is done with it, not when the caller stops listening (**C-2**).
+/// The sink of one request's emissions. It holds the request's place, which is free again when the
+/// replica is done with the request, not when the caller stops listening (**C-2**).
 #[derive(Debug)]
 pub(crate) struct Sink(Option<Box<OpenRequest>>);
 
-/// What a request is made of until its end.
+/// The parts of a request until its end.
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
     pub(crate) emissions: mpsc::UnboundedSender<Emission>,
     pub(crate) place: Place,
     pub(crate) home: Home,
-    /// Its spans, if it is traced.
+    /// The spans of the request, if it is traced.
     pub(crate) journey: Option<Box<Journey>>,
     pub(crate) asked: Asked,
-    /// What its caller has been sent.
+    /// Everything that the caller has been sent.
     pub(crate) emitted: Emitted,
-    /// When it ends as unserved, if it was without a replica since it was sent a token last.
+    /// When the request ends as unserved, if it has been without a replica since its last token.
     pub(crate) unserved_at: Option<Duration>,
-    /// Takes the request back if its sink is dropped.
+    /// The waiting room that takes the request back if its sink is dropped.
     pub(crate) waiting: Arc<WaitingRoom>,
 }
 
-/// What a caller asks for.
+/// A caller's request, with its terms.
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) request: HashedRequest,
     pub(crate) terms: Terms,
-    /// It may matter to where the request goes.
+    /// The session, which may matter to the choice of a replica.
     pub(crate) session: Option<Box<str>>,
 }
 
@@ -68,7 +68,7 @@ impl Sink {
         self.0.as_mut().expect("a sink is open until it is consumed")
     }
 
-    /// What was asked for.
+    /// Returns the request as the caller asked for it.
     pub(crate) fn request(&self) -> &HashedRequest {
         &self.open().asked.request
     }
@@ -77,29 +77,30 @@ impl Sink {
         self.open().asked.session.as_deref()
     }
 
-    /// On which terms it was asked for. A caller that has seen tokens waits for the rest of them.
+    /// Returns the terms of the request. A caller that has seen tokens waits for the rest of them,
+    /// without a deadline.
     pub(crate) fn terms(&self) -> Terms {
         let OpenRequest { asked, emitted, .. } = self.open();
         let deadline = asked.terms.deadline.filter(|_| emitted.tokens.is_empty());
         Terms { deadline, ..asked.terms }
     }
 
-    /// What the caller has been sent.
+    /// Returns what the caller has been sent.
     pub(crate) fn emitted(&self) -> Emitted {
         self.open().emitted.clone()
     }
 
-    /// Its spans, if it is traced.
+    /// Returns the spans of the request, if it is traced.
     pub(crate) fn journey(&mut self) -> Option<&mut Journey> {
         self.open_mut().journey.as_deref_mut()
     }
 
-    /// Whether it is traced.
+    /// Returns whether the request is traced.
     pub(crate) fn is_traced(&self) -> bool {
         self.open().journey.is_some()
     }
 
-    /// Hands over one emission. A caller that has left is noticed by whoever looks (**GE-1**).
+    /// Sends one emission to the caller. A caller that has left is found by the next look (**GE-1**).
     pub(crate) fn send(&mut self, emission: Emission) {
         let open = self.open_mut();
         if let Some(journey) = &mut open.journey {
@@ -113,7 +114,7 @@ impl Sink {
         drop(open.emissions.send(emission));
     }
 
-    /// The request goes to another replica.
+    /// Sends the request to another replica.
     pub(crate) fn move_to(&mut self, replica: ReplicaId) {
         let open = self.open_mut();
         open.home.move_to(replica, open.emitted.tokens.len());
@@ -122,8 +123,8 @@ impl Sink {
         }
     }
 
-    /// The request goes to the waiting room, where it may stay until `unserved_at`, or until the first
-    /// such time that it was told since its last token. Returns that time.
+    /// Sends the request to the waiting room, where it may stay until `unserved_at`, or until an earlier
+    /// such time that it was given since its last token. Returns that time.
     pub(crate) fn park(&mut self, unserved_at: Duration) -> Duration {
         let open = self.open_mut();
         let left = open.home.park(open.emitted.tokens.len());
@@ -133,12 +134,12 @@ impl Sink {
         *open.unserved_at.get_or_insert(unserved_at)
     }
 
-    /// The replica that computed the request is lost with everything that it knew.
+    /// Records that the replica that computed the request is lost, with everything that it knew.
     pub(crate) fn lose(&mut self) {
         self.open_mut().emitted.losses += 1;
     }
 
-    /// The caller has left.
+    /// Returns whether the caller has left.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.open().emissions.is_closed()
     }
@@ -157,7 +158,7 @@ impl Sink {
         self.finish(emission);
     }
 
-    /// Hands over the last emission. Whoever sees it finds its place free.
+    /// Sends the last emission to the caller, after the place of the request is free.
     pub(crate) fn finish(mut self, emission: Emission) {
         let Some(open) = self.0.take() else { return };
         let OpenRequest { emissions, place, journey, .. } = *open;

@@ -1,7 +1,7 @@
-//! Who waits, in order, until nobody may any more.
+//! The waiting queue: items that wait, in order, until the queue is closed.
 //!
-//! - **WQ-1** whatever comes is in the queue, is taken out once, or comes back with the reason why nobody may
-//!   wait; after [`close`](WaitingQueue::close) the queue is empty for good.
+//! - **WQ-1** an item that is put in stays in the queue, is taken out once, or comes back with the
+//!   reason why the queue is closed; after [`close`](WaitingQueue::close) the queue is empty for good.
 //!
 //! Every interleaving of these calls is tried by `tests/models.rs`.
 
@@ -28,28 +28,28 @@ impl<T, R: Clone> WaitingQueue<T, R> {
         Self { state: Mutex::new(QueueState { waiting: VecDeque::new(), closed: None }) }
     }
 
-    /// Puts somebody behind all others.
+    /// Puts an item behind all others.
     ///
     /// # Errors
-    /// The same, and why nobody may wait any more.
+    /// The same item, and the reason why the queue is closed.
     pub(crate) fn push(&self, last: T) -> Result<(), (T, R)> {
         self.let_in(last, VecDeque::push_back)
     }
 
-    /// Puts somebody before all others who was there before.
+    /// Puts an item that was taken out back before all others.
     ///
     /// # Errors
-    /// As [`push`](Self::push).
+    /// The error of [`push`](Self::push).
     pub(crate) fn put_back(&self, first: T) -> Result<(), (T, R)> {
         self.let_in(first, VecDeque::push_front)
     }
 
-    /// Takes the first.
+    /// Takes out the first item.
     pub(crate) fn take_first(&self) -> Option<T> {
         self.state().waiting.pop_front()
     }
 
-    /// Takes those out who do not wait any more, in order.
+    /// Takes out the items for which `waits` is false, in order.
     pub(crate) fn take_unless(&self, waits: impl FnMut(&T) -> bool) -> VecDeque<T> {
         let mut state = self.state();
         let (waiting, others) = std::mem::take(&mut state.waiting).into_iter().partition(waits);
@@ -57,7 +57,7 @@ impl<T, R: Clone> WaitingQueue<T, R> {
         others
     }
 
-    /// Takes everybody out, and lets nobody in any more.
+    /// Takes out all items, and accepts none any more.
     pub(crate) fn close(&self, reason: R) -> VecDeque<T> {
         let mut state = self.state();
         state.closed = Some(reason);
@@ -68,7 +68,7 @@ impl<T, R: Clone> WaitingQueue<T, R> {
         self.state().waiting.len()
     }
 
-    /// The least of what `key` says of those who wait.
+    /// Returns the smallest `key` of all items.
     pub(crate) fn min<K: Ord>(&self, key: impl Fn(&T) -> K) -> Option<K> {
         self.state().waiting.iter().map(key).min()
     }

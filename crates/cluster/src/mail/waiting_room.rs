@@ -1,15 +1,15 @@
-//! The waiting room: where requests are that no replica can serve.
+//! The waiting room, for requests that no replica can serve.
 //!
 //! - **P-1** a parked request goes to the first replica that serves, in the order in which they were
 //!   parked (**G1**).
 //! - **P-2** no request is without a replica for longer than the timeout since it was sent its last
-//!   token, however often it is moved meanwhile; then it ends as unserved, with the reason why nobody
-//!   serves. One whose own deadline comes first expires then.
+//!   token, however often it is moved meanwhile; then it ends as unserved, with the reason why no
+//!   replica serves. A request whose own deadline comes first expires then.
 //! - **P-3** a caller that leaves takes its parked request along, permits and all (**G5**).
 //! - **P-4** what is parked is bounded, because every request here has a permit of the cluster (**C-2**).
 //!
 //! Nothing is polled: replicas say when they serve, callers when they leave, and one timer is set for
-//! the first deadline. Not here: who hands requests out (see `dispatcher`).
+//! the first deadline. Not here: handing requests out (see `dispatcher`).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,11 +24,11 @@ use super::pending::Pending;
 use super::waiting_queue::WaitingQueue;
 use crate::clock::Clock;
 
-/// Holds requests until a replica serves.
+/// The room that holds requests until a replica serves.
 #[derive(Debug)]
 pub(crate) struct WaitingRoom {
     queue: WaitingQueue<Parked, FinishReason>,
-    /// Somebody has come, has left, or serves.
+    /// Notifies that a request has come, a caller has left, or a replica serves.
     news: Notify,
     timeout: Duration,
     clock: Clock,
@@ -39,7 +39,7 @@ pub(crate) struct WaitingRoom {
 #[derive(Debug)]
 pub(crate) struct Parked {
     pub(crate) pending: Pending,
-    /// When it ends as unserved.
+    /// When the request ends as unserved.
     pub(crate) unserved_at: Duration,
 }
 
@@ -50,7 +50,7 @@ impl WaitingRoom {
         Self { queue: WaitingQueue::new(), news: Notify::new(), timeout, clock, metrics }
     }
 
-    /// Lets a request wait for a replica that serves.
+    /// Parks a request until a replica serves.
     pub(crate) fn park(&self, mut pending: Pending) {
         let unserved_at = pending.sink.park(self.clock.now().saturating_add(self.timeout));
         match self.queue.push(Parked { pending, unserved_at }) {
@@ -62,12 +62,12 @@ impl WaitingRoom {
         }
     }
 
-    /// A replica serves, or a caller has left.
+    /// Wakes the dispatcher, because a replica serves or a caller has left.
     pub(crate) fn wake(&self) {
         self.news.notify_one();
     }
 
-    /// Ends everybody who waits with this reason, and everybody who comes later.
+    /// Ends every request that waits with this reason, and every request that comes later.
     pub(crate) fn close(&self, reason: &FinishReason) {
         let parked = self.queue.close(reason.clone());
         self.count();
@@ -86,18 +86,19 @@ impl WaitingRoom {
         }
     }
 
-    /// How long a request may be without a replica.
+    /// Returns how long a request may be without a replica.
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// Lets those go whose callers have left, and takes those out whose time is up.
+    /// Drops the requests whose callers have left, and returns those whose time is up.
     pub(crate) fn take_over(&self, now: Duration) -> VecDeque<Parked> {
         let waits = |one: &Parked| !one.pending.sink.is_abandoned() && one.deadline() > now;
         let mut over = self.queue.take_unless(waits);
-        // With their places: whoever sees from the metrics that they are gone finds the places free.
+        // Dropped with their places: a reader who sees in the metrics that they are gone finds the
+        // places free.
         over.retain(|one| !one.pending.sink.is_abandoned());
-        // Whoever sees one end finds it gone from the metrics.
+        // A caller that sees its request end finds it gone from the metrics.
         self.count();
         over
     }
@@ -105,12 +106,12 @@ impl WaitingRoom {
     /// Takes out the first request.
     pub(crate) fn take_first(&self) -> Option<Parked> {
         let first = self.queue.take_first();
-        // Whoever sees it end finds it gone from the metrics.
+        // A caller that sees its request end finds it gone from the metrics.
         self.count();
         first
     }
 
-    /// Puts a request before all others that was the first before.
+    /// Puts a request that was the first back before all others.
     pub(crate) fn put_back(&self, first: Parked) {
         match self.queue.put_back(first) {
             Ok(()) => self.count(),
@@ -126,7 +127,7 @@ impl WaitingRoom {
 // === impl Parked ===
 
 impl Parked {
-    /// When somebody has to look at it.
+    /// Returns when the dispatcher has to look at the request.
     fn deadline(&self) -> Duration {
         let own = match &self.pending.moved {
             Some(moved) => moved.deadline(),

@@ -19,7 +19,8 @@ const OFFER: Duration = Duration::from_secs(5);
 // === impl Nodes ===
 
 impl Nodes {
-    /// Serves a node until it is lost. What it runs and nobody here holds is `left` over.
+    /// Serves a node until it is lost. Processes that it runs and this head does not hold are passed to
+    /// `left`.
     pub(crate) async fn welcome(
         &self,
         peer: Peer,
@@ -58,7 +59,7 @@ impl Nodes {
         drop(stream.sender.finish().await);
         if let HeadReply::Refused(why) = reply {
             warn!("node {name} at {from} was turned away: {why}");
-            // It reads that, and goes.
+            // The node reads that, and goes.
             let _ = timeout(OFFER, peer.until_lost()).await;
             return;
         }
@@ -75,7 +76,7 @@ impl Nodes {
         self.leave(&name, &peer, goodbye);
     }
 
-    /// A node is here. Returns what it runs and nobody here holds.
+    /// Enters a node that has connected. Returns the processes that it runs and this head does not hold.
     fn enter(
         &self,
         name: &str,
@@ -89,11 +90,11 @@ impl Nodes {
             Some(entry) => (entry.processes, entry.ending),
             None => Default::default(),
         };
-        // Whoever waits for the end of one that was given up does not hold it.
+        // A process that was given up counts as unheld, even while a task still waits for its end.
         processes.retain(|pid, exit| exit.receiver_count() > 0 && !given_up.contains(pid));
         for (pid, exit) in &processes {
             if !running.iter().any(|process| process.pid == *pid) {
-                // It could not tell when that was.
+                // The node could not tell when that was.
                 exit.send_if_modified(|exit| exit.is_none() && exit.replace(left(*pid)).is_none());
             }
         }
@@ -108,7 +109,7 @@ impl Nodes {
         running
     }
 
-    /// What a node tells, until it is lost: then why.
+    /// Listens to what a node tells, until it is lost. Returns why.
     async fn listen(&self, name: &str, inbox: &mut Inbox) -> String {
         loop {
             match inbox.notes.next::<PeerNote>().await {
@@ -124,7 +125,7 @@ impl Nodes {
         }
     }
 
-    /// Unless another connection of the node has taken its place.
+    /// Removes a node's connection, unless another connection of the node has taken its place.
     fn leave(&self, name: &str, peer: &Peer, goodbye: bool) {
         let mut inventory = self.inventory();
         if let Some(entry) = inventory.nodes.get_mut(name) {

@@ -1,30 +1,30 @@
-//! What ranks run on.
+//! Devices, on which ranks run.
 
 use crate::status::Whereabouts;
 
-/// Something a rank can run on.
+/// A device on which a rank can run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
-    /// Bytes of memory: its own, or its share of the machine's.
+    /// Bytes of memory: the device's own, or its share of the machine's.
     pub memory_bytes: u64,
-    /// CPU threads that go with it.
+    /// The number of CPU threads that go with the device.
     pub threads: u32,
 }
 
-/// A device of a node, for one rank.
+/// The device of a node that is assigned to one rank.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Assignment {
     pub(crate) node: String,
-    /// An index into what the node offers.
+    /// The index of the device among those that the node offers.
     pub(crate) device: u32,
-    /// CPU threads that go with it.
+    /// The number of CPU threads that go with the device.
     pub(crate) threads: u32,
 }
 
 // === impl Assignment ===
 
 impl Assignment {
-    /// Where a process is that sits there.
+    /// Returns where a process is that runs on this device.
     pub(crate) fn whereabouts(&self, pid: u32) -> Whereabouts {
         let Self { node, device, .. } = self;
         Whereabouts { node: node.clone(), device: format!("cpu:{device}"), pid }

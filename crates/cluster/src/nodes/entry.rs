@@ -1,4 +1,4 @@
-//! What the head knows of one node.
+//! The head's knowledge of one node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -14,22 +14,22 @@ use super::Device;
 pub(super) struct NodeEntry {
     pub(super) devices: Vec<Device>,
     pub(super) address: SocketAddr,
-    /// While it is connected.
+    /// The connection, while the node is connected.
     pub(super) peer: Option<Peer>,
-    /// Its rank processes, by process id. `Some` when they have ended, which may be known before
-    /// that they have started.
+    /// The node's rank processes, by process id. `Some` when they have ended, which may be known before
+    /// their start is.
     pub(super) processes: BTreeMap<u32, watch::Sender<Option<Exit>>>,
-    /// Processes that it was told to end, and has not answered.
+    /// Processes that the node was told to end, without an answer yet.
     pub(super) ending: BTreeSet<u32>,
-    /// Processes that it was told to start, and has not answered.
+    /// The number of processes that the node was told to start, without an answer yet.
     pub(super) starting: usize,
 }
 
 // === impl NodeEntry ===
 
 impl NodeEntry {
-    /// A process has ended, which may be known before that it has started. Others that the head knows
-    /// nothing of are not remembered (**ND-4**).
+    /// Records that a process has ended, which may be known before its start is. Other processes that
+    /// the head does not know are not remembered (**ND-4**).
     pub(super) fn ended(&mut self, exit: Exit) {
         let unknown = self.processes.values().filter(|exit| exit.receiver_count() == 0).count();
         match self.processes.get(&exit.pid) {
@@ -41,13 +41,14 @@ impl NodeEntry {
         }
     }
 
-    /// The connection, unless it is known to be lost, which may be before [`Nodes`](super::Nodes) hears of it.
+    /// Returns the connection, unless it is known to be lost, which may be before
+    /// [`Nodes`](super::Nodes) hears of it.
     pub(super) fn live(&self) -> Option<&Peer> {
         self.peer.as_ref().filter(|peer| peer.lost().borrow().is_none())
     }
 }
 
-/// How a process ended whose node has left.
+/// Returns the exit of a process whose node has left.
 pub(super) fn left(pid: u32) -> Exit {
     Exit { pid, status: ExitStatus::Code(-1), reason: "its node has left".to_owned() }
 }

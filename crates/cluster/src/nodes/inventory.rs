@@ -1,4 +1,4 @@
-//! Which devices ranks get.
+//! The inventory of devices, and the choice of devices for ranks.
 
 use std::collections::BTreeSet;
 
@@ -31,8 +31,8 @@ impl DeviceInventory {
         Ok(assignments)
     }
 
-    /// Assignments on these devices that are large enough for every rank, or else for the ranks that happen to
-    /// get them.
+    /// Assigns these devices: those that are large enough for every rank, or else any that are large
+    /// enough for the ranks that get them.
     fn fitting(
         &self,
         free: &Free,
@@ -56,7 +56,7 @@ impl DeviceInventory {
         Err(why + &needs.complaint(&self.small(free, bounds[0])))
     }
 
-    /// Assignments on these devices, of a replica whose `own` they were before.
+    /// Assigns these devices to the ranks of a replica that had `own` before.
     pub(super) fn assign_on(
         &self,
         free: Free,
@@ -91,7 +91,7 @@ impl DeviceInventory {
         Ok(assignments)
     }
 
-    /// Of these devices, those with so much memory.
+    /// Returns those of the devices that have at least this much memory.
     pub(super) fn large(&self, free: &Free, bytes: u64) -> Free {
         let large = free.iter().map(|(node, devices)| {
             let large = |device: &&(u32, u32)| self.memory(node, device.0) >= bytes;
@@ -100,7 +100,7 @@ impl DeviceInventory {
         large.filter(|(_, devices)| !devices.is_empty()).collect()
     }
 
-    /// Of these devices, those with less memory, and how much that is.
+    /// Returns those of the devices that have less memory, and how much they have.
     pub(super) fn small(&self, free: &Free, bytes: u64) -> Vec<(String, u32, u64)> {
         let all = free.iter().flat_map(|(node, devices)| {
             devices.iter().map(|(device, _)| (node.clone(), *device, self.memory(node, *device)))
@@ -115,7 +115,7 @@ impl DeviceInventory {
             .collect()
     }
 
-    /// Bytes of memory of a device; 0 if there is none.
+    /// Returns the bytes of memory of a device; 0 if there is no such device.
     pub(super) fn memory(&self, node: &str, device: u32) -> u64 {
         let entry = self.nodes.get(node);
         let devices = if node == HEAD { Some(&self.here) } else { entry.map(|it| &it.devices) };
@@ -123,25 +123,25 @@ impl DeviceInventory {
         device.map_or(0, |device| device.memory_bytes)
     }
 
-    /// Nodes that ranks sit on, but for the head's own machine.
+    /// Returns the nodes with ranks, without the head's own machine.
     pub(super) fn hosts(&self) -> BTreeSet<String> {
         let nodes = self.assignments(None).map(|assignment| &assignment.node);
         nodes.filter(|node| !node.is_empty() && *node != HEAD).cloned().collect()
     }
 
-    /// Devices that a node must have for the ranks that sit there.
+    /// Returns the number of devices that a node must have for the ranks that are there.
     pub(super) fn devices_in_use(&self, node: &str) -> usize {
         let assignments = self.assignments(None).filter(|assignment| assignment.node == node);
         assignments.map(|assignment| assignment.device as usize + 1).max().unwrap_or(0)
     }
 
-    /// Where ranks sit, or sat and shall again, but for those of one lease.
+    /// Returns the devices that ranks have, or had and shall have again, without those of lease `but`.
     pub(super) fn assignments(&self, but: Option<LeaseId>) -> impl Iterator<Item = &Assignment> {
         self.leases.but(but).chain(self.remembered.values()).flatten()
     }
 
-    /// Devices with their threads that no lease but `own` has, of nodes that are here and may have
-    /// ranks.
+    /// Returns the devices, with their threads, that no lease but `own` has, of nodes that are connected
+    /// and may have ranks.
     pub(super) fn free(&self, own: Option<LeaseId>) -> Free {
         let here = std::iter::once((HEAD.to_owned(), &self.here));
         let live = self.nodes.iter().filter(|(_, entry)| entry.live().is_some());
@@ -162,10 +162,10 @@ impl DeviceInventory {
     }
 }
 
-/// The assignments as the planner names them, if some of their devices are still free.
+/// Returns the assignments in the planner's form, if some of their devices are still free.
 fn previous(assignments: &[Assignment], free: &Free, map: &RankMap) -> Option<Placement> {
     let nodes = free.iter().map(|(name, _)| name.clone());
-    // A node that is gone: no assignment of it exists any more.
+    // The empty name stands for a node that is gone: no assignment to it exists any more.
     let nodes: Vec<String> = nodes.chain([String::new()]).collect();
     let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let gone = DeviceIndex { node: number(free.len()), device: 0 };

@@ -1,4 +1,4 @@
-//! What is held of nodes, and given back by dropping it.
+//! Leases: what is held of nodes, and given back by dropping the lease.
 
 use std::time::Duration;
 
@@ -26,12 +26,12 @@ pub(crate) struct Starting {
 // === impl Lease ===
 
 impl Lease {
-    /// Assignments for the ranks of the replica, on devices that no other lease has and that are as large as it
-    /// `needs` (**MM-1**): where they sat before as far as that is still possible. Waits up to `patience`
-    /// for devices, and for nodes that may be gone.
+    /// Assigns devices to the ranks of the replica: devices that no other lease has and that are as
+    /// large as the rank `needs` (**MM-1**), and the same ones as before as far as that is still
+    /// possible. Waits up to `patience` for devices, and for nodes that may be gone.
     ///
     /// # Errors
-    /// When there are too few devices: how many there are, and are needed.
+    /// When there are too few devices: how many there are, and how many are needed.
     pub(crate) async fn place(
         &self,
         map: &RankMap,

@@ -1,17 +1,17 @@
-//! Who has what, and in which of their starts.
+//! The leases of all holders: what each start of a holder has.
 //!
-//! - **LE-1** a lease ends once, and what is done about it later does nothing: it never concerns a later
-//!   lease of the same holder (**A13**).
+//! - **LE-1** a lease ends once, and later calls for it do nothing: they never concern a later lease of
+//!   the same holder (**A13**).
 
 use std::collections::BTreeMap;
 
 use playhouse_types::ReplicaId;
 
-/// One start of a replica. Ids are never used again.
+/// The id of a lease, one for each start of a replica. Ids are never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LeaseId(u64);
 
-/// The leases there are, and what each has.
+/// The leases that have not ended, and what each has.
 #[derive(Debug)]
 pub(crate) struct Leases<T> {
     next: u64,
@@ -40,24 +40,24 @@ impl<T> Leases<T> {
         self.held.remove(&id);
     }
 
-    /// A lease has something else from now on.
+    /// Changes what a lease has from now on.
     pub(crate) fn set(&mut self, id: LeaseId, what: T) {
         if let Some((_, has)) = self.held.get_mut(&id) {
             *has = what;
         }
     }
 
-    /// Who holds a lease, and what it has; `None` once it has ended.
+    /// Returns the holder of a lease, and what the lease has; `None` once it has ended.
     pub(crate) fn get(&self, id: LeaseId) -> Option<(ReplicaId, &T)> {
         self.held.get(&id).map(|(holder, what)| (*holder, what))
     }
 
-    /// What the leases of a holder have.
+    /// Returns what the leases of a holder have.
     pub(crate) fn of(&self, holder: ReplicaId) -> impl Iterator<Item = &T> {
         self.held.values().filter(move |(other, _)| *other == holder).map(|(_, what)| what)
     }
 
-    /// What all leases but one have.
+    /// Returns what all leases have, without that of `id`.
     pub(crate) fn but(&self, id: Option<LeaseId>) -> impl Iterator<Item = &T> {
         self.held.iter().filter(move |(other, _)| Some(**other) != id).map(|(_, (_, what))| what)
     }

@@ -1,4 +1,4 @@
-//! A rank that is a process, as its replica holds it.
+//! The handle of a rank that is a process, as its replica holds it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -12,13 +12,13 @@ use playhouse_layout::RankId;
 
 use crate::rank::RankHandle;
 
-/// Ends its process, now or for good.
+/// Ends the rank's process, now or for good.
 pub(super) struct RemoteHandle {
     ranks: Arc<RemoteRanks>,
     rank: RankId,
-    /// Read when the port is dropped.
+    /// Whether the rank hangs; read when the port is dropped.
     hung: Arc<AtomicBool>,
-    /// What was given up is gone.
+    /// Whether what was given up is gone.
     vacated: watch::Sender<bool>,
 }
 

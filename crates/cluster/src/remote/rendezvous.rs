@@ -1,7 +1,8 @@
-//! Where the ranks of an epoch tell each other how to be reached.
+//! The rendezvous: ranks of an epoch tell each other how they are reached.
 //!
-//! - **RV-1** nobody waits for a rank that will not come: the rendezvous is over as soon as one that takes
-//!   part has left, and when nothing was heard of anybody for as long as loading may be silent.
+//! - **RV-1** no rank waits for another that will not come: the rendezvous is over as soon as a rank
+//!   that takes part has left, and when nothing was heard of any rank for as long as loading may be
+//!   silent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +14,11 @@ use tokio::time::timeout;
 
 use crate::rank::place;
 
-/// The ranks of one replica in one epoch.
+/// The rendezvous of the ranks of one replica in one epoch.
 #[derive(Debug)]
 pub(super) struct Rendezvous {
     map: Arc<RankMap>,
-    /// Names the epoch's groups.
+    /// The name of the epoch's groups.
     name: String,
     secret: [u8; 32],
     table: watch::Sender<Table>,
@@ -25,21 +26,21 @@ pub(super) struct Rendezvous {
 
 #[derive(Debug)]
 struct Table {
-    /// By rank, as far as they have come: where each meets the ranks of its groups.
+    /// How each rank is reached in its groups, by rank, as far as the ranks have come.
     members: Vec<Option<Members>>,
-    /// Who has left before all had come.
+    /// The rank that has left before all had come.
     left: Option<RankId>,
-    /// Counts what was heard of ranks that load.
+    /// The number of reports of ranks that load.
     heard: u64,
 }
 
-/// Where a rank meets the others of each of its groups.
+/// How a rank is reached in each of its groups.
 type Members = Vec<(GroupKind, Member)>;
 
 /// The groups of a rank.
 type Groups = Vec<(GroupKind, Group)>;
 
-/// One rank that takes part. Dropping it before all have come ends the rendezvous for all.
+/// A rank's part in the rendezvous. Dropping it before all have come ends the rendezvous for all.
 pub(super) struct Attendance<'a> {
     rendezvous: &'a Rendezvous,
     rank: RankId,
@@ -54,12 +55,13 @@ impl Rendezvous {
         Self { map, name, secret, table }
     }
 
-    /// A rank takes part from now on.
+    /// Lets a rank take part from now on.
     pub(super) fn attend(&self, rank: RankId) -> Attendance<'_> {
         Attendance { rendezvous: self, rank }
     }
 
-    /// The groups of a rank, once it is known where all are reached; why there are none, for a person.
+    /// Returns the groups of a rank, once it is known how all are reached; or why there are none, for a
+    /// person.
     fn groups(&self, rank: RankId, all: &[Option<Members>]) -> Result<Groups, String> {
         let group = |kind: GroupKind| {
             let (at, ranks) = self.map.group_of(kind, rank.index);
@@ -72,7 +74,7 @@ impl Rendezvous {
             let members = members.ok_or_else(|| {
                 format!("a rank does not say where it meets its {} group", kind.label())
             })?;
-            // A group is called after its first rank.
+            // A group is named after its first rank.
             let first = ranks.first().copied().unwrap_or_default();
             let name = format!("{}-{}-{first}", self.name, kind.label());
             let rank = u32::try_from(at).unwrap_or(u32::MAX);
@@ -85,13 +87,13 @@ impl Rendezvous {
 // === impl Attendance ===
 
 impl Attendance<'_> {
-    /// Something was heard of the rank, which still loads.
+    /// Records that the rank, which still loads, was heard of.
     pub(super) fn heard(&self) {
         self.rendezvous.table.send_modify(|table| table.heard += 1);
     }
 
-    /// Says where the rank is reached, and waits until all have said that, or nothing was heard of
-    /// anybody for as long as `silence`. Returns the groups of the rank.
+    /// Says how the rank is reached, and waits until all ranks have said that, or nothing was heard of
+    /// any rank for as long as `silence`. Returns the groups of the rank.
     ///
     /// # Errors
     /// Why the ranks do not come together (**RV-1**).

@@ -1,30 +1,31 @@
-//! The bubble of a pipeline: how much of the time of its stages is not used.
+//! The bubble of a pipeline: the part of its stages' time that is not used.
 //!
-//! A stage computes one step at a time. So while a replica of `S` stages serves, has requests and has
-//! `k < S` steps in flight, `S - k` stages have nothing to do, whichever they are. The bubble is the
-//! part of the time of all stages that passes like that. With one stage it is what the head takes
-//! between two steps.
+//! A stage computes one step at a time. So while a replica of `S` stages serves, has requests and has `k
+//! < S` steps in flight, `S - k` stages have nothing to do, whichever they are. The bubble is the part
+//! of the time of all stages that passes like that. With one stage the bubble is the time that the head
+//! takes between two steps.
 //!
-//! Pure: time is an argument. What is short of the head's sight, such as a stage that waits for another
-//! within a step, is not in it.
+//! Pure: time is an argument. Idle time that the head cannot see, such as that of a stage that waits for
+//! another within a step, is not counted.
 
 use std::time::Duration;
 
-/// Counts the time of stages.
+/// The bubble of one replica, counted over time.
 #[derive(Debug)]
 pub(crate) struct Bubble {
     stages: usize,
     since: Duration,
-    /// Steps in flight since then; `None` while it has no requests or does not serve.
+    /// The number of steps in flight since `since`; `None` while the replica has no requests or does not
+    /// serve.
     in_flight: Option<usize>,
 }
 
-/// Time of stages, added up over them.
+/// The time of stages, added up over them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StageTime {
-    /// There were requests.
+    /// The time in which there were requests.
     pub(crate) whole: Duration,
-    /// And no step for them.
+    /// The part of that time without a step.
     pub(crate) idle: Duration,
 }
 
@@ -35,7 +36,7 @@ impl Bubble {
         Self { stages, since: Duration::ZERO, in_flight: None }
     }
 
-    /// From now on so many steps are in flight, or it does not count. Returns the time until now.
+    /// Sets the number of steps in flight; `None` stops the count. Returns the time of stages until now.
     pub(crate) fn advance(&mut self, in_flight: Option<usize>, now: Duration) -> StageTime {
         let passed = now.saturating_sub(self.since);
         self.since = now;

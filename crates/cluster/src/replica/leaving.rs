@@ -1,8 +1,8 @@
-//! How a replica is drained, and serves again.
+//! Drain and revival: how a replica stops to serve, and serves again.
 //!
-//! A drain goes: no new requests ([`ReplicaState::Draining`]); those without a slot go to others at
-//! once, the rest finish, or go to others at the deadline; then no rank is left
-//! ([`ReplicaState::Drained`]). Requests that nobody else can serve are parked.
+//! A drain begins by refusing new requests ([`ReplicaState::Draining`]). Requests without a slot go to
+//! other replicas at once; the rest finish, or go to others at the deadline; then no rank is left
+//! ([`ReplicaState::Drained`]). Requests that no other replica can serve are parked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,12 +19,12 @@ use crate::rank::LossCause;
 use crate::restart::RestartBudget;
 use crate::status::ReplicaState;
 
-/// What a replica is there for.
+/// The duty of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Duty {
     /// To serve.
     Serve,
-    /// To end what it has.
+    /// To end the requests that it has.
     Drain,
     /// To wait until its ranks have ended.
     Vacate,
@@ -35,7 +35,7 @@ pub(super) enum Duty {
 // === impl State ===
 
 impl State {
-    /// Takes no more requests, and gives up the ranks when the last has ended or `deadline` has
+    /// Takes no more requests, and gives up the ranks when the last request has ended or `deadline` has
     /// passed.
     pub(super) fn drain(&mut self, me: &ActorRef<ReplicaMsg>, deadline: Duration) {
         if matches!(self.duty, Duty::Vacate | Duty::Rest) {
@@ -47,7 +47,7 @@ impl State {
         self.report.state(ReplicaState::Draining);
         self.hand_over();
         if self.pipeline.serves() && !deadline.is_zero() {
-            // It dies with the drain: a later one has a deadline of its own.
+            // The timer dies with the drain: a later drain has a deadline of its own.
             self.overdue = Some(self.timers.set(me, sleep(deadline), ReplicaMsg::Overdue));
             self.vacate_if_idle(me);
         } else {
@@ -55,7 +55,7 @@ impl State {
         }
     }
 
-    /// Whether a drain is over is seen after every step.
+    /// Gives up the ranks if a drain is over. Called after every step.
     pub(super) fn vacate_if_idle(&mut self, me: &ActorRef<ReplicaMsg>) {
         let stats = self.scheduler.stats();
         let idle = stats.running + stats.waiting + stats.in_flight == 0;
@@ -64,7 +64,7 @@ impl State {
         }
     }
 
-    /// Ends the ranks, and hands the requests over that are left.
+    /// Ends the ranks, and hands over the requests that are left.
     pub(super) fn vacate(&mut self, me: &ActorRef<ReplicaMsg>) {
         self.duty = Duty::Vacate;
         self.next = Next::Nothing;
@@ -79,7 +79,7 @@ impl State {
         self.vacated = Some(self.timers.set(me, gone, ReplicaMsg::Vacated));
     }
 
-    /// No rank is left (**A14**).
+    /// Rests, because no rank is left (**A14**).
     pub(super) fn rest(&mut self) {
         self.duty = Duty::Rest;
         self.starter = None;
@@ -87,8 +87,8 @@ impl State {
         self.report.state(ReplicaState::Drained);
     }
 
-    /// Serves again, with new ranks; or goes on, if the drain has not come that far. One that waits
-    /// for the end of its ranks does so afterwards.
+    /// Serves again, with new ranks; or goes on, if the drain has not come that far. A replica that
+    /// waits for the end of its ranks serves again afterwards.
     pub(super) async fn revive(&mut self, me: &ActorRef<ReplicaMsg>, revival: Revival) {
         match self.duty {
             Duty::Drain => {
@@ -112,8 +112,9 @@ impl State {
         }
     }
 
-    /// Whatever carries the epoch that was is dropped from now on. Gives up the stages, and the ports of
-    /// the ranks, which ends them; [`LiveRanks`](crate::live_ranks::LiveRanks) knows when they have ended.
+    /// Ends the epoch: messages that carry it are dropped from now on. Gives up the stages, and the
+    /// ports of the ranks, which ends them; [`LiveRanks`](crate::live_ranks::LiveRanks) knows when they
+    /// have ended.
     pub(super) fn end_epoch(&mut self) -> Pipeline {
         self.watchdog.restart();
         self.forget_slowness();

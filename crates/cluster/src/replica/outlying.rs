@@ -1,4 +1,4 @@
-//! What a replica does that is several times slower than its peers: it gives its requests to them.
+//! The reaction of a replica that is several times slower than its peers: it gives its requests to them.
 
 use ractor::ActorRef;
 use tokio::time::sleep;
@@ -12,7 +12,7 @@ use crate::rank::LossCause;
 // === impl State ===
 
 impl State {
-    /// The step under way counts while it takes.
+    /// Counts the time of the step under way, so that a step that does not end is seen as slow.
     pub(super) fn measure_step_under_way(&mut self) {
         let now = self.now();
         if let Some((work, took)) = self.watchdog.oldest(now) {
@@ -21,8 +21,8 @@ impl State {
         }
     }
 
-    /// Gives all requests to others if this replica is an outlier (**OL-1** to **OL-3** of `outlier`). Its
-    /// ranks go on: what they still compute of those requests is not read.
+    /// Gives all requests to others if this replica is an outlier (**OL-1** to **OL-3** of `outlier`).
+    /// Its ranks go on: what they still compute of those requests is not read.
     pub(super) fn eject_if_slow(&mut self, me: &ActorRef<ReplicaMsg>) {
         if self.duty != Duty::Serve || !self.pipeline.serves() {
             return;
@@ -38,14 +38,14 @@ impl State {
         self.hand_over();
     }
 
-    /// It is tried again.
+    /// Readmits the replica: it is tried again.
     pub(super) fn readmit(&mut self) {
         info!(replica = %self.id, "it is tried again after it was slow");
         self.report.slower_than_peers(None);
         self.replicas.wake_parked();
     }
 
-    /// Its ranks are lost, and with them what was measured of them.
+    /// Forgets what was measured, because the ranks are lost.
     pub(super) fn forget_slowness(&mut self) {
         self.slowness.restart();
         self.replicas.paces().forget(self.id);

@@ -1,4 +1,5 @@
-//! The ranks of one epoch as their scheduler sees them: ports for plans, and how far each has come.
+//! The pipeline: the ranks of one epoch as their scheduler sees them, with ports for plans and their
+//! progress.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,30 +13,30 @@ use playhouse_types::{StepId, StepPlan};
 use super::step_trace::StepTrace;
 use crate::rank::{RankHandle, RankPort, place};
 
-/// A single stage has its next step planned ahead of the outcome only if its steps are shorter.
-/// That hides some 0.2 ms of control between two steps, and lets whoever arrives meanwhile wait for
-/// one step more.
+/// A single stage has its next step planned ahead of the outcome only if its steps are shorter than
+/// this. That hides some 0.2 ms of control between two steps, and lets a request that arrives meanwhile
+/// wait for one step more.
 const AHEAD_BELOW: Duration = Duration::from_millis(10);
 
-/// Steps under way over the ranks of a replica.
+/// The ranks of a replica, with the steps under way over them.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     map: Arc<RankMap>,
-    /// Steps in flight at most.
+    /// The maximum number of steps in flight.
     depth: usize,
-    /// Stage by stage.
+    /// The ranks, stage by stage.
     ranks: Vec<RankState>,
-    /// Blocks of the smallest KV cache, as far as ranks have told theirs.
+    /// The blocks of the smallest KV cache, as far as ranks have told theirs.
     kv_blocks: Option<u32>,
-    /// Steps planned.
+    /// The number of steps planned.
     planned: usize,
-    /// Steps whose outcome is not here yet.
+    /// The number of steps without an outcome yet.
     in_flight: usize,
-    /// When the oldest of them began, as far as is known here.
+    /// When the oldest of those steps began, as far as is known here.
     began: Duration,
     /// How long the last one took.
     step_time: Duration,
-    /// Those of traced requests that some rank has not run yet, oldest first.
+    /// The steps of traced requests that some rank has not run yet, oldest first.
     traced: VecDeque<StepTrace>,
 }
 
@@ -44,11 +45,11 @@ struct RankState {
     port: Option<RankPort>,
     handle: Option<Arc<dyn RankHandle>>,
     ready: bool,
-    /// Steps it has run.
+    /// The number of steps that the rank has run.
     ran: usize,
 }
 
-/// A rank reports a step that it was not given.
+/// The error of a rank that reports a step that it was not given.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{rank} says that it ran {step}, and {next} is its next")]
 pub(crate) struct UnplannedStep {
@@ -60,7 +61,7 @@ pub(crate) struct UnplannedStep {
 // === impl Pipeline ===
 
 impl Pipeline {
-    /// One whose ranks are yet to come.
+    /// Creates a pipeline whose ranks are yet to come.
     pub(crate) fn new(map: Arc<RankMap>, depth: usize) -> Self {
         let ranks = (0..map.replica_ranks()).map(|_| RankState::default()).collect();
         let (began, step_time) = (Duration::ZERO, Duration::ZERO);
@@ -73,31 +74,31 @@ impl Pipeline {
         &mut self.ranks[rank.at()]
     }
 
-    /// A rank has started. It may have been ready before that is known here.
+    /// Connects a rank that has started. Its report that it is ready may have come before.
     pub(crate) fn connect(&mut self, rank: RankId, port: RankPort, handle: Arc<dyn RankHandle>) {
         let rank = self.rank_state(rank);
         (rank.port, rank.handle) = (Some(port), Some(handle));
     }
 
-    /// A rank has told the size of its KV cache.
+    /// Takes in the size of a rank's KV cache.
     pub(crate) fn holds(&mut self, kv_blocks: u32) {
         self.kv_blocks = Some(self.kv_blocks.map_or(kv_blocks, |least| least.min(kv_blocks)));
     }
 
-    /// Blocks that every rank has, if any has told how many it has.
+    /// Returns the number of blocks that every rank has, if any has told its number.
     pub(crate) fn kv_blocks(&self) -> Option<u32> {
         self.kv_blocks
     }
 
-    /// A rank takes plans.
+    /// Records that a rank takes plans.
     pub(crate) fn ready(&mut self, rank: RankId) {
         self.rank_state(rank).ready = true;
     }
 
-    /// A rank says that it has run a step: the next that it was given, or what it says is no use.
+    /// Records that a rank has run a step, which must be the next that it was given.
     ///
     /// # Errors
-    /// What it was given instead.
+    /// The step that was to be next.
     pub(crate) fn ran(&mut self, rank: RankId, step: StepId) -> Result<(), UnplannedStep> {
         let planned = self.planned;
         let rank_state = self.rank_state(rank);
@@ -113,30 +114,30 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Whether the outcomes come from this rank.
+    /// Returns whether this rank gives the outcomes.
     pub(crate) fn samples(&self, rank: RankId) -> bool {
         self.map.samples(rank.index)
     }
 
-    /// Steps in flight.
+    /// Returns the number of steps in flight.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight
     }
 
-    /// The step planned last has a span.
+    /// Adds the span of the step that was planned last.
     pub(crate) fn trace(&mut self, step: TraceSpan) {
         if step.is_on() {
             self.traced.push_back(StepTrace::begin(step, self.planned, &self.map));
         }
     }
 
-    /// Steps that every rank has run.
+    /// Returns the number of steps that every rank has run.
     pub(crate) fn done(&self) -> usize {
         self.ranks.iter().map(|rank| rank.ran).min().unwrap_or(0)
     }
 
-    /// Ends the ranks that have run no more than [`done`](Self::done) steps: one of them hangs, and
-    /// the others wait for it. Returns how many those are, and the first.
+    /// Ends the ranks that have run no more than [`done`](Self::done) steps: one of them hangs, and the
+    /// others wait for it. Returns how many there are, and the place of the first.
     pub(crate) fn abort_hung(&self) -> (usize, String) {
         let done = self.done();
         let hung = self.ranks.iter().enumerate().filter(|(_, rank)| rank.ran == done);
@@ -152,20 +153,20 @@ impl Pipeline {
         (count, place(&self.map, first))
     }
 
-    /// The outcome of a step is here, and was one.
+    /// Records that the outcome of a step in flight has come.
     pub(crate) fn settled(&mut self, now: Duration) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.step_time = now.saturating_sub(self.began);
         self.began = now;
     }
 
-    /// All ranks take plans.
+    /// Returns whether all ranks take plans.
     pub(crate) fn serves(&self) -> bool {
         self.ranks.iter().all(|rank| rank.ready && rank.port.is_some())
     }
 
-    /// Another step may begin: fewer than the depth are in flight, and the queue of the rank that
-    /// is furthest behind has room. The one that samples may be ahead of it.
+    /// Returns whether another step may begin: fewer steps than the depth are in flight, and the queue
+    /// of the rank that is furthest behind has room. The rank that samples may be ahead of it.
     pub(crate) fn has_room(&self) -> bool {
         let long = self.map.stages().len() == 1 && self.step_time >= AHEAD_BELOW;
         let depth = if long { 1 } else { self.depth };
@@ -174,8 +175,8 @@ impl Pipeline {
             && self.planned.saturating_sub(self.done()) < STEPS_QUEUED_MAX
     }
 
-    /// Sends a plan to every rank. One that is gone has said so to its shard; until the restart
-    /// that follows, no more plans are made.
+    /// Sends a plan to every rank. A rank that is gone has said so to its shard; until the restart that
+    /// follows, no more plans are made.
     pub(crate) fn submit(&mut self, plan: StepPlan, now: Duration) {
         if self.in_flight == 0 {
             self.began = now;

@@ -1,5 +1,5 @@
-//! What a replica does when it has lost ranks: it finds out whether requests are to blame, hands them over,
-//! and starts all ranks again in a higher epoch, or gives up.
+//! Recovery: a replica that has lost ranks finds out whether requests are to blame, hands them over, and
+//! starts all ranks again in a higher epoch, or gives up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,36 +18,36 @@ use crate::restart::Verdict;
 use crate::status::ReplicaState;
 use crate::watchdog::Overdue;
 
-/// How long after the first loss of an epoch the others may come in. One of several ranks dies of a
-/// step, and the others lose it: which of them is heard first says nothing.
+/// How long after the first loss of an epoch the others may come in. When one of several ranks dies of a
+/// step, the others lose it, and either loss may be heard first.
 const VERDICT: Duration = Duration::from_millis(10);
 
-/// Before a rank that found no device looks for one again.
+/// How long a rank that found no device waits before it looks again.
 const NO_DEVICE_BACKOFF: Duration = Duration::from_millis(500);
 
-/// How long the ranks of earlier epochs may take to end before the next epoch starts beside them (**R-3**
-/// of `replica`). Processes do not overlap all the same: each waits for its predecessor.
+/// How long the ranks of earlier epochs may take to end before the next epoch starts beside them
+/// (**R-3** of `replica`). Processes do not overlap all the same: each waits for its predecessor.
 const OLD_RANKS_MAX: Duration = Duration::from_secs(5);
 
-/// Deaths that convict a request (**S-9** of the scheduler).
+/// The number of deaths that convict a request (**S-9** of the scheduler).
 const DEATHS_OF_GUILTY: usize = 3;
 
-/// What follows when the requests of a lost epoch have been seen to.
+/// The next act of a replica when the requests of a lost epoch have been handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// Nothing was lost.
     Nothing,
     /// The next epoch starts after this time.
     Restart(Duration),
-    /// It has failed, and looks after this time whether there is anybody else.
+    /// The replica has failed, and looks after this time whether another replica serves.
     Failed(Duration),
 }
 
 // === impl State ===
 
 impl State {
-    /// A rank has broken the contract of plans and outcomes. Requests are blamed for that as for a
-    /// death: it may be one of them that brings it about.
+    /// Handles a rank that has broken the contract of plans and outcomes. Requests are blamed for that
+    /// as for a death, because one of them may have caused it.
     pub(super) fn broken(&mut self, me: &ActorRef<ReplicaMsg>, rank: RankId, why: &str) {
         let place = place(&self.map, rank.index);
         let reason = format!("{place} broke the contract of its engine: {why}");
@@ -55,8 +55,8 @@ impl State {
         self.restart_all(me, &Loss { reason, cause: LossCause::Step });
     }
 
-    /// A rank whose step is overdue hangs, and its replica restarts (**C-8**). Requests are blamed for
-    /// that as for a death: their step may hang again.
+    /// Looks for a step that is overdue: its rank hangs, and the replica restarts (**C-8**). Requests
+    /// are blamed for that as for a death, because their step may hang again.
     pub(super) fn look(&mut self, me: &ActorRef<ReplicaMsg>) {
         self.watched = false;
         self.measure_step_under_way();
@@ -77,8 +77,8 @@ impl State {
         }
     }
 
-    /// One for all: everything below starts again in a higher epoch (**C-5**), unless that was tried
-    /// too often. A rank without a device waits for one, however often.
+    /// Restarts all ranks in a higher epoch (**C-5**), unless that was tried too often. A rank without a
+    /// device waits for one, however often.
     pub(super) fn restart_all(&mut self, me: &ActorRef<ReplicaMsg>, loss: &Loss) {
         match self.duty {
             Duty::Serve => {}
@@ -151,7 +151,7 @@ impl State {
                 Some(self.timers.set(me, ready, ReplicaMsg::Restart))
             }
             Next::Failed(retry) => {
-                // C-9: they hold nothing meanwhile.
+                // C-9: the ranks hold nothing meanwhile.
                 let ready = async move {
                     tokio::join!(sleep(retry), ranks.gone());
                 };
@@ -161,7 +161,7 @@ impl State {
     }
 
     /// Starts the ranks of an epoch, or tries again later. A replica that has failed starts only while
-    /// nobody else serves (**RB-3** of `restart`).
+    /// no other serves (**RB-3** of `restart`).
     pub(super) async fn start_or_wait(&mut self, me: &ActorRef<ReplicaMsg>) {
         if let Next::Failed(_) = self.next {
             if self.replicas.another_serves(self.id) {

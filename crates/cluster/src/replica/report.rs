@@ -1,5 +1,5 @@
-//! Turns what a scheduler counts into metrics, the status of its replica and what the router
-//! knows of it.
+//! The report of a replica: turns the scheduler's counts into metrics, the status of the replica and the
+//! router's knowledge of it.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::rank::LossCause;
 use crate::routing::LoadReporter;
 use crate::status::{ReplicaState, ReplicaStatus, ShardState, ShardStatus};
 
-/// Where a replica shows how it is.
+/// The channel on which a replica publishes its status.
 pub(crate) type Board = watch::Sender<ReplicaStatus>;
 
-/// Remembers what was reported, because the scheduler's counters are totals.
+/// The report, with the counts that were reported last, because the scheduler's counters are totals.
 pub(crate) struct Report {
     metrics: ReplicaMetrics,
     board: Board,
@@ -45,7 +45,7 @@ impl Report {
         Self { metrics, board, load_reporter, block_tokens, last: Stats::default(), lost: None }
     }
 
-    /// Its KV caches have so many blocks in this epoch.
+    /// Reports the number of KV blocks of this epoch.
     pub(crate) fn cache(&self, kv_blocks: u32) {
         self.metrics.has_blocks(self.block_tokens, kv_blocks);
     }
@@ -55,20 +55,20 @@ impl Report {
         self.metrics.iteration_tokens.observe(tokens.into());
     }
 
-    /// A request was taken in.
+    /// Reports that a request was taken in.
     pub(crate) fn accepted(&mut self) {
         self.load_reporter.accepted();
     }
 
     pub(crate) fn state(&self, state: ReplicaState) {
-        // Whoever sees the state finds it in the metrics.
+        // A reader who sees the state finds it in the metrics.
         self.metrics.healthy.set(i64::from(state == ReplicaState::Serving));
         self.board.send_modify(|status| status.state = state);
     }
 
-    /// It serves, or again.
+    /// Reports that the replica serves, or serves again.
     pub(crate) fn serves(&mut self) {
-        // Its ranks have their time from now on.
+        // The time that its ranks have for their work begins now.
         self.board.send_modify(|status| {
             status.progress.waits_since = status.progress.waits_since.map(|_| Instant::now());
         });
@@ -78,29 +78,29 @@ impl Report {
         }
     }
 
-    /// Ranks hung and were ended, `silence` after they were heard of last.
+    /// Reports that ranks hung and were ended, `silence` after they were heard of last.
     pub(crate) fn hung(&self, silence: Duration) {
         self.metrics.hang_detection_time.observe(silence.as_secs_f64());
     }
 
-    /// The time of stages that has passed.
+    /// Reports the time of stages that has passed.
     pub(crate) fn stages(&self, time: StageTime) {
         self.metrics.pipeline_time.inc_by(time.whole.as_secs_f64());
         self.metrics.pipeline_idle_time.inc_by(time.idle.as_secs_f64());
     }
 
-    /// A request went on in another replica.
+    /// Reports that a request went on in another replica.
     pub(crate) fn migrated(&self, cause: LossCause) {
         self.metrics.migrations.inc(cause.into());
     }
 
-    /// So many times slower than its peers it is, if it is an outlier.
+    /// Reports how many times slower than its peers the replica is, if it is an outlier.
     pub(crate) fn slower_than_peers(&self, times: Option<u32>) {
         self.metrics.outlier.set(i64::from(times.is_some()));
         self.board.send_modify(|status| status.progress.slower_than_peers = times);
     }
 
-    /// How long nothing may come of its work.
+    /// Reports how long the replica may be without a result.
     pub(crate) fn patience(&self, patience: Patience) {
         self.board.send_if_modified(|status| {
             let old = std::mem::replace(&mut status.progress.patience, patience);
@@ -116,7 +116,7 @@ impl Report {
         self.state(ReplicaState::Restarting { reason: reason.to_owned() });
     }
 
-    /// It starts anew after a drain or a failure.
+    /// Reports that the replica starts anew after a drain or a failure.
     pub(crate) fn revived(&self, epoch: Epoch) {
         self.board.send_modify(|status| {
             status.epoch = epoch;
@@ -136,7 +136,7 @@ impl Report {
         });
     }
 
-    /// No rank of the epoch is left.
+    /// Reports that no rank of the epoch is left.
     pub(crate) fn ranks_lost(&mut self) {
         self.lost.get_or_insert_with(Instant::now);
         self.board.send_modify(|status| {

@@ -1,4 +1,4 @@
-//! What a replica does with requests: takes them in, passes their emissions on, and gives them away.
+//! The requests of a replica: taken in, passed their emissions, and given away.
 
 use playhouse_types::{Emission, FinishReason};
 
@@ -17,7 +17,7 @@ impl State {
             Ok(sink) => self.sinks.insert(sink),
             Err((sink, why)) => sink.end(FinishReason::Failed(why.to_string())),
         }
-        // It may have been sent here before it was known that this replica does not serve.
+        // The request may have been sent here before it was known that this replica does not serve.
         if !self.replicas.serves(self.id) {
             self.hand_over();
         }

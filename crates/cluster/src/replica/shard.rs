@@ -1,4 +1,4 @@
-//! Shard: the proxy of one rank. Knows nothing of plans and tokens.
+//! Shard: the proxy of one rank. A shard knows nothing of plans and tokens.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::rank::{Loss, RankEvent, RankStarter};
 
 pub(crate) struct Shard;
 
-/// What a shard is started with.
+/// The arguments with which a shard is started.
 pub(crate) struct ShardArgs {
     pub(crate) epoch: Epoch,
     pub(crate) rank: RankId,

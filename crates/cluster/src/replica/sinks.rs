@@ -1,4 +1,4 @@
-//! The requests of a replica, by id, and which of them are traced.
+//! The sinks of a replica's requests, by id, and which of the requests are traced.
 
 use std::collections::HashMap;
 
@@ -7,11 +7,11 @@ use playhouse_types::{Emission, RequestId};
 use crate::journey::Journey;
 use crate::mail::Sink;
 
-/// Where the emissions of each request go.
+/// The sinks to which the emissions of each request go.
 #[derive(Default)]
 pub(super) struct Sinks {
     sinks: HashMap<RequestId, Sink>,
-    /// Those with a [`Journey`]. Mostly none, and then nobody looks for them.
+    /// The number of requests with a [`Journey`]. At 0, which is the rule, no search for them is made.
     traced: usize,
 }
 
@@ -40,7 +40,7 @@ impl Sinks {
         }
     }
 
-    /// Requests whose callers have left, the oldest first.
+    /// Returns the requests whose callers have left, the oldest first.
     pub(super) fn abandoned(&self) -> Vec<RequestId> {
         let abandoned = self.sinks.iter().filter(|(_, sink)| sink.is_abandoned());
         let mut ids: Vec<_> = abandoned.map(|(id, _)| *id).collect();
@@ -48,7 +48,7 @@ impl Sinks {
         ids
     }
 
-    /// All of them are lost with their replica, and go on elsewhere, the oldest first.
+    /// Loses all requests with their replica; they go on elsewhere, the oldest first.
     pub(super) fn lose(&mut self) {
         self.traced = 0;
         let mut all: Vec<_> = self.sinks.drain().collect();
@@ -58,7 +58,7 @@ impl Sinks {
         }
     }
 
-    /// Whether any request is traced.
+    /// Returns whether any request is traced.
     pub(super) fn is_traced(&self) -> bool {
         self.traced > 0
     }

@@ -1,4 +1,4 @@
-//! Stage: owns a range of layers, and the shards that hold them.
+//! Stage: the owner of a range of layers, and the shards that hold them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,18 +15,18 @@ use crate::rank::RankStarter;
 
 pub(crate) struct Stage;
 
-/// What a stage is started with.
+/// The arguments with which a stage is started.
 pub(crate) struct StageArgs {
     pub(crate) epoch: Epoch,
     pub(crate) id: ReplicaId,
-    /// Its ranks in the replica.
+    /// The indices of its ranks in the replica.
     pub(crate) indices: Range<u32>,
     pub(crate) starter: RankStarter,
     pub(crate) ranks: Arc<LiveRanks>,
     pub(crate) replica: ActorRef<ReplicaMsg>,
 }
 
-/// A stage takes no messages: it starts its shards and falls with them.
+/// The messages of a stage: none, because a stage only starts its shards and falls with them.
 pub(crate) enum StageMsg {}
 
 // === impl Stage ===

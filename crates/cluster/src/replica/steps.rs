@@ -38,14 +38,15 @@ impl State {
                     self.broken(me, rank, &why);
                 }
             }
-            // Nothing but room for another step comes of it: see `followed`.
+            // It matters only because it makes room for another step: see `followed`.
             RankEvent::Followed(_) => {}
-            // Its shard has failed, and the news of that is on the way; see `blame`.
+            // The shard of the rank has failed, and the news of that is on the way; see `blame`.
             RankEvent::Lost(_) => {}
         }
     }
 
-    /// A rank that has no outcomes says that it has run a step. Whether that makes room for another one.
+    /// Records that a rank without outcomes has run a step. Returns whether that makes room for another
+    /// step.
     pub(super) fn followed(
         &mut self,
         me: &ActorRef<ReplicaMsg>,
@@ -72,10 +73,10 @@ impl State {
         Ok(())
     }
 
-    /// Takes in what came of a step, and gives the ranks the next before anything else.
+    /// Takes in the outcome of a step, and gives the ranks the next steps before anything else.
     ///
     /// # Errors
-    /// How it breaks the contract of plans and outcomes; nothing has changed then.
+    /// How the outcome breaks the contract of plans and outcomes; nothing has changed then.
     pub(super) fn settle(&mut self, rank: RankId, outcome: StepOutcome) -> Result<(), String> {
         let now = self.now();
         if !self.pipeline.samples(rank) || outcome.epoch != self.epoch {
@@ -87,7 +88,7 @@ impl State {
         let emissions = self.scheduler.apply(outcome, now).map_err(|why| why.to_string())?;
         self.pipeline.settled(now);
         self.plan_steps();
-        // Whoever sees a request end finds its blocks free in the metrics.
+        // A caller that sees its request end finds the request's blocks free in the metrics.
         self.tell();
         for emission in emissions {
             self.deliver(emission);
@@ -95,7 +96,7 @@ impl State {
         Ok(())
     }
 
-    /// Plans as many steps as may be under way. Whether there was any.
+    /// Plans as many steps as may be under way. Returns whether there was any.
     pub(super) fn plan_steps(&mut self) -> bool {
         let before = self.pipeline.in_flight();
         while self.pipeline.has_room() {
@@ -110,7 +111,7 @@ impl State {
         self.pipeline.in_flight() > before
     }
 
-    /// Reports what has changed, and ends what has expired.
+    /// Reports what has changed, and ends requests that have expired.
     pub(super) fn tell(&mut self) {
         self.report.update(self.epoch, &mut self.scheduler);
         for expired in self.scheduler.take_expired() {
@@ -118,7 +119,7 @@ impl State {
         }
     }
 
-    /// The span of a step, if it is to have one (**ST-1**, **ST-2**).
+    /// Returns the span of a step, if the step is to have one (**ST-1**, **ST-2**).
     pub(super) fn trace(&mut self, plan: &StepPlan, now: Duration) -> TraceSpan {
         let mut step = TraceSpan::none();
         if !self.sinks.is_traced() {
@@ -158,7 +159,7 @@ impl State {
         self.report.stages(time);
     }
 
-    /// Sees to it that somebody looks after the steps under way.
+    /// Arranges that the replica looks at the steps under way.
     pub(super) fn watch(&mut self, me: &ActorRef<ReplicaMsg>) {
         if self.watchdog.is_on() && !self.watched {
             self.watched = true;

@@ -31,7 +31,8 @@ fn overdue(watchdog: &mut Watchdog, from: Duration) -> (Duration, Overdue) {
     }
 }
 
-/// One that has measured steps of these runs and times, each alone; and the time after that.
+/// Returns a watchdog that has measured steps of these runs and times, each alone; and the time after
+/// that.
 fn measured(steps: &[(&[(u32, u32)], Duration)]) -> (Watchdog, Duration) {
     let (mut watchdog, mut now) = (Watchdog::new(StepDeadline::Measured), Duration::ZERO);
     for (done, (runs, took)) in (1..).zip(steps) {
