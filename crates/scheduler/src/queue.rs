@@ -1,4 +1,4 @@
-//! Requests without a seat.
+//! The queue: requests without a slot.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -9,19 +9,20 @@ use crate::Tenant;
 use crate::sequence::Sequence;
 use crate::served::Served;
 
-/// Who takes the next seat: the earliest priority; of that, the tenant that was served least; of that,
-/// who arrived first. Who lost a seat stands where it would have stood. Counts its tokens as it goes.
+/// The requests that wait for a slot. The next slot goes to the earliest priority; of that, to the
+/// tenant that was served least; of that, to the request that arrived first. A request that lost its
+/// slot returns to its old position. The queue counts its tokens as it goes.
 ///
-/// Unbounded here: whoever admits requests (see `cluster`) bounds it by the two counts.
+/// Unbounded here: the part that admits requests (see `cluster`) bounds the queue by the two counts.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    /// By priority; none of them is empty.
+    /// The lines of each priority; no list of lines is empty.
     classes: BTreeMap<i32, Vec<Line>>,
     served: Served,
     len: usize,
-    /// Known tokens of all sequences.
+    /// The known tokens of all sequences.
     tokens: usize,
-    /// No deadline of those who may expire is earlier; `None` if there is no such deadline.
+    /// A lower bound of the deadlines of requests that may expire; `None` if there is no such deadline.
     first_deadline: Option<Duration>,
 }
 
@@ -48,14 +49,14 @@ impl Queue {
         lines[self.next_line(lines)?].sequences.front()
     }
 
-    /// Which of the lines of a priority is to be served.
+    /// Returns the index of the line that is to be served next.
     fn next_line(&self, lines: &[Line]) -> Option<usize> {
         let place = |line: &Line| (self.served.of(line.tenant), line.sequences[0].order());
         (0..lines.len()).min_by_key(|&at| place(&lines[at]))
     }
 
-    /// The shortest of the earliest priority, as many as have no more than `tokens_max` tokens
-    /// together; and how many those are.
+    /// Returns the shortest requests of the earliest priority, as many as have no more than `tokens_max`
+    /// tokens together, and the number of those tokens.
     pub(crate) fn shortest(&self, tokens_max: usize) -> (Vec<RequestId>, usize) {
         let class = self.classes.first_key_value().map_or(&[][..], |(_, lines)| lines);
         let waiting = class.iter().flat_map(|line| &line.sequences);
@@ -73,7 +74,7 @@ impl Queue {
         (ids, tokens)
     }
 
-    /// Takes in a request that is new, lost its seat, or comes from elsewhere.
+    /// Takes in a request that is new, lost its slot, or comes from another scheduler.
     pub(crate) fn insert(&mut self, sequence: Sequence) {
         self.len += 1;
         self.tokens += sequence.known();
@@ -108,7 +109,7 @@ impl Queue {
         self.take(priority, line, nth)
     }
 
-    /// The first request whose deadline has passed at `now` (**S-13**).
+    /// Takes out the first request whose deadline has passed at `now` (**S-13**).
     pub(crate) fn pop_expired(&mut self, now: Duration) -> Option<Sequence> {
         if self.first_deadline.is_none_or(|first| first > now) {
             return None;
@@ -122,7 +123,7 @@ impl Queue {
         self.remove(id)
     }
 
-    /// A tenant was given so much more.
+    /// Charges a tenant for tokens that it was given.
     pub(crate) fn charge(&mut self, tenant: Tenant, tokens: usize) {
         self.served.charge(tenant, tokens);
     }

@@ -1,4 +1,4 @@
-//! The state, and the calls that change it outside of a step.
+//! [`Scheduler`]: its state, and the calls that change the state outside of a step.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -19,7 +19,7 @@ mod settle;
 
 pub use settle::BrokenContract;
 
-/// The schedule of one replica. See the crate's documentation for what it guarantees.
+/// The scheduler of one replica. The documentation of the crate says what it guarantees.
 ///
 /// - Requests come and go by [`enqueue`](Self::enqueue) and [`cancel`](Self::cancel).
 /// - Steps are [`plan_step`](Self::plan_step), then [`apply`](Self::apply) in the same order.
@@ -34,15 +34,15 @@ pub struct Scheduler {
     next_step: u64,
     pool: BlockPool,
     waiting: Queue,
-    /// Requests with a seat, by slot.
+    /// The requests with a slot, by slot.
     seats: Vec<Option<Sequence>>,
-    /// Slots of the requests with a seat, in order of priority and arrival (**S-3**).
+    /// The slots of running requests, in order of priority and arrival (**S-3**).
     running: Vec<Slot>,
-    /// Empty seats, the next to be given last.
+    /// The empty slots, the next to be given last.
     empty: Vec<Slot>,
-    /// Seats given up since the last plan; the next one tells the engine.
+    /// The slots freed since the last plan; the next plan tells the engine.
     released: Vec<Slot>,
-    /// Steps whose outcome has not come, oldest first.
+    /// The steps whose outcome has not come, oldest first.
     flights: VecDeque<Flight>,
     tempo: Tempo,
     /// The latest `now`.
@@ -52,7 +52,7 @@ pub struct Scheduler {
     prompt_tokens: u64,
     generated_tokens: u64,
     timings: Vec<Timings>,
-    /// Last emissions of those who expired.
+    /// The last emissions of requests that expired.
     expired: Vec<Emission>,
 }
 
@@ -60,50 +60,53 @@ pub struct Scheduler {
 #[derive(Debug)]
 pub struct MovedRequest(Sequence);
 
-/// What is known of a request outside of any scheduler: enough to go on behind its last token after
-/// its scheduler was lost with everything it had in memory.
+/// The state of a request outside of any scheduler: enough to go on behind its last token after its
+/// scheduler was lost with everything that it had in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Emitted {
-    /// Every sampled token that was emitted, in order.
+    /// The sampled tokens that were emitted, in order.
     pub tokens: Vec<TokenId>,
-    /// How many prompt log-probabilities were emitted.
+    /// The number of prompt log-probabilities that were emitted.
     pub prompt_logprobs: usize,
-    /// Tokens found in the prefix cache when the request was admitted first, if it was.
+    /// The number of tokens found in the prefix cache when the request was admitted first, if it was.
     pub cached_tokens: Option<usize>,
-    /// When the request was enqueued first.
+    /// The time at which the request was enqueued first.
     pub arrived: Duration,
-    /// How many schedulers were lost while they computed it. The second makes it a suspect (**S-9**).
+    /// The number of schedulers that were lost while they computed the request. The second makes it a
+    /// suspect (**S-9**).
     pub losses: u32,
 }
 
-/// What a step in flight was asked to compute, in plan order.
+/// The work of a step in flight, in plan order.
 #[derive(Debug)]
 struct Flight {
     step: StepId,
     planned: Duration,
-    /// Tokens beyond the first of each run.
+    /// The number of tokens beyond the first of each run.
     prefill: usize,
     runs: Vec<Planned>,
 }
 
 #[derive(Debug)]
 enum Planned {
-    /// So many tokens of the sequence in this seat.
+    /// The run feeds this many tokens of the sequence in this slot.
     Seated { slot: Slot, tokens: usize },
-    /// The sequence has ended since. The last step with it holds its blocks: it writes to them.
+    /// The sequence has ended since. The last step with it holds its blocks, because the step writes to
+    /// them.
     Orphaned { slot: Slot, blocks: Vec<BlockId> },
 }
 
 // === impl MovedRequest ===
 
 impl MovedRequest {
-    /// What was asked for.
+    /// Returns the request as it was asked for.
     #[must_use]
     pub fn request(&self) -> &GenerateRequest {
         &self.0.request
     }
 
-    /// From when on it expires; `None` if it does not, such as one that had a seat.
+    /// Returns the time from which the request is expired; `None` if it does not expire, such as a
+    /// request that had a slot.
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
         self.0.deadline()
@@ -113,7 +116,7 @@ impl MovedRequest {
 // === impl Scheduler ===
 
 impl Scheduler {
-    /// A scheduler with nothing to do.
+    /// Creates a scheduler without requests.
     ///
     /// # Panics
     /// If a limit is 0.
@@ -142,7 +145,7 @@ impl Scheduler {
         }
     }
 
-    /// Puts a request into the queue. Hashes its prompt, so that planning does not have to.
+    /// Puts a request into the queue. The prompt is hashed before, so that planning need not do it.
     ///
     /// # Errors
     /// When the prompt and one more token exceed [`Limits::context`].
@@ -160,11 +163,11 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Puts a request into the queue whose scheduler was lost: it goes on behind what it has emitted
-    /// (**S-12**), and stands where it would have arrived.
+    /// Puts a request whose scheduler was lost into the queue. The request goes on behind what it has
+    /// emitted (**S-12**), and its position is that of its first arrival.
     ///
     /// # Errors
-    /// As [`enqueue`](Self::enqueue), for the prompt and the emitted tokens.
+    /// The error of [`enqueue`](Self::enqueue), for the prompt and the emitted tokens.
     ///
     /// # Panics
     /// If the prompt is empty.
@@ -180,7 +183,7 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Whether a request fits that has emitted so many tokens.
+    /// Checks that a request that has emitted this many tokens fits.
     fn check_fits(
         &mut self,
         request: &GenerateRequest,
@@ -196,8 +199,8 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Ends a request that its caller no longer wants (**S-5**). The engine hears of the empty seat
-    /// with the next plan. Returns its last emission, or `None` when there is no such request (any
+    /// Ends a request that its caller no longer wants (**S-5**). The engine hears of the empty slot with
+    /// the next plan. Returns the request's last emission, or `None` when there is no such request (any
     /// more): cancelling twice, or after the end, does nothing.
     pub fn cancel(&mut self, id: RequestId) -> Option<Emission> {
         if let Some(sequence) = self.waiting.remove(id) {
@@ -210,26 +213,26 @@ impl Scheduler {
         Some(self.end(&sequence, FinishReason::Cancelled))
     }
 
-    /// The sizes it works within.
+    /// Returns the limits of the scheduler.
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Who has a seat, if anybody.
+    /// Returns the request in a slot, if there is one.
     #[must_use]
     pub fn request_in(&self, Slot(slot): Slot) -> Option<RequestId> {
         let sequence = self.seats.get(slot as usize)?.as_ref()?;
         Some(sequence.request.id)
     }
 
-    /// Starts over after the engine died, with all KV blocks and seats it had. The outcomes of
-    /// steps in flight will not come, and are ignored if they do.
+    /// Starts over after the engine died, with all KV blocks and slots that the engine had. The outcomes
+    /// of steps in flight will not come, and are ignored if they do.
     ///
-    /// Requests that had a seat return to their place in the queue, with what they emitted,
-    /// and will be computed again. If it may have died `of_step`, those that were in flight are
-    /// blamed, and are suspects after the second time (**S-9**); the returned emissions end those
-    /// that were suspects already.
+    /// Requests that had a slot return to their position in the queue, with what they emitted, and will
+    /// be computed again. If the engine may have died `of_step`, the requests that were in flight are
+    /// blamed, and are suspects after the second time (**S-9**); the returned emissions end those that
+    /// were suspects already.
     ///
     /// # Panics
     /// If `epoch` is not later than the present one.
@@ -257,11 +260,11 @@ impl Scheduler {
         failed
     }
 
-    /// Has a KV cache of `kv_blocks` blocks from now on. The engines of an epoch may have less memory
-    /// than those of the one before, or more. Requests that are in the queue stay there.
+    /// Changes the KV cache to `kv_blocks` blocks. The engines of an epoch may have less memory than
+    /// those of the epoch before, or more. Requests that are in the queue stay there.
     ///
     /// # Panics
-    /// If `kv_blocks` is 0, or a request has a seat: its blocks would be gone.
+    /// If `kv_blocks` is 0, or a request has a slot: its blocks would be gone.
     pub fn resize(&mut self, kv_blocks: u32) {
         if kv_blocks == self.limits.kv_blocks {
             return;
@@ -272,9 +275,9 @@ impl Scheduler {
         self.pool.replace(kv_blocks);
     }
 
-    /// Takes all seats away, so that [`evacuate`](Self::evacuate) gives every request up. What steps in
-    /// flight compute of them is not read, and is computed again elsewhere (**S-12**); they hold the blocks
-    /// of the requests until then.
+    /// Takes all slots away, so that [`evacuate`](Self::evacuate) gives every request up. What steps in
+    /// flight compute of those requests is not read, and is computed again elsewhere (**S-12**); the
+    /// steps hold the blocks of the requests until then.
     pub fn unseat_all(&mut self) {
         for slot in std::mem::take(&mut self.running).into_iter().rev() {
             let mut sequence = self.vacate(slot);
@@ -283,14 +286,14 @@ impl Scheduler {
         }
     }
 
-    /// Steps planned and not applied. A caller keeps the pipeline full by planning while this is
-    /// below its depth.
+    /// Returns the number of steps planned and not applied. A caller keeps the pipeline full by planning
+    /// while this number is below its depth.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.flights.len()
     }
 
-    /// Gauges and counters.
+    /// Returns the gauges and counters of the scheduler.
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats {
@@ -312,46 +315,46 @@ impl Scheduler {
         std::mem::take(&mut self.expired)
     }
 
-    /// Takes the timings of the requests that ended since the last call. Who does not call it loses
-    /// all beyond the first [`TIMINGS_MAX`].
+    /// Takes the timings of the requests that ended since the last call. Without calls, all timings
+    /// beyond the first [`TIMINGS_MAX`] are lost.
     pub fn take_timings(&mut self) -> Vec<Timings> {
         std::mem::take(&mut self.timings)
     }
 
-    /// Takes what has changed in the prefix cache since the last call, at best after every
-    /// [`apply`](Self::apply). An epoch begins with a reset (**S-11**). Nothing piles up when nobody
-    /// calls it.
+    /// Takes the changes of the prefix cache since the last call, at best after every
+    /// [`apply`](Self::apply). An epoch begins with a reset (**S-11**). Nothing piles up without calls.
     pub fn take_prefix_events(&mut self) -> Vec<PrefixEvent> {
         self.pool.take_events()
     }
 
-    /// The whole prefix cache, for a reader that lost events (**S-11**). O(blocks).
+    /// Returns the whole prefix cache, for a reader that lost events (**S-11**). O(blocks).
     pub fn prefix_snapshot(&mut self) -> Vec<PrefixEvent> {
         self.pool.snapshot()
     }
 
-    /// Tokens that are known and not computed, of all requests: the work that is before whoever
-    /// comes next. A request that only decodes has one. O(running).
+    /// Returns the number of tokens that are known and not computed, of all requests: the work that is
+    /// before a request that arrives next. A request that only decodes has one such token. O(running).
     #[must_use]
     pub fn tokens_left(&self) -> usize {
         let running = self.running.iter().map(|&slot| self.seated(slot).remaining());
         self.waiting.tokens() + running.sum::<usize>()
     }
 
-    /// Gives up every request without a seat, which after a [`restart`](Self::restart) are all, for
-    /// another scheduler to [`adopt`](Self::adopt).
+    /// Gives up every request without a slot, which after a [`restart`](Self::restart) are all requests,
+    /// for another scheduler to [`adopt`](Self::adopt).
     pub fn evacuate(&mut self) -> Vec<MovedRequest> {
         std::iter::from_fn(|| self.waiting.pop_front().map(MovedRequest)).collect()
     }
 
-    /// Takes in what another scheduler with the same limits and the same clock gave up: it goes on
-    /// behind what it has emitted (**S-12**). In the queue it stands where it would have arrived.
+    /// Takes in a request that another scheduler with the same limits and the same clock gave up. The
+    /// request goes on behind what it has emitted (**S-12**), and its position in the queue is that of
+    /// its first arrival.
     pub fn adopt(&mut self, MovedRequest(sequence): MovedRequest) {
         self.waiting.insert(sequence);
     }
 
-    /// Panics unless the books balance (**S-1**, **S-6**). O(blocks); for tests. A debug build
-    /// calls it whenever there is nothing to do.
+    /// Panics unless the books balance (**S-1**, **S-6**). O(blocks); for tests. A debug build makes
+    /// this check whenever there is nothing to do.
     ///
     /// # Panics
     /// With both values, where two that have to agree do not.
@@ -376,7 +379,7 @@ impl Scheduler {
         }
     }
 
-    /// The sequence in a seat that is taken.
+    /// Returns the sequence in a slot that is taken.
     fn seated(&self, slot: Slot) -> &Sequence {
         self.seats[slot.0 as usize].as_ref().expect("a running slot has a sequence")
     }
@@ -385,7 +388,7 @@ impl Scheduler {
         self.seats[slot.0 as usize].as_mut().expect("a running slot has a sequence")
     }
 
-    /// Empties a seat. The caller sees to `running` and to the blocks.
+    /// Empties a slot. The caller sees to `running` and to the blocks.
     fn vacate(&mut self, slot: Slot) -> Sequence {
         let sequence = self.seats[slot.0 as usize].take().expect("a running slot has a sequence");
         self.released.push(slot);
@@ -393,8 +396,8 @@ impl Scheduler {
         sequence
     }
 
-    /// Frees the blocks of a sequence that has ended in `seat`, now or with the last of its runs in
-    /// flight. The seat can have earlier orphans already.
+    /// Frees the blocks of a sequence that has ended in slot `seat`, now or with the last of its runs in
+    /// flight. The slot can have earlier orphans already.
     fn orphan(&mut self, seat: Slot, mut blocks: Vec<BlockId>) {
         let runs = self.flights.iter_mut().rev().flat_map(|flight| &mut flight.runs);
         for planned in runs {
@@ -405,7 +408,7 @@ impl Scheduler {
         self.pool.release(&blocks);
     }
 
-    /// Ends those whose time is up before anybody takes a seat (**S-13**).
+    /// Ends the requests whose deadline has passed, before any request takes a slot (**S-13**).
     fn expire(&mut self) {
         while let Some(sequence) = self.waiting.pop_expired(self.clock) {
             let emission = self.end(&sequence, FinishReason::Expired);
@@ -427,7 +430,7 @@ impl Scheduler {
     }
 }
 
-/// Lowest last, so that it is given first.
+/// Returns all slots, lowest last, so that the lowest is given first.
 fn all_slots(max_num_seqs: usize) -> Vec<Slot> {
     (0..as_u32(max_num_seqs)).rev().map(Slot).collect()
 }

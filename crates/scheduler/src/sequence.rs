@@ -1,4 +1,4 @@
-//! One request as the scheduler knows it.
+//! Sequences: requests as the scheduler knows them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,42 +11,43 @@ use playhouse_types::{
 
 use crate::{Emitted, HashedRequest, Limits, Terms, Timings};
 
-/// A request with everything that happened to it.
+/// The scheduling state of one request.
 ///
-/// Its *known* tokens are the prompt and what was sampled since. The KV entries of the first
-/// `computed` are in `blocks`, those of the first `planned` will be when the steps in flight are
-/// applied. `computed <= planned`, and without a step in flight `planned < known`. A run that
-/// reaches the last known token samples another, so `planned` can be ahead of `known` meanwhile.
+/// The *known* tokens of a sequence are the prompt and what was sampled since. The KV entries of the
+/// first `computed` are in `blocks`, those of the first `planned` will be when the steps in flight are
+/// applied. `computed <= planned`, and without a step in flight `planned < known`. A run that reaches
+/// the last known token samples another, so `planned` can be ahead of `known` meanwhile.
 #[derive(Debug)]
 pub(crate) struct Sequence {
     pub(crate) request: GenerateRequest,
     pub(crate) terms: Terms,
-    /// Every one of them has been emitted. Survives the loss of the seat.
+    /// The sampled tokens, all of them emitted. They survive the loss of the slot.
     pub(crate) generated: Vec<TokenId>,
     /// Hashes of the full blocks of known tokens; `None` without prefix caching.
     pub(crate) chain: Option<HashChain>,
-    /// Positions whose KV entries are in the cache.
+    /// The number of positions whose KV entries are in the cache.
     pub(crate) computed: usize,
-    /// The same, once the steps in flight are applied.
+    /// The same number, once the steps in flight are applied.
     planned: usize,
     block_size: BlockSize,
-    /// The block table; empty without a seat.
+    /// The block table; empty without a slot.
     pub(crate) blocks: Vec<BlockId>,
-    /// Blocks, from the first, which were offered to the prefix index or came from it.
+    /// The number of blocks, from the first, that were offered to the prefix index or came from it.
     pub(crate) published: usize,
-    /// Tokens that the engine has been told, or told to take from its own sampling.
+    /// The number of tokens that the engine was told, or told to take from its own sampling.
     told: usize,
-    /// Steps with this sequence that have not been applied.
+    /// The number of steps with this sequence that have not been applied.
     in_flight: usize,
-    /// Prompt log-probabilities emitted: those of positions `1..=reported`.
+    /// The number of prompt log-probabilities emitted: those of positions `1..=reported`.
     pub(crate) reported: usize,
-    /// An engine died while it computed this sequence up to here, which it has not passed since.
+    /// The position up to which an engine was computing this sequence when it died, until that position
+    /// is passed.
     blamed_until: Option<usize>,
-    /// A second one did.
+    /// The same position, for the second engine that died.
     pub(crate) suspect_until: Option<usize>,
-    /// Tokens at which it finishes for length.
+    /// The number of tokens at which the sequence finishes for length.
     length_max: usize,
-    /// Tokens from the prefix cache at the first admission.
+    /// The number of tokens from the prefix cache at the first admission.
     cached_tokens: Option<usize>,
     pub(crate) preemptions: u32,
     pub(crate) arrived: Duration,
@@ -89,7 +90,7 @@ impl Sequence {
         }
     }
 
-    /// One that goes on behind what it has emitted.
+    /// Creates a sequence that goes on behind what it has emitted.
     pub(crate) fn resumed(
         request: HashedRequest,
         terms: Terms,
@@ -106,20 +107,20 @@ impl Sequence {
             (sequence.seated, sequence.first_token) = (Some(arrived), Some(arrived));
         }
         sequence.generated = tokens;
-        // Where exactly it was is not known: at its next token at the latest.
+        // Its exact position is not known: at its next token at the latest.
         let until = Some(sequence.known() + 1);
         sequence.blamed_until = until.filter(|_| losses > 0);
         sequence.suspect_until = until.filter(|_| losses > 1);
         sequence
     }
 
-    /// Who comes first: by priority, then by arrival. Whoever gives out the ids counts them up, so that
-    /// they tell apart who arrived at the same time.
+    /// Returns the sort key of a sequence: by priority, then by arrival. Ids are counted up, so they
+    /// order sequences that arrived at the same time.
     pub(crate) fn order(&self) -> (i32, Duration, RequestId) {
         (self.terms.priority, self.arrived, self.request.id)
     }
 
-    /// From when on it expires: not at all, once it had a seat (**S-13**).
+    /// Returns the time from which the sequence is expired: `None`, once it had a slot (**S-13**).
     pub(crate) fn deadline(&self) -> Option<Duration> {
         self.terms.deadline.filter(|_| self.seated.is_none())
     }
@@ -132,23 +133,24 @@ impl Sequence {
         self.prompt_len() + self.generated.len()
     }
 
-    /// Known tokens that no outcome has come for.
+    /// Returns the number of known tokens without an outcome yet.
     pub(crate) fn remaining(&self) -> usize {
         self.known() - self.computed
     }
 
-    /// A step with it has not been applied.
+    /// Returns whether a step with the sequence has not been applied.
     pub(crate) fn is_in_flight(&self) -> bool {
         self.in_flight > 0
     }
 
-    /// Tokens there will be when the steps in flight are applied.
+    /// Returns the number of tokens that there will be when the steps in flight are applied.
     fn expected(&self) -> usize {
         self.known().max(self.planned + 1)
     }
 
-    /// Tokens that another run could feed: those that are known, or, with `lookahead`, the one that
-    /// a step in flight samples, unless the sequence is as long as it may get with it.
+    /// Returns the number of tokens that another run could feed: those that are known, or, with
+    /// `lookahead`, the token that a step in flight samples, unless that token brings the sequence to
+    /// its full length.
     pub(crate) fn feedable(&self, lookahead: bool) -> usize {
         match self.known().saturating_sub(self.planned) {
             0 => usize::from(lookahead && self.expected() < self.length_max),
@@ -156,8 +158,8 @@ impl Sequence {
         }
     }
 
-    /// Its next `tokens` tokens are in a plan now. Returns the position of the first of them, the
-    /// token that the engine has to append before, and which logits it has to compute.
+    /// Records that the next `tokens` tokens are in a plan. Returns the position of the first of them,
+    /// the token that the engine has to append before, and the logits that it has to compute.
     pub(crate) fn plan(&mut self, tokens: usize) -> (usize, Appended, Logits) {
         let (start, end) = (self.planned, self.planned + tokens);
         let logits = self.logits(end);
@@ -167,7 +169,7 @@ impl Sequence {
         (start, appended, logits)
     }
 
-    /// All known tokens. Free of charge before the first token, a copy after a preemption.
+    /// Returns all known tokens. Free of charge before the first token, a copy after a preemption.
     pub(crate) fn tokens(&self) -> Arc<[TokenId]> {
         if self.generated.is_empty() {
             return Arc::clone(&self.request.prompt);
@@ -175,7 +177,7 @@ impl Sequence {
         self.request.prompt.iter().chain(&self.generated).copied().collect()
     }
 
-    /// What the engine has to be told before it can feed the tokens up to `end`.
+    /// Returns what the engine has to be told before it can feed the tokens up to `end`.
     fn tell(&mut self, end: usize) -> Appended {
         let news = self.known().max(end) - self.told;
         assert!(news <= 1, "{} has {news} tokens that the engine does not know", self.request.id);
@@ -187,29 +189,29 @@ impl Sequence {
         }
     }
 
-    /// The next token has no room in the block table.
+    /// Returns whether the next token has no room in the block table.
     pub(crate) fn needs_block(&self) -> bool {
         self.block_size.blocks_for(self.expected()) > self.blocks.len()
     }
 
-    /// It will want another block if it runs to its full length. The last token is sampled but
-    /// never fed, so it needs no room.
+    /// Returns whether the sequence will want another block if it runs to its full length. The last
+    /// token is sampled but never fed, so it needs no room.
     pub(crate) fn may_grow(&self) -> bool {
         self.block_size.blocks_for(self.length_max - 1) > self.blocks.len()
     }
 
-    /// Prompt log-probabilities are wanted and some have not been emitted.
+    /// Returns whether prompt log-probabilities are wanted and some have not been emitted.
     fn owes_prompt_logprobs(&self) -> bool {
         self.request.sampling.prompt_logprobs.is_some() && self.reported + 1 < self.prompt_len()
     }
 
-    /// Most tokens which a prefix hit may skip: a position whose log-probabilities are owed has to
-    /// be computed.
+    /// Returns the most tokens that a prefix hit may skip: a position whose log-probabilities are owed
+    /// has to be computed.
     pub(crate) fn skippable(&self) -> usize {
         if self.owes_prompt_logprobs() { self.reported } else { usize::MAX }
     }
 
-    /// Which logits a run up to position `end` needs.
+    /// Returns the logits that a run up to position `end` needs.
     fn logits(&self, end: usize) -> Logits {
         if self.reports(end) {
             Logits::All
@@ -220,12 +222,13 @@ impl Sequence {
         }
     }
 
-    /// A run that ends before position `end` brings prompt log-probabilities which are owed.
+    /// Returns whether a run that ends before position `end` brings prompt log-probabilities that are
+    /// owed.
     fn reports(&self, end: usize) -> bool {
         self.owes_prompt_logprobs() && end > self.reported
     }
 
-    /// It has been given a seat, and the first `cached` tokens are in the cache.
+    /// Records that the sequence was given a slot, and that its first `cached` tokens are in the cache.
     pub(crate) fn seat(&mut self, blocks: Vec<BlockId>, cached: usize, now: Duration) {
         self.blocks = blocks;
         self.computed = cached;
@@ -236,7 +239,7 @@ impl Sequence {
         self.seated.get_or_insert(now);
     }
 
-    /// It has lost its seat. The caller sees to the blocks.
+    /// Takes the slot from the sequence, and returns its blocks, to which the caller sees.
     pub(crate) fn unseat(&mut self) -> Vec<BlockId> {
         self.computed = 0;
         self.planned = 0;
@@ -245,7 +248,7 @@ impl Sequence {
         std::mem::take(&mut self.blocks)
     }
 
-    /// The next `tokens` tokens have been computed. Returns the position of the first of them.
+    /// Records that the next `tokens` tokens were computed. Returns the position of the first of them.
     pub(crate) fn advance(&mut self, tokens: usize) -> usize {
         let start = self.computed;
         self.computed += tokens;
@@ -256,8 +259,8 @@ impl Sequence {
         start
     }
 
-    /// The engine died while it computed what is in flight. Returns whether that is once too often
-    /// (**S-9**).
+    /// Blames the sequence for the death of an engine that was computing it. Returns whether that is
+    /// once too often (**S-9**).
     pub(crate) fn blame(&mut self) -> bool {
         let until = Some(self.planned);
         if self.suspect_until.is_some() {
@@ -270,8 +273,8 @@ impl Sequence {
         false
     }
 
-    /// Whether the next `tokens` tokens bring a sampled token, and how many prompt log-probabilities
-    /// they bring, some of which may have been emitted before.
+    /// Returns whether the next `tokens` tokens bring a sampled token, and how many prompt
+    /// log-probabilities they bring, some of which may have been emitted before.
     pub(crate) fn expects(&self, tokens: usize) -> (bool, usize) {
         let (start, end) = (self.computed, self.computed + tokens);
         let prompt_logprobs = match self.reports(end) {
@@ -293,8 +296,8 @@ impl Sequence {
         entries
     }
 
-    /// Adds a sampled token, and says whether it is the last one. Stop tokens come before lengths,
-    /// as in vLLM.
+    /// Adds a sampled token, and returns the finish reason if it is the last one. Stop tokens come
+    /// before lengths, as in vLLM.
     pub(crate) fn push(&mut self, token: TokenId, now: Duration) -> Option<FinishReason> {
         self.generated.push(token);
         self.first_token.get_or_insert(now);
@@ -309,7 +312,7 @@ impl Sequence {
         (self.known() >= self.length_max).then_some(FinishReason::Length)
     }
 
-    /// An emission with nothing in it yet.
+    /// Returns an emission without content yet.
     pub(crate) fn emission(&self) -> Emission {
         Emission {
             id: self.request.id,
@@ -335,7 +338,7 @@ impl Sequence {
     }
 }
 
-/// A position or a count of tokens of one sequence, as plans spell it.
+/// Converts a position or a count of tokens of one sequence to the type of plans.
 pub(crate) fn as_u32(tokens: usize) -> u32 {
     u32::try_from(tokens).expect("a context has fewer than 2^32 tokens")
 }

@@ -1,37 +1,37 @@
-//! How many tokens of prompts a step has time for (**S-16**).
+//! The tempo of steps: how many tokens of prompts a step has time for (**S-16**).
 //!
-//! A step is taken to last as long as one without prompts, and so much longer for each token of a
-//! prompt. Both are learnt from the steps that were applied, newer ones counting more; how many
-//! tokens of how long a context they were makes no difference here. Sarathi-Serve (Agrawal et al.,
-//! OSDI 2024) measures such a budget once for each machine; here it follows what the machine does.
+//! A step is taken to last as long as a step without prompts, and longer by some time for each token of
+//! a prompt. Both times are learnt from the steps that were applied, newer ones counting more; how many
+//! tokens of how long a context they were makes no difference here. Sarathi-Serve (Agrawal et al., OSDI
+//! 2024) measures such a budget once for each machine; here it follows what the machine does.
 
 use std::time::Duration;
 
-/// Tokens of prompts that a step has room for whatever they take: below that, a chunk costs more in
-/// weights to read than it saves those who wait for it.
+/// The tokens of prompts for which a step has room, whatever they take: below that, a chunk costs more
+/// in weights to read than it saves the requests that wait for it.
 pub(crate) const PREFILL_MIN: usize = 64;
 
-/// Before anything has been seen.
+/// The tokens of prompts in a step before any step was measured.
 const PREFILL_FIRST: usize = 4 * PREFILL_MIN;
 
-/// Part of the newest step in what is expected of the next one.
+/// The weight of the newest step in what is expected of the next one.
 const NEWEST: f64 = 0.25;
 
 #[derive(Debug, Default)]
 pub(crate) struct Tempo {
-    /// Seconds of a step without prompts; 0 before the first.
+    /// The seconds of a step without prompts; 0 before the first such step.
     decode: f64,
-    /// Seconds that a token of a prompt adds.
+    /// The seconds that a token of a prompt adds.
     per_token: Option<f64>,
-    /// When the last step was applied.
+    /// The time at which the last step was applied.
     landed: Duration,
 }
 
 // === impl Tempo ===
 
 impl Tempo {
-    /// A step was applied that was planned at `planned`, with so many tokens of prompts in it. Steps
-    /// are computed one after the other: it began when the one before it had ended.
+    /// Records that a step was applied that was planned at `planned`, with `prefill` tokens of prompts.
+    /// Steps are computed one after the other: a step begins when the one before it has ended.
     pub(crate) fn landed(&mut self, planned: Duration, now: Duration, prefill: usize) {
         let began = planned.max(self.landed);
         self.landed = now;
@@ -46,7 +46,7 @@ impl Tempo {
         }
     }
 
-    /// Tokens of prompts that prolong a step by so much.
+    /// Returns the number of tokens of prompts that prolong a step by `time`.
     pub(crate) fn prefill(&self, time: Duration) -> usize {
         if time == Duration::MAX {
             return usize::MAX;
@@ -63,7 +63,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Steps of this machine take `base` ms and `each` µs for every token of a prompt.
+    /// Applies steps of a machine that takes `base` ms and `each` µs for every token of a prompt.
     fn after(tempo: &mut Tempo, now: &mut Duration, base: u32, each: u32, prefill: usize) {
         let planned = *now;
         *now += MS * base + MS * each * u32::try_from(prefill).expect("some") / 1000;

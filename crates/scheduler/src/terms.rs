@@ -1,21 +1,22 @@
-//! What a request may expect of the queue.
+//! [`Terms`]: the terms on which a request waits in the queue.
 
 use std::time::Duration;
 
-/// Where a request stands in the queue, and how long it may stand there. The default is what everybody
-/// had if nobody was special.
+/// The position of a request in the queue, and how long the request may wait there. The default is the
+/// same for all requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
-    /// Lower is earlier, as vLLM spells it.
+    /// The priority. Lower is earlier, as in vLLM.
     pub priority: i32,
-    /// On whose behalf it is asked for. Those of one priority share the replica evenly (**S-14**).
+    /// The tenant on whose behalf the request is made. Tenants of one priority share the replica evenly
+    /// (**S-14**).
     pub tenant: Tenant,
-    /// From this time on nobody waits for it any more: if it has no seat by then, it expires (**S-13**).
-    /// On the clock of `now`.
+    /// The time at which the request expires if it has no slot by then (**S-13**). On the clock of
+    /// `now`.
     pub deadline: Option<Duration>,
 }
 
-/// Whoever requests are made for, such as the holder of an API key. Their number has to be bounded by
-/// the caller: a scheduler remembers each.
+/// A tenant: the party for which requests are made, such as the holder of an API key. The number of
+/// tenants has to be bounded by the caller, because a scheduler remembers each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tenant(pub u32);

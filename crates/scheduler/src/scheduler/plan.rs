@@ -1,4 +1,4 @@
-//! Deciding what the next step computes.
+//! Planning: deciding what the next step computes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,56 +10,55 @@ use super::{Flight, Planned, Scheduler};
 use crate::Limits;
 use crate::sequence::{Sequence, as_u32};
 
-/// A step has this part of its budget for short prompts (**S-15**).
+/// The part of a step's budget that is for short prompts, as a divisor (**S-15**).
 const SHORT_PART: usize = 4;
 
 /// A plan in the making.
 struct Draft {
-    /// Tokens that may still be fed.
+    /// The number of tokens that may still be fed.
     budget: usize,
-    /// Requests that may still run.
+    /// The number of requests that may still run.
     share: usize,
-    /// As in [`Limits`].
+    /// The value of [`Limits::lookahead`].
     lookahead: bool,
     admitted: Vec<Admitted>,
     runs: Vec<Run>,
     planned: Vec<Planned>,
 }
 
-/// A sequence without a seat, when there is room for it.
+/// The blocks of a sequence without a slot for which there is room.
 struct Admissible {
     prefix: Prefix,
     new_blocks: usize,
 }
 
-/// Who runs alone (**S-9**).
+/// The suspect that runs alone (**S-9**).
 enum Suspect {
     Seated(Slot),
     Queued(Admissible),
 }
 
-/// What came of asking for room for the next token of a running sequence.
+/// The result of asking for room for the next token of a running sequence.
 enum Growth {
-    /// There is room. The block that was added for it, if one was.
+    /// There is room, with the block that was added for the token, if one was.
     Room(Vec<BlockId>),
-    /// No block now: a step in flight writes to those of whoever has to give way. Its outcome
-    /// will come.
+    /// No block is free now: a step in flight writes to the blocks of the sequence that has to give way.
+    /// Its outcome will come.
     Starved,
-    /// It had to give way itself.
+    /// The sequence itself had to give way.
     Preempted,
 }
 
 // === impl Scheduler ===
 
 impl Scheduler {
-    /// What the engine shall compute next, or `None` when there is nothing (or nothing before
+    /// Plans the next step of the engine; `None` when there is nothing to compute (or nothing before
     /// another outcome has come). Every plan has to be executed, and its outcome applied.
     ///
-    /// Seats given up since the last plan are in `released`. They wait for the next plan that has
-    /// runs; only when none is in sight (nothing to run and nothing in flight) a plan without runs
-    /// goes out, so that an idle engine forgets them. A slot can be in `released` and in `admitted`
-    /// of the same plan. The blocks for all known tokens of an admitted request come with its first
-    /// run.
+    /// Slots freed since the last plan are in `released`. They wait for the next plan that has runs;
+    /// only when no such plan is in sight (nothing to run and nothing in flight) a plan without runs
+    /// goes out, so that an idle engine forgets them. A slot can be in `released` and in `admitted` of
+    /// the same plan. The blocks for all known tokens of an admitted request come with its first run.
     pub fn plan_step(&mut self, now: Duration) -> Option<StepPlan> {
         self.clock = self.clock.max(now);
         self.expire();
@@ -72,7 +71,7 @@ impl Scheduler {
                     let tokens_max = draft.budget;
                     draft.run(slot, self.seated_mut(slot), tokens_max, new_blocks);
                 }
-                // It waits for room, as a suspect in the queue does.
+                // The suspect waits for room, as a suspect in the queue does.
                 Growth::Starved | Growth::Preempted => drop(self.plan_running(&mut draft)),
             },
             Some(Suspect::Queued(admissible)) => {
@@ -93,19 +92,20 @@ impl Scheduler {
         self.seal(draft)
     }
 
-    /// Tokens of one step (**S-6**, **S-16**): one for each that can run, and those of prompts.
+    /// Returns the token budget of one step (**S-6**, **S-16**): one token for each request that can
+    /// run, and those of prompts.
     fn budget(&self) -> usize {
         let prefill = self.tempo.prefill(self.limits.prefill_time);
         self.limits.max_num_batched_tokens.min(prefill.saturating_add(self.running.len()))
     }
 
-    /// Requests of one step (**S-10**).
+    /// Returns the maximum number of requests of one step (**S-10**).
     fn share(&self) -> usize {
         let soon = self.running.len() + self.waiting.len().min(self.empty.len());
         soon.div_ceil(self.limits.micro_batches).clamp(1, self.limits.micro_batch_max)
     }
 
-    /// The first suspect, unless it waits for room.
+    /// Returns the first suspect, unless the suspect waits for room.
     fn suspect(&self) -> Option<Suspect> {
         let is_suspect = |slot: &&Slot| self.seated(**slot).suspect_until.is_some();
         if let Some(&slot) = self.running.iter().find(is_suspect) {
@@ -133,13 +133,13 @@ impl Scheduler {
                 continue;
             }
             behind -= 1;
-            // Whoever may have to give way lands first.
+            // The steps of the sequence that may have to give way come back first.
             if starved && sequence.is_in_flight() {
                 continue;
             }
             match self.grow(slot) {
                 Growth::Room(new_blocks) => {
-                    // S-7: a chunk leaves one token for each that is still to come.
+                    // S-7: a chunk leaves one token for each sequence that is still to come.
                     let tokens_max = draft.budget.saturating_sub(behind).max(1);
                     draft.run(slot, self.seated_mut(slot), tokens_max, new_blocks);
                 }
@@ -180,8 +180,9 @@ impl Scheduler {
         self.waiting.insert(sequence);
     }
 
-    /// Who does not wait for the long prompts before it (**S-15**), and their tokens: nobody, unless
-    /// there is room for everybody who waits and more to feed than one step can.
+    /// Returns the requests that do not wait for the long prompts before them (**S-15**), and the number
+    /// of their tokens: none, unless there is room for every request that waits and more to feed than
+    /// one step can.
     fn short(&self, budget: usize) -> (Vec<RequestId>, usize) {
         let nobody = (Vec::new(), 0);
         if self.waiting.len() < 2 || self.waiting.len() > self.empty.len() {
@@ -193,17 +194,17 @@ impl Scheduler {
             moving += usize::from(feedable > 0);
             tokens += feedable;
         }
-        // Each of them may fill its last block only in part, and want another.
+        // Each request may fill its last block only in part, and want another.
         let blocks =
             self.limits.block_size.full_blocks(self.waiting.tokens()) + 2 * self.waiting.len();
         if tokens <= budget || !self.pool.can_take(blocks + self.growing()) {
             return nobody;
         }
-        // S-7: everybody with a seat has its token.
+        // S-7: every request with a slot has its token.
         self.waiting.shortest((budget / SHORT_PART).min(budget.saturating_sub(moving)))
     }
 
-    /// Seats those who do not wait, as far as the step has room for them.
+    /// Gives slots to the requests that do not wait, as far as the step has room for them.
     fn plan_short(&mut self, short: Vec<RequestId>, draft: &mut Draft) {
         for id in short {
             if draft.share == 0 {
@@ -217,7 +218,7 @@ impl Scheduler {
         }
     }
 
-    /// Seats the head of the queue while there is room for it.
+    /// Gives slots to the head of the queue while there is room for it.
     fn plan_waiting(&mut self, draft: &mut Draft) {
         if self.waiting.front().is_none() {
             return;
@@ -235,10 +236,11 @@ impl Scheduler {
         }
     }
 
-    /// Whether there is a seat for a sequence, and blocks for all its known tokens.
+    /// Returns the blocks for all known tokens of a sequence, if there are enough of them and a slot is
+    /// empty.
     ///
-    /// One block is left to each of the `growing` sequences before it. Without them it would be
-    /// the first to give way within the steps of one block, its prefill wasted.
+    /// One block is left to each of the `growing` sequences before it. Without those blocks the sequence
+    /// would be the first to give way within the steps of one block, its prefill wasted.
     fn admissible(&self, sequence: &Sequence, growing: usize) -> Option<Admissible> {
         if self.empty.is_empty() {
             return None;
@@ -252,12 +254,12 @@ impl Scheduler {
         fits.then_some(Admissible { prefix, new_blocks })
     }
 
-    /// Running sequences that will want another block.
+    /// Returns the number of running sequences that will want another block.
     fn growing(&self) -> usize {
         self.running.iter().filter(|&&slot| self.seated(slot).may_grow()).count()
     }
 
-    /// Seats a sequence from the queue and plans its first run.
+    /// Gives a slot to a sequence from the queue and plans its first run.
     fn admit(&mut self, mut sequence: Sequence, admissible: Admissible, draft: &mut Draft) -> Slot {
         let Admissible { prefix, new_blocks } = admissible;
         let slot = self.empty.pop().expect("there is a seat for whoever is admissible");

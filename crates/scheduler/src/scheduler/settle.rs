@@ -1,4 +1,4 @@
-//! Taking in what a step computed.
+//! Settling: taking in the outcome of a step.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use playhouse_types::{Emission, RunOutcome, Slot, StepId, StepOutcome};
 use super::{Flight, Planned, Scheduler};
 use crate::served::GENERATED_COST;
 
-/// How an outcome differs from the plan that it should be the outcome of.
+/// The difference between an outcome and the plan that it should match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BrokenContract {
-    /// No step is in flight.
+    /// No step is in flight, so no outcome was to come.
     #[error("an outcome of {found} came, and no step is in flight")]
     NoPlan {
         /// The step of the outcome.
@@ -24,20 +24,20 @@ pub enum BrokenContract {
         /// The step of the outcome.
         found: StepId,
     },
-    /// The outcome has not one entry for each run.
+    /// The number of entries differs from the number of runs.
     #[error("the outcome of {step} has {found} runs instead of {runs}")]
     Runs {
-        /// The step.
+        /// The step of the plan.
         step: StepId,
-        /// Runs of the plan.
+        /// The number of runs of the plan.
         runs: usize,
-        /// Runs of the outcome.
+        /// The number of runs of the outcome.
         found: usize,
     },
     /// The runs are not in plan order.
     #[error("the outcome of {step} has a run of {found} where the plan has {slot}")]
     OtherSlot {
-        /// The step.
+        /// The step of the plan.
         step: StepId,
         /// The slot in the plan.
         slot: Slot,
@@ -47,9 +47,9 @@ pub enum BrokenContract {
     /// A token is missing, or there is one too many.
     #[error("the outcome of {step} has {} for {slot}", if *samples { "no token" } else { "a token too many" })]
     Sampled {
-        /// The step.
+        /// The step of the plan.
         step: StepId,
-        /// The slot.
+        /// The slot of the run.
         slot: Slot,
         /// Whether the run samples a token.
         samples: bool,
@@ -60,13 +60,13 @@ pub enum BrokenContract {
          {prompt_logprobs}"
     )]
     PromptLogprobs {
-        /// The step.
+        /// The step of the plan.
         step: StepId,
-        /// The slot.
+        /// The slot of the run.
         slot: Slot,
-        /// How many the run brings.
+        /// The number of prompt log-probabilities that the run brings.
         prompt_logprobs: usize,
-        /// How many the outcome has.
+        /// The number of prompt log-probabilities in the outcome.
         found: usize,
     },
 }
@@ -74,12 +74,12 @@ pub enum BrokenContract {
 // === impl Scheduler ===
 
 impl Scheduler {
-    /// Takes in the outcome of the oldest step in flight. Returns what it produced, in plan order:
-    /// one emission per request that has a token or prompt log-probabilities to report. An outcome
-    /// of another epoch is ignored.
+    /// Takes in the outcome of the oldest step in flight. Returns the emissions of the step, in plan
+    /// order: one for each request that has a token or prompt log-probabilities to report. An outcome of
+    /// another epoch is ignored.
     ///
     /// # Errors
-    /// If the outcome is not that of the oldest plan, run by run. Nothing has changed then (**S-17**).
+    /// If the outcome does not match the oldest plan, run by run. Nothing has changed then (**S-17**).
     pub fn apply(
         &mut self,
         outcome: StepOutcome,
@@ -109,7 +109,7 @@ impl Scheduler {
         Ok(emissions)
     }
 
-    /// Holds an outcome against the oldest plan.
+    /// Compares an outcome with the oldest plan.
     fn check_outcome(&self, outcome: &StepOutcome) -> Result<(), BrokenContract> {
         let found = outcome.step;
         let flight = self.flights.front().ok_or(BrokenContract::NoPlan { found })?;
@@ -126,7 +126,7 @@ impl Scheduler {
             if run.slot != slot {
                 return Err(BrokenContract::OtherSlot { step, slot, found: run.slot });
             }
-            // What comes of a sequence that has ended since is not read.
+            // The outcome of a sequence that has ended since is not read.
             let Planned::Seated { tokens, .. } = planned else { continue };
             let (samples, prompt_logprobs) = self.seated(slot).expects(*tokens);
             if run.sampled.len() != usize::from(samples) {
@@ -140,7 +140,7 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Takes in one run of a sequence that is still wanted.
+    /// Takes in one run of a sequence that has not ended.
     fn settle(&mut self, slot: Slot, tokens: usize, run: RunOutcome) -> Option<Emission> {
         let now = self.clock;
         let sequence = self.seated_mut(slot);
@@ -168,7 +168,7 @@ impl Scheduler {
         (emission.token.is_some() || !emission.prompt_logprobs.is_empty()).then_some(emission)
     }
 
-    /// Offers the blocks which a sequence has filled to the prefix index (**S-8**).
+    /// Offers the blocks that a sequence has filled to the prefix index (**S-8**).
     fn publish(&mut self, slot: Slot) {
         let seat = &mut self.seats[slot.0 as usize];
         let sequence = seat.as_mut().expect("a running slot has a sequence");
