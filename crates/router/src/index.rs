@@ -1,13 +1,13 @@
-//! Which replicas have which blocks.
+//! The index of prefixes: which replicas have which blocks.
 
 use hashbrown::HashTable;
 
 use crate::mix::mix;
 
-/// Replicas that share a table: as many as one word has bits.
+/// The number of replicas that share a table: as many as one word has bits.
 const GROUP: usize = 64;
 
-/// Names of blocks, with the set of replicas that have each.
+/// The names of blocks, with the set of replicas that have each block.
 ///
 /// A replica is a *slot*, counted from 0. Every 64 slots have a table of their own, so that a set is
 /// one word. An entry without a replica is removed.
@@ -15,7 +15,7 @@ const GROUP: usize = 64;
 pub(crate) struct PrefixIndex {
     seed: u64,
     groups: Vec<HashTable<Entry>>,
-    /// Blocks of each slot.
+    /// The number of blocks of each slot.
     blocks: Vec<usize>,
 }
 
@@ -23,7 +23,7 @@ pub(crate) struct PrefixIndex {
 #[derive(Debug)]
 struct Entry {
     name: u64,
-    /// A bit for each slot that has the block.
+    /// A set of bits, one for each slot that has the block.
     holders: u64,
 }
 
@@ -69,7 +69,7 @@ impl PrefixIndex {
         }
     }
 
-    /// Forgets the blocks of a slot: a walk through its table, if it has any.
+    /// Forgets the blocks of a slot. That takes a walk through its table, if the slot has any blocks.
     pub(crate) fn forget(&mut self, slot: usize) {
         if std::mem::take(&mut self.blocks[slot]) == 0 {
             return;
@@ -81,7 +81,7 @@ impl PrefixIndex {
         });
     }
 
-    /// How many of the first `names` each slot has, up to the first it has not.
+    /// Returns how many of the first `names` each slot has, up to the first name that it lacks.
     pub(crate) fn depths(&self, names: &[u64]) -> Vec<usize> {
         let mut depths = vec![0; self.groups.len() * GROUP];
         for (table, depths) in self.groups.iter().zip(depths.chunks_mut(GROUP)) {
@@ -101,18 +101,18 @@ impl PrefixIndex {
     }
 }
 
-/// Names are digests, but of what clients choose: without a seed one could look for prompts that all
-/// fall into one place of the table.
+/// Hashes a name with the seed. Names are digests, but of what clients choose: without a seed a client
+/// could look for prompts that all fall into one place of the table.
 fn hash(seed: u64, name: u64) -> u64 {
     mix(name ^ seed)
 }
 
-/// The table of a slot, and its bit there.
+/// Returns the table of a slot, and the slot's bit there.
 fn place(slot: usize) -> (usize, u64) {
     (slot / GROUP, 1 << (slot % GROUP))
 }
 
-/// The positions of the bits that are set.
+/// Returns the positions of the bits that are set.
 fn bits(mut word: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let bit = (word != 0).then_some(word.trailing_zeros() as usize)?;

@@ -1,40 +1,40 @@
-//! The ways to choose.
+//! [`Policy`]: the ways to choose a replica.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// How a replica is chosen.
+/// The policy by which a replica is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
-    /// The least work, cached prefixes considered.
+    /// The replica with the least work for the request, cached prefixes considered.
     #[default]
     Prefix,
-    /// The least recently chosen.
+    /// The replica that was chosen least recently.
     RoundRobin,
-    /// The least load, whatever is cached.
+    /// The replica with the least load, whatever is cached.
     LeastLoad,
-    /// The less loaded of two at random.
+    /// The less loaded of two random replicas.
     PowerOfTwo,
-    /// By the session of the request; like [`Prefix`](Self::Prefix) without one.
+    /// The replica of the request's session; like [`Prefix`](Self::Prefix) without a session.
     Session,
 }
 
-/// No policy has this name.
+/// The error of a name that no policy has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{given}` is no routing policy: choose one of {}", Policy::ALL.map(Policy::name).join(", "))]
 pub struct UnknownPolicy {
-    /// What was given.
+    /// The name that was given.
     pub given: String,
 }
 
 // === impl Policy ===
 
 impl Policy {
-    /// Every policy.
+    /// All policies.
     pub const ALL: [Self; 5] =
         [Self::Prefix, Self::RoundRobin, Self::LeastLoad, Self::PowerOfTwo, Self::Session];
 
-    /// As flags and files spell it.
+    /// Returns the policy's name as flags and files spell it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! What is known of one replica beside its blocks.
+//! The router's knowledge of one replica, apart from its blocks.
 
 use std::collections::VecDeque;
 
@@ -6,63 +6,63 @@ use playhouse_types::{Epoch, PrefixEvent, ReplicaId};
 
 use crate::Applied;
 
-/// What a request costs beside its prefill, in tokens of prefill: its decode takes a share of so many
+/// The cost of a request beside its prefill, in tokens of prefill: its decode takes a share of this many
 /// steps. Less than most answers have, because a token of decode is cheaper where memory is the limit.
 pub const REQUEST_TOKENS: u32 = 64;
 
-/// Most picks of one replica that count before its reports cover them; of more the oldest are
+/// The most picks of one replica that count before its reports cover them; beyond that the oldest are
 /// forgotten. Above what admission lets in, so it only matters for a replica that never reports.
 pub const UNREPORTED_MAX: usize = 4096;
 
-/// Reports after which a pick no longer counts, whether or not it was accepted (**RO-5**).
+/// The number of reports after which a pick no longer counts, whether or not it was accepted (**RO-5**).
 const REPORTS_MAX: u64 = 4;
 
 /// How much more a request weighs where the KV cache is full than where it is empty.
 const CROWDING_MAX: f64 = 16.0;
 
-/// How busy a replica says it is. All but the first are of the moment of the report.
+/// The load that a replica reports. All fields but the first are of the moment of the report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Requests it has accepted since it began. Less than in the report before means that it has
-    /// begun anew.
+    /// The number of requests that the replica has accepted since it began. Less than in the report
+    /// before means that the replica has begun anew.
     pub accepted: u64,
-    /// Tokens known and not computed, of all its requests.
+    /// The number of tokens known and not computed, of all requests of the replica.
     pub queued_tokens: u64,
-    /// Requests with a seat.
+    /// The number of requests with a slot.
     pub running: u32,
-    /// Requests in its queue.
+    /// The number of requests in the queue of the replica.
     pub waiting: u32,
-    /// KV blocks that are held; those which are only cached are not.
+    /// The number of KV blocks that are held; blocks that are only cached do not count.
     pub kv_used_blocks: u32,
-    /// All its KV blocks.
+    /// The number of all KV blocks.
     pub kv_total_blocks: u32,
 }
 
-/// One replica.
+/// The state of one replica.
 #[derive(Debug)]
 pub(crate) struct Replica {
     pub(crate) id: ReplicaId,
-    /// When it was picked last, in picks of the router; 0 for never.
+    /// The number of the last pick of this replica, in picks of the router; 0 for never.
     pub(crate) chosen: u64,
     epoch: Epoch,
-    /// The sequence number that the next event has if none is lost.
+    /// The sequence number of the next event, if none is lost.
     next: u64,
-    /// An event was lost; all before the next reset are worthless.
+    /// Whether an event was lost, so that all events before the next reset are worthless.
     lost: bool,
     load: Load,
-    /// Reports so far.
+    /// The number of reports so far.
     reports: u64,
-    /// Picks that the load does not cover yet, oldest first.
+    /// The picks that the load does not cover yet, oldest first.
     unreported: VecDeque<Unreported>,
-    /// Tokens of all those.
+    /// The tokens of all those picks.
     unreported_tokens: u64,
 }
 
 #[derive(Debug)]
 struct Unreported {
-    /// Tokens to compute.
+    /// The number of tokens to compute.
     tokens: u32,
-    /// Reports before it was picked.
+    /// The number of reports before the pick.
     reports: u64,
 }
 
@@ -84,7 +84,7 @@ impl Replica {
     }
 
     /// Takes note of an event. Returns whether the blocks of this replica have to be forgotten first,
-    /// and what becomes of the event (**RO-2**).
+    /// and the result of the event (**RO-2**).
     pub(crate) fn hear(
         &mut self,
         epoch: Epoch,
@@ -122,7 +122,7 @@ impl Replica {
         }
     }
 
-    /// Has been picked for a request with so many tokens to compute.
+    /// Records that the replica was picked for a request with this many tokens to compute.
     pub(crate) fn take(&mut self, tokens: u32, picks: u64) {
         self.chosen = picks;
         if self.unreported.len() == UNREPORTED_MAX {
@@ -132,7 +132,7 @@ impl Replica {
         self.unreported_tokens += u64::from(tokens);
     }
 
-    /// The work that is there, in tokens of prefill (**RO-3**).
+    /// Returns the work of the replica, in tokens of prefill (**RO-3**).
     pub(crate) fn work(&self) -> f64 {
         let Load { queued_tokens, running, waiting, kv_used_blocks, kv_total_blocks, .. } =
             self.load;

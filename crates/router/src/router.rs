@@ -1,4 +1,4 @@
-//! The state of all replicas, and the choice.
+//! [`Router`]: the state of all replicas, and the choice among them.
 
 use playhouse_types::{BlockSize, Epoch, PrefixEvent, ReplicaId};
 
@@ -7,61 +7,62 @@ use crate::mix::mix;
 use crate::replica::Replica;
 use crate::{Load, Policy};
 
-/// Who has no more than this of a prompt has nothing of it (**RO-4**): four blocks, which the head of
-/// most chat templates fits in.
+/// The number of tokens up to which a cached prefix counts as none (**RO-4**): four blocks, into which
+/// the head of most chat templates fits.
 pub const COLD_TOKENS: u32 = 64;
 
-/// What a token that has to be computed weighs, against one that is queued already: the request waits
-/// for it, and whoever comes after it does too. With 1 instead, conversations move as soon as that is
-/// better for themselves: four replicas that are too small for the trace of `benches/router.rs` (24
-/// tokens in a step) then take 1.6 times as many steps.
+/// The weight of a token that has to be computed, against a token that is queued already: the request
+/// waits for it, and so do the requests that come after. With 1 instead, conversations move as soon as
+/// that is better for themselves: four replicas that are too small for the trace of `benches/router.rs`
+/// (24 tokens in a step) then take 1.6 times as many steps.
 const MISSING_WEIGHT: f64 = 2.0;
 
-/// Chooses a replica for every request. See the crate's documentation for what it guarantees.
+/// Chooses a replica for every request. The documentation of the crate says what a router guarantees.
 #[derive(Debug)]
 pub struct Router {
     policy: Policy,
-    /// By slot; `None` where a replica was removed.
+    /// The replicas, by slot; `None` where a replica was removed.
     replicas: Vec<Option<Replica>>,
     index: PrefixIndex,
-    /// Picks so far; with the seed the state of the generator behind [`Policy::PowerOfTwo`].
+    /// The number of picks so far; with the seed the state of the generator behind
+    /// [`Policy::PowerOfTwo`].
     picks: u64,
     seed: u64,
 }
 
-/// A request, as far as routing needs it.
+/// The properties of a request that routing needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ask<'a> {
-    /// Names of the full blocks of the prompt, in order, salt included; see [`PrefixEvent`].
+    /// The names of the full blocks of the prompt, in order, salt included; see [`PrefixEvent`].
     pub hashes: &'a [u64],
-    /// Tokens of each of those blocks.
+    /// The number of tokens of each of those blocks.
     pub block_size: BlockSize,
-    /// Tokens of the prompt.
+    /// The number of tokens of the prompt.
     pub tokens: u32,
-    /// What makes it part of a session, if it is.
+    /// The session of the request, if it is part of one.
     pub session: Option<&'a str>,
 }
 
-/// Where a request goes.
+/// The choice of a replica for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pick {
-    /// The replica.
+    /// The chosen replica.
     pub replica: ReplicaId,
-    /// Tokens of the prompt that are in its prefix cache, as far as its events tell. As in the block
-    /// pool, whole blocks only, and at least one token is left to compute.
+    /// The number of tokens of the prompt in the replica's prefix cache, as far as its events tell. As
+    /// in the block pool, whole blocks only, and at least one token is left to compute.
     pub cached_tokens_expected: u32,
 }
 
-/// What became of an event.
+/// The result of applying an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// The index has changed as it says.
+    /// The index has changed as the event says.
     Applied,
-    /// Events before it were lost. The blocks of its replica are forgotten; ask for all of them, as
-    /// [`PrefixEvent::Reset`] and what follows.
+    /// Events before this one were lost. The blocks of its replica are forgotten; ask for all of them,
+    /// as [`PrefixEvent::Reset`] and what follows.
     Gap,
-    /// It changed nothing: it is of an older epoch or was heard before, its replica is not known, or
-    /// a gap was found and the reset has not come.
+    /// The event changed nothing: it is of an older epoch or was heard before, its replica is not known,
+    /// or a gap was found and the reset has not come.
     Stale,
 }
 
@@ -69,20 +70,20 @@ pub enum Applied {
 struct Candidate<'a> {
     slot: usize,
     replica: &'a Replica,
-    /// Tokens of the prompt that it has.
+    /// The number of tokens of the prompt that the replica has.
     cached_tokens: u32,
 }
 
 // === impl Router ===
 
 impl Router {
-    /// A router without replicas. The `seed` makes random choices, and hash tables, differ.
+    /// Creates a router without replicas. The `seed` makes random choices, and hash tables, differ.
     #[must_use]
     pub fn new(policy: Policy, seed: u64) -> Self {
         Self { policy, replicas: Vec::new(), index: PrefixIndex::new(seed), picks: 0, seed }
     }
 
-    /// Adds a replica with no load and no blocks; a known one starts over. Its events are heard from
+    /// Adds a replica with no load and no blocks; a known replica starts over. Its events are heard from
     /// the beginning of an epoch, or after a resync ([`Applied::Gap`] asks for it).
     pub fn add(&mut self, replica: ReplicaId) {
         self.remove(replica);
@@ -93,7 +94,7 @@ impl Router {
         self.index.grow(self.replicas.len());
     }
 
-    /// Forgets a replica; does nothing when it is not known.
+    /// Forgets a replica; does nothing when the replica is not known.
     pub fn remove(&mut self, replica: ReplicaId) {
         if let Some(slot) = self.slot(replica) {
             self.index.forget(slot);
@@ -125,16 +126,16 @@ impl Router {
         applied
     }
 
-    /// Takes in the load of a replica, which covers what it has accepted by now (**RO-5**). Does
-    /// nothing when the replica is not known.
+    /// Takes in the load of a replica, which covers the requests that it has accepted by now (**RO-5**).
+    /// Does nothing when the replica is not known.
     pub fn report(&mut self, replica: ReplicaId, load: Load) {
         if let Some((_, replica)) = self.find(replica) {
             replica.report(load);
         }
     }
 
-    /// Chooses among the eligible replicas (**RO-1**), and counts the request as queued there. `None`
-    /// when none is eligible.
+    /// Chooses among the eligible replicas (**RO-1**), and counts the request as queued there. Returns
+    /// `None` when no replica is eligible.
     pub fn pick(&mut self, ask: &Ask<'_>, eligible: impl Fn(ReplicaId) -> bool) -> Option<Pick> {
         let usable = ask.block_size.full_blocks(ask.tokens.saturating_sub(1) as usize);
         let depths = self.index.depths(&ask.hashes[..usable.min(ask.hashes.len())]);
@@ -185,7 +186,7 @@ impl Router {
         }
     }
 
-    /// Two candidates at random, or all if there are fewer.
+    /// Returns two candidates at random, or all if there are fewer.
     fn two<'c>(
         &self,
         candidates: &'c [Candidate<'c>],
@@ -210,7 +211,7 @@ impl Router {
     }
 }
 
-/// Of those that cost at most `tie` more than the cheapest, the least recently chosen.
+/// Returns the least recently chosen of the candidates that cost at most `tie` more than the cheapest.
 fn least<'c>(
     candidates: impl Iterator<Item = &'c Candidate<'c>> + Clone,
     cost: impl Fn(&Candidate<'_>) -> f64,
