@@ -1,4 +1,4 @@
-//! The order in which blocks that nobody holds are handed out.
+//! The free list: the order in which blocks without a holder are handed out.
 
 use playhouse_types::BlockId;
 
@@ -24,7 +24,7 @@ struct Link {
 // === impl FreeList ===
 
 impl FreeList {
-    /// Every block, lowest first.
+    /// Creates a list of every block, lowest first.
     pub(crate) fn full(blocks: u32) -> Self {
         assert!(blocks < NONE, "{blocks} blocks: the highest number marks the end of the list");
         let links = vec![Link { previous: NONE, next: NONE }; blocks as usize];
@@ -80,8 +80,8 @@ impl FreeList {
         self.len -= 1;
     }
 
-    /// Front to back. Panics where a link does not lead back, and ends after `len` blocks, so that
-    /// a broken list is found rather than followed.
+    /// Iterates from front to back. Panics where a link does not lead back, and ends after `len` blocks,
+    /// so that a broken list is found rather than followed.
     pub(crate) fn iter(&self) -> impl Iterator<Item = BlockId> {
         let (mut previous, mut at) = (NONE, self.front);
         std::iter::from_fn(move || {

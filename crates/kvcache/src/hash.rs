@@ -1,15 +1,15 @@
-//! Names of full blocks: digests chained over everything before them.
+//! The names of full blocks: digests chained over everything before a block.
 
 use playhouse_types::{BlockSize, TokenId};
 use sha2::{Digest, Sha256};
 
-/// Separates these digests from any other use of SHA-256 over similar bytes.
+/// The prefix that separates these digests from any other use of SHA-256 over similar bytes.
 const DOMAIN: &[u8] = b"playhouse kv block";
 
-/// Tokens that are given to the digest at once: one block of SHA-256.
+/// The number of tokens that are given to the digest at once: one block of SHA-256.
 const PART_TOKENS: usize = 16;
 
-/// Digest of a full block and of all blocks before it, salt included.
+/// The digest of a full block and of all blocks before it, salt included.
 ///
 /// The first 128 bits of `SHA-256(parent || tokens as little-endian u32)`. The parent of the first
 /// block is the digest of the salt alone. Two different prefixes share a hash with a probability
@@ -23,7 +23,7 @@ pub struct HashChain {
     block_size: BlockSize,
     parent: BlockHash,
     hashes: Vec<BlockHash>,
-    /// Tokens after the last full block; shorter than a block.
+    /// The tokens after the last full block; fewer than a block has.
     tail: Vec<TokenId>,
 }
 
@@ -46,8 +46,8 @@ impl BlockHash {
         Self::truncated(digest)
     }
 
-    /// The first 64 bits: the name of the block in a [`PrefixEvent`](playhouse_types::PrefixEvent),
-    /// and more than a hash table needs.
+    /// Returns the first 64 bits: the name of the block in a
+    /// [`PrefixEvent`](playhouse_types::PrefixEvent), and more than a hash table needs.
     #[must_use]
     pub fn short(&self) -> u64 {
         let Self([a, b, c, d, e, f, g, h, ..]) = *self;
@@ -65,14 +65,15 @@ impl BlockHash {
 // === impl HashChain ===
 
 impl HashChain {
-    /// An empty sequence. Only sequences with the same `salt` and `block_size` can share blocks.
+    /// Creates the chain of an empty sequence. Only sequences with the same `salt` and `block_size` can
+    /// share blocks.
     #[must_use]
     pub fn new(salt: u64, block_size: BlockSize) -> Self {
         let tail = Vec::with_capacity(block_size.tokens());
         Self { block_size, parent: BlockHash::root(salt), hashes: Vec::new(), tail }
     }
 
-    /// Appends tokens; every block they fill gets its hash.
+    /// Appends tokens; every block that they fill gets its hash.
     pub fn extend(&mut self, mut tokens: &[TokenId]) {
         while self.tail.len() + tokens.len() >= self.block_size.tokens() {
             let (fill, rest) = tokens.split_at(self.block_size.tokens() - self.tail.len());
@@ -85,13 +86,13 @@ impl HashChain {
         self.tail.extend_from_slice(tokens);
     }
 
-    /// Hashes of the full blocks, first to last.
+    /// Returns the hashes of the full blocks, first to last.
     #[must_use]
     pub fn hashes(&self) -> &[BlockHash] {
         &self.hashes
     }
 
-    /// Tokens appended so far, those after the last full block included.
+    /// Returns the number of tokens appended so far, those after the last full block included.
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.hashes.len() * self.block_size.tokens() + self.tail.len()

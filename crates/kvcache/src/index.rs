@@ -1,4 +1,4 @@
-//! Finding a block by what it contains.
+//! The index of a pool: finds a block by its content.
 
 use hashbrown::HashTable;
 use playhouse_types::{BlockId, PrefixEvent};
@@ -14,23 +14,23 @@ use crate::BlockHash;
 #[derive(Debug)]
 pub(crate) struct PrefixIndex {
     names: Vec<Option<BlockHash>>,
-    /// Blocks with a name.
+    /// The blocks with a name.
     named: HashTable<BlockId>,
     untold: Untold,
 }
 
-/// Blocks whose name may not be the one that events told of them.
+/// The blocks whose present name may differ from the name in events.
 ///
-/// A block is noted once, and its name is read when events are taken. So this never has more than one
-/// entry per block, and nobody has to take events.
+/// A block is noted once, and its name is read when events are taken. So this list never has more than
+/// one entry per block, and events need not be taken.
 #[derive(Debug)]
 struct Untold {
-    /// No event has been taken.
+    /// Whether no event has been taken yet.
     everything: bool,
     blocks: Vec<BlockId>,
     /// Whether a block is in `blocks`.
     noted: Vec<bool>,
-    /// What events told of each block.
+    /// The name of each block in the events so far.
     told: Vec<Option<u64>>,
 }
 
@@ -66,7 +66,7 @@ impl PrefixIndex {
         self.untold.note(block);
     }
 
-    /// Takes its name from a block. Returns whether it had one.
+    /// Takes the name of a block away. Returns whether the block had one.
     pub(crate) fn remove(&mut self, block: BlockId) -> bool {
         let Some(name) = self.names[block.0 as usize].take() else { return false };
         let found = self.named.find_entry(name.short(), |other| *other == block);
@@ -75,7 +75,7 @@ impl PrefixIndex {
         true
     }
 
-    /// What has changed since events were taken. A name may have gone from one block to another, so
+    /// Returns the changes since events were taken. A name may have gone from one block to another, so
     /// removals come first.
     pub(crate) fn take_events(&mut self) -> Vec<PrefixEvent> {
         let (mut removed, mut stored) = (Vec::new(), Vec::new());
@@ -96,7 +96,7 @@ impl PrefixIndex {
         reset.into_iter().chain(removed).chain(stored).collect()
     }
 
-    /// All names, after a reset. Events taken later go on from here.
+    /// Returns all names, after a reset. Events taken later go on from here.
     pub(crate) fn snapshot(&mut self) -> Vec<PrefixEvent> {
         self.take_events();
         let stored: Vec<u64> = self.untold.told.iter().copied().flatten().collect();
@@ -116,7 +116,8 @@ impl PrefixIndex {
     }
 }
 
-/// Digests are uniform, so some of their bits are hash enough.
+/// Returns the hash of a block's name for the table. Digests are uniform, so some of their bits are hash
+/// enough.
 fn short(names: &[Option<BlockHash>], block: BlockId) -> u64 {
     names[block.0 as usize].as_ref().expect("a block in the table has a name").short()
 }

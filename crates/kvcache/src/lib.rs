@@ -1,7 +1,7 @@
 //! KV block pool and prefix cache: pure bookkeeping, no tensors.
 //!
-//! The KV cache of a replica is an array of blocks of [`BlockSize`](playhouse_types::BlockSize)
-//! tokens. [`BlockPool`] says who holds which block, and which full blocks can be shared because
+//! The KV cache of a replica is an array of blocks of [`BlockSize`](playhouse_types::BlockSize) tokens.
+//! [`BlockPool`] records which sequences hold which block, and which full blocks can be shared because
 //! they hold the tokens that another sequence is about to compute. A full block is named by a
 //! [`BlockHash`] chained over everything before it, so equal names mean equal prefixes.
 //!
@@ -17,13 +17,13 @@
 //!   The index keeps the block published first; the other becomes free when released.
 //! - **KV-6** taking, holding, publishing and releasing cost O(1) per block and allocate nothing but
 //!   the list they return; the same calls always give the same blocks.
-//! - **KV-7** whoever applies the events taken from a pool, in order and from a reset on, has the
-//!   names in its index and no others.
+//! - **KV-7** a reader that applies the events taken from a pool, in order and from a reset on, has the
+//!   names in the pool's index and no others.
 //!
 //! The design is that of vLLM V1 (`v1/core/block_pool.py`, `v1/core/kv_cache_utils.py`).
 //!
-//! Not here: which sequence gets blocks, and who loses them when there are too few (see
-//! `scheduler`); where the bytes of a block are (see `engine`).
+//! Not here: which sequence gets blocks, and which loses them when there are too few (see `scheduler`);
+//! where the bytes of a block are (see `engine`).
 #![forbid(unsafe_code)]
 
 mod free_list;

@@ -1,4 +1,4 @@
-//! Who holds which block, and which blocks can be found by content.
+//! [`BlockPool`]: the holders of blocks, and which blocks can be found by content.
 
 use playhouse_types::{BlockId, BlockSize, PrefixEvent};
 
@@ -9,7 +9,7 @@ use crate::{BlockHash, HashChain};
 #[cfg(test)]
 mod tests;
 
-/// All KV blocks of a replica.
+/// The pool of all KV blocks of a replica.
 ///
 /// Calls come in pairs of a question and an act: [`can_take`](Self::can_take) before
 /// [`take`](Self::take), [`lookup`](Self::lookup) and [`can_admit`](Self::can_admit) before
@@ -17,13 +17,13 @@ mod tests;
 #[derive(Debug)]
 pub struct BlockPool {
     block_size: BlockSize,
-    /// Sequences that hold each block.
+    /// The number of sequences that hold each block.
     holders: Vec<u32>,
-    /// Exactly the blocks with no holder: first those without a name, then those with one.
+    /// The blocks with no holder, exactly: first those without a name, then those with one.
     unheld: FreeList,
     /// The names of published blocks.
     index: PrefixIndex,
-    /// Blocks with a name and no holder.
+    /// The number of blocks with a name and no holder.
     cached: usize,
     queried_tokens: u64,
     hit_tokens: u64,
@@ -31,35 +31,35 @@ pub struct BlockPool {
 
 /// The blocks at the start of a sequence that are in the cache already.
 ///
-/// Valid until the pool changes: [`BlockPool::admit`] it at once or look it up again.
+/// A prefix is valid until the pool changes: [`BlockPool::admit`] it at once or look it up again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prefix {
-    /// In order of position; each is full.
+    /// The blocks, ordered by position; each is full.
     pub blocks: Vec<BlockId>,
-    /// Tokens that were looked up; 0 when the lookup was not allowed to find any.
+    /// The number of tokens that were looked up; 0 when the lookup was not allowed to find any.
     queried_tokens: usize,
 }
 
-/// Counts of a pool. The first three are gauges in blocks, the others counters in tokens which
+/// The counts of a pool. The first three are gauges in blocks, the others counters in tokens that
 /// outlive [`BlockPool::clear`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolStats {
-    /// All blocks.
+    /// The number of all blocks.
     pub total: usize,
-    /// Blocks some sequence holds.
+    /// The number of blocks that some sequence holds.
     pub held: usize,
-    /// Blocks nobody holds which a lookup can find.
+    /// The number of blocks without a holder that a lookup can find.
     pub cached: usize,
-    /// Tokens of admitted sequences that were looked up in the index.
+    /// The number of tokens of admitted sequences that were looked up in the index.
     pub queried_tokens: u64,
-    /// Of those, tokens found.
+    /// The number of those tokens that were found.
     pub hit_tokens: u64,
 }
 
 // === impl BlockPool ===
 
 impl BlockPool {
-    /// A pool of `blocks` free blocks of `block_size`, by which chains must be hashed too.
+    /// Creates a pool of `blocks` free blocks of `block_size`, by which chains must be hashed too.
     ///
     /// # Panics
     /// If `blocks` is 0 or `u32::MAX`.
@@ -77,10 +77,10 @@ impl BlockPool {
         }
     }
 
-    /// The longest cached prefix of a sequence: whole blocks, at most `tokens_max` tokens and
+    /// Returns the longest cached prefix of a sequence: whole blocks, at most `tokens_max` tokens and
     /// always fewer than the chain has, so that something remains to compute (**KV-4**).
     ///
-    /// Costs one index probe per hit, plus one.
+    /// A lookup costs one index probe per hit, plus one.
     #[must_use]
     pub fn lookup(&self, chain: &HashChain, tokens_max: usize) -> Prefix {
         let tokens_max = tokens_max.min(chain.tokens().saturating_sub(1));
@@ -90,15 +90,15 @@ impl BlockPool {
         Prefix { blocks, queried_tokens }
     }
 
-    /// Whether a prefix can be held and `new` more blocks taken at the same time.
+    /// Returns whether a prefix can be held and `new` more blocks taken at the same time.
     #[must_use]
     pub fn can_admit(&self, prefix: &Prefix, new: usize) -> bool {
         let revived = prefix.blocks.iter().filter(|block| self.holders[block.0 as usize] == 0);
         revived.count() + new <= self.unheld.len()
     }
 
-    /// Holds the blocks of a prefix for one more sequence, then takes `new` blocks and returns
-    /// those.
+    /// Holds the blocks of a prefix for one more sequence, then takes `new` blocks and returns the new
+    /// ones.
     ///
     /// # Panics
     /// If there is no room (see [`can_admit`](Self::can_admit)), or the prefix is stale.
@@ -111,7 +111,7 @@ impl BlockPool {
         self.take(new)
     }
 
-    /// Whether `new` blocks can be taken.
+    /// Returns whether `new` blocks can be taken.
     #[must_use]
     pub fn can_take(&self, new: usize) -> bool {
         new <= self.unheld.len()
@@ -126,11 +126,11 @@ impl BlockPool {
         (0..new).map(|_| self.take_one()).collect()
     }
 
-    /// Makes a held, full and computed block findable. Without effect when the index has a block
-    /// of that name already (**KV-5**).
+    /// Makes a held, full and computed block findable. Has no effect when the index has a block of that
+    /// name already (**KV-5**).
     ///
     /// # Panics
-    /// If nobody holds the block, or it was published before under another name.
+    /// If no sequence holds the block, or it was published before under another name.
     pub fn publish(&mut self, block: BlockId, hash: BlockHash) {
         assert!(self.holders[block.0 as usize] > 0, "{block} is published but nobody holds it");
         self.index.insert(block, hash);
@@ -138,8 +138,8 @@ impl BlockPool {
 
     /// Gives up one sequence's hold on its blocks, listed in order of position.
     ///
-    /// They become reusable from the tail: a prefix is useful without its tail, never the
-    /// reverse. Blocks nobody can find are reused before any cached one.
+    /// The blocks become reusable from the tail: a prefix is useful without its tail, never the reverse.
+    /// Blocks that no lookup can find are reused before any cached one.
     ///
     /// # Panics
     /// If a block is not held.
@@ -160,17 +160,17 @@ impl BlockPool {
         }
     }
 
-    /// What has changed in the index since the last call, as at most one list of removed and one of
+    /// Returns the changes of the index since the last call, as at most one list of removed and one of
     /// stored blocks, each cut where [`PrefixEvent::BLOCKS_MAX`] says. The first call, and the first
     /// after [`clear`](Self::clear), begins with a reset (**KV-7**).
     ///
-    /// Costs O(1) per block that has changed; nothing is lost when nobody calls it.
+    /// The cost is O(1) per block that has changed; nothing is lost without calls.
     pub fn take_events(&mut self) -> Vec<PrefixEvent> {
         self.index.take_events()
     }
 
-    /// The whole index, for a reader that lost events or is new: it takes the place of what
-    /// [`take_events`](Self::take_events) would have returned. O(blocks).
+    /// Returns the whole index, for a reader that lost events or is new. The result takes the place of
+    /// what [`take_events`](Self::take_events) would have returned. O(blocks).
     pub fn snapshot(&mut self) -> Vec<PrefixEvent> {
         self.index.snapshot()
     }
@@ -181,8 +181,8 @@ impl BlockPool {
         self.replace(blocks);
     }
 
-    /// Forgets every holder and every content, as [`clear`](Self::clear) does, and has another number of
-    /// blocks from now on: the device memory behind them was allocated anew.
+    /// Forgets every holder and every content, as [`clear`](Self::clear) does, and changes the number of
+    /// blocks: the device memory behind them was allocated anew.
     ///
     /// # Panics
     /// If `blocks` is 0 or `u32::MAX`.
@@ -191,7 +191,7 @@ impl BlockPool {
         *self = Self { queried_tokens, hit_tokens, ..Self::new(blocks, block_size) };
     }
 
-    /// Counts, in O(1).
+    /// Returns the counts of the pool, in O(1).
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         PoolStats {

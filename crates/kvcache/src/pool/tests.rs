@@ -82,11 +82,11 @@ fn kv_2_held_blocks_are_never_taken() {
     assert!(pool.can_take(1) && !pool.can_take(2));
     pool.release(&table);
     let prefix = pool.lookup(&chain(0..33), usize::MAX);
-    // Reviving the two cached blocks uses up two of the three blocks nobody holds.
+    // Reviving the two cached blocks uses up two of the three blocks without a holder.
     assert!(pool.can_admit(&prefix, 1) && !pool.can_admit(&prefix, 2));
     pool.admit(&prefix, 1);
     assert!(!pool.can_take(1));
-    // Blocks somebody else holds cost nothing.
+    // Blocks that another sequence holds cost nothing.
     assert!(pool.can_admit(&prefix, 0) && !pool.can_admit(&prefix, 1));
 }
 
