@@ -1,7 +1,7 @@
 //! What is said, as text: every file of `tests/said` is a list of questions and answers.
 //!
 //! A file is prose (lines with `#`), then questions, `----`, and what they print, up to an empty
-//! line. `REWRITE=1 cargo test -p playhouse-planner --test said` writes the answers: read the diff.
+//! line. `REWRITE=1 cargo test -p playhouse-planner --test planner said` writes the answers: read the diff.
 //!
 //! ```text
 //! model NAME key=value …          as in tests/examples
