@@ -31,7 +31,7 @@ pub const TTL_SECONDS_MAX: i64 = 7 * 24 * 3600;
 /// Answered without the token: orchestrators probe it, and it tells nothing.
 const PUBLIC_PATH: &str = "/admin/v1/livez";
 
-/// Read by programs; `tests/api.rs` holds it against the paths and answers.
+/// Read by programs; `tests/admin/api.rs` holds it against the paths and answers.
 const OPENAPI: &str = include_str!("openapi.json");
 
 /// What an operator decides.

@@ -1,5 +1,6 @@
 //! The small concurrent pieces of the crate under every interleaving of their calls, by loom: the same files
-//! as the crate has, compiled against loom's primitives.
+//! as the crate has, compiled against loom's primitives. It is a binary of its own because those files say
+//! `crate::sync`, which is loom's here and nowhere else.
 #![expect(dead_code, reason = "models use what they are about")]
 
 #[path = "../src/departures.rs"]

@@ -11,7 +11,7 @@
 #![expect(clippy::disallowed_types, reason = "a benchmark measures real time")]
 #![expect(clippy::print_stdout, reason = "a benchmark reports on standard output")]
 
-#[path = "../../cluster/tests/engines/scripted.rs"]
+#[path = "../../cluster/tests/cluster/engines/scripted.rs"]
 mod scripted;
 
 use std::io::{BufRead, BufReader, Read, Write};

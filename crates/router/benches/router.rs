@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use playhouse_router::{Ask, Load, Policy, Router};
 use playhouse_types::{BlockSize, Epoch, PrefixEvent, ReplicaId};
 
-#[path = "../tests/trace/play.rs"]
+#[path = "../tests/router/trace/play.rs"]
 mod play;
 
 use play::{Outcome, PREFIXES, TURNS, below, play};

@@ -20,10 +20,10 @@ use super::support::*;
 use scripted::{blueprints, engines, layout};
 use start_gate::StartGate;
 
-#[path = "../../../cluster/tests/engines/scripted.rs"]
+#[path = "../../../cluster/tests/cluster/engines/scripted.rs"]
 #[expect(dead_code, reason = "every test file uses a part of it")]
 mod scripted;
-#[path = "../../../cluster/tests/engines/start_gate.rs"]
+#[path = "../../../cluster/tests/cluster/engines/start_gate.rs"]
 mod start_gate;
 
 const CHAT: &str = "/v1/chat/completions";

@@ -14,8 +14,8 @@ use playhouse_wire::{Member, PeerId, Role};
 use tokio::sync::{oneshot, watch};
 use tokio::time::sleep;
 
-use crate::fate::Fate;
-use crate::process;
+use super::process;
+use crate::life::fate::Fate;
 
 /// What all machines of a life have in common.
 pub(crate) struct World {

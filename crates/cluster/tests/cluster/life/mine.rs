@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use playhouse_cluster::RankHandle;
 
-use crate::fate::Fate;
+use crate::life::fate::Fate;
 
 /// A handle that may panic its replica's actor when it shall end a rank that hangs.
 pub(crate) struct Mine {

@@ -16,21 +16,10 @@
 //! take one of several courses, because tokio draws in which order it wakes those that wait for one watch
 //! channel: with `RUSTFLAGS='--cfg tokio_unstable'` that is drawn from the same seed each time.
 
-#[path = "../life/audience.rs"]
-mod audience;
-#[path = "../life/fate.rs"]
-mod fate;
 mod losses;
 mod machine;
-#[path = "../life/mine.rs"]
-mod mine;
-#[path = "../life/operators.rs"]
-mod operators;
 mod process;
 mod restarts;
-#[path = "../engines/scripted.rs"]
-#[expect(dead_code, reason = "every test file uses a part of it")]
-mod scripted;
 
 use std::future::ready;
 use std::panic::resume_unwind;
@@ -50,12 +39,12 @@ use playhouse_types::{BlockSize, CheckpointDigest, ParallelSpec};
 use playhouse_wire::{Dtype, Load};
 use tokio::time::{sleep, timeout};
 
-use audience::clients;
-use fate::{Fate, LONG, alone, live_all};
+use crate::engines::scripted::{blueprint, layout, map};
+use crate::life::audience::clients;
+use crate::life::fate::{Fate, LONG, alone, live_all};
+use crate::life::mine::Mine;
+use crate::life::operators::{draw_change, ended, idle, operators, repair};
 use machine::{Machine, World, devices, head_id, lives};
-use mine::Mine;
-use operators::{draw_change, ended, idle, operators, repair};
-use scripted::{blueprint, layout};
 
 const LIVES: u64 = if cfg!(debug_assertions) { 50 } else { 500 };
 
@@ -83,7 +72,7 @@ const AFTERMATH: Duration = Duration::from_secs(20);
 
 /// A replica whose ranks are processes of the machines.
 fn replica(layout: &ParallelSpec, control: &ControlPlane, fate: &Arc<Fate>) -> Blueprint {
-    let map = Arc::new(scripted::map(layout));
+    let map = Arc::new(map(layout));
     let load = |at| Load {
         model: None,
         dtype: Dtype::Auto,

@@ -1,14 +1,6 @@
 //! Changes of what runs while it serves, on the real actors over scripted ranks: **G1**, **G4**, and
 //! MV-1, MV-2 of the crate.
 
-#[path = "engines/scripted.rs"]
-#[expect(dead_code, reason = "every test file uses a part of it")]
-mod scripted;
-
-#[path = "engines/brake.rs"]
-#[expect(dead_code, reason = "nobody is killed here")]
-mod brake;
-
 use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,8 +17,8 @@ use playhouse_telemetry::Metrics;
 use playhouse_types::{BlockSize, FinishReason, ParallelSpec, ReplicaId, SamplingParams, TokenId};
 use tokio::time::{sleep, timeout};
 
-use brake::Brake;
-use scripted::{Nobody, RankFault, blueprint, engines_of, layout};
+use crate::engines::brake::Brake;
+use crate::engines::scripted::{Nobody, RankFault, blueprint, engines_of, layout};
 
 const LIMITS: Limits = Limits {
     max_num_seqs: 8,

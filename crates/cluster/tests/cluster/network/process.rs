@@ -18,9 +18,9 @@ use playhouse_wire::{Exit, ExitStatus, Group, Join, Load, Loaded, Member, PeerId
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
-use crate::audience::count;
-use crate::machine::Machine;
-use crate::scripted::run;
+use super::machine::Machine;
+use crate::engines::scripted::run;
+use crate::life::audience::count;
 
 const SIGKILL: i32 = 9;
 const SIGSEGV: i32 = 11;

@@ -2,7 +2,6 @@
 
 use playhouse_router::Policy;
 
-#[path = "trace/play.rs"]
 mod play;
 
 use play::play;

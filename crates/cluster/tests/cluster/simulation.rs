@@ -6,19 +6,6 @@
 //! end nothing is held. The seed of a life that goes wrong is printed; `PLAYHOUSE_SIMULATION_SEED` lives it
 //! again, `PLAYHOUSE_SIMULATION_SEEDS` says how many lives there are (500).
 
-#[path = "engines/scripted.rs"]
-#[expect(dead_code, reason = "every test file uses a part of it")]
-mod scripted;
-
-#[path = "life/audience.rs"]
-mod audience;
-#[path = "life/fate.rs"]
-mod fate;
-#[path = "life/mine.rs"]
-mod mine;
-#[path = "life/operators.rs"]
-mod operators;
-
 use std::collections::HashMap;
 use std::future::ready;
 use std::panic::resume_unwind;
@@ -36,11 +23,11 @@ use playhouse_types::{BlockSize, Epoch, ParallelSpec, StepPlan};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use audience::{clients, count};
-use fate::{Fate, LONG, alone, live_all};
-use mine::Mine;
-use operators::{draw_change, idle, operators, repair};
-use scripted::{Nobody, blueprint, layout, map, run};
+use crate::engines::scripted::{Nobody, blueprint, layout, map, run};
+use crate::life::audience::{clients, count};
+use crate::life::fate::{Fate, LONG, alone, live_all};
+use crate::life::mine::Mine;
+use crate::life::operators::{draw_change, idle, operators, repair};
 
 const LIVES: u64 = 500;
 /// Seeds that are lived twice.

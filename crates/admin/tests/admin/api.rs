@@ -1,7 +1,5 @@
 //! The guarantees of the crate over real sockets, with a script in the place of a cluster.
 
-mod script;
-
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
@@ -19,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-use script::{CreateToken, Script, TOKEN, ask, cluster, error, raw};
+use crate::script::{self, CreateToken, Script, TOKEN, ask, cluster, error, raw};
 
 /// Starts a server; it ends with the sender.
 async fn start(create_token: CreateToken) -> (std::net::SocketAddr, oneshot::Sender<()>) {

@@ -11,11 +11,11 @@ use playhouse_link::Network;
 use playhouse_types::{Epoch, ReplicaId};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::fate::{Fate, LONG};
-use crate::losses::begin;
-use crate::machine::{Machine, World, head_id};
-use crate::scripted::layout;
-use crate::{done, start};
+use super::losses::begin;
+use super::machine::{Machine, World, head_id};
+use super::{done, start};
+use crate::engines::scripted::layout;
+use crate::life::fate::{Fate, LONG};
 
 /// Nobody is waited for.
 const AT_ONCE: Duration = Duration::from_millis(500);

@@ -7,9 +7,9 @@ use playhouse_cluster::{Cluster, HEAD, Overview, ReplicaState, ReplicaStatus, Wh
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::fate::{Fate, LONG};
-use crate::machine::{Machine, World};
-use crate::{NODES, open};
+use super::machine::{Machine, World};
+use super::{NODES, open};
+use crate::life::fate::{Fate, LONG};
 
 /// From the moment on at which nothing comes from it: the idle timeout, a keep-alive that is looked for
 /// once more, and a start.

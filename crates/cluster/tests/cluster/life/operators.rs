@@ -9,8 +9,8 @@ use playhouse_cluster::{
 use playhouse_types::ReplicaId;
 use tokio::time::{sleep, timeout};
 
-use crate::fate::{Fate, LONG};
-use crate::scripted::layout;
+use crate::engines::scripted::layout;
+use crate::life::fate::{Fate, LONG};
 
 /// A change of replicas.
 pub(crate) fn draw_change(fate: &Fate) -> Change {

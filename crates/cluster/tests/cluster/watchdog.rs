@@ -1,13 +1,5 @@
 //! C-8 of the crate and G3: ranks that hang, on the real actors over scripted engines.
 
-#[allow(dead_code, reason = "other tests use the rest of it")]
-#[path = "engines/scripted.rs"]
-mod scripted;
-
-#[path = "engines/brake.rs"]
-#[expect(dead_code, reason = "nobody is killed here")]
-mod brake;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +16,8 @@ use playhouse_types::{
 };
 use tokio::time::Instant;
 
-use brake::Brake;
-use scripted::{RankFault, blueprints, engines_of, layout, map};
+use crate::engines::brake::Brake;
+use crate::engines::scripted::{RankFault, blueprints, engines_of, layout, map};
 
 const LIMITS: Limits = Limits {
     max_num_seqs: 8,

@@ -2,15 +2,6 @@
 //! what goes wrong inside of it is seen and mended. On the real actors over scripted engines: **A13** to
 //! **A16**, and with them **G1**, **G4**, **G5** and **G10**.
 
-#[path = "engines/scripted.rs"]
-#[expect(dead_code, reason = "every test file uses a part of it")]
-mod scripted;
-
-#[path = "engines/brake.rs"]
-mod brake;
-#[path = "engines/start_gate.rs"]
-mod start_gate;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -29,9 +20,9 @@ use playhouse_types::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use brake::Brake;
-use scripted::{Nobody, RankFault, blueprint, engines_of, layout};
-use start_gate::StartGate;
+use crate::engines::brake::Brake;
+use crate::engines::scripted::{Nobody, RankFault, blueprint, engines_of, layout};
+use crate::engines::start_gate::StartGate;
 
 const LIMITS: Limits = Limits {
     max_num_seqs: 64,
@@ -315,8 +306,9 @@ async fn an_actor_that_panics_is_replaced_and_its_streams_go_on() {
     mined.stop().await;
 }
 
-/// **G1** for a request without anybody else: it ends when it was told to, and costs nothing meanwhile.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// **G1** for a request without anybody else: it ends when it was told to, and costs nothing meanwhile. All
+/// actors run on the thread of this test, whose processor time no other test uses.
+#[tokio::test(flavor = "current_thread")]
 async fn a_request_whose_only_replica_panicked_ends_at_its_first_deadline() {
     let timeout = Duration::from_millis(1500);
     let mined = Mined::open(1, timeout).await;
@@ -343,9 +335,9 @@ async fn a_request_whose_only_replica_panicked_ends_at_its_first_deadline() {
     mined.stop().await;
 }
 
-/// That this process has used.
+/// That this thread has used.
 fn processor_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     let nanos = u32::try_from(time.tv_nsec).expect("less than a second");
     Duration::new(u64::try_from(time.tv_sec).expect("not negative"), nanos)
 }

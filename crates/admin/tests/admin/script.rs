@@ -1,8 +1,5 @@
 //! A cluster that does what a test says, and requests to its API.
 
-// Each test target uses a part of it.
-#![allow(dead_code)]
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -2,7 +2,7 @@
 //!
 //! A file is prose (lines with `#`), then blocks of commands, `----`, and what they print, up to an
 //! empty line. After every command the scheduler's books are checked. `REWRITE=1 cargo test -p
-//! playhouse-scheduler --test scenarios` writes what was printed into the files: read the diff.
+//! playhouse-scheduler --test scheduler scenarios` writes what was printed into the files: read the diff.
 //!
 //! ```text
 //! limits seqs=4 budget=64 len=256 blocks=16 cache=on lookahead=off     a new scheduler; these are the defaults

@@ -1,15 +1,6 @@
 //! **G1**, **G5** and **G6** while no replica serves: the guarantees C-7 of the crate and P-1 to P-4 of
 //! its waiting room, on the real actors over scripted engines.
 
-#[path = "engines/scripted.rs"]
-#[expect(dead_code, reason = "every test file uses a part of it")]
-mod scripted;
-
-#[path = "engines/brake.rs"]
-mod brake;
-#[path = "engines/start_gate.rs"]
-mod start_gate;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +13,9 @@ use playhouse_telemetry::Metrics;
 use playhouse_types::{BlockSize, FinishReason, SamplingParams, TokenId};
 use tokio::time::Instant;
 
-use brake::Brake;
-use scripted::{RankFault, blueprints, engines_of, layout};
-use start_gate::StartGate;
+use crate::engines::brake::Brake;
+use crate::engines::scripted::{RankFault, blueprints, engines_of, layout};
+use crate::engines::start_gate::StartGate;
 
 const LIMITS: Limits = Limits {
     max_num_seqs: 4,

@@ -14,7 +14,6 @@ use playhouse_types::{
 };
 use proptest::prelude::*;
 
-#[path = "props/engine.rs"]
 mod engine;
 
 use engine::{Engine, Salts, alone};

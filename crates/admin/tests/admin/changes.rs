@@ -1,7 +1,5 @@
 //! What changes the cluster, and how it is followed, over real sockets.
 
-mod script;
-
 use std::io;
 use std::sync::Arc;
 
@@ -16,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use script::{STEPS, Script, ask, error, exchange, raw, request};
+use crate::script::{self, STEPS, Script, ask, error, exchange, raw, request};
 
 const DEPLOYMENT: &str = "/admin/v1/deployment";
 

@@ -1,8 +1,5 @@
 //! The guarantees C-1 to C-5 of the crate, on the real actors over scripted engines.
 
-#[path = "engines/scripted.rs"]
-mod scripted;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -17,7 +14,9 @@ use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
 use playhouse_types::{BlockSize, FinishReason, ReplicaId, SamplingParams, TokenId};
 
-use scripted::{Fault, RankFault, blueprints, engines, engines_of, layout, no_fault};
+use crate::engines::scripted::{
+    Fault, RankFault, blueprints, engines, engines_of, layout, no_fault,
+};
 
 const LIMITS: Limits = Limits {
     max_num_seqs: 4,

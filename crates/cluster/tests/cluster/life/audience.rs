@@ -7,7 +7,7 @@ use playhouse_cluster::{FrontDoor, Generation, Submission};
 use playhouse_types::{FinishReason, SamplingParams, TokenId};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::fate::{Fate, LONG};
+use crate::life::fate::{Fate, LONG};
 
 /// What every sequence says: its length.
 pub(crate) fn count(position: usize) -> TokenId {
