@@ -1,4 +1,4 @@
-//! The body of a response on its way to hyper.
+//! The body of a response while hyper sends it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -11,16 +11,16 @@ use hyper::Version;
 use crate::streams;
 use crate::turn::Busy;
 
-/// The largest piece that is given to a stream of HTTP/2 at once, which holds it until the client has
-/// room: as much as fits into a frame unless the client says otherwise.
+/// The largest piece that an HTTP/2 stream is given at once. The stream holds the piece until the
+/// client's window has room; this size fits into a frame unless the client sets another maximum.
 const PIECE_BYTES: usize = 16 << 10;
 
 /// A response body that holds the turn until it is sent.
 pub(crate) struct Guarded {
     body: Body,
-    /// In pieces, because of HTTP/2.
+    /// Whether frames are given to hyper in pieces, as HTTP/2 needs.
     in_pieces: bool,
-    /// What is left of a frame that was larger than a piece.
+    /// The rest of a frame that was larger than a piece.
     rest: Bytes,
     _busy: Busy,
 }

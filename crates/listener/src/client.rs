@@ -1,10 +1,11 @@
-//! A connection as routes know it: who it is, and how long it may stay.
+//! The client of a connection, as routes know it: its address, and how long its connection may stay open.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What is known of the other end of a connection; an extension of each of its requests. Cheap to clone.
+/// The data kept about the client of a connection. Each request of the connection has it as an extension.
+/// Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -21,29 +22,30 @@ struct Inner {
 // === impl Client ===
 
 impl Client {
-    /// The client at the address `peer`, of whom nothing else is known.
+    /// Returns a client at the address `peer`, without any other data.
     #[must_use]
     pub fn new(peer: Option<SocketAddr>) -> Self {
         Self { inner: Arc::new(Inner { peer, is_admitted: false.into(), stays: false.into() }) }
     }
 
-    /// The client that sent a request.
+    /// Returns the client that sent `request`, if a listener has set it.
     pub fn of<B>(request: &hyper::Request<B>) -> Option<&Self> {
         request.extensions().get()
     }
 
-    /// Its address, for people.
+    /// Returns the client's address as text for logs.
     #[must_use]
     pub fn address(&self) -> String {
         self.inner.peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string())
     }
 
-    /// Notes that the client has shown a credential: it is no stranger any more.
+    /// Marks the client as admitted, because it has shown a credential. An admitted client keeps its
+    /// connection when others must give way.
     pub fn admit(&self) {
         self.inner.is_admitted.store(true, Ordering::Relaxed);
     }
 
-    /// Lets the connection live as long as one that reads a stream
+    /// Allows the connection to live as long as one that reads a stream
     /// ([`Stay::OneRequest`](crate::Stay::OneRequest)).
     pub fn stay(&self) {
         self.inner.stays.store(true, Ordering::Relaxed);

@@ -26,19 +26,19 @@ use crate::socket::Socket;
 use crate::streams::{RESETS_MAX, SEND_BYTES, Spawn, Streams};
 use crate::turn::Turn;
 
-/// Most header fields of a request of HTTP/1.1.
+/// The maximum number of header fields in a request of HTTP/1.1.
 const HEADERS_MAX: usize = 100;
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// By itself, or with nothing to send.
+    /// The connection ended by itself, or with nothing left to send.
     Closed,
-    /// In the midst of an answer.
+    /// The connection ended in the middle of an answer.
     CutOff,
 }
 
-/// Serves a client that has connected, behind TLS or not.
+/// Serves a connected client, behind TLS or not.
 pub(crate) async fn enter(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
@@ -64,7 +64,8 @@ pub(crate) async fn enter(
 // === impl Service ===
 
 impl Service {
-    /// Serves one client over `stream` until it leaves, misbehaves, has stayed for too long or is drained.
+    /// Serves one client over `stream` until the client leaves, misbehaves, has stayed for too long or is
+    /// drained.
     pub async fn attend(
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -132,11 +133,11 @@ impl Service {
         end
     }
 
-    /// Completes when a connection is to close as soon as it has nothing to answer.
+    /// Completes when the connection should close as soon as it has nothing to answer.
     async fn parting(&self, turn: &Turn) {
         let closing = async {
             self.phases.reached(Phase::Closing).await;
-            // The first request may be on its way, from a client that could not know.
+            // The first request may be on its way, from a client that could not know of the end.
             drop(timeout(self.limits.farewell_timeout, turn.asked(|_| true)).await);
         };
         tokio::select! {
@@ -146,7 +147,7 @@ impl Service {
     }
 }
 
-/// What hyper is to hold clients to.
+/// Returns hyper's connection builder with the limits that hyper enforces itself.
 fn builder(limits: &Limits, spawn: Spawn) -> auto::Builder<Spawn> {
     let mut builder = auto::Builder::new(spawn);
     builder

@@ -1,5 +1,5 @@
 //! A [`Listener`] accepts connections and serves HTTP/1.1 and HTTP/2 on them, behind TLS or not, within
-//! [`Limits`]. The gateway and the admin API are two [`Service`]s on one each.
+//! [`Limits`]. The gateway and the admin API each are a [`Service`] on a listener.
 //!
 //! A client of a TLS listener chooses the protocol by ALPN (`h2`, `http/1.1`); on a cleartext listener
 //! it speaks HTTP/2 if it begins with the preface of HTTP/2 (prior knowledge), and HTTP/1.1 otherwise.
@@ -7,8 +7,8 @@
 //! The guarantees are those of its modules: **ACC** (the accept loop), **SOC** (a socket), **H2** (what
 //! HTTP/2 adds).
 //!
-//! Not here: what is answered, whose end it is when a listener ends (the gateway's **END**), where
-//! addresses and certificates come from, `Upgrade: h2c`, server push, HTTP/3.
+//! Not here: the content of answers, the policy of a shutdown (the gateway's **END**), the source of
+//! addresses and certificates, `Upgrade: h2c`, server push, HTTP/3.
 #![forbid(unsafe_code)]
 
 mod body;

@@ -1,9 +1,9 @@
 //! The accept loop: hyper on our own sockets, because `axum::serve` has no deadlines.
 //!
-//! - **ACC-1** a client that is slow, silent or does not read costs a connection for a bounded time
-//!   (see [`crate::socket`], [`crate::streams`]) and bounded memory.
-//! - **ACC-2** no more than `limits.connections` at once; when file descriptors run out, accepting
-//!   pauses and the server lives.
+//! - **ACC-1** a client that is slow, silent or does not read its answers occupies a connection for a
+//!   bounded time (see [`crate::socket`], [`crate::streams`]) and bounded memory.
+//! - **ACC-2** at most `limits.connections` are open at once; when file descriptors run out, accepting
+//!   pauses and the server stays alive.
 //! - **ACC-3** the phases of [`crate::phase`] follow each other from [`Listener::close`] on, and no
 //!   connection outlives [`Connections::end`].
 
@@ -27,28 +27,29 @@ use crate::connection::{End, enter};
 use crate::phase::Phase;
 use crate::service::Service;
 
-/// What clients may choose from in a TLS handshake, what we like best first.
+/// The protocols that a TLS handshake offers, in the order of preference.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// How long accepting pauses when the system refuses a socket.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Most connections that are taken from the kernel's queue before the listener closes: the largest
-/// queue that Linux has by default.
+/// The maximum number of connections that are taken from the kernel's queue before the listener closes:
+/// the largest queue that Linux has by default.
 const QUEUED_MAX: usize = 4096;
 
-/// A socket that listens, and every connection there is. Dropping it closes them all.
+/// A listening socket with all of its connections. Dropping a listener closes all of them.
 pub struct Listener {
     socket: TcpListener,
     connections: Connections,
 }
 
-/// The connections of a listener, which goes on without it when it has closed.
+/// The open connections of a listener. A `Connections` lives on after its listener has closed.
 pub struct Connections {
     service: Arc<Service>,
     tls: Option<TlsAcceptor>,
     tasks: JoinSet<End>,
-    /// Those who may have to give way, the oldest first. May name some who have been admitted, or left.
+    /// Clients that may have to give way, the oldest first. Some of them may have been admitted, or may
+    /// have left.
     strangers: VecDeque<(Client, AbortHandle)>,
     cut_off: u32,
 }
@@ -56,7 +57,8 @@ pub struct Connections {
 // === impl Listener ===
 
 impl Listener {
-    /// Serves `service` on `socket`, and shows clients the certificate of `tls` if there is one.
+    /// Returns a listener that serves `service` on `socket`, with the certificate of `tls` if there is
+    /// one.
     #[must_use]
     pub fn new(socket: TcpListener, tls: Option<Arc<ServerConfig>>, service: Service) -> Self {
         let tls = tls.map(|tls| {
@@ -91,8 +93,8 @@ impl Listener {
         }
     }
 
-    /// Begins the end: goes on accepting until `drained` completes, and then closes the socket. The
-    /// connections that are left close as soon as they have nothing to answer.
+    /// Goes on accepting until `drained` completes, and then closes the socket. Returns the remaining
+    /// connections, which close as soon as they have nothing to answer.
     pub async fn close(mut self, drained: impl Future<Output = ()>) -> Connections {
         let service = Arc::clone(&self.connections.service);
         service.phases.enter(Phase::Draining);
@@ -106,13 +108,13 @@ impl Listener {
 // === impl Connections ===
 
 impl Connections {
-    /// Whether all have ended before `deadline`.
+    /// Waits until all connections have ended or `deadline` has passed. Returns whether all have ended.
     pub async fn ended_by(&mut self, deadline: Instant) -> bool {
         timeout_at(deadline, self.join_all()).await.is_ok()
     }
 
-    /// Ends what is left of them: those who answer are told that it ends here, and are cut off after
-    /// another `farewell`.
+    /// Ends the remaining connections: their services are told that unfinished answers end now, and
+    /// connections that still send are closed after another `farewell`.
     pub async fn end(&mut self, farewell: Duration) {
         let service = Arc::clone(&self.service);
         service.phases.enter(Phase::Ending);
@@ -121,19 +123,20 @@ impl Connections {
         self.join_all().await;
     }
 
-    /// How many there are.
+    /// Returns the number of open connections.
     #[must_use]
     pub fn open(&self) -> usize {
         self.tasks.len()
     }
 
-    /// How many have ended, since the end began, before their client had taken an answer to its end.
+    /// Returns the number of connections that ended before their clients had read an answer to its end,
+    /// since draining began.
     #[must_use]
     pub fn cut_off(&self) -> u32 {
         self.cut_off
     }
 
-    /// Whether there is a place, or somebody who gives way.
+    /// Returns whether one more connection may be accepted, if need be in place of one that gives way.
     fn has_room(&mut self) -> bool {
         let is_stranger =
             |client: &Client, task: &AbortHandle| !client.is_admitted() && !task.is_finished();
@@ -141,7 +144,7 @@ impl Connections {
         self.tasks.len() < self.service.limits.connections || !self.strangers.is_empty()
     }
 
-    /// Takes one more in.
+    /// Adds a connection, after one that gives way has ended if need be.
     async fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         while self.tasks.len() >= self.service.limits.connections {
             if let Some((client, task)) = self.strangers.pop_front() {
@@ -149,7 +152,8 @@ impl Connections {
                 debug!(listener, peer, "a client without a token gives way");
                 task.abort();
             }
-            // Whoever is left has the token, and no more than the streams stay long.
+            // The remaining clients have the token, and those beyond the number of streams do not stay
+            // long.
             if let Some(ended) = self.tasks.join_next().await {
                 self.count(ended);
             }
@@ -166,9 +170,10 @@ impl Connections {
         }
     }
 
-    /// Accepts what the kernel has queued, and closes the listener: who is in its queue then is reset.
+    /// Accepts the connections in the kernel's queue, and closes the listener; later connections are
+    /// reset.
     fn accept_queued(&mut self, socket: TcpListener) {
-        // Tokio knows of a connection when it has been told of it, which may be too late.
+        // Tokio learns of a queued connection only by an event, which may come too late.
         let Ok(socket) = socket.into_std() else { return };
         for _ in 0..QUEUED_MAX {
             let accepted = socket.accept().and_then(|(stream, peer)| {
@@ -187,7 +192,7 @@ impl Connections {
         }
     }
 
-    /// Waits when the system has no more sockets; goes on at once when only this client failed.
+    /// Waits if the system has no more sockets; returns at once if only this connection failed.
     async fn pause_after(&self, error: &io::Error) {
         if !is_of_one_client(error) {
             warn!(listener = self.service.name, %error, "cannot accept connections");
@@ -202,7 +207,7 @@ impl Connections {
     }
 
     fn count(&mut self, ended: Result<End, JoinError>) {
-        // One that has panicked, in a body, has cut its client off.
+        // A connection task that panicked, in a body, has cut its client off.
         let cut_off = ended.unwrap_or(End::CutOff) == End::CutOff;
         if cut_off && self.service.phases.is(Phase::Draining) {
             self.cut_off += 1;

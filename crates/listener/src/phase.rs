@@ -1,25 +1,25 @@
-//! The phases in which a listener ends, and who waits for which.
+//! The phases in which a listener ends.
 
 use std::future::Future;
 
 use tokio::sync::watch;
 
-/// How far a listener has got with its end; later phases are greater.
+/// The progress of a listener's shutdown; later phases are greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Requests are accepted.
+    /// Requests are accepted and answered.
     Serving,
-    /// Accepted requests run on, others are refused.
+    /// Accepted requests run on, new ones are refused.
     Draining,
     /// The listener is closed, and connections close when they have nothing to answer.
     Closing,
-    /// What still runs is told that it ends here.
+    /// Requests that still run are told that they end now.
     Ending,
-    /// Connections close, whatever they still have to send.
+    /// Connections close, even with answers that are not sent yet.
     CutOff,
 }
 
-/// The [`Phase`] of a listener, shared by it and those who answer on it. Cheap to clone.
+/// The current [`Phase`] of a listener, shared by the listener and its service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Phases(watch::Sender<Phase>);
 
@@ -32,7 +32,7 @@ impl Default for Phases {
 }
 
 impl Phases {
-    /// Begins a phase. No listener goes back to an earlier one.
+    /// Enters the phase `next`, unless the listener is in a later phase already.
     pub(crate) fn enter(&self, next: Phase) {
         self.0.send_if_modified(|phase| {
             let is_later = next > *phase;
@@ -41,16 +41,16 @@ impl Phases {
         });
     }
 
-    /// Whether this phase has begun.
+    /// Returns whether `phase` has begun.
     #[must_use]
     pub fn is(&self, phase: Phase) -> bool {
         *self.0.borrow() >= phase
     }
 
-    /// Completes when this phase has begun.
+    /// Completes when `phase` has begun.
     pub fn reached(&self, phase: Phase) -> impl Future<Output = ()> + Send + use<> {
         let mut now = self.0.subscribe();
-        // A listener that is gone has reached every phase.
+        // A dropped listener counts as having reached every phase.
         async move { drop(now.wait_for(|now| *now >= phase).await) }
     }
 }

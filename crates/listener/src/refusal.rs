@@ -1,23 +1,23 @@
-//! Requests that are refused before there are any: what hyper, or a deadline, says of their heads.
+//! Requests that are refused because of their heads, by hyper or by a deadline.
 //!
-//! Over HTTP/1.1 only: what is wrong with a head of HTTP/2 ends its stream or its connection, with a
-//! reason from the standard.
+//! Over HTTP/1.1 only: an invalid head of HTTP/2 ends its stream or its connection, with an error code of
+//! the standard.
 
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hyper::StatusCode;
 
-/// Why the head of a request is no head.
+/// The reason why the head of a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It was not complete within this time.
+    /// The head was not complete within this time.
     HeadTimedOut(Duration),
-    /// It has too many fields, or is too long.
+    /// The head has too many fields, or is too long.
     HeadTooLarge,
-    /// What it asks for is too long.
+    /// The request target is too long.
     TargetTooLong,
-    /// It is not HTTP/1.1.
+    /// The head is not valid HTTP/1.1.
     Malformed,
 }
 
@@ -27,7 +27,7 @@ pub(crate) type Explain = fn(Refusal) -> Bytes;
 // === impl Refusal ===
 
 impl Refusal {
-    /// The status of the response.
+    /// Returns the status of the response.
     #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
@@ -38,8 +38,9 @@ impl Refusal {
         }
     }
 
-    /// The refusal in a response without a body that hyper made of a request it could not parse. Ours
-    /// all have a body, and a body of ours (JSON) has no bare line feed, so it is not mistaken for one.
+    /// Returns the refusal in a response without a body that hyper made of a request it could not parse.
+    /// Our own responses all have a body, and a body of ours (JSON) has no bare line feed, so none of
+    /// them is mistaken for such a response.
     pub(crate) fn of_bare(bytes: &[u8]) -> Option<Self> {
         let status = bytes.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
         let empty = b"\r\ncontent-length: 0\r\n";
@@ -53,7 +54,7 @@ impl Refusal {
         })
     }
 
-    /// The whole response.
+    /// Returns the whole response.
     pub(crate) fn response(self, explain: Option<Explain>) -> BytesMut {
         let status = self.status();
         let bare = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
@@ -63,7 +64,7 @@ impl Refusal {
         }
     }
 
-    /// The response `bare`, with a body.
+    /// Returns the response `bare` with a body added.
     pub(crate) fn explained(self, bare: &[u8], explain: Explain) -> BytesMut {
         let body = explain(self);
         let head = String::from_utf8_lossy(bare);

@@ -1,4 +1,4 @@
-//! What a listener serves on a connection.
+//! The service that a listener provides on its connections.
 
 use axum::Router;
 use bytes::Bytes;
@@ -9,14 +9,15 @@ use crate::refusal::Refusal;
 
 /// An HTTP API and the bounds within which clients may use it.
 pub struct Service {
-    /// What the log calls it.
+    /// The name of the API in logs.
     pub name: &'static str,
-    /// Paths and what answers them.
+    /// The paths of the API and their handlers.
     pub router: Router,
-    /// What a client may cost.
+    /// The bounds on the resources that clients may use.
     pub limits: Limits,
-    /// How far its end has got.
+    /// The progress of the API's shutdown.
     pub phases: Phases,
-    /// Makes the JSON body of an HTTP/1.1 response to a head that is refused. Without it there is none.
+    /// Makes the JSON body of an HTTP/1.1 response to a refused head. `None`: such a response has no
+    /// body.
     pub explain: Option<fn(Refusal) -> Bytes>,
 }

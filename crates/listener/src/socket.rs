@@ -1,13 +1,14 @@
-//! A client's socket with deadlines, which hyper does not have (or, for headers, counts from the
-//! end of the previous answer, so that an idle connection would be cut as early as a slow one).
+//! A client's socket with the deadlines that hyper lacks. (Hyper counts the deadline of a head from the
+//! end of the previous answer, so an idle connection would be closed as early as a slow one.)
 //!
-//! - **SOC-1** the head of a request must be complete `header_timeout` after its first byte, or it
-//!   is answered with 408; on a new connection the first byte must come as soon. The preface of HTTP/2
-//!   counts as the first head; of later ones see **H2-3**.
+//! - **SOC-1** the head of a request must be complete `header_timeout` after its first byte, or it is
+//!   answered with 408; on a new connection the first byte must come as soon. The preface of HTTP/2
+//!   counts as the first head; **H2-3** covers later heads.
 //! - **SOC-2** between requests a connection may be silent for `idle_timeout`. A client of HTTP/2 is then
-//!   told to leave, and has `header_timeout` for it.
-//! - **SOC-3** a client that does not take a byte of its answer for `write_timeout` is dropped.
-//! - **SOC-4** the bare errors hyper itself writes (400, 414, 431) get a body, if the service has one.
+//!   told to leave, and has `header_timeout` to do so.
+//! - **SOC-3** a client that does not take a byte of its answer for `write_timeout` is disconnected.
+//! - **SOC-4** the errors without a body that hyper itself writes (400, 414, 431) get one, if the service
+//!   has one.
 
 use std::io;
 use std::pin::Pin;
@@ -22,7 +23,7 @@ use crate::refusal::{Explain, Refusal};
 use crate::service::Service;
 use crate::turn::Turn;
 
-/// What a client that speaks HTTP/2 sends first.
+/// The first bytes that an HTTP/2 client sends.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A stream, over TCP or TLS, that fails when the client is too slow.
@@ -35,41 +36,41 @@ pub(crate) struct Socket<S> {
     explain: Option<Explain>,
     protocol: Protocol,
     waiting: Waiting,
-    /// Since when no byte could be written.
+    /// The time since which no byte could be written.
     stalled: Option<Instant>,
-    /// What is written in place of a bare error.
+    /// The bytes that are written in place of an error without a body.
     instead: BytesMut,
-    /// Fires at least every `header_timeout` while there is something to wait for. It is set again
-    /// only when it fires: deadlines move with every request, and timers are not free.
+    /// Fires at least every `header_timeout` while a deadline is pending. The timer is set again only
+    /// when it fires, because deadlines move with every request and timers are not free.
     tick: Pin<Box<Sleep>>,
 }
 
-/// What the client speaks.
+/// The protocol that the client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Protocol {
-    /// It has sent this much of the preface.
+    /// Unknown so far: the client has sent this many bytes of the preface.
     Unknown(usize),
     Http1,
     Http2,
 }
 
-/// What the client is to send next.
+/// The next input that the client must send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Waiting {
-    /// Nothing: we are to answer.
+    /// No input: the answer is ours to make.
     Answer,
     /// The first byte of a request, before this time.
     Request(Instant),
     /// The rest of a head, before this time.
     Head(Instant),
-    /// The end of an HTTP/2 connection that it was told to leave, before this time.
+    /// The end of an HTTP/2 connection that the client was told to leave, before this time.
     Leave(Instant),
 }
 
 // === impl Protocol ===
 
 impl Protocol {
-    /// What the client speaks after it has sent `bytes` too.
+    /// Returns the client's protocol after `bytes` more of its input.
     fn after(self, bytes: &[u8]) -> Self {
         let Self::Unknown(seen) = self else { return self };
         let rest = &PREFACE[seen..];
@@ -116,7 +117,7 @@ impl<S> Socket<S> {
         reading.into_iter().chain(writing).min()
     }
 
-    /// Arranges to be woken by the deadline; an error when it has passed.
+    /// Registers to be woken at the deadline; returns an error when the deadline has passed.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while self.tick.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
@@ -134,13 +135,12 @@ impl<S> Socket<S> {
         Ok(())
     }
 
-    /// Has the client of an HTTP/2 connection told to leave when it has waited for too long between two
-    /// requests.
+    /// Tells the client of an HTTP/2 connection to leave when the connection was idle for too long.
     fn expire(&mut self, now: Instant) {
         if self.protocol != Protocol::Http2 {
             return;
         }
-        // Answers end without us, in the tasks of their streams.
+        // Answers end without this socket, in the tasks of their streams.
         self.update();
         if let Waiting::Request(deadline) = self.waiting
             && deadline <= now
@@ -150,7 +150,7 @@ impl<S> Socket<S> {
         }
     }
 
-    /// Follows the turn: an answer begins, or ends.
+    /// Updates the deadline when an answer begins or ends.
     fn update(&mut self) {
         match (self.turn.is_busy(), self.waiting) {
             (true, _) => self.waiting = Waiting::Answer,
@@ -161,7 +161,7 @@ impl<S> Socket<S> {
         }
     }
 
-    /// Follows what the client sends.
+    /// Updates the state from input of the client.
     fn read(&mut self, bytes: &[u8]) {
         let before = self.protocol;
         self.protocol = before.after(bytes);
@@ -178,7 +178,7 @@ impl<S> Socket<S> {
         }
     }
 
-    /// After writing `result`: keeps the time since which nothing moves.
+    /// Records the `result` of a write: since when no byte could be written.
     fn written<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -210,7 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
         }
         let passed = this.poll_deadline(cx);
         if passed.is_err() && matches!(this.waiting, Waiting::Head(_)) {
-            // Nobody else writes: no answer is being made. Best effort, as the client may be gone.
+            // No other task writes, as no answer is being made. Best effort, as the client may be gone.
             let said = Refusal::HeadTimedOut(this.header_timeout).response(this.explain);
             let _ = Pin::new(&mut this.stream).poll_write(cx, &said);
             let _ = Pin::new(&mut this.stream).poll_flush(cx);
@@ -260,7 +260,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // TLS keeps some of what was written.
+        // TLS buffers some of the written bytes.
         let this = self.get_mut();
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         this.written(cx, flushed)

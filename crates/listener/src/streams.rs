@@ -1,17 +1,17 @@
-//! The streams of one HTTP/2 connection: a task each, so that many answers on one connection are made by
-//! many threads.
+//! The streams of one HTTP/2 connection. Each stream has a task of its own, so that many threads make the
+//! answers of one connection.
 //!
-//! - **H2-1** no more than `limits.streams` at once; more than [`RESETS_MAX`] that are opened and reset at
-//!   once, or reset by us for what they sent, end the connection.
+//! - **H2-1** at most `limits.streams` are open at once; more than [`RESETS_MAX`] streams that are opened
+//!   and reset at once, or that are reset by us because of their input, end the connection.
 //! - **H2-2** a stream that its client resets ends its request, as a closed connection of HTTP/1.1 does.
-//!   With the connection all of its streams end.
-//! - **H2-3** a client that sends nothing for `limits.ping_interval` is pinged; if it does not answer within
-//!   `limits.ping_timeout` the connection ends. (So do half-sent heads: nothing may come between their
-//!   parts.)
-//! - **H2-4** a stream is reset when its client makes no room for a piece of its answer for
+//!   The end of a connection ends all of its streams.
+//! - **H2-3** a client that sends nothing for `limits.ping_interval` is pinged; if it does not answer
+//!   within `limits.ping_timeout` the connection ends. (The same bound ends incomplete heads, because no
+//!   frame may come between their parts.)
+//! - **H2-4** a stream is reset when its client opens no window for a piece of its answer for
 //!   `limits.write_timeout`. The other streams of the connection go on.
 //! - **H2-5** clients are told to leave a connection (GOAWAY) that is idle for too long, has had its only
-//!   request, or belongs to a listener that drains. What runs on it ends as if nothing had been said.
+//!   request, or belongs to a listener that drains. The running requests of the connection end normally.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -23,29 +23,29 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
-/// Streams that were opened and reset before they could be served; and streams that we have reset because
-/// of what they sent.
+/// The maximum number of streams that were opened and reset before they could be served; also the maximum
+/// number of streams that we have reset because of their input.
 pub(crate) const RESETS_MAX: usize = 20;
 
-/// What a stream holds of an answer until its client has room for it.
+/// The bytes of an answer that a stream buffers until its client has room for them.
 pub(crate) const SEND_BYTES: usize = 64 << 10;
 
 tokio::task_local! {
-    /// Since when the stream of this task holds a piece of its answer. Only hyper asks for the next one,
-    /// when the client has made room, so only the body of the answer sees that it has.
+    /// The time since which the stream of this task holds a piece of its answer. Only hyper asks for the
+    /// next piece, when the client has opened its window, so only the body of the answer sees that.
     static HELD: Cell<Option<Instant>>;
 }
 
-/// The tasks of one connection's streams, which end when it is dropped.
+/// The tasks of one connection's streams. Dropping a `Streams` ends them.
 pub(crate) struct Streams {
     tasks: Arc<Mutex<JoinSet<()>>>,
     write_timeout: Duration,
 }
 
-/// Makes a task of each stream.
+/// An executor for hyper that makes a task of each stream.
 #[derive(Clone)]
 pub(crate) struct Spawn {
-    /// Streams know this, and must not keep each other.
+    /// Weak, because the streams own this executor and must not keep each other alive.
     tasks: Weak<Mutex<JoinSet<()>>>,
     write_timeout: Duration,
 }
@@ -61,7 +61,7 @@ impl Streams {
         Spawn { tasks: Arc::downgrade(&self.tasks), write_timeout: self.write_timeout }
     }
 
-    /// Ends what is left of the streams of a connection that is gone.
+    /// Ends the remaining streams of a closed connection.
     pub(crate) async fn end(self) {
         let mut tasks = {
             let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,7 +75,7 @@ impl Streams {
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawn {
     fn execute(&self, stream: F) {
-        // A connection that is gone has no streams.
+        // A closed connection has no streams.
         let Some(tasks) = self.tasks.upgrade() else { return };
         let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
@@ -105,9 +105,9 @@ async fn stalled(write_timeout: Duration) {
     }
 }
 
-/// Notes whether the stream of this task has just been given a piece of its answer; if not, it has nothing
-/// to send.
+/// Records whether the stream of this task has just been given a piece of its answer; if not, it has
+/// nothing to send.
 pub(crate) fn given(piece: bool) {
-    // Without a task of ours nobody asks.
+    // Outside such a task, the time is not read.
     let _ = HELD.try_with(|held| held.set(piece.then(Instant::now)));
 }

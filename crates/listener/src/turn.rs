@@ -8,28 +8,28 @@ use tokio::sync::{Notify, watch};
 
 use crate::phase::{Phase, Phases};
 
-/// How many answers of a connection are under way: shared by its socket and the service behind it.
+/// The number of answers that a connection is making or sending, shared by its socket and its service.
 #[derive(Clone, Default)]
 pub(crate) struct Turn(Arc<Answers>);
 
 #[derive(Default)]
 struct Answers {
     busy: AtomicUsize,
-    /// The client does not take what is sent to it.
+    /// Whether the client does not read its answers.
     stalled: AtomicBool,
     /// The version of the first request, once there has been one.
     asked: watch::Sender<Option<Version>>,
-    /// It was idle for too long.
+    /// Notified when an HTTP/2 connection was idle for too long.
     expired: Notify,
 }
 
-/// While it lives, an answer is being made or sent.
+/// An answer that is being made or sent, for as long as this value lives.
 pub(crate) struct Busy(Turn);
 
 // === impl Turn ===
 
 impl Turn {
-    /// A request of this version has come.
+    /// Records a request of this version.
     pub(crate) fn busy(&self, version: Version) -> Busy {
         self.0.asked.send_if_modified(|asked| asked.replace(version).is_none());
         self.0.busy.fetch_add(1, Ordering::Relaxed);
@@ -40,29 +40,29 @@ impl Turn {
         self.0.busy.load(Ordering::Relaxed) > 0
     }
 
-    /// Notes whether the client takes what is sent to it.
+    /// Records whether the client stopped reading its answers.
     pub(crate) fn set_stalled(&self, stalled: bool) {
         self.0.stalled.store(stalled, Ordering::Relaxed);
     }
 
-    /// The client lacks a part of an answer.
+    /// Returns whether the client lacks a part of an answer.
     pub(crate) fn is_unfinished(&self) -> bool {
         self.is_busy() || self.0.stalled.load(Ordering::Relaxed)
     }
 
-    /// Completes when there has been a request that `fits`.
+    /// Completes when a request has come whose version `fits`.
     pub(crate) async fn asked(&self, fits: fn(Version) -> bool) {
         drop(self.0.asked.subscribe().wait_for(|asked| asked.is_some_and(fits)).await);
     }
 
-    /// Notes that an HTTP/2 connection was idle for too long.
+    /// Records that an HTTP/2 connection was idle for too long.
     pub(crate) fn expire(&self) {
         self.0.expired.notify_one();
     }
 
-    /// Completes when an HTTP/2 connection is to be left by its client: it was idle for too long, it has
-    /// had its `only` request, or, once it has been answered at all, the listener drains (**H2-5**).
-    /// HTTP/1.1 says the same by the headers of its answers.
+    /// Completes when the client of an HTTP/2 connection should leave: the connection was idle for too
+    /// long, it has had its `only` request, or, once it has been answered at all, the listener drains
+    /// (**H2-5**). HTTP/1.1 says the same by the headers of its answers.
     pub(crate) async fn left(&self, only: bool, phases: &Phases) {
         if !only {
             tokio::select! {
