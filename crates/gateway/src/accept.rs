@@ -1,4 +1,4 @@
-//! A gateway on a listener: its bounds, and its end (see [`crate::shutdown`]).
+//! The gateway on a listener: its bounds, and its shutdown (see [`crate::shutdown`]).
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,26 +14,28 @@ use crate::gateway::{Gateway, Limits};
 use crate::json;
 use crate::routes::router;
 
-/// The longest head of a request, in bytes.
+/// The maximum size of the head of a request, in bytes.
 const HEAD_BYTES: usize = 64 << 10;
 
-/// Requests at once on one connection of HTTP/2: a proxy may have one for many clients.
+/// The maximum number of concurrent requests on one connection of HTTP/2: a proxy may use one for many
+/// clients.
 const STREAMS_MAX: u32 = 256;
 
-/// What a client may send ahead of bodies over HTTP/2, so that large ones are not slow over a long way.
+/// The bytes of bodies that a client may send ahead over HTTP/2, so that large bodies are not slow over a
+/// long distance.
 const WINDOW_BYTES: u32 = 1 << 20;
 
-/// How a server ended.
+/// The outcome of a server's shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Requests that did not end by themselves, and were told that the server shuts down.
+    /// The number of requests that did not end by themselves, and were told that the server shuts down.
     pub ended: u32,
-    /// Connections that were closed before their client had taken an answer to its end.
+    /// The number of connections that were closed before their clients had read an answer to its end.
     pub cut_off: u32,
 }
 
-/// Serves `gateway` on `listener` until `signal` completes, then drains: the last connection is closed
-/// `limits.drain_timeout` and `limits.farewell_timeout` after it at the latest.
+/// Serves `gateway` on `listener` until `signal` completes, then drains: the last connection is closed at
+/// most `limits.drain_timeout` plus `limits.farewell_timeout` after the signal.
 pub async fn serve(
     listener: TcpListener,
     gateway: Gateway,
@@ -74,7 +76,7 @@ fn bounds(limits: &Limits) -> Bounds {
         connections: limits.connections.get(),
         strangers_give_way: false,
         stay: Stay::Requests,
-        // A handshake has as long as the head of the first request.
+        // A handshake may take as long as the head of the first request.
         handshake_timeout: limits.header_timeout,
         header_timeout: limits.header_timeout,
         idle_timeout: limits.idle_timeout,
@@ -88,7 +90,7 @@ fn bounds(limits: &Limits) -> Bounds {
     }
 }
 
-/// What a client is told whose request has no head (**GW-1**).
+/// Returns the error for a client whose request has an invalid head (**GW-1**).
 fn explain(refusal: Refusal) -> Bytes {
     let (code, message) = match refusal {
         Refusal::HeadTimedOut(limit) => (

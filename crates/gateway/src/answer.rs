@@ -1,4 +1,4 @@
-//! An accepted request: its generations, from submission to the whole answer.
+//! An accepted request with its generations, from submission to the whole answer.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -20,11 +20,11 @@ use crate::request::Job;
 use crate::shutdown::Phase;
 use crate::trace;
 
-/// Dropping it cancels every generation that still runs.
+/// An answer in the making. Dropping an `Answer` cancels every generation that still runs.
 pub(crate) struct Answer {
     pub(crate) setting: Setting,
     pub(crate) reply: Reply,
-    /// Prompt by prompt, `n` each.
+    /// All choices, prompt by prompt, `n` for each.
     pub(crate) choices: Vec<Choice>,
     n: usize,
 }
@@ -32,7 +32,7 @@ pub(crate) struct Answer {
 // === impl Answer ===
 
 impl Answer {
-    /// Submits every generation of `job`; if one is refused, the others are cancelled.
+    /// Submits every generation of `job`; if one of them is refused, the others are cancelled.
     pub(crate) fn submit(
         gateway: &Arc<Gateway>,
         job: Job,
@@ -76,9 +76,9 @@ impl Answer {
         Ok(Self { setting, reply, choices, n: n as usize })
     }
 
-    /// Holds the head of a stream back until there is something to say, so that a request which
-    /// nobody can serve is refused with a status of its own. Silence is broken as in a stream, but not
-    /// while the request is parked: it has not begun, and may be refused yet.
+    /// Delays the head of a stream until its first event, so that a request which no replica can serve is
+    /// refused with a status of its own. Silence is broken as in a stream, but not while the request is
+    /// parked: a parked request has not begun, and may still be refused.
     pub(crate) async fn opening(&mut self) -> Result<()> {
         let ping_interval = self.setting.gateway.limits().ping_interval;
         let ending = self.setting.gateway.shutdown().reached(Phase::Ending);
@@ -101,13 +101,13 @@ impl Answer {
         self.failure().map_or(Ok(()), |error| Err(error.clone()))
     }
 
-    /// Waits until some choice has an emission.
+    /// Waits until at least one choice has an emission.
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let ready = |choice: &mut Choice| choice.poll_ahead(cx).is_ready();
         if self.choices.iter_mut().any(ready) { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// The whole body, when everything is there.
+    /// Collects the whole body, when all choices are complete.
     pub(crate) async fn collect(mut self) -> Result<Bytes> {
         let ending = self.setting.gateway.shutdown().reached(Phase::Ending);
         let whole = poll_fn(|cx| {
@@ -136,7 +136,7 @@ impl Answer {
         Ok(body.freeze())
     }
 
-    /// Ends what still runs of it, because the server does (**END-3**).
+    /// Ends the running generations of the answer because the server shuts down (**END-3**).
     pub(crate) fn shut_down(&mut self) -> ApiError {
         for choice in self.choices.iter_mut().filter(|choice| choice.finish.is_none()) {
             choice.fail(&self.setting, &FinishReason::Draining);
@@ -152,7 +152,7 @@ impl Answer {
         })
     }
 
-    /// Each prompt counts once, however many choices continue it.
+    /// Returns the usage; each prompt counts once, however many choices continue it.
     pub(crate) fn usage(&self) -> Usage {
         let mut total = Usage::default();
         for choices in self.choices.chunks(self.n) {

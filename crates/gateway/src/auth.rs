@@ -1,14 +1,16 @@
-//! Who may ask.
+//! API keys and the check of the key that a request brings.
 //!
-//! Deny by default: with a key set, every path asks for one but [`PUBLIC_PATHS`], unknown paths
-//! included. `/metrics` is not public: names and traffic of a model are not for everyone.
+//! Access is denied by default: with a key set, every path requires a key except [`PUBLIC_PATHS`],
+//! unknown paths included. `/metrics` is not public, because the names and the traffic of a model are
+//! confidential.
 //!
-//! - **AU-1** keys are compared by their digests in constant time, with every key there is: how long it
-//!   takes tells neither a key nor which one was given.
-//! - **AU-2** what the holder of a key may have queued and running is bounded, over all its connections.
-//! - **AU-3** cached prefixes of a key with a cache group are found by that group alone: neither times
-//!   nor counts of cached tokens tell others what its holder has asked.
-//! - **AU-4** keys are replaced all at once or not at all; who stays keeps what it has queued and running.
+//! - **AU-1** the digest of a given key is compared in constant time with that of every key: the time
+//!   that a check takes reveals neither a key nor which of the keys was given.
+//! - **AU-2** the queued and running requests of a key are bounded, over all connections.
+//! - **AU-3** only requests of the same cache group find the cached prefixes of a key with a cache group:
+//!   neither times nor counts of cached tokens reveal its prompts to other clients.
+//! - **AU-4** keys are replaced all at once or not at all; a key that stays keeps its queued and running
+//!   requests.
 
 use std::sync::Arc;
 
@@ -21,38 +23,39 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::gateway_error::GatewayError;
 
-/// Answered without a key: orchestrators probe them, and they tell nothing about use.
+/// Paths that are answered without a key: orchestrators probe them, and they reveal nothing about use.
 pub(crate) const PUBLIC_PATHS: &[&str] = &["/livez", "/readyz", "/health", "/version"];
 
-/// A key that lets clients in, and what its holder may have.
+/// An API key with the name and the limits of its holder.
 #[derive(Clone, Debug)]
 pub struct ApiKey {
-    /// Its name, for metrics and logs; every key has another.
+    /// The key's name, for metrics and logs. No two keys have the same name.
     pub name: String,
-    /// SHA-256 of the key.
+    /// The SHA-256 digest of the key.
     pub sha256: [u8; 32],
-    /// What its holder may have queued and running at once.
+    /// The bounds on the holder's queued and running requests.
     pub limits: ClientLimits,
-    /// Cached prefixes are shared with the keys of this group and with nobody else; without one, with
-    /// everybody who has none.
+    /// The group of keys that share cached prefixes, and share them with no other key. All keys with
+    /// `None` share theirs with each other.
     pub cache_group: Option<String>,
 }
 
-/// Every key there is. Cheap to clone; all clones see the same keys.
+/// The API keys of a gateway. Cheap to clone; all clones see the same keys.
 #[derive(Clone)]
 pub struct KeyRing(Arc<Ring>);
 
 struct Ring {
     keys: RwLock<Arc<[Arc<Key>]>>,
     door: FrontDoor,
-    /// Makes the salts of groups unknown to clients, who could else look for one that is equal.
+    /// Makes the salts of groups unpredictable for clients, which could otherwise search for an equal
+    /// salt.
     secret: [u64; 2],
 }
 
 /// A key and its holder.
 pub(crate) struct Key {
     pub(crate) name: String,
-    /// The digest, so that neither the key nor its length shows in memory or in timing.
+    /// The digest of the key, so that neither the key nor its length shows in memory or in timing.
     sha256: [u8; 32],
     limits: ClientLimits,
     cache_group: Option<String>,
@@ -62,14 +65,14 @@ pub(crate) struct Key {
 // === impl ApiKey ===
 
 impl ApiKey {
-    /// A key without limits of its own.
+    /// Returns a key without limits of its own.
     #[must_use]
     pub fn new(name: impl Into<String>, key: &str) -> Self {
         let limits = ClientLimits::default();
         Self { name: name.into(), sha256: Self::digest(key), limits, cache_group: None }
     }
 
-    /// SHA-256 of a key, as [`ApiKey::sha256`] has it.
+    /// Returns the SHA-256 digest of a key, for [`ApiKey::sha256`].
     #[must_use]
     pub fn digest(key: &str) -> [u8; 32] {
         Sha256::digest(key).into()
@@ -88,11 +91,12 @@ impl KeyRing {
         ring.replace(keys).map(|()| ring)
     }
 
-    /// From now on these keys let clients in, and no other. Requests that are running go on. Limits
-    /// that did not change count what is queued and running already.
+    /// Replaces all keys: from then on, only `keys` are accepted. Running requests continue. Under the
+    /// same name and limits, a new key takes over the queued and running requests of the old one.
     ///
     /// # Errors
-    /// A key is empty, or two are the same: then nothing is changed.
+    /// Returns [`GatewayError::EmptyApiKey`] or [`GatewayError::SameApiKey`] if a key is empty, or two
+    /// have the same name or digest; then nothing is changed.
     pub fn replace(&self, keys: &[ApiKey]) -> Result<(), GatewayError> {
         check_keys(keys)?;
         let before = self.keys();
@@ -111,12 +115,12 @@ impl KeyRing {
         Arc::clone(&self.0.keys.read())
     }
 
-    /// Everybody may ask.
+    /// Returns whether there are no keys, so that every client may use the API.
     pub(crate) fn is_empty(&self) -> bool {
         self.keys().is_empty()
     }
 
-    /// The key that a request brings, as `Authorization: Bearer KEY` or `x-api-key: KEY`.
+    /// Returns the key that a request brings, as `Authorization: Bearer KEY` or `x-api-key: KEY`.
     pub(crate) fn of(&self, headers: &HeaderMap) -> Option<Arc<Key>> {
         let bearer = headers.get(AUTHORIZATION).and_then(|value| {
             let (scheme, key) = value.as_bytes().split_at_checked("Bearer ".len())?;
@@ -134,7 +138,7 @@ impl KeyRing {
         keys.get(usize::try_from(at).ok()?).filter(|_| found.into()).cloned()
     }
 
-    /// The salt of the cached prefixes of a key's requests with this `cache_salt` (**AU-3**).
+    /// Returns the salt of the cached prefixes of a key's requests with this `cache_salt` (**AU-3**).
     pub(crate) fn salt(&self, key: Option<&Key>, cache_salt: u64) -> u64 {
         let Some(group) = key.and_then(|key| key.cache_group.as_ref()) else { return cache_salt };
         let [first, second] = self.0.secret.map(u64::to_le_bytes);
@@ -145,7 +149,7 @@ impl KeyRing {
     }
 }
 
-/// No key is empty, and no two are the same.
+/// Checks that no key is empty, and that no two have the same name or digest.
 fn check_keys(keys: &[ApiKey]) -> Result<(), GatewayError> {
     let empty = ApiKey::digest("");
     if let Some(key) = keys.iter().find(|key| key.sha256 == empty) {

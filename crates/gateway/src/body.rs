@@ -1,4 +1,4 @@
-//! Reads request bodies as JSON, more strictly than `serde_json` does.
+//! A parser of request bodies as JSON, stricter than `serde_json`.
 
 use std::fmt;
 
@@ -8,15 +8,15 @@ use serde_json::{Map, Value};
 use crate::error::{ApiError, Result};
 use crate::json::kind_of;
 
-/// A value whose objects have no key twice: of two values, nobody can say which one was meant.
+/// A value whose objects have no key twice: of two values, it is unknown which one the client means.
 struct Strict(Value);
 
 struct StrictVisitor;
 
-/// Reads a request body. Depth is bounded by `serde_json` (128).
+/// Parses a request body. `serde_json` bounds its depth (128).
 ///
 /// # Errors
-/// 400 for anything but one JSON object in UTF-8: syntax, depth, lone surrogates, duplicate keys.
+/// Returns 400 for anything but one JSON object in UTF-8: syntax, depth, lone surrogates, duplicate keys.
 pub(crate) fn parse_object(body: &[u8]) -> Result<Map<String, Value>> {
     let Strict(value) = serde_json::from_slice(body).map_err(|error| {
         ApiError::bad_request(format!("the body is not valid JSON: {error}"))

@@ -1,4 +1,4 @@
-//! Who asks, and what the headers say about how.
+//! The client of a request, and the settings in its headers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,24 +12,24 @@ use tokio::time::Instant;
 use crate::auth::Key;
 use crate::error::{ApiError, Result};
 
-/// How long the client will wait for its answer to begin, in milliseconds.
+/// The header that says how long the client will wait for its answer to begin, in milliseconds.
 const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
 
-/// Longest such time: a day.
+/// The maximum of that time: a day.
 const TIMEOUT_MS_MAX: u64 = 24 * 3600 * 1000;
 
 pub(crate) struct Caller {
     key: Option<Arc<Key>>,
     session: Option<HeaderValue>,
     timeout: Option<Duration>,
-    /// Of the HTTP request.
+    /// The span of the HTTP request.
     pub(crate) span: TraceSpan,
 }
 
 // === impl Caller ===
 
 impl Caller {
-    /// Reads the headers; whose key it is was found before.
+    /// Reads the headers; the key was found before.
     pub(crate) fn of(request: &Request) -> Result<Self> {
         let headers = request.headers();
         let timeout = headers.get(TIMEOUT_HEADER).map(timeout).transpose()?;
@@ -51,12 +51,12 @@ impl Caller {
         self.key.as_ref().map(|key| &key.client)
     }
 
-    /// The name of its key, for metrics; empty without one.
+    /// Returns the name of the client's key, for metrics; empty without a key.
     pub(crate) fn name(&self) -> &str {
         self.key.as_ref().map_or("", |key| &key.name)
     }
 
-    /// When it stops waiting for an answer to begin.
+    /// Returns the time at which the client stops waiting for its answer to begin.
     pub(crate) fn deadline(&self, arrived: Instant) -> Option<Instant> {
         self.timeout.map(|timeout| arrived + timeout)
     }

@@ -1,4 +1,4 @@
-//! One choice of an answer while it grows: emissions in, text and log-probabilities out.
+//! One choice of an answer while it grows: it turns emissions into text and log-probabilities.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -19,7 +19,7 @@ use crate::request::{Form, Prompt};
 use crate::stop::{StopMatcher, Stops};
 use crate::tokenizer::Detokenizer;
 
-/// What all choices of an answer share.
+/// The data that all choices of an answer share.
 pub(crate) struct Setting {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) form: Form,
@@ -28,18 +28,18 @@ pub(crate) struct Setting {
     pub(crate) arrived: Instant,
 }
 
-/// A choice and everything needed to continue it.
+/// A choice of an answer, with the state needed to continue it.
 pub(crate) struct Choice {
     pub(crate) index: usize,
     pub(crate) prompt: Arc<Prompt>,
-    /// Dropped as soon as the choice is finished: that frees its blocks.
+    /// The running generation, dropped as soon as the choice is finished, which frees its blocks.
     generation: Option<Generation>,
-    /// An emission that was looked at and not taken yet.
+    /// An emission that was received early and is not applied yet.
     ahead: Option<Emission>,
     detokenizer: Detokenizer,
     stops: StopMatcher,
     min_tokens: u32,
-    /// Not yet sent.
+    /// The output that was not sent yet.
     pub(crate) delta: Delta,
     pub(crate) finish: Option<Finish>,
     pub(crate) usage: Usage,
@@ -47,42 +47,42 @@ pub(crate) struct Choice {
     pub(crate) opened: bool,
     echoed: bool,
     prompt_logprobs: Vec<TokenLogprobs>,
-    /// Characters of text decoded so far, sent or held.
+    /// The number of characters decoded so far, sent or held back.
     characters: usize,
     scratch: String,
     record: Record,
 }
 
-/// What is new since the last time it was taken.
+/// The output of a choice that was not sent yet.
 #[derive(Debug, Default)]
 pub(crate) struct Delta {
     pub(crate) text: String,
     /// One entry per token, when log-probabilities were asked for.
     pub(crate) logprobs: Vec<Entry>,
-    /// Generated tokens, when they were asked for.
+    /// The generated tokens, when they were asked for.
     pub(crate) token_ids: Vec<TokenId>,
 }
 
-/// Log-probabilities of one token.
+/// The log-probabilities of one token.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) token: TokenId,
-    /// `None` for the first token of a prompt, which nothing predicts.
+    /// The log-probabilities; `None` for the first token of a prompt, which nothing predicts.
     pub(crate) logprobs: Option<TokenLogprobs>,
-    /// Characters of the text before it.
+    /// The number of characters of the text before the token.
     pub(crate) offset: usize,
 }
 
-/// Why a choice ended.
+/// The reason why a choice ended.
 #[derive(Debug)]
 pub(crate) enum Finish {
     Stop(StopReason),
     Length,
-    /// There will be no more of it.
+    /// The choice failed, and there will be no more of it.
     Failed(Box<ApiError>),
 }
 
-/// vLLM's `stop_reason`.
+/// The `stop_reason` of vLLM's API.
 #[derive(Debug)]
 pub(crate) enum StopReason {
     EndOfSequence,
@@ -90,7 +90,7 @@ pub(crate) enum StopReason {
     Text(String),
 }
 
-/// Tokens counted for a choice.
+/// The tokens counted for a choice.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     pub(crate) prompt: u32,
@@ -98,7 +98,7 @@ pub(crate) struct Usage {
     pub(crate) cached: u32,
 }
 
-/// Times of one generation, observed when it ends.
+/// The times of one generation, observed when it ends.
 struct Record {
     metrics: Arc<Metrics>,
     max_tokens: u32,
@@ -107,14 +107,14 @@ struct Record {
     last: Instant,
     /// The replica that the last emission came from.
     engine: Option<(ReplicaId, LatencyMetrics)>,
-    /// The last emission is the first after a change of ranks.
+    /// Whether the last emission is the first after a change of ranks.
     resumes: bool,
 }
 
 // === impl Setting ===
 
 impl Setting {
-    /// Counts a generation that is not computed, or not to its end.
+    /// Counts a generation that is refused, or that ends before its computation is complete.
     pub(crate) fn refused(&self, reason: Refusal) {
         self.gateway.refused(reason, self.caller.name());
     }
@@ -171,12 +171,13 @@ impl Choice {
         }
     }
 
-    /// When its first token came.
+    /// Returns when the first token of the choice came.
     pub(crate) fn first_token(&self) -> Option<Instant> {
         self.record.first
     }
 
-    /// The next emission. An engine that goes away without a word has failed.
+    /// Returns the next emission. An engine whose channel closes without a last emission counts as
+    /// failed.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Emission> {
         if let Some(emission) = self.ahead.take() {
             return Poll::Ready(emission);
@@ -199,7 +200,7 @@ impl Choice {
         Poll::Ready(())
     }
 
-    /// Takes the emission ahead if all it says is that there will be none.
+    /// Takes the early emission if it only says that there will be no others.
     pub(crate) fn fail_ahead(&mut self, setting: &Setting) {
         let fails = |emission: &mut Emission| {
             let answers =
@@ -211,12 +212,12 @@ impl Choice {
         }
     }
 
-    /// No replica can serve it now.
+    /// Returns whether no replica can serve the generation now.
     pub(crate) fn is_parked(&self) -> bool {
         self.generation.as_ref().is_some_and(Generation::is_parked)
     }
 
-    /// Takes an emission into the delta, and finishes the choice if it ends here.
+    /// Adds an emission to the delta, and finishes the choice if it ends here.
     pub(crate) fn apply(&mut self, setting: &Setting, emission: Emission) {
         let Setting { gateway, form, .. } = setting;
         self.usage.cached = emission.cached_tokens;
@@ -256,7 +257,7 @@ impl Choice {
         self.end(finish);
     }
 
-    /// Finishes the choice, of which there will be no more.
+    /// Finishes the choice with the failure `reason`; there will be no more of it.
     pub(crate) fn fail(&mut self, setting: &Setting, reason: &FinishReason) {
         match reason {
             FinishReason::Unserved(_) => setting.refused(Refusal::unserved),
@@ -276,7 +277,7 @@ impl Choice {
         }
     }
 
-    /// Appends the text of `token`; the stop string it completes, if it does.
+    /// Appends the text of `token`. Returns the stop string that the text completes, if any.
     fn decode(&mut self, gateway: &Gateway, token: TokenId) -> Option<String> {
         self.scratch.clear();
         self.detokenizer.push(gateway.tokenizer(), token, &mut self.scratch);
@@ -329,7 +330,7 @@ impl Choice {
     }
 }
 
-/// Why there is no more of a generation that ended otherwise than its caller asked for.
+/// Returns the error for a generation that ended otherwise than its caller asked for.
 fn failure(reason: &FinishReason) -> ApiError {
     match reason {
         FinishReason::Unserved(why) => ApiError::unavailable("unavailable", why),
@@ -358,7 +359,7 @@ impl Delta {
         self.text.is_empty() && self.logprobs.is_empty() && self.token_ids.is_empty()
     }
 
-    /// Forgets what was sent and keeps the room it took.
+    /// Clears the delta and keeps its capacity.
     pub(crate) fn clear(&mut self) {
         self.text.clear();
         self.logprobs.clear();
@@ -369,10 +370,10 @@ impl Delta {
 // === impl Record ===
 
 impl Record {
-    /// An emission has come.
+    /// Records an emission of the generation.
     fn comes_from(&mut self, generation: &Generation) {
         self.resumes = generation.has_resumed();
-        // One that is parked by now came from where the last one did.
+        // A generation that is parked by now got the emission from the same replica as the previous one.
         let replica =
             generation.replica().filter(|now| self.engine.as_ref().is_none_or(|(it, _)| it != now));
         if let Some(replica) = replica {

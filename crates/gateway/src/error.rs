@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::json;
 use crate::template::TemplateError;
 
-/// A refusal or failure, as the client sees it.
+/// An error as the client sees it: a refusal or a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
@@ -24,7 +24,7 @@ pub(crate) struct ApiError {
     pub(crate) retry_after: Option<Duration>,
 }
 
-/// The object in the body of an answer.
+/// The error object in the body of an answer.
 #[derive(Serialize)]
 pub(crate) struct ErrorBody<'a> {
     error: ErrorFields<'a>,
@@ -41,7 +41,7 @@ struct ErrorFields<'a> {
 
 pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
 
-/// openai-python honours it before `Retry-After`, which has whole seconds only.
+/// A header that openai-python respects before `Retry-After`, which has whole seconds only.
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
 // === impl ApiError ===
@@ -52,19 +52,19 @@ impl ApiError {
         Self { status, kind, code: None, param: None, message, retry_after: None }
     }
 
-    /// 400: the request is wrong, and `message` says how.
+    /// Returns a 400: the request is wrong, and `message` says how.
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message)
     }
 
-    /// 400 because of one field.
+    /// Returns a 400 because of one field.
     pub(crate) fn bad_param(param: impl Into<String>, message: impl std::fmt::Display) -> Self {
         let param = param.into();
         let message = format!("{param}: {message}");
         Self { param: Some(param), ..Self::bad_request(message) }
     }
 
-    /// A client error of another status.
+    /// Returns a client error of another status.
     pub(crate) fn refused(
         status: StatusCode,
         code: &'static str,
@@ -73,13 +73,13 @@ impl ApiError {
         Self::new(status, "invalid_request_error", message).with_code(code)
     }
 
-    /// 500: our fault.
+    /// Returns a 500 for an error of the gateway itself.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
             .with_code("internal_error")
     }
 
-    /// 500: the request was right, the engine could not run it.
+    /// Returns a 500 for a valid request that the engine could not run.
     pub(crate) fn engine_failed(reason: &str) -> Self {
         Self::internal(format!("the generation failed: {reason}")).with_code("engine_failed")
     }
@@ -93,7 +93,7 @@ impl ApiError {
         .with_code("invalid_api_key")
     }
 
-    /// 404, with the names that exist.
+    /// Returns a 404 with the names that exist.
     pub(crate) fn model_not_found(asked: &str, names: &[String]) -> Self {
         let message = format!("the model {asked:?} does not exist: this server has {names:?}");
         let error = Self::refused(StatusCode::NOT_FOUND, "model_not_found", message);
@@ -105,7 +105,7 @@ impl ApiError {
         Self { retry_after: Some(Duration::from_secs(1)), ..error.with_code(code) }
     }
 
-    /// 503: the server is going down, and another one may answer.
+    /// Returns a 503: the server is shutting down, and another one may answer.
     pub(crate) fn draining() -> Self {
         Self::unavailable("draining", "the server is shutting down")
     }
@@ -114,7 +114,7 @@ impl ApiError {
         Self { code: Some(code), ..self }
     }
 
-    /// The error as JSON has it.
+    /// Returns the error as its JSON object.
     pub(crate) fn body(&self) -> ErrorBody<'_> {
         let Self { message, kind, code, param, .. } = self;
         ErrorBody { error: ErrorFields { message, kind, param: param.as_deref(), code: *code } }
@@ -132,7 +132,7 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        // The rest of the body was not read, so the connection cannot be used again.
+        // The rest of the body was not read, so the connection cannot be reused.
         if matches!(self.status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -1,7 +1,6 @@
-//! Reading a JSON object field by field, with errors that name the field.
+//! A reader of JSON objects, field by field, with errors that name the field.
 //!
-//! - **FLD-1** `null` is absent; unknown fields are ignored; a number may be written `16.0` where an
-//!   integer is meant.
+//! - **FLD-1** `null` counts as absent; unknown fields are ignored; `16.0` is accepted as an integer.
 //! - **FLD-2** an error names the field with its path, the value given and what is allowed.
 
 use playhouse_types::TokenId;
@@ -10,26 +9,26 @@ use serde_json::{Map, Value};
 use crate::error::{ApiError, Result};
 use crate::json::kind_of;
 
-/// One object of a request, with the path that leads to it.
+/// One object of a request, with the path to it.
 #[derive(Clone)]
 pub(crate) struct Fields<'a> {
     object: &'a Map<String, Value>,
-    /// Empty, or ends with a dot.
+    /// The path of the object: empty, or ending with a dot.
     path: String,
 }
 
-/// Longest part of a given value that an error repeats.
+/// The maximum length of a given value that an error repeats.
 const SHOWN_MAX: usize = 80;
 
 // === impl Fields ===
 
 impl<'a> Fields<'a> {
-    /// The outermost object.
+    /// Returns a reader of the outermost object.
     pub(crate) fn new(object: &'a Map<String, Value>) -> Self {
         Self { object, path: String::new() }
     }
 
-    /// `value` as an object, found at `path`.
+    /// Returns a reader of `value`, an object at `path`.
     pub(crate) fn at(value: &'a Value, path: &str) -> Result<Self> {
         match value {
             Value::Object(object) => Ok(Self { object, path: format!("{path}.") }),
@@ -49,7 +48,7 @@ impl<'a> Fields<'a> {
         self.object.get(name).filter(|value| !value.is_null())
     }
 
-    /// A 400 about field `name`.
+    /// Returns a 400 about the field `name`.
     pub(crate) fn bad(&self, name: &str, message: impl std::fmt::Display) -> ApiError {
         ApiError::bad_param(self.path_of(name), message)
     }
@@ -66,31 +65,31 @@ impl<'a> Fields<'a> {
         self.typed(name, "a string", Value::as_str)
     }
 
-    /// A boolean that is `default` when absent.
+    /// Returns a boolean that is `default` when absent.
     pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool> {
         Ok(self.typed(name, "a boolean", Value::as_bool)?.unwrap_or(default))
     }
 
-    /// A number, as an `f32`. One beyond its range becomes infinite: whoever checks the range
-    /// refuses that too.
+    /// Returns a number as an `f32`. A number beyond its range becomes infinite, and the check of the
+    /// range refuses it then.
     pub(crate) fn f32(&self, name: &str) -> Result<Option<f32>> {
         let Some(value) = self.get(name) else { return Ok(None) };
         number(value, &self.path_of(name)).map(Some)
     }
 
-    /// An integer in `min..=max`.
+    /// Returns an integer in `min..=max`.
     pub(crate) fn integer(&self, name: &str, min: i64, max: i64) -> Result<Option<i64>> {
         let Some(value) = self.get(name) else { return Ok(None) };
         integer(value, &self.path_of(name), min, max).map(Some)
     }
 
-    /// An integer in `min..=max`, both of which fit.
+    /// Returns an integer in `min..=max` as a `u32`.
     pub(crate) fn count(&self, name: &str, min: u32, max: u32) -> Result<Option<u32>> {
         let given = self.integer(name, min.into(), max.into())?;
         Ok(given.map(|given| u32::try_from(given).expect("between two u32")))
     }
 
-    /// A list of token ids below `vocab`.
+    /// Returns a list of token ids below `vocab`.
     pub(crate) fn token_ids(&self, name: &str, vocab: u32) -> Result<Option<Vec<TokenId>>> {
         let Some(list) = self.list(name)? else { return Ok(None) };
         token_ids(list, &self.path_of(name), vocab).map(Some)
@@ -114,7 +113,7 @@ pub(crate) fn token_ids(list: &[Value], path: &str, vocab: u32) -> Result<Vec<To
     list.iter()
         .enumerate()
         .map(|(index, value)| {
-            // The path is made for the error only: prompts have thousands of ids.
+            // The path is built for the error only: prompts have thousands of ids.
             match value.as_u64() {
                 Some(id) if id < u64::from(vocab) => Ok(id as TokenId),
                 _ => integer(value, &format!("{path}[{index}]"), 0, i64::from(vocab) - 1)
@@ -124,7 +123,7 @@ pub(crate) fn token_ids(list: &[Value], path: &str, vocab: u32) -> Result<Vec<To
         .collect()
 }
 
-/// A number at `path`, infinite if it is beyond the range of an `f32`.
+/// Returns the number at `path`, infinite if it is beyond the range of an `f32`.
 pub(crate) fn number(value: &Value, path: &str) -> Result<f32> {
     let given = value.as_f64().ok_or_else(|| wrong_type(path, "a number", value))?;
     Ok(given as f32)
@@ -135,7 +134,7 @@ fn integer(value: &Value, path: &str, min: i64, max: i64) -> Result<i64> {
         return Err(wrong_type(path, "an integer", value));
     }
     let integral = value.as_i64().or_else(|| {
-        // Beyond 2^53 a float does not say which integer it means.
+        // Beyond 2^53 a float does not identify one integer.
         value.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 9e15).map(|f| f as i64)
     });
     match integral {
@@ -155,7 +154,7 @@ pub(crate) fn wrong_type(path: &str, expected: &str, given: &Value) -> ApiError 
     ApiError::bad_param(path, message)
 }
 
-/// A value as JSON, cut to a length fit for a message.
+/// Returns a value as JSON, cut to a length fit for a message.
 pub(crate) fn shown(value: &Value) -> String {
     let mut text = value.to_string();
     if let Some((cut, _)) = text.char_indices().nth(SHOWN_MAX) {

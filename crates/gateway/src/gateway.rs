@@ -1,4 +1,4 @@
-//! The gateway's parts, put together once and shared by every connection.
+//! The parts of the gateway, built once and shared by every connection.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -18,47 +18,48 @@ use crate::shutdown::Shutdown;
 use crate::template::{ChatTemplate, unix_now};
 use crate::tokenizer::Tokenizer;
 
-/// What an operator decides. [`GatewayConfig::new`] has the defaults.
+/// The settings of a gateway. [`GatewayConfig::new`] has the defaults.
 #[derive(Clone, Debug)]
 pub struct GatewayConfig {
-    /// Names clients may call the model by; the first is the one they get when they name none.
+    /// The names by which clients may call the model; the first one is used for requests that name none.
     pub served_model_names: Vec<String>,
-    /// One of them is asked of every request but those to the health probes and `/version`. Without
-    /// any, nothing is asked.
+    /// The accepted API keys. With any, all requests but those to the health probes and `/version`
+    /// require a key; without, no request does.
     pub api_keys: Vec<ApiKey>,
-    /// The certificate that is shown to clients; without one, HTTP is plain.
+    /// The TLS configuration with the certificate for clients; without one, the API is plain HTTP.
     pub tls: Option<Arc<ServerConfig>>,
-    /// Sampling parameters of requests that do not say.
+    /// The sampling parameters of requests that do not set them.
     pub sampling: SamplingDefaults,
-    /// Tokens that end a text, from the model's configuration.
+    /// The tokens that end a text, from the model's configuration.
     pub eos_tokens: Vec<TokenId>,
-    /// Makes the seeds of requests without one a fixed sequence.
+    /// A seed that makes the seeds of requests without one a fixed sequence.
     pub seed: Option<u64>,
-    /// Bounds on what a client may cost.
+    /// The bounds on the resources that clients may use.
     pub limits: Limits,
 }
 
-/// Bounds on time and space per client.
+/// Bounds on the time and memory that a client may use.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// From the first byte of a request (for a new connection: from its start) to the end of its
-    /// headers. Then the connection is closed.
+    /// The time from the first byte of a request (for a new connection: from its start) to the end of its
+    /// headers. After that, the connection is closed.
     pub header_timeout: Duration,
     /// How long a connection may wait between two requests.
     pub idle_timeout: Duration,
-    /// From the end of the headers to the end of the body. Then 408.
+    /// The time from the end of the headers to the end of the body. After that, the answer is 408.
     pub body_timeout: Duration,
-    /// How long a client may refuse to read an answer. Then the connection is closed.
+    /// How long a client may not read its answer. After that, the connection is closed.
     pub write_timeout: Duration,
-    /// Largest body. Then 413.
+    /// The maximum size of a body. A larger one is answered with 413.
     pub body_bytes: usize,
-    /// Connections at once; more wait in the kernel's queue.
+    /// The number of concurrent connections; more wait in the kernel's queue.
     pub connections: NonZeroUsize,
-    /// Longest silence in a stream: then an SSE comment tells proxies that somebody is there.
+    /// The longest silence in a stream; after that, an SSE comment tells proxies that the stream is
+    /// alive.
     pub ping_interval: Duration,
     /// How long running requests may go on after the shutdown signal.
     pub drain_timeout: Duration,
-    /// How long clients may take after that to read that their requests have ended.
+    /// How long clients may take after `drain_timeout` to read that their requests have ended.
     pub farewell_timeout: Duration,
 }
 
@@ -70,14 +71,14 @@ pub struct Gateway {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     metrics: Arc<Metrics>,
-    /// When the model was first offered; clients see it in `/v1/models`.
+    /// When the model was first offered, as shown in `/v1/models`.
     created: u64,
     ids: Sequence,
     seeds: Sequence,
     shutdown: Shutdown,
 }
 
-/// Numbers that do not repeat and cannot be told from random ones without the key.
+/// A sequence of numbers that do not repeat and cannot be told from random numbers without its key.
 struct Sequence {
     key: u64,
     next: AtomicU64,
@@ -86,7 +87,7 @@ struct Sequence {
 // === impl GatewayConfig ===
 
 impl GatewayConfig {
-    /// A model by this name, everything else at its default.
+    /// Returns the settings for a model of this name, everything else at its default.
     #[must_use]
     pub fn new(model_name: impl Into<String>) -> Self {
         Self {
@@ -119,7 +120,7 @@ impl Default for Limits {
     }
 }
 
-/// A number that nobody can guess.
+/// Returns an unpredictable number.
 fn random() -> Result<u64, GatewayError> {
     let mut bytes = [0; 8];
     SystemRandom::new().fill(&mut bytes).map_err(|_| GatewayError::NoRandomness)?;
@@ -129,10 +130,10 @@ fn random() -> Result<u64, GatewayError> {
 // === impl Gateway ===
 
 impl Gateway {
-    /// Puts the parts together. Without a template there is no chat, only completions.
+    /// Builds a gateway. Without a template there is no chat, only completions.
     ///
     /// # Errors
-    /// [`GatewayError`] when the configuration contradicts itself or the model.
+    /// Returns a [`GatewayError`] when the configuration contradicts itself or the model.
     pub fn new(
         config: GatewayConfig,
         front_door: FrontDoor,
@@ -181,7 +182,7 @@ impl Gateway {
         &self.config.limits
     }
 
-    /// The keys that let clients in.
+    /// Returns the API keys of the gateway.
     #[must_use]
     pub fn keys(&self) -> &KeyRing {
         &self.keys
@@ -211,7 +212,8 @@ impl Gateway {
         &self.metrics
     }
 
-    /// Counts a request of the holder of `key` that is not computed, or not to its end.
+    /// Counts a request of the holder of `key` that is refused, or that ends before its computation is
+    /// complete.
     pub(crate) fn refused(&self, reason: Refusal, key: &str) {
         let labels = RefusalLabels { reason, key: key.to_owned() };
         self.metrics.requests_refused.get_or_create(&labels).inc();
@@ -221,12 +223,12 @@ impl Gateway {
         self.created
     }
 
-    /// A seed for a request that brought none.
+    /// Returns a seed for a request that brought none.
     pub(crate) fn draw(&self) -> u64 {
         self.seeds.draw()
     }
 
-    /// A new id: `prefix` and 32 hexadecimal digits.
+    /// Returns a new id: `prefix` and 32 hexadecimal digits.
     pub(crate) fn new_id(&self, prefix: &str) -> String {
         format!("{prefix}{:016x}{:016x}", self.ids.draw(), self.ids.draw())
     }
@@ -239,7 +241,8 @@ impl Sequence {
         Self { key, next: AtomicU64::new(1) }
     }
 
-    /// `SplitMix64` (Steele, Lea, Flood 2014): a counter through a mixing bijection.
+    /// Returns the next number: `SplitMix64` (Steele, Lea, Flood 2014), a counter through a mixing
+    /// bijection.
     fn draw(&self) -> u64 {
         const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
         let count = self.next.fetch_add(1, Ordering::Relaxed);

@@ -1,10 +1,10 @@
-//! Writing JSON, and what its values are called.
+//! Writing JSON, and the names of its types.
 
 use bytes::{BufMut, BytesMut};
 use serde::Serialize;
 use serde_json::Value;
 
-/// The JSON type of a value, with an article.
+/// Returns the JSON type of a value, with an article.
 pub(crate) fn kind_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

@@ -1,23 +1,23 @@
 //! The OpenAI API over a [`FrontDoor`](playhouse_cluster::FrontDoor): template, tokenize, validate,
 //! stream.
 //!
-//! - **GW-1** every answer is OpenAI's shape, every error too, whatever the client sends: no byte
+//! - **GW-1** every answer has OpenAI's shape, every error too, whatever the client sends: no byte
 //!   sequence causes a 5xx or a panic (see `tests/http/fuzz.rs`).
 //! - **GW-2** a field is honoured, or ignored because it cannot change the answer, or refused by name
 //!   (the tables below).
-//! - **GW-3** a client that leaves takes its generations with it, streamed or not (**G5**).
-//! - **GW-4** a refusal for lack of room is immediate and says when to come back (**G6**): 429 when the
-//!   holder of the key has as much here as it may, 503 when the queues are full.
-//! - **GW-5** a stream says exactly what the whole answer would have said, in whole code points.
+//! - **GW-3** a client that disconnects ends its generations, streamed or not (**G5**).
+//! - **GW-4** a refusal for lack of capacity is immediate and says when to retry (**G6**): 429 when the
+//!   API key has reached its limits, 503 when the queues are full.
+//! - **GW-5** a stream has exactly the text of the whole answer, in whole code points.
 //!
-//! The path of a request: [`serve`] accepts it on a [`Listener`](playhouse_listener::Listener) (`accept`),
-//! `routes` finds its handler and reads its body, `request` turns it into checked work (with
-//! [`ChatTemplate`] and [`Tokenizer`]), `answer` submits that to the front door, `choice` turns what
-//! comes back into text (with `stop`), and `respond` or `stream` sends it as `reply` spells it. How all that
-//! ends stands in `shutdown`.
+//! The path of a request: [`serve`] accepts it on a [`Listener`](playhouse_listener::Listener)
+//! (`accept`), `routes` finds its handler and reads its body, `request` turns it into checked work (with
+//! [`ChatTemplate`] and [`Tokenizer`]), `answer` submits that to the front door, `choice` turns emissions
+//! into text (with `stop`), and `respond` or `stream` sends it in the JSON of `reply`. `shutdown`
+//! documents the end of a gateway.
 //!
-//! Not here: how anything is computed or scheduled, where files, flags and keys come from (the CLI
-//! hands them over, TLS certificates too), and how HTTP/1.1 and HTTP/2 are spoken (`playhouse-listener`).
+//! Not here: computing and scheduling, the source of files, flags and keys (the CLI passes them in, TLS
+//! certificates too), and the protocols HTTP/1.1 and HTTP/2 (`playhouse-listener`).
 //!
 //! # Paths
 //! | Path | |
@@ -30,8 +30,8 @@
 //! | `GET /version` * | the version |
 //! | `GET /metrics` | OpenMetrics text |
 //!
-//! With an API key set, every path asks for it but those marked *: deny by default, so a path added
-//! later is closed until somebody opens it. (vLLM asks under `/v1` only.)
+//! With an API key set, every path requires one except those marked *: access is denied by default, so a
+//! path added later is closed until it is listed as public. (vLLM requires a key under `/v1` only.)
 //!
 //! With several replicas and the routing policy `session`, requests with the same `x-session-id`
 //! go to the same replica. With `x-request-timeout-ms` a request that has not begun by then ends as

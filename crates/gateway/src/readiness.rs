@@ -1,4 +1,4 @@
-//! Whether a request sent now would be taken, and what is missing if not.
+//! Whether a new request would be accepted, and what is missing if not.
 
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -8,21 +8,22 @@ use serde_json::{Value, json};
 
 use crate::error::{ApiError, Result};
 
-/// How much is told.
+/// How much a probe is told.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Detail {
-    /// Ready or not.
+    /// Only whether the gateway is ready.
     Verdict,
-    /// How each replica is.
+    /// Also the state of each replica.
     States,
-    /// And why, which may name files and machines.
+    /// Also the reasons, which may name files and machines.
     Reasons,
 }
 
-/// The answer to a probe: 200 while a replica can make progress and nothing is draining, else 503.
+/// Returns the answer to a probe: 200 while a replica can make progress and nothing is draining, else
+/// 503.
 ///
 /// # Errors
-/// Why it is not ready, unless details are wanted.
+/// Returns why the gateway is not ready, unless details are wanted.
 pub(crate) fn answer(door: &FrontDoor, detail: Detail) -> Result<Response> {
     let missing = match () {
         () if door.is_draining() => Some(("draining", "the server is shutting down")),
@@ -121,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_replica_that_only_says_that_it_serves_is_stalled() {
-        // Its patience is none at all.
+        // Such a replica has no patience left.
         let shown = show(&replica(ReplicaState::Serving), Detail::States);
         assert_eq!(shown["state"], "stalled");
         let shown = show(&replica(ReplicaState::Starting), Detail::States);

@@ -1,9 +1,8 @@
-//! The JSON of answers, written straight into the buffer that goes to the socket.
+//! The JSON of answers, written directly into the buffer that goes to the socket.
 //!
 //! - **RPL-1** `id`, `object`, `created`, `model` and `system_fingerprint` are the same in every
 //!   chunk of a stream.
-//! - **RPL-2** `bytes` of a token's log-probability are exact, also where a token is part of a code
-//!   point.
+//! - **RPL-2** `bytes` of a token's log-probability are exact, even if a token is part of a code point.
 //! - **RPL-3** a chunk without log-probabilities is written without an allocation.
 
 use bytes::BytesMut;
@@ -23,7 +22,7 @@ use logprobs::Logprobs;
 mod body;
 mod logprobs;
 
-/// Writes one answer, whole or in chunks.
+/// A writer of one answer, whole or in chunks.
 pub(crate) struct Reply {
     id: String,
     object: &'static str,
@@ -31,10 +30,10 @@ pub(crate) struct Reply {
     model: String,
 }
 
-/// Names the build: answers of one seed may differ between builds.
+/// The name of the build: answers with one seed may differ between builds.
 const FINGERPRINT: &str = concat!("playhouse-", env!("CARGO_PKG_VERSION"));
 
-/// Who speaks in every answer.
+/// The role of every answer's message.
 const ROLE: &str = "assistant";
 
 // === impl Reply ===
@@ -50,7 +49,7 @@ impl Reply {
         Self { id, object, created: unix_now(), model: form.model.clone() }
     }
 
-    /// The whole answer.
+    /// Returns the whole answer.
     pub(crate) fn whole(
         &self,
         out: &mut BytesMut,
@@ -66,7 +65,7 @@ impl Reply {
         json::write(out, &body);
     }
 
-    /// What is new in `choice`, as events. The delta is left for the caller to clear.
+    /// Writes the delta of `choice` as events. The caller clears the delta.
     pub(crate) fn chunks(&self, out: &mut BytesMut, setting: &Setting, choice: &mut Choice) {
         let first = !std::mem::replace(&mut choice.opened, true);
         match setting.form.shape {
@@ -107,7 +106,7 @@ impl Reply {
         self.chunk(out, setting, choice, item, None);
     }
 
-    /// An event with one choice, and the usage if the client wants it in each.
+    /// Writes an event with one choice, and with the usage if the client wants it in each chunk.
     fn chunk(
         &self,
         out: &mut BytesMut,
@@ -121,13 +120,13 @@ impl Reply {
         write_event(out, &Body { prompt_token_ids, usage, ..self.body([item]) });
     }
 
-    /// The chunk with the usage, which has no choice.
+    /// Writes the chunk with the usage, which has no choice.
     pub(crate) fn usage(&self, out: &mut BytesMut, usage: &Usage) {
         let none: [ChoiceBody<'_>; 0] = [];
         write_event(out, &Body { usage: Some(usage.into()), ..self.body(none) });
     }
 
-    /// An error after the beginning of a stream. Clients raise it because it is nested in `error`.
+    /// Writes an error after the beginning of a stream. Clients raise it because it is nested in `error`.
     pub(crate) fn error(out: &mut BytesMut, error: &ApiError) {
         write_event(out, &error.body());
     }
@@ -152,7 +151,7 @@ fn write_event(out: &mut BytesMut, body: &impl Serialize) {
     out.extend_from_slice(b"\n\n");
 }
 
-/// A choice of a whole answer.
+/// Returns a choice of a whole answer.
 fn whole<'a>(setting: &'a Setting, choice: &'a Choice) -> ChoiceBody<'a> {
     let Choice { index, delta, finish, .. } = choice;
     let (content, prompt_token_ids) = match setting.form.shape {
@@ -166,7 +165,7 @@ fn whole<'a>(setting: &'a Setting, choice: &'a Choice) -> ChoiceBody<'a> {
     ChoiceBody { prompt_token_ids, ..said(item, setting, delta) }
 }
 
-/// `item` with what was asked for beside the text of `delta`.
+/// Returns `item` with the parts of `delta` besides the text that were asked for.
 fn said<'a>(item: ChoiceBody<'a>, setting: &'a Setting, delta: &'a Delta) -> ChoiceBody<'a> {
     let token_ids = setting.form.return_token_ids.then_some(&*delta.token_ids);
     ChoiceBody { logprobs: Logprobs::of(setting, &delta.logprobs), token_ids, ..item }

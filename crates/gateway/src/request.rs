@@ -1,9 +1,9 @@
-//! Request bodies to checked work: the only place where OpenAI's fields are read.
+//! Request bodies to checked work. This is the only place where OpenAI's fields are read.
 //!
-//! - **REQ-1** a field is honoured, or ignored because it cannot change the answer, or refused by
-//!   name: never silently dropped. The refused ones are in [`unsupported`].
-//! - **REQ-2** what leaves here satisfies [`SamplingParams::check`], and prompt plus `max_tokens`
-//!   fit the context.
+//! - **REQ-1** a field is honoured, or ignored because it cannot change the answer, or refused by name:
+//!   never silently dropped. [`unsupported`] has the refused fields.
+//! - **REQ-2** a parsed request satisfies [`SamplingParams::check`], and its prompt plus `max_tokens` fit
+//!   the context.
 //!
 //! Everything here is synchronous and touches no engine.
 
@@ -27,22 +27,22 @@ use crate::fields::Fields;
 use crate::gateway::Gateway;
 use crate::stop::{STOPS_MAX, Stops};
 
-/// Most choices per prompt.
+/// The maximum number of choices per prompt.
 pub(crate) const N_MAX: u32 = 128;
 
-/// Most generations of one request: prompts times choices.
+/// The maximum number of generations of one request: prompts times choices.
 pub(crate) const GENERATIONS_MAX: usize = 1024;
 
-/// A request, read and checked.
+/// A parsed and checked request.
 pub(crate) struct Job {
     pub(crate) form: Form,
-    /// One per prompt.
+    /// The work, one item per prompt.
     pub(crate) prompts: Vec<Work>,
     /// Choices per prompt.
     pub(crate) n: u32,
     pub(crate) stops: Arc<Stops>,
     pub(crate) cache_salt: u64,
-    /// Lower is earlier.
+    /// The priority; lower is earlier.
     pub(crate) priority: i32,
 }
 
@@ -52,44 +52,44 @@ pub(crate) struct Work {
     pub(crate) sampling: SamplingParams,
 }
 
-/// What the answer looks like.
+/// The form of the answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Form {
     pub(crate) shape: Shape,
-    /// The name the client called the model by.
+    /// The name by which the client called the model.
     pub(crate) model: String,
     pub(crate) stream: Option<StreamOptions>,
-    /// Report log-probabilities.
+    /// Whether to report log-probabilities.
     pub(crate) logprobs: bool,
     pub(crate) return_token_ids: bool,
     pub(crate) skip_special_tokens: bool,
-    /// Keep the text of the stop token.
+    /// Whether to keep the text of the stop token.
     pub(crate) include_stop: bool,
-    /// Repeat the prompt before the completion.
+    /// Whether to repeat the prompt before the completion.
     pub(crate) echo: bool,
-    /// `max_tokens: 0`, allowed with `echo`: the prompt is scored and nothing is generated.
+    /// Whether the prompt is only scored: `max_tokens: 0`, allowed with `echo`, generates nothing.
     pub(crate) prompt_only: bool,
-    /// End-of-sequence tokens count as any other.
+    /// Whether end-of-sequence tokens count as any other token.
     pub(crate) ignore_eos: bool,
 }
 
-/// Which of the two endpoints answers.
+/// The endpoint whose shape the answer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
     Chat,
     Completion,
 }
 
-/// `stream_options`.
+/// The `stream_options` of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StreamOptions {
-    /// A last chunk with the usage.
+    /// Whether a last chunk has the usage.
     pub(crate) include_usage: bool,
-    /// The usage so far in every chunk.
+    /// Whether every chunk has the usage so far.
     pub(crate) continuous_usage: bool,
 }
 
-/// The served name that `model` asks for; the first one when it is absent.
+/// Returns the served name that `model` asks for; the first one when the field is absent.
 pub(crate) fn model(gateway: &Gateway, fields: &Fields<'_>) -> Result<String> {
     let names = gateway.model_names();
     let Some(asked) = fields.string("model")? else { return Ok(names[0].clone()) };
@@ -143,7 +143,7 @@ fn stops(fields: &Fields<'_>) -> Result<Stops> {
     Ok(Stops::new(strings, include))
 }
 
-/// `cache_salt`: requests share cached prefixes only with requests of the same salt.
+/// Returns `cache_salt`: requests share cached prefixes only with requests of the same salt.
 fn cache_salt(fields: &Fields<'_>) -> Result<u64> {
     match fields.string("cache_salt")? {
         None => Ok(0),
@@ -156,7 +156,7 @@ fn cache_salt(fields: &Fields<'_>) -> Result<u64> {
     }
 }
 
-/// `priority`, as vLLM has it: lower is earlier.
+/// Returns `priority`, as vLLM defines it: lower is earlier.
 fn priority(fields: &Fields<'_>) -> Result<i32> {
     let given = fields.integer("priority", i32::MIN.into(), i32::MAX.into())?.unwrap_or(0);
     Ok(i32::try_from(given).expect("between two i32"))
@@ -182,19 +182,19 @@ fn work(
         .collect()
 }
 
-/// What a request says about the length of its answer.
+/// The fields of a request that limit the length of its answer.
 #[derive(Clone, Copy)]
 pub(crate) struct MaxTokens {
-    /// As given; an error quotes it.
+    /// The given limit; an error quotes it.
     pub(crate) given: Option<u32>,
-    /// When it is not given, at most this.
+    /// The limit when none is given, at most.
     pub(crate) default: u32,
 }
 
 // === impl MaxTokens ===
 
 impl MaxTokens {
-    /// The limit for a prompt of this length in a context of `limit` tokens; at least 1.
+    /// Returns the limit for a prompt of this length in a context of `limit` tokens; at least 1.
     fn within(self, limit: usize, prompt: usize) -> Result<u32> {
         let room = limit.saturating_sub(prompt);
         if room == 0 {
@@ -210,7 +210,7 @@ impl MaxTokens {
                  length is {limit} tokens",
                 prompt + given as usize
             ))),
-            // `max_tokens: 0` still needs a step: the engine generates one token, nobody sees it.
+            // `max_tokens: 0` still needs a step: the engine generates one token, which no client sees.
             Some(given) => Ok(given.max(1)),
             None => Ok(self.default.min(room)),
         }
@@ -221,7 +221,7 @@ fn context_length_exceeded(message: String) -> ApiError {
     ApiError::bad_request(message).with_code("context_length_exceeded")
 }
 
-/// Prompts times choices, bounded.
+/// Checks the bound on prompts times choices.
 fn check_generations(fields: &Fields<'_>, prompts: usize, n: u32) -> Result<()> {
     let generations = prompts.saturating_mul(n as usize);
     if generations <= GENERATIONS_MAX {

@@ -9,7 +9,7 @@ use crate::answer::Answer;
 use crate::error::Result;
 use crate::stream::EventStream;
 
-/// The answer to an HTTP request: as a stream, or when everything is there.
+/// Returns the response to an HTTP request: a stream, or the whole answer when it is complete.
 pub(crate) async fn respond(mut answer: Answer) -> Result<Response> {
     if answer.setting.form.stream.is_some() {
         answer.opening().await?;

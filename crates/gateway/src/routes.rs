@@ -1,4 +1,4 @@
-//! Paths and what answers them.
+//! Paths and their handlers.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -42,10 +42,10 @@ const INLINE_BYTES: usize = 32 << 10;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Longest request id of a client that is repeated to it.
+/// The maximum length of a client's request id that is repeated to the client.
 const REQUEST_ID_MAX: usize = 128;
 
-/// Every route; `handler` labels of the metrics are these patterns.
+/// The paths of all routes; the `handler` labels of the metrics are these patterns.
 const PATHS: &[&str] = &[
     "/v1/models",
     "/v1/models/{*id}",
@@ -60,7 +60,7 @@ const PATHS: &[&str] = &[
     "/metrics",
 ];
 
-/// The whole HTTP service.
+/// Returns the router of the whole HTTP service.
 pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .route("/v1/models", get(models))
@@ -82,7 +82,7 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
 
 // Around every request
 
-/// Request id, key, panics, metrics.
+/// Handles the request id, the key, panics and metrics around every request.
 async fn edge(State(gateway): Shared, mut request: Request, next: Next) -> Response {
     let id = request_id(&gateway, &request);
     let labels = (handler(&request), method(request.method()));
@@ -102,7 +102,7 @@ async fn edge(State(gateway): Shared, mut request: Request, next: Next) -> Respo
         ApiError::unauthorized().into_response()
     };
     if gateway.shutdown().is(Phase::Draining) {
-        // Whoever asks again finds another server by another connection.
+        // A client that retries on another connection finds another server.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let status = StatusClass(response.status().as_u16());
@@ -113,7 +113,8 @@ async fn edge(State(gateway): Shared, mut request: Request, next: Next) -> Respo
     response
 }
 
-/// What the handler of a request says, or that the server is shutting down if that takes too long.
+/// Returns the answer of a request's handler, or a 503 `draining` if the handler takes too long during a
+/// shutdown.
 async fn answer(gateway: &Gateway, request: Request, next: Next, id: &HeaderValue) -> Response {
     let key = request.extensions().get::<Arc<Key>>().cloned();
     // axum's handlers hold nothing that a panic could leave half-changed.
@@ -135,7 +136,7 @@ async fn answer(gateway: &Gateway, request: Request, next: Next, id: &HeaderValu
     })
 }
 
-/// The client's id if it is fit for a log, else a new one.
+/// Returns the client's id if it is fit for a log, else a new one.
 fn request_id(gateway: &Gateway, request: &Request) -> HeaderValue {
     let sane = |id: &&HeaderValue| {
         let bytes = id.as_bytes();
@@ -176,8 +177,8 @@ async fn method_not_allowed(request: Request) -> ApiError {
     ApiError::refused(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }
 
-/// The whole body, bounded in size and in time. One that is a little too large is read to its end:
-/// a client that still sends when the connection closes does not see the answer.
+/// Reads the whole body, bounded in size and in time. A body that is slightly too large is read to its
+/// end: a client that still sends when the connection closes does not see the answer.
 async fn read_body(gateway: &Gateway, mut body: Body) -> Result<Bytes> {
     let limits = gateway.limits();
     let too_large = || {
@@ -222,7 +223,7 @@ async fn read_body(gateway: &Gateway, mut body: Body) -> Result<Bytes> {
     })
 }
 
-/// Runs `work` on the body, elsewhere if it is long.
+/// Runs `work` on the body, on the blocking pool if the body is long.
 async fn with_body<T: Send + 'static>(
     gateway: &Arc<Gateway>,
     request: Request,
@@ -235,7 +236,7 @@ async fn with_body<T: Send + 'static>(
     let gateway = Arc::clone(gateway);
     match tokio::task::spawn_blocking(move || work(&gateway, &body)).await {
         Ok(result) => result,
-        // Our caller turns a panic into a 500; without one, the runtime is going down.
+        // The caller turns a panic into a 500; without a panic, the runtime is shutting down.
         Err(failed) => match failed.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => Err(ApiError::draining()),
@@ -345,13 +346,13 @@ async fn model(
     Ok(json_response(model_card(&gateway, &asked)))
 }
 
-/// The process runs; whether it can serve is another question.
+/// Answers 200 while the process runs, whether or not it can serve.
 async fn livez() -> Response {
     json_response(json!({ "status": "alive" }))
 }
 
-/// Whether a request sent now would be taken; `?verbose` says what is missing. Everybody may ask, but
-/// why something failed is told to who has the key.
+/// Answers whether a new request would be accepted; `?verbose` says what is missing. The path is public,
+/// but only clients with an API key learn why a replica failed.
 async fn readyz(
     State(gateway): Shared,
     RawQuery(query): RawQuery,

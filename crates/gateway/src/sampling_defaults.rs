@@ -1,33 +1,33 @@
-//! What holds when a request does not say.
+//! Sampling parameters of requests that do not set them.
 
 use playhouse_types::SamplingParams;
 
-/// What holds when a request does not say, usually from `generation_config.json`.
+/// The sampling parameters of requests that do not set them, usually from `generation_config.json`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingDefaults {
-    /// As [`SamplingParams::temperature`].
+    /// The default of [`SamplingParams::temperature`].
     pub temperature: f32,
-    /// As [`SamplingParams::top_p`].
+    /// The default of [`SamplingParams::top_p`].
     pub top_p: f32,
-    /// As [`SamplingParams::top_k`].
+    /// The default of [`SamplingParams::top_k`].
     pub top_k: u32,
-    /// As [`SamplingParams::min_p`].
+    /// The default of [`SamplingParams::min_p`].
     pub min_p: f32,
-    /// As [`SamplingParams::repetition_penalty`].
+    /// The default of [`SamplingParams::repetition_penalty`].
     pub repetition_penalty: f32,
 }
 
 // === impl SamplingDefaults ===
 
 impl Default for SamplingDefaults {
-    /// OpenAI's: sample from the model's own distribution.
+    /// Returns OpenAI's defaults, which sample from the model's own distribution.
     fn default() -> Self {
         Self { temperature: 1.0, top_p: 1.0, top_k: 0, min_p: 0.0, repetition_penalty: 1.0 }
     }
 }
 
 impl SamplingDefaults {
-    /// Greedy parameters with these defaults; for checking them.
+    /// Returns greedy parameters with these defaults, for checking them.
     pub(crate) fn params(&self) -> SamplingParams {
         SamplingParams {
             temperature: self.temperature,

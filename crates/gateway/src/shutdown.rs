@@ -1,23 +1,23 @@
-//! The phases in which a server ends, and who waits for which.
+//! The phases of a server's shutdown.
 //!
 //! - **END-1** from the signal on no generation begins: a new one is refused with 503 `draining` and
-//!   `Retry-After`, `/readyz` says 503, and every response closes its connection (one of HTTP/2 takes no
-//!   more requests, and closes behind those it has). The listener goes on accepting, so that a load
-//!   balancer sees that before connections fail.
+//!   `Retry-After`, `/readyz` says 503, and every response closes its connection (a connection of HTTP/2
+//!   takes no more requests, and closes after its running ones). The listener goes on accepting, so that
+//!   a load balancer sees that before connections fail.
 //! - **END-2** the listener closes when the last accepted request has ended, or at the deadline.
 //!   Connections in the kernel's queue are accepted and answered before that.
-//! - **END-3** at the deadline, `drain_timeout` after the signal, every request that has no answer yet is
-//!   answered with 503 `draining`, and every stream ends with an error event of that code. Nobody waits
-//!   for an engine then: one that hangs changes nothing.
-//! - **END-4** after another `farewell_timeout` the connections that are left are closed. Only an answer
-//!   that its client has not taken to its end counts as cut off.
+//! - **END-3** at the deadline, `drain_timeout` after the signal, every request without an answer is
+//!   answered with 503 `draining`, and every stream ends with an error event of that code. This does not
+//!   wait for an engine: a hung engine does not delay it.
+//! - **END-4** after another `farewell_timeout` the remaining connections are closed. Only an answer that
+//!   its client has not read to its end counts as cut off.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 pub(crate) use playhouse_listener::Phase;
 use playhouse_listener::Phases;
 
-/// The phase of a server, and how many requests did not end by themselves.
+/// The phase of a server, and the number of requests that did not end by themselves.
 #[derive(Debug, Default)]
 pub(crate) struct Shutdown {
     phases: Phases,
@@ -27,27 +27,27 @@ pub(crate) struct Shutdown {
 // === impl Shutdown ===
 
 impl Shutdown {
-    /// What the listener moves on.
+    /// Returns the phases that the listener advances.
     pub(crate) fn phases(&self) -> &Phases {
         &self.phases
     }
 
-    /// Whether this phase has begun.
+    /// Returns whether `phase` has begun.
     pub(crate) fn is(&self, phase: Phase) -> bool {
         self.phases.is(phase)
     }
 
-    /// Completes when this phase has begun.
+    /// Completes when `phase` has begun.
     pub(crate) fn reached(&self, phase: Phase) -> impl Future<Output = ()> + Send + use<> {
         self.phases.reached(phase)
     }
 
-    /// Counts a request that was told that it ends here.
+    /// Counts a request that was told of the shutdown.
     pub(crate) fn ended_one(&self) {
         self.ended.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Requests that were told so.
+    /// Returns the number of requests that were told of the shutdown.
     pub(crate) fn ended(&self) -> u32 {
         self.ended.load(Ordering::Relaxed)
     }

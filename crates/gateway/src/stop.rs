@@ -1,7 +1,7 @@
 //! Stop strings, found in text that arrives in pieces.
 //!
-//! - **STP-1** what comes out does not depend on how the text was cut: it ends where the first
-//!   match to be completed begins (of matches completed by the same character, the longest).
+//! - **STP-1** the output does not depend on how the text was cut: it ends where the first match to be
+//!   completed begins (of matches completed by the same character, the longest).
 //! - **STP-2** only the longest suffix that could still become a match is held back.
 //!
 //! One Knuth-Morris-Pratt automaton per string: each byte costs a constant per string, amortised.
@@ -9,14 +9,14 @@
 
 use std::sync::Arc;
 
-/// Most stop strings of one request. OpenAI allows 4.
+/// The maximum number of stop strings of one request. OpenAI allows 4.
 pub(crate) const STOPS_MAX: usize = 16;
 
 /// The stop strings of a request, compiled.
 #[derive(Debug, Default)]
 pub(crate) struct Stops {
     strings: Vec<Stop>,
-    /// Keep the stop string itself in the text.
+    /// Whether to keep the stop string itself in the text.
     include: bool,
 }
 
@@ -27,20 +27,20 @@ struct Stop {
     borders: Vec<usize>,
 }
 
-/// Where one choice stands.
+/// The state of the matching for one choice.
 #[derive(Debug)]
 pub(crate) struct StopMatcher {
     stops: Arc<Stops>,
-    /// Bytes of each string matched so far.
+    /// The number of matched bytes of each string.
     matched: Vec<usize>,
-    /// Text not let out: the longest of the matched prefixes.
+    /// The text that is held back: the longest of the matched prefixes.
     held: String,
 }
 
 // === impl Stops ===
 
 impl Stops {
-    /// `strings` must not contain an empty one.
+    /// Compiles `strings`, none of which may be empty.
     pub(crate) fn new(strings: Vec<String>, include: bool) -> Self {
         let strings = strings.into_iter().map(Stop::new).collect();
         Self { strings, include }
@@ -69,7 +69,7 @@ impl Stop {
         Self { text, borders }
     }
 
-    /// The length matched after one more byte.
+    /// Returns the length matched after one more byte.
     fn advance(&self, mut matched: usize, byte: u8) -> usize {
         let bytes = self.text.as_bytes();
         while matched > 0 && bytes[matched] != byte {
@@ -86,8 +86,8 @@ impl StopMatcher {
         Self { matched: vec![0; stops.strings.len()], stops, held: String::new() }
     }
 
-    /// Takes more text and appends to `out` what can no longer be part of a match. Returns the
-    /// stop string that ended the text; nothing may be pushed after that.
+    /// Takes more text and appends to `out` the text that can no longer be part of a match. Returns the
+    /// stop string that ended the text; no text may be pushed after that.
     pub(crate) fn push(&mut self, text: &str, out: &mut String) -> Option<String> {
         if self.matched.is_empty() {
             out.push_str(text);
@@ -122,13 +122,13 @@ impl StopMatcher {
         None
     }
 
-    /// Text that cannot be part of a match, whatever it contains (before `min_tokens`).
+    /// Appends `text` without matching it (before `min_tokens`).
     pub(crate) fn pass(&mut self, text: &str, out: &mut String) {
         debug_assert!(self.held.is_empty(), "matching does not stop once begun");
         out.push_str(text);
     }
 
-    /// The text ended without a match: lets out what was held.
+    /// Ends the text without a match: appends the held text to `out`.
     pub(crate) fn finish(&mut self, out: &mut String) {
         out.push_str(&std::mem::take(&mut self.held));
     }

@@ -1,12 +1,13 @@
 //! Server-sent events: the body of a streamed answer.
 //!
-//! - **STR-1** everything that is there goes out in one frame: one write per wake-up, however many
-//!   tokens came.
-//! - **STR-2** the order is content, finish reason, usage (if asked for), `[DONE]`. After a failure
-//!   comes one error event, and then the end without `[DONE]`. The end of the server is a failure.
-//! - **STR-3** dropping the body (the client left) drops every generation.
-//! - **STR-4** silence longer than `ping_interval` is broken by a comment, unless no replica can serve
-//!   the request: then the head of the stream waits, so that a refusal has its status.
+//! - **STR-1** all available output goes out in one frame: one write per wake-up, however many tokens
+//!   came.
+//! - **STR-2** the order is content, finish reason, usage (if asked for), `[DONE]`. A failure is followed
+//!   by one error event, and then the end without `[DONE]`. The shutdown of the server counts as a
+//!   failure.
+//! - **STR-3** dropping the body (the client disconnected) drops every generation.
+//! - **STR-4** a comment breaks a silence longer than `ping_interval`, unless no replica can serve the
+//!   request: then the head of the stream waits, so that a refusal has its status.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -23,20 +24,20 @@ use crate::choice::Finish;
 use crate::reply::Reply;
 use crate::shutdown::Phase;
 
-/// A frame is sent when it reaches this size, though there may be more: memory stays bounded when
-/// an answer waits behind a slow reader.
+/// The size at which a frame is sent, though there may be more output: memory stays bounded when an
+/// answer waits behind a slow reader.
 const FRAME_BYTES: usize = 64 << 10;
 
-/// An answer as a response body.
+/// An answer as a streamed response body.
 pub(crate) struct EventStream {
-    /// `None` after the last event.
+    /// The answer; `None` after the last event.
     answer: Option<Answer>,
     buffer: BytesMut,
     ping_interval: Duration,
     last_frame: Instant,
-    /// Fires no earlier than needed and often later: it is set again only when it fires.
+    /// A timer that fires no earlier than needed and often later: it is set again only when it fires.
     ping: Pin<Box<Sleep>>,
-    /// Completes when the server ends what still runs.
+    /// Completes when the shutdown ends the running requests.
     ending: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
@@ -85,11 +86,11 @@ impl EventStream {
         }
     }
 
-    /// Ends the stream if the server ends what still runs; otherwise the task is woken when it does.
+    /// Ends the stream if the shutdown ends running requests; otherwise registers to be woken then.
     fn poll_ending(&mut self, cx: &mut Context<'_>) {
         let Some(answer) = &mut self.answer else { return };
         let ends = answer.setting.gateway.shutdown().is(Phase::Ending);
-        // An answer with more to say is looked at again soon.
+        // An answer with more output is polled again soon.
         if ends || (self.buffer.is_empty() && self.ending.as_mut().poll(cx).is_ready()) {
             let error = answer.shut_down();
             answer.setting.stream_failed(&error);
@@ -106,7 +107,7 @@ impl EventStream {
         self.buffer.extend_from_slice(b"data: [DONE]\n\n");
     }
 
-    /// Whether it is time to break the silence; otherwise the task is woken when it will be.
+    /// Returns whether it is time to break the silence; otherwise registers to be woken then.
     fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.ping.as_mut().poll(cx).is_ready() {
             let now = Instant::now();

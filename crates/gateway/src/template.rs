@@ -1,4 +1,4 @@
-//! Messages to a prompt, by the model's chat template.
+//! Chat messages to a prompt, by the model's chat template.
 //!
 //! The dialect is that of Hugging Face's `apply_chat_template` (`transformers`,
 //! `chat_template_utils.py`): Jinja2 with `trim_blocks` and `lstrip_blocks`, loop controls,
@@ -7,8 +7,7 @@
 //!
 //! - **TPL-1** rendering ends: instructions are counted ([`FUEL`]) and output is bounded
 //!   ([`OUTPUT_MAX`]).
-//! - **TPL-2** what a template refuses by `raise_exception` is told to the client in the template's
-//!   own words.
+//! - **TPL-2** the client gets the message of a template's `raise_exception` in the template's own words.
 //!
 //! A template comes with the model and never with a request. It is not fully contained: a template
 //! that doubles a string in a loop is bounded in instructions but not in memory, because minijinja
@@ -31,20 +30,21 @@ use minijinja::{Environment, Error, ErrorKind};
 use serde::Deserialize;
 use serde_json::Map;
 
-/// Instructions one rendering may run; a long conversation needs some hundred per message.
+/// The maximum number of instructions of one rendering; a long conversation needs some hundred per
+/// message.
 pub const FUEL: u64 = 4_000_000;
 
-/// Bytes one rendering may produce.
+/// The maximum number of bytes of one rendering.
 pub const OUTPUT_MAX: usize = 16 << 20;
 
 /// A model's chat template, compiled.
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    /// `bos_token`, `eos_token` and so on, as template variables.
+    /// The special tokens, such as `bos_token` and `eos_token`, as template variables.
     special_tokens: Vec<(String, String)>,
 }
 
-/// What a request says about rendering, beside its messages.
+/// The options of a request for rendering its messages.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RenderOptions<'a> {
     /// How the prompt ends.
@@ -56,25 +56,25 @@ pub struct RenderOptions<'a> {
 /// How a rendered conversation ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ending {
-    /// After the last message.
+    /// The prompt ends after the last message.
     #[default]
     Complete,
-    /// With the opening of an assistant's turn (`add_generation_prompt`).
+    /// The prompt ends with the opening of an assistant's turn (`add_generation_prompt`).
     AssistantTurn,
-    /// Within the last message, which is to be continued (`continue_final_message`).
+    /// The prompt ends within the last message, which is to be continued (`continue_final_message`).
     OpenMessage,
 }
 
-/// Why there is no prompt.
+/// The reason why there is no template or no prompt.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    /// The template does not compile, or the file around it is not what it should be.
+    /// The template does not compile, or the file around it is malformed.
     #[error("chat template: {0}")]
     Malformed(String),
     /// The template refused the messages (**TPL-2**).
     #[error("{0}")]
     Raised(String),
-    /// The template failed on the messages: an undefined value, a bound (**TPL-1**).
+    /// The template failed on the messages, with an undefined value or at a bound (**TPL-1**).
     #[error("chat template failed: {0}")]
     Failed(String),
     /// The last message is not in the rendered text, so it cannot be continued.
@@ -93,7 +93,7 @@ struct Raised(String);
 #[derive(Default)]
 struct Capped(Vec<u8>);
 
-/// The parts of `tokenizer_config.json` that matter here.
+/// The parts of `tokenizer_config.json` that matter for templates.
 #[derive(Deserialize)]
 struct TokenizerConfig {
     #[serde(default)]
@@ -121,7 +121,7 @@ impl ChatTemplate {
     /// Compiles `source`. `special_tokens` are variables such as `("bos_token", "<s>")`.
     ///
     /// # Errors
-    /// [`TemplateError::Malformed`] with the place of the syntax error.
+    /// Returns [`TemplateError::Malformed`] with the place of the syntax error.
     pub fn new(source: &str, special_tokens: Vec<(String, String)>) -> Result<Self, TemplateError> {
         Self::with_clock(source, special_tokens, unix_now)
     }
@@ -152,12 +152,12 @@ impl ChatTemplate {
         Ok(Self { environment, special_tokens })
     }
 
-    /// The template of a model folder: `chat_template.jinja` if there is one, else
-    /// `chat_template` in `tokenizer_config.json` (a string, or a list where the one named
-    /// `default` counts). `None` when the model has no template. Takes the files' contents.
+    /// Returns the template of a model folder, given the contents of its files: `chat_template.jinja` if
+    /// there is one, else `chat_template` in `tokenizer_config.json` (a string, or a list in which the
+    /// template named `default` counts). Returns `None` when the model has no template.
     ///
     /// # Errors
-    /// [`TemplateError::Malformed`] when a file is not what it should be.
+    /// Returns [`TemplateError::Malformed`] when a file is malformed.
     pub fn from_files(
         tokenizer_config: Option<&str>,
         chat_template: Option<&str>,
@@ -182,11 +182,11 @@ impl ChatTemplate {
         Self::new(source, special_tokens(&config.rest)).map(Some)
     }
 
-    /// The prompt for `messages`, each an object with `role`, `content` and whatever else the
-    /// template may ask for.
+    /// Renders the prompt for `messages`, each an object with `role`, `content` and other fields that the
+    /// template may use.
     ///
     /// # Errors
-    /// Every [`TemplateError`] but `Malformed`.
+    /// Returns any [`TemplateError`] but `Malformed`.
     pub fn render(
         &self,
         messages: &[Map<String, serde_json::Value>],
@@ -200,7 +200,7 @@ impl ChatTemplate {
             ("messages", Value::from(Serde(with_reasoning_content(messages)))),
             ("add_generation_prompt", (options.ending == Ending::AssistantTurn).into()),
         ];
-        // Of two values of one name the later counts.
+        // Of two values with one name the later counts.
         let variables = Value::from_pairs(none.into_iter().chain(special).chain(given).chain(own));
         let template = self
             .environment
@@ -216,7 +216,7 @@ impl ChatTemplate {
     }
 }
 
-/// Messages with `reasoning`, the newer name, also under the name templates know, as
+/// Returns the messages with `reasoning`, the newer name, also under the name that templates know, as
 /// `transformers` does.
 fn with_reasoning_content(
     messages: &[Map<String, serde_json::Value>],
@@ -250,7 +250,7 @@ fn open_end(
     Ok(text)
 }
 
-/// Variables such as `bos_token`, written as a string or as an object with `content`.
+/// Returns variables such as `bos_token`, written as a string or as an object with `content`.
 fn special_tokens(config: &Map<String, serde_json::Value>) -> Vec<(String, String)> {
     config
         .iter()
@@ -262,7 +262,7 @@ fn special_tokens(config: &Map<String, serde_json::Value>) -> Vec<(String, Strin
         .collect()
 }
 
-/// `{% generation %}` and `{% endgeneration %}` as an `if` that always holds, so that their
+/// Replaces `{% generation %}` and `{% endgeneration %}` by an `if` that is always true, so that their
 /// whitespace control keeps its meaning.
 fn without_generation_tags(source: &str) -> String {
     let mut output = String::with_capacity(source.len());

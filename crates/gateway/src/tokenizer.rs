@@ -1,18 +1,17 @@
 //! Text to tokens and back.
 //!
-//! - **TOK-1** every token stands for fixed bytes, so text is decoded token by token: the pieces a
-//!   [`Detokenizer`] emits, joined, are the decoding of the whole, at a cost proportional to the
-//!   token's own length.
-//! - **TOK-2** only whole code points are emitted; bytes that cannot become one are U+FFFD, by the
-//!   rule of [`String::from_utf8_lossy`] (Unicode's "maximal subpart").
+//! - **TOK-1** every token stands for fixed bytes, so text is decoded token by token: the joined pieces
+//!   of a [`Detokenizer`] are the decoding of the whole, at a cost proportional to the token's own
+//!   length.
+//! - **TOK-2** only whole code points are emitted; bytes that cannot become a code point are U+FFFD, by
+//!   the rule of [`String::from_utf8_lossy`] (Unicode's "maximal subpart").
 //! - **TOK-3** a hostile `tokenizer.json` is an error: the loader's panics are caught, and ids are
 //!   bounded before a table is sized by them.
 //!
-//! Works for the decoders whose tokens are bytes: byte-level BPE (Llama 3, Qwen, GPT-2) and
-//! SentencePiece pieces with byte fallback (Llama 2, Mistral). Others (`WordPiece`, `CTC`) are
-//! refused at load. One difference from `tokenizers` is wanted: a run of fallback bytes that is
-//! only partly valid keeps its valid characters, where `tokenizers` replaces the whole run, which
-//! no streaming decoder can do.
+//! Supported are decoders whose tokens are bytes: byte-level BPE (Llama 3, Qwen, GPT-2) and SentencePiece
+//! pieces with byte fallback (Llama 2, Mistral). Others (`WordPiece`, `CTC`) are refused at load. One
+//! difference from `tokenizers` is intended: a run of fallback bytes that is only partly valid keeps its
+//! valid characters, where `tokenizers` replaces the whole run, which no streaming decoder can do.
 
 mod detokenizer;
 mod pieces;
@@ -27,28 +26,28 @@ use playhouse_types::TokenId;
 pub use detokenizer::Detokenizer;
 use pieces::Pieces;
 
-/// A model's `tokenizer.json`, loaded.
+/// A tokenizer, loaded from a model's `tokenizer.json`.
 pub struct Tokenizer {
     encoder: tokenizers::Tokenizer,
     pieces: Pieces,
 }
 
-/// Why a `tokenizer.json` cannot be used.
+/// The reason why a `tokenizer.json` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
-    /// Not a tokenizer the loader understands.
+    /// The loader does not understand the file.
     #[error("tokenizer.json: {0}")]
     Malformed(String),
-    /// The loader panicked, which it does on some inconsistent files.
+    /// The loader panicked, which happens on some inconsistent files.
     #[error("tokenizer.json is inconsistent: the loader panicked: {0}")]
     Inconsistent(String),
-    /// Tokens that do not stand for fixed bytes.
+    /// The tokens do not stand for fixed bytes.
     #[error(
         "tokenizer.json: decoder: {0}; supported are ByteLevel, Metaspace, and sequences of \
          Replace, ByteFallback, Fuse and Strip (at the start)"
     )]
     Decoder(String),
-    /// An id too large to be one.
+    /// An id is too large.
     #[error("tokenizer.json: token {token:?} has id {id}, must be below {}", pieces::IDS_MAX)]
     IdTooLarge {
         /// The token's text in the file.
@@ -58,7 +57,7 @@ pub enum TokenizerError {
     },
 }
 
-/// The text could not be encoded (the model has no token for it, and no unknown token).
+/// A text could not be encoded (the model has no token for it, and no unknown token).
 #[derive(Debug, thiserror::Error)]
 #[error("cannot tokenize the text: {0}")]
 pub struct EncodeError(String);
@@ -66,11 +65,11 @@ pub struct EncodeError(String);
 // === impl Tokenizer ===
 
 impl Tokenizer {
-    /// Reads the content of a `tokenizer.json`. Truncation and padding settings in it are dropped:
+    /// Reads the content of a `tokenizer.json`. Its truncation and padding settings are dropped, because
     /// they are for batches in training.
     ///
     /// # Errors
-    /// [`TokenizerError`], for every file that cannot be used (**TOK-3**).
+    /// Returns a [`TokenizerError`] for every file that cannot be used (**TOK-3**).
     pub fn from_bytes(file: &[u8]) -> Result<Self, TokenizerError> {
         let loaded = catch_unwind(|| tokenizers::Tokenizer::from_bytes(file))
             .map_err(|panic| TokenizerError::Inconsistent(panic_text(&*panic)))?;
@@ -84,11 +83,11 @@ impl Tokenizer {
         Ok(Self { encoder, pieces })
     }
 
-    /// The tokens of `text`. Special tokens spelled out in the text are recognised;
-    /// `add_special_tokens` adds what the model expects around a text, such as a BOS.
+    /// Returns the tokens of `text`. Special tokens spelled out in the text are recognised;
+    /// `add_special_tokens` adds the tokens that the model expects around a text, such as a BOS.
     ///
     /// # Errors
-    /// [`EncodeError`] when the model cannot express the text.
+    /// Returns an [`EncodeError`] when the model cannot express the text.
     pub fn encode(
         &self,
         text: &str,
@@ -100,7 +99,7 @@ impl Tokenizer {
             .map_err(|error| EncodeError(error.to_string()))
     }
 
-    /// The text of `tokens` as the beginning of a text. Ids without a token stand for nothing.
+    /// Decodes `tokens` as the beginning of a text. Ids without a token stand for nothing.
     #[must_use]
     pub fn decode(&self, tokens: &[TokenId], skip_special_tokens: bool) -> String {
         let mut text = String::new();
@@ -112,32 +111,32 @@ impl Tokenizer {
         text
     }
 
-    /// The exact bytes `token` stands for; empty for an id without a token.
+    /// Returns the exact bytes that `token` stands for; empty for an id without a token.
     #[must_use]
     pub fn token_bytes(&self, token: TokenId) -> &[u8] {
         self.pieces.bytes(token)
     }
 
-    /// The text of a single token, with U+FFFD for what is not UTF-8.
+    /// Returns the text of a single token, with U+FFFD for bytes that are not UTF-8.
     #[must_use]
     pub fn token_text(&self, token: TokenId) -> Cow<'_, str> {
         String::from_utf8_lossy(self.token_bytes(token))
     }
 
-    /// Whether `token` is a control token rather than text.
+    /// Returns whether `token` is a control token rather than text.
     #[must_use]
     pub fn is_special(&self, token: TokenId) -> bool {
         self.pieces.is_special(token)
     }
 
-    /// One more than the largest token id.
+    /// Returns the size of the vocabulary: one more than the largest token id.
     #[must_use]
     pub fn vocab(&self) -> u32 {
         self.pieces.len()
     }
 }
 
-/// What a caught panic said.
+/// Returns the message of a caught panic.
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     panic
         .downcast_ref::<&str>()

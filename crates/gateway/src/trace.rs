@@ -1,7 +1,7 @@
-//! The span of an HTTP request that generates: what it asks for, and what comes of it.
+//! The span of an HTTP request that generates: its parameters and its outcome.
 //!
 //! Its attributes are those of OpenTelemetry's conventions for HTTP servers and for generative AI, and
-//! those that vLLM sets. What is said in a request or an answer is in none of them.
+//! those that vLLM sets. No attribute has text of a request or an answer.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use crate::choice::{Choice, Finish, Setting, Usage};
 use crate::request::Shape;
 
-/// W3C Trace Context Level 2.
+/// The header of W3C Trace Context Level 2.
 const TRACE_RESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 
-/// A request has arrived.
+/// Begins the span of a request that has arrived.
 pub(crate) fn begin(
     (route, method): &(&'static str, &'static str),
     headers: &HeaderMap,
@@ -38,7 +38,7 @@ pub(crate) fn begin(
     span
 }
 
-/// Its response begins.
+/// Records the beginning of the response, and adds `traceresponse` to it.
 pub(crate) fn responds(span: &TraceSpan, response: &mut Response) {
     let Some(header) = span.response_header() else { return };
     let status = response.status();
@@ -51,7 +51,7 @@ pub(crate) fn responds(span: &TraceSpan, response: &mut Response) {
     }
 }
 
-/// What a request asks for.
+/// Records the parameters of a request.
 pub(crate) fn asks(setting: &Setting, sampling: &SamplingParams, n: u32) {
     let span = &setting.caller.span;
     if !span.is_on() {
@@ -72,7 +72,7 @@ pub(crate) fn asks(setting: &Setting, sampling: &SamplingParams, n: u32) {
     span.set("gen_ai.request.stream", setting.form.stream.is_some());
 }
 
-/// There will be no more of an answer.
+/// Records the end of an answer.
 pub(crate) fn answered(setting: &Setting, choices: &[Choice], usage: impl FnOnce() -> Usage) {
     let span = &setting.caller.span;
     if !span.is_on() || choices.is_empty() {

@@ -21,7 +21,7 @@ pub(super) struct Body<'a, C> {
     pub(super) usage: Option<UsageBody>,
 }
 
-/// A choice, or what is new of it.
+/// A choice, or the new part of a choice.
 #[derive(Serialize)]
 pub(super) struct ChoiceBody<'a> {
     pub(super) index: usize,
@@ -66,7 +66,7 @@ pub(super) struct ChatDelta<'a> {
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(super) enum StoppedBy<'a> {
-    /// Null: by the end of the sequence, or by none of these.
+    /// Null: the choice ended with the sequence, or for another reason.
     Nothing,
     Token(TokenId),
     Text(&'a str),
@@ -100,7 +100,7 @@ impl<'a> ChoiceBody<'a> {
         }
     }
 
-    /// Says why the choice ended, if it did.
+    /// Adds the reason why the choice ended, if it has ended.
     pub(super) fn ended(self, finish: Option<&'a Finish>) -> Self {
         let Some(finish) = finish else { return self };
         let (reason, by) = match finish {
@@ -108,7 +108,7 @@ impl<'a> ChoiceBody<'a> {
             Finish::Stop(StopReason::Token(token)) => ("stop", StoppedBy::Token(*token)),
             Finish::Stop(StopReason::Text(text)) => ("stop", StoppedBy::Text(text)),
             Finish::Length => ("length", StoppedBy::Nothing),
-            // Never written: a failure ends the answer before (see `answer` and `stream`).
+            // Never written: a failure ends the whole answer earlier (see `answer` and `stream`).
             Finish::Failed(_) => ("error", StoppedBy::Nothing),
         };
         Self { finish_reason: Some(reason), stop_reason: Some(by), ..self }

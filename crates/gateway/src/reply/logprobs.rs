@@ -9,7 +9,7 @@ use crate::choice::{Entry, Setting};
 use crate::request::Shape;
 use crate::tokenizer::Tokenizer;
 
-/// vLLM writes this for minus infinity, which JSON does not have.
+/// The number that vLLM writes for minus infinity, which JSON does not have.
 const LOGPROB_MIN: f32 = -9999.0;
 
 /// The log-probabilities of a choice, in the shape of its API.
@@ -30,7 +30,7 @@ pub(super) enum Logprobs<'a> {
     },
 }
 
-/// A token that was sampled, and those that could have been.
+/// A sampled token, with its alternatives.
 #[derive(Serialize)]
 pub(super) struct ChatEntry<'a> {
     #[serde(flatten)]
@@ -51,7 +51,7 @@ pub(super) struct TopTokens<'a>(Vec<(Cow<'a, str>, f32)>);
 // === impl Logprobs ===
 
 impl<'a> Logprobs<'a> {
-    /// Those of `entries`, if the client asked for any.
+    /// Returns the log-probabilities of `entries`, if the client asked for any.
     pub(super) fn of(setting: &'a Setting, entries: &[Entry]) -> Option<Self> {
         let tokenizer = setting.gateway.tokenizer();
         setting.form.logprobs.then(|| match setting.form.shape {
@@ -105,7 +105,7 @@ impl<'a> TokenLogprob<'a> {
 impl<'a> TopTokens<'a> {
     fn new(tokenizer: &'a Tokenizer, entry: &Entry) -> Option<Self> {
         let logprobs = entry.logprobs.as_ref()?;
-        // An object, so of tokens with the same text only the likeliest can be told.
+        // An object has one entry per text, so of tokens with the same text only the likeliest remains.
         let own = (entry.token, logprobs.logprob);
         let mut seen = Vec::with_capacity(logprobs.top.len() + 1);
         for &(token, logprob) in logprobs.top.iter().chain([&own]) {

@@ -13,10 +13,10 @@ use crate::error::Result;
 use crate::fields::Fields;
 use crate::gateway::Gateway;
 
-/// Reads a chat request and renders its prompt.
+/// Parses a chat request and renders its prompt.
 ///
 /// # Errors
-/// 400 naming the field, 404 for an unknown model.
+/// Returns 400 naming the field, 404 for an unknown model.
 pub(crate) fn parse_chat(gateway: &Gateway, body: &[u8]) -> Result<Job> {
     let object = parse_object(body)?;
     let fields = Fields::new(&object);
@@ -48,7 +48,8 @@ pub(crate) fn parse_chat(gateway: &Gateway, body: &[u8]) -> Result<Job> {
     Ok(Job { form, prompts, n, stops, cache_salt, priority })
 }
 
-/// `logprobs` switches them on, `top_logprobs` says how many alternatives.
+/// Returns the number of alternatives: `logprobs` turns log-probabilities on, `top_logprobs` counts
+/// alternatives.
 fn logprobs(fields: &Fields<'_>) -> Result<Option<u32>> {
     let wanted = fields.flag("logprobs", false)?;
     let top = fields.count("top_logprobs", 0, TOP_LOGPROBS_MAX)?;
@@ -60,7 +61,8 @@ fn logprobs(fields: &Fields<'_>) -> Result<Option<u32>> {
     }
 }
 
-/// `max_completion_tokens`, or its older name; up to the end of the context when absent.
+/// Returns `max_completion_tokens`, or the older `max_tokens`; without either, the answer may fill the
+/// context.
 fn max_tokens(fields: &Fields<'_>) -> Result<MaxTokens> {
     let newer = fields.count("max_completion_tokens", 1, u32::MAX)?;
     let older = fields.count("max_tokens", 1, u32::MAX)?;

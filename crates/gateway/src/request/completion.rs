@@ -13,13 +13,13 @@ use crate::error::Result;
 use crate::fields::Fields;
 use crate::gateway::Gateway;
 
-/// `max_tokens` of a completion that does not say (OpenAI's default).
+/// The `max_tokens` of a completion that does not set it (OpenAI's default).
 const MAX_TOKENS_DEFAULT: u32 = 16;
 
-/// Reads a completion request and tokenizes its prompts.
+/// Parses a completion request and tokenizes its prompts.
 ///
 /// # Errors
-/// 400 naming the field, 404 for an unknown model.
+/// Returns 400 naming the field, 404 for an unknown model.
 pub(crate) fn parse_completion(gateway: &Gateway, body: &[u8]) -> Result<Job> {
     let object = parse_object(body)?;
     let fields = Fields::new(&object);
@@ -58,7 +58,8 @@ pub(crate) fn parse_completion(gateway: &Gateway, body: &[u8]) -> Result<Job> {
     Ok(Job { form, prompts, n, stops, cache_salt, priority })
 }
 
-/// `best_of` ranks candidates on the server; as many as are returned is no ranking at all.
+/// Refuses `best_of` above `n`: it ranks candidates on the server; with as many as are returned there is
+/// no ranking.
 fn check_best_of(fields: &Fields<'_>, n: u32) -> Result<()> {
     match fields.count("best_of", 1, N_MAX)? {
         Some(best_of) if best_of != n => {

@@ -1,4 +1,4 @@
-//! What the model is to continue: texts, token ids, conversations.
+//! The text that the model continues: texts, token ids, conversations.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use crate::fields::{self, Fields, shown, wrong_type};
 use crate::gateway::Gateway;
 use crate::template::{Ending, RenderOptions};
 
-/// Tokens, and for a completion the text to echo.
+/// The tokens of a prompt, and for a completion the text to echo.
 pub(crate) struct Prompt {
     pub(crate) tokens: Arc<[TokenId]>,
-    /// As the client wrote it; `None` when it wrote token ids or messages.
+    /// The text that the client wrote; `None` when it wrote token ids or messages.
     pub(crate) text: Option<String>,
 }
 
-/// Messages and how to render them: the part that chat and `/tokenize` share.
+/// Messages and how to render them, as chat and `/tokenize` share them.
 pub(crate) struct Conversation {
     messages: Vec<Map<String, Value>>,
     ending: Ending,
@@ -26,7 +26,7 @@ pub(crate) struct Conversation {
     add_special_tokens: bool,
 }
 
-/// Variables a request may not set: they carry the conversation or run code.
+/// Variables that a request may not set: they carry the conversation or run code.
 const RESERVED: &[&str] = &[
     "messages",
     "tools",
@@ -72,7 +72,7 @@ impl Prompt {
         Ok(Self { tokens: tokens.into(), text })
     }
 
-    /// A completion's `prompt`: a string, token ids, or a list of either.
+    /// Parses a completion's `prompt`: a string, token ids, or a list of either.
     pub(super) fn parse_all(gateway: &Gateway, fields: &Fields<'_>) -> Result<Vec<Self>> {
         let add_special_tokens = fields.flag("add_special_tokens", true)?;
         let path = fields.path_of("prompt");
@@ -132,7 +132,7 @@ impl Conversation {
         })
     }
 
-    /// Renders and tokenizes.
+    /// Renders and tokenizes the conversation.
     pub(crate) fn prompt(&self, gateway: &Gateway) -> Result<Prompt> {
         let template = gateway.template().ok_or_else(|| {
             ApiError::bad_param(
@@ -146,7 +146,7 @@ impl Conversation {
     }
 }
 
-/// A message as the template sees it: the role checked, the content one string.
+/// Returns a message as the template sees it: the role checked, the content one string.
 fn message(fields: &Fields<'_>) -> Result<Map<String, Value>> {
     let role = fields.string("role")?.ok_or_else(|| fields.bad("role", "is required"))?;
     if !["system", "developer", "user", "assistant", "tool"].contains(&role) {
@@ -162,7 +162,7 @@ fn message(fields: &Fields<'_>) -> Result<Map<String, Value>> {
     }
     let content = match fields.get("content") {
         Some(value) => content(value, &fields.path_of("content"))?,
-        // An assistant's turn may be empty; anyone else's is a mistake.
+        // An assistant's message may be empty; any other empty message is a mistake.
         None if role == "assistant" => String::new(),
         None => return Err(fields.bad("content", "is required")),
     };
@@ -174,7 +174,7 @@ fn message(fields: &Fields<'_>) -> Result<Map<String, Value>> {
     Ok(message)
 }
 
-/// A string, or text parts joined by newlines as vLLM does.
+/// Returns the content: a string, or text parts joined by newlines as vLLM does.
 fn content(value: &Value, path: &str) -> Result<String> {
     let parts = match value {
         Value::String(text) => return Ok(text.clone()),
@@ -194,8 +194,8 @@ fn content(value: &Value, path: &str) -> Result<String> {
     Ok(texts.collect::<Result<Vec<_>>>()?.join("\n"))
 }
 
-/// `chat_template_kwargs` and `reasoning_effort`. Scalars only: nothing that a template could call
-/// or walk for long.
+/// Returns `chat_template_kwargs` and `reasoning_effort`. Only scalars are allowed: a template could call
+/// other values or walk them for long.
 fn variables(fields: &Fields<'_>) -> Result<Vec<(String, Value)>> {
     let mut variables = Vec::new();
     if let Some(effort) = fields.string("reasoning_effort")? {

@@ -1,4 +1,4 @@
-//! Sampling fields, the same for both endpoints.
+//! The sampling fields, which are the same for both endpoints.
 
 use playhouse_types::{InvalidParam, SamplingParams, TokenId};
 use serde_json::Value;
@@ -7,7 +7,7 @@ use crate::error::{ApiError, Result};
 use crate::fields::{self, Fields};
 use crate::gateway::Gateway;
 
-/// Everything but lengths and log-probabilities. `max_tokens` is set later.
+/// Parses all sampling fields but lengths and log-probabilities. `max_tokens` is set later.
 pub(super) fn parse(gateway: &Gateway, fields: &Fields<'_>) -> Result<SamplingParams> {
     let mut params = gateway.defaults().params();
     let set = |name: &str, target: &mut f32| -> Result<()> {
@@ -43,7 +43,8 @@ pub(super) fn parse(gateway: &Gateway, fields: &Fields<'_>) -> Result<SamplingPa
     Ok(params)
 }
 
-/// Ranges live in [`SamplingParams::check`] alone; the value quoted is the one the client wrote.
+/// Checks the ranges, which live in [`SamplingParams::check`] alone; the quoted value is that of the
+/// client.
 pub(super) fn check(gateway: &Gateway, fields: &Fields<'_>, params: &SamplingParams) -> Result<()> {
     params.check(gateway.front_door().vocab()).map_err(|InvalidParam { param, message }| {
         let given = fields.get(param).filter(|value| value.is_number());
@@ -67,7 +68,7 @@ fn seed(gateway: &Gateway, fields: &Fields<'_>) -> Result<u64> {
     }
 }
 
-/// `{"token id": bias}`.
+/// Parses `logit_bias`: `{"token id": bias}`.
 fn logit_bias(fields: &Fields<'_>) -> Result<Vec<(TokenId, f32)>> {
     let Some(map) = fields.fields("logit_bias")? else { return Ok(Vec::new()) };
     let mut biases = map
@@ -87,7 +88,8 @@ fn logit_bias(fields: &Fields<'_>) -> Result<Vec<(TokenId, f32)>> {
     }
 }
 
-/// `"7"` and `"07"` are different keys but the same token.
+/// Returns the error for a token that is given twice: `"7"` and `"07"` are different keys but the same
+/// token.
 fn duplicate_bias(fields: &Fields<'_>, token: TokenId) -> ApiError {
     fields.bad("logit_bias", format!("token {token} appears twice"))
 }

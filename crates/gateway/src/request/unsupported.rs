@@ -1,12 +1,12 @@
 //! Fields of OpenAI's and vLLM's APIs that are known and not supported (**REQ-1**).
 //!
-//! A value that asks for nothing is accepted, because clients send defaults. Anything else is a 400
-//! that names the field: an answer that silently lacks what was asked for is worse than none.
+//! A value that asks for nothing is accepted, because clients send defaults. Any other value is a 400
+//! that names the field: an answer that silently lacks a requested part is worse than an error.
 
 use crate::error::Result;
 use crate::fields::{Fields, shown};
 
-/// Field, and the values (as compact JSON) that ask for nothing.
+/// The name of each field, and its values (as compact JSON) that ask for nothing.
 const FIELDS: &[(&str, &[&str])] = &[
     // OpenAI
     ("tools", &["[]"]),

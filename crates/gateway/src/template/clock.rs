@@ -5,13 +5,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use time::UtcDateTime;
 use time::format_description::parse_strftime_borrowed;
 
-/// Seconds since 1970-01-01, UTC.
+/// Returns the seconds since 1970-01-01, UTC.
 pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// `time` (seconds since 1970, UTC) in the format of C's `strftime`, English names. Directives
-/// that are not known here stay as they are.
+/// Formats `time` (seconds since 1970, UTC) like C's `strftime`, with English names. Unknown directives
+/// remain as they are.
 pub(super) fn strftime(format: &str, time: u64) -> String {
     let seconds = i64::try_from(time).unwrap_or(i64::MAX);
     let time = UtcDateTime::from_unix_timestamp(seconds).unwrap_or(UtcDateTime::MAX);
@@ -26,15 +26,15 @@ pub(super) fn strftime(format: &str, time: u64) -> String {
     output + rest
 }
 
-/// The length of a directive: `%`, how to pad if that is said, and a letter.
+/// Returns the length of a directive: `%`, optional padding, and a letter.
 fn directive_len(format: &str) -> usize {
     let letter = 1 + usize::from(format[1..].starts_with(['-', '_', '0']));
     format[letter..].chars().next().map_or(letter, |c| letter + c.len_utf8())
 }
 
-/// `None` for a directive that is not known.
+/// Expands a directive; returns `None` for an unknown one.
 fn expand(directive: &str, time: UtcDateTime) -> Option<String> {
-    // One at a time: in a longer format, the first that is not known would fail the others.
+    // One at a time: in a longer format, the first unknown directive would fail the others.
     time.format(&parse_strftime_borrowed(directive).ok()?).ok()
 }
 

@@ -1,10 +1,10 @@
-//! Where minijinja differs from Jinja2 on Python and chat templates notice.
+//! The differences between minijinja and Jinja2 on Python that chat templates notice.
 
 use minijinja::value::{Kwargs, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, Output, State, escape_formatter};
 use minijinja_contrib::pycompat;
 
-/// Teaches `environment` Python's ways.
+/// Makes `environment` behave like Jinja2 on Python.
 pub(super) fn install(environment: &mut Environment<'_>) {
     environment.set_unknown_method_callback(method);
     environment.set_formatter(print);
@@ -13,7 +13,7 @@ pub(super) fn install(environment: &mut Environment<'_>) {
     environment.add_filter("d", default);
 }
 
-/// A float as Python's `repr` writes it: the shortest digits that read back, with an exponent of at
+/// Formats a float as Python's `repr` does: the shortest digits that read back, with an exponent of at
 /// least two digits below 1e-4 and from 1e16 on.
 pub(super) fn float(value: f64) -> String {
     let scientific = format!("{value:e}");
@@ -53,7 +53,7 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
     }
 }
 
-/// `{{ value }}`.
+/// Prints `{{ value }}`.
 fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     if value.kind() == ValueKind::Number
         && !value.is_integer()
@@ -65,13 +65,14 @@ fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error
     escape_formatter(out, state, value)
 }
 
-/// In Jinja2 whatever has a length and items: mappings and strings too, and what is undefined.
+/// Returns whether Jinja2 counts `value` as a sequence: all values with a length and items, mappings and
+/// strings too, and undefined values.
 fn is_sequence(value: &Value) -> bool {
     use ValueKind::{Map, Seq, String, Undefined};
     matches!(value.kind(), Seq | Map | String | Undefined)
 }
 
-/// `default(default_value='', boolean=false)`, with its arguments also by name.
+/// The filter `default(default_value='', boolean=false)`, with its arguments also by name.
 fn default(
     value: &Value,
     other: Option<Value>,

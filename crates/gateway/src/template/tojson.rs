@@ -17,7 +17,7 @@ struct Python {
     has_items: bool,
 }
 
-/// `tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
+/// The filter `tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
 pub(super) fn tojson(
     value: &Value,
     ensure_ascii: Option<bool>,
@@ -54,7 +54,8 @@ fn failed(error: impl ToString) -> Error {
     Error::new(ErrorKind::InvalidOperation, format!("tojson: {}", error.to_string()))
 }
 
-/// Outside strings JSON is ASCII, so every other character may be escaped where it stands.
+/// Escapes all but ASCII. Outside strings JSON is ASCII, so every other character may be escaped in
+/// place.
 fn ascii(text: &str) -> String {
     let mut output = String::with_capacity(text.len());
     for character in text.chars() {

@@ -1,21 +1,21 @@
-//! Tokens to text, one at a time.
+//! Decoding of tokens to text, one at a time.
 
 use playhouse_types::TokenId;
 
 use super::Tokenizer;
 use super::pieces::Start;
 
-/// Longest unfinished code point: UTF-8 needs at most four bytes.
+/// The maximum length of an unfinished code point: UTF-8 needs at most four bytes.
 const PENDING_MAX: usize = 3;
 
-/// The text of one sequence while it grows (**TOK-1**, **TOK-2**).
+/// A decoder for the text of one sequence while it grows (**TOK-1**, **TOK-2**).
 #[derive(Clone, Debug)]
 pub struct Detokenizer {
     skip_special_tokens: bool,
-    /// Whether the beginning of the text is still to come, with what it loses.
+    /// Whether no text was emitted yet, so that leading spaces may still be removed.
     at_start: bool,
     stripped: usize,
-    /// Bytes of a code point whose end has not come.
+    /// The bytes of a code point whose end has not come.
     pending: [u8; PENDING_MAX],
     pending_len: usize,
 }
@@ -23,8 +23,8 @@ pub struct Detokenizer {
 // === impl Detokenizer ===
 
 impl Detokenizer {
-    /// For a text that begins here (`at_start`), or continues one: only at its start does a text
-    /// lose the space that SentencePiece put there.
+    /// Returns a decoder for a text that begins here (`at_start`), or continues one. Only at its start
+    /// does a text lose the space that SentencePiece put there.
     #[must_use]
     pub fn new(skip_special_tokens: bool, at_start: bool) -> Self {
         Self {
@@ -36,7 +36,7 @@ impl Detokenizer {
         }
     }
 
-    /// Appends to `text` what `token` completes.
+    /// Appends to `text` the text that `token` completes.
     pub fn push(&mut self, tokenizer: &Tokenizer, token: TokenId, text: &mut String) {
         if self.skip_special_tokens && tokenizer.is_special(token) {
             return;
@@ -48,7 +48,7 @@ impl Detokenizer {
         self.push_bytes(bytes, text);
     }
 
-    /// Ends the text: bytes that still wait for the rest of their code point become one U+FFFD.
+    /// Ends the text: bytes of an unfinished code point become one U+FFFD.
     pub fn finish(&mut self, text: &mut String) {
         if std::mem::take(&mut self.pending_len) > 0 {
             text.push(char::REPLACEMENT_CHARACTER);
@@ -83,7 +83,7 @@ impl Detokenizer {
         self.push_whole(bytes, text);
     }
 
-    /// Appends the code points in `bytes`, and keeps an unfinished one at their end.
+    /// Appends the code points in `bytes`, and keeps an unfinished code point at their end.
     fn push_whole(&mut self, mut bytes: &[u8], text: &mut String) {
         loop {
             let error = match std::str::from_utf8(bytes) {

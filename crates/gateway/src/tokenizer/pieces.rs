@@ -1,25 +1,25 @@
-//! The bytes of every token, worked out once from the decoder's description.
+//! The bytes of every token, computed once from the decoder's description.
 
 use playhouse_types::TokenId;
 use serde::Deserialize;
 
 use super::TokenizerError;
 
-/// Ids at or above this are refused: a table of every id must fit in memory.
+/// The first id that is refused: a table of all ids must fit in memory.
 pub(super) const IDS_MAX: u32 = 1 << 22;
 
 /// A table from token id to bytes.
 pub(super) struct Pieces {
-    /// All bytes, token after token.
+    /// The bytes of all tokens, one after the other.
     bytes: Vec<u8>,
-    /// Where each token's bytes end.
+    /// The end of each token's bytes.
     ends: Vec<usize>,
     special: Vec<bool>,
-    /// What the beginning of a text loses.
+    /// The part that the beginning of a text loses.
     pub(super) start: Start,
 }
 
-/// What the decoder takes away at the very beginning of a text (SentencePiece puts a space there).
+/// The part that the decoder removes at the very beginning of a text (SentencePiece puts a space there).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Start {
     Keep,
@@ -48,7 +48,7 @@ enum Pattern {
     Regex(String),
 }
 
-/// A token on its way through the steps.
+/// A token on its way through the steps of the decoder.
 enum Piece {
     Text(String),
     Bytes(Vec<u8>),
@@ -66,7 +66,7 @@ impl Pieces {
         decoder.flatten(&mut steps);
         let start = start_of(&steps)?;
 
-        // Added tokens hide tokens of the model with the same id, as when decoding.
+        // Added tokens hide tokens of the model with the same id, as in decoding.
         let added = tokenizer.get_added_tokens_decoder();
         let mut tokens: Vec<(TokenId, String)> = tokenizer
             .get_vocab(false)
@@ -83,7 +83,7 @@ impl Pieces {
 
         let mut pieces = Self { bytes: Vec::new(), ends: Vec::new(), special: Vec::new(), start };
         for (id, token) in tokens {
-            // Ids may have gaps: they stand for nothing.
+            // Ids may have gaps, which stand for nothing.
             pieces.ends.resize(id as usize, pieces.bytes.len());
             pieces.special.resize(id as usize, false);
             pieces.bytes.extend(decode(token, &steps));
@@ -168,14 +168,14 @@ fn decode(token: String, steps: &[Step]) -> Vec<u8> {
     }
 }
 
-/// `<0x0A>` is the byte 10.
+/// Returns the byte of a token such as `<0x0A>`, which is the byte 10.
 fn fallback_byte(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
     (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
-/// The inverse of GPT-2's `bytes_to_unicode`: printable bytes are themselves, the others, in order,
-/// are the characters from U+0100 on.
+/// Returns the byte of a character by the inverse of GPT-2's `bytes_to_unicode`: printable bytes are
+/// themselves, the others, in order, are the characters from U+0100 on.
 fn byte_of(character: char) -> Option<u8> {
     let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let code = u32::from(character);
