@@ -58,7 +58,7 @@ pub(crate) fn parse_completion(gateway: &Gateway, body: &[u8]) -> Result<Job> {
     Ok(Job { form, prompts, n, stops, cache_salt, priority })
 }
 
-/// Refuses `best_of` above `n`: it ranks candidates on the server; with as many as are returned there is
+/// Refuses `best_of` other than `n`: it ranks candidates on the server; with as many as are returned there is
 /// no ranking.
 fn check_best_of(fields: &Fields<'_>, n: u32) -> Result<()> {
     match fields.count("best_of", 1, N_MAX)? {
