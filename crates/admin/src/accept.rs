@@ -1,9 +1,9 @@
 //! The admin API on a listener.
 //!
-//! A connection carries one request, or over HTTP/2 those that come along with it. Operators ask once a
-//! second at most, and so one deadline for the whole connection bounds a slow head, a slow body and a slow
-//! reader alike (**ADM-3**). Whoever has not shown the token gives way when all places are taken, the
-//! oldest first (**ADM-5**).
+//! A connection carries one request, or over HTTP/2 those that are concurrent with it. Clients send a
+//! request once a second at most, so one deadline for the whole connection bounds a slow head, a slow
+//! body and a slow reader alike (**ADM-3**). When all connections are taken, the oldest one whose client
+//! has not shown the token is closed for a new one (**ADM-5**).
 
 use std::future::Future;
 use std::time::Duration;
@@ -15,32 +15,34 @@ use tokio::net::TcpListener;
 use crate::operations::Operations;
 use crate::routes::{AdminConfig, router};
 
-/// Longest life of a connection that does not follow an operation.
+/// The maximum lifetime of a connection that does not follow an operation.
 pub const CONNECTION_MAX: Duration = Duration::from_secs(3);
 
-/// Longest life of one that does. The client connects again and goes on behind its last event.
+/// The maximum lifetime of a connection that follows an operation. The client then reconnects and
+/// continues after its last event.
 pub const STREAM_MAX: Duration = Duration::from_secs(600);
 
-/// Connections at once; more wait in the kernel's queue.
+/// The maximum number of concurrent connections; more wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 64;
 
-/// Requests at once on one connection of HTTP/2.
+/// The maximum number of concurrent requests on one connection of HTTP/2.
 pub const REQUESTS_MAX: u32 = 16;
 
-/// The longest head of a request, in bytes.
+/// The maximum size of the head of a request, in bytes.
 const HEAD_BYTES: usize = 16 << 10;
 
-/// What a client may send ahead of bodies over HTTP/2: the least that every client begins with.
+/// The bytes of bodies that a client may send ahead over HTTP/2: the initial window of every client.
 const WINDOW_BYTES: u32 = (64 << 10) - 1;
 
-/// How long a client may say nothing, and how long it may take when it is asked whether it is there.
+/// How long a client may be silent before it is pinged, and how long it may take to answer the ping.
 const PING: Duration = Duration::from_secs(15);
 
-/// Longer than a connection lives, which bounds everything else that a client may be slow in.
+/// A duration longer than any connection lives; the lifetime of a connection bounds all other slowness of
+/// a client.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// Serves the admin API on `listener` until `shutdown` completes. What is being answered then is cut
-/// off: answers take no time, so that is only who was too slow.
+/// Serves the admin API on `listener` until `shutdown` completes. Unfinished answers are cut off then:
+/// answers take no time, so that affects only clients that were too slow.
 pub async fn serve(
     listener: TcpListener,
     config: AdminConfig,

@@ -1,8 +1,8 @@
-//! What the routes share.
+//! The state that the routes share.
 
 use crate::streams::Streams;
 
-/// What the routes share.
+/// The state that the routes share.
 #[derive(Clone)]
 pub(crate) struct ApiState<O> {
     pub(crate) operations: O,

@@ -1,12 +1,11 @@
-//! Who changed what: two lines of JSON for each request that may change something, one before it is
-//! carried out and one with its outcome; and one for each renewal of a certificate, which nobody asks the
-//! API for.
+//! The audit log: two lines of JSON for each request that may change the cluster, one before the request
+//! is carried out and one with its outcome, and one line for each renewal of a certificate, which no
+//! client of the API asks for.
 //!
-//! - **AUD-1** nothing is changed that is not in the log: if the first line cannot be written, the
-//!   request is refused.
-//! - **AUD-2** no line has a token or another header, nor a token that was made.
-//! - **AUD-3** requests without the token are not logged: they change nothing, and could fill the
-//!   disk.
+//! - **AUD-1** no change is made that is not in the log: if the first line cannot be written, the request
+//!   is refused.
+//! - **AUD-2** no line has the token or another header, nor a join token that was made.
+//! - **AUD-3** requests without the token are not logged: they change nothing, and could fill the disk.
 
 use std::io;
 use std::sync::Arc;
@@ -25,12 +24,12 @@ use serde_json::Value;
 use crate::body::whole;
 use crate::error::{ApiError, ErrorCode};
 
-/// Where the lines go. The command line knows files.
+/// The destination of audit lines. The command line implements it with a file.
 pub trait AuditLog: Send + Sync + 'static {
     /// Writes one line, which has no line feed, with the time in front. May block.
     ///
     /// # Errors
-    /// The system's reason; the line is not there then.
+    /// Returns the system's error; the line was not written then.
     fn write(&self, entry: &AuditEntry) -> io::Result<()>;
 }
 
@@ -38,58 +37,58 @@ pub trait AuditLog: Send + Sync + 'static {
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub enum AuditEntry {
-    /// One of the two of a request.
+    /// One of the two lines of a request.
     Request(RequestEntry),
-    /// Of a renewal.
+    /// The line of a renewal.
     Renewal(RenewalEntry),
 }
 
-/// A peer of the cluster got its next certificate, or did not.
+/// The outcome of a peer's request for its next certificate.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum RenewalEntry {
-    /// It has it.
+    /// The peer has its next certificate.
     Renewed {
-        /// Role and name, as in certificates.
+        /// The role and the name of the peer, as in certificates.
         peer: String,
-        /// The end of the certificate, as RFC 3339 has it.
+        /// The end of the certificate, in the format of RFC 3339.
         until: String,
     },
-    /// It was refused.
+    /// The renewal was refused.
     NotRenewed {
-        /// Role and name, as in certificates.
+        /// The role and the name of the peer, as in certificates.
         peer: String,
-        /// Why, for a person.
+        /// The reason, as text.
         why: String,
     },
 }
 
-/// One line of a request.
+/// One of the two lines of a request.
 #[derive(Clone, Debug, Serialize)]
 pub struct RequestEntry {
     event: Event,
-    /// Counts the requests of a head, so that the two lines of one find each other.
+    /// The number of the request, which its two lines have in common.
     request: u64,
-    /// Which token was shown: there is one.
+    /// The name of the token that was shown; there is only one.
     token: &'static str,
-    /// The other end of the connection.
+    /// The address of the client.
     peer: String,
     method: String,
-    /// With its parameters.
+    /// The path of the request, with its parameters.
     path: String,
-    /// The `Idempotency-Key`.
+    /// The `Idempotency-Key` of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
-    /// The body, if it is JSON.
+    /// The body of the request, if it is JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     change: Option<Value>,
     /// The HTTP status of the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
-    /// The code of the error that was answered.
+    /// The code of the error in the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<String>,
-    /// The operation that came of it, or that was meant.
+    /// The operation that the request started or named.
     #[serde(skip_serializing_if = "Option::is_none")]
     operation: Option<u64>,
 }
@@ -101,7 +100,7 @@ enum Event {
     Answered,
 }
 
-/// The log of one API, if it keeps one. Cheap to clone.
+/// The audit log of one API, if it keeps one. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Audit {
     log: Option<Arc<dyn AuditLog>>,

@@ -1,4 +1,4 @@
-//! Who may ask.
+//! The check of the admin token.
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -15,8 +15,8 @@ impl AdminToken {
         Self(Sha256::digest(token).into())
     }
 
-    /// Whether a request brings the token, as `Authorization: Bearer TOKEN`. No token is never the
-    /// right one, even if the configured one is empty.
+    /// Returns whether a request brings the token, as `Authorization: Bearer TOKEN`. A request without a
+    /// token is never admitted, even if the configured token is empty.
     pub(crate) fn admits(&self, headers: &HeaderMap) -> bool {
         let given = headers.get(AUTHORIZATION).and_then(|value| {
             let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;

@@ -1,4 +1,4 @@
-//! What changes the cluster: from a request to a [`Change`], and from its outcome to an answer.
+//! Changes of the cluster: from a request to a [`Change`], and from its outcome to an answer.
 
 use axum::Json;
 use axum::body::Body;
@@ -18,19 +18,19 @@ use crate::operations::Operations;
 use crate::query::Query;
 use crate::view::{self, DeploymentPatch, Plan, Revoked};
 
-/// Most replicas, ranks or stages that can be asked for. How many there can be, the devices say.
+/// The maximum number of replicas, ranks or stages that can be asked for. The devices limit it further.
 pub const PARALLEL_MAX: i64 = 65_536;
 
-/// Longest `Idempotency-Key`, in bytes.
+/// The maximum length of an `Idempotency-Key`, in bytes.
 pub const KEY_BYTES_MAX: usize = playhouse_cluster::Ledger::KEY_BYTES_MAX;
 
-/// The `Idempotency-Key` header: asking again under the same key changes nothing twice.
+/// The `Idempotency-Key` header: repeating a request with the same key makes no second change.
 pub(crate) struct Key(pub(crate) Option<String>);
 
 /// A name or number in a path.
 pub(crate) struct Named(String);
 
-/// `PATCH /admin/v1/deployment`
+/// Handles `PATCH /admin/v1/deployment`.
 pub(crate) async fn patch_deployment<O: Operations>(
     State(shared): State<ApiState<O>>,
     query: Query,
@@ -44,7 +44,7 @@ pub(crate) async fn patch_deployment<O: Operations>(
     make(&shared.operations, change, key, query).await
 }
 
-/// `POST /admin/v1/replicas/{id}/drain`
+/// Handles `POST /admin/v1/replicas/{id}/drain`.
 pub(crate) async fn drain_replica<O: Operations>(
     State(shared): State<ApiState<O>>,
     name: Named,
@@ -58,7 +58,7 @@ pub(crate) async fn drain_replica<O: Operations>(
     make(&shared.operations, change, key, query).await
 }
 
-/// `POST /admin/v1/replicas/{id}/restart`
+/// Handles `POST /admin/v1/replicas/{id}/restart`.
 pub(crate) async fn restart_replica<O: Operations>(
     State(shared): State<ApiState<O>>,
     name: Named,
@@ -71,7 +71,7 @@ pub(crate) async fn restart_replica<O: Operations>(
     make(&shared.operations, Change::RestartReplica { replica: name.replica()? }, key, query).await
 }
 
-/// `DELETE /admin/v1/replicas/{id}`
+/// Handles `DELETE /admin/v1/replicas/{id}`.
 pub(crate) async fn remove_replica<O: Operations>(
     State(shared): State<ApiState<O>>,
     name: Named,
@@ -85,7 +85,7 @@ pub(crate) async fn remove_replica<O: Operations>(
     make(&shared.operations, change, key, query).await
 }
 
-/// `POST /admin/v1/nodes/{name}/drain`
+/// Handles `POST /admin/v1/nodes/{name}/drain`.
 pub(crate) async fn drain_node<O: Operations>(
     State(shared): State<ApiState<O>>,
     Named(node): Named,
@@ -98,7 +98,7 @@ pub(crate) async fn drain_node<O: Operations>(
     make(&shared.operations, Change::DrainNode { node, deadline, force }, key, query).await
 }
 
-/// `DELETE /admin/v1/nodes/{name}/drain`
+/// Handles `DELETE /admin/v1/nodes/{name}/drain`.
 pub(crate) async fn undrain_node<O: Operations>(
     State(shared): State<ApiState<O>>,
     Named(node): Named,
@@ -111,7 +111,7 @@ pub(crate) async fn undrain_node<O: Operations>(
     make(&shared.operations, Change::UndrainNode { node }, key, query).await
 }
 
-/// `DELETE /admin/v1/nodes/{name}`
+/// Handles `DELETE /admin/v1/nodes/{name}`.
 pub(crate) async fn remove_node<O: Operations>(
     State(shared): State<ApiState<O>>,
     Named(node): Named,
@@ -124,7 +124,8 @@ pub(crate) async fn remove_node<O: Operations>(
     make(&shared.operations, Change::RemoveNode { node }, key, query).await
 }
 
-/// `POST /admin/v1/nodes/{name}/revoke`: no operation, because it must not wait for another.
+/// Handles `POST /admin/v1/nodes/{name}/revoke`, which is no operation, because it must not wait for
+/// another one.
 pub(crate) async fn revoke_node<O: Operations>(
     State(shared): State<ApiState<O>>,
     Named(node): Named,
@@ -132,7 +133,7 @@ pub(crate) async fn revoke_node<O: Operations>(
 ) -> Result<Json<Revoked>, ApiError> {
     no_body(body).await?;
     let (operations, name) = (shared.operations.clone(), node.clone());
-    // It waits for a disk.
+    // Revoking waits for a disk.
     let revoked = tokio::task::spawn_blocking(move || operations.revoke_node(&name)).await;
     let was_connected =
         revoked.unwrap_or_else(|why| std::panic::resume_unwind(why.into_panic()))?;
@@ -140,7 +141,7 @@ pub(crate) async fn revoke_node<O: Operations>(
     Ok(Json(Revoked { node, was_connected }))
 }
 
-/// `DELETE /admin/v1/operations/{id}`
+/// Handles `DELETE /admin/v1/operations/{id}`.
 pub(crate) async fn abort<O: Operations>(
     State(shared): State<ApiState<O>>,
     name: Named,
@@ -166,7 +167,7 @@ async fn make<O: Operations>(
     })
 }
 
-/// 202, and where to follow it.
+/// Returns 202 with the operation and the path at which to follow it.
 fn accepted(operation: Operation) -> Response {
     let id = operation.id;
     let body = Json(view::Operation::from(operation));
@@ -178,7 +179,7 @@ fn accepted(operation: Operation) -> Response {
     response
 }
 
-/// What a patch asks for, given what shall run now.
+/// Returns the change that a patch asks for, given the desired layout.
 fn change_of(patch: DeploymentPatch, desired: Desired, forced: bool) -> Result<Change, ApiError> {
     let DeploymentPatch { data_parallel, tensor_parallel, pipeline_parallel, .. } = patch;
     let replicas = data_parallel.map(|n| number("data_parallel", n, 0)).transpose()?;
@@ -192,7 +193,7 @@ fn change_of(patch: DeploymentPatch, desired: Desired, forced: bool) -> Result<C
         let new = ParallelSpec {
             tensor: tensor.unwrap_or(desired.layout.tensor),
             pipeline: pipeline.unwrap_or(desired.layout.pipeline),
-            // A partition is that of its number of stages.
+            // A partition fits only its own number of stages.
             pipeline_partition: partition
                 .or(desired.layout.pipeline_partition.filter(|_| pipeline.is_none())),
             ..desired.layout
@@ -217,7 +218,7 @@ fn number(field: &str, number: i64, least: i64) -> Result<u32, ApiError> {
     fits.filter(|_| (least..=PARALLEL_MAX).contains(&number)).ok_or_else(wrong)
 }
 
-/// One number of layers for each stage.
+/// Checks that a partition has one number of layers for each stage.
 fn whole_partition(layout: ParallelSpec) -> Result<ParallelSpec, ApiError> {
     let stages = layout.pipeline as usize;
     match &layout.pipeline_partition {
@@ -230,7 +231,7 @@ fn whole_partition(layout: ParallelSpec) -> Result<ParallelSpec, ApiError> {
     }
 }
 
-/// Whoever sends one thinks that it says something.
+/// Refuses a body where none is expected: its sender expects that it has an effect.
 async fn no_body(body: Body) -> Result<(), ApiError> {
     if whole(body).await?.is_empty() {
         return Ok(());

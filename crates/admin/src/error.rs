@@ -1,4 +1,4 @@
-//! Refusals and failures, in one shape on every path (**ADM-2**).
+//! Refusals and failures, in one form on every path (**ADM-2**).
 
 use axum::Json;
 use axum::http::header::{CONNECTION, WWW_AUTHENTICATE};
@@ -8,14 +8,14 @@ use playhouse_cluster::{NoToken, NotRevoked, OperationId};
 
 use crate::view::{ErrorBody, ErrorDetail};
 
-/// What the client is told instead of an answer.
+/// An error that the client gets instead of an answer.
 #[derive(Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
     detail: ErrorDetail,
 }
 
-/// The code of an error, left at its response for the audit log.
+/// The code of an error, attached to its response for the audit log.
 #[derive(Clone, Debug)]
 pub(crate) struct ErrorCode(pub(crate) String);
 
@@ -31,13 +31,13 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, code, message)
     }
 
-    /// Names the operation that is to blame.
+    /// Adds the operation that is to blame.
     pub(crate) fn about(mut self, OperationId(id): OperationId) -> Self {
         self.detail.operation = Some(id);
         self
     }
 
-    /// 400 because of one field.
+    /// Returns a 400 because of one field.
     pub(crate) fn bad_field(field: &str, message: impl std::fmt::Display) -> Self {
         let mut error =
             Self::new(StatusCode::BAD_REQUEST, "invalid_field", format!("{field}: {message}"));
@@ -61,7 +61,7 @@ impl IntoResponse for ApiError {
             response.extensions_mut().insert(id);
         }
         let headers = response.headers_mut();
-        // Whatever of the request was not read yet is not going to be.
+        // The rest of the request will not be read.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -1,5 +1,5 @@
-//! An operation as server-sent events: one for each step, with its time as id, and `end` when it has
-//! ended, with the whole operation. After a reconnection with `Last-Event-ID` only later steps come.
+//! An operation as server-sent events: one event for each step, with the step's time as id, and an `end`
+//! event with the whole operation. After a reconnection with `Last-Event-ID` only later steps are sent.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -18,13 +18,14 @@ use crate::error::ApiError;
 use crate::streams::StreamPermit;
 use crate::view;
 
-/// Longest silence: a comment says that the server is there, and finds out whether the client is.
+/// The longest silence of a stream: a comment then shows that the server is alive, and finds out whether
+/// the client is.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 
 const EVENT_STREAM: &str = "text/event-stream";
 
-/// Whether the client asks for events. (Not by `*/*`: who does not ask gets JSON. Not beside JSON: who
-/// takes both gets what ends at once.)
+/// Returns whether the client asks for events. (`*/*` does not: such a client gets JSON. Neither does a
+/// list with JSON: a client that takes both gets the answer that ends at once.)
 pub(crate) fn is_asked_for(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let kinds: Vec<_> = accepted
@@ -35,10 +36,10 @@ pub(crate) fn is_asked_for(headers: &HeaderMap) -> bool {
     has(EVENT_STREAM) && !has("application/json")
 }
 
-/// The id of the last event that the client has seen; 0 before the first.
+/// Returns the id of the last event that the client has seen; 0 before the first.
 ///
 /// # Errors
-/// It is none of ours.
+/// Returns an error if the id has an invalid form.
 pub(crate) fn last_event(headers: &HeaderMap) -> Result<u64, ApiError> {
     const NAME: &str = "Last-Event-ID";
     let Some(given) = headers.get(NAME) else { return Ok(0) };
@@ -48,7 +49,7 @@ pub(crate) fn last_event(headers: &HeaderMap) -> Result<u64, ApiError> {
     })
 }
 
-/// The events of `operation` after `seen`, until it ends. The permit is held as long.
+/// Returns the events of `operation` after `seen`, until it ends. The stream holds the permit.
 pub(crate) fn events(
     operation: watch::Receiver<Operation>,
     seen: u64,
@@ -77,12 +78,12 @@ struct Follower {
 // === impl Follower ===
 
 impl Follower {
-    /// The next piece of the stream; `None` after the end.
+    /// Returns the next piece of the stream; `None` after the end.
     async fn next(&mut self) -> Option<Bytes> {
         if self.ended {
             return None;
         }
-        // What is there already comes at once.
+        // Steps that exist already are sent at once.
         if !std::mem::take(&mut self.is_first) {
             match timeout(SILENCE_MAX, self.operation.changed()).await {
                 Ok(Ok(())) => {}
@@ -101,7 +102,7 @@ impl Follower {
             text += &event("end", None, &operation);
             self.ended = true;
         }
-        // An empty piece is none, and the head of the answer should not wait for the first step.
+        // An empty piece would be skipped, and the head of the answer should not wait for the first step.
         Some(if text.is_empty() { Bytes::from_static(b": nothing yet\n\n") } else { text.into() })
     }
 }

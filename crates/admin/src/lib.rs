@@ -1,18 +1,18 @@
-//! The admin API: what the cluster looks like, what changes it, and tokens that let nodes join it.
+//! The admin API: the state of the cluster, changes of it, and tokens that let nodes join.
 //!
-//! - **ADM-1** every path but `/admin/v1/livez` asks for the token, unknown paths too; it is compared
-//!   in constant time.
-//! - **ADM-2** every answer of ours is JSON, or a stream of events for who asks for one, and every
-//!   error has the shape [`view::ErrorBody`], whatever the client sends. (What is not HTTP gets
-//!   hyper's bare 400 or 431, or over HTTP/2 the end of its stream.)
-//! - **ADM-3** a client costs one connection of [`CONNECTIONS_MAX`] for at most [`CONNECTION_MAX`],
-//!   and bounded memory, however slow it is and however much it sends; over HTTP/2 with no more than
-//!   [`REQUESTS_MAX`] requests at once. One that follows an operation is one of [`STREAMS_MAX`] and may
-//!   stay for [`STREAM_MAX`] more.
+//! - **ADM-1** every path but `/admin/v1/livez` requires the token, unknown paths too; the token is
+//!   compared in constant time.
+//! - **ADM-2** every answer of ours is JSON, or a stream of events for a client that asks for one, and
+//!   every error has the form of [`view::ErrorBody`], whatever the client sends. (Input that is not HTTP
+//!   gets hyper's 400 or 431 without a body, or over HTTP/2 the end of its stream.)
+//! - **ADM-3** a client occupies one connection of [`CONNECTIONS_MAX`] for at most [`CONNECTION_MAX`],
+//!   and bounded memory, however slow the client is and however much it sends; over HTTP/2 with at most
+//!   [`REQUESTS_MAX`] concurrent requests. A client that follows an operation occupies one of
+//!   [`STREAMS_MAX`] streams and may stay for [`STREAM_MAX`] more.
 //! - **ADM-4** `GET /admin/v1/openapi.json` describes every path and every field, and nothing else.
-//! - **ADM-5** who has not shown the token cannot keep out who does: when all connections are taken,
-//!   the oldest that has not shown it is cut off.
-//! - **ADM-6** a stream of events has every step of its operation once and in order, also over
+//! - **ADM-5** clients without the token cannot keep out clients that have it: when all connections are
+//!   taken, the oldest connection that has not shown the token is closed.
+//! - **ADM-6** a stream of events has every step of its operation once and in order, also across
 //!   reconnections with `Last-Event-ID`, and then its end.
 //!
 //! | Path | |
@@ -29,8 +29,8 @@
 //! | `GET /admin/v1/openapi.json` | this table for programs |
 //! | `GET /admin/v1/livez` | 200 while the process runs; no token |
 //!
-//! Not here: where the port, the token and the files come from (the CLI), what a change does (the
-//! cluster), how HTTP/1.1, HTTP/2 and TLS are spoken (`playhouse-listener`).
+//! Not here: the source of the port, the token and the files (the CLI), the execution of changes (the
+//! cluster), the protocols HTTP/1.1, HTTP/2 and TLS (`playhouse-listener`).
 #![forbid(unsafe_code)]
 
 mod accept;

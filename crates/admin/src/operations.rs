@@ -1,4 +1,4 @@
-//! What the API lets an operator do. Tests put a script in the place of a cluster.
+//! The calls that the API lets an operator make. Tests implement them by a script instead of a cluster.
 
 use std::future::Future;
 use std::time::Duration;
@@ -9,27 +9,28 @@ use playhouse_cluster::{
 };
 use tokio::sync::watch;
 
-/// The operations behind the API. None of them blocks.
+/// The calls behind the API. None of them blocks, except that [`Operations::revoke_node`] waits for a
+/// disk.
 pub trait Operations: Clone + Send + Sync + 'static {
-    /// As [`Overview::status`].
+    /// Returns the same as [`Overview::status`].
     fn status(&self) -> ClusterStatus;
 
-    /// As [`Overview::create_token`].
+    /// Makes a join token, like [`Overview::create_token`].
     ///
     /// # Errors
     /// See [`NoToken`].
     fn create_token(&self, ttl: Duration) -> Result<String, NoToken>;
 
-    /// As [`Overview::revoke_node`].
+    /// Revokes a node's certificate, like [`Overview::revoke_node`].
     ///
     /// # Errors
     /// See [`NotRevoked`].
     fn revoke_node(&self, node: &str) -> Result<bool, NotRevoked>;
 
-    /// As [`Overview::deployment`].
+    /// Returns the same as [`Overview::deployment`].
     fn deployment(&self) -> impl Future<Output = DeploymentStatus> + Send;
 
-    /// As [`Overview::change`].
+    /// Begins a change, like [`Overview::change`].
     ///
     /// # Errors
     /// See [`Refused`].
@@ -40,16 +41,16 @@ pub trait Operations: Clone + Send + Sync + 'static {
         dry_run: bool,
     ) -> impl Future<Output = Result<Answer, Refused>> + Send;
 
-    /// As [`Overview::operations`].
+    /// Returns the same as [`Overview::operations`].
     fn operations(&self) -> impl Future<Output = Vec<Operation>> + Send;
 
-    /// As [`Overview::operation`].
+    /// Returns the same as [`Overview::operation`].
     fn operation(
         &self,
         id: OperationId,
     ) -> impl Future<Output = Option<watch::Receiver<Operation>>> + Send;
 
-    /// As [`Overview::abort`].
+    /// Aborts an operation, like [`Overview::abort`].
     ///
     /// # Errors
     /// See [`Refused`].

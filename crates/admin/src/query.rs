@@ -1,4 +1,4 @@
-//! The questions behind a path: `?dry_run=true&force=true&deadline_seconds=30`.
+//! The query parameters of a path: `?dry_run=true&force=true&deadline_seconds=30`.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use axum::http::request::Parts;
 
 use crate::error::ApiError;
 
-/// How long requests may go on where something is drained, unless somebody says otherwise.
+/// How long requests may go on in a drained replica or node, unless a deadline is given.
 pub const DEADLINE_SECONDS: u64 = 30;
 
-/// Longest such time: a day.
+/// The maximum of that deadline: a day.
 pub const DEADLINE_SECONDS_MAX: u64 = 24 * 3600;
 
-/// Every parameter that a change may take.
+/// All parameters that a change may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Query {
-    /// Only tell what would be done.
+    /// Whether to only report the steps of the change.
     pub(crate) dry_run: bool,
     force: Option<bool>,
     deadline: Option<Duration>,
@@ -42,17 +42,17 @@ impl Query {
         Ok(parsed)
     }
 
-    /// What draining takes: how long requests may go on there, and whether to drain even if nothing
-    /// is left to serve.
+    /// Returns the parameters of a drain: how long requests may go on there, and whether to drain even if
+    /// no replica is left to serve.
     pub(crate) fn drain(&self) -> (Duration, bool) {
         let deadline = self.deadline.unwrap_or(Duration::from_secs(DEADLINE_SECONDS));
         (deadline, self.force.unwrap_or(false))
     }
 
-    /// Whether to go on even if nothing is left to serve, where there is no deadline.
+    /// Returns whether to go on even if no replica is left to serve, for a change without a deadline.
     ///
     /// # Errors
-    /// One was given.
+    /// Returns an error if a deadline was given.
     pub(crate) fn force(&self) -> Result<bool, ApiError> {
         match self.deadline {
             None => Ok(self.force.unwrap_or(false)),
@@ -60,10 +60,10 @@ impl Query {
         }
     }
 
-    /// Where there is neither.
+    /// Checks that neither a deadline nor `force` was given.
     ///
     /// # Errors
-    /// One was given.
+    /// Returns an error if one of them was given.
     pub(crate) fn neither(&self) -> Result<(), ApiError> {
         match self.force {
             None => self.force().map(drop),

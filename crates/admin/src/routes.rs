@@ -1,4 +1,4 @@
-//! Paths and what answers them.
+//! Paths and their handlers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,26 +25,27 @@ use crate::operations::Operations;
 use crate::streams::Streams;
 use crate::view::{self, Cluster, Deployment, Liveness, Token, TokenRequest};
 
-/// Longest life of a join token: a week.
+/// The maximum lifetime of a join token: a week.
 pub const TTL_SECONDS_MAX: i64 = 7 * 24 * 3600;
 
-/// Answered without the token: orchestrators probe it, and it tells nothing.
+/// The path that is answered without the token: orchestrators probe it, and it reveals nothing.
 const PUBLIC_PATH: &str = "/admin/v1/livez";
 
-/// Read by programs; `tests/admin/api.rs` holds it against the paths and answers.
+/// The description of the API for programs; `tests/admin/api.rs` compares it with the paths and answers.
 const OPENAPI: &str = include_str!("openapi.json");
 
-/// What an operator decides.
+/// The settings of the admin API.
 pub struct AdminConfig {
-    /// Asked of every request but those to `/admin/v1/livez`. Nobody has an empty one.
+    /// The token that all requests must bring but those to `/admin/v1/livez`. An empty token admits no
+    /// request.
     pub token: String,
-    /// Where changes are written down, if they are.
+    /// The audit log of changes, if there is one.
     pub audit: Option<Arc<dyn AuditLog>>,
-    /// The certificate that is shown to clients; without one, HTTP is plain.
+    /// The TLS configuration with the certificate for clients; without one, the API is plain HTTP.
     pub tls: Option<Arc<ServerConfig>>,
 }
 
-/// The whole HTTP service.
+/// Returns the router of the whole HTTP service.
 pub(crate) fn router<O: Operations>(config: &AdminConfig, operations: O) -> Router {
     let token = Arc::new(AdminToken::new(&config.token));
     let audited = Audit::new(config.audit.clone());
@@ -62,7 +63,7 @@ pub(crate) fn router<O: Operations>(config: &AdminConfig, operations: O) -> Rout
         .with_state(shared)
 }
 
-/// What changes the cluster, and what came of it.
+/// Returns the routes of changes and of their operations.
 fn operation_routes<O: Operations>() -> Router<ApiState<O>> {
     use changes::{
         abort, drain_node, drain_replica, patch_deployment, remove_node, remove_replica,
@@ -81,7 +82,7 @@ fn operation_routes<O: Operations>() -> Router<ApiState<O>> {
         .route("/admin/v1/nodes/{name}", delete(remove_node::<O>))
 }
 
-/// Deny by default (**ADM-1**): a path added later is closed until somebody opens it.
+/// Denies access by default (**ADM-1**): a path added later is closed until it is listed as public.
 async fn admit(State(token): State<Arc<AdminToken>>, request: Request, next: Next) -> Response {
     if token.admits(request.headers()) {
         if let Some(client) = Client::of(&request) {
@@ -107,7 +108,7 @@ async fn deployment<O: Operations>(State(shared): State<ApiState<O>>) -> Json<De
     Json(Deployment::new(deployment, operation, &cluster.replicas))
 }
 
-/// The operation that is under way.
+/// Returns the operation that is under way.
 async fn running(operations: &impl Operations) -> Option<view::Operation> {
     let id = operations.deployment().await.running?;
     let running = operations.operation(id).await?.borrow().clone();
@@ -118,7 +119,7 @@ async fn operations<O: Operations>(State(shared): State<ApiState<O>>) -> Json<vi
     let mut operations: Vec<_> =
         shared.operations.operations().await.into_iter().rev().map(view::Operation::from).collect();
     for operation in &mut operations {
-        // All steps of a hundred operations are more than anybody reads.
+        // All steps of a hundred operations are too much to read.
         operation.steps.drain(..operation.steps.len().saturating_sub(1));
     }
     Json(view::Operations { operations })

@@ -1,4 +1,4 @@
-//! Places for those who follow an operation.
+//! Permits for streams of clients that follow an operation.
 
 use std::sync::Arc;
 
@@ -8,16 +8,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::ApiError;
 
-/// Streams of events at once, over all connections. Then 503.
+/// The maximum number of concurrent streams of events, over all connections. More are answered with 503.
 pub const STREAMS_MAX: usize = 16;
 
-/// A place among the [`STREAMS_MAX`].
+/// A permit for one of the [`STREAMS_MAX`] streams.
 #[derive(Debug)]
 pub(crate) struct StreamPermit {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Places for streams.
+/// The permits for streams.
 #[derive(Clone, Debug)]
 pub(crate) struct Streams(Arc<Semaphore>);
 
@@ -28,10 +28,10 @@ impl Streams {
         Self(Arc::new(Semaphore::new(STREAMS_MAX)))
     }
 
-    /// A place for a stream of `client`, whose connection may then live longer.
+    /// Returns a permit for a stream of `client`, whose connection may then live longer.
     ///
     /// # Errors
-    /// All are taken.
+    /// Returns an error if all permits are taken.
     pub(crate) fn take(&self, client: &Client) -> Result<StreamPermit, ApiError> {
         let permit = Arc::clone(&self.0).try_acquire_owned().map_err(|_| {
             let message = format!(

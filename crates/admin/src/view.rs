@@ -15,16 +15,16 @@ pub use self::operation::{
     Shape, Step,
 };
 
-/// The cluster at one moment.
+/// The state of the cluster at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cluster {
-    /// New requests are refused because the head goes down.
+    /// Whether new requests are refused because the head shuts down.
     pub draining: bool,
-    /// Requests accepted and not yet finished.
+    /// The number of accepted and unfinished requests.
     pub in_flight: u32,
-    /// The head first, if ranks may run there, then the others by name.
+    /// The nodes: the head first, if ranks may run there, then the others by name.
     pub nodes: Vec<Node>,
-    /// By id.
+    /// The replicas, in the order of their ids.
     pub replicas: Vec<Replica>,
     /// The operation that is under way, or `null`.
     #[serde(default)]
@@ -34,201 +34,201 @@ pub struct Cluster {
 /// A machine that ranks can run on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
-    /// Its name.
+    /// The name of the node.
     pub name: String,
-    /// Where it is connected from; `null` for the head itself.
+    /// The address from which the node is connected; `null` for the head itself.
     pub address: Option<String>,
-    /// Whether it is connected.
+    /// Whether the node is connected.
     pub connected: bool,
-    /// It was drained: it gets no ranks until somebody says otherwise.
+    /// Whether the node was drained: it gets no ranks until it is undrained.
     pub drained: bool,
-    /// What it offers.
+    /// The devices that the node offers.
     pub devices: Vec<Device>,
 }
 
-/// Something a rank can run on.
+/// A device that a rank can run on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
-    /// Its name, unique on its node, such as `cpu:0`.
+    /// The name of the device, unique on its node, such as `cpu:0`.
     pub name: String,
-    /// Bytes of memory: its own, or its share of the node's.
+    /// The bytes of the device's memory: its own, or its share of the node's.
     pub memory_bytes: u64,
-    /// CPU threads that go with it.
+    /// The number of CPU threads of the device.
     pub threads: u32,
 }
 
-/// One copy of the model. Counters count since the head started.
+/// One copy of the model. Its counters count since the head started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replica {
-    /// Which one.
+    /// The id of the replica.
     pub id: u32,
-    /// What it is doing.
+    /// The state of the replica.
     pub state: ReplicaState,
-    /// Why its last rank died, while it restarts or when it failed; else `null`.
+    /// The reason why its last rank died, while the replica restarts or when it failed; else `null`.
     pub reason: Option<String>,
-    /// It serves, but nothing comes of its work for long.
+    /// Whether the replica serves, but has made no progress for long.
     pub stalled: bool,
-    /// How long it has had work and nothing came of it; `null` while it has none.
+    /// How long the replica has had work without progress; `null` while it has none.
     pub seconds_without_progress: Option<u64>,
-    /// Its steps take so many times what those of the other replicas take, which get its requests; `null`
-    /// while it is as quick as they are.
+    /// How many times slower its steps are than those of the other replicas, which get its requests;
+    /// `null` while the replica is as fast as they are.
     pub slower_than_peers: Option<u32>,
-    /// Its incarnation: counts restarts.
+    /// The replica's incarnation: counts restarts.
     pub epoch: u64,
-    /// Sequences in the batch.
+    /// The number of sequences in the batch.
     pub running: usize,
-    /// Sequences accepted and waiting.
+    /// The number of accepted sequences that wait for the batch.
     pub waiting: usize,
-    /// KV blocks held by sequences.
+    /// The number of KV blocks held by sequences.
     pub kv_blocks_held: usize,
-    /// KV blocks there are.
+    /// The number of KV blocks.
     pub kv_blocks: usize,
-    /// Prompt tokens looked up in the prefix cache.
+    /// The number of prompt tokens looked up in the prefix cache.
     pub prefix_queried_tokens: u64,
-    /// Prompt tokens found there.
+    /// The number of prompt tokens found in the prefix cache.
     pub prefix_hit_tokens: u64,
-    /// Prompt tokens computed.
+    /// The number of prompt tokens computed.
     pub prefill_tokens: u64,
-    /// Tokens generated.
+    /// The number of tokens generated.
     pub generated_tokens: u64,
-    /// In order.
+    /// The stages, in order.
     pub stages: Vec<Stage>,
 }
 
-/// The life of a replica.
+/// The state of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReplicaState {
-    /// Its ranks have not all started yet.
+    /// Not all ranks of the replica have started yet.
     Starting,
-    /// It takes work.
+    /// The replica takes requests.
     Serving,
-    /// A rank died; all start again. Requests wait.
+    /// A rank died, and all ranks start again. Requests wait.
     Restarting,
-    /// It died too often and will not be restarted.
+    /// The replica died too often and is not restarted.
     Failed,
-    /// It takes no more requests, and ends those it has.
+    /// The replica takes no more requests, and ends the ones it has.
     Draining,
-    /// It has no ranks and no devices any more, until it is restarted.
+    /// The replica has no ranks and no devices any more, until it is restarted.
     Drained,
-    /// It was asked to stop.
+    /// The replica was asked to stop.
     Stopped,
 }
 
 /// A stage of a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stage {
-    /// Layers it holds; `end` is the first one after them.
+    /// The layers of the stage; `end` is the first one after them.
     pub layers: Range<usize>,
-    /// In order of their tensor ranks.
+    /// The ranks of the stage, in the order of their tensor ranks.
     pub shards: Vec<Shard>,
 }
 
-/// A rank and what it holds of the model.
+/// A rank with its share of the model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
-    /// What it is doing.
+    /// The state of the rank.
     pub state: ShardState,
-    /// How far it has come with its weights, while it loads; else `null`.
+    /// The progress of its weights, while the rank loads; else `null`.
     pub loading: Option<Loading>,
-    /// Where it runs; `null` before it does.
+    /// The process and the device of the rank; `null` before it runs.
     pub whereabouts: Option<Whereabouts>,
-    /// Layers it holds; `end` is the first one after them.
+    /// The layers of the rank; `end` is the first one after them.
     pub layers: Range<usize>,
-    /// Query heads of each layer.
+    /// The number of query heads of each layer.
     pub query_heads: usize,
-    /// Key-value heads of each layer; several ranks may hold the same.
+    /// The number of key-value heads of each layer; several ranks may hold the same.
     pub kv_heads: usize,
-    /// Bytes of weights.
+    /// The bytes of weights.
     pub weight_bytes: u64,
 }
 
-/// The life of a rank within an epoch.
+/// The state of a rank within an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ShardState {
-    /// It has no process yet, or is joining the others.
+    /// The rank has no process yet, or is joining the others.
     Starting,
-    /// It reads its weights.
+    /// The rank reads its weights.
     Loading,
-    /// It executes plans.
+    /// The rank executes plans.
     Ready,
-    /// It is gone; its replica will start it again.
+    /// The rank is gone; its replica will start it again.
     Lost,
 }
 
-/// How far weights have been read.
+/// The progress of reading weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loading {
-    /// Bytes read.
+    /// The number of bytes read.
     pub bytes: u64,
-    /// Bytes to read.
+    /// The number of bytes to read.
     pub of_bytes: u64,
 }
 
-/// Where a rank runs.
+/// The place where a rank runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Whereabouts {
-    /// Name of its node.
+    /// The name of the rank's node.
     pub node: String,
-    /// Name of its device there.
+    /// The name of the rank's device on that node.
     pub device: String,
-    /// Its process.
+    /// The id of the rank's process.
     pub pid: u32,
 }
 
-/// Asks for a token that lets one node join.
+/// A request for a token that lets one node join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenRequest {
-    /// How long it is good for: 1 to [`TTL_SECONDS_MAX`](crate::TTL_SECONDS_MAX). Signed, so that a
-    /// negative one is refused by the name of the field.
+    /// How long the token is valid: 1 to [`TTL_SECONDS_MAX`](crate::TTL_SECONDS_MAX). Signed, so that a
+    /// negative number is refused by the name of the field.
     pub ttl_seconds: i64,
 }
 
 /// A token that lets one node join.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
-    /// As `playhouse node --token` takes it.
+    /// The token, in the form that `playhouse node --token` takes.
     pub token: String,
-    /// How long it is good for.
+    /// How long the token is valid.
     pub expires_in_seconds: u64,
 }
 
-/// A node whose certificate is no longer good.
+/// A node whose certificate was revoked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revoked {
-    /// Its name.
+    /// The name of the node.
     pub node: String,
-    /// Whether it was connected, and so was cut off.
+    /// Whether the node was connected, and so was disconnected.
     pub was_connected: bool,
 }
 
-/// The process runs.
+/// The answer of the liveness probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Liveness {
-    /// `alive`.
+    /// The text `alive`.
     pub status: String,
 }
 
-/// Every error.
+/// The body of every error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
-    /// What went wrong.
+    /// The error.
     pub error: ErrorDetail,
 }
 
-/// What went wrong.
+/// The error in the body of an answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorDetail {
-    /// For programs; does not change.
+    /// The code of the error, for programs; does not change between versions.
     pub code: String,
-    /// For people.
+    /// The message of the error, for people.
     pub message: String,
-    /// The field of the request that is to blame, if it is one.
+    /// The field of the request that is to blame, if one is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
-    /// The operation that is in the way, or that was meant.
+    /// The operation that is under way, or that the request named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<u64>,
 }
@@ -236,7 +236,7 @@ pub struct ErrorDetail {
 // === impl Cluster ===
 
 impl Cluster {
-    /// Replicas that take work, and something comes of it.
+    /// Returns the number of replicas that take requests and make progress.
     #[must_use]
     pub fn serving(&self) -> usize {
         let serves =

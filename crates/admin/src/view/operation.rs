@@ -1,5 +1,5 @@
-//! The JSON of what operators ask for, and of how far it has come. Times are microseconds since 1970,
-//! whole numbers, so that the time of a step names it.
+//! The JSON of operations and their progress. Times are microseconds since 1970, whole numbers, so that
+//! the time of a step identifies it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,205 +8,206 @@ use serde::{Deserialize, Serialize};
 
 use super::{Replica, ReplicaState};
 
-/// What shall run, what does, and what is being done about it.
+/// The desired and the actual deployment, with the operation that is under way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deployment {
-    /// What shall run.
+    /// The desired layout.
     pub desired: Shape,
-    /// What does, by id.
+    /// The replicas as they are, in the order of their ids.
     pub actual: Vec<Actual>,
-    /// What shall have no ranks.
+    /// The nodes and replicas that get no ranks.
     pub drained: Drained,
     /// The operation that is under way, or `null`.
     pub operation: Option<Operation>,
-    /// Whether what was asked for survives a restart of the head.
+    /// Whether the desired deployment survives a restart of the head.
     pub durable: bool,
 }
 
-/// How many replicas, and how each is divided.
+/// The number of replicas, and the split of each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
-    /// Copies of the model.
+    /// The number of replicas: copies of the model.
     pub data_parallel: u32,
-    /// Ranks of each stage.
+    /// The number of ranks of each stage.
     pub tensor_parallel: u32,
-    /// Stages.
+    /// The number of stages of each replica.
     pub pipeline_parallel: u32,
-    /// Layers of each stage; `null` for even shares.
+    /// The number of layers of each stage; `null` for even shares.
     pub pipeline_partition: Option<Vec<u32>>,
 }
 
 /// A replica as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Actual {
-    /// Which one.
+    /// The id of the replica.
     pub id: u32,
-    /// What it is doing.
+    /// The state of the replica.
     pub state: ReplicaState,
-    /// Ranks of each stage.
+    /// The number of ranks of each stage.
     pub tensor_parallel: usize,
-    /// Layers of each stage.
+    /// The number of layers of each stage.
     pub stage_layers: Vec<usize>,
 }
 
-/// What shall have no ranks until somebody says otherwise.
+/// The nodes and replicas that get no ranks until they are undrained or restarted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drained {
-    /// Names of nodes.
+    /// The names of drained nodes.
     pub nodes: Vec<String>,
-    /// Ids of replicas.
+    /// The ids of drained replicas.
     pub replicas: Vec<u32>,
-    /// Names of nodes that are turned away.
+    /// The names of removed nodes, which are refused.
     pub removed: Vec<String>,
 }
 
-/// Changes what shall run; what is not given stays as it is. Signed, so that a negative number is
+/// A change of the desired layout; absent fields stay as they are. Signed, so that a negative number is
 /// refused by the name of its field.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeploymentPatch {
-    /// Copies of the model: 0 to [`PARALLEL_MAX`](crate::PARALLEL_MAX).
+    /// The number of replicas: 0 to [`PARALLEL_MAX`](crate::PARALLEL_MAX).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_parallel: Option<i64>,
-    /// Ranks of each stage: 1 to [`PARALLEL_MAX`](crate::PARALLEL_MAX).
+    /// The number of ranks of each stage: 1 to [`PARALLEL_MAX`](crate::PARALLEL_MAX).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tensor_parallel: Option<i64>,
-    /// Stages: 1 to [`PARALLEL_MAX`](crate::PARALLEL_MAX). Even shares, unless a partition is given.
+    /// The number of stages: 1 to [`PARALLEL_MAX`](crate::PARALLEL_MAX). Layers are split evenly, unless
+    /// a partition is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pipeline_parallel: Option<i64>,
-    /// Layers of each stage.
+    /// The number of layers of each stage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pipeline_partition: Option<Vec<i64>>,
-    /// Even if nothing is left to serve meanwhile or afterwards.
+    /// Whether to make the change even if no replica is left to serve meanwhile or afterwards.
     pub force: bool,
 }
 
-/// What a change would do.
+/// The steps that a change would take.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// In order, for a person.
+    /// The steps in order, as text.
     pub steps: Vec<String>,
-    /// Why there are no steps, for a person; `null` if there are some.
+    /// The reason why there are no steps, as text; `null` if there are some.
     pub nothing_to_do: Option<String>,
 }
 
-/// Every operation that is known.
+/// The list of all known operations.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operations {
-    /// The newest first, each with its last step only.
+    /// The operations, the newest first, each with its last step only.
     pub operations: Vec<Operation>,
 }
 
-/// A change, and how far it has come.
+/// A change and its progress.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
-    /// Names it.
+    /// The id of the operation.
     pub id: u64,
-    /// The `Idempotency-Key` it was asked for with, or `null`.
+    /// The `Idempotency-Key` of its request, or `null`.
     pub key: Option<String>,
-    /// What is changed.
+    /// The change that the operation makes.
     pub change: Change,
-    /// How far it has come.
+    /// The progress of the operation.
     pub phase: Phase,
-    /// Why it failed, or `null`.
+    /// The reason why the operation failed, or `null`.
     pub reason: Option<String>,
-    /// What has happened so far; the oldest are dropped when they are too many.
+    /// The steps so far; the oldest are dropped when there are too many.
     pub steps: Vec<Step>,
-    /// When it was accepted.
+    /// When the operation was accepted.
     pub started_unix_us: u64,
-    /// When it ended, or `null`.
+    /// When the operation ended, or `null`.
     pub ended_unix_us: Option<u64>,
 }
 
-/// Something an operation did.
+/// A step of an operation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// When. Grows from step to step; the id of its event.
+    /// The time of the step, which increases from step to step; the id of its event.
     pub at_unix_us: u64,
-    /// In which phase.
+    /// The phase of the step.
     pub phase: Phase,
-    /// What, for a person.
+    /// A description of the step, as text.
     pub text: String,
 }
 
-/// A change of what runs.
+/// A change of the deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Change {
-    /// What shall run; what is `null` stays as it is.
+    /// A new layout; fields that are `null` stay as they are.
     Deployment {
-        /// Copies of the model.
+        /// The number of replicas: copies of the model.
         data_parallel: Option<u32>,
-        /// Ranks of each stage.
+        /// The number of ranks of each stage.
         tensor_parallel: Option<u32>,
-        /// Stages.
+        /// The number of stages.
         pipeline_parallel: Option<u32>,
-        /// Layers of each stage; `null` for even shares.
+        /// The number of layers of each stage; `null` for even shares.
         pipeline_partition: Option<Vec<u32>>,
-        /// Even if nothing is left to serve.
+        /// Whether to make the change even if no replica is left to serve.
         force: bool,
     },
-    /// A replica gives its requests away and rests.
+    /// A drain of a replica, which gives its requests and its devices up.
     DrainReplica {
-        /// Which one.
+        /// The id of the replica.
         replica: u32,
         /// How long its requests may go on there.
         deadline_seconds: u64,
-        /// Even if nothing is left to serve.
+        /// Whether to drain even if no replica is left to serve.
         force: bool,
     },
-    /// A replica starts anew.
+    /// A restart of a replica.
     RestartReplica {
-        /// Which one.
+        /// The id of the replica.
         replica: u32,
     },
-    /// A replica is drained and leaves.
+    /// A drain and removal of a replica.
     RemoveReplica {
-        /// Which one.
+        /// The id of the replica.
         replica: u32,
         /// How long its requests may go on there.
         deadline_seconds: u64,
-        /// Even if nothing is left to serve.
+        /// Whether to remove even if no replica is left to serve.
         force: bool,
     },
-    /// A node loses its ranks and gets no more.
+    /// A drain of a node, which loses its ranks and gets no more.
     DrainNode {
-        /// Its name.
+        /// The name of the node.
         node: String,
         /// How long requests may go on there.
         deadline_seconds: u64,
-        /// Even if nothing is left to serve.
+        /// Whether to drain even if no replica is left to serve.
         force: bool,
     },
-    /// A node may have ranks again.
+    /// The end of a node's drain: the node may have ranks again.
     UndrainNode {
-        /// Its name.
+        /// The name of the node.
         node: String,
     },
-    /// A node is forgotten.
+    /// A removal of a node, which is refused from then on.
     RemoveNode {
-        /// Its name.
+        /// The name of the node.
         node: String,
     },
 }
 
-/// How far a change has come.
+/// The progress of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// It is being worked out.
+    /// The moves of the change are being planned.
     Plan,
-    /// New replicas or ranks start.
+    /// New replicas or ranks are being started.
     Prepare,
-    /// Requests go to the new ones.
+    /// Requests are being moved to the new replicas.
     Switch,
-    /// Old ones are drained and end.
+    /// Old replicas are being drained and ended.
     Retire,
-    /// What was asked for runs.
+    /// The change was made.
     Done,
-    /// It could not be done.
+    /// The change could not be made.
     Failed,
-    /// An operator ended it.
+    /// An operator aborted the change.
     Aborted,
 }
 
@@ -281,7 +282,7 @@ impl From<playhouse_cluster::Operation> for Operation {
     }
 }
 
-/// As JSON has it.
+/// Returns a time in the form of the JSON: microseconds since 1970.
 fn unix_us(at: SystemTime) -> u64 {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
@@ -299,7 +300,7 @@ impl From<&playhouse_cluster::OperationStep> for Step {
 // === impl Phase ===
 
 impl Phase {
-    /// Nothing more will happen.
+    /// Returns whether the phase is the last one of an operation.
     #[must_use]
     pub fn is_end(self) -> bool {
         matches!(self, Self::Done | Self::Failed | Self::Aborted)
