@@ -1,4 +1,4 @@
-//! Who comes: connections from outside, as far as they have proved who they are.
+//! Connections from outside, up to the authentication of their peers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,53 +19,53 @@ use crate::renewal_service::RenewalService;
 use crate::roster::{Live, NotEntered, PEERS_MAX};
 use crate::turn_reason::TurnReason;
 
-/// Idle timeouts in which the silence of a process that has ended is noticed for certain, be it just
-/// after a keep-alive. Less than whoever dials waits for an answer.
+/// The number of idle timeouts after which the silence of an ended process has certainly been detected,
+/// even just after a keep-alive. Shorter than a dialler waits for an answer.
 const SILENCES: u32 = 2;
 
-/// The connections that come to an endpoint.
+/// The queue of connections that come to an endpoint.
 #[derive(Debug)]
 pub struct Arrivals {
     pub(crate) queue: mpsc::Receiver<Knock>,
 }
 
-/// Something came from outside.
+/// A report about a connection from outside.
 #[derive(Debug)]
 pub enum Knock {
     /// A peer of the cluster, to be admitted or refused.
     Peer(Box<Arrival>),
-    /// Somebody who was turned away. For logs: when many come at once, some go unreported.
+    /// A connection that was turned away. For logs: when many come at once, some are not reported.
     TurnedAway(TurnedAway),
 }
 
-/// A peer that has proved its identity and said hello. Dropping it closes the connection.
+/// A peer that has authenticated and sent its hello. Dropping an `Arrival` closes the connection.
 #[derive(Debug)]
 pub struct Arrival {
     peer: PeerId,
     hello: Hello,
     from: SocketAddr,
     connection: Connection,
-    /// Until it is answered.
+    /// The stream of the answer, until it is used.
     answer: Option<SendHalf>,
-    /// Of its certificate; the twin has none.
+    /// The term of the peer's certificate; the twin has none.
     term: Option<Term>,
     shared: Arc<EndpointState>,
 }
 
-/// A connection that came to nothing.
+/// A connection that failed before it became a peer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("turned away {from}: {reason}")]
 pub struct TurnedAway {
-    /// Where it came from.
+    /// The address of its other side.
     pub from: SocketAddr,
-    /// Why it came to nothing.
+    /// The reason of the failure.
     pub reason: TurnReason,
 }
 
 // === impl Arrivals ===
 
 impl Arrivals {
-    /// The next one; `None` when the endpoint is gone. Cancel-safe.
+    /// Returns the next report; `None` when the endpoint is gone. Cancel-safe.
     pub async fn next(&mut self) -> Option<Knock> {
         self.queue.recv().await
     }
@@ -74,31 +74,31 @@ impl Arrivals {
 // === impl Arrival ===
 
 impl Arrival {
-    /// Who it is, as its certificate says.
+    /// Returns the identity of the peer, as its certificate says.
     #[must_use]
     pub fn peer(&self) -> &PeerId {
         &self.peer
     }
 
-    /// What it says about itself; its name is that of the certificate.
+    /// Returns the hello of the peer; its name is that of the certificate.
     #[must_use]
     pub fn hello(&self) -> &Hello {
         &self.hello
     }
 
-    /// Where it comes from.
+    /// Returns the address from which the peer connects.
     #[must_use]
     pub fn from(&self) -> SocketAddr {
         self.from
     }
 
-    /// Lets the peer in, and tells it our `epoch`. A connection of the same start of the peer ends with
-    /// [`PeerLost::Superseded`]. While another process of the same name answers, the peer is refused; if
-    /// that process has ended, its silence shows it in time (**LK-9**).
+    /// Admits the peer, and sends it our `epoch`. An older connection of the same start of the peer ends
+    /// with [`PeerLost::Superseded`]. While another process of the same name answers, the peer is
+    /// refused; if that process has ended, its silence shows that in time (**LK-9**).
     ///
     /// # Errors
-    /// When another process of the same name is connected, too many peers are, or the connection broke
-    /// meanwhile.
+    /// Returns a [`TurnReason`] when another process of the same name is connected, too many peers are,
+    /// or the connection broke meanwhile.
     pub async fn admit(mut self, epoch: Epoch) -> Result<(Peer, Inbox), TurnReason> {
         match self.enter().await {
             Err(refusal) => {
@@ -111,7 +111,7 @@ impl Arrival {
                 replaced.close(CloseCode::Superseded, PeerLost::Superseded, reason);
             }
         }
-        // From here the roster hears of the end.
+        // From here the roster learns of the end of the connection.
         let enrollment = self.shared.enrollment().zip(self.term);
         let renewals = enrollment
             .map(|(enrollment, term)| RenewalService::new(enrollment, &self.peer, term.number));
@@ -125,8 +125,8 @@ impl Arrival {
         }
     }
 
-    /// Enters the roster. Waits for the end of another process of the same name, of which this side may
-    /// not have heard yet. Returns the connection that is replaced.
+    /// Enters the peer into the roster. Waits for the end of another process of the same name, which this
+    /// side may not have detected yet. Returns the connection that is replaced.
     async fn enter(&self) -> Result<Option<Connection>, Refusal> {
         let Self { peer, shared, .. } = self;
         let own = || Live {
@@ -138,7 +138,7 @@ impl Arrival {
         if let Err(NotEntered::Taken(other)) = &entered
             && timeout(shared.config.idle * SILENCES, other.connection.closed()).await.is_ok()
         {
-            // Whoever watches that connection may hear of its end a little later.
+            // The watcher of that connection may learn of its end a little later.
             shared.roster.leave(peer, &other.connection);
             entered = shared.roster.enter(peer, own());
         }
@@ -151,15 +151,15 @@ impl Arrival {
         })
     }
 
-    /// Sends the peer away, and tells it why.
+    /// Refuses the peer, and sends it the reason.
     pub async fn refuse(mut self, refusal: Refusal) {
         self.reply(&HelloReply::Refused(refusal)).await;
     }
 
-    /// Answers, and gives the other side the time to read it.
+    /// Sends the answer, and gives the other side the time to read it.
     async fn reply(&mut self, reply: &HelloReply) {
         if let Some(answer) = self.answer.take() {
-            // If it is gone already, it needs no answer.
+            // A connection that is gone already needs no answer.
             drop(greeting::say(answer, reply).await);
             let patience = self.shared.config.idle;
             drop(timeout(patience, self.connection.closed()).await);
@@ -176,7 +176,7 @@ impl Drop for Arrival {
     }
 }
 
-/// Hears a connection's hello, and hands it to whoever admits peers.
+/// Reads a connection's hello, and queues the arrival for the owner of the endpoint.
 pub(crate) async fn receive(
     shared: Arc<EndpointState>,
     connection: Connection,
@@ -200,7 +200,7 @@ pub(crate) async fn receive(
                 if let Some((enrollment, term)) = enrollment {
                     enrollment.has_certificate(&arrival.peer, term.until);
                 }
-                // A full queue or none at all drops the arrival, which closes it.
+                // A full or closed queue drops the arrival, which closes its connection.
                 drop(timeout(patience, queue.send(Knock::Peer(Box::new(arrival)))).await);
                 return;
             }
@@ -215,7 +215,7 @@ pub(crate) async fn receive(
             TurnReason::Refused(refusal)
         }
         Err(reason) => {
-            // What was answered, if anything, must arrive before the end.
+            // An answer that was sent must arrive before the end of the connection.
             let (wait, text) = (shared.config.idle, TurnReason::from(reason.clone()).to_string());
             if matches!(reason, NoGreeting::Preface(_)) {
                 drop(timeout(wait, connection.closed()).await);
@@ -227,9 +227,9 @@ pub(crate) async fn receive(
     turn_away(from, reason, &queue);
 }
 
-/// Says so, once in the log and once to the owner of the endpoint.
+/// Reports the connection once in the log and once to the owner of the endpoint.
 pub(crate) fn turn_away(from: SocketAddr, reason: TurnReason, queue: &mpsc::Sender<Knock>) {
     tracing::warn!(%from, %reason, "turned away");
-    // Reports must not pile up, whoever causes them.
+    // Reports must not pile up, whatever their cause.
     drop(queue.try_send(Knock::TurnedAway(TurnedAway { from, reason })));
 }

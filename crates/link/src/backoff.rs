@@ -1,17 +1,17 @@
-//! How long to wait after a failure.
+//! The wait between attempts to dial.
 
 use tokio::time::Duration;
 
 use crate::random::share;
 
-/// How often and how long to dial.
+/// The limits on repeated dialling: the waits between attempts and the time for all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
-    /// Wait after the first failure. It doubles with each.
+    /// The wait after the first failure. The wait doubles with each further failure.
     pub first: Duration,
-    /// Longest wait.
+    /// The maximum wait.
     pub max: Duration,
-    /// No attempt begins later than this after the first.
+    /// The time after the first attempt in which further attempts may begin.
     pub budget: Duration,
 }
 
@@ -28,8 +28,8 @@ impl Default for Backoff {
 // === impl Backoff ===
 
 impl Backoff {
-    /// The wait after failure number `failure`, counted from 0. A random half of it keeps peers
-    /// that were lost together from coming back together.
+    /// Returns the wait after failure number `failure`, counted from 0. Half of the wait is random, which
+    /// keeps peers that were lost together from coming back together.
     pub(crate) fn wait(&self, failure: u32, random: u64) -> Duration {
         let doubled = self.first.saturating_mul(1u32.checked_shl(failure).unwrap_or(u32::MAX));
         let half = doubled.min(self.max) / 2;

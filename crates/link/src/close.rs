@@ -1,9 +1,9 @@
-//! Why connections end, as both sides know it.
+//! The reasons of a connection's end, as both sides know them.
 
-/// Why a connection ended; the other side reads it.
+/// The reason why a connection ended, as a code that the other side reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CloseCode {
-    /// Nothing is wrong.
+    /// The connection is no longer needed.
     Bye,
     /// The same start of the peer has connected again.
     Superseded,
@@ -11,10 +11,10 @@ pub(crate) enum CloseCode {
     Protocol,
 }
 
-/// Why a peer is no longer connected.
+/// The reason why a peer is no longer connected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeerLost {
-    /// Nothing was heard for the idle timeout.
+    /// No packet of the peer came for the idle timeout.
     #[error("nothing was heard from the peer for the idle timeout")]
     TimedOut,
     /// The peer ended the connection.
@@ -32,11 +32,11 @@ pub enum PeerLost {
     /// A certificate was not accepted.
     #[error("certificate refused: {0}")]
     Certificate(String),
-    /// The peer does not accept our certificate, because it is not good any more, or not yet.
+    /// The peer does not accept our certificate, because it has expired, or is not valid yet.
     #[error("the peer refuses this process's certificate: {0}")]
     Expired(String),
-    /// The machine answers, but knows nothing of the connection: the process behind the address is
-    /// another one now, or one of both sides stood still for longer than the idle timeout.
+    /// The machine answers, but does not know the connection: the process at the address is another one
+    /// now, or one of the two sides was stopped for longer than the idle timeout.
     #[error("the peer has forgotten the connection: it gave it up, or its process is a new one")]
     Reset,
 }
@@ -52,7 +52,7 @@ impl CloseCode {
         }
     }
 
-    /// What the other side makes of it.
+    /// Returns the reason that the other side derives from a code.
     pub(crate) fn heard(number: u64, reason: String) -> PeerLost {
         match number {
             1 => PeerLost::Superseded,

@@ -1,16 +1,16 @@
-//! How patient a link is.
+//! The timing of a link.
 
 use std::time::Duration;
 
-/// Timing of every connection of an endpoint.
+/// The timing of every connection of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkConfig {
-    /// A silent connection says something this often.
+    /// The interval of keep-alives on a silent connection.
     pub keep_alive: Duration,
-    /// A peer that says nothing for this long is lost. The shorter of both sides' counts. On bad
-    /// networks a little longer: at least three probe timeouts.
+    /// The idle timeout: a peer that sends nothing for this long is lost. The shorter timeout of both
+    /// sides counts. On slow networks the timeout is a little longer: at least three probe timeouts.
     pub idle: Duration,
-    /// TLS and hello must be done in this time, and the first frame of a stream must be there.
+    /// The time for TLS and hello, and for the first frame of a stream.
     pub handshake: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! One connection and its streams, over QUIC or in memory. Bytes only.
+//! A connection and its streams of bytes, over QUIC or in memory.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,11 +8,11 @@ use crate::close::{CloseCode, PeerLost};
 use crate::stream_end::{StreamCode, StreamEnd};
 use crate::{quic, twin};
 
-/// A connection. Clones share it.
+/// A connection over QUIC or in memory. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     transport: Transport,
-    /// Set by whoever closes it on this side.
+    /// The cause of the end, set when this side closes the connection.
     cause: Arc<OnceLock<PeerLost>>,
 }
 
@@ -22,14 +22,14 @@ pub(crate) enum Transport {
     Twin(twin::End),
 }
 
-/// Where bytes go.
+/// The half of a stream that bytes are written to.
 #[derive(Debug)]
 pub(crate) struct SendHalf {
     stream: SendStream,
     connection: Connection,
 }
 
-/// Where bytes come from.
+/// The half of a stream that bytes are read from.
 #[derive(Debug)]
 pub(crate) struct RecvHalf {
     stream: RecvStream,
@@ -55,7 +55,7 @@ impl Connection {
         Self { transport, cause: Arc::default() }
     }
 
-    /// Opens a stream both sides write to. Waits while as many are open as the peer allows.
+    /// Opens a stream that both sides write to. Waits while as many streams are open as the peer allows.
     pub(crate) async fn open(&self) -> Result<(SendHalf, RecvHalf), PeerLost> {
         let (send, recv) = match &self.transport {
             Transport::Quic(connection) => {
@@ -71,7 +71,7 @@ impl Connection {
         Ok((self.send_half(send), self.recv_half(recv)))
     }
 
-    /// Opens a stream only this side writes to.
+    /// Opens a stream that only this side writes to.
     pub(crate) async fn open_one_way(&self) -> Result<SendHalf, PeerLost> {
         let send = match &self.transport {
             Transport::Quic(connection) => {
@@ -86,7 +86,7 @@ impl Connection {
         Ok(self.send_half(send))
     }
 
-    /// The next stream the other side opened with [`Self::open`]. Cancel-safe.
+    /// Returns the next stream that the other side opened with [`Self::open`]. Cancel-safe.
     pub(crate) async fn accept(&self) -> Result<(SendHalf, RecvHalf), PeerLost> {
         let (send, recv) = match &self.transport {
             Transport::Quic(connection) => {
@@ -102,7 +102,7 @@ impl Connection {
         Ok((self.send_half(send), self.recv_half(recv)))
     }
 
-    /// The next stream the other side opened with [`Self::open_one_way`]. Cancel-safe.
+    /// Returns the next stream that the other side opened with [`Self::open_one_way`]. Cancel-safe.
     pub(crate) async fn accept_one_way(&self) -> Result<RecvHalf, PeerLost> {
         let recv = match &self.transport {
             Transport::Quic(connection) => {
@@ -117,9 +117,9 @@ impl Connection {
         Ok(self.recv_half(recv))
     }
 
-    /// Ends the connection. What was written and has not left is lost.
+    /// Ends the connection. Bytes that were written but not sent are lost.
     pub(crate) fn close(&self, code: CloseCode, cause: PeerLost, reason: &str) {
-        // The first cause stands.
+        // The first cause counts.
         drop(self.cause.set(cause));
         match &self.transport {
             Transport::Quic(connection) => {
@@ -129,7 +129,7 @@ impl Connection {
         }
     }
 
-    /// Waits for the end, and says why it came.
+    /// Waits for the end of the connection, and returns its cause.
     pub(crate) async fn closed(&self) -> PeerLost {
         match &self.transport {
             Transport::Quic(connection) => self.lost(&connection.closed().await),
@@ -137,7 +137,7 @@ impl Connection {
         }
     }
 
-    /// Whether the other is a clone of this.
+    /// Returns whether `other` is a clone of this connection.
     pub(crate) fn same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.cause, &other.cause)
     }
@@ -146,7 +146,7 @@ impl Connection {
         self.explained(quic::peer_lost(error))
     }
 
-    /// The cause given here, when the end came from here.
+    /// Returns the cause that this side gave, if this side ended the connection; otherwise `lost`.
     fn explained(&self, lost: PeerLost) -> PeerLost {
         match lost {
             PeerLost::Local => self.cause.get().cloned().unwrap_or(PeerLost::Local),
@@ -154,7 +154,7 @@ impl Connection {
         }
     }
 
-    /// The same of a stream that ended with the connection.
+    /// Returns the same for a stream that ended with the connection.
     fn explained_end(&self, end: StreamEnd) -> StreamEnd {
         match end {
             StreamEnd::Lost(lost) => StreamEnd::Lost(self.explained(lost)),
@@ -174,8 +174,8 @@ impl Connection {
 // === impl SendHalf ===
 
 impl SendHalf {
-    /// Writes all of `bytes`, taking from them what was written. Cancel-safe: what is left in
-    /// `bytes` was not written. Waits while the other side does not read.
+    /// Writes all of `bytes`, and removes from them what was written. Cancel-safe: the bytes that remain
+    /// in `bytes` were not written. Waits while the other side does not read.
     pub(crate) async fn write(&mut self, bytes: &mut Bytes) -> Result<(), StreamEnd> {
         while !bytes.is_empty() {
             match &mut self.stream {
@@ -193,16 +193,16 @@ impl SendHalf {
         Ok(())
     }
 
-    /// No more bytes follow.
+    /// Ends the stream after the bytes written so far.
     pub(crate) fn finish(&mut self) {
         match &mut self.stream {
-            // Fails only when it is given up already.
+            // Fails only when the stream is given up already.
             SendStream::Quic(stream) => drop(stream.finish()),
             SendStream::Twin(stream) => stream.finish(),
         }
     }
 
-    /// Gives the stream up; what was written may not arrive.
+    /// Gives the stream up; written bytes may not arrive.
     pub(crate) fn reset(&mut self, code: StreamCode) {
         match &mut self.stream {
             SendStream::Quic(stream) => drop(stream.reset(code.number().into())),
@@ -210,11 +210,11 @@ impl SendHalf {
         }
     }
 
-    /// Higher goes first.
+    /// Sets the priority of the stream; higher goes first.
     pub(crate) fn set_priority(&self, priority: i32) {
         match &self.stream {
             SendStream::Quic(stream) => drop(stream.set_priority(priority)),
-            // Its network has no bottleneck.
+            // The twin's network has no bottleneck.
             SendStream::Twin(_) => {}
         }
     }
@@ -223,7 +223,7 @@ impl SendHalf {
 // === impl RecvHalf ===
 
 impl RecvHalf {
-    /// The next bytes, in order, at most `max`; `None` at the end. Cancel-safe.
+    /// Returns the next bytes, in order, at most `max`; `None` at the end. Cancel-safe.
     pub(crate) async fn read(&mut self, max: usize) -> Result<Option<Bytes>, StreamEnd> {
         match &mut self.stream {
             RecvStream::Quic(stream) => match stream.read_chunk(max, true).await {
@@ -236,7 +236,7 @@ impl RecvHalf {
         }
     }
 
-    /// Asks the other side to stop writing; what it wrote is dropped.
+    /// Asks the other side to stop writing; the bytes that it wrote are dropped.
     pub(crate) fn stop(&mut self, code: StreamCode) {
         match &mut self.stream {
             RecvStream::Quic(stream) => drop(stream.stop(code.number().into())),

@@ -1,4 +1,4 @@
-//! What can go wrong on the way to a peer.
+//! The errors of dialling a peer.
 
 use std::net::SocketAddr;
 
@@ -8,57 +8,57 @@ use tokio::time::Duration;
 use crate::close::PeerLost;
 use crate::greeting::{NoGreeting, printable};
 
-/// Why a peer was not reached.
+/// The reason why a peer was not reached.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DialError {
     /// The address cannot be dialled from this endpoint.
     #[error("cannot dial {addr}: {why}")]
     Address {
-        /// As given.
+        /// The given address.
         addr: SocketAddr,
-        /// What is wrong with it.
+        /// The problem of the address.
         why: String,
     },
-    /// Nobody knows where the peer is now.
+    /// The address of the peer cannot be found.
     #[error("no address is known: {0}")]
     NoAddress(String),
-    /// Nobody answers, or not in time.
+    /// The address does not answer, or not in time.
     #[error("no answer from {addr} in {after:?}: is the process running and is UDP let through?")]
     NoAnswer {
-        /// As given.
+        /// The given address.
         addr: SocketAddr,
-        /// How long was waited at most.
+        /// The maximum wait for an answer.
         after: Duration,
     },
-    /// One of the two certificates is not of the authority, or of another peer than was dialled.
+    /// One of the two certificates is not of the authority, or is of another peer than the dialled one.
     #[error("the certificates do not fit: {0}")]
     Certificate(String),
-    /// Our certificate is not good now: it has ended, or a clock is wrong.
+    /// Our certificate is not valid now: it has expired, or a clock is wrong.
     #[error(
         "the certificate of {id} is refused: {why}; if both clocks are right, make a token on the \
          head with `playhouse token create` and start its node with it once: `playhouse node --token`"
     )]
     Expired {
-        /// Who was to be let in.
+        /// The peer whose certificate was refused.
         id: String,
-        /// What the other side says.
+        /// The reason that the other side gives.
         why: String,
     },
-    /// The other side speaks something else, or another version.
+    /// The other side speaks another protocol, or another version of ours.
     #[error(transparent)]
     Preface(#[from] PrefaceError),
     /// The other side's hello cannot be read.
     #[error(transparent)]
     Unreadable(#[from] DecodeError),
-    /// The other side says no.
+    /// The other side refuses the peer.
     #[error("refused: {0}")]
     Refused(#[from] Refusal),
-    /// The other side says it is somebody else than its certificate.
+    /// The hello of the other side has another identity than its certificate.
     #[error("the certificate is of {expected}, but the hello says {found}")]
     Stranger {
-        /// Who was dialled.
+        /// The dialled peer.
         expected: String,
-        /// Who answers.
+        /// The peer that answers.
         found: String,
     },
     /// The connection broke during the greeting.
@@ -69,7 +69,7 @@ pub enum DialError {
 // === impl DialError ===
 
 impl DialError {
-    /// Whether trying again cannot help, because something must be changed first.
+    /// Returns whether trying again cannot help, because an operator must change something first.
     #[must_use]
     pub fn is_final(&self) -> bool {
         match self {
@@ -81,7 +81,7 @@ impl DialError {
             | Self::Stranger { .. } => true,
             Self::NoAddress(_) | Self::NoAnswer { .. } | Self::Lost(_) => false,
             Self::Refused(refusal) => match refusal {
-                // Who is awaited is known before it is started: nobody will wait for it later.
+                // An awaited process is known before it is started, so a later attempt does not help.
                 Refusal::OtherIdentity { .. }
                 | Refusal::DuplicateName { .. }
                 | Refusal::StaleEpoch { .. }
@@ -91,7 +91,7 @@ impl DialError {
         }
     }
 
-    /// Of a connection that `own` dialled.
+    /// Returns the error for the loss of a connection that `own` dialled.
     pub(crate) fn from_lost(
         lost: PeerLost,
         addr: SocketAddr,

@@ -1,4 +1,4 @@
-//! Dialling again: with growing, jittered waits, and not for ever.
+//! Repeated dialling with growing, jittered waits, within a budget.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,25 +14,25 @@ use crate::inbox::Inbox;
 use crate::peer::Peer;
 use crate::random::splitmix;
 
-/// The budget is spent, or there is no use in trying again.
+/// The error when the budget of dialling is spent, or when trying again cannot help.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("gave up after {attempts} attempts: {last}")]
 pub struct GaveUp {
-    /// Times it was dialled.
+    /// The number of attempts.
     pub attempts: u32,
-    /// What came of the last.
+    /// The error of the last attempt.
     pub last: DialError,
 }
 
 // === impl Endpoint ===
 
 impl Endpoint {
-    /// Dials until the peer answers, each time where `find` says that it is: a process that was started
-    /// anew may have another address. What was sent on an earlier connection is not sent again
-    /// (**LK-5**).
+    /// Dials until the peer answers, each time at the address that `find` returns: a restarted process
+    /// may have another address. Messages of an earlier connection are not sent again (**LK-5**).
     ///
     /// # Errors
-    /// When the budget is spent, or at once when something must be changed first.
+    /// Returns [`GaveUp`] when the budget is spent, or at once when an operator must change something
+    /// first.
     pub async fn dial_again<F>(
         &self,
         find: impl Fn() -> F,
@@ -44,7 +44,7 @@ impl Endpoint {
         F: Future<Output = io::Result<SocketAddr>>,
     {
         let begun = Instant::now();
-        // Differs between processes and between their starts, which is all that jitter needs.
+        // The number differs between processes and between their starts, which is all that jitter needs.
         let mut random = self.incarnation();
         for byte in to.name().bytes() {
             random = random.wrapping_mul(31).wrapping_add(byte.into());

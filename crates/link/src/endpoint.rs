@@ -1,4 +1,4 @@
-//! [`Endpoint`]: where a process listens, and from where it dials.
+//! [`Endpoint`]: the socket on which a process listens and from which it dials.
 
 use std::convert::Infallible;
 use std::io;
@@ -32,29 +32,30 @@ use crate::runtime::LinkThread;
 use crate::turn_reason::TurnReason;
 use crate::{tls, twin};
 
-/// Arrivals and reports that wait for [`Arrivals::next`].
+/// The maximum number of arrivals and reports that wait for [`Arrivals::next`].
 const KNOCKS_QUEUED_MAX: usize = 64;
 
-/// One socket of one process. Dropping it ends listening; its peers stay. A process that ends calls
-/// [`Endpoint::shut_down`] first, or its peers notice by the idle timeout only.
+/// The one socket of one process. Dropping an `Endpoint` ends listening; its peers stay connected. A
+/// process that ends calls [`Endpoint::shut_down`] first, or its peers detect the end by the idle timeout
+/// only.
 #[derive(Debug)]
 pub struct Endpoint {
     pub(crate) shared: Arc<EndpointState>,
     listening: AbortHandle,
 }
 
-/// Why an endpoint was not made.
+/// The reason why an endpoint was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The identity cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// The address cannot be listened on, or no thread was to be had.
+    /// The address cannot be listened on, or the system gave no thread.
     #[error("cannot listen on {addr}/udp: {source}")]
     Io {
-        /// As given.
+        /// The given address.
         addr: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
 }
@@ -62,11 +63,11 @@ pub enum BindError {
 // === impl Endpoint ===
 
 impl Endpoint {
-    /// Listens on `addr` as `identity`. `incarnation` must be another one
-    /// for every start of the process.
+    /// Returns an endpoint that listens on `addr` as `identity`. `incarnation` must be different for
+    /// every start of the process.
     ///
     /// # Errors
-    /// See [`BindError`].
+    /// Returns a [`BindError`].
     pub fn bind(
         addr: SocketAddr,
         identity: &Identity,
@@ -100,7 +101,7 @@ impl Endpoint {
         Ok((Self { shared, listening }, Arrivals { queue }))
     }
 
-    /// The same, in memory: for [`Network::endpoint`](twin::Network::endpoint).
+    /// Returns an endpoint in memory, for [`Network::endpoint`](twin::Network::endpoint).
     fn twin(
         id: &PeerId,
         incarnation: u64,
@@ -133,18 +134,18 @@ impl Endpoint {
         (Self { shared, listening: listening.abort_handle() }, Arrivals { queue })
     }
 
-    /// Lets nodes in that bring a token of this enrollment, and renews certificates: those of connected
-    /// peers, when they ask, and our own in time. The first enrollment stays.
+    /// Admits nodes that bring a token of this enrollment, and renews certificates: those of connected
+    /// peers on request, and our own in time. A second call has no effect.
     pub fn admit_nodes(&self, enrollment: Arc<Enrollment>) {
         if self.shared.enrollment.set(Arc::clone(&enrollment)).is_ok() {
             self.shared.handle.spawn(renew_own(Arc::downgrade(&self.shared), enrollment));
         }
     }
 
-    /// Where it listens.
+    /// Returns the address that the endpoint listens on.
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// Returns the error of the system, if it does not tell the address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match &self.shared.carrier {
             Carrier::Quic { endpoint, .. } => endpoint.local_addr(),
@@ -152,10 +153,10 @@ impl Endpoint {
         }
     }
 
-    /// Connects to the peer `to` at `addr`, once. Our hello says `epoch`.
+    /// Connects to the peer `to` at `addr`, once. Our hello has `epoch`.
     ///
     /// # Errors
-    /// See [`DialError`].
+    /// Returns a [`DialError`].
     pub async fn dial(
         &self,
         addr: SocketAddr,
@@ -167,22 +168,25 @@ impl Endpoint {
         dialled.unwrap_or(Err(DialError::NoAnswer { addr, after }))
     }
 
-    /// Renews the certificate of this endpoint over a connection to the head, whenever it is time to, and
-    /// has each `keep` it: until it is dropped. New connections show the new one; those that stand are
-    /// not touched. What fails is tried again, the sooner the less time is left.
+    /// Renews the certificate of this endpoint over a connection to the head, whenever the renewal is
+    /// due, and calls `keep` with each new identity. The renewal runs until the future is dropped. New
+    /// connections show the new certificate; existing connections are not affected. A failed renewal is
+    /// repeated, sooner when less time is left.
     pub async fn renew_over(&self, head: &Peer, keep: KeepIdentity) -> Infallible {
         renew_over(&self.shared, head, keep).await
     }
 
-    /// The runtime that drives this endpoint's connections. A task here is woken by the network
-    /// without another thread in between, which halves the time of a call; but while it runs, no
-    /// keep-alive is sent. For tasks that pass messages on and never block or compute (**LK-4**).
+    /// Returns the runtime that drives this endpoint's connections. The network wakes a task on this
+    /// runtime without another thread in between, which halves the time of a call; but while the task
+    /// runs, no keep-alive is sent. For tasks that pass messages on and never block or compute
+    /// (**LK-4**).
     #[must_use]
     pub fn runtime(&self) -> &Handle {
         &self.shared.handle
     }
 
-    /// Ends every connection of this endpoint and says why, then waits until the peers can know.
+    /// Ends every connection of this endpoint with `reason`, then waits until the peers can have received
+    /// it.
     pub async fn shut_down(&self, reason: &str) {
         self.listening.abort();
         match &self.shared.carrier {
@@ -194,13 +198,13 @@ impl Endpoint {
         }
     }
 
-    /// The end of the certificate that this endpoint shows; the twin shows none.
+    /// Returns the end of the certificate that this endpoint shows; the twin shows none.
     #[must_use]
     pub fn good_until(&self) -> Option<SystemTime> {
         self.shared.identity().map(|identity| identity.good_until())
     }
 
-    /// Which start of the process this is.
+    /// Returns the incarnation: the number of this start of the process.
     #[must_use]
     pub fn incarnation(&self) -> u64 {
         self.shared.incarnation
@@ -220,9 +224,8 @@ impl Drop for Endpoint {
 // === impl Network ===
 
 impl twin::Network {
-    /// A new host, which is `id` without having to prove it. Needs a tokio runtime, whose clock
-    /// may be paused. Its address, which is that of earlier starts of it, is what
-    /// [`Endpoint::local_addr`] says.
+    /// Adds a host to the network, which is `id` without proof. Needs a tokio runtime, whose clock may be
+    /// paused. The host's address, from [`Endpoint::local_addr`], is the same for all of its starts.
     #[must_use]
     pub fn endpoint(
         &self,
@@ -235,7 +238,7 @@ impl twin::Network {
     }
 }
 
-/// Greets whoever comes, a bounded number at a time.
+/// Greets incoming connections, a bounded number at a time.
 async fn listen(
     shared: Arc<EndpointState>,
     endpoint: quinn::Endpoint,
@@ -248,7 +251,7 @@ async fn listen(
         let handshake = match handshakes.begin(from.ip(), incoming.remote_address_validated()) {
             Verdict::Begin(handshake) => handshake,
             Verdict::Prove => {
-                // It fails only for who has proved its address.
+                // The call fails only for an address that is validated already.
                 drop(incoming.retry());
                 continue;
             }
@@ -273,7 +276,7 @@ async fn listen(
     }
 }
 
-/// Sorts peers from joiners, and both from the rest.
+/// Sorts peers from joiners, and both from other connections.
 async fn greet(
     shared: Arc<EndpointState>,
     connected: quinn::Connection,

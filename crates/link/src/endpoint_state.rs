@@ -1,4 +1,4 @@
-//! What an endpoint and its connections have in common.
+//! The state that an endpoint and its connections share.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -23,7 +23,7 @@ use crate::roster::Roster;
 use crate::runtime::LinkThread;
 use crate::{tls, twin};
 
-/// What an endpoint and the connections that come to it have in common.
+/// The state that an endpoint and the connections that come to it share.
 #[derive(Debug)]
 pub(crate) struct EndpointState {
     pub(crate) id: PeerId,
@@ -32,19 +32,19 @@ pub(crate) struct EndpointState {
     pub(crate) roster: Roster,
     pub(crate) carrier: Carrier,
     pub(crate) enrollment: OnceLock<Arc<Enrollment>>,
-    /// Drives connections.
+    /// The runtime that drives connections.
     pub(crate) handle: Handle,
     pub(crate) thread: Option<Arc<LinkThread>>,
 }
 
-/// What carries the connections of an endpoint.
+/// The network that carries the connections of an endpoint.
 #[derive(Debug)]
 pub(crate) enum Carrier {
     Quic { endpoint: quinn::Endpoint, shown: Box<Mutex<Shown>> },
     Twin(twin::Host),
 }
 
-/// The certificate that new connections show, and how they dial with it.
+/// The certificate that new connections show, and their configuration for dialling.
 #[derive(Debug)]
 pub(crate) struct Shown {
     pub(crate) identity: Identity,
@@ -56,12 +56,12 @@ pub(crate) struct Shown {
 // === impl EndpointState ===
 
 impl EndpointState {
-    /// What lets nodes in and renews certificates, if this process does.
+    /// Returns the enrollment that admits nodes and renews certificates, if this process has one.
     pub(crate) fn enrollment(&self) -> Option<&Arc<Enrollment>> {
         self.enrollment.get()
     }
 
-    /// What new connections show; the twin has nothing.
+    /// Returns the identity that new connections show; the twin has none.
     pub(crate) fn identity(&self) -> Option<Identity> {
         match &self.carrier {
             Carrier::Quic { shown, .. } => Some(shown.lock().identity.clone()),
@@ -69,7 +69,7 @@ impl EndpointState {
         }
     }
 
-    /// Shows this certificate on new connections from now on; those that stand go on.
+    /// Shows this certificate on new connections from now on; existing connections go on.
     pub(crate) fn show(&self, identity: &Identity) -> Result<(), IdentityError> {
         let Carrier::Quic { endpoint, shown } = &self.carrier else { return Ok(()) };
         let server = tls::server(identity, &self.config)?;
@@ -82,13 +82,13 @@ impl EndpointState {
         Ok(())
     }
 
-    /// What this process says of itself.
+    /// Returns the hello of this process.
     pub(crate) fn hello(&self, epoch: Epoch) -> Hello {
         let (role, name) = (self.id.role(), self.id.name().to_owned());
         Hello { role, name, incarnation: self.incarnation, epoch }
     }
 
-    /// Starts serving a connection whose greeting is done, or as good as done.
+    /// Starts serving a connection whose greeting is complete, or almost so.
     pub(crate) fn start(
         self: &Arc<Self>,
         id: &PeerId,

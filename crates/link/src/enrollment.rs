@@ -1,5 +1,4 @@
-//! How nodes are let in, and how peers get their next certificate: an authority and the tokens that it has
-//! given out.
+//! Admission of nodes and renewal of certificates, by an authority and the tokens that it has issued.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,42 +18,43 @@ use crate::identity::{Authority, CertificateRequest, IdentityError, Term, failed
 use crate::revocation::Revocations;
 use crate::token::JoinToken;
 
-/// Tokens that are known at once; for one more a used one is forgotten, or the one that expires next.
+/// The maximum number of known tokens. For one more, a used token is forgotten, or the one that expires
+/// next.
 const TOKENS_MAX: usize = 1024;
 
-/// Wrong secrets after which a token is void: nobody mistypes it that often.
+/// The number of wrong secrets after which a token is void: typing errors are never that many.
 const WRONG_MAX: u32 = 5;
 
-/// Signs the certificates of nodes that bring a token (**LK-7**), and the next ones of peers that have
-/// one (**LK-12**). Tokens live in memory: those
-/// given out before a restart are void after it.
+/// An authority that signs certificates for nodes that bring a token (**LK-7**), and the next
+/// certificates of peers that have one (**LK-12**). Tokens live in memory: a restart voids the tokens
+/// that were issued before it.
 #[derive(Debug)]
 pub struct Enrollment {
     authority: Authority,
     reserved: OnceLock<Reserved>,
     told: OnceLock<Told>,
     issued: Mutex<HashMap<[u8; 8], Issued>>,
-    /// Says that a token may have been spent.
+    /// Notifies that a token may have been spent.
     changed: watch::Sender<()>,
-    /// Locked after `issued`.
+    /// The revoked certificates. Locked after `issued`.
     revoked: Mutex<Revoked>,
     /// The end of the last certificate of each node that is known to have one.
     ends: Mutex<HashMap<String, SystemTime>>,
 }
 
-/// Writes a list of revoked certificates down, so that a restart knows it.
+/// A function that writes a list of revoked certificates down, so that a restart knows the list.
 pub type KeepRevocations = Box<dyn FnMut(&Revocations) -> io::Result<()> + Send>;
 
-/// Somebody's certificate was renewed, or was to be.
+/// The outcome of a peer's request for its next certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Renewal {
-    /// Whose it is.
+    /// The peer whose certificate it is.
     pub peer: PeerId,
-    /// Until when the next one is good, or why there is none.
+    /// The end of the next certificate, or the reason why there is none.
     pub outcome: Result<SystemTime, RenewRefusal>,
 }
 
-/// Is told of every renewal, and may block.
+/// A function that is called for every renewal, and may block.
 pub type TellRenewal = Arc<dyn Fn(&Renewal) + Send + Sync>;
 
 struct Revoked {
@@ -62,7 +62,7 @@ struct Revoked {
     keep: KeepRevocations,
 }
 
-/// Says which names are expected back.
+/// A function that says which names are reserved for their nodes.
 struct Reserved(Box<dyn Fn(&str) -> bool + Send + Sync>);
 
 struct Told(TellRenewal);
@@ -78,8 +78,8 @@ struct Issued {
 // === impl Enrollment ===
 
 impl Enrollment {
-    /// An enrollment that has given out no token, and has all these certificates revoked. `keep` is given
-    /// the list when it grows.
+    /// Returns an enrollment that has issued no token, with `list` as its revoked certificates. `keep` is
+    /// called with the list when it grows.
     #[must_use]
     pub fn new(authority: Authority, list: Revocations, keep: KeepRevocations) -> Self {
         let revoked = Mutex::new(Revoked { list, keep });
@@ -87,13 +87,13 @@ impl Enrollment {
         Self { authority, reserved, told, issued, changed, revoked, ends: Mutex::default() }
     }
 
-    /// Turns away every certificate that a node of this name has got so far (**LK-10**). A connection
-    /// that exists is for the caller to close.
+    /// Revokes every certificate that a node of this name has got so far (**LK-10**). The caller must
+    /// close an existing connection.
     ///
     /// # Errors
-    /// The list could not be kept: then nothing is revoked.
+    /// Returns the error of keeping the list; then nothing is revoked.
     pub fn revoke(&self, name: &str) -> io::Result<()> {
-        // Nothing is signed meanwhile.
+        // No certificate is signed meanwhile.
         let _issued = self.issued.lock();
         let mut revoked = self.revoked();
         let mut list = revoked.list.clone();
@@ -103,12 +103,12 @@ impl Enrollment {
         Ok(())
     }
 
-    /// Whether the certificate with this number of a peer was revoked.
+    /// Returns whether the certificate of `peer` with this number was revoked.
     pub(crate) fn has_revoked(&self, peer: &PeerId, number: u64) -> bool {
         peer.role() == Role::Node && self.revoked().list.has(peer.name(), number)
     }
 
-    /// A peer has a certificate that is good until then.
+    /// Records that a peer has a certificate that is valid until `until`.
     pub(crate) fn has_certificate(&self, peer: &PeerId, until: SystemTime) {
         if peer.role() == Role::Node {
             let mut ends = self.ends.lock();
@@ -117,19 +117,20 @@ impl Enrollment {
         }
     }
 
-    /// The end of the last certificate of a node, if the node has been seen since this enrollment was made.
+    /// Returns the end of the last certificate of a node, if the node has been seen since this enrollment
+    /// was made.
     #[must_use]
     pub fn certificate_end(&self, node: &str) -> Option<SystemTime> {
         self.ends.lock().get(node).copied()
     }
 
-    /// Whether the node cannot come back with a certificate, because the last one has ended.
+    /// Returns whether the node cannot come back with a certificate, because its last one has expired.
     fn has_ended(&self, name: &str) -> bool {
         self.certificate_end(name).is_some_and(|until| until < SystemTime::now())
     }
 
-    /// The next certificate of a peer, DER, and its end. The peer is connected by the certificate with
-    /// this `number`, which need not be good any more.
+    /// Returns the next certificate of a peer, DER, and its end. The peer is connected by the certificate
+    /// with this `number`, which may have expired since.
     pub(crate) fn renew(
         &self,
         peer: &PeerId,
@@ -141,7 +142,7 @@ impl Enrollment {
         if !request.names(peer) {
             return Err(RenewRefusal::OtherName { certificate: peer.to_string() });
         }
-        // Nothing is revoked meanwhile.
+        // No certificate is revoked meanwhile.
         let _issued = self.issued.lock();
         if self.has_revoked(peer, number) {
             return Err(RenewRefusal::Revoked);
@@ -154,12 +155,12 @@ impl Enrollment {
         Ok((certificate, until))
     }
 
-    /// Later than what was revoked, though the clock was set back.
+    /// Returns a number above the revoked ones, even if the clock was set back.
     fn next_number(&self, peer: &PeerId) -> u64 {
         now().max(self.revoked().list.last(peer.name()).saturating_add(1))
     }
 
-    /// From now on, every renewal is told, refused ones as well. What was said first stays.
+    /// Calls `told` for every renewal from now on, refused ones as well. A second call has no effect.
     pub fn tell_renewals(&self, told: TellRenewal) {
         let _ = self.told.set(Told(told));
     }
@@ -177,22 +178,22 @@ impl Enrollment {
     }
 
     /// Refuses new enrollments under names for which `reserved` returns true, even while that node is
-    /// disconnected: the node comes back with the certificate that it has, for as long as the certificate is
-    /// good. The first `reserved` stays.
+    /// disconnected: the node comes back with its certificate, for as long as the certificate is valid. A
+    /// second call has no effect.
     pub fn reserve(&self, reserved: impl Fn(&str) -> bool + Send + Sync + 'static) {
         let _ = self.reserved.set(Reserved(Box::new(reserved)));
     }
 
-    /// The authority behind it.
+    /// Returns the authority of the enrollment.
     #[must_use]
     pub fn authority(&self) -> &Authority {
         &self.authority
     }
 
-    /// A new token, good for one node within `ttl`.
+    /// Issues a new token, which admits one node within `ttl`.
     ///
     /// # Errors
-    /// When the operating system gives no randomness.
+    /// Returns an error when the operating system gives no randomness.
     pub fn issue(&self, ttl: Duration) -> Result<JoinToken, IdentityError> {
         let (mut id, mut secret) = ([0; 8], [0; 16]);
         let random = SystemRandom::new();
@@ -202,7 +203,7 @@ impl Enrollment {
         let until = Instant::now() + ttl;
         let mut issued = self.issued.lock();
         if issued.len() >= TOKENS_MAX {
-            // A used one before one that may still be brought.
+            // Used tokens go before tokens that may still be used.
             let least = issued.iter().min_by_key(|(_, issued)| (!issued.used, issued.until));
             let least = least.map(|(id, _)| *id);
             least.and_then(|id| issued.remove(&id));
@@ -212,16 +213,16 @@ impl Enrollment {
         Ok(token)
     }
 
-    /// Completes when nobody can join with this token any more: it was used, has expired, or is void.
+    /// Completes when the token admits no node any more: it was used, has expired, or is void.
     pub async fn until_spent(&self, token: &JoinToken) {
         let mut changed = self.changed.subscribe();
         while let Some(until) = self.good_until(token) {
-            // Whether it changed or expired, the next look tells; the sender is ours.
+            // The next iteration sees whether the token changed or expired; the sender is ours.
             drop(timeout_at(until, changed.changed()).await);
         }
     }
 
-    /// When a token expires that is good now.
+    /// Returns when a token expires, if it is valid now.
     fn good_until(&self, token: &JoinToken) -> Option<Instant> {
         let issued = self.issued.lock();
         let Issued { until, used, wrong, .. } = issued.get(&token.id)?;
@@ -229,7 +230,7 @@ impl Enrollment {
         good.then_some(*until)
     }
 
-    /// A certificate, DER, for a request that proves its token. `taken` says whether a peer is
+    /// Returns a certificate, DER, for a request that proves its token. `taken` says whether a peer is
     /// connected.
     pub(crate) fn admit(
         &self,
@@ -239,7 +240,7 @@ impl Enrollment {
     ) -> Result<(PeerId, Vec<u8>), JoinRefusal> {
         let mut issued = self.issued.lock();
         let issued = issued.get_mut(&request.token).ok_or(JoinRefusal::UnknownToken)?;
-        // What a token is worth is told to its owner only, so the proof comes first.
+        // Only the owner of a token learns its state, so the proof comes first.
         if issued.wrong >= WRONG_MAX {
             return Err(JoinRefusal::Used);
         }

@@ -1,4 +1,4 @@
-//! The first words on a connection: prefaces, hello, answer.
+//! The first messages on a connection: prefaces, hello, answer.
 
 use bytes::Bytes;
 use playhouse_wire::{
@@ -12,19 +12,19 @@ use crate::stream::{Frames, RecvError};
 use crate::stream_end::StreamEnd;
 use crate::turn_reason::TurnReason;
 
-/// Why no greeting came about.
+/// The reason why a greeting failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NoGreeting {
     Preface(PrefaceError),
     Unreadable(DecodeError),
     Refused(Refusal),
-    /// The other side says it is somebody else.
+    /// The hello of the other side has another identity than expected.
     Stranger(Hello),
     Silent,
     Lost(PeerLost),
 }
 
-/// Says hello, and returns the hello of whoever answers; it must be `expected`.
+/// Sends our hello, and returns the hello of the other side, which must be `expected`.
 pub(crate) async fn say_hello(
     connection: &Connection,
     own: &Hello,
@@ -52,12 +52,12 @@ pub(crate) async fn ask<R: Request>(
     R::Reply::decode(&frame).map_err(NoGreeting::Unreadable)
 }
 
-/// Hears the first message of a connection. The answer is still to be given on the returned half.
+/// Reads the first message of a connection. The caller must answer on the returned half.
 pub(crate) async fn hear<R: Request>(connection: &Connection) -> Result<(R, SendHalf), NoGreeting> {
     let (mut send, recv) = connection.accept().await.map_err(NoGreeting::Lost)?;
     let mut frames = Frames::new(recv);
     if let Err(error) = check_preface(frames.prefix().await?) {
-        // The other side draws the same conclusion from our preface.
+        // The other side detects the same mismatch from our preface.
         send.write(&mut Bytes::copy_from_slice(&preface())).await?;
         send.finish();
         return Err(NoGreeting::Preface(error));
@@ -67,10 +67,10 @@ pub(crate) async fn hear<R: Request>(connection: &Connection) -> Result<(R, Send
     Ok((request, send))
 }
 
-/// Sends the only message of this direction, behind the preface.
+/// Sends the only message of this direction, after the preface.
 pub(crate) async fn say<M: Message>(mut send: SendHalf, message: &M) -> Result<(), NoGreeting> {
     let mut bytes = preface().to_vec();
-    // A refusal in too many words is none.
+    // A refusal that is too long cannot be sent.
     message.encode_into(&mut bytes).map_err(|_| NoGreeting::Silent)?;
     send.write(&mut bytes.into()).await?;
     send.finish();
@@ -112,7 +112,7 @@ impl From<NoGreeting> for TurnReason {
     }
 }
 
-/// The beginning of a name nobody has checked.
+/// Returns the beginning of an unverified name, in printable form.
 pub(crate) fn printable(name: &str) -> String {
     name.chars().take(playhouse_wire::NAME_BYTES_MAX).flat_map(char::escape_default).collect()
 }

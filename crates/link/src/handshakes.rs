@@ -1,4 +1,4 @@
-//! How many handshakes with strangers are under way at once, and from where (**LK-11**).
+//! Bounds on concurrent handshakes with unknown clients, in total and by address (**LK-11**).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,31 +6,31 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
-/// Handshakes that may be under way at once. More are refused before they cost anything.
+/// The maximum number of concurrent handshakes. More are refused before they cost anything.
 const HANDSHAKES_MAX: usize = 64;
 
-/// Those of them that one address may have: a machine that starts all its ranks at once needs many.
+/// The maximum number of them for one address: a machine that starts all its ranks at once needs many.
 const OF_ADDRESS_MAX: usize = 48;
 
-/// Above so many, whoever comes proves first that the address is its own.
+/// The number of handshakes above which an address must be validated first.
 const UNPROVED_MAX: usize = 16;
 
-/// The handshakes that are under way, by address.
+/// The concurrent handshakes, by address.
 #[derive(Debug, Default)]
 pub(crate) struct Handshakes(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
-/// What is done with a connection that comes.
+/// The decision about an incoming connection.
 #[derive(Debug)]
 pub(crate) enum Verdict {
     /// The handshake begins.
     Begin(Handshake),
-    /// It has to prove its address, which costs us nothing to ask.
+    /// The address must be validated first, which costs us nothing.
     Prove,
-    /// There are too many.
+    /// There are too many handshakes.
     Refuse,
 }
 
-/// A handshake that may be under way. Dropping it lets another begin.
+/// A permit for a handshake. Dropping a `Handshake` frees it for another.
 #[derive(Debug)]
 pub(crate) struct Handshake {
     handshakes: Handshakes,
@@ -40,7 +40,8 @@ pub(crate) struct Handshake {
 // === impl Handshakes ===
 
 impl Handshakes {
-    /// Lets a handshake begin with one from `address`, which is `proved` to be its own or not.
+    /// Returns whether a handshake with `address` may begin. `proved` says whether the address is
+    /// validated.
     pub(crate) fn begin(&self, address: IpAddr, proved: bool) -> Verdict {
         let mut places = self.places();
         let taken: usize = places.values().sum();

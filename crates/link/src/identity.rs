@@ -1,4 +1,4 @@
-//! Who may speak: a cluster's certificate authority, and the identities it signs.
+//! A cluster's certificate authority, and the identities it signs.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,16 +13,14 @@ use ring::digest::{SHA256, digest};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// How long certificates are good unless somebody says otherwise. They are renewed when about two thirds
-/// of that are over, so that a head or a node may be away for eight days at any time, and a key that lies
-/// about is of no use after a month.
+/// The default lifetime of certificates. They are renewed when about two thirds of it are over, so that a
+/// head or a node may be away for eight days at any time, and a leaked key is useless after a month.
 pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// How far the clock of who signs may be ahead of others: a certificate is good from so long before it
-/// was made.
+/// The maximum lead of the signer's clock: a certificate is valid from this long before it was made.
 const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 
-/// The certificate authority of one cluster. Whoever has it can make any peer.
+/// The certificate authority of one cluster. The holder of an `Authority` can make any peer.
 pub struct Authority {
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
@@ -37,21 +35,21 @@ pub struct Identity {
     term: Term,
 }
 
-/// When a certificate is good.
+/// The term in which a certificate is valid, with its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Term {
-    /// Numbers the certificates of a peer: when it was issued, in nanoseconds since 1970. The first
-    /// half of its serial number; 0 if it is none of ours.
+    /// The number of the certificate among those of its peer: the time of its issue, in nanoseconds since
+    /// 1970. It is the first half of the serial number; 0 for a certificate that is not ours.
     pub(crate) number: u64,
-    /// Without what was added for clocks that differ.
+    /// The beginning, without the allowance for clocks that differ.
     pub(crate) from: SystemTime,
     pub(crate) until: SystemTime,
 }
 
-/// What somebody asks a certificate for: a key that it has proved to hold, and names.
+/// A request for a certificate: a key that its sender has proved to hold, and names.
 pub(crate) struct CertificateRequest(CertificateSigningRequestParams);
 
-/// An identity or authority that cannot be made or read; the text says what is wrong with it.
+/// An error of making or reading an identity or an authority; the text says what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {why}")]
 pub struct IdentityError {
@@ -62,10 +60,10 @@ pub struct IdentityError {
 // === impl Authority ===
 
 impl Authority {
-    /// A new authority, which nobody trusts yet.
+    /// Makes a new authority, which no peer trusts yet.
     ///
     /// # Errors
-    /// When the operating system gives no randomness.
+    /// Returns an error when the operating system gives no randomness.
     pub fn new() -> Result<Self, IdentityError> {
         let failed = failed("making a certificate authority");
         let key = KeyPair::generate().map_err(&failed)?;
@@ -78,10 +76,10 @@ impl Authority {
         Ok(Self { certificate, issuer, lifetime: CERTIFICATE_LIFETIME })
     }
 
-    /// An authority as it was kept: what [`Self::certificate`] and [`Self::key`] gave.
+    /// Restores an authority from [`Self::certificate`] and [`Self::key`].
     ///
     /// # Errors
-    /// When the bytes are no certificate and key.
+    /// Returns an error when the bytes are no certificate and key.
     pub fn from_der(certificate: &[u8], key: &[u8]) -> Result<Self, IdentityError> {
         let failed = failed("reading a certificate authority");
         let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key)).map_err(&failed)?;
@@ -90,45 +88,45 @@ impl Authority {
         Ok(Self { certificate, issuer, lifetime: CERTIFICATE_LIFETIME })
     }
 
-    /// The same authority, whose certificates are good for `lifetime` from now on. Its own has no end.
-    /// Certificates know whole seconds.
+    /// Returns the same authority, with `lifetime` for the certificates that it signs from now on. The
+    /// authority's own certificate does not expire. Certificates have whole seconds.
     #[must_use]
     pub fn with_lifetime(self, lifetime: Duration) -> Self {
         Self { lifetime, ..self }
     }
 
-    /// How long its certificates are good.
+    /// Returns the lifetime of the certificates that the authority signs.
     pub(crate) fn lifetime(&self) -> Duration {
         self.lifetime
     }
 
-    /// The authority's own certificate, DER. Not secret.
+    /// Returns the authority's own certificate, DER. Not secret.
     #[must_use]
     pub fn certificate(&self) -> &[u8] {
         &self.certificate
     }
 
-    /// The authority's private key, PKCS#8 DER. Secret.
+    /// Returns the authority's private key, PKCS#8 DER. Secret.
     #[must_use]
     pub fn key(&self) -> &[u8] {
         self.issuer.key().serialized_der()
     }
 
-    /// SHA-256 of the certificate, by which joiners know the authority.
+    /// Returns the SHA-256 digest of the certificate, by which joiners know the authority.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         certificate_hash(&self.certificate)
     }
 
-    /// An identity with a new key: for this process or a child of it.
+    /// Makes an identity with a new key, for this process or a child of it.
     ///
     /// # Errors
-    /// When the operating system gives no randomness.
+    /// Returns an error when the operating system gives no randomness.
     pub fn identify(&self, peer: &PeerId) -> Result<Identity, IdentityError> {
         self.identify_at(peer, SystemTime::now())
     }
 
-    /// The same, by a clock that shows `at`.
+    /// Makes an identity by a clock that shows `at`.
     pub(crate) fn identify_at(
         &self,
         peer: &PeerId,
@@ -139,11 +137,11 @@ impl Authority {
         Identity::new(peer, self.certificate.to_vec(), certificate, key.serialize_der())
     }
 
-    /// A certificate for whoever holds the key of a request, made out to `peer` and not to what the
-    /// request says. Its [number](Term::number) is `number`.
+    /// Returns a certificate for the key of a request, made out to `peer` whatever the request says. Its
+    /// [number](Term::number) is `number`.
     ///
     /// # Errors
-    /// When the certificate cannot be made.
+    /// Returns an error when the certificate cannot be made.
     pub(crate) fn sign(
         &self,
         peer: &PeerId,
@@ -167,7 +165,8 @@ impl Authority {
         params.not_after = at + self.lifetime;
         params.distinguished_name = common_name(&peer.to_string());
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        // Two of the same moment are still two: the hash of the key makes the rest.
+        // Certificates of the same moment have different serial numbers, too: the hash of the key makes
+        // the rest.
         let mut serial = number.to_be_bytes().to_vec();
         serial.extend(&digest(&SHA256, &key.subject_public_key_info()).as_ref()[..8]);
         params.serial_number = Some(SerialNumber::from_slice(&serial));
@@ -179,7 +178,7 @@ impl Authority {
 }
 
 impl fmt::Debug for Authority {
-    /// Without the key.
+    /// Formats the authority without its key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authority").finish_non_exhaustive()
     }
@@ -188,10 +187,10 @@ impl fmt::Debug for Authority {
 // === impl Identity ===
 
 impl Identity {
-    /// What was just made or got.
+    /// Returns an identity of a new certificate and its key.
     ///
     /// # Errors
-    /// When the certificate is not of the peer.
+    /// Returns an error when the certificate is not of the peer.
     pub(crate) fn new(
         peer: &PeerId,
         authority: Vec<u8>,
@@ -213,26 +212,27 @@ impl Identity {
         }
     }
 
-    /// Who it is.
+    /// Returns the peer that the identity is made out to.
     #[must_use]
     pub fn peer(&self) -> &PeerId {
         &self.peer
     }
 
-    /// Everything, the private key included: for a child's standard input or a private file.
+    /// Returns all of the identity, the private key included, for a child's standard input or a private
+    /// file.
     ///
     /// # Errors
-    /// When the certificates are longer than any that [`Authority`] makes.
+    /// Returns an error when the certificates are longer than any that [`Authority`] makes.
     pub fn to_bytes(&self) -> Result<Vec<u8>, IdentityError> {
         let mut bytes = Vec::new();
         self.bundle.encode_into(&mut bytes).map_err(failed("writing an identity"))?;
         Ok(bytes)
     }
 
-    /// What [`Self::to_bytes`] gave.
+    /// Restores an identity from [`Self::to_bytes`].
     ///
     /// # Errors
-    /// When the bytes are something else, or the certificate is not of the named peer.
+    /// Returns an error when the bytes are malformed, or the certificate is not of the named peer.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, IdentityError> {
         const READING: &str = "reading an identity";
         let mut decoder = FrameDecoder::default();
@@ -246,7 +246,7 @@ impl Identity {
         Self::of(peer, bundle)
     }
 
-    /// The end of its certificate.
+    /// Returns the end of the identity's certificate.
     #[must_use]
     pub fn good_until(&self) -> SystemTime {
         self.term.until
@@ -260,13 +260,13 @@ impl Identity {
         self.bundle.authority.clone().into()
     }
 
-    /// Its certificate, which the authority has signed. Not secret.
+    /// Returns the certificate, which the authority has signed. Not secret.
     #[must_use]
     pub fn certificate(&self) -> CertificateDer<'static> {
         self.bundle.certificate.clone().into()
     }
 
-    /// Its private key. Secret.
+    /// Returns the private key. Secret.
     #[must_use]
     pub fn key(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.bundle.key.clone()).into()
@@ -274,13 +274,13 @@ impl Identity {
 }
 
 impl fmt::Debug for Identity {
-    /// Without the key.
+    /// Formats the identity without its key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Identity").field(&self.peer).finish()
     }
 }
 
-/// The end of a certificate, DER; `None` if the bytes are none.
+/// Returns the end of a certificate, DER; `None` if the bytes are no certificate.
 #[must_use]
 pub fn certificate_end(der: &[u8]) -> Option<SystemTime> {
     Term::of(&CertificateDer::from(der)).map(|term| term.until)
@@ -289,7 +289,7 @@ pub fn certificate_end(der: &[u8]) -> Option<SystemTime> {
 // === impl Term ===
 
 impl Term {
-    /// That of a certificate, if it is one.
+    /// Returns the term of a certificate, if the bytes are one.
     pub(crate) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
         let validity = certificate.validity();
@@ -308,13 +308,13 @@ impl CertificateRequest {
     /// Reads a PKCS#10 request, DER.
     ///
     /// # Errors
-    /// When it is malformed or was not signed with its own key.
+    /// Returns an error when the request is malformed or was not signed with its own key.
     pub(crate) fn read(csr: &[u8]) -> Result<Self, IdentityError> {
         let read = CertificateSigningRequestParams::from_der(&csr.into());
         read.map(Self).map_err(failed("reading a certificate request"))
     }
 
-    /// Whether it is made out to this peer and nobody else.
+    /// Returns whether the request is made out to `peer` and to no other name.
     pub(crate) fn names(&self, peer: &PeerId) -> bool {
         let host = peer.host_name();
         let own = |name: &SanType| matches!(name, SanType::DnsName(name) if name.as_str() == host);
@@ -329,13 +329,13 @@ pub(crate) fn failed<E: fmt::Display>(what: &'static str) -> impl Fn(E) -> Ident
     move |why| IdentityError { what, why: why.to_string() }
 }
 
-/// The peer a certificate is made out to, if it is one of ours.
+/// Returns the peer that a certificate is made out to, if the certificate is one of ours.
 pub(crate) fn certified_peer(certificate: &CertificateDer<'_>) -> Option<PeerId> {
     let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
     certificate.valid_dns_names().find_map(PeerId::from_host_name)
 }
 
-/// The number of a certificate that is issued now.
+/// Returns the number of a certificate that is issued now.
 pub(crate) fn now() -> u64 {
     nanos(SystemTime::now())
 }
@@ -345,9 +345,9 @@ fn nanos(at: SystemTime) -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The first half of a serial number of ours; 0 if it is none.
+/// Returns the first half of a serial number of ours; 0 for another serial number.
 fn number(serial: &[u8]) -> u64 {
-    // The zeros at the front of a number are not written.
+    // The leading zeros of a number are not encoded.
     let mut padded = [0; 16];
     let Some(front) = padded.len().checked_sub(serial.len()) else { return 0 };
     padded[front..].copy_from_slice(serial);

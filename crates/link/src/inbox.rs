@@ -1,4 +1,4 @@
-//! What a peer asks for: the streams it opens and the notes it tells.
+//! The streams that a peer opens and the notes that it tells.
 
 use std::sync::Arc;
 
@@ -15,19 +15,19 @@ use crate::renewal_service::RenewalService;
 use crate::stream::{Frames, Receiver, RecvError, Sender, Stream};
 use crate::stream_end::StreamCode;
 
-/// Streams that have been opened and wait to be taken; more wait in the peer's flow control.
+/// The maximum number of opened streams that wait to be taken; more wait in the peer's flow control.
 const STREAMS_QUEUED_MAX: usize = 256;
 
-/// Everything that comes from one peer unasked. Its parts may live in different tasks.
+/// All input that one peer begins. Its parts may live in different tasks.
 #[derive(Debug)]
 pub struct Inbox {
-    /// Calls, streams and bulk transfers the peer opens.
+    /// The calls, streams and bulk transfers that the peer opens.
     pub streams: Streams,
-    /// What the peer tells.
+    /// The notes that the peer tells.
     pub notes: Notes,
 }
 
-/// The streams a peer opens. Dropping it refuses them from now on.
+/// The queue of streams that a peer opens. Dropping `Streams` refuses them from then on.
 #[derive(Debug)]
 pub struct Streams {
     queue: mpsc::Receiver<Incoming>,
@@ -36,37 +36,38 @@ pub struct Streams {
 /// The control stream of a peer.
 #[derive(Debug)]
 pub struct Notes {
-    /// Until the peer has told something.
+    /// The stream's receiver, until the peer has told its first note.
     waiting: Option<oneshot::Receiver<RecvHalf>>,
     frames: Option<Frames>,
     connection: Connection,
 }
 
-/// A stream whose first frame is here. Dropping it tells the peer that nobody serves its kind.
+/// A stream whose first frame has arrived. Dropping an `Incoming` tells the peer that its kind is not
+/// served.
 #[derive(Debug)]
 pub struct Incoming {
     opening: Frame,
-    /// Taken together, by whoever serves the stream.
+    /// Both halves, taken together by the code that serves the stream.
     halves: Option<(SendHalf, Frames)>,
 }
 
-/// Raw bytes from a peer. Dropping it early cancels the transfer.
+/// A reader of raw bytes from a peer. Dropping a `BulkReader` early cancels the transfer.
 #[derive(Debug)]
 pub struct BulkReader {
     opening: BulkOpening,
     frames: Frames,
     taken: SendHalf,
-    /// Announced and not yet read.
+    /// The number of announced bytes that were not read yet.
     missing: u64,
 }
 
-/// Why the next note does not come. The peer is lost in either case.
+/// The reason why the next note does not come. The peer is lost in either case.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoteError {
     /// The connection is gone.
     #[error(transparent)]
     Lost(#[from] PeerLost),
-    /// The peer told something else; its connection was closed for that.
+    /// The peer told a message that is no such note; its connection was closed for that.
     #[error("the control stream is broken: {0}")]
     Malformed(#[from] DecodeError),
 }
@@ -74,8 +75,8 @@ pub enum NoteError {
 // === impl Inbox ===
 
 impl Inbox {
-    /// Starts reading what the peer opens, until the connection ends. Must be called on the runtime
-    /// that drives the connection.
+    /// Starts reading the peer's streams, until the connection ends. Must be called on the runtime that
+    /// drives the connection.
     pub(crate) fn start(
         connection: &Connection,
         patience: Duration,
@@ -95,8 +96,8 @@ impl Inbox {
     }
 }
 
-/// Reads the first frame of each stream, several at a time, so that one whose frame is slow to come
-/// holds up no other. Those that ask for a certificate are answered here.
+/// Reads the first frame of each stream, several at a time, so that a slow frame holds up no other
+/// stream. Requests for certificates are answered here.
 async fn collect(
     connection: Connection,
     queue: mpsc::Sender<Incoming>,
@@ -117,14 +118,14 @@ async fn collect(
                     let incoming = Incoming { opening: frame, halves: Some((send, frames)) };
                     match renewals.filter(|_| incoming.kind() == Kind::RenewRequest) {
                         Some(renewals) => {
-                            // A request that cannot be read was refused.
+                            // A request that cannot be read was refused already.
                             if let Ok((request, Stream { sender, receiver })) = incoming.take() {
-                                // Nothing follows a request.
+                                // No message follows a request.
                                 drop(receiver);
                                 renewals.answer(request, sender).await;
                             }
                         }
-                        // Without a reader it is dropped, which refuses it.
+                        // Without a reader the stream is dropped, which refuses it.
                         None => drop(queue.send(incoming).await),
                     }
                 }
@@ -142,7 +143,7 @@ async fn collect(
 // === impl Streams ===
 
 impl Streams {
-    /// The next stream the peer opened; `None` when the peer is lost. Cancel-safe.
+    /// Returns the next stream that the peer opened; `None` when the peer is lost. Cancel-safe.
     pub async fn next(&mut self) -> Option<Incoming> {
         self.queue.recv().await
     }
@@ -151,10 +152,11 @@ impl Streams {
 // === impl Notes ===
 
 impl Notes {
-    /// The next note, in the order they were told. Cancel-safe.
+    /// Returns the next note, in the order of telling. Cancel-safe.
     ///
     /// # Errors
-    /// When the peer is lost, or tells something that is no `N`: its connection is closed then.
+    /// Returns a [`NoteError`] when the peer is lost, or tells a message that is no `N`, which closes its
+    /// connection.
     pub async fn next<N: Note>(&mut self) -> Result<N, NoteError> {
         if let Some(waiting) = &mut self.waiting {
             match waiting.await {
@@ -174,7 +176,7 @@ impl Notes {
             },
             Err(RecvError::Malformed(error)) => error,
             Err(RecvError::Lost(lost)) => return Err(lost.into()),
-            // A control stream ends with its connection only.
+            // A control stream ends only with its connection.
             Ok(None) | Err(_) => return Err(self.connection.closed().await.into()),
         };
         let reason = format!("control stream: {error}");
@@ -187,17 +189,17 @@ impl Notes {
 // === impl Incoming ===
 
 impl Incoming {
-    /// What the peer asks for.
+    /// Returns the kind of the stream's first message.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.opening.kind()
     }
 
-    /// Serves the stream: its request, and both halves to answer it with. A call is answered with
+    /// Takes the stream to serve it: its request, and both halves for the answer. A call is answered with
     /// one message, then [`Sender::finish`].
     ///
     /// # Errors
-    /// When the request is not an `R`; the peer is told.
+    /// Returns an error when the request is not an `R`; the peer is told.
     pub fn take<R: Request>(mut self) -> Result<(R, Stream<R::Reply, R>), DecodeError> {
         let Some((mut send, mut frames)) = self.halves.take() else {
             unreachable!("a stream is taken once");
@@ -215,10 +217,10 @@ impl Incoming {
         }
     }
 
-    /// Takes the bytes of a bulk transfer.
+    /// Takes the stream as a bulk transfer, to read its bytes.
     ///
     /// # Errors
-    /// When the stream is none; the peer is told.
+    /// Returns an error when the stream is no bulk transfer; the peer is told.
     pub fn take_bulk(mut self) -> Result<BulkReader, DecodeError> {
         let Some((mut taken, mut frames)) = self.halves.take() else {
             unreachable!("a stream is taken once");
@@ -252,17 +254,17 @@ impl Drop for Incoming {
 // === impl BulkReader ===
 
 impl BulkReader {
-    /// What the bytes are, and how many.
+    /// Returns the opening: the tag of the bytes and their number.
     #[must_use]
     pub fn opening(&self) -> &BulkOpening {
         &self.opening
     }
 
-    /// The next bytes, in order; `None` when all that were announced have come. Cancel-safe.
+    /// Returns the next bytes, in order; `None` when all announced bytes have come. Cancel-safe.
     ///
     /// # Errors
-    /// See [`RecvError`]. A transfer that ends early is [`RecvError::Cancelled`], one that is
-    /// longer than announced is cut off there.
+    /// Returns a [`RecvError`]. A transfer that ends early is [`RecvError::Cancelled`]; a transfer that
+    /// is longer than announced is cut off there.
     pub async fn next(&mut self) -> Result<Option<Bytes>, RecvError> {
         if self.missing == 0 {
             return Ok(None);
@@ -279,7 +281,7 @@ impl BulkReader {
 
 impl Drop for BulkReader {
     fn drop(&mut self) {
-        // A reset would overtake the end that says that everything was taken.
+        // A reset would overtake the end of the stream, which says that all bytes were taken.
         if self.missing > 0 {
             self.taken.reset(StreamCode::Cancelled);
         }

@@ -1,4 +1,4 @@
-//! Joining a cluster from another machine, with a token.
+//! The join of a node from another machine, with a token.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::tls;
 use crate::token::JoinToken;
 use crate::turn_reason::TurnReason;
 
-/// Why a node did not join.
+/// The reason why a node did not join.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
     /// The node cannot have this name.
@@ -29,20 +29,20 @@ pub enum JoinError {
     /// No key or socket could be made here.
     #[error(transparent)]
     Local(#[from] IdentityError),
-    /// Nobody answers, or not in time.
+    /// The head does not answer, or not in time.
     #[error("no answer from {addr} in {after:?}: is the head running and is UDP let through?")]
     NoAnswer {
-        /// As given.
+        /// The given address.
         addr: SocketAddr,
-        /// How long was waited at most.
+        /// The maximum wait for an answer.
         after: Duration,
     },
-    /// The process there is not the head the token is for.
+    /// The process at the address is not the head of the token.
     #[error("{addr} is not the head that made this token: {why}")]
     OtherAuthority {
-        /// As given.
+        /// The given address.
         addr: SocketAddr,
-        /// What TLS says.
+        /// The error of TLS.
         why: String,
     },
     /// The head is of another release.
@@ -51,10 +51,10 @@ pub enum JoinError {
     /// The head's answer cannot be read.
     #[error(transparent)]
     Unreadable(#[from] DecodeError),
-    /// The head says no.
+    /// The head refuses the join.
     #[error("the head refused: {0}")]
     Refused(#[from] JoinRefusal),
-    /// The head's certificate is of somebody else, or not of the token's authority.
+    /// The head's certificate is of another peer, or not of the token's authority.
     #[error("the head sent a certificate that is not ours")]
     OtherCertificate,
     /// The connection broke.
@@ -62,11 +62,11 @@ pub enum JoinError {
     Lost(#[from] PeerLost),
 }
 
-/// Turns a token into an identity: that of a node called `name`. The key is made here and stays
+/// Turns a token into an identity of a node called `name`. The key is made in this process and stays
 /// here. `head` is the name of the head. Needs a tokio runtime.
 ///
 /// # Errors
-/// See [`JoinError`]. The token is used up if the head granted it, whatever happened after that.
+/// Returns a [`JoinError`]. The token is used up if the head granted it, whatever happened after that.
 pub async fn join(
     addr: SocketAddr,
     token: &JoinToken,
@@ -122,7 +122,7 @@ async fn ask(
     identity.map_err(|_| JoinError::OtherCertificate)
 }
 
-/// The head's side: reads a joiner's request, and answers it.
+/// Reads a joiner's request and answers it, on the side of the head.
 pub(crate) async fn serve(
     quic: quinn::Connection,
     enrollment: Option<&Arc<Enrollment>>,
@@ -153,14 +153,14 @@ pub(crate) async fn serve(
     served
 }
 
-/// 32 bytes that only the two ends of this TLS session know (RFC 8446, 7.5).
+/// Returns 32 bytes that only the two ends of this TLS session know (RFC 8446, 7.5).
 fn session(quic: &quinn::Connection) -> Option<[u8; 32]> {
     let mut session = [0; 32];
     quic.export_keying_material(&mut session, tls::JOIN_EXPORTER, &[]).ok()?;
     Some(session)
 }
 
-/// The certificates the other side has shown.
+/// Returns the certificates that the other side has shown.
 fn chain(quic: &quinn::Connection) -> Vec<CertificateDer<'static>> {
     let chain = quic.peer_identity().and_then(|chain| chain.downcast().ok());
     chain.map(|chain: Box<Vec<CertificateDer<'static>>>| *chain).unwrap_or_default()

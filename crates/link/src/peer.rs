@@ -1,4 +1,4 @@
-//! [`Peer`]: what this process can ask of another.
+//! [`Peer`]: a connected process, with the calls, streams and notes to it.
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use crate::runtime::LinkThread;
 use crate::stream::{BulkWriter, Frames, Receiver, RecvError, SendError, Sender, Stream};
 use crate::stream_end::StreamCode;
 
-/// Notes that may wait to be written.
+/// The maximum number of notes that wait to be written.
 pub const TELL_QUEUE_MAX: usize = 1024;
 
-/// Bytes of notes that may wait to be written.
+/// The maximum number of bytes of notes that wait to be written.
 pub const TELL_BYTES_MAX: usize = 4 << 20;
 
-/// A process we are connected to. Clones share the connection, which closes with the last of them.
-/// Every method is bounded in time or in space.
+/// A process that this process is connected to. Clones share the connection, which closes with the last
+/// of them. Every method is bounded in time or in memory.
 #[derive(Clone, Debug)]
 pub struct Peer {
     inner: Arc<Inner>,
@@ -35,21 +35,21 @@ struct Inner {
     notes: mpsc::Sender<Queued>,
     room: Arc<Semaphore>,
     lost: watch::Receiver<Option<PeerLost>>,
-    /// Drives the connection; none for the in-memory twin.
+    /// The thread that drives the connection; `None` for the in-memory twin.
     _thread: Option<Arc<LinkThread>>,
 }
 
-/// One encoded note. Its bytes count as queued until it is dropped.
+/// One encoded note. Its bytes count as queued until the note is dropped.
 #[derive(Debug)]
 struct Queued {
     bytes: Vec<u8>,
     _room: OwnedSemaphorePermit,
 }
 
-/// Why a call has no reply.
+/// The reason why a call has no reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// The deadline passed. The peer is told; it may have acted all the same.
+    /// The deadline passed. The peer is told, but may have executed the call.
     #[error("no reply in {0:?}")]
     Timeout(Duration),
     /// The peer took the call and dropped it.
@@ -58,21 +58,21 @@ pub enum CallError {
     /// The peer serves no such calls.
     #[error("the peer does not serve this kind of call")]
     NoSuchTarget,
-    /// The peer is gone. It may have acted all the same.
+    /// The peer is lost. It may have executed the call.
     #[error(transparent)]
     Lost(#[from] PeerLost),
-    /// The request may not be sent.
+    /// The request cannot be sent.
     #[error(transparent)]
     Encode(#[from] EncodeError),
-    /// One side could not read what the other said.
+    /// One side could not read the message of the other.
     #[error("the call failed: {0}")]
     Broken(RecvError),
 }
 
-/// Why a stream was not opened.
+/// The reason why a stream was not opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// The peer has as many streams open as it may, and none ended in time.
+    /// The peer allows no more open streams, and no stream ended in time.
     #[error("no stream became free in {0:?}")]
     Timeout(Duration),
     /// The first message was not sent.
@@ -80,16 +80,16 @@ pub enum OpenError {
     Send(#[from] SendError),
 }
 
-/// Why a note was not queued.
+/// The reason why a note was not queued.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TellError {
     /// The peer reads too slowly: [`TELL_QUEUE_MAX`] notes or [`TELL_BYTES_MAX`] bytes wait.
     #[error("the queue of notes is full ({TELL_QUEUE_MAX} notes or {TELL_BYTES_MAX} bytes)")]
     Full,
-    /// The peer is gone.
+    /// The peer is lost.
     #[error(transparent)]
     Lost(#[from] PeerLost),
-    /// The note may not be sent.
+    /// The note cannot be sent.
     #[error(transparent)]
     Encode(#[from] EncodeError),
 }
@@ -97,8 +97,8 @@ pub enum TellError {
 // === impl Peer ===
 
 impl Peer {
-    /// A connection whose other side has proved to be `id`. Must be called on the runtime that
-    /// drives the connection.
+    /// Returns the peer of a connection whose other side has proved to be `id`. Must be called on the
+    /// runtime that drives the connection.
     pub(crate) fn start(
         id: PeerId,
         hello: Hello,
@@ -113,34 +113,34 @@ impl Peer {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Who it is, as its certificate says.
+    /// Returns the identity of the peer, as its certificate says.
     #[must_use]
     pub fn id(&self) -> &PeerId {
         &self.inner.id
     }
 
-    /// Which start of the process it is.
+    /// Returns the incarnation: the number of the peer's start.
     #[must_use]
     pub fn incarnation(&self) -> u64 {
         self.inner.hello.incarnation
     }
 
-    /// Whether both are the same connection.
+    /// Returns whether both are the same connection.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
-    /// The epoch it said it belongs to.
+    /// Returns the epoch in the peer's hello.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.inner.hello.epoch
     }
 
-    /// Asks, and waits for the one reply (**LK-1**). Dropping the future cancels the call.
+    /// Sends a request, and waits for its one reply (**LK-1**). Dropping the future cancels the call.
     ///
     /// # Errors
-    /// See [`CallError`].
+    /// Returns a [`CallError`].
     pub async fn call<R: Request>(
         &self,
         request: R,
@@ -154,10 +154,10 @@ impl Peer {
         timeout(deadline, call).await.unwrap_or(Err(CallError::Timeout(deadline)))
     }
 
-    /// Opens a stream with its first message. Dropping either half cancels it (**LK-2**).
+    /// Opens a stream with its first message. Dropping either half cancels the stream (**LK-2**).
     ///
     /// # Errors
-    /// See [`OpenError`]; `within` bounds the wait for a free stream.
+    /// Returns an [`OpenError`]; `within` bounds the wait for a free stream.
     pub async fn open<R: Request>(
         &self,
         request: R,
@@ -167,10 +167,10 @@ impl Peer {
         Ok(opened.map_err(|_| OpenError::Timeout(within))??)
     }
 
-    /// Opens a stream for `opening.bytes` raw bytes, sent when nothing else is to be.
+    /// Opens a stream for `opening.bytes` raw bytes, which have the lowest priority.
     ///
     /// # Errors
-    /// See [`OpenError`]; `within` bounds the wait for a free stream.
+    /// Returns an [`OpenError`]; `within` bounds the wait for a free stream.
     pub async fn open_bulk(
         &self,
         opening: BulkOpening,
@@ -188,10 +188,10 @@ impl Peer {
         timeout(within, open).await.unwrap_or(Err(OpenError::Timeout(within)))
     }
 
-    /// Queues a note. Never waits; notes arrive in the order they were told (**LK-3**).
+    /// Queues a note. Never waits; notes arrive in the order of the calls (**LK-3**).
     ///
     /// # Errors
-    /// See [`TellError`].
+    /// Returns a [`TellError`].
     pub fn tell<N: Note>(&self, note: &N) -> Result<(), TellError> {
         if let Some(lost) = self.inner.lost.borrow().clone() {
             return Err(lost.into());
@@ -208,17 +208,18 @@ impl Peer {
         })
     }
 
-    /// Becomes `Some` when the peer is lost, and stays so (**LK-5**).
+    /// Returns a receiver that becomes `Some` when the peer is lost, and stays so (**LK-5**).
     #[must_use]
     pub fn lost(&self) -> watch::Receiver<Option<PeerLost>> {
         self.inner.lost.clone()
     }
 
-    /// Waits until the peer is lost: why. A stream that has ended may be known of a little earlier.
+    /// Waits until the peer is lost, and returns the reason. The end of a stream may be seen a little
+    /// earlier.
     pub async fn until_lost(&self) -> PeerLost {
         let mut lost = self.lost();
         let why = lost.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
-        // Nobody is left to say so when the runtime of the link ends.
+        // The sender is gone without a reason when the runtime of the link ends.
         why.unwrap_or(PeerLost::Local)
     }
 
@@ -227,7 +228,7 @@ impl Peer {
         self.inner.connection.close(CloseCode::Bye, PeerLost::Local, reason);
     }
 
-    /// For tests that say what no peer would.
+    /// Returns the connection, for tests that send what no peer would.
     #[cfg(test)]
     pub(crate) fn connection(&self) -> &Connection {
         &self.inner.connection
@@ -252,7 +253,7 @@ impl Drop for Inner {
     }
 }
 
-/// Writes notes until the connection or the peer is gone: all that wait, in one write.
+/// Writes notes until the connection or the peer is gone: all waiting notes in one write.
 async fn write_notes(connection: Connection, mut queue: mpsc::Receiver<Queued>) {
     let mut control: Option<SendHalf> = None;
     let mut notes = Vec::new();
@@ -271,7 +272,7 @@ async fn write_notes(connection: Connection, mut queue: mpsc::Receiver<Queued>) 
         if half.write(&mut Bytes::from(gathered)).await.is_err() {
             return;
         }
-        // Their room is free only now.
+        // The space of the notes is free only now.
         notes.clear();
     }
     if let Some(half) = &mut control {

@@ -1,4 +1,4 @@
-//! quinn's settings and errors, in our words.
+//! The settings and errors of quinn for this crate.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,33 +10,35 @@ use crate::config::LinkConfig;
 use crate::stream_end::{StreamCode, StreamEnd};
 use crate::turn_reason::TurnReason;
 
-/// Streams both sides write to that a peer may have open at once; quinn's 100 would hold the 101st
-/// generation back.
+/// The maximum number of two-way streams that a peer may have open at once; quinn's 100 would hold back
+/// the 101st generation.
 pub(crate) const STREAMS_MAX: u32 = 4096;
 
-/// Bytes a peer may send on one stream before they are read.
+/// The maximum number of bytes that a peer may send on one stream before they are read.
 const STREAM_WINDOW: u32 = 1 << 20;
 
-/// The same for all streams of a connection together.
+/// The same maximum for all streams of a connection together.
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
-/// Bytes written here that may wait for their acknowledgement.
+/// The maximum number of written bytes that wait for their acknowledgement.
 const SEND_WINDOW: u64 = 8 << 20;
 
-/// Of networks inside a cluster; quinn's 333 ms make the first lost packet cost a second.
+/// The initial round trip time inside a cluster; with quinn's 333 ms the first lost packet would cost a
+/// second.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
 
-/// Most bytes of a close reason that are kept.
+/// The maximum number of bytes of a close reason that are kept.
 const REASON_BYTES_MAX: usize = 512;
 
 /// QUIC's error codes from here to [`CRYPTO_END`] are TLS alerts (RFC 9001, 4.8).
 const CRYPTO_BEGIN: u64 = 0x100;
 const CRYPTO_END: u64 = 0x200;
 
-/// `certificate_expired` (RFC 8446, 6.2), which rustls also says of a certificate that is not good yet.
+/// The alert `certificate_expired` (RFC 8446, 6.2), which rustls also sends for a certificate that is not
+/// valid yet.
 const CERTIFICATE_EXPIRED: u64 = CRYPTO_BEGIN + 45;
 
-/// What rustls says before what is wrong with a certificate.
+/// The text that rustls puts before the problem of a certificate.
 const CERTIFICATE_PREFIX: &str = "invalid peer certificate: ";
 
 pub(crate) fn transport(config: &LinkConfig) -> Arc<TransportConfig> {
@@ -81,7 +83,7 @@ pub(crate) fn peer_lost(error: &ConnectionError) -> PeerLost {
     }
 }
 
-/// Why somebody who came did not get as far as a connection.
+/// Returns the reason why an incoming connection failed.
 pub(crate) fn turned_away(error: &ConnectionError) -> TurnReason {
     match error {
         ConnectionError::TransportError(error) if u64::from(error.code) == CERTIFICATE_EXPIRED => {
@@ -91,7 +93,7 @@ pub(crate) fn turned_away(error: &ConnectionError) -> TurnReason {
     }
 }
 
-/// When a certificate was or will be good, and by which time that was judged, in rustls' words.
+/// Returns when a certificate was or will be valid, and the time of the judging clock, in rustls' words.
 fn untimely(reason: &[u8]) -> String {
     let text = text(reason);
     text.strip_prefix(CERTIFICATE_PREFIX).unwrap_or(&text).to_owned()
@@ -105,7 +107,7 @@ fn transport_failure(code: u64, detail: &str) -> PeerLost {
     }
 }
 
-/// What a peer wrote, as one printable line of bounded length.
+/// Returns a text of the peer as one printable line of bounded length.
 fn text(reason: &[u8]) -> String {
     let reason = String::from_utf8_lossy(&reason[..reason.len().min(REASON_BYTES_MAX)]);
     reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()

@@ -1,4 +1,4 @@
-//! Certificates that end, and how a peer gets its next one in time (**LK-12**).
+//! The renewal of certificates before they expire (**LK-12**).
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -17,27 +17,27 @@ use crate::identity::{Identity, IdentityError, Term, failed};
 use crate::peer::{CallError, Peer};
 use crate::random::{share, splitmix};
 
-/// A certificate is renewed when this much of its time is over, and a random part of [`SPREAD`]: two
-/// thirds on average, and those that joined together do not ask together.
+/// A certificate is renewed when this part of its lifetime is over, plus a random part of [`SPREAD`]: two
+/// thirds on average, and peers that joined together do not ask together.
 const BEGIN: f64 = 0.6;
 const SPREAD: f64 = 2.0 / 15.0;
 
-/// How long the head may take to sign.
+/// The time that the head may take to sign.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Longest wait before the clock is looked at again, which may have been set, or have gone on while the
+/// The maximum wait before the clock is read again, which may have been set, or have gone on while the
 /// machine was asleep.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Shortest and longest first wait after a failure, and the longest of all.
+/// The minimum and the maximum of the first wait after a failure, and the maximum of all waits.
 const AGAIN_MIN: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(60);
 const AGAIN_MAX: Duration = Duration::from_secs(3600);
 
-/// Writes an identity down, so that the next start of this process has it. May block.
+/// A function that writes an identity down, so that the next start of this process has it. May block.
 pub type KeepIdentity = Arc<dyn Fn(&Identity) -> io::Result<()> + Send + Sync>;
 
-/// Why there is no next certificate yet.
+/// The reason why there is no next certificate yet.
 #[derive(Debug, thiserror::Error)]
 enum NotRenewed {
     #[error(transparent)]
@@ -96,8 +96,8 @@ async fn renew(
     };
     let authority = own.authority().to_vec();
     let identity = Identity::new(peer, authority, certificate, key.serialize_der())?;
-    // Kept before it is shown: a connection that is lost in between leaves one here that is renewed
-    // over the next, and not one that the next start of this process does not know.
+    // The identity is kept before it is shown: if the connection is lost in between, the next connection
+    // renews it again, and the next start of this process knows every certificate that was shown.
     let (keep, keeps) = (Arc::clone(keep), identity.clone());
     let kept = tokio::task::spawn_blocking(move || keep(&keeps)).await;
     endpoint.show(&identity)?;
@@ -122,19 +122,19 @@ pub(crate) async fn renew_own(endpoint: Weak<EndpointState>, enrollment: Arc<Enr
     }
 }
 
-/// How long a certificate is good yet.
+/// Returns how long a certificate is still valid.
 fn left(term: &Term) -> Duration {
     term.until.duration_since(SystemTime::now()).unwrap_or_default()
 }
 
-/// When a certificate is to be renewed.
+/// Returns when a certificate is due for renewal.
 fn due(term: &Term) -> SystemTime {
     let lifetime = term.until.duration_since(term.from).unwrap_or_default();
     term.from + lifetime.mul_f64(BEGIN + SPREAD * share(splitmix(&mut { term.number })))
 }
 
-/// The wait after so many failures: it doubles with each, and leaves time for several more while there
-/// is any.
+/// Returns the wait after so many failures: it doubles with each, and leaves time for several more
+/// attempts while there is any.
 fn wait(failures: u32, left: Duration, seed: u64) -> Duration {
     let first = (left / 8).clamp(AGAIN_MIN, AGAIN);
     let max = (left / 8).clamp(AGAIN, AGAIN_MAX);

@@ -1,4 +1,4 @@
-//! Answers peers that ask for their next certificate (**LK-12**).
+//! The head's service that answers peers which ask for their next certificate (**LK-12**).
 
 use std::sync::Arc;
 
@@ -9,15 +9,15 @@ use tokio::time::{Duration, Instant};
 use crate::enrollment::{Enrollment, Renewal};
 use crate::stream::Sender;
 
-/// Longest time in which a connection gets no second certificate, where they are good for long.
+/// The maximum time in which a connection gets no second certificate, if certificates live long.
 const TOO_SOON_MAX: Duration = Duration::from_secs(30);
 
-/// Answers who asks for its next certificate on one connection.
+/// The service that answers requests for the next certificate on one connection.
 #[derive(Debug)]
 pub(crate) struct RenewalService {
     enrollment: Arc<Enrollment>,
     peer: PeerId,
-    /// Of the certificate that the connection was made with.
+    /// The number of the certificate that the connection was made with.
     number: u64,
     last: Mutex<Option<Instant>>,
 }
@@ -36,7 +36,7 @@ impl RenewalService {
             Ok(certificate) => RenewReply::Granted { certificate },
             Err(refusal) => RenewReply::Refused(refusal),
         };
-        // One that is gone needs no answer.
+        // A peer that is gone needs no answer.
         if sender.send(&reply).await.is_ok() {
             drop(sender.finish().await);
         }
@@ -56,7 +56,7 @@ impl RenewalService {
         reply
     }
 
-    /// Signing costs little, but somebody writes down what is signed.
+    /// Refuses requests in quick succession: signing costs little, but each signature is logged.
     fn not_too_soon(&self) -> Result<(), RenewRefusal> {
         let pause = (self.enrollment.authority().lifetime() / 1000).min(TOO_SOON_MAX);
         let mut last = self.last.lock();

@@ -1,4 +1,4 @@
-//! Certificates that are no longer good, though the authority signed them.
+//! Certificates that are no longer valid, though the authority signed them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,14 +6,15 @@ use std::str::FromStr;
 
 use playhouse_wire::{PeerId, Role};
 
-/// Names of nodes, and for each the last certificate of it that is not good any more. Certificates are
-/// numbered by when they were issued, so that a name can be used again with a later one.
+/// The names of revoked nodes, each with the number of its last certificate that is not valid any more.
+/// Certificates are numbered by the time of their issue, so that a name can be used again with a later
+/// certificate.
 ///
-/// Its text is a line for each: the name, a space and the number.
+/// Its text form is a line for each node: the name, a space and the number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revocations(BTreeMap<String, u64>);
 
-/// A line that is no name and number.
+/// The error of a line that is no name and number.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {0} is not the name of a node, a space and a number")]
 pub struct BadRevocation(usize);
@@ -21,12 +22,12 @@ pub struct BadRevocation(usize);
 // === impl Revocations ===
 
 impl Revocations {
-    /// Whether the certificate with this number is no longer good.
+    /// Returns whether the certificate with this number was revoked.
     pub(crate) fn has(&self, name: &str, number: u64) -> bool {
         self.0.get(name).is_some_and(|last| number <= *last)
     }
 
-    /// The number of the last certificate of this name that is not good; 0 if all are.
+    /// Returns the number of the last revoked certificate of this name; 0 if none is.
     pub(crate) fn last(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or(0)
     }

@@ -1,4 +1,4 @@
-//! Which peers are connected here: at most one connection each (**LK-9**).
+//! The connected peers, with at most one connection each (**LK-9**).
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use playhouse_wire::PeerId;
 
 use crate::connection::Connection;
 
-/// Peers that may be connected at once.
+/// The maximum number of connected peers.
 pub(crate) const PEERS_MAX: u32 = 1024;
 
 #[derive(Debug, Default)]
@@ -19,17 +19,17 @@ pub(crate) struct Roster {
 /// The connection of a peer.
 #[derive(Clone, Debug)]
 pub(crate) struct Live {
-    /// Tells the starts of the peer's process apart.
+    /// The start of the peer's process.
     pub(crate) incarnation: u64,
-    /// Where it comes from.
+    /// The address from which the peer connects.
     pub(crate) from: SocketAddr,
     pub(crate) connection: Connection,
 }
 
-/// Why a peer is not entered.
+/// The reason why a peer is not entered.
 #[derive(Debug)]
 pub(crate) enum NotEntered {
-    /// Another process of its name is connected, as far as this side knows.
+    /// Another process of the same name is connected, as far as this side knows.
     Taken(Box<Live>),
     /// [`PEERS_MAX`] peers are connected.
     Full,
@@ -38,9 +38,9 @@ pub(crate) enum NotEntered {
 // === impl Roster ===
 
 impl Roster {
-    /// Enters a peer. Returns the connection that it replaces, which belongs to the same start of the
-    /// peer: a process dials anew only after it has lost its connection, and this side may not have
-    /// noticed that yet.
+    /// Enters a peer. Returns the connection that is replaced, which belongs to the same start of the
+    /// peer: a process dials again only after it has lost its connection, and this side may not have
+    /// detected that yet.
     pub(crate) fn enter(
         &self,
         peer: &PeerId,

@@ -6,13 +6,13 @@ use std::thread;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-/// A runtime of one thread, for sockets, timers and framing: a caller that blocks its own runtime
-/// must not keep this one from sending keep-alives (**LK-4**). Dropping it ends the thread, and
+/// A runtime of one thread, for sockets, timers and framing: a caller that blocks its own runtime must
+/// not keep this one from sending keep-alives (**LK-4**). Dropping a `LinkThread` ends the thread, and
 /// every task on it, without waiting: the last peer may be dropped on this very thread.
 #[derive(Debug)]
 pub(crate) struct LinkThread {
     handle: Handle,
-    /// The thread ends with it.
+    /// The thread ends when this sender is dropped.
     _running: oneshot::Sender<()>,
 }
 

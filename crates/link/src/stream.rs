@@ -11,58 +11,58 @@ use crate::close::PeerLost;
 use crate::connection::{RecvHalf, SendHalf};
 use crate::stream_end::{StreamCode, StreamEnd};
 
-/// Most bytes taken from a stream at once.
+/// The maximum number of bytes taken from a stream at once.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Both halves of a stream. They may live in different tasks.
+/// The two halves of a stream. They may live in different tasks.
 #[derive(Debug)]
 pub struct Stream<O: Message, I: Message> {
-    /// What this side says.
+    /// The half that sends messages.
     pub sender: Sender<O>,
-    /// What the other side says.
+    /// The half that receives messages.
     pub receiver: Receiver<I>,
 }
 
-/// The sending half. Dropping it before [`Sender::finish`] cancels: the other side's receiver ends
-/// with [`RecvError::Cancelled`] (**LK-2**).
+/// The sending half of a stream. Dropping a `Sender` before [`Sender::finish`] cancels the stream: the
+/// other side's receiver ends with [`RecvError::Cancelled`] (**LK-2**).
 #[derive(Debug)]
 pub struct Sender<M: Message> {
     half: SendHalf,
-    /// Encoded and not yet written: left over when a `send` was itself cancelled.
+    /// Encoded bytes that were not written yet, left over when a `send` was itself cancelled.
     unsent: Bytes,
     finished: bool,
     message: PhantomData<fn(M)>,
 }
 
-/// The receiving half. Dropping it before its end cancels: the other side's sender fails with
-/// [`SendError::Cancelled`] (**LK-2**).
+/// The receiving half of a stream. Dropping a `Receiver` before its end cancels the stream: the other
+/// side's sender fails with [`SendError::Cancelled`] (**LK-2**).
 #[derive(Debug)]
 pub struct Receiver<M: Message> {
     frames: Frames,
     message: PhantomData<fn() -> M>,
 }
 
-/// Raw bytes to a peer, behind everything else that is sent to it.
+/// A writer of raw bytes to a peer, with the lowest priority of all streams.
 #[derive(Debug)]
 pub struct BulkWriter {
     half: SendHalf,
-    /// Ends when the reader has everything.
+    /// The half that ends when the reader has all bytes.
     taken: RecvHalf,
-    /// Announced and not yet written.
+    /// The number of announced bytes that were not written yet.
     missing: u64,
 }
 
-/// Frames as they come from a stream. Dropping it stops the stream.
+/// The frames of a stream. Dropping `Frames` stops the stream.
 #[derive(Debug)]
 pub(crate) struct Frames {
     half: RecvHalf,
     decoder: FrameDecoder,
-    /// Read and not yet taken by the decoder.
+    /// Bytes that were read and not decoded yet.
     rest: Bytes,
     ended: bool,
 }
 
-/// Why a message was not sent.
+/// The reason why a message was not sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
     /// The other side dropped its receiver.
@@ -74,12 +74,12 @@ pub enum SendError {
     /// The connection is gone.
     #[error(transparent)]
     Lost(#[from] PeerLost),
-    /// The message may not be sent at all; the stream is as it was.
+    /// The message cannot be sent at all; the stream is unchanged.
     #[error(transparent)]
     Encode(#[from] EncodeError),
 }
 
-/// Why the next message did not come.
+/// The reason why the next message did not come.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecvError {
     /// The other side dropped its sender.
@@ -91,10 +91,10 @@ pub enum RecvError {
     /// The connection is gone.
     #[error(transparent)]
     Lost(#[from] PeerLost),
-    /// The bytes are no such message, or the other side says that of ours.
+    /// The bytes are no such message, or the other side says so of ours.
     #[error("the stream is broken: {0}")]
     Malformed(#[from] DecodeError),
-    /// The other side could not read what this side sent.
+    /// The other side could not read a message of this side.
     #[error("the peer could not read what it was sent")]
     Misunderstood,
 }
@@ -107,11 +107,11 @@ impl<M: Message> Sender<M> {
         Self { half, unsent: Bytes::new(), finished: false, message: PhantomData }
     }
 
-    /// Sends one message. Waits while the other side does not read. If it is cancelled, the message
-    /// is sent whole with the next one, or never.
+    /// Sends one message. Waits while the other side does not read. If the future is cancelled, the
+    /// message is sent whole with the next one, or never.
     ///
     /// # Errors
-    /// See [`SendError`].
+    /// Returns a [`SendError`].
     pub async fn send(&mut self, message: &M) -> Result<(), SendError> {
         self.send_all(std::slice::from_ref(message)).await
     }
@@ -119,7 +119,7 @@ impl<M: Message> Sender<M> {
     /// Sends messages in one write, which is many times cheaper than a write for each.
     ///
     /// # Errors
-    /// See [`SendError`].
+    /// Returns a [`SendError`].
     pub async fn send_all(&mut self, messages: &[M]) -> Result<(), SendError> {
         self.flush().await?;
         let mut bytes = Vec::new();
@@ -130,10 +130,10 @@ impl<M: Message> Sender<M> {
         self.flush().await
     }
 
-    /// Nothing follows: the other side's receiver ends after what was sent.
+    /// Ends the direction: the other side's receiver ends after the sent messages.
     ///
     /// # Errors
-    /// See [`SendError`].
+    /// Returns a [`SendError`].
     pub async fn finish(mut self) -> Result<(), SendError> {
         self.flush().await?;
         self.half.finish();
@@ -161,10 +161,10 @@ impl<M: Message> Receiver<M> {
         Self { frames, message: PhantomData }
     }
 
-    /// The next message; `None` when the sender has finished. Cancel-safe.
+    /// Returns the next message; `None` when the sender has finished. Cancel-safe.
     ///
     /// # Errors
-    /// See [`RecvError`]. After an error nothing more comes.
+    /// Returns a [`RecvError`]. After an error no more messages come.
     pub async fn next(&mut self) -> Result<Option<M>, RecvError> {
         let Some(frame) = self.frames.next().await? else { return Ok(None) };
         match M::decode(&frame) {
@@ -184,7 +184,7 @@ impl Frames {
         Self { half, decoder: FrameDecoder::default(), rest: Bytes::new(), ended: false }
     }
 
-    /// The next frame; `None` at the end of the stream. Cancel-safe.
+    /// Returns the next frame; `None` at the end of the stream. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Option<Frame>, RecvError> {
         loop {
             if self.ended {
@@ -214,7 +214,7 @@ impl Frames {
         }
     }
 
-    /// Bytes that are no frames, in order; `None` at the end. Cancel-safe.
+    /// Returns bytes that are no frames, in order; `None` at the end. Cancel-safe.
     pub(crate) async fn raw(&mut self) -> Result<Option<Bytes>, RecvError> {
         match std::mem::take(&mut self.rest) {
             rest if rest.is_empty() => self.read().await,
@@ -222,7 +222,7 @@ impl Frames {
         }
     }
 
-    /// The bytes before the first frame.
+    /// Returns the bytes before the first frame.
     pub(crate) async fn prefix(&mut self) -> Result<[u8; PREFACE_BYTES], RecvError> {
         let mut prefix = [0; PREFACE_BYTES];
         let mut filled = 0;
@@ -263,12 +263,12 @@ impl Drop for Frames {
 // === impl BulkWriter ===
 
 impl BulkWriter {
-    /// A stream on which `missing` bytes will follow.
+    /// Returns a writer of a stream on which `missing` bytes will follow.
     pub(crate) fn new(half: SendHalf, taken: RecvHalf, missing: u64) -> Self {
         Self { half, taken, missing }
     }
 
-    /// Writes the frame the stream begins with.
+    /// Writes the frame that the stream begins with.
     pub(crate) async fn announce(&mut self, mut opening: Bytes) -> Result<(), SendError> {
         Ok(self.half.write(&mut opening).await?)
     }
@@ -276,10 +276,10 @@ impl BulkWriter {
     /// Writes the next bytes. Waits while the other side does not read.
     ///
     /// # Errors
-    /// See [`SendError`].
+    /// Returns a [`SendError`].
     ///
     /// # Panics
-    /// When more is written than was announced.
+    /// Panics when more bytes are written than were announced.
     pub async fn write(&mut self, mut bytes: Bytes) -> Result<(), SendError> {
         let given = bytes.len() as u64;
         assert!(given <= self.missing, "{given} bytes written, {} announced", self.missing);
@@ -290,10 +290,10 @@ impl BulkWriter {
     /// Waits until the other side has taken every byte.
     ///
     /// # Errors
-    /// See [`SendError`].
+    /// Returns a [`SendError`].
     ///
     /// # Panics
-    /// When less was written than was announced.
+    /// Panics when fewer bytes were written than were announced.
     pub async fn finish(mut self) -> Result<(), SendError> {
         assert_eq!(self.missing, 0, "bytes announced and not written");
         self.half.finish();
@@ -304,7 +304,7 @@ impl BulkWriter {
 
 impl Drop for BulkWriter {
     fn drop(&mut self) {
-        // After `finish` both do nothing.
+        // After `finish` both calls do nothing.
         self.half.reset(StreamCode::Cancelled);
         self.taken.stop(StreamCode::Cancelled);
     }

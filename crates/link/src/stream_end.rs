@@ -1,24 +1,24 @@
-//! Why streams end before their last byte, as both sides know it.
+//! The reasons of a stream's early end, as both sides know them.
 
 use crate::close::PeerLost;
 
-/// Why a stream was given up; the other side reads it.
+/// The reason why a stream was given up, as a code that the other side reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StreamCode {
-    /// Its owner dropped it.
+    /// The owner of the stream dropped it.
     Cancelled,
-    /// Nobody serves this kind of stream.
+    /// This kind of stream is not served.
     NotServed,
-    /// Its bytes were no frames, or not of the right kind.
+    /// The bytes were no frames, or not of the right kind.
     Malformed,
 }
 
-/// Why bytes were not taken, or did not come.
+/// The reason why bytes were not taken, or did not come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StreamEnd {
     /// The other side gave the stream up.
     GivenUp(StreamCode),
-    /// With its connection.
+    /// The connection of the stream was lost.
     Lost(PeerLost),
 }
 

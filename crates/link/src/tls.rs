@@ -1,4 +1,4 @@
-//! TLS 1.3 with a certificate on both sides, and none but the cluster's authority.
+//! TLS 1.3 with a certificate on both sides, from the cluster's authority only.
 
 use std::sync::Arc;
 
@@ -18,32 +18,33 @@ use crate::config::LinkConfig;
 use crate::identity::{Identity, IdentityError, certificate_hash, failed};
 use crate::quic;
 
-/// What peers speak to each other. Without the protocol version, which the hello compares with a
-/// better error.
+/// The ALPN protocol between peers. It lacks the protocol version, which the hello compares with a better
+/// error.
 pub(crate) const PEER_PROTOCOL: &[u8] = b"playhouse";
 
-/// What a node without a certificate speaks to the head.
+/// The ALPN protocol between a node without a certificate and the head.
 pub(crate) const JOIN_PROTOCOL: &[u8] = b"playhouse-join";
 
-/// Both sides of a join derive the same 32 bytes from their session under this label.
+/// The label under which both sides of a join derive the same 32 bytes from their session.
 pub(crate) const JOIN_EXPORTER: &[u8] = b"EXPORTER-playhouse-join";
 
-/// Accepts the certificate of one authority, known by its hash (**LK-7**).
+/// A verifier that accepts the certificate of one authority, known by its hash (**LK-7**).
 #[derive(Debug)]
 struct PinnedAuthority {
     hash: [u8; 32],
     provider: Arc<CryptoProvider>,
 }
 
-/// Accepts peers with a certificate of our authority, and joiners with none: which of the two a
-/// connection is shows in its ALPN protocol, and [`crate::arrival`] turns away peers without one.
+/// Returns the configuration that accepts peers with a certificate of our authority, and joiners without
+/// one: the ALPN protocol of a connection tells them apart, and [`crate::arrival`] turns away peers
+/// without a certificate.
 pub(crate) fn server(
     identity: &Identity,
     config: &LinkConfig,
 ) -> Result<quinn::ServerConfig, IdentityError> {
     let clients = WebPkiClientVerifier::builder_with_provider(roots(identity)?, provider());
     let clients = clients.allow_unauthenticated().build().map_err(failed(BUILDING))?;
-    // The authority goes along for joiners, who know only its hash.
+    // The chain includes the authority for joiners, which know only its hash.
     let chain = vec![identity.certificate(), identity.authority()];
     let mut tls = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
@@ -52,7 +53,7 @@ pub(crate) fn server(
         .with_single_cert(chain, identity.key())
         .map_err(failed(BUILDING))?;
     tls.alpn_protocols = vec![PEER_PROTOCOL.to_vec(), JOIN_PROTOCOL.to_vec()];
-    // Every connection shows its certificate again, so there is nothing to resume and no 0-RTT.
+    // Every connection shows its certificate again, so there is no session to resume and no 0-RTT.
     tls.send_tls13_tickets = 0;
     let tls = QuicServerConfig::try_from(tls).map_err(failed(BUILDING))?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
@@ -60,7 +61,7 @@ pub(crate) fn server(
     Ok(server)
 }
 
-/// Shows our certificate, and accepts those of our authority.
+/// Returns the configuration that shows our certificate, and accepts those of our authority.
 pub(crate) fn client(
     identity: &Identity,
     config: &LinkConfig,
@@ -74,7 +75,8 @@ pub(crate) fn client(
     finish(tls, PEER_PROTOCOL, config)
 }
 
-/// Shows nothing, and accepts the head of the authority with this hash.
+/// Returns the configuration that shows no certificate, and accepts the head of the authority with this
+/// hash.
 pub(crate) fn joiner(
     authority: [u8; 32],
     config: &LinkConfig,
@@ -89,7 +91,7 @@ pub(crate) fn joiner(
     finish(tls, JOIN_PROTOCOL, config)
 }
 
-/// Shows nothing, and speaks as a peer all the same.
+/// Returns the configuration that shows no certificate, but speaks the protocol of peers.
 #[cfg(test)]
 pub(crate) fn bare(
     identity: &Identity,

@@ -1,4 +1,4 @@
-//! Join tokens: what a person carries from the head to a new machine.
+//! Join tokens, which an operator carries from the head to a new machine.
 
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
@@ -7,18 +7,19 @@ use ring::hmac;
 
 const PREFIX: &str = "playhouse";
 
-/// Lets one node in. Its text is `playhouse-ID-SECRET-AUTHORITY`, the parts in hexadecimal.
+/// A token that lets one node join. Its text is `playhouse-ID-SECRET-AUTHORITY`, the parts in
+/// hexadecimal.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
-    /// Names the token; not secret.
+    /// The id of the token; not secret.
     pub(crate) id: [u8; 8],
-    /// Proves that the joiner was given the token.
+    /// The secret, which proves that the joiner was given the token.
     pub(crate) secret: [u8; 16],
-    /// SHA-256 of the only authority the joiner may trust.
+    /// The SHA-256 digest of the only authority that the joiner may trust.
     pub(crate) authority: [u8; 32],
 }
 
-/// A text that is no token. It is not repeated, because it may be most of a secret.
+/// The error of a text that is no token. The text is not repeated, because it may be most of a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not a join token: {0}; a token is `playhouse-` and three groups of 16, 32 and 64 hexadecimal \
@@ -29,14 +30,14 @@ pub struct BadToken(&'static str);
 // === impl JoinToken ===
 
 impl JoinToken {
-    /// What proves the secret in one TLS session and for one certificate request.
+    /// Returns the proof of the secret for one TLS session and one certificate request.
     pub(crate) fn proof(&self, session: &[u8; 32], csr: &[u8]) -> [u8; 32] {
         let mut proof = [0; 32];
         proof.copy_from_slice(self.sign(session, csr).as_ref());
         proof
     }
 
-    /// Whether a proof was made with the secret; takes the same time for every wrong one.
+    /// Returns whether a proof was made with the secret; takes the same time for every wrong one.
     pub(crate) fn proves(&self, proof: &[u8; 32], session: &[u8; 32], csr: &[u8]) -> bool {
         let message = [session.as_slice(), csr].concat();
         hmac::verify(&self.hmac_key(), &message, proof).is_ok()
@@ -52,7 +53,7 @@ impl JoinToken {
 }
 
 impl fmt::Display for JoinToken {
-    /// With the secret: this is what the person carries.
+    /// Formats the token with its secret, as the operator carries it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, secret, authority } = self;
         write!(f, "{PREFIX}-{}-{}-{}", hex(id), hex(secret), hex(authority))
@@ -60,7 +61,7 @@ impl fmt::Display for JoinToken {
 }
 
 impl fmt::Debug for JoinToken {
-    /// Without the secret.
+    /// Formats the token without its secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "JoinToken({})", hex(&self.id))
     }
@@ -87,7 +88,7 @@ impl FromStr for JoinToken {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
         text
     })

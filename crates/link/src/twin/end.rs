@@ -22,11 +22,11 @@ pub(crate) struct End {
     pub(super) other: (PeerId, SocketAddr),
 }
 
-/// What this side writes on one stream.
+/// The half of a stream that this side writes.
 #[derive(Debug)]
 pub(crate) struct SendStream(Half);
 
-/// What this side reads on one stream.
+/// The half of a stream that this side reads.
 #[derive(Debug)]
 pub(crate) struct RecvStream(Half);
 
@@ -39,7 +39,7 @@ struct Half {
 // === impl End ===
 
 impl End {
-    /// Who is on the other side, and where.
+    /// Returns the peer on the other side, and its address.
     pub(crate) fn other(&self) -> (PeerId, SocketAddr) {
         self.other.clone()
     }
@@ -60,7 +60,7 @@ impl End {
         Ok(self.halves(stream))
     }
 
-    /// The next stream of the other side whose first bytes, or end, are here. Cancel-safe.
+    /// Returns the next stream of the other side whose first bytes, or end, have arrived. Cancel-safe.
     pub(crate) async fn accept(
         &self,
         both_ways: bool,
@@ -164,7 +164,7 @@ impl SendStream {
 // === impl RecvStream ===
 
 impl RecvStream {
-    /// The next bytes; `None` at the end. Cancel-safe.
+    /// Returns the next bytes; `None` at the end. Cancel-safe.
     pub(crate) async fn read(&mut self, max: usize) -> Result<Option<Bytes>, StreamEnd> {
         let Half { end: End { world, pair, side, .. }, stream } = &self.0;
         let (pair, side, stream) = (*pair, *side, *stream);
@@ -187,7 +187,7 @@ impl RecvStream {
             })
         });
         let read = read.await.map_err(StreamEnd::Lost)?;
-        // There is room again.
+        // The writer has room again.
         world.change(|_| {});
         read
     }

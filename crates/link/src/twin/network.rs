@@ -1,4 +1,4 @@
-//! [`Network`]: hosts, and what a test does to the ways between them.
+//! [`Network`]: hosts, and the faults that a test causes between them.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -12,16 +12,16 @@ use super::world::{Fault, Listener, Look, Pair, Side, World};
 use crate::close::{CloseCode, PeerLost};
 use crate::config::LinkConfig;
 
-/// Connections that wait to be greeted.
+/// The maximum number of connections that wait to be greeted.
 const CONNECTIONS_QUEUED_MAX: usize = 64;
 
-/// A network in memory. Clones are the same network.
+/// A network in memory. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Network {
     world: Arc<World>,
 }
 
-/// A host's place in the network.
+/// A host of the network.
 #[derive(Debug)]
 pub(crate) struct Host {
     world: Arc<World>,
@@ -33,7 +33,7 @@ pub(crate) struct Host {
 // === impl Network ===
 
 impl Network {
-    /// A network without hosts and faults. What is lost on it follows from the seed.
+    /// Returns a network without hosts and faults. The seed determines which packets are lost.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let world = Arc::<World>::default();
@@ -41,7 +41,7 @@ impl Network {
         Self { world }
     }
 
-    /// A new host, and the connections that come to it.
+    /// Adds a host, and returns it with the queue of connections that come to it.
     pub(crate) fn host(&self, id: &PeerId, config: LinkConfig) -> (Host, mpsc::Receiver<End>) {
         let (connections, queue) = mpsc::channel(CONNECTIONS_QUEUED_MAX);
         let addr = self.world.change(|state| {
@@ -58,23 +58,23 @@ impl Network {
         (host, queue)
     }
 
-    /// Loses this share of what goes from one host to the other: 0 is nothing, 1 is everything.
+    /// Loses this share of the packets from one host to the other: 0 is nothing, 1 is everything.
     pub fn drop(&self, from: &PeerId, to: &PeerId, share: f64) {
         self.fault(from, to, |fault| fault.share = share);
     }
 
-    /// What goes from one host to the other takes this long.
+    /// Delays all packets from one host to the other by this time.
     pub fn delay(&self, from: &PeerId, to: &PeerId, delay: Duration) {
         self.fault(from, to, |fault| fault.delay = delay);
     }
 
-    /// Nothing goes between two hosts, in either direction.
+    /// Cuts the network between two hosts, in both directions.
     pub fn cut(&self, a: &PeerId, b: &PeerId) {
         self.fault(a, b, |fault| fault.cut = true);
         self.fault(b, a, |fault| fault.cut = true);
     }
 
-    /// Nothing goes to or from a host: it has crashed, hangs, or its cable is out.
+    /// Cuts a host off: it has crashed, hangs, or its cable is out.
     pub fn isolate(&self, host: &PeerId) {
         let mut others: Vec<PeerId> =
             self.world.lock().hosts.values().map(|other| other.id.clone()).collect();
@@ -84,8 +84,8 @@ impl Network {
         }
     }
 
-    /// The process of a host is no more: nothing goes to or from it again, and it does not listen. A
-    /// new endpoint of that name is another process.
+    /// Ends the process of a host: no packet goes to or from it again, and it does not listen. A new
+    /// endpoint of that name is another process.
     pub fn crash(&self, host: &PeerId) {
         self.world.change(|state| {
             state.suspended.remove(host);
@@ -96,17 +96,17 @@ impl Network {
         });
     }
 
-    /// The process of a host stands still, as by `SIGSTOP`, as far as the network can tell (**TW-4**).
+    /// Suspends the process of a host, as `SIGSTOP` does, as far as the network can tell (**TW-4**).
     pub fn suspend(&self, host: &PeerId) {
         self.world.change(|state| state.suspended.insert(host.clone()));
     }
 
-    /// A suspended host goes on.
+    /// Resumes a suspended host.
     pub fn resume(&self, host: &PeerId) {
         self.world.change(|state| state.suspended.remove(host));
     }
 
-    /// Takes all faults away. What was sent meanwhile arrives, where the connection still stands.
+    /// Removes all faults. Packets that were sent meanwhile arrive, if their connection still exists.
     pub fn recover(&self) {
         self.world.change(|state| state.faults.clear());
     }
@@ -124,7 +124,7 @@ impl Host {
         self.addr
     }
 
-    /// A connection to the host at `addr`, after one round trip.
+    /// Connects to the host at `addr`, which takes one round trip.
     pub(crate) async fn connect(&self, addr: SocketAddr, to: &PeerId) -> Result<End, PeerLost> {
         self.world
             .wait(|state, _| match state.suspended.contains(&self.id) {
@@ -187,7 +187,7 @@ impl Host {
         Some((near, end(1, (self.id.clone(), self.addr)), connections))
     }
 
-    /// Says farewell on every connection of this host.
+    /// Sends a farewell on every connection of this host.
     pub(crate) fn close_all(&self, reason: &str) {
         self.world.change(|state| {
             let mine = |side: &Side| side.id == self.id;
@@ -206,7 +206,7 @@ impl Host {
     }
 }
 
-/// Sends keep-alives from one side until it is lost, and loses the other side when it has heard
+/// Sends keep-alives from one side until it is lost, and loses the other side when it has received
 /// nothing for the idle timeout (**TW-3**).
 async fn beat_until_lost(
     world: Weak<World>,
@@ -241,7 +241,7 @@ async fn beat_until_lost(
             }
             let done = sides[side].lost.is_some();
             if sides.iter().all(|side| side.lost.is_some()) {
-                // Nobody looks at its bytes again.
+                // The bytes of a lost pair are not read again.
                 state.pairs.entry(pair).and_modify(|pair| pair.streams.clear());
             }
             done

@@ -7,41 +7,43 @@ use tokio::time::Instant;
 
 use crate::stream_end::StreamCode;
 
-/// Bytes a writer may be ahead of its reader; QUIC's flow control, in small.
+/// The bytes that a writer may be ahead of its reader, like QUIC's flow control.
 const WINDOW: usize = 256 * 1024;
 
-/// Bytes from one side to the other.
+/// The bytes on the way from one side to the other.
 #[derive(Debug, Default)]
 pub(super) struct Pipe {
-    /// When each piece arrives; in order.
+    /// The pieces in order, each with the time of its arrival.
     pieces: VecDeque<(Instant, Bytes)>,
     queued: usize,
-    /// Set once: how and when it ends.
+    /// The end of the stream and its time, set once.
     end: Option<(Instant, PipeEnd)>,
-    /// The reader has given it up; the writer knows from then on.
+    /// The code with which the reader has given the stream up, and the time at which the writer learns of
+    /// it.
     stopped: Option<(Instant, StreamCode)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PipeEnd {
-    /// After the last piece.
+    /// The end comes after the last piece.
     Finished,
-    /// At once.
+    /// The end comes at once.
     Reset(StreamCode),
 }
 
-/// What a reader finds.
+/// The outcome of a read.
 pub(super) enum Read {
     Piece(Bytes),
     End(PipeEnd),
-    /// Nothing yet; perhaps at this time.
+    /// No bytes have arrived yet; perhaps some will at this time.
     Nothing(Option<Instant>),
 }
 
 // === impl Pipe ===
 
 impl Pipe {
-    /// Takes as much of `bytes` as there is room for; 0 means wait.
+    /// Takes as much of `bytes` as there is room for, and returns how much; 0 means that the writer must
+    /// wait.
     pub(super) fn write(&mut self, at: Instant, bytes: &mut Bytes) -> usize {
         let room = WINDOW.saturating_sub(self.queued).min(bytes.len());
         if room > 0 && self.end.is_none() {
@@ -52,7 +54,7 @@ impl Pipe {
         room
     }
 
-    /// What the writer has been told by `now`; an answer that is under way is looked for again.
+    /// Returns the code that the writer has learned by `now`, or when it will learn one.
     pub(super) fn stopped(&self, now: Instant) -> Result<Option<Instant>, StreamCode> {
         match self.stopped {
             Some((at, code)) if at <= now => Err(code),
@@ -67,7 +69,7 @@ impl Pipe {
         self.queued = 0;
     }
 
-    /// The first end stands, except that a finished stream can still be reset.
+    /// Sets the end. The first end counts, except that a finished stream can still be reset.
     pub(super) fn end(&mut self, at: Instant, end: PipeEnd) {
         let at = self.pieces.back().map_or(at, |&(last, _)| at.max(last));
         match (self.end, end) {
@@ -82,7 +84,7 @@ impl Pipe {
         }
     }
 
-    /// Whether anything has come by `now`; if not, when it may.
+    /// Returns whether anything has arrived by `now`; if not, when it may.
     pub(super) fn arrived(&self, now: Instant) -> Result<(), Option<Instant>> {
         let piece = self.pieces.front().map(|&(at, _)| at);
         match piece.or(self.end.map(|(at, _)| at)) {

@@ -1,4 +1,4 @@
-//! Everything the twin knows, behind one lock: hosts, faults, connections, bytes under way.
+//! The state of the twin behind one lock: hosts, faults, connections, bytes under way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use super::pipe::Pipe;
 use crate::close::PeerLost;
 use crate::random::splitmix;
 
-/// How long a sender waits before it sends a lost packet again, beside twice the delay.
+/// The time before a sender sends a lost packet again, in addition to twice the delay.
 const RESEND: Duration = Duration::from_millis(25);
 
 /// The shared state of a network.
@@ -28,18 +28,18 @@ pub(super) struct World {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) random: u64,
-    /// In an order, like everything here: one seed takes one course (**TW-1**).
+    /// The hosts in an order, like everything here: one seed takes one course (**TW-1**).
     pub(super) hosts: BTreeMap<SocketAddr, Listener>,
     pub(super) faults: BTreeMap<(PeerId, PeerId), Fault>,
-    /// Hosts that stand still.
+    /// The hosts whose processes are suspended.
     pub(super) suspended: BTreeSet<PeerId>,
     pub(super) pairs: BTreeMap<u64, Pair>,
     pub(super) next_pair: u64,
-    /// Where each host is: a later start of it is there again.
+    /// The address of each host, which all starts of the host have.
     pub(super) addresses: BTreeMap<PeerId, SocketAddr>,
 }
 
-/// Where connections to a host go.
+/// The queue of connections to a host.
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) id: PeerId,
@@ -48,39 +48,39 @@ pub(super) struct Listener {
     pub(super) keep_alive: Duration,
 }
 
-/// What is wrong with the way from one host to another.
+/// The faults of the network from one host to another.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Fault {
     pub(super) cut: bool,
     pub(super) delay: Duration,
-    /// Of packets that are lost.
+    /// The share of packets that are lost.
     pub(super) share: f64,
 }
 
-/// One connection. Side 0 has dialled.
+/// One connection. Side 0 is the dialler.
 #[derive(Debug)]
 pub(super) struct Pair {
     pub(super) sides: [Side; 2],
     pub(super) streams: BTreeMap<u64, [Pipe; 2]>,
     pub(super) next_stream: u64,
-    /// One of the two processes is no more.
+    /// Whether one of the two processes has crashed.
     pub(super) crashed: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Side {
     pub(super) id: PeerId,
-    /// Why the connection has ended for this side.
+    /// The reason why the connection has ended for this side.
     pub(super) lost: Option<PeerLost>,
     /// A farewell under way to this side.
     pub(super) farewell: Option<(Instant, PeerLost)>,
-    /// When it last heard from the other side.
+    /// When this side last heard from the other.
     pub(super) heard: Instant,
-    /// Streams the other side opened: both ways or one way.
+    /// The streams that the other side opened, each with whether both sides write to it.
     pub(super) opened: Vec<(u64, bool)>,
 }
 
-/// What a waiter sees: done, or when to look again beside every change.
+/// The result of looking at the state: done, or when to look again besides every change.
 pub(super) enum Look<T> {
     Done(T),
     Again(Option<Instant>),
@@ -93,14 +93,14 @@ impl World {
         self.state.lock()
     }
 
-    /// Changes the state, and wakes everybody who waits for a change.
+    /// Changes the state, and wakes all waiters.
     pub(super) fn change<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         let done = act(&mut self.lock());
         self.changed.notify_waiters();
         done
     }
 
-    /// Looks until something is there.
+    /// Waits until `look` is done.
     pub(super) async fn wait<T>(
         self: &Arc<Self>,
         mut look: impl FnMut(&mut State, Instant) -> Look<T>,
@@ -133,32 +133,32 @@ impl State {
         self.faults.get(&(from.clone(), to.clone())).copied().unwrap_or_default()
     }
 
-    /// Whether packets of one pair pass from `side` to the other.
+    /// Returns whether packets of one pair pass from `side` to the other.
     pub(super) fn is_open(&self, pair: u64, side: usize) -> bool {
         let Pair { sides, crashed, .. } = &self.pairs[&pair];
         let fault = self.fault(&sides[side].id, &sides[1 - side].id);
         !crashed && !fault.cut && fault.share < 1.0 && !self.is_suspended(pair, side)
     }
 
-    /// Whether the process on one side of a pair stands still.
+    /// Returns whether the process on one side of a pair is suspended.
     pub(super) fn is_suspended(&self, pair: u64, side: usize) -> bool {
         let host = self.pairs.get(&pair).map(|pair| &pair.sides[side].id);
         host.is_some_and(|host| self.suspended.contains(host))
     }
 
-    /// When something sent now arrives, resent as often as it is lost.
+    /// Returns when a packet sent now arrives, resent as often as it is lost.
     pub(super) fn arrival(&mut self, pair: u64, side: usize, now: Instant) -> Instant {
         let sides = &self.pairs[&pair].sides;
         let fault = self.fault(&sides[side].id, &sides[1 - side].id);
         let mut at = now + fault.delay;
-        // A way that loses everything is cut, which is judged on arrival.
+        // A link that loses everything is cut, which is checked on arrival.
         while fault.share < 1.0 && self.loses(fault.share) {
             at += 2 * fault.delay + RESEND;
         }
         at
     }
 
-    /// What `side` writes on a stream, while the connection is known.
+    /// Returns the pipe that `side` writes on a stream, while the connection is known.
     pub(super) fn pipe(&mut self, pair: u64, stream: u64, side: usize) -> Option<&mut Pipe> {
         let stream = self.pairs.get_mut(&pair)?.streams.get_mut(&stream)?;
         Some(&mut stream[side])
@@ -173,7 +173,7 @@ impl State {
         drawn < share
     }
 
-    /// Whether the connection has ended for this side; a farewell that has arrived ends it.
+    /// Returns whether the connection has ended for this side; a farewell that has arrived ends it.
     pub(super) fn lost(&mut self, pair: u64, side: usize, now: Instant) -> Poll<PeerLost> {
         let open = self.is_open(pair, 1 - side);
         let Some(pair) = self.pairs.get_mut(&pair) else { return Poll::Ready(PeerLost::Local) };
@@ -188,8 +188,8 @@ impl State {
 // === impl Look ===
 
 impl<T> Look<T> {
-    /// Done if the connection is lost, else whatever `other` sees; nothing while the process stands still
-    /// (**TW-4**).
+    /// Returns done if the connection is lost, else the result of `other`; nothing while the process is
+    /// suspended (**TW-4**).
     pub(super) fn unless_lost(
         state: &mut State,
         pair: u64,
@@ -204,7 +204,7 @@ impl<T> Look<T> {
             Poll::Ready(lost) => Look::Done(Err(lost)),
             Poll::Pending => {
                 let farewell = state.pairs[&pair].sides[side].farewell.as_ref().map(|(at, _)| *at);
-                // One that waits for the network to open is found by the change that opens it.
+                // A farewell that waits for the network to open is found by the change that opens it.
                 let farewell = farewell.filter(|&at| at > now);
                 match other(state) {
                     Look::Again(at) => Look::Again(at.into_iter().chain(farewell).min()),
