@@ -1,14 +1,14 @@
-//! Large data that is not made of messages.
+//! Large data that is not sent as messages.
 
 use crate::message::message;
 
-/// Opens a stream of raw bytes, which follow this frame. The reader ends its own half, without a
-/// message, when it has them all.
+/// The opening of a stream of raw bytes, which follow this frame. The reader ends its own half, without a
+/// message, when it has all bytes.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct BulkOpening {
-    /// What the bytes are; agreed on before, in a request or a plan.
+    /// The meaning of the bytes, agreed on before in a request or a plan.
     pub tag: u64,
-    /// How many follow.
+    /// The number of bytes that follow.
     pub bytes: u64,
 }
 

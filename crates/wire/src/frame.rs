@@ -10,20 +10,20 @@ use rkyv::util::AlignedVec;
 
 use crate::Kind;
 
-/// Bytes before each message.
+/// The number of bytes before each message.
 pub const HEADER_BYTES: usize = 8;
 
-/// Memory set aside on the word of a header alone; the rest follows the bytes that arrive (**W-1**).
+/// The memory that is allocated because of a header alone; more is allocated as bytes arrive (**W-1**).
 const TRUSTED_BYTES: usize = 64 * 1024;
 
-/// One message as it came, aligned for validation in place.
+/// One encoded message, aligned for validation in place.
 #[derive(Clone, Debug)]
 pub struct Frame {
     pub(crate) kind: Kind,
     pub(crate) message: AlignedVec,
 }
 
-/// Assembles frames from pieces of any size. After an error its stream is of no more use.
+/// A decoder that assembles frames from pieces of any size. After an error its stream cannot be used.
 #[derive(Debug, Default)]
 pub struct FrameDecoder {
     header: [u8; HEADER_BYTES],
@@ -31,7 +31,7 @@ pub struct FrameDecoder {
     message: AlignedVec,
 }
 
-/// Bytes that are no frame.
+/// The reason why bytes are no frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// No message has this number.
@@ -40,7 +40,7 @@ pub enum FrameError {
     /// The bytes between kind and length are zero in every frame.
     #[error("a {kind} frame has {given:02x?} in its reserved bytes, which must be zero")]
     Reserved {
-        /// As the header says.
+        /// The kind in the header.
         kind: Kind,
         /// The reserved bytes.
         given: [u8; 3],
@@ -48,17 +48,17 @@ pub enum FrameError {
     /// The message is longer than its kind allows.
     #[error("a {kind} frame announces {bytes} bytes; at most {max} are allowed")]
     TooLarge {
-        /// As the header says.
+        /// The kind in the header.
         kind: Kind,
-        /// As the header says.
+        /// The length in the header.
         bytes: u32,
-        /// [`Kind::bytes_max`].
+        /// The maximum, [`Kind::bytes_max`].
         max: u32,
     },
     /// The stream ended inside a frame.
     #[error("the stream ended {missing} bytes before the end of a frame")]
     Truncated {
-        /// At least so many bytes are missing.
+        /// The minimum number of missing bytes.
         missing: usize,
     },
 }
@@ -66,13 +66,13 @@ pub enum FrameError {
 // === impl Frame ===
 
 impl Frame {
-    /// What the message is.
+    /// Returns the kind of the message.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// A frame of these bytes, whatever they are: for tests of decoders.
+    /// Returns a frame of these bytes, valid or not, for tests of decoders.
     #[must_use]
     pub fn raw(kind: Kind, bytes: &[u8]) -> Self {
         let mut message = AlignedVec::with_capacity(bytes.len());
@@ -81,7 +81,7 @@ impl Frame {
     }
 }
 
-/// The header of a message of `bytes` bytes.
+/// Returns the header of a message of `bytes` bytes.
 pub(crate) fn header(kind: Kind, bytes: u32) -> [u8; HEADER_BYTES] {
     let [a, b, c, d] = bytes.to_le_bytes();
     [kind as u8, 0, 0, 0, a, b, c, d]
@@ -90,11 +90,11 @@ pub(crate) fn header(kind: Kind, bytes: u32) -> [u8; HEADER_BYTES] {
 // === impl FrameDecoder ===
 
 impl FrameDecoder {
-    /// Takes bytes up to the end of the current frame. Returns how many it took, and the frame if
-    /// it is complete; whatever was not taken belongs to the next frame.
+    /// Takes bytes up to the end of the current frame. Returns how many were taken, and the frame if it
+    /// is complete; the remaining bytes belong to the next frame.
     ///
     /// # Errors
-    /// When the header is not one of a frame.
+    /// Returns a [`FrameError`] when the header is invalid.
     pub fn feed(&mut self, input: &[u8]) -> Result<(usize, Option<Frame>), FrameError> {
         let head = input.len().min(HEADER_BYTES - self.header_filled);
         self.header[self.header_filled..self.header_filled + head].copy_from_slice(&input[..head]);
@@ -117,10 +117,10 @@ impl FrameDecoder {
         Ok((head + body, Some(Frame { kind, message })))
     }
 
-    /// To be called when the stream ends.
+    /// Checks the end of the stream; to be called when the stream ends.
     ///
     /// # Errors
-    /// When it ends inside a frame.
+    /// Returns a [`FrameError`] when the stream ends inside a frame.
     pub fn end(&self) -> Result<(), FrameError> {
         let missing = match self.header_filled {
             0 => return Ok(()),

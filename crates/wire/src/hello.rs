@@ -1,4 +1,4 @@
-//! The first words on a connection.
+//! The first messages on a connection.
 //!
 //! Each side sends a preface of [`PREFACE_BYTES`] bytes, which has the same form in every version,
 //! then one frame: the dialler a [`Hello`], the other side a [`HelloReply`].
@@ -8,44 +8,44 @@ use playhouse_types::Epoch;
 use crate::message::message;
 use crate::{BadName, PROTOCOL_VERSION, PeerId, Request, Role};
 
-/// Bytes before the first frame of a hello.
+/// The number of bytes before the first frame of a hello.
 pub const PREFACE_BYTES: usize = 8;
 
 const MAGIC: [u8; 4] = *b"PLAY";
 
-/// Who is speaking.
+/// The first message of each side: its identity and its epoch.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Hello {
-    /// Must be the role of the certificate.
+    /// The role, which must be that of the certificate.
     pub role: Role,
-    /// Must be the name of the certificate; see [`Hello::peer`].
+    /// The name, which must be that of the certificate; see [`Hello::peer`].
     pub name: String,
-    /// Which start of this process it is: no two have the same number.
+    /// The number of this start of the process; no two starts have the same number.
     pub incarnation: u64,
-    /// The epoch it belongs to. A node or head that belongs to none says 0.
+    /// The epoch that the process belongs to; 0 for a node or head, which belongs to none.
     pub epoch: Epoch,
 }
 
 /// The answer to a hello.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum HelloReply {
-    /// The connection stands.
+    /// The peer is admitted.
     Welcome(Hello),
-    /// It does not; the connection closes after this.
+    /// The peer is refused; the connection closes after this.
     Refused(Refusal),
 }
 
-/// Why a peer is not let in.
+/// The reason why a peer is not admitted.
 #[derive(
     Clone, Debug, PartialEq, Eq, thiserror::Error, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
 )]
 pub enum Refusal {
-    /// The hello says another name than the certificate.
+    /// The hello has another name than the certificate.
     #[error("the certificate is of {certificate}, but the hello says {hello}")]
     OtherIdentity {
-        /// Role and name of the certificate.
+        /// The role and the name of the certificate.
         certificate: String,
-        /// Role and name of the hello.
+        /// The role and the name of the hello.
         hello: String,
     },
     /// Another process of the same name is connected.
@@ -54,31 +54,31 @@ pub enum Refusal {
          or let one of them join under another name and from another folder"
     )]
     DuplicateName {
-        /// Role and name.
+        /// The role and the name.
         name: String,
-        /// Where the process that is connected comes from.
+        /// The address of the connected process.
         address: String,
     },
-    /// It belongs to an epoch that is over.
+    /// The peer belongs to an epoch that is over.
     #[error("{given} is over; the current one is {current}")]
     StaleEpoch {
         /// The epoch of the hello.
         given: Epoch,
-        /// The epoch now.
+        /// The current epoch.
         current: Epoch,
     },
-    /// Nobody waits for such a peer.
+    /// The head does not wait for such a peer.
     #[error("not expected here: {0}")]
     Unexpected(String),
-    /// As many peers are connected as are allowed.
+    /// The maximum number of peers is connected.
     #[error("{0} peers are connected, which is the limit; stop some of them")]
     Full(u32),
 }
 
-/// Why a preface is not ours.
+/// The reason why a preface is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrefaceError {
-    /// Something else speaks.
+    /// The other side speaks another protocol.
     #[error("the peer does not speak this protocol: its first bytes are {0:02x?}")]
     Foreign([u8; 4]),
     /// The other side is of another release.
@@ -87,9 +87,9 @@ pub enum PrefaceError {
          both sides"
     )]
     Version {
-        /// [`PROTOCOL_VERSION`].
+        /// The version of this process, [`PROTOCOL_VERSION`].
         ours: u32,
-        /// What the preface says.
+        /// The version in the peer's preface.
         theirs: u32,
     },
 }
@@ -104,22 +104,22 @@ impl Request for Hello {
 // === impl Hello ===
 
 impl Hello {
-    /// Who the speaker says it is.
+    /// Returns the identity that the sender claims.
     ///
     /// # Errors
-    /// When the name is not allowed.
+    /// Returns a [`BadName`] when the name is not allowed.
     pub fn peer(&self) -> Result<PeerId, BadName> {
         PeerId::new(self.role, &self.name)
     }
 }
 
-/// What this version sends first.
+/// Returns the preface of this version.
 #[must_use]
 pub fn preface() -> [u8; PREFACE_BYTES] {
     preface_of(PROTOCOL_VERSION)
 }
 
-/// What another version would send first: for tests.
+/// Returns the preface of another version, for tests.
 #[must_use]
 pub fn preface_of(version: u32) -> [u8; PREFACE_BYTES] {
     let ([a, b, c, d], [e, f, g, h]) = (MAGIC, version.to_le_bytes());
@@ -129,7 +129,7 @@ pub fn preface_of(version: u32) -> [u8; PREFACE_BYTES] {
 /// Compares the other side's preface with ours.
 ///
 /// # Errors
-/// When it is of another protocol or another version of this one.
+/// Returns a [`PrefaceError`] when the preface is of another protocol or another version of this one.
 pub fn check_preface(given: [u8; PREFACE_BYTES]) -> Result<(), PrefaceError> {
     let [m0, m1, m2, m3, version @ ..] = given;
     if [m0, m1, m2, m3] != MAGIC {

@@ -1,8 +1,8 @@
-//! Which enum a frame holds. The one table of kinds, sizes and priorities.
+//! The kinds of frames: the one table of types, sizes and priorities.
 
 use std::fmt;
 
-/// The type of the message in a frame. Its number is the first byte of the frame.
+/// The type of the message in a frame. The number of a `Kind` is the first byte of the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
@@ -54,7 +54,7 @@ const MIB: u32 = 1024 * KIB;
 // === impl Kind ===
 
 impl Kind {
-    /// Every kind, in the order of their numbers.
+    /// All kinds, in the order of their numbers.
     pub const ALL: [Self; 20] = [
         Self::Hello,
         Self::HelloReply,
@@ -78,17 +78,17 @@ impl Kind {
         Self::Bulk,
     ];
 
-    /// The kind of this number, if there is one.
+    /// Returns the kind of this number, if there is one.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|&kind| kind as u8 == number)
     }
 
-    /// Most bytes a message of this kind may have (**W-4**).
+    /// Returns the maximum number of bytes of a message of this kind (**W-4**).
     #[must_use]
     pub fn bytes_max(self) -> u32 {
         match self {
-            // Read from peers that have proved nothing yet.
+            // These are read from peers that have not authenticated yet.
             Self::Hello | Self::HelloReply | Self::Bulk => 4 * KIB,
             Self::JoinRequest | Self::JoinReply | Self::Identity => 16 * KIB,
             Self::RenewRequest | Self::RenewReply => 16 * KIB,
@@ -102,8 +102,8 @@ impl Kind {
         }
     }
 
-    /// Which stream goes first when a connection is the bottleneck; higher is sooner. A stream has
-    /// the priority of what is sent on it.
+    /// Returns the priority of the kind's streams when a connection is the bottleneck; higher is sooner.
+    /// A stream has the priority of the messages that are sent on it.
     #[must_use]
     pub fn priority(self) -> i32 {
         match self {

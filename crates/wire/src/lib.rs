@@ -1,17 +1,17 @@
-//! What the processes of a cluster say to each other, as bytes.
+//! The messages between the processes of a cluster, as bytes.
 //!
-//! - **W-1** no sequence of bytes makes a decoder panic, nor allocate more than a small multiple of
-//!   the bytes it was fed.
-//! - **W-2** what was encoded decodes to the same value, however the bytes were cut on the way.
+//! - **W-1** no sequence of bytes makes a decoder panic, or allocate more than a small multiple of the
+//!   bytes it was fed.
+//! - **W-2** an encoded message decodes to the same value, however the bytes were cut on the way.
 //! - **W-3** the bytes of a message are fixed by [`PROTOCOL_VERSION`]: rkyv has no schema evolution,
 //!   so a change of bytes is a new version, and peers of different versions part at the
 //!   [preface](check_preface), before either decodes anything.
 //! - **W-4** a frame longer than its [`Kind`] allows is refused from its header, and never sent.
-//! - **W-5** a message is read as what its sender meant: a frame names its kind, and another kind
-//!   is refused before its bytes are looked at.
+//! - **W-5** a message is read as the type that its sender wrote: a frame has its kind, and another kind
+//!   is refused before its bytes are read.
 //!
-//! One closed enum per direction and kind of stream. Whoever opens a stream sends a [`Request`]
-//! first; the other side sends its [`Request::Reply`]s. What is told without an answer is a
+//! There is one closed enum per direction and kind of stream. The side that opens a stream sends a
+//! [`Request`] first; the other side sends its [`Request::Reply`]s. A message without an answer is a
 //! [`Note`]. Not here: sockets, streams and time (see `link`).
 #![forbid(unsafe_code)]
 
@@ -47,5 +47,5 @@ pub use peer::{BadName, NAME_BYTES_MAX, PeerId, Role};
 pub use shard::{Dtype, Group, Join, Load, Loaded, Member, ShardCommand, ShardEvent};
 pub use step::{StepCommand, StepEvent};
 
-/// The version of every message of this crate. Any change of their bytes raises it.
+/// The version of every message of this crate. Any change of their bytes increases it.
 pub const PROTOCOL_VERSION: u32 = 1;

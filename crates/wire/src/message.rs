@@ -4,68 +4,69 @@ use crate::{Frame, FrameError, Kind};
 
 /// A closed enum that travels in frames of its own kind.
 pub trait Message: Sized + Send + 'static {
-    /// Its number on the wire, which also decides its size and its priority.
+    /// The kind of the message on the wire, which determines its maximum size and its priority.
     const KIND: Kind;
 
     /// Appends the message as one frame.
     ///
     /// # Errors
-    /// When it is longer than its kind allows; `out` is unchanged then.
+    /// Returns an [`EncodeError`] when the message is longer than its kind allows; `out` is unchanged
+    /// then.
     fn encode_into(&self, out: &mut Vec<u8>) -> Result<(), EncodeError>;
 
     /// Reads a message, after validating every byte of it once.
     ///
     /// # Errors
-    /// When the frame is of another kind, or its bytes are no such message.
+    /// Returns a [`DecodeError`] when the frame is of another kind, or its bytes are no such message.
     fn decode(frame: &Frame) -> Result<Self, DecodeError>;
 }
 
-/// What a stream is opened with, and everything its opener sends after that.
+/// The messages of a stream's opener: the one that opens the stream, and all later ones.
 pub trait Request: Message {
-    /// What the other side answers: once to a call, many times on a stream.
+    /// The answer of the other side: one to a call, many on a stream.
     type Reply: Message;
 }
 
-/// Told in order, without an answer.
+/// A message that is told in order, without an answer.
 pub trait Note: Message {}
 
-/// A message that cannot be sent.
+/// The reason why a message cannot be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
-    /// It is longer than its kind allows (**W-4**).
+    /// The message is longer than its kind allows (**W-4**).
     #[error("a {kind} message has {bytes} bytes; at most {max} are allowed")]
     TooLarge {
-        /// What it is.
+        /// The kind of the message.
         kind: Kind,
-        /// Its length.
+        /// The length of the message.
         bytes: usize,
-        /// [`Kind::bytes_max`].
+        /// The maximum, [`Kind::bytes_max`].
         max: u32,
     },
 }
 
-/// Bytes that are not the message they should be.
+/// The reason why bytes are not the expected message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// They are not even a frame.
+    /// The bytes are not even a frame.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// The frame holds something else (**W-5**).
+    /// The frame holds another kind of message (**W-5**).
     #[error("got a {given} message where a {expected} message belongs")]
     OtherKind {
-        /// What the frame says.
+        /// The kind of the frame.
         given: Kind,
-        /// What was to be read.
+        /// The expected kind.
         expected: Kind,
     },
     /// The bytes do not validate.
     #[error("{bytes} bytes are no {kind} message: {reason}")]
     Invalid {
-        /// What they should have been.
+        /// The expected kind.
         kind: Kind,
-        /// How many there are.
+        /// The number of bytes.
         bytes: usize,
-        /// What the validator says, in one line.
+        /// The error of the validator, in one line.
         reason: String,
     },
 }

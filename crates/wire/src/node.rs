@@ -5,17 +5,17 @@ use std::fmt;
 use crate::Request;
 use crate::message::message;
 
-/// The head asks a node.
+/// A request of the head to a node.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum NodeRequest {
-    /// Start the process of one rank.
+    /// Starts the process of one rank.
     Spawn(Spawn),
-    /// End a process at once.
+    /// Ends a process at once.
     Kill {
-        /// As in [`NodeReply::Spawned`].
+        /// The id of the process, as in [`NodeReply::Spawned`].
         pid: u32,
     },
-    /// How the node is.
+    /// Asks for the state of the node.
     Stats,
 }
 
@@ -24,9 +24,9 @@ pub enum NodeRequest {
 pub struct Spawn {
     /// The shard's name.
     pub name: String,
-    /// One of the devices the node offered.
+    /// The index of the device among those that the node offered.
     pub device: u32,
-    /// The shard's identity: an encoded [`crate::IdentityBundle`], for its standard input.
+    /// The identity of the shard: an encoded [`crate::IdentityBundle`], for its standard input.
     pub identity: Vec<u8>,
 }
 
@@ -35,36 +35,36 @@ pub struct Spawn {
 pub enum NodeReply {
     /// The process runs.
     Spawned {
-        /// Its id on the node.
+        /// The id of the process on the node.
         pid: u32,
     },
     /// The process is gone, whether it ran or not.
     Killed,
     /// The answer to [`NodeRequest::Stats`].
     Stats(NodeStats),
-    /// It was not done; the text says why, for a person.
+    /// The request failed; the text says why, for a person.
     Failed(String),
 }
 
-/// How a node is.
+/// The state of a node.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct NodeStats {
-    /// Processes it has spawned that run.
+    /// The number of running processes that the node has spawned.
     pub processes: u32,
-    /// Bytes of host memory that are free.
+    /// The number of free bytes of host memory.
     pub memory_free: u64,
 }
 
-/// A node asks the head.
+/// A request of a node to the head.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum HeadRequest {
-    /// What the node brings; its first call.
+    /// Offers the resources of the node; its first call.
     Offer {
-        /// Its devices; [`Spawn::device`] is an index into them.
+        /// The devices of the node; [`Spawn::device`] is an index into them.
         devices: Vec<Device>,
-        /// Bytes of host memory.
+        /// The number of bytes of host memory.
         memory: u64,
-        /// Rank processes that run there, whichever head has started them.
+        /// The rank processes that run on the node, whichever head has started them.
         processes: Vec<Running>,
     },
 }
@@ -72,28 +72,28 @@ pub enum HeadRequest {
 /// A rank process of a node.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Running {
-    /// As in [`Spawn::name`].
+    /// The name of the shard, as in [`Spawn::name`].
     pub name: String,
-    /// As in [`Spawn::device`].
+    /// The index of the device, as in [`Spawn::device`].
     pub device: u32,
-    /// As in [`NodeReply::Spawned`].
+    /// The id of the process, as in [`NodeReply::Spawned`].
     pub pid: u32,
 }
 
-/// One thing a rank can run on.
+/// A device that a rank can run on.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Device {
-    /// What it is.
+    /// The kind of the device.
     pub kind: DeviceKind,
-    /// Its name, for a person.
+    /// The name of the device, for a person.
     pub name: String,
-    /// Bytes of its own memory; for CPUs the share of the host's.
+    /// The number of bytes of the device's own memory; for CPUs the share of the host's.
     pub memory: u64,
-    /// CPU threads that go with it.
+    /// The number of CPU threads of the device.
     pub threads: u32,
 }
 
-/// What a device is.
+/// The kind of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum DeviceKind {
     /// Cores of the host.
@@ -102,12 +102,12 @@ pub enum DeviceKind {
     Cuda,
 }
 
-/// The head's answer.
+/// The answer of the head.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum HeadReply {
-    /// The offer is taken; ranks may follow.
+    /// The offer is accepted; ranks may follow.
     Accepted,
-    /// It is not; the text says why, for a person.
+    /// The offer is refused; the text says why, for a person.
     Refused(String),
 }
 
@@ -125,7 +125,7 @@ impl Request for HeadRequest {
 }
 
 impl fmt::Debug for Spawn {
-    /// Without the identity, which holds a private key.
+    /// Formats the spawn without the identity, which holds a private key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, device, .. } = self;
         let mut spawn = f.debug_struct("Spawn");

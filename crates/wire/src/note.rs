@@ -1,36 +1,36 @@
-//! What is told on the control stream, in order and without an answer.
+//! The notes on the control stream, in order and without an answer.
 
 use playhouse_types::{Epoch, PrefixEvent};
 
 use crate::message::message;
 use crate::{NodeStats, Note};
 
-/// Told by the head.
+/// A note of the head.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum HeadNote {
-    /// The head missed prefix events of a replica: begin again with [`PrefixEvent::Reset`].
+    /// The head missed prefix events of a replica, which must begin again with [`PrefixEvent::Reset`].
     ResyncPrefixes {
         /// The replica.
         replica: u32,
     },
-    /// The head goes away: end what it started.
+    /// The head shuts down: the receiver must end all that the head started.
     Shutdown,
 }
 
-/// Told by a node or a shard.
+/// A note of a node or a shard.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum PeerNote {
     /// A process the node spawned has ended.
     Exited(Exit),
-    /// How the node is; from time to time.
+    /// The state of the node; sent from time to time.
     Stats(NodeStats),
     /// A replica's prefix cache has changed.
     Prefix {
         /// The replica.
         replica: u32,
-        /// Its incarnation.
+        /// The replica's incarnation.
         epoch: Epoch,
-        /// 0, 1, 2 and so on in each epoch. A gap means that events were missed.
+        /// The number of the event: 0, 1, 2 and so on in each epoch. A gap means that events were missed.
         sequence: u64,
         /// The change.
         event: PrefixEvent,
@@ -40,20 +40,20 @@ pub enum PeerNote {
 /// The end of a process.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Exit {
-    /// As in [`crate::NodeReply::Spawned`].
+    /// The id of the process, as in [`crate::NodeReply::Spawned`].
     pub pid: u32,
-    /// How it ended.
+    /// How the process ended.
     pub status: ExitStatus,
-    /// Its last words on standard error, for a person; may be empty.
+    /// The last lines of the process on standard error, for a person; may be empty.
     pub reason: String,
 }
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum ExitStatus {
-    /// With this code.
+    /// The process exited with this code.
     Code(i32),
-    /// By this signal.
+    /// This signal killed the process.
     Signal(i32),
 }
 

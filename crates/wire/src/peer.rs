@@ -1,11 +1,11 @@
-//! Who a process is: a role and a name. Its certificate says both.
+//! The identity of a process: a role and a name, both in its certificate.
 
 use std::fmt;
 
-/// Longest name of a peer.
+/// The maximum length of a peer's name, in bytes.
 pub const NAME_BYTES_MAX: usize = 48;
 
-/// What a process is in the cluster.
+/// The role of a process in the cluster.
 #[derive(
     Clone,
     Copy,
@@ -20,11 +20,11 @@ pub const NAME_BYTES_MAX: usize = 48;
     rkyv::Deserialize,
 )]
 pub enum Role {
-    /// The one that serves and decides.
+    /// The process that serves the API and controls the cluster.
     Head,
     /// An agent that offers devices and spawns shards.
     Node,
-    /// One rank.
+    /// The process of one rank.
     Shard,
 }
 
@@ -35,21 +35,21 @@ pub struct PeerId {
     name: String,
 }
 
-/// A name that no peer can have.
+/// The error of a name that no peer can have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the name `{given}` is not allowed: a name has 1 to {NAME_BYTES_MAX} of a-z, 0-9 and -, and \
      begins and ends with a letter or digit"
 )]
 pub struct BadName {
-    /// The beginning of the name, with what cannot be printed escaped.
+    /// The beginning of the name, with unprintable characters escaped.
     pub given: String,
 }
 
 // === impl Role ===
 
 impl Role {
-    /// In lower case, as in certificates and logs.
+    /// Returns the role in lower case, as in certificates and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -69,10 +69,10 @@ impl fmt::Display for Role {
 // === impl PeerId ===
 
 impl PeerId {
-    /// An identity, if the name is one.
+    /// Returns an identity, if the name is allowed.
     ///
     /// # Errors
-    /// When the name is empty, long, or could not stand in a host name.
+    /// Returns a [`BadName`] when the name is empty, long, or invalid in a host name.
     pub fn new(role: Role, name: &str) -> Result<Self, BadName> {
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
         let bytes = name.as_bytes();
@@ -85,25 +85,25 @@ impl PeerId {
         Err(BadName { given })
     }
 
-    /// What it is.
+    /// Returns the role of the process.
     #[must_use]
     pub fn role(&self) -> Role {
         self.role
     }
 
-    /// Its name, unique within its role.
+    /// Returns the name, which is unique within its role.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The DNS name its certificate is made out to.
+    /// Returns the DNS name that the peer's certificate is made out to.
     #[must_use]
     pub fn host_name(&self) -> String {
         format!("{}.{}.playhouse", self.name, self.role)
     }
 
-    /// The identity a certificate is made out to, if it is one of ours.
+    /// Returns the identity that a certificate is made out to, if the host name is one of ours.
     #[must_use]
     pub fn from_host_name(host: &str) -> Option<Self> {
         let (name, role) = host.strip_suffix(".playhouse")?.split_once('.')?;

@@ -1,5 +1,5 @@
-//! The stream between the head and one shard, open as long as an epoch lasts. Dropping it ends the
-//! engine of the epoch; the shard keeps its weights for the next.
+//! The stream between the head and one shard, open for an epoch. The end of the stream ends the engine of
+//! the epoch; the shard keeps its weights for the next one.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -10,49 +10,49 @@ use playhouse_types::{CheckpointDigest, Epoch};
 use crate::Request;
 use crate::message::message;
 
-/// The head to a shard.
+/// A command of the head to a shard.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum ShardCommand {
-    /// Hold this part of the model; the first command. Progress follows, then `Loaded` or `Failed`.
+    /// Loads a part of the model; the first command. Progress follows, then `Loaded` or `Failed`.
     Load(Load),
-    /// Join the groups and take plans; the second and last. `Ready` or `Failed` follows.
+    /// Joins the groups and takes plans; the second and last command. `Ready` or `Failed` follows.
     Join(Join),
 }
 
-/// A part of a model.
+/// The part of a model that a shard loads.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Load {
-    /// Directory of the checkpoint, on the shard's machine; `None` is the embedded one.
+    /// The directory of the checkpoint, on the shard's machine; `None` is the embedded checkpoint.
     pub model: Option<String>,
-    /// In which type weights are held.
+    /// The data type in which weights are held.
     pub dtype: Dtype,
-    /// What it holds of the model.
+    /// The shard's share of the model.
     pub share: Share,
-    /// The kinds of its groups: those that are split over several ranks.
+    /// The kinds of the shard's groups: those that are split over several ranks.
     pub groups: Vec<GroupKind>,
-    /// CPU threads.
+    /// The number of CPU threads.
     pub threads: u32,
 }
 
-/// An epoch to take part in.
+/// The epoch and the groups that a shard joins.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Join {
-    /// Plans of other epochs are refused.
+    /// The epoch; plans of other epochs are refused.
     pub epoch: Epoch,
-    /// The groups it computes with, as `Load` names them.
+    /// The groups that the shard computes with, by the kinds of `Load`.
     pub groups: Vec<(GroupKind, Group)>,
-    /// Blocks of its KV cache.
+    /// The number of blocks of the shard's KV cache.
     pub kv_blocks: u32,
-    /// Tokens of each of them.
+    /// The number of tokens of each block.
     pub block_tokens: NonZeroU32,
-    /// Sequences that have a seat.
+    /// The maximum number of sequences with a slot.
     pub max_num_seqs: u32,
 }
 
-/// In which type weights and activations are held.
+/// The data type in which weights and activations are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum Dtype {
-    /// As in the checkpoint.
+    /// The data type of the checkpoint.
     Auto,
     /// bfloat16.
     Bf16,
@@ -62,52 +62,52 @@ pub enum Dtype {
     F32,
 }
 
-/// Ranks that exchange tensors.
+/// A group of ranks that exchange tensors.
 #[derive(Clone, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Group {
     /// Its name, unique in the cluster.
     pub name: String,
-    /// What its members have in common and nobody else.
+    /// The secret that only the members of the group have.
     pub secret: [u8; 32],
-    /// This shard's rank in it.
+    /// The shard's rank in the group.
     pub rank: u32,
-    /// Where each rank is, in order.
+    /// The members of the group, in the order of their ranks.
     pub members: Vec<Member>,
 }
 
-/// Where a rank exchanges tensors.
+/// The place where a rank exchanges tensors.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Member {
-    /// Ranks of the same machine share memory.
+    /// The machine of the rank. Ranks of the same machine share memory.
     pub machine: String,
-    /// Where it listens for the ranks of other machines, `address:port`.
+    /// The address, `address:port`, on which the rank listens for ranks of other machines.
     pub address: String,
 }
 
-/// A shard to the head.
+/// A message of a shard to the head.
 #[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum ShardEvent {
-    /// How far loading has come.
+    /// The progress of loading.
     Progress {
-        /// Bytes of weights read.
+        /// The number of bytes of weights read.
         bytes: u64,
-        /// Bytes to read.
+        /// The number of bytes to read.
         of: u64,
     },
-    /// It has its part of the model.
+    /// The shard has loaded its part of the model.
     Loaded(Loaded),
-    /// It takes plans.
+    /// The shard takes plans.
     Ready,
-    /// It does not; the text says why, for a person.
+    /// The command failed; the text says why, for a person.
     Failed(String),
 }
 
-/// A shard with weights.
+/// The result of loading a shard's weights.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Loaded {
-    /// Where it meets the other ranks of each of its groups.
+    /// The place where the shard meets the other ranks of each of its groups.
     pub members: Vec<(GroupKind, Member)>,
-    /// The checkpoint that it is a part of.
+    /// The digest of the checkpoint that the weights are a part of.
     pub checkpoint: CheckpointDigest,
 }
 
@@ -119,7 +119,7 @@ impl Request for ShardCommand {
 }
 
 impl fmt::Debug for Group {
-    /// Without the secret.
+    /// Formats the group without its secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, rank, members, .. } = self;
         let mut group = f.debug_struct("Group");

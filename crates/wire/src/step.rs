@@ -1,41 +1,41 @@
-//! The step stream: plans down, outcomes up. One per shard.
+//! The step stream of one shard: plans to the shard, outcomes from it.
 
 use playhouse_types::{Epoch, StepId, StepOutcome, StepPlan};
 
 use crate::Request;
 use crate::message::message;
 
-/// The planner to a shard.
+/// A command of the planner to a shard.
 #[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum StepCommand {
-    /// Opens the stream; no plan yet.
+    /// Opens the stream, without a plan yet.
     Attach {
         /// The epoch of all plans on this stream.
         epoch: Epoch,
     },
-    /// Execute this.
+    /// Executes a plan.
     Plan(StepPlan),
 }
 
-/// A shard to the planner.
+/// A message of a shard to the planner.
 #[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum StepEvent {
-    /// What came of a plan; from the rank that samples.
+    /// The outcome of a plan, from the rank that samples.
     Outcome(StepOutcome),
     /// A plan was executed; from every other rank.
     Done {
-        /// As in the plan.
+        /// The epoch of the plan.
         epoch: Epoch,
-        /// As in the plan.
+        /// The id of the step.
         step: StepId,
     },
     /// The engine failed; the last event. The text says why, for a person.
     Exited {
-        /// Its epoch.
+        /// The epoch of the engine.
         epoch: Epoch,
-        /// Why.
+        /// The reason of the failure.
         reason: String,
-        /// It died of what it was computing, as far as it can tell.
+        /// Whether the engine died of its computation, as far as it can tell.
         of_step: bool,
     },
 }
