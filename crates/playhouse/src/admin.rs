@@ -1,4 +1,4 @@
-//! The admin API as commands reach it: where it is, who asks, and what went wrong for people.
+//! The admin API as commands use it: its address, the token, and errors for people.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,11 +18,11 @@ use crate::error::CliError;
 use crate::secret;
 use crate::terminal::visible;
 
-/// Longest silence of the head; it answers from memory.
+/// The maximum silence of the head, which answers from memory.
 const QUIET_MAX: Duration = Duration::from_secs(5);
-/// Most bytes read of an answer: thousands of ranks.
+/// The maximum number of bytes read of an answer: thousands of ranks.
 const BODY_MAX: usize = 16 << 20;
-/// Most bytes read of a refusal.
+/// The maximum number of bytes read of a refusal.
 const ERROR_BODY_MAX: usize = 64 << 10;
 
 const NOT_THERE: &str =
@@ -33,7 +33,7 @@ const TOKEN_WANTED: &str = "give the token that `playhouse serve` has or prints,
 const CA_WANTED: &str = "give the authority.der of the head's --cluster-dir with --admin-ca or \
      PLAYHOUSE_ADMIN_CA, or, if the head has an --ssl-certfile, whom to trust in SSL_CERT_FILE";
 
-/// Where the admin API is and who asks.
+/// The address of the admin API and its token.
 #[derive(clap::Args)]
 pub(crate) struct AdminArgs {
     /// Base URL of the head's admin API
@@ -44,8 +44,8 @@ pub(crate) struct AdminArgs {
         default_value = "http://127.0.0.1:8001"
     )]
     url: String,
-    /// The authority.der of the head's --cluster-dir: the head has to be that of this cluster, at
-    /// whatever address. Without it, an https:// URL is trusted as the machine does
+    /// The authority.der of the head's --cluster-dir: only the head of this cluster is accepted, at any
+    /// address. Without it, an https:// URL is trusted as the machine trusts certificates
     #[arg(long, env = "PLAYHOUSE_ADMIN_CA", value_name = "FILE")]
     admin_ca: Option<PathBuf>,
     /// Token of the admin API; better given by the environment, which `ps` does not show
@@ -56,10 +56,10 @@ pub(crate) struct AdminArgs {
     admin_token_file: Option<PathBuf>,
 }
 
-/// The admin API of one head.
+/// A client of one head's admin API.
 pub(crate) struct Admin(Client);
 
-/// A request that changes something.
+/// A request that changes the cluster.
 pub(crate) struct Request {
     method: Method,
     path: String,
@@ -67,21 +67,21 @@ pub(crate) struct Request {
     body: Bytes,
 }
 
-/// What came of it.
+/// The answer to an accepted change.
 pub(crate) enum Accepted {
-    /// It was only worked out.
+    /// The plan of a change that was not made.
     Plan(Plan),
-    /// It is under way.
+    /// The operation that makes the change.
     Operation(Box<Operation>),
 }
 
 // === impl AdminArgs ===
 
 impl AdminArgs {
-    /// Resolves the address and reads the token; nothing is asked yet.
+    /// Resolves the address and reads the token; no request is sent yet.
     ///
     /// # Errors
-    /// One of them cannot be used.
+    /// Returns an error if the address or the token cannot be used.
     pub(crate) async fn open(&self) -> Result<Admin, CliError> {
         let target = Target::parse(&self.url)?;
         let trust = self.admin_ca.as_deref().map_or(Trust::Machine, Trust::Head);
@@ -102,52 +102,52 @@ impl AdminArgs {
 // === impl Admin ===
 
 impl Admin {
-    /// The cluster as it is now.
+    /// Returns the current state of the cluster.
     ///
     /// # Errors
-    /// No answer, or a refusal.
+    /// Returns an error for a missing answer or a refusal.
     pub(crate) async fn cluster(&self) -> Result<Cluster, CliError> {
         read(self.0.get("/admin/v1/cluster").await).await
     }
 
-    /// A token that lets one node join.
+    /// Requests a token that lets one node join.
     ///
     /// # Errors
-    /// No answer, or a refusal.
+    /// Returns an error for a missing answer or a refusal.
     pub(crate) async fn create_token(&self, request: TokenRequest) -> Result<Token, CliError> {
         let body = serde_json::to_vec(&request).expect("a number is JSON");
         read(self.0.post("/admin/v1/tokens", Bytes::from(body)).await).await
     }
 
-    /// Cuts a node off and turns its certificate away.
+    /// Disconnects a node and revokes its certificate.
     ///
     /// # Errors
-    /// No answer, or a refusal.
+    /// Returns an error for a missing answer or a refusal.
     pub(crate) async fn revoke(&self, request: Request) -> Result<Revoked, CliError> {
         let Request { method, path, headers, body } = request;
         read(self.0.ask(method, &path, headers, body).await).await
     }
 
-    /// Every operation that is known.
+    /// Returns all known operations.
     ///
     /// # Errors
-    /// No answer, or a refusal.
+    /// Returns an error for a missing answer or a refusal.
     pub(crate) async fn operations(&self) -> Result<Operations, CliError> {
         read(self.0.get("/admin/v1/operations").await).await
     }
 
-    /// One operation.
+    /// Returns one operation.
     ///
     /// # Errors
-    /// No answer, or a refusal.
+    /// Returns an error for a missing answer or a refusal.
     pub(crate) async fn operation(&self, id: u64) -> Result<Operation, CliError> {
         read(self.0.get(&format!("/admin/v1/operations/{id}")).await).await
     }
 
-    /// The stream of an operation's events behind the one with the id `seen`.
+    /// Returns the stream of an operation's events after the one with the id `seen`.
     ///
     /// # Errors
-    /// No answer, or a refusal.
+    /// Returns an error for a missing answer or a refusal.
     pub(crate) async fn follow(&self, id: u64, seen: u64) -> Result<Response, CliError> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
@@ -159,10 +159,10 @@ impl Admin {
         good(response).await
     }
 
-    /// Changes something, or asks what would be done.
+    /// Makes a change, or asks for its plan.
     ///
     /// # Errors
-    /// No answer, or a refusal.
+    /// Returns an error for a missing answer or a refusal.
     pub(crate) async fn change(&self, request: Request) -> Result<Accepted, CliError> {
         let Request { method, path, headers, body } = request;
         let response = good(self.0.ask(method, &path, headers, body).await).await?;
@@ -199,10 +199,10 @@ impl Request {
         self.path += &format!("{sign}{name}={value}");
     }
 
-    /// Names the change, so that it is not made twice.
+    /// Sets the idempotency key of the change, so that it is not made twice.
     ///
     /// # Errors
-    /// A header cannot carry it.
+    /// Returns an error if a header cannot carry the key.
     pub(crate) fn key(&mut self, key: Option<&str>) -> Result<(), CliError> {
         let Some(key) = key else { return Ok(()) };
         let value = HeaderValue::try_from(key).map_err(|_| {
@@ -221,7 +221,7 @@ async fn read<T: DeserializeOwned>(response: Result<Response, ClientError>) -> R
     })
 }
 
-/// An answer that is no refusal.
+/// Returns a response that is no refusal.
 async fn good(response: Result<Response, ClientError>) -> Result<Response, CliError> {
     let response = response.map_err(told)?;
     let status = response.status();
@@ -234,7 +234,7 @@ async fn good(response: Result<Response, ClientError>) -> Result<Response, CliEr
     }
 }
 
-/// What a refusal says, and what to do about it.
+/// Returns the error of a refusal, with a hint what to do about it.
 fn refusal(status: StatusCode, body: &[u8]) -> CliError {
     let refused = CliError::failure(format!("{status}: {}", visible(&error_message(body))));
     let detail: Option<ErrorDetail> =
@@ -257,7 +257,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> CliError {
     }
 }
 
-/// The hints of OpenAI endpoints would mislead here.
+/// Converts an error of the client; the hints for OpenAI endpoints would mislead here.
 fn told(error: ClientError) -> CliError {
     match error {
         ClientError::BadApiKey => {

@@ -13,16 +13,16 @@ use playhouse_wire::{PeerId, Role};
 
 use crate::error::CliError;
 
-/// Where the authority is unless somebody says otherwise.
+/// The default folder of the authority.
 pub(crate) const DEFAULT_DIR: &str = "playhouse-cluster";
 
 const CERTIFICATE: &str = "authority.der";
 const KEY: &str = "authority.key";
 const REVOKED: &str = "revoked";
-/// What it is written as before it takes the other's place.
+/// The name under which a new list is written before it replaces the old one.
 const REVOKED_NEW: &str = "revoked.new";
 
-/// Whose certificates count, and which of them do not any more.
+/// The trust of a head: its authority, and the revoked certificates.
 pub(crate) struct Trust {
     pub(crate) authority: Authority,
     pub(crate) revocations: Revocations,
@@ -46,10 +46,10 @@ enum ClusterCommand {
     },
 }
 
-/// Makes an authority and keeps it.
+/// Makes an authority and writes it to its folder.
 ///
 /// # Errors
-/// When there is one already, or it cannot be written.
+/// Returns an error when there is an authority already, or it cannot be written.
 pub(crate) fn run(args: &ClusterArgs) -> Result<ExitCode, CliError> {
     let ClusterCommand::Init { dir } = &args.command;
     let authority = Authority::new().map_err(|why| CliError::failure(why.to_string()))?;
@@ -77,17 +77,18 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<ExitCode, CliError> {
 // === impl Trust ===
 
 impl Trust {
-    /// That of an authority which ends with this process.
+    /// Returns the trust of an authority that ends with this process.
     pub(crate) fn passing(authority: Authority) -> Self {
         let revocations = Revocations::default();
         Self { authority, revocations, keep_revocations: Box::new(|_| Ok(())) }
     }
 }
 
-/// What is kept in a folder.
+/// Reads the trust that is kept in a folder.
 ///
 /// # Errors
-/// When there is no authority, with how to make it; or the list of revoked certificates cannot be read.
+/// Returns an error when there is no authority, with how to make one; or when the list of revoked
+/// certificates cannot be read.
 pub(crate) fn read(dir: &Path) -> Result<Trust, CliError> {
     let authority = read_authority(dir)?;
     let list = dir.join(REVOKED);
@@ -96,7 +97,7 @@ pub(crate) fn read(dir: &Path) -> Result<Trust, CliError> {
     let revocations = match fs::read_to_string(&list) {
         Ok(text) => text.parse().map_err(|why| failed(&why))?,
         Err(why) if why.kind() == io::ErrorKind::NotFound => Revocations::default(),
-        // Without the list, who was revoked would be let in.
+        // Without the list, revoked nodes would be admitted.
         Err(why) => return Err(failed(&why)),
     };
     let dir = dir.to_owned();
@@ -104,7 +105,7 @@ pub(crate) fn read(dir: &Path) -> Result<Trust, CliError> {
     Ok(Trust { authority, revocations, keep_revocations })
 }
 
-/// Writes the list so that there is always a whole one.
+/// Replaces the list so that there is always a whole one.
 fn replace_list(dir: &Path, list: &Revocations) -> io::Result<()> {
     let new = dir.join(REVOKED_NEW);
     let mut options = OpenOptions::new();
@@ -115,15 +116,15 @@ fn replace_list(dir: &Path, list: &Revocations) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Where the authority's certificate is in a folder, for who has to know the head.
+/// Returns the path of the authority's certificate in a folder, for clients that verify the head.
 pub(crate) fn certificate(dir: &Path) -> PathBuf {
     dir.join(CERTIFICATE)
 }
 
-/// The authority in a folder.
+/// Reads the authority in a folder.
 ///
 /// # Errors
-/// When there is none, with how to make it.
+/// Returns an error when there is none, with how to make one.
 pub(crate) fn read_authority(dir: &Path) -> Result<Authority, CliError> {
     let show = dir.display();
     let read = |name: &str| {
@@ -144,12 +145,12 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// The head of every cluster, as its certificate names it.
+/// Returns the head's identity, which is the same in all clusters.
 pub(crate) fn head() -> PeerId {
     PeerId::new(Role::Head, HEAD).expect("the name of the head is one that peers may have")
 }
 
-/// A new file that only the owner may read.
+/// Creates a file that only the owner may read.
 pub(crate) fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }

@@ -1,4 +1,4 @@
-//! What `playhouse serve` says when it is ready: one screen, every line a fact.
+//! The banner of `playhouse serve` when it is ready: one screen, every line a fact.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -15,13 +15,13 @@ use crate::sizing::{Bytes, CacheSize};
 
 pub(crate) struct Banner(String);
 
-/// Where the head is reached, and where it keeps what it is asked for.
+/// The addresses of the head, and the folder of its state.
 pub(crate) struct Reached<'a> {
-    /// Of the OpenAI API.
+    /// The address of the OpenAI API.
     pub(crate) address: SocketAddr,
-    /// The admin API, for people.
+    /// The address of the admin API, as text.
     pub(crate) admin: &'a str,
-    /// The state folder, for people.
+    /// The state folder, as text.
     pub(crate) state: &'a str,
 }
 
@@ -46,7 +46,7 @@ impl Banner {
                 plural(tokens / limits.max_model_len, "sequence"),
             )
         };
-        // On nodes it is as large as their memory allows.
+        // On nodes the KV cache is as large as their memory allows.
         let kv_cache = match cache.most == limits.kv_blocks {
             true => kv_cache(cache.most),
             false => format!("up to {}, as devices allow", kv_cache(cache.most)),
@@ -107,7 +107,7 @@ impl Banner {
         Self(text + "\n")
     }
 
-    /// What a head says that waits for nodes.
+    /// Returns the banner of a head that waits for nodes.
     pub(crate) fn waiting(join_at: SocketAddr, devices: usize, admin: &AdminListener) -> Self {
         Self(format!(
             "playhouse {}\n\n  waiting   for {} of nodes that join at {join_at}\n  admin     {}\n\n",
@@ -117,17 +117,17 @@ impl Banner {
         ))
     }
 
-    /// Prints it on standard output.
+    /// Prints the banner on standard output.
     ///
     /// # Errors
-    /// When standard output cannot be written.
+    /// Returns an error when standard output cannot be written.
     pub(crate) fn print(&self) -> Result<(), CliError> {
         let mut out = io::stdout().lock();
         out.write_all(self.0.as_bytes()).and_then(|()| out.flush()).map_err(CliError::output)
     }
 }
 
-/// What the URLs of a listener begin with.
+/// Returns the scheme of a listener's URLs.
 pub(crate) fn scheme(tls: bool) -> &'static str {
     if tls { "https" } else { "http" }
 }

@@ -1,11 +1,10 @@
 //! `playhouse bench`: open- and closed-loop load on any OpenAI endpoint.
 //!
-//! - **B-1** numbers mean what vLLM's `vllm bench serve` means by them; table and JSON keys are the
-//!   same.
-//! - **B-2** an open load keeps its times: a slow answer delays no other request, and waiting for a
-//!   place (`--max-concurrency`) is counted as the client's queue, not left out.
-//! - **B-3** a failed request is counted and adds to no latency; a stream without its end has
-//!   failed. If all fail, or a threshold is missed, the exit code is 1.
+//! - **B-1** numbers are defined as in vLLM's `vllm bench serve`; table and JSON keys are the same.
+//! - **B-2** an open load keeps its times: a slow answer delays no other request, and waiting for a slot
+//!   (`--max-concurrency`) is counted as the client's queue, not left out.
+//! - **B-3** a failed request is counted and adds to no latency; a stream without its end counts as
+//!   failed. If all requests fail, or a threshold is missed, the exit code is 1.
 //! - **B-4** the same seed and settings send the same bytes at the same times.
 //!
 //! Not here: starting a server, or knowing a tokenizer.
@@ -41,23 +40,23 @@ use crate::error::CliError;
 use crate::progress::{Progress, Unit};
 use crate::secret;
 
-/// Kinds of failure that are told; the rest are counted.
+/// The maximum number of kinds of failure that are printed; the rest are counted.
 const FAILURES_TOLD: usize = 10;
-/// File descriptors that are not connections to the server.
+/// The number of file descriptors that are not connections to the server.
 const OTHER_FILES: u64 = 32;
 
 /// The flags of `playhouse bench`.
 pub(crate) struct BenchArgs {
     own: OwnArgs,
     settings: Settings,
-    /// Settings which the command line gives: these are stronger than a scenario.
+    /// The settings that the command line gives, which override a scenario.
     given: HashSet<String>,
 }
 
-/// Flags that are not part of a scenario.
+/// The flags that are not part of a scenario.
 #[derive(Args)]
 struct OwnArgs {
-    /// Take settings and thresholds from this file; flags are stronger.
+    /// Take settings and thresholds from this file; flags override it.
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
     /// Key of the API, sent as a bearer token.
@@ -101,7 +100,7 @@ impl Args for BenchArgs {
 /// Runs a benchmark and prints its result.
 ///
 /// # Errors
-/// Wrong settings, no server, a result that cannot be written.
+/// Returns an error for wrong settings, a missing server, or a result that cannot be written.
 pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, CliError> {
     let (settings, thresholds) = match &args.own.scenario {
         Some(path) => scenario::overlay(path, &args.settings, |key| args.given.contains(key))?,
@@ -160,7 +159,8 @@ async fn measure(load: Load, settings: &Settings) -> (Vec<Outcome>, f64) {
     (outcomes, seconds)
 }
 
-/// A load that needs more connections than this process may open would measure that limit.
+/// Refuses a load that needs more connections than this process may open: the benchmark would measure
+/// that limit.
 fn check_open_files(settings: &Settings) -> Result<(), CliError> {
     if settings.request_rate.is_finite() && settings.max_concurrency.is_none() {
         return Ok(()); // How many will be open at once depends on the server.
@@ -185,7 +185,7 @@ fn tell_failures(outcomes: &[Outcome]) {
     kinds.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
     let mut stderr = io::stderr().lock();
     for (error, count) in kinds.iter().take(FAILURES_TOLD) {
-        // The table counts the failures too, so nothing is lost if this cannot be written.
+        // The table counts the failures too, so this output may fail.
         let _ = writeln!(stderr, "failed: {count} x {error}");
     }
     if kinds.len() > FAILURES_TOLD {
@@ -223,7 +223,7 @@ fn save(
     std::fs::write(&path, json.to_string() + "\n").map_err(failed)
 }
 
-/// The name that vLLM would give the file.
+/// Returns the file name that vLLM would use.
 fn file_name(settings: &Settings, model: &str, date: &str) -> String {
     let model = model.rsplit('/').next().unwrap_or(model);
     let concurrency =

@@ -1,4 +1,4 @@
-//! How replicas are made of a model, for every way of dividing it.
+//! The blueprints by which replicas of a model are made, for every layout.
 
 use std::sync::Arc;
 
@@ -15,26 +15,26 @@ use crate::layout::ServedLayout;
 use crate::loading::Loaded;
 use crate::sizing::CacheSize;
 
-/// What all replicas of a deployment have in common.
+/// The data that all replicas of a deployment share.
 pub(crate) struct Model {
     pub(crate) loaded: Arc<Loaded>,
     pub(crate) dtype: Dtype,
     pub(crate) venue: Venue,
-    /// Sizes that do not depend on how a replica is divided.
+    /// The sizes that do not depend on the layout.
     pub(crate) limits: Limits,
     pub(crate) cache: CacheSize,
-    /// Requests in one step of a pipeline.
+    /// The number of requests in one step of a pipeline.
     pub(crate) micro_batch_max: Option<u32>,
-    /// Steps in flight, if that was given.
+    /// The number of steps in flight, if it was given.
     pub(crate) concurrent_batches: Option<usize>,
 }
 
 // === impl Model ===
 
 impl Model {
-    /// The way to make replicas of it.
+    /// Returns the blueprints that make replicas of this model.
     pub(crate) fn blueprints(self) -> Blueprints {
-        // Those of processes hold no weights.
+        // The blueprints of processes hold no weights.
         let (model, known) = (Arc::new(self), Arc::<Mutex<Vec<Blueprint>>>::default());
         Arc::new(move |layout| {
             let (model, known) = (Arc::clone(&model), Arc::clone(&known));
@@ -54,7 +54,7 @@ impl Model {
         if let Some(blueprint) = known.iter().find(|blueprint| blueprint.layout == *layout) {
             return Ok(blueprint.clone());
         }
-        // The hint is about flags of `serve`. Several errors have lines of their own there.
+        // The hint is about flags of `serve`. Several errors have separate lines there.
         let blueprint = self.blueprint(layout);
         let blueprint = blueprint.map_err(|why| why.message.replace("\nerror: ", "; "))?;
         known.extend(self.venue.control().map(|_| blueprint.clone()));

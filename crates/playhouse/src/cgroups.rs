@@ -1,22 +1,22 @@
-//! How much memory the control groups of this process leave it.
+//! The memory that the control groups of this process leave it.
 //!
-//! - **CG-1** a limit counts wherever it stands: in the group of the process or in any group around it,
-//!   in version 2 and version 1. The least of them is the answer.
-//! - **CG-2** groups are found below the point where their file system is mounted, whatever part of the
-//!   hierarchy that mount shows: in a container often the container's own group alone.
+//! - **CG-1** a limit counts in the group of the process and in any group that contains it, in version 2
+//!   and version 1. The smallest of them is the answer.
+//! - **CG-2** groups are found below the mount point of their file system, whatever part of the hierarchy
+//!   that mount shows: in a container often the container's own group alone.
 //!
-//! Not here: what the machine has (see [`crate::sizing`]).
+//! Not here: the memory of the machine (see [`crate::sizing`]).
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// Where a hierarchy of groups is mounted, as `/proc/self/mountinfo` says.
+/// A mount of a hierarchy of groups, from `/proc/self/mountinfo`.
 #[derive(Debug, PartialEq, Eq)]
 struct Mount {
     version: Version,
     /// The group that the mount shows as its root.
     root: PathBuf,
-    /// Where that group is seen.
+    /// The path at which that group is mounted.
     point: PathBuf,
 }
 
@@ -26,7 +26,7 @@ enum Version {
     Two,
 }
 
-/// The least limit on the memory of this process, in bytes; `None` if there is none.
+/// Returns the smallest limit on the memory of this process, in bytes; `None` if there is none.
 pub(crate) fn memory_limit() -> Option<u64> {
     let read = |path: &Path| fs::read_to_string(path).ok();
     let groups = read(Path::new("/proc/self/cgroup"))?;
@@ -34,7 +34,7 @@ pub(crate) fn memory_limit() -> Option<u64> {
     least_limit(&groups, &mounts, read)
 }
 
-/// The same, from the text of both files and whatever reads others.
+/// Returns the same, from the text of both files and a reader of other files.
 fn least_limit(groups: &str, mounts: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
     let mounts: Vec<Mount> = mounts.lines().filter_map(Mount::parse).collect();
     let own = groups.lines().filter_map(own_group);
@@ -42,7 +42,7 @@ fn least_limit(groups: &str, mounts: &str, read: impl Fn(&Path) -> Option<String
         let mounts = mounts.iter().filter(move |mount| mount.version == version);
         mounts.flat_map(move |mount| mount.folders(group))
     });
-    // Where there is no limit, version 2 has a word, and version 1 a number that no machine has.
+    // For no limit, version 2 has a word, and version 1 a number that no machine has.
     let limit = |folder: (Version, PathBuf)| {
         let (version, folder) = folder;
         read(&folder.join(version.file()))?.trim().parse::<u64>().ok()
@@ -50,8 +50,8 @@ fn least_limit(groups: &str, mounts: &str, read: impl Fn(&Path) -> Option<String
     folders.filter_map(limit).min()
 }
 
-/// The hierarchy that limits memory and the group of the process in it, from a line of
-/// `/proc/self/cgroup`: `NUMBER:CONTROLLERS:GROUP`.
+/// Returns the version of the hierarchy that limits memory, and the group of the process in it, from a
+/// line of `/proc/self/cgroup`: `NUMBER:CONTROLLERS:GROUP`.
 fn own_group(line: &str) -> Option<(Version, &Path)> {
     let mut parts = line.splitn(3, ':');
     let (number, controllers, group) = (parts.next()?, parts.next()?, parts.next()?);
@@ -60,14 +60,14 @@ fn own_group(line: &str) -> Option<(Version, &Path)> {
         (_, controllers) if controllers.split(',').any(|one| one == "memory") => Version::One,
         _ => return None,
     };
-    // The group may be gone that a process is still in.
+    // The group of a process may have been deleted.
     Some((version, Path::new(group.strip_suffix(" (deleted)").unwrap_or(group))))
 }
 
 // === impl Version ===
 
 impl Version {
-    /// Holds the limit of a group.
+    /// Returns the file with the limit of a group.
     fn file(self) -> &'static str {
         match self {
             Self::One => "memory.limit_in_bytes",
@@ -79,7 +79,7 @@ impl Version {
 // === impl Mount ===
 
 impl Mount {
-    /// Of a line of `/proc/self/mountinfo`, if it mounts a hierarchy that limits memory.
+    /// Parses a line of `/proc/self/mountinfo`, if it mounts a hierarchy that limits memory.
     fn parse(line: &str) -> Option<Self> {
         let (mount, kind) = line.split_once(" - ")?;
         let mut kind = kind.split(' ');
@@ -96,18 +96,18 @@ impl Mount {
         Some(Self { version, root: path()?, point: path()? })
     }
 
-    /// Where the group is seen, and every group around it, up to the root of the mount.
+    /// Returns the folders of the group and of every group around it, up to the root of the mount.
     fn folders(&self, group: &Path) -> Vec<(Version, PathBuf)> {
         let goes_up = |path: &Path| path.components().any(|part| part == Component::ParentDir);
         let below = group.strip_prefix(&self.root).ok().filter(|_| !goes_up(group));
-        // Of a group outside of what is mounted, the root of the mount is all that is known.
+        // For a group outside of the mount, the root of the mount is all that is known.
         let below = below.unwrap_or(Path::new(""));
         let around = below.ancestors().map(|part| (self.version, self.point.join(part)));
         around.collect()
     }
 }
 
-/// A path of `/proc/self/mountinfo`, where white space and backslashes are octal numbers.
+/// Decodes a path of `/proc/self/mountinfo`, where white space and backslashes are octal numbers.
 fn plain(text: &str) -> String {
     let mut parts = text.split('\\');
     let mut plain = parts.next().unwrap_or_default().to_owned();

@@ -1,9 +1,9 @@
-//! `playhouse scale`, `drain`, `undrain`, `restart` and `remove`: what changes a cluster that serves.
+//! `playhouse scale`, `drain`, `undrain`, `restart` and `remove`: the changes of a cluster that serves.
 //!
 //! - **CH-1** the exit code is 0 if the change was accepted, or with `--wait` if it was done, 1 if not,
 //!   2 for a wrong command line.
-//! - **CH-2** standard output has one line, the operation, or with `--dry-run` the plan; what goes on
-//!   meanwhile is on standard error.
+//! - **CH-2** standard output has one line, the operation, or with `--dry-run` the plan; progress is on
+//!   standard error.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ use crate::operations::change_words;
 use crate::terminal::visible;
 use crate::token::seconds;
 
-/// What all changes take.
+/// The flags of all changes.
 #[derive(Args)]
 struct ChangeArgs {
     #[command(flatten)]
@@ -26,23 +26,23 @@ struct ChangeArgs {
     /// Follow the change on standard error until it ends; succeed only if it is done
     #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
-    /// Only print what would be done
+    /// Only print the steps of the change
     #[arg(long)]
     dry_run: bool,
-    /// A name for this change: giving the same command again with it changes nothing twice
+    /// A name for this change: repeating the command with the same name makes no second change
     #[arg(long, value_name = "NAME")]
     key: Option<String>,
 }
 
-/// What may leave nothing to serve.
+/// The flag of changes that may leave no replica to serve.
 #[derive(Args)]
 struct ForceArgs {
-    /// Even if nothing is left to serve, meanwhile or afterwards
+    /// Make the change even if no replica is left to serve, meanwhile or afterwards
     #[arg(long)]
     force: bool,
 }
 
-/// What draining takes.
+/// The flags of a drain.
 #[derive(Args)]
 struct DrainArgs {
     /// How long requests may go on there before they move, such as 90s or 15m
@@ -59,7 +59,7 @@ struct DrainArgs {
 pub(crate) struct ScaleArgs {
     /// What to change: replicas (dp), ranks of each stage (tp) or stages (pp)
     what: Dimension,
-    /// How many of them
+    /// The new number of them
     #[arg(allow_negative_numbers = true)]
     number: i64,
     #[command(flatten)]
@@ -90,16 +90,16 @@ pub(crate) struct DrainCommand {
 
 #[derive(Subcommand)]
 enum DrainWhat {
-    /// Let a replica give its requests away and rest; `restart` brings it back.
+    /// Take a replica out of service and move its requests; `restart` brings it back.
     Replica {
-        /// Which one
+        /// Id of the replica
         id: u32,
         #[command(flatten)]
         drain: DrainArgs,
     },
     /// Take the ranks of a node away, and give it no more.
     Node {
-        /// Its name
+        /// Name of the node
         name: String,
         #[command(flatten)]
         drain: DrainArgs,
@@ -117,7 +117,7 @@ pub(crate) struct UndrainCommand {
 enum UndrainWhat {
     /// Let a node have ranks again.
     Node {
-        /// Its name
+        /// Name of the node
         name: String,
         #[command(flatten)]
         change: ChangeArgs,
@@ -133,9 +133,9 @@ pub(crate) struct RestartCommand {
 
 #[derive(Subcommand)]
 enum RestartWhat {
-    /// Start a replica anew, in new processes; a drained or failed one, too.
+    /// Restart a replica, in new processes; a drained or failed one, too.
     Replica {
-        /// Which one
+        /// Id of the replica
         id: u32,
         #[command(flatten)]
         change: ChangeArgs,
@@ -151,26 +151,26 @@ pub(crate) struct RemoveCommand {
 
 #[derive(Subcommand)]
 enum RemoveWhat {
-    /// Drain a replica and remove it: there is one less.
+    /// Drain a replica and remove it.
     Replica {
-        /// Which one
+        /// Id of the replica
         id: u32,
         #[command(flatten)]
         drain: DrainArgs,
     },
-    /// Forget a node that has no ranks.
+    /// Remove a node that has no ranks, and refuse it from then on.
     Node {
-        /// Its name
+        /// Name of the node
         name: String,
         #[command(flatten)]
         change: ChangeArgs,
     },
 }
 
-/// `playhouse scale`
+/// Runs `playhouse scale`.
 ///
 /// # Errors
-/// The head cannot be asked or refuses, or the change was not done.
+/// Returns an error if the head cannot be reached or refuses, or the change was not done.
 pub(crate) async fn scale(args: ScaleArgs) -> Result<ExitCode, CliError> {
     let ScaleArgs { what, number, force: ForceArgs { force }, change } = args;
     let mut patch = DeploymentPatch { force, ..DeploymentPatch::default() };
@@ -182,10 +182,10 @@ pub(crate) async fn scale(args: ScaleArgs) -> Result<ExitCode, CliError> {
     make(change, Request::patch("/admin/v1/deployment".to_owned(), &patch)).await
 }
 
-/// `playhouse drain`
+/// Runs `playhouse drain`.
 ///
 /// # Errors
-/// As [`scale`].
+/// Returns the errors of [`scale`].
 pub(crate) async fn drain(args: DrainCommand) -> Result<ExitCode, CliError> {
     let (path, drain) = match args.what {
         DrainWhat::Replica { id, drain } => (format!("/admin/v1/replicas/{id}/drain"), drain),
@@ -195,28 +195,28 @@ pub(crate) async fn drain(args: DrainCommand) -> Result<ExitCode, CliError> {
     make(drain.change, request).await
 }
 
-/// `playhouse undrain`
+/// Runs `playhouse undrain`.
 ///
 /// # Errors
-/// As [`scale`].
+/// Returns the errors of [`scale`].
 pub(crate) async fn undrain(args: UndrainCommand) -> Result<ExitCode, CliError> {
     let UndrainWhat::Node { name, change } = args.what;
     make(change, Request::delete(format!("{}/drain", node_path(&name)?))).await
 }
 
-/// `playhouse restart`
+/// Runs `playhouse restart`.
 ///
 /// # Errors
-/// As [`scale`].
+/// Returns the errors of [`scale`].
 pub(crate) async fn restart(args: RestartCommand) -> Result<ExitCode, CliError> {
     let RestartWhat::Replica { id, change } = args.what;
     make(change, Request::post(format!("/admin/v1/replicas/{id}/restart"))).await
 }
 
-/// `playhouse remove`
+/// Runs `playhouse remove`.
 ///
 /// # Errors
-/// As [`scale`].
+/// Returns the errors of [`scale`].
 pub(crate) async fn remove(args: RemoveCommand) -> Result<ExitCode, CliError> {
     match args.what {
         RemoveWhat::Replica { id, drain } => {
@@ -227,14 +227,14 @@ pub(crate) async fn remove(args: RemoveCommand) -> Result<ExitCode, CliError> {
     }
 }
 
-/// The path of a node, its name escaped.
+/// Returns the path of a node, its name escaped.
 pub(crate) fn node_path(name: &str) -> Result<String, CliError> {
     if name.is_empty() {
         return Err(CliError::usage("the name of the node is empty"));
     }
     let mut path = "/admin/v1/nodes/".to_owned();
     for byte in name.bytes() {
-        // A name of dots alone would be taken for a folder by what stands between.
+        // Proxies would take a name of dots alone for a folder.
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {
             path.push(char::from(byte));
         } else {
@@ -277,21 +277,21 @@ fn print_plan(plan: &Plan) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// On standard output.
+/// Prints a text on standard output.
 pub(crate) fn print(text: &str) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CliError::output)
 }
 
-/// On standard error, whoever reads it.
+/// Prints a text on standard error, and ignores errors.
 pub(crate) fn tell(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// Asks the operation that is `running` to end.
+/// Aborts the operation `running`.
 ///
 /// # Errors
-/// The head cannot be asked, or it has ended.
+/// Returns an error if the head cannot be reached, or the operation has ended.
 pub(crate) async fn abort(admin: &Admin, running: u64) -> Result<ExitCode, CliError> {
     let path = format!("/admin/v1/operations/{running}");
     match admin.change(Request::delete(path)).await? {

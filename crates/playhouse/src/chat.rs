@@ -2,8 +2,8 @@
 //!
 //! - **CH-1** standard output carries answers only; prompts, numbers and errors go to standard
 //!   error, prompts only on a terminal. So `echo question | playhouse chat | wc` works.
-//! - **CH-2** Ctrl-C during an answer ends that answer and nothing else; the connection is closed,
-//!   which cancels the generation. What was said stays part of the conversation.
+//! - **CH-2** Ctrl-C during an answer ends only that answer; the connection is closed, which cancels the
+//!   generation. The printed part of the answer stays in the conversation.
 //! - **CH-3** on a terminal an error ends the turn, otherwise the program (exit code 1).
 
 mod answer;
@@ -25,10 +25,10 @@ use crate::error::CliError;
 use crate::secret;
 use crate::terminal::shows_colour;
 
-/// Longest silence of the server while an answer is awaited: prefill of a long conversation on a
-/// small machine is slow, and Ctrl-C is at hand.
+/// The maximum silence of the server while an answer is awaited: prefill of a long conversation on a
+/// small machine is slow, and the user can press Ctrl-C.
 const QUIET_MAX: Duration = Duration::from_secs(600);
-/// Exit code of a program that Ctrl-C ended (128 + SIGINT).
+/// The exit code of a program that Ctrl-C ended (128 + SIGINT).
 const INTERRUPTED: u8 = 130;
 
 const HELP: &str = "/reset         forget the conversation
@@ -73,7 +73,7 @@ pub(crate) struct ChatArgs {
     quick: Option<String>,
 }
 
-/// One turn of somebody.
+/// One message of the conversation.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Message {
     role: &'static str,
@@ -102,7 +102,7 @@ struct StreamOptions {
     include_usage: bool,
 }
 
-/// A conversation and where it takes place.
+/// A conversation and the server it is held with.
 struct Session {
     client: Client,
     args: ChatArgs,
@@ -114,28 +114,28 @@ struct Session {
     totals: Totals,
 }
 
-/// How an answer ended.
+/// The way in which an answer ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ended {
     Complete,
     Interrupted,
 }
 
-/// What the other end of the standard streams is.
+/// The properties of the standard streams.
 #[derive(Clone, Copy)]
 struct Terminal {
-    /// A person types and reads.
+    /// Whether a person types and reads.
     interactive: bool,
-    /// Standard error understands colours and nobody asked for none.
+    /// Whether standard error shows colours and they are not turned off.
     colour: bool,
 }
 
-/// Numbers of a session.
+/// The totals of a session.
 #[derive(Default)]
 struct Totals {
     answers: u32,
     tokens: u64,
-    /// Tokens after the first of each answer, and the time they took.
+    /// The number of tokens after the first of each answer, and the time they took.
     decoded: u64,
     decoding: Duration,
     first_token: Duration,
@@ -144,7 +144,7 @@ struct Totals {
 /// Runs a conversation until its end.
 ///
 /// # Errors
-/// No server; off a terminal, also anything that the server refuses.
+/// Returns an error if there is no server; off a terminal, also if the server refuses.
 pub(crate) async fn run(args: ChatArgs) -> Result<ExitCode, CliError> {
     let target = Target::parse(&args.url)?;
     let place = target.to_string();
@@ -203,7 +203,7 @@ impl Session {
                 }
             };
             match done {
-                // The text says it all; the exit code is for the end of the program.
+                // The text has all that matters; the exit code is for the end of the program.
                 Err(error) if self.terminal.interactive => {
                     error.report();
                 }
@@ -213,7 +213,7 @@ impl Session {
         }
     }
 
-    /// Asks, prints the answer as it comes, and remembers both.
+    /// Sends a question, prints the answer as it comes, and keeps both.
     async fn turn(&mut self, question: String) -> Result<Ended, CliError> {
         self.history.push(Message { role: "user", content: question });
         let mut sink = Sink::new(self.terminal);
@@ -234,7 +234,7 @@ impl Session {
                 Ok(ended)
             }
             Err(error) => {
-                // The turn can be tried again as if it had not been.
+                // The turn is forgotten, so that it can be tried again.
                 self.history.pop();
                 Err(if self.history.is_empty() {
                     error
@@ -247,7 +247,7 @@ impl Session {
 
     fn remember(&mut self, answer: Answer) {
         if answer.text.is_empty() {
-            // Many templates refuse a conversation in which the assistant says nothing.
+            // Many templates refuse a conversation with an empty message of the assistant.
             self.history.pop();
         } else {
             self.history.push(Message { role: "assistant", content: answer.text });
@@ -284,19 +284,19 @@ impl Session {
 
     fn prompt(&self) {
         if self.terminal.interactive {
-            // A prompt that cannot be written leaves a session without one.
+            // A prompt that cannot be written is left out.
             let _ = io::stderr().write_all(b">>> ");
         }
     }
 
-    /// Says something to a person; nothing to a pipe.
+    /// Prints a remark for a person; nothing to a pipe.
     fn remark(&self, text: &str) {
         if self.terminal.interactive {
             let _ = writeln!(io::stderr(), "{}", self.terminal.dim(text));
         }
     }
 
-    /// Says something that also belongs into a log.
+    /// Prints a text that also belongs into a log.
     fn tell(&self, text: &str) -> Result<(), CliError> {
         writeln!(io::stderr(), "{}", self.terminal.dim(text)).map_err(CliError::output)
     }

@@ -1,15 +1,15 @@
 //! A small HTTP/1.1 client for OpenAI endpoints, made to load them: few allocations, kept-alive
-//! connections, no retries behind the caller's back.
+//! connections, no hidden retries.
 //!
 //! - **C-1** a connection is used again only after its answer was read to the end; an answer
 //!   dropped before its end closes the connection, which is how a generation is cancelled.
-//! - **C-2** no wait is without a limit: connecting, the head of the answer and each gap between
-//!   two pieces of its body.
-//! - **C-3** bodies are bounded: whole ones by their reader, events by [`sse::EVENT_BYTES_MAX`].
-//! - **C-4** a request is sent again only if none of its bytes were.
+//! - **C-2** every wait is limited: connecting, the head of the answer and each gap between two pieces of
+//!   its body.
+//! - **C-3** bodies are bounded: the reader bounds whole ones, [`sse::EVENT_BYTES_MAX`] bounds events.
+//! - **C-4** a request is sent again only if none of its bytes were sent.
 //!
-//! Over TLS for `https`. There is no bound on connections: the caller decides how many requests run at
-//! once, and each has at most one.
+//! `https` URLs use TLS. The client does not bound its connections: the caller decides how many requests
+//! run at once, and each has at most one.
 
 pub(crate) mod completion;
 pub(crate) mod sse;
@@ -40,16 +40,16 @@ use self::tls::Tls;
 pub(crate) use self::tls::{Trust, trusting};
 use crate::error::CliError;
 
-/// Longest time to open a connection.
+/// The maximum time to open a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// Read buffer per connection; a large one only helps when events come faster than they are read.
+/// The read buffer per connection; a large one only helps when events come faster than they are read.
 const READ_BUFFER_BYTES: usize = 64 << 10;
-/// Most bytes read of the body of a failed request.
+/// The maximum number of bytes read of the body of a failed request.
 const ERROR_BODY_MAX: usize = 64 << 10;
-/// Most bytes read of a list of models.
+/// The maximum number of bytes read of a list of models.
 const MODELS_BODY_MAX: usize = 4 << 20;
 
-/// Requests to one server.
+/// A client of one server.
 pub(crate) struct Client {
     target: Target,
     addresses: Vec<SocketAddr>,
@@ -59,71 +59,71 @@ pub(crate) struct Client {
     idle: Arc<Idle>,
 }
 
-/// An answer whose body is still to be read.
+/// A response whose body is still to be read.
 pub(crate) struct Response {
     status: StatusCode,
     body: Incoming,
     quiet_max: Duration,
-    /// Goes back to the idle ones when the body has ended (**C-1**).
+    /// The connection, which returns to the idle ones when the body has ended (**C-1**).
     connection: Option<Connection>,
     idle: Arc<Idle>,
 }
 
 type Connection = SendRequest<Full<Bytes>>;
 
-/// Connections without a request, the most recently used last, as it is the least likely to have
-/// been closed by the server.
+/// The idle connections, the most recently used last, because that is the least likely to have been
+/// closed by the server.
 #[derive(Default)]
 struct Idle(Mutex<Vec<Connection>>);
 
-/// Why a request has no answer, or not a good one.
+/// The reason why a request has no answer, or not a good one.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
     /// The address cannot be used.
     #[error("{url:?} is not an address to connect to: {why}")]
     BadUrl {
-        /// As it was given.
+        /// The given address.
         url: String,
-        /// What is wrong with it.
+        /// The problem of the address.
         why: &'static str,
     },
     /// The API key cannot be sent.
     #[error("the API key has characters which an HTTP header cannot carry")]
     BadApiKey,
-    /// It is not known which certificates to trust.
+    /// The trusted certificates cannot be determined.
     #[error("cannot read which certificates to trust: {0}")]
     Trust(String),
-    /// No connection.
+    /// No connection could be opened.
     #[error("cannot connect to {authority}: {source}")]
     Connect {
         /// Host and port.
         authority: String,
-        /// The system's reason.
+        /// The error of the system.
         source: io::Error,
     },
     /// The connection failed before the end of the answer.
     #[error("{}", chain(.0))]
     Http(#[from] hyper::Error),
-    /// Nothing came for too long.
+    /// The server was silent for too long.
     #[error("waited {} s for {what}", limit.as_secs_f64())]
     TooSlow {
-        /// What was waited for.
+        /// The input that was waited for.
         what: &'static str,
-        /// How long was waited.
+        /// The limit of the wait.
         limit: Duration,
     },
-    /// The server refused.
+    /// The server refused the request.
     #[error("{status}: {message}")]
     Status {
         /// The HTTP status.
         status: StatusCode,
-        /// The server's words.
+        /// The message of the server.
         message: String,
     },
     /// The server reported an error after the answer had begun.
     #[error("the server broke off: {0}")]
     BrokeOff(String),
-    /// The answer is not what the API says.
+    /// The answer does not conform to the API.
     #[error("the answer is not an OpenAI answer: {0}")]
     Malformed(String),
 }
@@ -132,10 +132,10 @@ pub(crate) enum ClientError {
 
 impl Client {
     /// Resolves the address of `target`; no connection is made yet. `quiet_max` limits how long the
-    /// server may send nothing while an answer is awaited.
+    /// server may be silent while an answer is awaited.
     ///
     /// # Errors
-    /// The name cannot be resolved, or the key cannot be sent.
+    /// Returns an error if the name cannot be resolved, or the key cannot be sent.
     pub(crate) async fn new(
         target: Target,
         api_key: Option<&str>,
@@ -144,10 +144,11 @@ impl Client {
         Self::trusting(Trust::Machine, target, api_key, quiet_max).await
     }
 
-    /// As [`Client::new`]; over TLS, the server has to be who `trust` says.
+    /// Does the same as [`Client::new`]; over TLS, the server must have a certificate that `trust`
+    /// accepts.
     ///
     /// # Errors
-    /// As [`Client::new`], or it cannot be read whom to trust.
+    /// Returns the errors of [`Client::new`], and an error if the trusted certificates cannot be read.
     pub(crate) async fn trusting(
         trust: Trust<'_>,
         target: Target,
@@ -167,23 +168,23 @@ impl Client {
     /// Sends a JSON body to an endpoint, such as `/v1/completions`.
     ///
     /// # Errors
-    /// No answer came. An answer of any status is `Ok`; see [`Response::success`].
+    /// Returns an error if no answer came. An answer of any status is `Ok`; see [`Response::success`].
     pub(crate) async fn post(&self, endpoint: &str, json: Bytes) -> Result<Response, ClientError> {
         self.ask(Method::POST, endpoint, HeaderMap::new(), json).await
     }
 
-    /// Asks an endpoint.
+    /// Sends a GET request to an endpoint.
     ///
     /// # Errors
-    /// As [`Client::post`].
+    /// Returns the errors of [`Client::post`].
     pub(crate) async fn get(&self, endpoint: &str) -> Result<Response, ClientError> {
         self.ask(Method::GET, endpoint, HeaderMap::new(), Bytes::new()).await
     }
 
-    /// The id of the first model that the server lists.
+    /// Returns the id of the first model that the server lists.
     ///
     /// # Errors
-    /// No list, or an empty one.
+    /// Returns an error if there is no list, or an empty one.
     pub(crate) async fn first_model(&self) -> Result<String, ClientError> {
         #[derive(Deserialize)]
         struct Models {
@@ -202,10 +203,10 @@ impl Client {
         })
     }
 
-    /// Sends a request with `headers` of its own in the place of the usual ones.
+    /// Sends a request with `headers` in place of the usual ones.
     ///
     /// # Errors
-    /// As [`Client::post`].
+    /// Returns the errors of [`Client::post`].
     pub(crate) async fn ask(
         &self,
         method: Method,
@@ -244,7 +245,7 @@ impl Client {
         }
     }
 
-    /// The head of the answer, or the request back if nothing of it was sent (**C-4**).
+    /// Returns the head of the answer, or the request if nothing of it was sent (**C-4**).
     async fn answer(
         &self,
         connection: &mut Connection,
@@ -275,7 +276,7 @@ impl Client {
         let failed = |source| ClientError::Connect { authority: self.target.authority(), source };
         let connect = TcpStream::connect(&self.addresses[..]);
         let stream = within(CONNECT_MAX, "the connection", connect).await?.map_err(failed)?;
-        // A request is one write, so waiting for more to send can only delay it.
+        // A request is one write, so waiting for more data would only delay it.
         stream.set_nodelay(true).map_err(failed)?;
         let Some(Tls { connector, name }) = &self.tls else { return speak(stream).await };
         let greeted = connector.connect(name.clone(), stream);
@@ -290,7 +291,7 @@ async fn speak(
 ) -> Result<Connection, ClientError> {
     let builder = http1::Builder::new().max_buf_size(READ_BUFFER_BYTES).clone();
     let (connection, driver) = builder.handshake(TokioIo::new(stream)).await?;
-    // Ends by itself when `connection` is dropped; its error reaches the request that meets it.
+    // The task ends when `connection` is dropped; its error reaches the request that meets it.
     tokio::spawn(driver);
     Ok(connection)
 }
@@ -321,15 +322,15 @@ async fn within<F: Future>(
 // === impl Response ===
 
 impl Response {
-    /// The status, of whatever kind.
+    /// Returns the status, of any kind.
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// The answer, if its status is a success.
+    /// Returns the answer, if its status is a success.
     ///
     /// # Errors
-    /// [`ClientError::Status`] with the message in the body.
+    /// Returns [`ClientError::Status`] with the message in the body.
     pub(crate) async fn success(self) -> Result<Self, ClientError> {
         if self.status.is_success() {
             return Ok(self);
@@ -342,10 +343,10 @@ impl Response {
         Err(ClientError::Status { status, message })
     }
 
-    /// The next piece of the body as it came; `None` after the last.
+    /// Returns the next piece of the body; `None` after the last.
     ///
     /// # Errors
-    /// The connection failed or went quiet.
+    /// Returns an error if the connection failed or was silent for too long.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, ClientError> {
         loop {
             let frame = within(self.quiet_max, "the next piece of the answer", self.body.frame());
@@ -361,17 +362,17 @@ impl Response {
         }
     }
 
-    /// The whole body.
+    /// Returns the whole body.
     ///
     /// # Errors
-    /// As [`Response::chunk`]; or the body is longer than `limit` bytes.
+    /// Returns the errors of [`Response::chunk`], and an error if the body is longer than `limit` bytes.
     pub(crate) async fn whole(mut self, limit: usize) -> Result<Bytes, ClientError> {
         let mut body = Bytes::new();
         while let Some(chunk) = self.chunk().await? {
             if body.len() + chunk.len() > limit {
                 return Err(ClientError::Malformed(format!("longer than {limit} bytes")));
             }
-            // Nearly every body is one piece, which then is not copied.
+            // Most bodies are one piece, which then is not copied.
             body = if body.is_empty() { chunk } else { [body, chunk].concat().into() };
         }
         Ok(body)
@@ -393,7 +394,7 @@ impl Idle {
 // === impl ClientError ===
 
 impl ClientError {
-    /// Whether the server is not who it has to be, or it is not known who that is.
+    /// Returns whether the server's certificate is not trusted, or the trusted ones cannot be read.
     pub(crate) fn is_distrust(&self) -> bool {
         let Self::Connect { source, .. } = self else { return matches!(self, Self::Trust(_)) };
         let why = source.get_ref().and_then(|why| why.downcast_ref());
@@ -426,7 +427,7 @@ impl From<ClientError> for CliError {
     }
 }
 
-/// hyper's own words leave out the cause, such as `Connection reset by peer`.
+/// Returns the error with its causes, such as `Connection reset by peer`, which hyper's own text omits.
 fn chain(error: &hyper::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,13 +1,13 @@
-//! When requests are due.
+//! The times at which requests are due.
 
 use std::time::Duration;
 
 use super::random::Random;
 
-/// When each of `count` requests is due, counted from the start, after vLLM's
-/// `benchmarks/serve.py`: gaps are gamma-distributed with mean `1 / rate` and shape `burstiness`,
-/// and all are scaled so that the last request is due at `count / rate`, which takes the chance out
-/// of the mean rate. An infinite rate makes all due at once, an infinite shape makes gaps equal.
+/// Returns when each of `count` requests is due, counted from the start, after vLLM's
+/// `benchmarks/serve.py`: gaps are gamma-distributed with mean `1 / rate` and shape `burstiness`, and all
+/// are scaled so that the last request is due at `count / rate`, which takes the chance out of the mean
+/// rate. With an infinite rate all requests are due at once; an infinite shape makes gaps equal.
 pub(super) fn arrivals(
     count: usize,
     rate: f64,
@@ -24,7 +24,7 @@ pub(super) fn arrivals(
             at
         })
         .collect();
-    // Gaps so rare that all were drawn as 0 come at once, at the end.
+    // If all gaps were drawn as 0, all requests are due at the end.
     let scale = if at > 0.0 { count as f64 / rate / at } else { 0.0 };
     times.into_iter().map(|time| Duration::from_secs_f64(time * scale)).collect()
 }
@@ -37,7 +37,7 @@ mod tests {
         times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect()
     }
 
-    /// Standard deviation of the gaps over their mean.
+    /// Returns the standard deviation of the gaps over their mean.
     fn spread(burstiness: f64) -> f64 {
         let gaps = gaps(&arrivals(20_000, 100.0, burstiness, &mut Random::new(3, 0)));
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;

@@ -1,5 +1,5 @@
-//! The requests of a benchmark, made and serialised before it starts, so that a request costs the
-//! load generator nothing but sending it.
+//! The requests of a benchmark, made and serialised before it starts, so that the load generator only has
+//! to send them.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -12,25 +12,25 @@ use super::random::Random;
 use super::settings::{Endpoint, Settings};
 use crate::error::CliError;
 
-/// Lowest random token id: the ids below are special tokens in the vocabularies of Llama and
-/// others, and a beginning-of-text token in the midst of a prompt is not what anyone sends.
+/// The lowest random token id: the ids below are special tokens in the vocabularies of Llama and others,
+/// and no client sends a beginning-of-text token in the middle of a prompt.
 pub(super) const FIRST_TOKEN: u32 = 3;
 
-/// Longest line of a file of prompts.
+/// The maximum length of a line in a file of prompts.
 const LINE_BYTES_MAX: u64 = 16 << 20;
 
-/// A request ready to send.
+/// A request that is ready to send.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Prepared {
     /// The JSON body.
     pub(super) body: Bytes,
-    /// Length of the prompt as far as it is known here, in tokens; the server's count is better.
+    /// The length of the prompt in tokens, as far as it is known here; the server's count is better.
     pub(super) prompt_tokens: u64,
-    /// Most tokens to generate.
+    /// The maximum number of tokens to generate.
     pub(super) output_tokens_max: usize,
 }
 
-/// What the model is asked.
+/// A prompt for the model.
 struct Sample {
     prompt: Prompt,
     prompt_tokens: usize,
@@ -44,7 +44,7 @@ enum Prompt {
     Tokens(Vec<u32>),
 }
 
-/// A line of a file of prompts. vLLM's custom dataset says `output_tokens`.
+/// A line of a file of prompts. vLLM's custom dataset has `output_tokens`.
 #[derive(Deserialize)]
 struct Line {
     prompt: String,
@@ -66,7 +66,7 @@ struct Body<'a> {
     stream: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     stream_options: Option<StreamOptions>,
-    /// Left out when false: not every server knows it.
+    /// Left out when false, because not every server knows the field.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     ignore_eos: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,10 +84,10 @@ struct StreamOptions {
     include_usage: bool,
 }
 
-/// The requests that `settings` ask for, in the order in which they are to be sent.
+/// Returns the requests that `settings` ask for, in the order of sending.
 ///
 /// # Errors
-/// The file of prompts cannot be read.
+/// Returns an error if the file of prompts cannot be read.
 pub(super) fn prepare(settings: &Settings, model: &str) -> Result<Vec<Prepared>, CliError> {
     match &settings.dataset_path {
         Some(path) => {
@@ -107,7 +107,7 @@ pub(super) fn prepare(settings: &Settings, model: &str) -> Result<Vec<Prepared>,
 // === impl Prepared ===
 
 impl Prepared {
-    /// The same request once more; the body is shared.
+    /// Returns a copy of the request that shares the body.
     fn again(&self) -> Self {
         Self { body: self.body.clone(), ..*self }
     }
@@ -139,7 +139,7 @@ impl Sample {
     }
 }
 
-/// Random prompts after vLLM's random dataset: a prefix common to all, then tokens of their own.
+/// Random prompts after vLLM's random dataset: a prefix common to all, then individual tokens.
 struct RandomPrompts<'a> {
     settings: &'a Settings,
     random: Random,

@@ -1,8 +1,8 @@
-//! Sends requests when they are due and times their answers.
+//! A sender of requests when they are due, which times their answers.
 //!
-//! One loop serves open and closed loads. A request waits until it is due and, if concurrency is
-//! limited, for a place, in order of arrival; then it runs as a task of its own, so a slow answer
-//! delays no other request. In a closed loop all are due at once and only places hold them back.
+//! One loop serves open and closed loads. A request waits until it is due and, if concurrency is limited,
+//! for a slot, in order of arrival; then it runs as a separate task, so a slow answer delays no other
+//! request. In a closed loop all requests are due at once and only slots hold them back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,36 +17,36 @@ use crate::client::sse::SseParser;
 use crate::client::{Client, ClientError};
 use crate::progress::Progress;
 
-/// Longest answer that is not streamed.
+/// The maximum length of an answer that is not streamed.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
-/// Inter-token latencies for which memory is taken in advance, so that timing does not include
+/// The number of inter-token latencies for which memory is reserved, so that timing does not include
 /// growing a buffer.
 const LATENCIES_RESERVED_MAX: usize = 4096;
 
-/// What to send, where and when.
+/// The requests of a load, their target and their limits.
 pub(super) struct Load {
-    /// Where.
+    /// The client of the target.
     pub(super) client: Client,
     /// The path of the API.
     pub(super) endpoint: &'static str,
-    /// What; all in this order.
+    /// The requests, in the order of sending.
     pub(super) requests: Vec<Prepared>,
-    /// Answers come as streams.
+    /// Whether answers are streams.
     pub(super) streamed: bool,
-    /// Keep the text of answers.
+    /// Whether to keep the text of answers.
     pub(super) keep_text: bool,
-    /// A request that takes longer has failed.
+    /// The time after which a request has failed.
     pub(super) time_max: Duration,
 }
 
-/// What came of one request. Times are in seconds.
+/// The outcome of one request. Times are in seconds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Outcome {
-    /// When it was sent, counted from the start of the load.
+    /// The time of sending, counted from the start of the load.
     pub(super) start: f64,
-    /// How long it had been due then.
+    /// The time from when the request was due to its sending.
     pub(super) queue_time: f64,
-    /// From sending to the last token.
+    /// The time from sending to the last token.
     pub(super) latency: f64,
     /// From sending to the first token; 0 for answers that are not streamed.
     pub(super) ttft: f64,
@@ -54,15 +54,15 @@ pub(super) struct Outcome {
     pub(super) itls: Vec<f32>,
     /// Tokens of the prompt.
     pub(super) prompt_tokens: u64,
-    /// Tokens generated: the server's count, otherwise that of events.
+    /// The number of tokens generated: the server's count, otherwise that of events.
     pub(super) output_tokens: u64,
-    /// The text, if it was to be kept.
+    /// The text, if it was kept.
     pub(super) text: String,
-    /// Why it failed, if it did.
+    /// The reason of the failure, if the request failed.
     pub(super) error: Option<String>,
 }
 
-/// Reads a streamed answer.
+/// A reader of a streamed answer.
 struct Stream<'a> {
     sent: Instant,
     last_token: Option<Instant>,
@@ -75,7 +75,7 @@ struct Stream<'a> {
 }
 
 /// Sends all requests of `load` when they are due (`arrivals`, counted from now), at most
-/// `concurrency_max` at once, and gives their outcomes in the order of sending.
+/// `concurrency_max` at once, and returns their outcomes in the order of sending.
 pub(super) async fn run(
     load: Arc<Load>,
     arrivals: &[Duration],
@@ -119,7 +119,7 @@ pub(super) async fn run(
 }
 
 async fn turn(due: Instant, places: Option<&Arc<Semaphore>>) -> Option<OwnedSemaphorePermit> {
-    // The timer wakes up to a millisecond late, so it is not asked for what is due already.
+    // The timer wakes up to a millisecond late, so it is not used for requests that are due already.
     if Instant::now() < due {
         sleep_until(due).await;
     }
@@ -133,7 +133,7 @@ impl Load {
     /// Sends the first request `count` times, to warm the server up.
     ///
     /// # Errors
-    /// The first failure.
+    /// Returns the first failure.
     pub(super) async fn warm_up(&self, count: usize) -> Result<(), String> {
         for _ in 0..count {
             let now = Instant::now();
@@ -190,7 +190,7 @@ impl Load {
             outcome,
         };
         while let Some(chunk) = response.chunk().await? {
-            // Events of one chunk came at one time.
+            // The events of one chunk came at one time.
             let now = Instant::now();
             parser
                 .feed(&chunk, |data| stream.event(data, now))
@@ -227,7 +227,7 @@ impl Load {
 // === impl Outcome ===
 
 impl Outcome {
-    /// When its last token came, counted from the start of the load.
+    /// Returns when the last token came, counted from the start of the load.
     pub(super) fn end(&self) -> f64 {
         self.start + self.latency
     }

@@ -1,4 +1,4 @@
-//! Seeded randomness for loads, written out here so that a seed means the same load for ever: the
+//! Seeded randomness for loads, implemented here so that a seed always means the same load: the
 //! algorithms of a library may change with its version.
 
 /// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
@@ -7,7 +7,7 @@ pub(super) struct Random(u64);
 // === impl Random ===
 
 impl Random {
-    /// The stream of `seed`; `purpose` separates streams of the same seed.
+    /// Returns the sequence of `seed`; `purpose` separates sequences of the same seed.
     pub(super) fn new(seed: u32, purpose: u32) -> Self {
         Self(u64::from(seed) << 32 | u64::from(purpose))
     }
@@ -20,19 +20,20 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Even in (0, 1): the logarithm of it is finite.
+    /// Returns a number that is uniform in (0, 1), so that its logarithm is finite.
     pub(super) fn open01(&mut self) -> f64 {
         ((self.bits() >> 12) as f64 + 0.5) / (1_u64 << 52) as f64
     }
 
-    /// Even over `low..=high`. The bias, `(high - low) / 2^64`, is of no matter to a load.
+    /// Returns a number that is uniform over `low..=high`. The bias, `(high - low) / 2^64`, is negligible
+    /// for a load.
     pub(super) fn between(&mut self, low: u64, high: u64) -> u64 {
         assert!(low <= high && high - low < u64::MAX, "{low}..={high} is no range to draw from");
         low + ((u128::from(self.bits()) * u128::from(high - low + 1)) >> 64) as u64
     }
 
-    /// Gamma-distributed with this shape and scale 1 (Marsaglia and Tsang, "A simple method for
-    /// generating gamma variables", 2000), by rejection; for shapes below 1 with their boost.
+    /// Returns a gamma-distributed number with this shape and scale 1 (Marsaglia and Tsang, "A simple
+    /// method for generating gamma variables", 2000), by rejection; for shapes below 1 with their boost.
     pub(super) fn gamma(&mut self, shape: f64) -> f64 {
         if shape == 1.0 {
             return -self.open01().ln();
@@ -52,7 +53,7 @@ impl Random {
         }
     }
 
-    /// Standard normal (Box and Muller, 1958).
+    /// Returns a standard normal number (Box and Muller, 1958).
     fn normal(&mut self) -> f64 {
         let radius = (-2.0 * self.open01().ln()).sqrt();
         radius * (std::f64::consts::TAU * self.open01()).cos()

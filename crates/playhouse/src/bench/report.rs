@@ -1,7 +1,7 @@
-//! From outcomes to numbers: vLLM's definitions, vLLM's table, vLLM's JSON keys
-//! (`benchmarks/serve.py`), so that results of both lie side by side.
+//! From outcomes to numbers: vLLM's definitions, vLLM's table, vLLM's JSON keys (`benchmarks/serve.py`),
+//! so that results of both can be compared.
 //!
-//! Where no tokenizer is at hand, tokens are counted by the server's `usage`, otherwise by events.
+//! Tokens are counted without a tokenizer: by the server's `usage`, otherwise by events.
 
 use serde_json::{Map, Value, json};
 
@@ -11,12 +11,12 @@ use super::stats::Samples;
 
 /// The result of a benchmark.
 pub(super) struct Report {
-    /// Key and value of every number, as in the JSON.
+    /// The key and the value of every number, as in the JSON.
     pub(super) numbers: Map<String, Value>,
     table: String,
 }
 
-/// What the table says about a run as a whole.
+/// The totals of a run in the table.
 struct Totals {
     completed: usize,
     failed: usize,
@@ -33,7 +33,7 @@ const WIDTH: usize = 50;
 // === impl Report ===
 
 impl Report {
-    /// Describes `outcomes`, which took `seconds` in all.
+    /// Returns the report of `outcomes`, which took `seconds` in all.
     pub(super) fn new(settings: &Settings, outcomes: &[Outcome], seconds: f64) -> Self {
         let mut report = Self { numbers: Map::new(), table: String::new() };
         report.heading('=', " Serving Benchmark Result ");
@@ -50,7 +50,7 @@ impl Report {
         report
     }
 
-    /// The table, as vLLM prints it.
+    /// Returns the table, as vLLM prints it.
     pub(super) fn table(&self) -> &str {
         &self.table
     }
@@ -135,7 +135,7 @@ impl Report {
     }
 }
 
-/// All latencies, in the order of the table.
+/// The latencies, in the order of the table.
 const METRICS: [Metric; 6] = [
     Metric::Ttft,
     Metric::Tpot,
@@ -145,7 +145,7 @@ const METRICS: [Metric; 6] = [
     Metric::E2elIncludingClientQueue,
 ];
 
-/// Short and long names, as in vLLM's table.
+/// Returns the short and the long name of a latency, as in vLLM's table.
 fn names(metric: Metric) -> (&'static str, &'static str) {
     match metric {
         Metric::Ttft => ("TTFT", "Time to First Token"),
@@ -159,8 +159,9 @@ fn names(metric: Metric) -> (&'static str, &'static str) {
     }
 }
 
-/// As in vLLM, there is a queue at the client only where concurrency is limited, and waiting in it
-/// is part of a latency only where requests have a time at which they are due.
+/// Returns whether a latency is measured. As in vLLM, there is a queue at the client only where
+/// concurrency is limited, and waiting in it is part of a latency only where requests have a time at
+/// which they are due.
 fn is_measured(metric: Metric, settings: &Settings) -> bool {
     let limited = settings.max_concurrency.is_some();
     match metric {
@@ -181,7 +182,7 @@ fn samples(metric: Metric, completed: &[&Outcome]) -> Samples {
 }
 
 impl Outcome {
-    /// A latency of the request as a whole, in seconds; none where it has no meaning.
+    /// Returns a latency of the whole request, in seconds; `None` where it has no meaning.
     fn seconds(&self, metric: Metric) -> Option<f64> {
         match metric {
             Metric::Ttft => Some(self.ttft),
@@ -195,7 +196,8 @@ impl Outcome {
         }
     }
 
-    /// A single token has no time per token after the first, which is within every objective.
+    /// Returns whether the request meets an objective. A single token has no time per token after the
+    /// first, which meets every objective.
     fn meets(&self, objective: &Objective) -> bool {
         self.seconds(objective.metric).unwrap_or(0.0) * 1e3 <= objective.ms_max
     }
@@ -221,8 +223,8 @@ impl Totals {
     }
 }
 
-/// Most tokens in one second, counting seconds from the first request sent. An event is one token,
-/// as in vLLM; an answer that is not streamed brings all its tokens at its end.
+/// Returns the maximum number of tokens in one second, counting seconds from the first request sent. An
+/// event is one token, as in vLLM; an answer that is not streamed brings all its tokens at its end.
 fn peak_tokens_per_s(completed: &[&Outcome], whole: bool) -> f64 {
     let first = completed.iter().map(|outcome| outcome.start).fold(f64::INFINITY, f64::min);
     let last = completed.iter().map(|outcome| outcome.end()).fold(0.0, f64::max);
@@ -233,7 +235,7 @@ fn peak_tokens_per_s(completed: &[&Outcome], whole: bool) -> f64 {
     let mut add = |at: f64, tokens: u64| {
         let second = (at - first) as usize;
         let final_second = seconds.len() - 1;
-        // Sums of rounded gaps may pass the end by a hair.
+        // Sums of rounded gaps may exceed the end slightly.
         seconds[second.min(final_second)] += tokens;
     };
     for outcome in completed {
@@ -251,7 +253,8 @@ fn peak_tokens_per_s(completed: &[&Outcome], whole: bool) -> f64 {
     seconds.into_iter().max().unwrap_or_default() as f64
 }
 
-/// Most requests running at one time. A request that starts when another ends does not overlap it.
+/// Returns the maximum number of concurrent requests. A request that starts when another ends does not
+/// overlap it.
 fn peak_concurrency(completed: &[&Outcome]) -> usize {
     let mut changes: Vec<(f64, i64)> = Vec::with_capacity(completed.len() * 2);
     for outcome in completed {
@@ -265,7 +268,7 @@ fn peak_concurrency(completed: &[&Outcome]) -> usize {
     usize::try_from(running.max().unwrap_or_default()).unwrap_or_default()
 }
 
-/// The JSON that `--save-result` writes: how the run was made, then its numbers, then with
+/// Returns the JSON that `--save-result` writes: the settings of the run, then its numbers, then with
 /// `--save-detailed` each request.
 pub(super) fn to_json(
     settings: &Settings,

@@ -1,6 +1,6 @@
-//! Scenario files: a benchmark's settings and the thresholds that its result has to meet.
+//! Scenario files: a benchmark's settings and the thresholds that its result must meet.
 //!
-//! A flag on the command line is stronger than the file; what neither says has its default.
+//! A flag on the command line overrides the file; a setting in neither has its default.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use toml::Table;
 use super::settings::Settings;
 use crate::error::CliError;
 
-/// Longest scenario file.
+/// The maximum size of a scenario file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Limits on numbers of a result: `min_` or `max_` before the number's key in the JSON, such as
@@ -24,19 +24,19 @@ struct Threshold {
     limit: f64,
 }
 
-/// How a result stands to one threshold.
+/// The comparison of a result with one threshold.
 #[derive(Debug, PartialEq)]
 pub(super) struct Verdict {
-    /// Whether it is met.
+    /// Whether the threshold is met.
     pub(super) met: bool,
-    /// Threshold, number and limit.
+    /// The threshold, the number and the limit, as text.
     pub(super) text: String,
 }
 
-/// Reads a scenario and puts `flags` over it; `is_given` tells which of them the command line has.
+/// Reads a scenario and overrides it by `flags`; `is_given` says which flags are on the command line.
 ///
 /// # Errors
-/// The file cannot be read, is not TOML, or has a key or a type that no setting has.
+/// Returns an error if the file cannot be read, is not TOML, or has a key or a type that no setting has.
 pub(super) fn overlay(
     path: &Path,
     flags: &Settings,
@@ -55,7 +55,7 @@ pub(super) fn overlay(
         Some(toml::Value::Table(table)) => Thresholds::read(&table).map_err(&failed)?,
         Some(_) => return Err(failed("`thresholds` must be a table: [thresholds]".to_owned())),
     };
-    // A data set named in the file lies beside the file.
+    // A data set named in the file is beside the file.
     if let Some(toml::Value::String(dataset)) = scenario.get_mut("dataset_path") {
         let folder = path.parent().unwrap_or(Path::new(""));
         *dataset = folder.join(&*dataset).to_string_lossy().into_owned();
@@ -87,10 +87,10 @@ impl Thresholds {
         table.iter().map(read).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Refuses thresholds on numbers which a result does not have; to be asked before the run.
+    /// Refuses thresholds on numbers that a result does not have; to be called before the run.
     ///
     /// # Errors
-    /// The first such threshold, with the names that would do.
+    /// Returns the first such threshold, with the valid names.
     pub(super) fn check(&self, numbers: &Map<String, Value>) -> Result<(), CliError> {
         for threshold in &self.0 {
             if !numbers.get(threshold.key()).is_some_and(Value::is_number) {

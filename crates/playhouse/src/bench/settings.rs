@@ -1,4 +1,4 @@
-//! What a benchmark does: one struct which is the flags, the keys of a scenario file and the place
+//! The settings of a benchmark: one struct which is the flags, the keys of a scenario file and the place
 //! of every default.
 
 use std::fmt;
@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::dataset::FIRST_TOKEN;
 use crate::error::CliError;
 
-/// Largest count that makes sense anywhere here; keeps sums and buffers in their ranges.
+/// The maximum of all counts; keeps sums and buffers in their ranges.
 const COUNT_MAX: usize = 100_000_000;
-/// Longest planned run.
+/// The maximum duration of a planned run.
 const DURATION_SECONDS_MAX: f64 = 30.0 * 86_400.0;
 
-/// A benchmark. Every flag is also a key of a scenario file, with `_` for `-`.
+/// The settings of a benchmark. Every flag is also a key of a scenario file, with `_` for `-`.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Settings {
@@ -46,7 +46,7 @@ pub(super) struct Settings {
     /// more is even, `inf` is a constant gap.
     #[arg(long, value_name = "SHAPE", default_value_t = 1.0, help_heading = "Load")]
     pub(super) burstiness: f64,
-    /// Most requests in flight; those that are due wait their turn. With a rate of `inf` this is a
+    /// Maximum number of requests in flight; further due requests wait. With a rate of `inf` this is a
     /// closed loop.
     #[arg(long, value_name = "N", help_heading = "Load")]
     pub(super) max_concurrency: Option<usize>,
@@ -164,7 +164,7 @@ pub(super) struct Settings {
     pub(super) no_progress: bool,
 }
 
-/// Which API is loaded.
+/// The API that is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub(super) enum Endpoint {
     /// Text completions.
@@ -177,7 +177,7 @@ pub(super) enum Endpoint {
     Chat,
 }
 
-/// Where prompts come from.
+/// The source of prompts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Dataset {
@@ -202,9 +202,9 @@ pub(super) enum Metric {
     Itl,
     /// End-to-end latency: from sending to the last token.
     E2el,
-    /// From when a request was due to when it was sent.
+    /// From the time a request was due to its sending.
     ClientQueueTime,
-    /// From when a request was due to its last token.
+    /// From the time a request was due to its last token.
     E2elIncludingClientQueue,
 }
 
@@ -214,14 +214,14 @@ pub(super) enum Metric {
 pub(super) struct Objective {
     /// Time to first token, time per output token or end-to-end latency.
     pub(super) metric: Metric,
-    /// The longest good one, in milliseconds.
+    /// The maximum latency of a good request, in milliseconds.
     pub(super) ms_max: f64,
 }
 
 // === impl Settings ===
 
 impl Settings {
-    /// The latencies to report.
+    /// Returns the latencies to report.
     pub(super) fn metrics(&self) -> Vec<Metric> {
         match &self.percentile_metrics {
             Some(metrics) => metrics.clone(),
@@ -230,12 +230,12 @@ impl Settings {
         }
     }
 
-    /// Whether answers have to have their full length.
+    /// Returns whether answers must have their full length.
     pub(super) fn ignores_eos(&self) -> bool {
         self.ignore_eos.unwrap_or(self.dataset_name == Dataset::Random)
     }
 
-    /// The base URL of the server.
+    /// Returns the base URL of the server.
     pub(super) fn url(&self) -> String {
         match &self.base_url {
             Some(url) => url.clone(),
@@ -244,7 +244,7 @@ impl Settings {
         }
     }
 
-    /// The settings of a command line that has only these flags.
+    /// Returns the settings of a command line that has only these flags.
     #[cfg(test)]
     pub(super) fn of_flags(flags: &[&str]) -> Self {
         use clap::{Args, FromArgMatches};
@@ -253,10 +253,10 @@ impl Settings {
         Self::from_arg_matches(&matches).expect("valid flags")
     }
 
-    /// Refuses what cannot be measured.
+    /// Refuses settings that cannot be measured.
     ///
     /// # Errors
-    /// The first setting that is out of its range or does not fit the others.
+    /// Returns the first setting that is out of its range or does not fit the others.
     pub(super) fn check(&self) -> Result<(), CliError> {
         counts("num-prompts", self.num_prompts)?;
         counts("random-input-len", self.random_input_len)?;
@@ -332,7 +332,7 @@ fn within(flag: &str, given: f64, fits: bool, allowed: &str) -> Result<(), CliEr
 // === impl Endpoint ===
 
 impl Endpoint {
-    /// The path.
+    /// Returns the path of the API.
     pub(super) fn path(self) -> &'static str {
         match self {
             Self::Completions => "/v1/completions",
@@ -340,7 +340,7 @@ impl Endpoint {
         }
     }
 
-    /// vLLM's name for it in results.
+    /// Returns vLLM's name of the API in results.
     pub(super) fn backend(self) -> &'static str {
         match self {
             Self::Completions => "openai",
@@ -352,7 +352,7 @@ impl Endpoint {
 // === impl Metric ===
 
 impl Metric {
-    /// Its name in keys of results.
+    /// Returns the latency's name in keys of results.
     pub(super) fn key(self) -> &'static str {
         match self {
             Self::Ttft => "ttft",

@@ -1,6 +1,6 @@
 //! Mean, deviation and percentiles, as numpy computes them by default.
 
-/// Numbers to describe; an empty set is described by zeros, as in vLLM's results.
+/// A set of numbers to describe; an empty set is described by zeros, as in vLLM's results.
 #[derive(Clone, Debug)]
 pub(super) struct Samples {
     sorted: Vec<f64>,
@@ -9,26 +9,26 @@ pub(super) struct Samples {
 // === impl Samples ===
 
 impl Samples {
-    /// Takes finite numbers.
+    /// Returns a set of finite numbers.
     pub(super) fn new(values: impl IntoIterator<Item = f64>) -> Self {
         let mut sorted: Vec<f64> = values.into_iter().collect();
         sorted.sort_unstable_by(f64::total_cmp);
         Self { sorted }
     }
 
-    /// The arithmetic mean.
+    /// Returns the arithmetic mean.
     pub(super) fn mean(&self) -> f64 {
         self.sorted.iter().sum::<f64>() / self.divisor()
     }
 
-    /// The standard deviation of the population (numpy's `ddof=0`).
+    /// Returns the standard deviation of the population (numpy's `ddof=0`).
     pub(super) fn std(&self) -> f64 {
         let mean = self.mean();
         let squares: f64 = self.sorted.iter().map(|value| (value - mean).powi(2)).sum();
         (squares / self.divisor()).sqrt()
     }
 
-    /// The `p`-th percentile, `p` in [0, 100], linear between neighbours (numpy's `linear`).
+    /// Returns the `p`-th percentile, `p` in [0, 100], linear between neighbours (numpy's `linear`).
     pub(super) fn percentile(&self, p: f64) -> f64 {
         let Some(last) = self.sorted.len().checked_sub(1) else { return 0.0 };
         let rank = p / 100.0 * last as f64;

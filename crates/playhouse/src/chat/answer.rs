@@ -1,4 +1,4 @@
-//! One answer: asked for, printed as it comes, timed.
+//! One answer: requested, printed as it comes, and timed.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -12,25 +12,25 @@ use crate::client::sse::SseParser;
 use crate::client::{Client, ClientError};
 use crate::error::CliError;
 
-/// What came so far.
+/// The part of an answer that has come so far.
 #[derive(Default)]
 pub(super) struct Answer {
-    /// What was said.
+    /// The text of the answer.
     pub(super) text: String,
-    /// Tokens: counted by the server, or by events until it tells.
+    /// The number of tokens: counted by the server, or by events until the server tells.
     pub(super) tokens: u64,
-    /// From asking to the first token.
+    /// The time from asking to the first token.
     pub(super) first_token: Option<Duration>,
-    /// From asking to the last token.
+    /// The time from asking to the last token.
     last_token: Duration,
-    /// The stream ended as it should.
+    /// Whether the stream ended normally.
     done: bool,
 }
 
-/// Where an answer is printed.
+/// The output of an answer.
 pub(super) struct Sink {
     terminal: Terminal,
-    /// The last thing printed, to know what has to follow it.
+    /// The kind of text printed last, which determines what must follow.
     last: Last,
 }
 
@@ -41,8 +41,8 @@ enum Last {
     Thought,
 }
 
-/// Asks, and prints the answer into `sink` as it comes; `answer` is what came, also when this is
-/// dropped half-way.
+/// Sends a request, and prints the answer into `sink` as it comes. `answer` has the part that came, even
+/// if this future is dropped early.
 pub(super) async fn stream(
     client: &Client,
     request: Bytes,
@@ -73,7 +73,7 @@ pub(super) async fn stream(
     Err(ClientError::BrokeOff("the stream ended without [DONE]".to_owned()).into())
 }
 
-/// Tokens per second; 0 when no time has passed.
+/// Returns the tokens per second; 0 when no time has passed.
 pub(super) fn rate(tokens: u64, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() }
 }
@@ -105,12 +105,12 @@ impl Answer {
         Ok(())
     }
 
-    /// The time from the first token to the last.
+    /// Returns the time from the first token to the last.
     pub(super) fn decoding(&self) -> Duration {
         self.last_token.saturating_sub(self.first_token.unwrap_or_default())
     }
 
-    /// Its numbers in a line.
+    /// Returns the numbers of the answer in a line.
     pub(super) fn line(&self, ended: Ended) -> String {
         let rate = rate(self.tokens.saturating_sub(1), self.decoding());
         let first = self.first_token.unwrap_or_default().as_millis();
@@ -138,7 +138,7 @@ impl Sink {
         stdout.write_all(text.as_bytes())
     }
 
-    /// Thoughts are for a person who waits for the answer, not for a pipe.
+    /// Prints reasoning, for a person who waits for the answer, not for a pipe.
     fn thought(&mut self, text: &str) -> io::Result<()> {
         if text.is_empty() || !self.terminal.interactive {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What the person says: lines of standard input, and the commands among them.
+//! The input of the user: lines of standard input, and the commands among them.
 
 use std::io::{self, BufRead, Read};
 
@@ -6,13 +6,13 @@ use tokio::sync::mpsc;
 
 use crate::error::CliError;
 
-/// Longest line.
+/// The maximum length of a line.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
 /// Lines of standard input.
 pub(super) struct Input(mpsc::Receiver<io::Result<String>>);
 
-/// A line, understood.
+/// A parsed line.
 #[derive(Debug, PartialEq)]
 pub(super) enum Command<'a> {
     Nothing,
@@ -28,8 +28,8 @@ pub(super) enum Command<'a> {
 // === impl Input ===
 
 impl Input {
-    /// Begins to read. A thread of its own does it, because a read of a terminal cannot be
-    /// cancelled: it ends with the process, at the end of the input, or with this `Input`.
+    /// Begins to read. A separate thread does so, because a read of a terminal cannot be cancelled: the
+    /// thread ends with the process, at the end of the input, or with this `Input`.
     pub(super) fn start() -> Self {
         let (lines, receiver) = mpsc::channel(1);
         std::thread::spawn(move || {
@@ -43,10 +43,10 @@ impl Input {
         Self(receiver)
     }
 
-    /// The next line without its end; `None` after the last.
+    /// Returns the next line without its end; `None` after the last.
     ///
     /// # Errors
-    /// Standard input cannot be read, or the line is longer than a mebibyte.
+    /// Returns an error if standard input cannot be read, or the line is longer than a mebibyte.
     pub(super) async fn line(&mut self) -> Result<Option<String>, CliError> {
         self.0
             .recv()
@@ -68,7 +68,7 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<String>> {
 // === impl Command ===
 
 impl<'a> Command<'a> {
-    /// Understands a line: a command if it begins with a slash.
+    /// Parses a line: a command if it begins with a slash.
     pub(super) fn parse(line: &'a str) -> Self {
         let line = line.trim();
         let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));

@@ -1,8 +1,8 @@
-//! The part of OpenAI's answers that clients here read: whole answers and events of a stream, of
-//! chat and of text completions, in one shape.
+//! The part of OpenAI's answers that clients here read: whole answers and events of a stream, of chat and
+//! of text completions, in one type.
 //!
-//! Reading an event allocates nothing, save for text with JSON escapes and for errors; fields that
-//! are not named are skipped, not built. Who only counts tokens need not even read most events: see
+//! Parsing an event allocates nothing, except for text with JSON escapes and for errors; other fields are
+//! skipped, not built. A client that only counts tokens need not even parse most events: see
 //! [`TokenScan`].
 
 use std::borrow::Cow;
@@ -21,14 +21,13 @@ pub(crate) struct Completion<'a> {
     /// Token counts, usually on the last event.
     #[serde(default)]
     pub(crate) usage: Option<Usage>,
-    /// An error in the midst of a stream.
+    /// An error in the middle of a stream.
     #[serde(default)]
     pub(crate) error: Option<serde_json::Value>,
 }
 
-/// Finds events that are a token and nothing else, by searching for keys instead of parsing, at a
-/// seventh of the time. A key cannot be mistaken in generated text, where each quotation mark
-/// follows a backslash.
+/// A search for events that only have a token, by their keys instead of parsing, in a seventh of the
+/// time. Generated text cannot contain such a key, because each quotation mark in it follows a backslash.
 pub(crate) struct TokenScan {
     choices: Finder<'static>,
     text: Finder<'static>,
@@ -37,7 +36,7 @@ pub(crate) struct TokenScan {
     error: Finder<'static>,
 }
 
-/// Token counts. Servers may leave out either.
+/// The token counts of an answer. Servers may omit either.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 pub(crate) struct Usage {
     /// Tokens of the prompt.
@@ -46,7 +45,7 @@ pub(crate) struct Usage {
     pub(crate) completion_tokens: Option<u64>,
 }
 
-/// One of `n` continuations.
+/// One of `n` choices.
 #[derive(Debug, Deserialize)]
 struct Choice<'a> {
     #[serde(borrow, default)]
@@ -63,7 +62,7 @@ struct Delta<'a> {
     role: Option<IgnoredAny>,
     #[serde(borrow, default)]
     content: Option<Text<'a>>,
-    /// What the model thinks before it answers; vLLM and SGLang use this name, others `reasoning`.
+    /// The reasoning of the model before its answer; vLLM and SGLang use this name, others `reasoning`.
     #[serde(borrow, default, alias = "reasoning")]
     reasoning_content: Option<Text<'a>>,
     #[serde(default)]
@@ -81,17 +80,17 @@ struct Text<'a>(Cow<'a, str>);
 // === impl Completion ===
 
 impl<'a> Completion<'a> {
-    /// Reads the JSON of a body or of an event.
+    /// Parses the JSON of a body or of an event.
     ///
     /// # Errors
-    /// The bytes are not JSON of this shape.
+    /// Returns an error if the bytes are not JSON of this form.
     pub(crate) fn parse(json: &'a [u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(json)
     }
 
-    /// Whether this event stands for generated tokens, as vLLM's benchmark counts: each event with
-    /// a choice does, even with empty text. Excepted is chat's opening event, with a role and no
-    /// output, since a server can send that one before any work was done.
+    /// Returns whether this event stands for generated tokens, as vLLM's benchmark counts: each event
+    /// with a choice does, even with empty text. The exception is chat's opening event, with a role and
+    /// no output, because a server can send it before any work was done.
     pub(crate) fn is_token(&self) -> bool {
         let Some(choice) = &self.choices.0 else { return false };
         let Some(delta) = &choice.delta else { return true };
@@ -103,14 +102,14 @@ impl<'a> Completion<'a> {
         !opening
     }
 
-    /// The text of the first choice; empty if it has none.
+    /// Returns the text of the first choice; empty if it has none.
     pub(crate) fn text(&self) -> &str {
         let Some(choice) = &self.choices.0 else { return "" };
         let content = choice.delta.as_ref().and_then(|delta| delta.content.as_ref());
         choice.text.as_ref().or(content).map_or("", |text| &text.0)
     }
 
-    /// What the model thought before its answer; empty if nothing.
+    /// Returns the reasoning of the model before its answer; empty if there is none.
     pub(crate) fn reasoning(&self) -> &str {
         let delta = self.choices.0.as_ref().and_then(|choice| choice.delta.as_ref());
         delta.and_then(|delta| delta.reasoning_content.as_ref()).map_or("", |text| &text.0)
@@ -121,7 +120,7 @@ fn is_empty(text: Option<&Text<'_>>) -> bool {
     text.is_none_or(|text| text.0.is_empty())
 }
 
-/// The message in the body of a failed request, in the shapes of OpenAI
+/// Returns the message in the body of a failed request, in the forms of OpenAI
 /// (`{"error":{"message":..}}`), of older vLLM and SGLang (`{"message":..}`) and of FastAPI
 /// (`{"detail":..}`); otherwise the beginning of the body.
 pub(crate) fn error_message(body: &[u8]) -> String {
@@ -131,7 +130,7 @@ pub(crate) fn error_message(body: &[u8]) -> String {
     }
 }
 
-/// As [`error_message`], for JSON already read.
+/// Returns the same as [`error_message`], for parsed JSON.
 pub(crate) fn message_of(value: &serde_json::Value) -> String {
     let inner = value.get("error").unwrap_or(value);
     let message = inner.get("message").or_else(|| inner.get("detail")).unwrap_or(inner);
@@ -152,9 +151,9 @@ impl TokenScan {
         }
     }
 
-    /// Whether an event certainly is a token with text and has no usage and no error; of such an
-    /// event [`Completion::is_token`] is true. Other events have to be parsed, among them all of
-    /// servers that write JSON with spaces.
+    /// Returns whether an event certainly is a token with text and has no usage and no error; of such an
+    /// event [`Completion::is_token`] is true. Other events must be parsed, among them all of servers
+    /// that write JSON with spaces.
     pub(crate) fn is_plain_token(&self, event: &[u8]) -> bool {
         let after = |key: &Finder<'_>| key.find(event).map(|at| &event[at + key.needle().len()..]);
         let text = after(&self.text).or_else(|| after(&self.content));

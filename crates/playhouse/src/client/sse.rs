@@ -4,29 +4,29 @@
 //! - **SSE-2** memory is bounded: an event longer than [`EVENT_BYTES_MAX`] is an error.
 //! - **SSE-3** an event that lies whole in one chunk is handed out without a copy.
 //!
-//! Only `data` fields are kept; comments and the fields `event`, `id` and `retry` are skipped, as
+//! Only `data` fields are kept; comments and the fields `event`, `id` and `retry` are skipped, because
 //! OpenAI endpoints do not use them. An event cut off by the end of the stream is dropped, as the
-//! standard asks.
+//! standard requires.
 
 use memchr::memchr2;
 
-/// Longest data of one event, and longest line.
+/// The maximum length of the data of one event, and of a line.
 pub(crate) const EVENT_BYTES_MAX: usize = 4 << 20;
 
-/// Splits a byte stream into events.
+/// A parser that splits a byte stream into events.
 #[derive(Default)]
 pub(crate) struct SseParser {
     /// The beginning of a line whose end has not come yet.
     line: Vec<u8>,
     /// Data lines of the current event, each followed by a line feed.
     data: Vec<u8>,
-    /// The last line ended with a carriage return: a line feed next belongs to it.
+    /// Whether the last line ended with a carriage return, to which a following line feed belongs.
     after_cr: bool,
     /// Whether anything but a byte order mark was seen.
     begun: bool,
 }
 
-/// An event or a line exceeds [`EVENT_BYTES_MAX`].
+/// The error of an event or a line that exceeds [`EVENT_BYTES_MAX`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a server-sent event is longer than {EVENT_BYTES_MAX} bytes")]
 pub(crate) struct EventTooLong;
@@ -38,7 +38,7 @@ impl SseParser {
     /// they complete.
     ///
     /// # Errors
-    /// [`EventTooLong`]; the stream cannot be read further.
+    /// Returns [`EventTooLong`]; the stream cannot be read further then.
     pub(crate) fn feed(
         &mut self,
         mut chunk: &[u8],
@@ -66,7 +66,7 @@ impl SseParser {
                 self.keep(head)?;
                 let line = std::mem::take(&mut self.line);
                 self.line_ended(&line, &mut on_event)?;
-                // Gives the buffer back, empty, so that it is allocated once per stream.
+                // Returns the empty buffer, so that it is allocated once per stream.
                 self.line = line;
                 self.line.clear();
             }
@@ -108,7 +108,7 @@ impl SseParser {
     }
 }
 
-/// The value of a `data` field; `None` for comments and other fields.
+/// Returns the value of a `data` field; `None` for comments and other fields.
 fn data_value(line: &[u8]) -> Option<&[u8]> {
     let rest = line.strip_prefix(b"data")?;
     if rest.is_empty() {
@@ -118,8 +118,8 @@ fn data_value(line: &[u8]) -> Option<&[u8]> {
     Some(value.strip_prefix(b" ").unwrap_or(value))
 }
 
-/// Hands out events of the one shape that matters for speed, `data: ...\n\n`, straight from the
-/// chunk, and returns what is left from the first byte that is not such an event.
+/// Passes on events of the one form that matters for speed, `data: ...\n\n`, directly from the chunk, and
+/// returns the rest from the first byte that is not such an event.
 fn whole_events<'a>(mut chunk: &'a [u8], on_event: &mut impl FnMut(&[u8])) -> &'a [u8] {
     while let Some(rest) = chunk.strip_prefix(b"data: ") {
         let Some(end) = memchr2(b'\n', b'\r', rest) else {

@@ -1,4 +1,4 @@
-//! Where a server is: `http://host:port/prefix`, or `https`.
+//! The address of a server: `http://host:port/prefix`, or `https`.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use hyper::Uri;
 
 use super::ClientError;
 
-/// Host, port and path prefix of a server.
+/// The host, the port and the path prefix of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     tls: bool,
@@ -18,11 +18,11 @@ pub(crate) struct Target {
 // === impl Target ===
 
 impl Target {
-    /// Reads a base URL. The scheme may be left out. A trailing `/v1` is cut off, because the base
-    /// URL of OpenAI clients ends with it and ours does not.
+    /// Parses a base URL. The scheme may be omitted. A trailing `/v1` is removed, because the base URL of
+    /// OpenAI clients ends with it and ours does not.
     ///
     /// # Errors
-    /// [`ClientError::BadUrl`] for anything but HTTP, plain or over TLS.
+    /// Returns [`ClientError::BadUrl`] for anything but HTTP, plain or over TLS.
     pub(crate) fn parse(url: &str) -> Result<Self, ClientError> {
         let bad = |why| ClientError::BadUrl { url: url.to_owned(), why };
         let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
@@ -49,27 +49,27 @@ impl Target {
         })
     }
 
-    /// Whether it is spoken to over TLS.
+    /// Returns whether the server uses TLS.
     pub(crate) fn is_tls(&self) -> bool {
         self.tls
     }
 
-    /// The host as a resolver wants it: IPv6 addresses without brackets.
+    /// Returns the host in the form for a resolver: IPv6 addresses without brackets.
     pub(crate) fn host(&self) -> &str {
         self.host.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// The port.
+    /// Returns the port.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// `host:port`, as in the `host` header.
+    /// Returns `host:port`, as in the `host` header.
     pub(crate) fn authority(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
 
-    /// The path of an endpoint, such as `/v1/models`, behind the prefix.
+    /// Returns the path of an endpoint, such as `/v1/models`, after the prefix.
     pub(crate) fn path(&self, endpoint: &str) -> String {
         format!("{}{endpoint}", self.prefix)
     }

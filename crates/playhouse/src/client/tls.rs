@@ -1,4 +1,4 @@
-//! TLS to a server, and who it has to be.
+//! TLS to a server, and the certificates that are accepted.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,41 +15,43 @@ use tokio_rustls::TlsConnector;
 use super::{ClientError, Target};
 use crate::authority;
 
-/// Names a file of trusted certificates in PEM, as for OpenSSL and curl.
+/// The variable that names a file of trusted certificates in PEM, as for OpenSSL and curl.
 const TRUST_VARIABLE: &str = "SSL_CERT_FILE";
 
-/// Where systems keep theirs.
+/// The files in which systems keep trusted certificates.
 const TRUST_FILES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
-/// Who a server has to be.
+/// The certificates that are accepted from a server.
 #[derive(Clone, Copy)]
 pub(crate) enum Trust<'a> {
-    /// The host of its URL, in the eyes of somebody this machine trusts.
+    /// A certificate of the host in the URL, from an authority that this machine trusts.
     Machine,
-    /// The head of a cluster, at whatever address: this file is the certificate of its authority.
+    /// The certificate of a cluster's head, at any address: the file has the certificate of its
+    /// authority.
     Head(&'a Path),
-    /// Anybody, for who sends and learns nothing that is secret.
+    /// Any certificate, for requests that neither send nor learn secrets.
     Anybody,
 }
 
-/// How to reach one server over TLS.
+/// The TLS configuration for one server.
 pub(super) struct Tls {
     pub(super) connector: TlsConnector,
     pub(super) name: ServerName<'static>,
 }
 
-/// Takes every certificate whose key the server has.
+/// A verifier that accepts every certificate whose key the server has.
 #[derive(Debug)]
 struct AnyServer(Arc<CryptoProvider>);
 
 // === impl Tls ===
 
 impl Tls {
-    /// Reads whom to trust.
+    /// Reads the trusted certificates.
     ///
     /// # Errors
-    /// The file cannot be read or holds nobody, or the host has no name that a certificate can have.
+    /// Returns an error if the file cannot be read or holds no certificate, or the host has no name that
+    /// a certificate can have.
     pub(super) fn new(target: &Target, trust: Trust<'_>) -> Result<Self, ClientError> {
         let name = match trust {
             Trust::Head(_) => authority::head().host_name(),
@@ -69,10 +71,11 @@ impl Tls {
     }
 }
 
-/// Trusts those in a file of certificates in PEM; without one, whom this machine trusts.
+/// Returns a configuration that trusts the authorities in a file of certificates in PEM; without one,
+/// those that this machine trusts.
 ///
 /// # Errors
-/// The file cannot be read or holds nobody.
+/// Returns an error if the file cannot be read or holds no certificate.
 pub(crate) fn trusting(file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     let (file, how) = match file {
         Some(file) => (file.to_owned(), String::new()),
@@ -87,7 +90,7 @@ pub(crate) fn trusting(file: Option<&Path>) -> Result<Arc<ClientConfig>, String>
     let show = file.display();
     let pem = fs::read(&file).map_err(|why| format!("{show}: {why}{how}"))?;
     let mut roots = RootCertStore::empty();
-    // Bundles of systems may hold some that cannot be used.
+    // Bundles of systems may hold certificates that cannot be used.
     roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
     if roots.is_empty() {
         return Err(format!("{show} holds no certificate{how}"));
@@ -95,7 +98,7 @@ pub(crate) fn trusting(file: Option<&Path>) -> Result<Arc<ClientConfig>, String>
     with_roots(roots)
 }
 
-/// The authority that a folder of `playhouse cluster init` has, and nobody else.
+/// Returns only the authority of a folder made by `playhouse cluster init`.
 fn signed_by(authority: &Path) -> Result<RootCertStore, String> {
     let failed = |why: &dyn std::fmt::Display| format!("--admin-ca {}: {why}", authority.display());
     let der = fs::read(authority).map_err(|why| failed(&why))?;
