@@ -1,4 +1,4 @@
-//! A moment as a date, in UTC.
+//! Dates in UTC.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -14,19 +14,20 @@ pub(crate) struct Date(UtcDateTime);
 // === impl Date ===
 
 impl Date {
-    /// The date of `at`; the start of 1970 if it is before that, the end of 9999 if it is after.
+    /// Returns the date of `at`; the start of 1970 if `at` is before that, the end of 9999 if it is
+    /// after.
     pub(crate) fn of(at: SystemTime) -> Self {
         let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
         Self(UtcDateTime::from_unix_timestamp(seconds).unwrap_or(UtcDateTime::MAX))
     }
 
-    /// `YYYYMMDD-HHMMSS`, as in names of vLLM's result files.
+    /// Returns the date as `YYYYMMDD-HHMMSS`, as in names of vLLM's result files.
     pub(crate) fn compact(&self) -> String {
         self.format(format_description!("[year][month][day]-[hour][minute][second]"))
     }
 
-    /// As RFC 3339 has it: `YYYY-MM-DDTHH:MM:SSZ`.
+    /// Returns the date in the format of RFC 3339: `YYYY-MM-DDTHH:MM:SSZ`.
     pub(crate) fn rfc3339(&self) -> String {
         self.format(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z"))
     }

@@ -6,7 +6,7 @@ macro_rules! files {
     };
 }
 
-/// Names and contents.
+/// The names and the contents of the files.
 pub(crate) const FILES: &[(&str, &[u8])] = files![
     "config.json",
     "generation_config.json",

@@ -1,11 +1,11 @@
-//! `playhouse doctor`: is this machine, and this model folder, fit to serve? With `--health`: is what
-//! runs here well?
+//! `playhouse doctor` checks whether this machine, and a model folder, are fit to serve. With `--health`
+//! it checks the health of the head or the node that runs here.
 //!
-//! - **D-1** each check is one line, `ok`, `warn` or `fail`; whatever is not `ok` has a hint.
+//! - **D-1** each check is one line, `ok`, `warn` or `fail`; every line that is not `ok` has a hint.
 //! - **D-2** the exit code is 1 if any check fails; warnings do not change it.
 //! - **D-3** nothing is changed: ports are opened and closed again, files are only read.
-//! - **D-4** `--health` finds out by itself whether the API speaks TLS, and takes every certificate: it
-//!   has nothing to hide, and runs where the names in a certificate are not known.
+//! - **D-4** `--health` finds out by itself whether the API speaks TLS, and accepts every certificate: it
+//!   sends no secret, and runs where the names in a certificate are not known.
 
 mod health;
 mod host;
@@ -28,7 +28,7 @@ pub(crate) struct DoctorArgs {
     /// Print one JSON object instead of lines.
     #[arg(long)]
     json: bool,
-    /// Only ask whether what runs here is well: the node of --node-dir, or else the head on --port.
+    /// Only check the health of the node of --node-dir, or else of the head on --port.
     #[arg(long, conflicts_with = "model")]
     health: bool,
     /// Folder of the node's certificate, the --dir of `playhouse node`.
@@ -44,7 +44,7 @@ pub(crate) struct DoctorArgs {
     model: Option<PathBuf>,
 }
 
-/// How a check came out.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Status {
@@ -58,16 +58,16 @@ enum Status {
 struct Check {
     name: &'static str,
     status: Status,
-    /// What was found.
+    /// The finding of the check.
     detail: String,
-    /// What to do about it.
+    /// The advice for the user, if there is any.
     hint: Option<String>,
 }
 
-/// Runs every check and prints what it found.
+/// Runs every check and prints the findings.
 ///
 /// # Errors
-/// Only if the findings cannot be printed.
+/// Returns an error only if the findings cannot be printed.
 pub(crate) async fn run(args: DoctorArgs) -> Result<ExitCode, CliError> {
     let checks = match (args.health, &args.node_dir) {
         (true, Some(dir)) => vec![health::of_node(dir).await],
@@ -85,7 +85,7 @@ pub(crate) async fn run(args: DoctorArgs) -> Result<ExitCode, CliError> {
     Ok(if worst == Status::Fail { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Whether the machine, and the model, are fit to serve.
+/// Checks whether the machine, and the model, are fit to serve.
 async fn fitness(args: &DoctorArgs) -> Vec<Check> {
     let mut checks = host::checks();
     checks.push(port::check(&args.host, args.port).await);

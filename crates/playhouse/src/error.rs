@@ -1,9 +1,9 @@
-//! What a command says when it cannot do its work: a message, a hint, an exit code. No backtrace.
+//! The errors of commands: a message, a hint, an exit code. No backtrace.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// Why a command failed, for a person.
+/// The reason why a command failed, for a person.
 #[derive(Debug)]
 pub(crate) struct CliError {
     kind: Kind,
@@ -15,28 +15,28 @@ pub(crate) struct CliError {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Kind {
-    /// The command line or a scenario file is wrong: exit code 2, as clap's own errors.
+    /// The command line or a scenario file is wrong: exit code 2, as for clap's own errors.
     Usage,
     /// Anything else that went wrong: exit code 1.
     Failure,
-    /// Whoever read our output left (`playhouse doctor | head -1`): nothing to say to anyone.
+    /// The reader of our output has closed it (`playhouse doctor | head -1`): no message is needed.
     ReaderGone,
 }
 
 // === impl CliError ===
 
 impl CliError {
-    /// The command was asked for wrongly (exit code 2).
+    /// Returns an error for a wrong command line (exit code 2).
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self { kind: Kind::Usage, message: message.into(), hint: None, unreached: false }
     }
 
-    /// The command was right but could not be done (exit code 1).
+    /// Returns an error for a valid command that failed (exit code 1).
     pub(crate) fn failure(message: impl Into<String>) -> Self {
         Self { kind: Kind::Failure, message: message.into(), hint: None, unreached: false }
     }
 
-    /// Standard output could not be written.
+    /// Returns an error for standard output that could not be written.
     pub(crate) fn output(error: io::Error) -> Self {
         let kind = match error.kind() {
             io::ErrorKind::BrokenPipe => Kind::ReaderGone,
@@ -50,33 +50,33 @@ impl CliError {
         }
     }
 
-    /// Adds what to do about it.
+    /// Adds advice for the user.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Says that a server was not reached.
+    /// Marks the error as one for a server that was not reached.
     #[must_use]
     pub(crate) fn unreached(mut self) -> Self {
         self.unreached = true;
         self
     }
 
-    /// Whether a server was not reached: trying again may help.
+    /// Returns whether a server was not reached, so that trying again may help.
     pub(crate) fn is_unreached(&self) -> bool {
         self.unreached
     }
 
-    /// Adds what to do about it, unless that is said already.
+    /// Adds advice for the user, unless the error has some already.
     #[must_use]
     pub(crate) fn hint_if_none(mut self, hint: &str) -> Self {
         self.hint.get_or_insert_with(|| hint.to_owned());
         self
     }
 
-    /// `error:` and `hint:` lines, as [`CliError::report`] prints them.
+    /// Returns the `error:` and `hint:` lines, as [`CliError::report`] prints them.
     pub(crate) fn text(&self) -> String {
         let text = match &self.hint {
             Some(hint) => format!("error: {}\nhint: {hint}\n", self.message),
@@ -85,10 +85,10 @@ impl CliError {
         visible(&text)
     }
 
-    /// Prints the error on standard error and gives the exit code of the process.
+    /// Prints the error on standard error and returns the exit code of the process.
     pub(crate) fn report(&self) -> ExitCode {
         if self.kind != Kind::ReaderGone {
-            // Nobody is left to tell when standard error is closed too.
+            // If standard error is closed too, there is nowhere to report.
             let _ = io::stderr().write_all(self.text().as_bytes());
         }
         match self.kind {
@@ -99,7 +99,7 @@ impl CliError {
     }
 }
 
-/// Text of whatever origin without what a terminal would act upon; lines stay.
+/// Returns a text of any origin without the characters that a terminal would act upon; line feeds stay.
 pub(crate) fn visible(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for letter in text.chars() {

@@ -1,7 +1,7 @@
 //! An operation, followed step by step until it ends.
 //!
-//! - **FO-1** every step is told once, also over lost connections.
-//! - **FO-2** success is an operation that is done; nothing else.
+//! - **FO-1** every step is printed once, also across lost connections.
+//! - **FO-2** only an operation that is done counts as success.
 //! - **FO-3** a head that cannot be reached is waited for, [`AWAY_MAX`] at most.
 
 use std::process::ExitCode;
@@ -19,40 +19,40 @@ use crate::error::CliError;
 use crate::operations::phase_word;
 use crate::terminal::visible;
 
-/// How long a head may be away, such as for its restart.
+/// The time that a head may be away, for example for its restart.
 const AWAY_MAX: Duration = Duration::from_secs(60);
 
-/// Between two attempts to reach it.
+/// The time between two attempts to reach the head.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What an event has.
+/// An event of the operation's stream.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Event {
-    /// The last one.
+    /// The last event, with the whole operation.
     End(Box<Operation>),
     Step(Step),
 }
 
-/// One who has read up to an event.
+/// The reader of an operation's stream, with its position.
 struct Reader {
     id: u64,
     /// The id of the last event.
     seen: u64,
-    /// When the head last said anything.
+    /// The time of the head's last message.
     heard: Instant,
 }
 
-/// Tells the steps of an operation on standard error, and how it ended on standard output.
+/// Prints the steps of an operation on standard error, and its end on standard output.
 ///
 /// # Errors
-/// The operation was not done, or cannot be followed.
+/// Returns an error if the operation was not done, or cannot be followed.
 pub(crate) async fn follow(admin: &Admin, id: u64) -> Result<ExitCode, CliError> {
     let mut reader = Reader { id, seen: 0, heard: Instant::now() };
     loop {
         match reader.read(admin).await {
             Ok(Some(operation)) => return outcome(&operation),
-            // The connection was lost, or was as old as a connection gets.
+            // The connection was lost, or has reached its maximum lifetime.
             Ok(None) => {}
             Err(why) if why.is_unreached() && reader.heard.elapsed() < AWAY_MAX => {}
             Err(why) => return Err(why),

@@ -1,4 +1,4 @@
-//! Where ranks run: as threads of this process, or as processes of their own.
+//! The places where ranks run: threads of this process, or separate processes.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -24,40 +24,40 @@ use crate::loading::Loaded;
 use crate::progress::{Progress, Unit};
 use crate::sizing::{CacheSize, available_memory};
 
-/// What keeps ranks apart.
+/// The isolation of ranks from each other.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Isolation {
     /// Nothing: each rank is a thread of this process
     Thread,
-    /// Each rank is a process of its own: the death of one leaves the others
+    /// Each rank is a separate process: the death of one leaves the others
     Process,
 }
 
-/// Where ranks are to run.
+/// The place where ranks are to run.
 pub(crate) enum Place {
-    /// In this process.
+    /// Threads of this process.
     Here(Devices),
-    /// In processes of this machine.
+    /// Processes of this machine.
     Children(Devices),
-    /// On the nodes that join at this address and have a certificate of this authority, and on the
-    /// devices of this machine, if it has some.
+    /// The nodes that join at this address and have a certificate of this authority, and the devices of
+    /// this machine, if it has some.
     Nodes(SocketAddr, Box<Trust>, Option<Devices>),
 }
 
-/// Devices of this machine, for one rank each.
+/// Devices of this machine, each for one rank.
 #[derive(Clone, Copy)]
 pub(crate) struct Devices {
     pub(crate) count: usize,
     pub(crate) threads_each: NonZeroUsize,
 }
 
-/// Where the ranks of a deployment run.
+/// The place where the ranks of a deployment run, prepared to start them.
 #[derive(Clone)]
 pub(crate) struct Venue {
     kind: Kind,
-    /// Devices for ranks that are threads.
+    /// The number of devices for ranks that are threads.
     pub(crate) devices: usize,
-    /// The same, for people.
+    /// The same, as text.
     pub(crate) text: String,
 }
 
@@ -67,11 +67,11 @@ enum Kind {
     Processes(Box<Processes>),
 }
 
-/// What ranks that are processes have in common.
+/// The data that all ranks in processes share.
 #[derive(Clone)]
 struct Processes {
     control: ControlPlane,
-    /// Memory of each device, if all of them are on this machine.
+    /// The memory of each device, if all of them are on this machine.
     memory: Option<u64>,
     weights: ExpectedWeights,
 }
@@ -79,11 +79,11 @@ struct Processes {
 // === impl Venue ===
 
 impl Venue {
-    /// Prepares ranks. Must be called on the runtime that is to drive processes. `tell_renewal` is told
-    /// of the certificates that they and nodes renew.
+    /// Prepares the place of ranks. Must be called on the runtime that will drive processes.
+    /// `tell_renewal` is called for the certificates that ranks and nodes renew.
     ///
     /// # Errors
-    /// Why no process can be driven.
+    /// Returns an error if no process can be driven.
     pub(crate) fn new(
         place: Place,
         loaded: &Loaded,
@@ -113,7 +113,7 @@ impl Venue {
         Ok(Self { kind, devices, text })
     }
 
-    /// The control plane, unless ranks are threads.
+    /// Returns the control plane, unless ranks are threads.
     pub(crate) fn control(&self) -> Option<&ControlPlane> {
         match &self.kind {
             Kind::Threads(_) => None,
@@ -121,11 +121,11 @@ impl Venue {
         }
     }
 
-    /// What starts the ranks of replicas of a layout.
+    /// Returns the starters of the ranks of replicas of a layout.
     ///
     /// # Errors
-    /// What is wrong with the weights, if they are read here; or that ranks do not fit on the devices
-    /// there are, if no others can come.
+    /// Returns an error if the weights are invalid and are read here, or if the ranks do not fit on the
+    /// devices and no others can come.
     pub(crate) fn starters(
         &self,
         loaded: &Loaded,
@@ -159,7 +159,7 @@ impl Venue {
 // === impl Place ===
 
 impl Place {
-    /// On this machine: `devices`, or as many as `world` ranks need, share its cores or
+    /// Returns a place on this machine: `devices`, or as many as `world` ranks need, share its cores or
     /// `all_threads`.
     pub(crate) fn local(
         isolation: Option<Isolation>,
@@ -192,7 +192,7 @@ impl Place {
 // === impl Devices ===
 
 impl Devices {
-    /// So many devices, which share the cores of this machine or `all_threads`.
+    /// Returns this number of devices, which share the cores of this machine or `all_threads`.
     pub(crate) fn new(count: usize, all_threads: Option<NonZeroUsize>) -> Self {
         let all = all_threads.or_else(|| available_parallelism().ok());
         let each = all.and_then(|all| NonZeroUsize::new(all.get() / count));
@@ -238,14 +238,14 @@ fn control(
     Ok(ControlPlane::start(config))
 }
 
-/// What every rank has to load, as it is now.
+/// Returns the digest that every rank's weights must have, as the checkpoint is now.
 fn expected(loaded: &Loaded) -> Result<ExpectedWeights, CliError> {
     let folder = loaded.folder.as_ref().map(|folder| folder.display().to_string());
     let digest = loaded.checkpoint.digest(&loaded.shape).map_err(failed)?;
     Ok(ExpectedWeights { folder, digest })
 }
 
-/// What the processes of the ranks are told.
+/// Returns the settings of the ranks' processes.
 fn remote(
     loaded: &Loaded,
     served: &ServedLayout,
@@ -281,7 +281,7 @@ fn remote(
     }
 }
 
-/// Shows how far the weights of each rank have been read.
+/// Returns a function that shows the progress of reading the weights of each rank.
 fn shown() -> impl FnMut(usize, usize) {
     let mut progress = None;
     move |done, total| {

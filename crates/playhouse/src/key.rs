@@ -9,7 +9,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use crate::error::CliError;
 use crate::serve::keys::{NAME_RULE, is_name};
 
-/// What keys begin with, so that scanners for leaked secrets know them.
+/// The prefix of keys, by which scanners for leaked secrets recognise them.
 const PREFIX: &str = "sk-playhouse-";
 
 /// The flags of `playhouse key`.
@@ -32,7 +32,7 @@ enum KeyCommand {
 /// Prints a key alone on standard output, and on standard error the lines for the file.
 ///
 /// # Errors
-/// The name is none, or the system gives no randomness.
+/// Returns an error if the name is not allowed, or the system gives no randomness.
 pub(crate) fn run(args: &KeyArgs) -> Result<ExitCode, CliError> {
     let KeyCommand::Create { name } = &args.command;
     if !is_name(name) {
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &KeyArgs) -> Result<ExitCode, CliError> {
     let mut out = io::stdout().lock();
     writeln!(out, "{key}").and_then(|()| out.flush()).map_err(CliError::output)?;
     let digest = hex(&ApiKey::digest(&key));
-    // The key was delivered, whoever reads this.
+    // The key was delivered, even if this output is not.
     let _ = writeln!(io::stderr(), "[[key]]\nname = \"{name}\"\nkey_sha256 = \"{digest}\"");
     Ok(ExitCode::SUCCESS)
 }

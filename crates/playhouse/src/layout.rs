@@ -1,4 +1,4 @@
-//! From a parallel layout to what each rank of a replica holds.
+//! From a parallel layout to the share of each rank of a replica.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -11,38 +11,38 @@ use playhouse_types::{Attention, BlockSize, ParallelSpec};
 
 use crate::error::CliError;
 
-/// Blocks of the KV caches of CPUs.
+/// The block size of the KV caches of CPUs.
 pub(crate) const BLOCK_SIZE: BlockSize = BlockSize::CPU;
 
-/// What `serve` runs.
+/// The layout that `serve` runs.
 pub(crate) struct ServedLayout {
     pub(crate) replicas: NonZeroU32,
-    /// Ranks of each replica.
+    /// The rank map of each replica.
     pub(crate) map: Arc<RankMap>,
-    /// The part that each of them holds, stage by stage.
+    /// The part that each rank holds, stage by stage.
     pub(crate) shards: Vec<Shard>,
-    /// The same, for people.
+    /// The shares of the ranks, for people.
     pub(crate) shares: Vec<Share>,
-    /// Element type of weights, activations and cache.
+    /// The element type of weights, activations and cache.
     pub(crate) dtype: Dtype,
-    /// The same, as candle spells it.
+    /// The element type, as candle spells it.
     pub(crate) dtype_name: &'static str,
-    /// Requests in one step of a pipeline.
+    /// The number of requests in one step of a pipeline.
     pub(crate) micro_batch_max: usize,
-    /// Bytes that each of them needs.
+    /// The bytes that each rank needs.
     pub(crate) rank_bytes: Vec<RankBytes>,
-    /// Bytes of one KV block, on all ranks of a replica together.
+    /// The bytes of one KV block, on all ranks of a replica together.
     pub(crate) bytes_per_block: u64,
 }
 
 // === impl ServedLayout ===
 
 impl ServedLayout {
-    /// Divides the model of a checkpoint.
+    /// Splits the model of a checkpoint.
     ///
     /// # Errors
-    /// Every rule that the layout breaks, or the part of it that this version does not serve, or
-    /// what is wrong with the weights.
+    /// Returns every rule that the layout breaks, or the part of it that this version does not serve, or
+    /// the problem of the weights.
     pub(crate) fn new(
         checkpoint: &Checkpoint,
         parallel: &ParallelSpec,
@@ -89,13 +89,13 @@ impl ServedLayout {
         Ok(served)
     }
 
-    /// Ranks of all replicas.
+    /// Returns the number of ranks of all replicas.
     pub(crate) fn world(&self) -> usize {
         self.replicas.get() as usize * self.map.replica_ranks()
     }
 }
 
-/// The ranks of one replica.
+/// Returns the rank map of one replica.
 fn replica_map(shape: &ModelShape, parallel: &ParallelSpec) -> Result<RankMap, CliError> {
     let served = ParallelSpec {
         tensor: parallel.tensor,

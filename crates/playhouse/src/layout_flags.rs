@@ -1,8 +1,8 @@
 //! The flags of a layout on our own command lines.
 //!
-//! `clap` knows no `-tp 2`, and `serve` and `plan` shall know all the spellings that the planner's
-//! table has. So the words of the layout are taken out of the command line before clap sees the
-//! rest; the planner reads them, and names the nearest flag for one that nobody knows.
+//! `clap` cannot parse `-tp 2`, and `serve` and `plan` must accept all the spellings of the planner's
+//! table. So the flags of the layout are taken out of the command line before clap parses the rest; the
+//! planner parses them, and names the nearest flag for an unknown one.
 
 use std::ffi::OsString;
 
@@ -12,15 +12,15 @@ use playhouse_planner::dialect::{self, Dialect, Kind};
 /// Subcommands that take a layout.
 const COMMANDS: [&str; 2] = ["plan", "serve"];
 
-/// A command line, taken apart.
+/// A command line, split into two parts.
 pub(crate) struct Split {
-    /// For clap.
+    /// The arguments for clap.
     pub(crate) rest: Vec<OsString>,
-    /// For the planner.
+    /// The arguments for the planner.
     pub(crate) layout: Vec<String>,
 }
 
-/// Takes the layout out of `args`, which begin with the program. `cli` is built.
+/// Takes the layout out of `args`, which begin with the program. `cli` is built already.
 pub(crate) fn split(args: Vec<OsString>, cli: &Command) -> Split {
     let command = args.get(1).and_then(|name| name.to_str());
     let command = command.filter(|name| COMMANDS.contains(name));
@@ -32,7 +32,7 @@ pub(crate) fn split(args: Vec<OsString>, cli: &Command) -> Split {
     split.rest.extend(args.by_ref().take(2));
     while let Some(word) = args.next() {
         if word == "--" {
-            // The command line of another engine.
+            // The rest is the command line of another engine.
             split.rest.push(word);
             split.rest.extend(args.by_ref());
             break;
@@ -44,7 +44,7 @@ pub(crate) fn split(args: Vec<OsString>, cli: &Command) -> Split {
                 split.rest.extend(args.by_ref().take(usize::from(follows)));
             }
             Some(text) => {
-                // What follows a flag that nobody knows is taken for its value, if it may be one.
+                // The argument after an unknown flag is taken for its value, if it may be one.
                 let next = args.as_slice().first().and_then(|next| next.to_str());
                 let is_value = next.is_some_and(|next| {
                     // A number below zero is a value, if a bad one.
@@ -61,7 +61,7 @@ pub(crate) fn split(args: Vec<OsString>, cli: &Command) -> Split {
     split
 }
 
-/// What is taken for the value of a switch, which has none: the planner says so.
+/// Returns whether `word` looks like a value given to a switch, which has none: the planner reports that.
 fn is_count(word: &str) -> bool {
     word.bytes().all(|byte| byte.is_ascii_digit())
 }
@@ -75,7 +75,7 @@ pub(crate) fn documented(mut cli: Command) -> Command {
     cli
 }
 
-/// A flag that clap does not know: one of the layout, or of nobody.
+/// Returns whether a flag is unknown to clap: one of the layout, or an unknown one.
 fn is_layout(word: &str, command: &Command) -> bool {
     word.starts_with('-') && word.len() > 1 && argument(word, command).is_none()
 }
@@ -85,7 +85,7 @@ fn takes_value(word: &str, command: &Command) -> bool {
     !word.contains('=') && argument.is_some_and(|argument| argument.get_action().takes_values())
 }
 
-/// Clap's argument of that spelling.
+/// Returns clap's argument of that spelling.
 fn argument<'a>(word: &str, command: &'a Command) -> Option<&'a clap::Arg> {
     let name = word.split('=').next().unwrap_or(word);
     command.get_arguments().find(|argument| match name.strip_prefix("--") {
@@ -100,7 +100,7 @@ fn is_alias(argument: &clap::Arg, long: &str) -> bool {
     argument.get_all_aliases().is_some_and(|aliases| aliases.contains(&long))
 }
 
-/// What follows a flag of the layout.
+/// Returns the kind of value that a flag of the layout takes.
 fn kind(word: &str) -> Option<Kind> {
     let name = word.split('=').next().unwrap_or(word);
     let plain = |name: &str| name.trim_start_matches('-').replace('_', "-");

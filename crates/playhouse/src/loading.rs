@@ -1,4 +1,4 @@
-//! From the files of a checkpoint to what the layers above the ranks need of it.
+//! From the files of a checkpoint to the data that the layers above the ranks need.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -15,32 +15,32 @@ use crate::demo;
 use crate::error::CliError;
 use crate::progress::{Progress, Unit};
 
-/// Often enough for an eye.
+/// The interval of the display: often enough for an eye.
 const SHOWN_EVERY: Duration = Duration::from_millis(100);
 
-/// What the files of a checkpoint amount to.
+/// The data read from the files of a checkpoint.
 pub(crate) struct Loaded {
-    /// What to call the model: `demo`, or the name of its folder.
+    /// The name of the model: `demo`, or the name of its folder.
     pub(crate) name: String,
-    /// Where it came from, for people.
+    /// The source of the checkpoint, as text.
     pub(crate) source: String,
-    /// Its folder, absolute; none if it is embedded.
+    /// The absolute path of its folder; `None` if it is embedded.
     pub(crate) folder: Option<PathBuf>,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) shape: ModelShape,
     pub(crate) generation: GenerationDefaults,
 }
 
-/// How a model reads and writes.
+/// The tokenizer and the template of a model.
 pub(crate) struct Language {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template: Option<ChatTemplate>,
 }
 
-/// Reads everything but the weights of the checkpoint in `folder`, or of the embedded one.
+/// Reads all but the weights of the checkpoint in `folder`, or of the embedded one.
 ///
 /// # Errors
-/// The first thing that is wrong with it, by file and key.
+/// Returns the first problem of the checkpoint, with its file and key.
 pub(crate) fn load(folder: Option<&Path>) -> Result<(Loaded, Language), CliError> {
     let checkpoint = match folder {
         Some(folder) => Checkpoint::open(folder).map_err(refused)?,
@@ -55,13 +55,13 @@ pub(crate) fn load(folder: Option<&Path>) -> Result<(Loaded, Language), CliError
         Some(folder) => (name(folder), folder.display().to_string()),
         None => ("demo".to_owned(), "embedded".to_owned()),
     };
-    // The checkpoint could be opened, so its path is one.
+    // The checkpoint could be opened, so its path exists.
     let folder = folder.and_then(|folder| folder.canonicalize().ok());
     let loaded = Loaded { name, source, folder, checkpoint, shape, generation };
     Ok((loaded, Language { tokenizer, template }))
 }
 
-/// Shows how far the ranks have come with their weights, for as long as it is polled.
+/// Shows the progress of the ranks' weights, for as long as the future is polled.
 pub(crate) async fn show(door: &FrontDoor) -> Infallible {
     let mut ticks = interval(SHOWN_EVERY);
     let mut progress: Option<Progress> = None;
@@ -72,7 +72,7 @@ pub(crate) async fn show(door: &FrontDoor) -> Infallible {
         let shards: Vec<_> = stages.flat_map(|stage| &stage.shards).collect();
         let read = shards.iter().map(|shard| match shard.state {
             ShardState::Ready => shard.share.weight_bytes,
-            // What is held may be less than what is read for it.
+            // A rank may hold less than it reads.
             ShardState::Loading { bytes, of } => {
                 (shard.share.weight_bytes as f64 * bytes as f64 / of.max(1) as f64) as u64
             }
@@ -90,17 +90,17 @@ pub(crate) async fn show(door: &FrontDoor) -> Infallible {
 /// Reads `tokenizer.json`.
 ///
 /// # Errors
-/// What is wrong with it, for a person.
+/// Returns the problem of the file, for a person.
 pub(crate) fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer, String> {
     let file = "tokenizer.json";
     let bytes = checkpoint.require(file).map_err(|why| why.to_string())?;
     Tokenizer::from_bytes(&bytes).map_err(|why| format!("{file}: {why}"))
 }
 
-/// Reads the chat template, from wherever the checkpoint has it.
+/// Reads the chat template, from the file of the checkpoint that has it.
 ///
 /// # Errors
-/// What is wrong with it, for a person.
+/// Returns the problem of the template, for a person.
 pub(crate) fn template(checkpoint: &Checkpoint) -> Result<Option<ChatTemplate>, String> {
     let text = |file: &str| -> Result<Option<String>, String> {
         let bytes = checkpoint.read(file).map_err(|why| why.to_string())?;

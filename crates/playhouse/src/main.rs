@@ -126,8 +126,8 @@ fn main() -> ExitCode {
     outcome.unwrap_or_else(|error| error.report())
 }
 
-/// Client commands need one thread: a load generator that shares the machine with the server under
-/// test should take no more of it than it must, and wake no second thread to do so.
+/// Runs a client command on one thread: a load generator that shares the machine with the server under
+/// test should take as little of it as possible, and wake no second thread.
 fn on_one_thread(
     command: impl Future<Output = Result<ExitCode, CliError>>,
 ) -> Result<ExitCode, CliError> {

@@ -23,7 +23,7 @@ use crate::error::CliError;
 use crate::signals::Signals;
 use crate::sizing::{Bytes, available_memory};
 
-/// What is logged unless `RUST_LOG` says otherwise.
+/// The default filter of the log; `RUST_LOG` overrides it.
 pub(crate) const LOG_FILTER: &str = "warn,playhouse_cluster=info,playhouse_gateway=info,playhouse_telemetry=info,\
      playhouse::progress=info,playhouse::serve::shutdown=info";
 
@@ -62,14 +62,14 @@ pub(crate) struct NodeArgs {
     log_format: LogFormat,
 }
 
-/// So many equal shares of the machine's cores.
+/// A number of devices, each an equal share of the machine's cores.
 #[derive(Clone, Copy)]
 pub(crate) struct DeviceList(NonZeroU32);
 
-/// Joins, serves the head, and leaves on a signal.
+/// Joins the head, runs its ranks, and leaves on a signal.
 ///
 /// # Errors
-/// When the head cannot be reached or does not let the node in.
+/// Returns an error when the head cannot be reached or does not admit the node.
 pub(crate) fn run(args: &NodeArgs) -> Result<ExitCode, CliError> {
     init_logs(LOG_FILTER, args.log_format, None)
         .map_err(|why| CliError::failure(why.to_string()))?;
@@ -91,7 +91,7 @@ pub(crate) fn run(args: &NodeArgs) -> Result<ExitCode, CliError> {
             let identity = joining::identity(args, &head).await?;
             Ok::<_, CliError>((head, found, identity))
         };
-        // Before anybody is asked anything: the process that has the folder has its name as well.
+        // The lock comes before any connection: the process that has the folder has its name as well.
         let _folder = folder::lock(&args.dir, args.has_token())?;
         let (head, found, identity) = tokio::select! {
             joined = joining => joined?,
@@ -119,7 +119,7 @@ pub(crate) fn run(args: &NodeArgs) -> Result<ExitCode, CliError> {
 // === impl NodeArgs ===
 
 impl NodeArgs {
-    /// Whether a token was given, or a file that has one or will have one.
+    /// Returns whether a token was given, or a file that has one or will have one.
     fn has_token(&self) -> bool {
         self.token.is_some() || self.token_file.is_some()
     }
@@ -128,12 +128,12 @@ impl NodeArgs {
 // === impl DeviceList ===
 
 impl DeviceList {
-    /// How many there are.
+    /// Returns the number of devices.
     pub(crate) fn count(self) -> usize {
         self.0.get() as usize
     }
 
-    /// Equal shares of this machine's cores and of so much memory.
+    /// Returns devices that are equal shares of this machine's cores and of so much memory.
     fn devices(self, memory_bytes: u64) -> Result<Vec<Device>, CliError> {
         let cores = available_parallelism().map_or(1, std::num::NonZero::get);
         let count = self.0.get() as usize;

@@ -1,4 +1,4 @@
-//! `playhouse operations` and `playhouse abort`: what was changed, and what is being changed.
+//! `playhouse operations` and `playhouse abort`: past operations, and the one under way.
 
 use std::io;
 use std::process::ExitCode;
@@ -18,9 +18,10 @@ use crate::terminal::{shows_colour, visible};
 /// The flags of `playhouse operations`.
 #[derive(Args)]
 pub(crate) struct OperationsArgs {
-    /// Which one, with all its steps; without, a list of all that are known, the newest first
+    /// Id of the operation to show, with all its steps; without, a list of all that are known, the newest
+    /// first
     id: Option<u64>,
-    /// Follow it until it ends, or the one that is under way; succeed only if it is done
+    /// Follow the operation, or the one that is under way, until it ends; succeed only if it is done
     #[arg(long, conflicts_with = "json")]
     watch: bool,
     /// Print the JSON of the admin API, on one line
@@ -33,7 +34,7 @@ pub(crate) struct OperationsArgs {
 /// The flags of `playhouse abort`.
 #[derive(Args)]
 pub(crate) struct AbortArgs {
-    /// Which operation to end; what it did is undone as far as possible
+    /// Id of the operation to end; its steps are undone as far as possible
     id: u64,
     #[command(flatten)]
     admin: AdminArgs,
@@ -42,12 +43,13 @@ pub(crate) struct AbortArgs {
 /// Shows operations.
 ///
 /// # Errors
-/// The head cannot be asked, there is no such operation, or the one that was followed was not done.
+/// Returns an error if the head cannot be reached, there is no such operation, or a followed operation
+/// was not done.
 pub(crate) async fn run(args: OperationsArgs) -> Result<ExitCode, CliError> {
     let admin = args.admin.open().await?;
     if args.watch {
         let id = match args.id {
-            // Whether it is there is known at once; only then is a head waited for.
+            // An unknown operation is reported at once; only a known one is worth waiting for a head.
             Some(id) => admin.operation(id).await?.id,
             None => running(&admin).await?,
         };
@@ -64,10 +66,10 @@ pub(crate) async fn run(args: OperationsArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks an operation to end.
+/// Aborts an operation.
 ///
 /// # Errors
-/// The head cannot be asked, there is no such operation, or it has ended.
+/// Returns an error if the head cannot be reached, there is no such operation, or it has ended.
 pub(crate) async fn run_abort(args: AbortArgs) -> Result<ExitCode, CliError> {
     abort(&args.admin.open().await?, args.id).await
 }
@@ -102,7 +104,7 @@ fn list(operations: &[Operation], colour: bool) -> String {
     align(&rows, colour)
 }
 
-/// What was asked for, and why it was not done.
+/// Returns the change that was asked for, and why it was not done.
 fn summary(operation: &Operation) -> String {
     let words = change_words(&operation.change);
     match &operation.reason {
@@ -142,7 +144,7 @@ fn state(phase: Phase) -> Cell {
     Cell::new(phase_word(phase), mood)
 }
 
-/// A phase in a word.
+/// Returns the word for a phase.
 pub(crate) fn phase_word(phase: Phase) -> &'static str {
     match phase {
         Phase::Plan => "plan",
@@ -155,7 +157,7 @@ pub(crate) fn phase_word(phase: Phase) -> &'static str {
     }
 }
 
-/// A change in words.
+/// Returns a description of a change.
 pub(crate) fn change_words(change: &Change) -> String {
     match change {
         Change::Deployment { data_parallel, tensor_parallel, pipeline_parallel, .. } => {

@@ -1,8 +1,7 @@
-//! `playhouse plan`: where every rank of a layout lands, before anything is started.
+//! `playhouse plan` shows where every rank of a layout lands, before anything is started.
 //!
-//! What is asked for comes first: the layout (our flags, another engine's command line, a cluster
-//! file), or a goal. Then the model and the machines. The planner decides; here are only files,
-//! flags and printing.
+//! The inputs are the layout (our flags, another engine's command line, a cluster file) or a goal, then
+//! the model and the machines. The planner decides; here are only files, flags and printing.
 
 mod grid;
 mod said;
@@ -69,7 +68,7 @@ pub(crate) struct PlanArgs {
     words: Vec<String>,
 }
 
-/// Whose words or rules.
+/// The engine whose flags are read or whose rules are checked.
 #[derive(Clone, Copy, ValueEnum)]
 enum Engine {
     Playhouse,
@@ -79,7 +78,7 @@ enum Engine {
     TensorRtLlm,
 }
 
-/// Whose words to print.
+/// The engine whose flags are printed.
 #[derive(Clone, Copy, ValueEnum)]
 enum Target {
     #[value(alias = "playhouse")]
@@ -104,14 +103,14 @@ enum Format {
     Svg,
 }
 
-/// What a layout is planned for.
+/// The model and the machines for which a layout is planned.
 struct Setting {
     shape: Option<ModelShape>,
     hardware: Option<Hardware>,
     serving: Serving,
 }
 
-/// Words for an engine, in JSON.
+/// The flags for an engine, in JSON.
 #[derive(Serialize)]
 struct Words<'a> {
     engine: &'static str,
@@ -120,11 +119,11 @@ struct Words<'a> {
     document: Option<&'a Document>,
 }
 
-/// Reads, checks and prints. Exit code 2 when the layout cannot run, as for bad usage; 1 for a file
-/// that cannot be read.
+/// Reads, checks and prints a plan. The exit code is 2 when the layout cannot run, as for bad usage; 1
+/// for a file that cannot be read.
 ///
 /// # Errors
-/// What cannot be read or understood.
+/// Returns an error for input that cannot be read or understood.
 pub(crate) fn run(args: &PlanArgs, layout: &[String]) -> Result<ExitCode, CliError> {
     let mut said = Said::new(args.format);
     let sources::Asked { mut reading, cluster } = match sources::layout(args, layout)? {
@@ -244,7 +243,7 @@ fn print_words(
     }
 }
 
-/// The command, then the file that goes with it.
+/// Returns the command, followed by its file.
 fn text_of(words: &Words<'_>) -> String {
     let mut text = words.command.clone();
     if !text.is_empty() {
@@ -266,7 +265,7 @@ impl PlanArgs {
         self.from.map_or(Dialect::Native, Engine::dialect)
     }
 
-    /// Only ranks can be drawn.
+    /// Refuses a picture of `what`, because only ranks can be drawn.
     fn no_picture(&self, what: &str) -> Result<(), CliError> {
         if self.format != Format::Svg {
             return Ok(());

@@ -14,16 +14,16 @@ use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 use tracing::info;
 
-/// What is counted.
+/// The unit of the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
-    /// Things of this name, such as `requests`.
+    /// Items of this name, such as `requests`.
     Count(&'static str),
     /// Bytes, shown in powers of 1024.
     Bytes,
 }
 
-/// How far some work is.
+/// The progress of some work.
 pub(crate) struct Progress {
     shown: Shown,
 }
@@ -34,7 +34,7 @@ enum Shown {
     Nowhere,
 }
 
-/// The plain form: decides when a line is due and what it says.
+/// The progress as plain lines, which determines when a line is due and what it says.
 struct Lines {
     label: &'static str,
     total: u64,
@@ -43,15 +43,15 @@ struct Lines {
     printed: Option<(Instant, u64)>,
 }
 
-/// A line may follow the one before it after this long ...
+/// The minimum time between two lines ...
 const LINE_EVERY: Duration = Duration::from_secs(1);
-/// ... and after this much of the total.
+/// ... and the minimum part of the total between them.
 const LINE_PERCENT: u64 = 10;
 
-/// Whether lines are events (**P-2**).
+/// Whether lines are events of the log (**P-2**).
 static LOGGED: AtomicBool = AtomicBool::new(false);
 
-/// From now on progress is told to the log.
+/// Sends progress to the log from now on.
 pub(crate) fn log() {
     LOGGED.store(true, Ordering::Relaxed);
 }
@@ -75,12 +75,12 @@ impl Progress {
         Self { shown: Shown::Bar(bar) }
     }
 
-    /// Shows nothing.
+    /// Returns a progress that is not shown.
     pub(crate) fn hidden() -> Self {
         Self { shown: Shown::Nowhere }
     }
 
-    /// Tells that `done` units are done, counted from the start.
+    /// Updates the progress: `done` units are done, counted from the start.
     pub(crate) fn set(&mut self, done: u64) {
         match &mut self.shown {
             Shown::Bar(bar) => bar.set_position(done),
@@ -93,7 +93,7 @@ impl Progress {
         }
     }
 
-    /// The work has ended, complete or not: a bar leaves the screen, lines get their last one.
+    /// Ends the progress, complete or not: a bar leaves the screen, lines get their last one.
     pub(crate) fn finish(mut self, done: u64) {
         match &mut self.shown {
             Shown::Bar(bar) => bar.finish_and_clear(),

@@ -1,4 +1,4 @@
-//! `playhouse revoke node`: ends the trust in a machine.
+//! `playhouse revoke node` ends the trust in a machine.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -17,19 +17,19 @@ pub(crate) struct RevokeArgs {
 
 #[derive(clap::Subcommand)]
 enum RevokeWhat {
-    /// Cut a node off at once, and turn its certificate away for good; its replicas move.
+    /// Disconnect a node at once, and refuse its certificate for good; its replicas move.
     Node {
-        /// Its name
+        /// Name of the node
         name: String,
         #[command(flatten)]
         admin: AdminArgs,
     },
 }
 
-/// Says in one line what came of it.
+/// Revokes a node and prints the result in one line.
 ///
 /// # Errors
-/// The head cannot be asked or refuses.
+/// Returns an error if the head cannot be reached or refuses.
 pub(crate) async fn run(args: RevokeArgs) -> Result<ExitCode, CliError> {
     let RevokeWhat::Node { name, admin } = args.what;
     let request = Request::post(node_path(&name)? + "/revoke");

@@ -1,4 +1,4 @@
-//! Secrets that are read from files: neither `ps` nor the environment shows them.
+//! Secrets that are read from files, so that neither `ps` nor the environment shows them.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,13 +6,15 @@ use std::path::Path;
 
 use crate::error::CliError;
 
-/// Longest file.
+/// The maximum size of a file.
 const FILE_BYTES_MAX: u64 = 4 << 10;
 
-/// The secret in a file, without the space around it. What the file holds is never repeated.
+/// Returns the secret in a file, without surrounding white space. The contents of the file are never
+/// repeated.
 ///
 /// # Errors
-/// The file cannot be read, is empty or too long to be one secret; names `flag` and the file.
+/// Returns an error if the file cannot be read, is empty or too long to be one secret; the error names
+/// `flag` and the file.
 pub(crate) fn read(flag: &str, file: &Path) -> Result<String, CliError> {
     let failed = |why: &dyn std::fmt::Display| {
         CliError::usage(format!("cannot take a secret from {flag} {}: {why}", file.display()))
@@ -30,10 +32,10 @@ pub(crate) fn read(flag: &str, file: &Path) -> Result<String, CliError> {
     }
 }
 
-/// A secret that is given by its flag or variable, or by a file, which is stronger.
+/// Returns a secret that is given by its flag or variable, or by a file, which takes precedence.
 ///
 /// # Errors
-/// As [`read`].
+/// Returns the errors of [`read`].
 pub(crate) fn either(
     flag: &str,
     given: Option<&str>,
@@ -45,10 +47,10 @@ pub(crate) fn either(
     }
 }
 
-/// The same, for who asks others for it: an empty one would let everybody in.
+/// Returns the same for a secret that others must show: an empty one would admit every client.
 ///
 /// # Errors
-/// As [`read`], or the secret is empty.
+/// Returns the errors of [`read`], and an error if the secret is empty.
 pub(crate) fn asked_for(
     flag: &str,
     given: Option<&str>,

@@ -53,11 +53,10 @@ use crate::secret;
 use crate::signals::Signals;
 use crate::sizing::{Bytes, CacheSize, available_memory};
 
-/// Requests that are accepted for each that can run, unless somebody says otherwise: a queue of a few
-/// batches.
+/// The default number of accepted requests for each that can run: a queue of a few batches.
 const QUEUE_PER_SLOT: u32 = 8;
 
-/// Where clients and operators come in, and with what.
+/// The listeners for clients and operators, with their credentials.
 struct Doors {
     listener: TcpListener,
     admin: AdminListener,
@@ -67,14 +66,14 @@ struct Doors {
     state: State,
 }
 
-/// Loads, serves, drains.
+/// Loads a model, serves it, and drains.
 ///
 /// # Errors
-/// Whatever keeps the server from starting, before a single request was accepted.
+/// Returns any error that keeps the server from starting, before it has accepted a request.
 pub(crate) fn run(args: &ServeArgs, layout: &[String]) -> Result<ExitCode, CliError> {
     let mut parallel = parallel(layout)?;
     let api_keys = api_keys(args)?;
-    // Dropped last: whatever ends has sent its spans by then.
+    // Dropped last, so that all spans have been sent by then.
     let traces = traces(args)?;
     init_logs(LOG_FILTER, args.log_format, traces.as_ref())
         .map_err(|why| CliError::failure(why.to_string()))?;
@@ -85,7 +84,7 @@ pub(crate) fn run(args: &ServeArgs, layout: &[String]) -> Result<ExitCode, CliEr
         .enable_all()
         .build()
         .map_err(|why| CliError::failure(format!("cannot start the async runtime: {why}")))?;
-    // The port comes first: it is the cheapest thing that can be wrong.
+    // The port comes first, because a wrong one is the cheapest to detect.
     let address = SocketAddr::new(args.host, args.port);
     let listener = runtime.block_on(TcpListener::bind(address)).map_err(|why| {
         CliError::failure(format!("cannot listen on {address}: {why}"))
@@ -107,12 +106,12 @@ pub(crate) fn run(args: &ServeArgs, layout: &[String]) -> Result<ExitCode, CliEr
         ServedModel { spans, loaded: Arc::new(loaded), language, parallel, served, limits, cache };
     let shutdown = Shutdown::new(args.shutdown_timeout);
     let ended = runtime.block_on(run_cluster(args, doors, model, &shutdown));
-    // A tokenizer or a file system may still keep one of its threads.
+    // A tokenizer or a file system may still occupy one of the runtime's threads.
     runtime.shutdown_timeout(shutdown.rest());
     ended
 }
 
-/// What is served, and in which layout at first.
+/// The model that is served, and its first layout.
 struct ServedModel {
     loaded: Arc<Loaded>,
     language: Language,
@@ -123,13 +122,13 @@ struct ServedModel {
     spans: SpanCounters,
 }
 
-/// The layout that the flags ask for.
+/// Returns the layout of the flags.
 fn parallel(layout: &[String]) -> Result<ParallelSpec, CliError> {
     let reading = dialect::read(Dialect::Native, layout, &[]).map_err(|problems| {
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
         CliError::usage(lines.join("\nerror: "))
     })?;
-    // What `plan` understands and a server would have to obey.
+    // `plan` understands these settings, but a server would have to obey them.
     let Parameters { nodes, node_rank, devices_per_node, quantization, kv_dtype, .. } =
         &reading.parameters;
     let Parameters { context_tokens, dtype, requests_max, batch_tokens_max, .. } =
@@ -192,7 +191,7 @@ async fn run_cluster(
     }
     .blueprints();
     let desired = Desired { replicas: served.replicas.get(), layout: replica_layout(&parallel) };
-    // Whatever is wrong with it is said before anybody is waited for.
+    // Errors of the layout are reported before the head waits for nodes.
     let _first = blueprints(desired.layout.clone()).await.map_err(CliError::failure)?;
     if let Some(control) = control.as_ref().filter(|_| args.cluster_listen.is_some()) {
         if let Some(file) = &args.join_token_file {
@@ -220,7 +219,7 @@ async fn run_cluster(
         |signal| CliError::failure(format!("stopped by {signal} before the model was loaded"));
     let cluster = tokio::select! {
         started = Cluster::start(deployment) => started.map_err(failed)?,
-        // It may wait for nodes. What they run is for the next head.
+        // The start may wait for nodes. Their ranks are left for the next head.
         signal = signals.next() => {
             shutdown.begin(signal, signals);
             return Err(stopped(signal));
@@ -256,7 +255,7 @@ async fn run_cluster(
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-/// Where traces go, if anywhere.
+/// Returns the collector of traces, if there is one.
 fn traces(args: &ServeArgs) -> Result<Option<Traces>, CliError> {
     let flag = args.otlp_traces_endpoint.as_deref();
     let settings = TraceSettings::read(flag, |name| std::env::var(name).ok());
@@ -265,7 +264,7 @@ fn traces(args: &ServeArgs) -> Result<Option<Traces>, CliError> {
     traces.map_err(|why| CliError::failure(why.to_string()))
 }
 
-/// The front door's bounds.
+/// Returns the bounds of the front door.
 fn admission(args: &ServeArgs, limits: &Limits) -> AdmissionLimits {
     let slots = u32::try_from(limits.max_num_seqs).unwrap_or(u32::MAX);
     let each = Capacity::EachReplica(slots.saturating_mul(QUEUE_PER_SLOT));
@@ -276,8 +275,9 @@ fn admission(args: &ServeArgs, limits: &Limits) -> AdmissionLimits {
     }
 }
 
-/// The scheduler's bounds: what was asked for, checked against the model and the memory. On nodes, each
-/// replica has the KV cache that its devices can hold, which is that of one sequence at least.
+/// Returns the bounds of the scheduler, from the flags, checked against the model and the memory. On
+/// nodes, each replica has the KV cache that its devices can hold, which is that of one sequence at
+/// least.
 fn limits(
     args: &ServeArgs,
     spec: &DecoderSpec,
@@ -291,7 +291,7 @@ fn limits(
             spec.max_positions
         )));
     }
-    // One block of each replica.
+    // The bytes of one block of each replica.
     let block = Bytes(served.bytes_per_block * u64::from(served.replicas.get()));
     let on_nodes = args.cluster_listen.is_some();
     let cache = CacheSize::new(
@@ -314,7 +314,7 @@ fn limits(
         kv_blocks: if on_nodes { cache.least } else { cache.most },
         block_size: BLOCK_SIZE,
         prefix_caching: true,
-        // The rest follows from how a replica is divided.
+        // The layout determines the rest.
         micro_batches: 1,
         micro_batch_max: usize::MAX,
         lookahead: false,
@@ -322,7 +322,7 @@ fn limits(
     Ok((limits, cache))
 }
 
-/// Where ranks are to run.
+/// Returns the place where ranks are to run.
 fn place(args: &ServeArgs, served: &ServedLayout) -> Result<Place, CliError> {
     let devices = args.devices.map(DeviceList::count);
     let world = served.world();
@@ -350,7 +350,7 @@ fn step_deadline(args: &ServeArgs) -> StepDeadline {
     }
 }
 
-/// The keys that clients may send.
+/// Returns the API keys.
 fn api_keys(args: &ServeArgs) -> Result<Vec<ApiKey>, CliError> {
     let one =
         secret::asked_for("--api-key", args.api_key.as_deref(), args.api_key_file.as_deref())?;
@@ -361,7 +361,8 @@ fn api_keys(args: &ServeArgs) -> Result<Vec<ApiKey>, CliError> {
     }
 }
 
-/// The longest prompt whose keys and values do not depend on its length, so that another may share them.
+/// Returns the length of the longest prompt whose keys and values do not depend on its length, so that
+/// another prompt may share them.
 fn shared_prompt_max(spec: &DecoderSpec) -> usize {
     let of = |rope: &Rope| match rope.scaling {
         RopeScaling::Dynamic { original_max, .. } => original_max,

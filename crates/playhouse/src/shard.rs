@@ -1,6 +1,6 @@
-//! `playhouse shard`: the process of one rank. Started by `serve` and `node`, not by people.
+//! `playhouse shard`: the process of one rank, started by `serve` and `node`, not by people.
 //!
-//! Its standard input gives it its identity and, by staying open, says that its parent lives.
+//! The process reads its identity from standard input, whose end of file says that its parent has ended.
 
 use std::io::{self, Read};
 use std::os::linux::fs::MetadataExt;
@@ -18,14 +18,14 @@ use tracing::warn;
 use crate::demo;
 use crate::error::CliError;
 
-/// An identity has three certificates or keys; nothing in it comes near to this.
+/// The maximum length of an identity: three certificates or keys are far shorter.
 const IDENTITY_BYTES_MAX: u32 = 1 << 20;
 
-/// How much sooner a rank is killed than its parent when memory runs out: as if it had half of the memory
-/// in addition to what it has.
+/// How much sooner a rank is killed than its parent when memory runs out: as if the rank had half of the
+/// memory in addition to its own.
 const OOM_SCORE_RAISE: i32 = 500;
 
-/// The highest `oom_score_adj` there is.
+/// The maximum `oom_score_adj`.
 const OOM_SCORE_MAX: i32 = 1000;
 
 /// Run one rank for a head that started this process.
@@ -36,10 +36,10 @@ pub(crate) struct ShardArgs {
     head: String,
 }
 
-/// Obeys the head until it is gone.
+/// Runs the rank for the head until the head is gone.
 ///
 /// # Errors
-/// When there is no identity on standard input, or no head.
+/// Returns an error when there is no identity on standard input, or no head.
 pub(crate) fn run(args: &ShardArgs) -> Result<ExitCode, CliError> {
     init_child_logs("warn").map_err(|why| CliError::failure(why.to_string()))?;
     volunteer();
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &ShardArgs) -> Result<ExitCode, CliError> {
             .hint("`playhouse serve` and `playhouse node` start shards; people do not")
     })?;
     thread::spawn(|| {
-        // Its end is the end of our parent.
+        // The end of the input is the end of our parent.
         drop(io::copy(&mut io::stdin().lock(), &mut io::sink()));
         std::process::exit(0);
     });
@@ -70,8 +70,8 @@ pub(crate) fn run(args: &ShardArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Offers this process to the kernel when memory runs out, before the head and the agent of the machine:
-/// a rank is started anew, and a head is not. To raise the value takes no privilege.
+/// Makes the kernel kill this process before the head and the agent of the machine when memory runs out:
+/// a rank is restarted, and a head is not. Raising the value takes no privilege.
 fn volunteer() {
     let own = "/proc/self/oom_score_adj";
     let before = fs::read_to_string(own).ok().and_then(|value| value.trim().parse::<i32>().ok());
@@ -95,7 +95,7 @@ fn identity() -> Result<Identity, String> {
     Identity::from_bytes(&bytes).map_err(|why| why.to_string())
 }
 
-/// Names what ranks must have in common to share memory: the running kernel, the network and
+/// Returns a name of what ranks must have in common to share memory: the running kernel, the network and
 /// process namespaces, and the file system behind `/dev/shm`.
 fn machine() -> String {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();

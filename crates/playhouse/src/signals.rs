@@ -1,11 +1,11 @@
-//! Signals: the first SIGTERM or SIGINT drains, the second stops at once.
+//! Signals: the first SIGTERM or SIGINT drains the server, the second stops it at once.
 
 use std::io;
 use std::process;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Exit status after a second signal: that of a process killed by SIGTERM.
+/// The exit status after a second signal: that of a process killed by SIGTERM.
 const STOPPED_AT_ONCE: i32 = 143;
 
 /// The signals that end a server.
@@ -17,10 +17,10 @@ pub(crate) struct Signals {
 // === impl Signals ===
 
 impl Signals {
-    /// Takes over SIGTERM and SIGINT for the process.
+    /// Installs handlers of SIGTERM and SIGINT for the process.
     ///
     /// # Errors
-    /// When the handlers cannot be installed.
+    /// Returns an error when the handlers cannot be installed.
     pub(crate) fn install() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -36,7 +36,7 @@ impl Signals {
         }
     }
 
-    /// From now on the next signal ends the process without waiting for anything.
+    /// Makes the next signal end the process at once.
     pub(crate) fn stop_at_next(mut self) {
         tokio::spawn(async move {
             self.next().await;

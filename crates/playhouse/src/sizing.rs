@@ -1,4 +1,4 @@
-//! How much KV cache to allocate, from what the flags ask for and the machine has.
+//! The size of the KV cache, from the flags and the memory of the machine.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,19 +7,19 @@ use playhouse_types::BlockSize;
 
 use crate::cgroups::memory_limit;
 
-/// Share of the available memory that the KV cache may take when no size is given.
+/// The share of the available memory that the KV cache may take when no size is given.
 const DEFAULT_SHARE: f64 = 0.4;
 
 /// A number of bytes, written `512MiB`, `4GB`, `1.5g` or `1048576`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bytes(pub(crate) u64);
 
-/// A text that is not a number of bytes.
+/// The error of a text that is not a number of bytes.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a size; write a number of bytes or one with a unit, such as 512MiB or 4GB")]
 pub(crate) struct NotBytes(String);
 
-/// Why no KV cache of a useful size can be had.
+/// The reason why there is no memory for a KV cache of a useful size.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{available} of KV cache hold {tokens} tokens, one sequence of the full context needs \
@@ -32,25 +32,26 @@ pub(crate) struct TooSmall {
     max_model_len: usize,
 }
 
-/// How many blocks the KV cache of a replica may have.
+/// The numbers of blocks that the KV cache of a replica may have.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct CacheSize {
-    /// Those of one sequence of full length.
+    /// The blocks of one sequence of full length.
     pub(crate) least: u32,
-    /// Those of all sequences, or as many as the memory holds that was given for them.
+    /// The blocks of all sequences, or as many as the given memory holds.
     pub(crate) most: u32,
-    /// Share of a device's memory that they may take.
+    /// The share of a device's memory that the blocks may take.
     pub(crate) share: f64,
 }
 
 // === impl CacheSize ===
 
 impl CacheSize {
-    /// At most the blocks of `max_num_seqs` sequences of full length, `block` for each block. `memory` was asked for; `available`
-    /// is known if all ranks use the memory of this machine, and [`DEFAULT_SHARE`] of it is enough then.
+    /// Returns the size for at most `max_num_seqs` sequences of full length, `block` for each block.
+    /// `memory` was asked for; `available` is known if all ranks use the memory of this machine, and
+    /// [`DEFAULT_SHARE`] of it is the limit then.
     ///
     /// # Errors
-    /// When not even one sequence of full length fits.
+    /// Returns an error when not even one sequence of full length fits.
     pub(crate) fn new(
         block: Bytes,
         block_size: BlockSize,
@@ -81,8 +82,8 @@ impl CacheSize {
     }
 }
 
-/// Memory that new allocations may use: what `/proc/meminfo` says, 4 GiB where there is none, but no
-/// more than the control groups of this process allow.
+/// Returns the memory that new allocations may use: the value of `/proc/meminfo`, 4 GiB where there is
+/// none, but no more than the control groups of this process allow.
 pub(crate) fn available_memory() -> Bytes {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));

@@ -1,9 +1,9 @@
-//! `playhouse status`: what the cluster looks like, as text or JSON, once or every second.
+//! `playhouse status` shows the state of the cluster, as text or JSON, once or every second.
 //!
 //! - **ST-1** the exit code is 0 if there are replicas and all of them serve, 1 if not, 2 for a wrong
 //!   command line. A head that cannot be asked is 1 and one line.
-//! - **ST-2** words of the cluster cannot steer the terminal, and colours are for terminals only.
-//! - **ST-3** `--watch` lives through an unreachable head, once it was reached.
+//! - **ST-2** texts of the cluster cannot steer the terminal, and colours are for terminals only.
+//! - **ST-3** `--watch` survives an unreachable head, once it was reached.
 
 pub(crate) mod tree;
 
@@ -18,10 +18,10 @@ use crate::admin::{Admin, AdminArgs};
 use crate::error::CliError;
 use crate::terminal::shows_colour;
 
-/// How often it is looked at again.
+/// The time between two requests of the state.
 pub(crate) const PERIOD: Duration = Duration::from_secs(1);
 
-/// To the top left corner, and nothing below it.
+/// The escape sequence that moves to the top left corner and clears the screen below.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
 /// The flags of `playhouse status`.
@@ -40,7 +40,7 @@ pub(crate) struct StatusArgs {
 /// Shows the cluster.
 ///
 /// # Errors
-/// The head cannot be asked.
+/// Returns an error if the head cannot be reached.
 pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
     let admin = args.admin.open().await?;
     let cluster = admin.cluster().await?;
@@ -52,7 +52,7 @@ pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, CliError> {
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Until a signal ends the process: nothing has to be put back.
+/// Shows the cluster until a signal ends the process; the terminal needs no restoring.
 async fn watch(admin: &Admin, first: Cluster, json: bool) -> Result<ExitCode, CliError> {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -8,21 +8,21 @@ pub(crate) struct Cell {
     mood: Mood,
 }
 
-/// How things are: the colour of a cell.
+/// The condition that the colour of a cell shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mood {
-    /// Nothing to say about it.
+    /// No condition.
     Plain,
-    /// As it should be.
+    /// A good condition.
     Good,
-    /// On its way there.
+    /// A condition on the way to a good one.
     Busy,
-    /// Somebody should look at it.
+    /// A condition that needs attention.
     Bad,
 }
 
-/// Lines of `rows`, columns two spaces apart. The last cell of a row may be as long as it likes: it
-/// makes no column wider, so that free text and columns go together.
+/// Returns the lines of `rows`, with columns two spaces apart. The last cell of a row may have any
+/// length: it makes no column wider, so that free text and columns can be mixed.
 pub(crate) fn align(rows: &[Vec<Cell>], colour: bool) -> String {
     let mut widths: Vec<usize> = Vec::new();
     for row in rows {
@@ -50,7 +50,7 @@ pub(crate) fn align(rows: &[Vec<Cell>], colour: bool) -> String {
 // === impl Cell ===
 
 impl Cell {
-    /// A coloured one.
+    /// Returns a coloured cell.
     pub(crate) fn new(text: impl Into<String>, mood: Mood) -> Self {
         Self { text: text.into(), mood }
     }

@@ -1,16 +1,16 @@
-//! What may be written to a terminal.
+//! The text that may be written to a terminal.
 
 use std::io::IsTerminal;
 
 use unicode_width::UnicodeWidthChar;
 
-/// Whether `stream` shows colours and nobody asked for none (<https://no-color.org>).
+/// Returns whether `stream` shows colours and they are not turned off (<https://no-color.org>).
 pub(crate) fn shows_colour(stream: &impl IsTerminal) -> bool {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     stream.is_terminal() && !plain
 }
 
-/// Words of somebody else with everything escaped that could steer a terminal or hide: control,
+/// Returns a text from outside with all characters escaped that could steer a terminal or hide: control,
 /// format and private characters.
 pub(crate) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -23,7 +23,7 @@ pub(crate) fn visible(text: &str) -> String {
     shown
 }
 
-/// The start of `text` that takes at most `columns` columns of a terminal.
+/// Returns the start of `text` that takes at most `columns` columns of a terminal.
 pub(crate) fn start(text: &str, columns: usize) -> &str {
     let mut taken = 0;
     let end = text.char_indices().find(|(_, c)| {

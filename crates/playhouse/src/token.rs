@@ -20,7 +20,7 @@ pub(crate) struct TokenArgs {
 enum TokenCommand {
     /// Print a new token, which lets one node join.
     Create {
-        /// How long it is good for, such as 90s, 15m, 1h or 2d
+        /// How long the token is valid, such as 90s, 15m, 1h or 2d
         #[arg(long, default_value = "1h", value_parser = seconds, allow_negative_numbers = true)]
         ttl: i64,
         #[command(flatten)]
@@ -28,17 +28,17 @@ enum TokenCommand {
     },
 }
 
-/// Prints a token alone on standard output, so that a script can take it from there.
+/// Prints a token alone on standard output, so that a script can read it from there.
 ///
 /// # Errors
-/// The head gives none.
+/// Returns an error if the head gives no token.
 pub(crate) async fn run(args: TokenArgs) -> Result<ExitCode, CliError> {
     let TokenCommand::Create { ttl: ttl_seconds, admin } = args.command;
     let made = admin.open().await?.create_token(TokenRequest { ttl_seconds }).await?;
     let mut out = io::stdout().lock();
     let line = visible(&made.token) + "\n";
     out.write_all(line.as_bytes()).and_then(|()| out.flush()).map_err(CliError::output)?;
-    // The token was delivered, whoever reads this.
+    // The token was delivered, even if this output is not.
     let _ = writeln!(
         io::stderr(),
         "It lets one node join within {} s. On that machine, with the cluster address that \
@@ -48,7 +48,7 @@ pub(crate) async fn run(args: TokenArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Any whole number: which are too few or too many is for the head to say.
+/// Parses any whole number of seconds: the head refuses those that are too few or too many.
 pub(crate) fn seconds(text: &str) -> Result<i64, String> {
     let (number, scale) = match text.char_indices().last() {
         Some((at, 's')) => (&text[..at], 1),

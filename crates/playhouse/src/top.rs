@@ -1,9 +1,9 @@
-//! `playhouse top`: the cluster on a terminal, once a second, with what it did in that second.
+//! `playhouse top` shows the cluster on a terminal, once a second, with its throughput in that second.
 //!
-//! - **TOP-1** the terminal is as it was before, however the command ends (short of SIGKILL).
+//! - **TOP-1** the terminal is restored, however the command ends (short of SIGKILL).
 //! - **TOP-2** q, Escape and Ctrl-C leave at once, even while the head does not answer.
-//! - **TOP-3** no line is wider than the terminal, no frame higher, whatever the cluster says.
-//! - **TOP-4** an unreachable head, once it was reached, is a line at the bottom.
+//! - **TOP-3** no line is wider than the terminal and no frame higher, whatever the head sends.
+//! - **TOP-4** an unreachable head, once it was reached, is reported in a line at the bottom.
 
 mod frame;
 mod screen;
@@ -28,10 +28,10 @@ pub(crate) struct TopArgs {
     admin: AdminArgs,
 }
 
-/// Shows the cluster until somebody leaves.
+/// Shows the cluster until the user quits.
 ///
 /// # Errors
-/// No terminal, or the head cannot be asked.
+/// Returns an error if there is no terminal, or the head cannot be reached.
 pub(crate) async fn run(args: TopArgs) -> Result<ExitCode, CliError> {
     Screen::check()?;
     let admin = args.admin.open().await?;

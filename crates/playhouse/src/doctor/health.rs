@@ -1,5 +1,4 @@
-//! Is what runs here well? For health checks of containers: the head on its port, or the node of a
-//! folder.
+//! Health checks for containers: of the head on its port, or of the node of a folder.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use super::Check;
 use crate::client::{Client, ClientError, Target, Trust};
 use crate::node::health;
 
-/// Longest wait for an answer.
+/// The maximum wait for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 const NAME: &str = "health";
@@ -39,14 +38,14 @@ pub(super) async fn of_head(host: &str, port: u16) -> Check {
     }
 }
 
-/// Asks over TLS if plain HTTP is not understood (**D-4**).
+/// Asks over TLS if the server does not understand plain HTTP (**D-4**).
 async fn ready(host: &str, port: u16) -> Result<(), ClientError> {
     let plain = ask(&format!("http://{host}:{port}")).await;
     if !matches!(plain, Err(ClientError::Http(_))) {
         return plain;
     }
     match ask(&format!("https://{host}:{port}")).await {
-        // Nor is TLS.
+        // The server does not understand TLS either.
         Err(ClientError::Connect { .. }) => plain,
         answer => answer,
     }

@@ -1,5 +1,5 @@
-//! Checks of the machine: processor, memory, limits, clock, environment. Linux tells all of it in
-//! `/proc`; elsewhere what is not known is said to be unknown.
+//! The checks of the machine: processor, memory, limits, clock, environment. Linux tells all of them in
+//! `/proc`; elsewhere unknown values are reported as unknown.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,18 +13,18 @@ use crate::Cli;
 use crate::cgroups::memory_limit;
 use crate::date::Date;
 
-/// Available memory below which even a small model does not fit.
+/// The available memory below which even a small model does not fit.
 const MEMORY_FAIL: u64 = 256 << 20;
-/// Available memory below which few models fit.
+/// The available memory below which few models fit.
 const MEMORY_WARN: u64 = 2 << 30;
-/// Open files below which a few hundred streams are too many.
+/// The limit on open files below which a few hundred streams are too many.
 const FILES_WARN: u64 = 4096;
-/// Open files below which a server is of no use.
+/// The limit on open files below which a server is useless.
 const FILES_FAIL: u64 = 128;
-/// 2026-01-01: a clock before it is wrong.
+/// The time below which a clock is wrong: 2026-01-01.
 const CLOCK_FLOOR: Duration = Duration::from_secs(1_767_225_600);
 
-/// All checks of this machine.
+/// Returns all checks of this machine.
 pub(super) fn checks() -> Vec<Check> {
     vec![
         cpu(
@@ -40,7 +40,7 @@ pub(super) fn checks() -> Vec<Check> {
     ]
 }
 
-/// Files that this process may have open at once; `None` if that is not known.
+/// Returns the number of files that this process may have open at once; `None` if that is not known.
 pub(crate) fn open_files_max() -> Option<u64> {
     soft_limit(&read("/proc/self/limits"))
 }
@@ -53,7 +53,7 @@ fn soft_limit(limits: &str) -> Option<u64> {
     }
 }
 
-/// What cannot be read is empty: each check says itself what it misses.
+/// Reads a file; an unreadable file counts as empty, and each check reports what it lacks.
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
@@ -133,7 +133,7 @@ fn clock(now: SystemTime) -> Check {
     Check::ok("clock", detail)
 }
 
-/// Variables with our prefix which no flag reads are most likely misspelt.
+/// Checks for variables with our prefix that no flag reads, which are most likely misspelt.
 fn environment(names: impl Iterator<Item = String>) -> Check {
     let command = Cli::command();
     let known: BTreeSet<String> = command
@@ -150,7 +150,7 @@ fn environment(names: impl Iterator<Item = String>) -> Check {
         let detail = format!("{} not read by any command", list(unknown));
         return Check::warn("environment", detail, format!("known are {}", list(known)));
     }
-    // Names only: some of the values are secrets.
+    // Only the names are printed: some of the values are secrets.
     let detail =
         if set.is_empty() { "no PLAYHOUSE_*".to_owned() } else { format!("{} set", list(set)) };
     Check::ok("environment", detail)

@@ -1,5 +1,5 @@
-//! Would `playhouse serve` take this folder? Asks the loaders themselves; weights are checked by
-//! their headers, not read.
+//! The check whether `playhouse serve` accepts a model folder. The loaders themselves check it; of
+//! weights only the headers are read.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::Check;
 use crate::loading;
 use crate::sizing::Bytes;
 
-/// All checks of the model in `folder`.
+/// Returns all checks of the model in `folder`.
 pub(super) fn checks(folder: &Path) -> Vec<Check> {
     let checkpoint = match Checkpoint::open(folder) {
         Ok(checkpoint) => checkpoint,

@@ -1,4 +1,4 @@
-//! Is the port free? If not, who answers there?
+//! The check whether the port is free, and if not, which server has it.
 
 use std::io;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use tokio::net::TcpListener;
 use super::Check;
 use crate::client::{Client, ClientError, Target};
 
-/// Longest wait for an answer of whoever has the port.
+/// The maximum wait for an answer of the server on the port.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
-/// Longest answer that is read.
+/// The maximum length of an answer that is read.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 const NAME: &str = "port";
 
-/// Tries to listen on `host:port`; if somebody else does, asks who.
+/// Tries to listen on `host:port`; if the port is taken, asks the server there for its version.
 pub(super) async fn check(host: &str, port: u16) -> Check {
     match TcpListener::bind((host, port)).await {
         Ok(_) => Check::ok(NAME, format!("{host}:{port} is free")),
@@ -38,7 +38,7 @@ async fn occupied(host: &str, port: u16) -> Check {
     Check::warn(NAME, format!("{host}:{port} is taken by {who}"), hint)
 }
 
-/// A wildcard address is one to listen on, not one to ask.
+/// Returns a host to connect to: a wildcard address is only one to listen on.
 pub(super) fn reachable(host: &str) -> &str {
     match host {
         "0.0.0.0" => "127.0.0.1",
@@ -52,7 +52,7 @@ async fn who_answers(host: &str, port: u16) -> Result<String, ClientError> {
     let client = Client::new(target, None, ANSWER_MAX).await?;
     let model = match client.first_model().await {
         Ok(model) => format!("an OpenAI server with the model {model}"),
-        // It wants a key, so the path exists.
+        // The server requires a key, so the path exists.
         Err(ClientError::Status { status, .. }) if status.as_u16() == 401 => {
             "an OpenAI server that wants an API key".to_owned()
         }
@@ -62,7 +62,7 @@ async fn who_answers(host: &str, port: u16) -> Result<String, ClientError> {
     Ok(model + &version.unwrap_or_default())
 }
 
-/// The version, in the shape of vLLM's `/version`; not every server tells.
+/// Returns the version from `/version`, in vLLM's form; not every server has it.
 async fn version(client: &Client) -> Option<String> {
     let response = client.get("/version").await.ok()?.success().await.ok()?;
     let body = response.whole(ANSWER_BYTES_MAX).await.ok()?;

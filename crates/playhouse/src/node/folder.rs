@@ -1,7 +1,7 @@
-//! The folder of a node belongs to one process at a time.
+//! The lock on a node's folder, which one process at a time can use.
 //!
-//! - **NF-1** a second process is refused at once; the refusal names the folder and the process that
-//!   has it.
+//! - **NF-1** a second process is refused at once; the refusal names the folder and the process that has
+//!   it.
 //! - **NF-2** the lock ends with the process that holds it, however that process ends.
 //!
 //! Not here: copies of the folder on other machines, which the head tells apart (**LK-9** of `link`).
@@ -18,23 +18,24 @@ use crate::error::CliError;
 /// The file that is locked; it holds the id of the process that has the folder.
 const LOCK: &str = "lock";
 
-/// Longest process id that is read.
+/// The maximum length of a process id that is read.
 const PID_BYTES_MAX: u64 = 20;
 
-/// Keeps the folder for this process until it is dropped.
+/// A lock that keeps the folder for this process until it is dropped.
 #[derive(Debug)]
 pub(super) struct FolderLock {
     _file: File,
 }
 
-/// Takes the folder for this process. Makes it if `may_create` says so; a folder that does not exist is
-/// not locked. Neither is one that cannot be written, such as a mounted secret: a warning says so.
+/// Locks the folder for this process. Creates it if `may_create` says so; a folder that does not exist is
+/// not locked. A folder that cannot be written, such as a mounted secret, is not locked either: a warning
+/// says so.
 ///
 /// # Errors
-/// Another process has the folder (**NF-1**).
+/// Returns an error if another process has the folder (**NF-1**).
 pub(super) fn lock(dir: &Path, may_create: bool) -> Result<Option<FolderLock>, CliError> {
     if may_create {
-        // Whoever writes the certificate into it says why it cannot be made.
+        // Writing the certificate into the folder reports why it cannot be made.
         drop(fs::create_dir_all(dir));
     }
     if !dir.is_dir() {
@@ -53,11 +54,11 @@ pub(super) fn lock(dir: &Path, may_create: bool) -> Result<Option<FolderLock>, C
     }
 }
 
-/// Whose a lock is.
+/// The owner of a lock.
 enum Taken {
-    /// This process's, as long as the file is open.
+    /// This process, as long as the file is open.
     Now(File),
-    /// Another process's: its id, unless it has not written that yet.
+    /// Another process, with its id, unless it has not written that yet.
     Before(Option<String>),
 }
 

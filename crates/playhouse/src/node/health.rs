@@ -1,4 +1,5 @@
-//! Whether a node has its head: it tells whoever asks on its own machine, over a socket in its folder.
+//! The health of a node: whether the node has its head. A socket in the node's folder answers on its
+//! machine.
 
 use std::fs;
 use std::io;
@@ -11,17 +12,17 @@ use tracing::warn;
 
 const SOCKET: &str = "health";
 
-/// Longest answer.
+/// The maximum length of an answer.
 const ANSWER_BYTES_MAX: u64 = 1 << 10;
 
-/// What a node says.
+/// The answer of a node that has its head.
 const JOINED: &str = "joined ";
 const LOOKING: &str = "looking for ";
 
-/// Answers until the runtime ends. A node serves without that, too.
+/// Answers until the runtime ends. A node also serves without the socket.
 pub(super) fn tell(dir: &Path, head: &str, joined: watch::Receiver<bool>) {
     let socket = dir.join(SOCKET);
-    // Of an earlier start: the folder belongs to one node.
+    // The socket is of an earlier start: the folder belongs to one node.
     drop(fs::remove_file(&socket));
     let listener = match UnixListener::bind(&socket) {
         Ok(listener) => listener,
@@ -35,16 +36,16 @@ pub(super) fn tell(dir: &Path, head: &str, joined: watch::Receiver<bool>) {
         loop {
             let Ok((mut asking, _)) = listener.accept().await else { continue };
             let state = if *joined.borrow() { JOINED } else { LOOKING };
-            // A line fits into the buffer of a socket: nobody can make this wait.
+            // A line fits into the buffer of a socket, so no client can make this wait.
             drop(asking.write_all(format!("{state}{head}").as_bytes()).await);
         }
     });
 }
 
-/// Asks the node that keeps its certificate in `dir`: where the head is that it has, or looks for.
+/// Asks the node that keeps its certificate in `dir` for the head that it has, or looks for.
 ///
 /// # Errors
-/// Nobody answers.
+/// Returns an error if no node answers.
 pub(crate) async fn ask(dir: &Path) -> io::Result<Result<String, String>> {
     let mut answer = String::new();
     let stream = UnixStream::connect(dir.join(SOCKET)).await?;

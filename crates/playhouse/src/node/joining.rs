@@ -1,4 +1,4 @@
-//! How a node gets the certificate that lets it in: kept from an earlier start, or for a token.
+//! How a node gets its certificate: kept from an earlier start, or for a token.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
@@ -19,27 +19,27 @@ use crate::error::CliError;
 use crate::secret;
 
 const IDENTITY: &str = "identity";
-/// What it is written as before it takes the other's place.
+/// The name under which a new identity is written before it replaces the old one.
 const IDENTITY_NEW: &str = "identity.new";
 
-/// How long a node that starts by itself looks for the name of the head and for a token that is good:
-/// the head may be starting, too, and other nodes want its token.
+/// How long a node that a program starts looks for the name of the head and for a valid token: the head
+/// may be starting, too, and other nodes use its token.
 const PATIENCE: Duration = Duration::from_secs(15);
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// A join that came to nothing.
+/// A failed join.
 struct Failed {
     error: CliError,
-    /// The token that was brought, if another one would do.
+    /// The used token, if another one would help.
     spent: Option<String>,
-    /// Whether waiting may help where the token comes from a file.
+    /// Whether waiting may help if the token comes from a file.
     passing: bool,
 }
 
-/// Where the head is, as soon as its name has an address.
+/// Returns the address of the head, as soon as its name has one.
 ///
 /// # Errors
-/// It is no address, or has none for too long.
+/// Returns an error if the name is invalid, or has no address for too long.
 pub(super) async fn resolve(head: &HeadAddress) -> Result<SocketAddr, CliError> {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -57,10 +57,10 @@ pub(super) async fn resolve(head: &HeadAddress) -> Result<SocketAddr, CliError> 
     }
 }
 
-/// The identity kept from an earlier start, or a new one for the token if there is none that is good.
+/// Returns the identity kept from an earlier start, or a new one for the token if there is no valid one.
 ///
 /// # Errors
-/// The head does not let the node in, or the identity cannot be kept.
+/// Returns an error if the head does not admit the node, or the identity cannot be kept.
 pub(super) async fn identity(args: &NodeArgs, head: &HeadAddress) -> Result<Identity, CliError> {
     if args.name.as_deref() == Some(HEAD) {
         return Err(CliError::usage(format!(
@@ -69,7 +69,7 @@ pub(super) async fn identity(args: &NodeArgs, head: &HeadAddress) -> Result<Iden
     }
     let kept = kept(args)?;
     let has_token = args.has_token();
-    // Without a token the head decides, whose clock counts.
+    // Without a token the head decides, because its clock counts.
     let ended = |kept: &Identity| has_token && kept.good_until() < SystemTime::now();
     let name = match kept {
         Some(kept) if ended(&kept) => {
@@ -92,22 +92,22 @@ pub(super) async fn identity(args: &NodeArgs, head: &HeadAddress) -> Result<Iden
         let file = args.dir.join(file);
         move |why: io::Error| CliError::failure(format!("{}: {why}", file.display()))
     };
-    // Before a token is used up: whoever joins can keep what it gets.
+    // The file is prepared before a token is used up, so that the identity can be kept.
     let file = prepare(&args.dir).map_err(failed(IDENTITY_NEW))?;
     let identity = admitted(args, head, &name).await?;
     place(file, &args.dir, &identity).map_err(failed(IDENTITY))?;
     Ok(identity)
 }
 
-/// Keeps an identity in the place of the one before.
+/// Keeps an identity in place of the previous one.
 ///
 /// # Errors
-/// The folder cannot be written; the one before is there then.
+/// Returns an error if the folder cannot be written; the previous identity is still there then.
 pub(super) fn keep(dir: &Path, identity: &Identity) -> io::Result<()> {
     place(prepare(dir)?, dir, identity)
 }
 
-/// An empty file that only the owner may read.
+/// Creates an empty file that only the owner may read.
 fn prepare(dir: &Path) -> io::Result<File> {
     let new = dir.join(IDENTITY_NEW);
     fs::create_dir_all(dir)?;
@@ -118,7 +118,7 @@ fn prepare(dir: &Path) -> io::Result<File> {
     authority::create(&new)
 }
 
-/// The one before is better than half of this one.
+/// Writes the identity and renames the file: the previous identity is better than half of this one.
 fn place(mut file: File, dir: &Path, identity: &Identity) -> io::Result<()> {
     file.write_all(&identity.to_bytes().map_err(io::Error::other)?)?;
     file.sync_all()?;
@@ -126,7 +126,7 @@ fn place(mut file: File, dir: &Path, identity: &Identity) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// What an earlier start has kept.
+/// Returns the identity that an earlier start has kept.
 fn kept(args: &NodeArgs) -> Result<Option<Identity>, CliError> {
     let file = args.dir.join(IDENTITY);
     let failed = |why: String| CliError::failure(format!("{}: {why}", file.display()));
@@ -144,8 +144,8 @@ fn kept(args: &NodeArgs) -> Result<Option<Identity>, CliError> {
     }
 }
 
-/// Joins. A token in a file is tried again when it has become another one: who keeps the file renews
-/// it when a node has joined, and a head that was started anew knows no earlier token.
+/// Joins the cluster. A token in a file is tried again when it has changed: the head that keeps the file
+/// renews the token when a node has joined, and a restarted head knows no earlier token.
 async fn admitted(args: &NodeArgs, head: &HeadAddress, name: &str) -> Result<Identity, CliError> {
     let until = Instant::now() + PATIENCE;
     let mut latest: Option<Failed> = None;
@@ -170,9 +170,10 @@ async fn admitted(args: &NodeArgs, head: &HeadAddress, name: &str) -> Result<Ide
 
 async fn bring(head: &HeadAddress, text: String, name: &str) -> Result<Identity, Failed> {
     let wrong = |why: String| Failed { error: CliError::usage(why), spent: None, passing: false };
-    // Not parsed by clap, which repeats what it cannot read: that may be most of a secret.
+    // Clap does not parse the token, because it repeats input that it cannot read, which may be most of a
+    // secret.
     let token: JoinToken = text.parse().map_err(|why| wrong(format!("--token: {why}")))?;
-    // Whoever waits for another token may wait for another head as well.
+    // A node that waits for another token may wait for another head as well.
     let found = head.find().await.map_err(|why| Failed {
         error: CliError::failure(format!("--join {why}")),
         spent: None,
@@ -192,7 +193,7 @@ async fn bring(head: &HeadAddress, text: String, name: &str) -> Result<Identity,
     })
 }
 
-/// What the machine calls itself, as far as a name of a node can be that.
+/// Returns the host's name, as far as it is allowed as a name of a node.
 fn host_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
     let name = name.split('.').next().unwrap_or_default().to_owned();

@@ -17,9 +17,9 @@ use crate::error::CliError;
 #[derive(Serialize)]
 struct Verdicts<'a> {
     points: Vec<Verdict<'a>>,
-    /// Combinations of the grid, those that were not looked at included.
+    /// The number of combinations of the grid, including those that were not checked.
     total: u64,
-    /// Members of the file that are no list.
+    /// The members of the file that are no list.
     left_out: &'a [String],
 }
 
@@ -29,12 +29,12 @@ struct Verdict<'a> {
     values: BTreeMap<&'a str, &'a str>,
     /// The layout, if it can run.
     layout: Option<String>,
-    /// Why it cannot.
+    /// The reasons why the layout cannot run.
     reasons: Vec<String>,
 }
 
-/// Prints a line for every combination: its values, then the layout or why it cannot run. Exit code
-/// 2 when none can.
+/// Prints a line for every combination: its values, then the layout or why it cannot run. The exit code
+/// is 2 when none can run.
 pub(super) fn run(
     file: &str,
     dialect: Dialect,

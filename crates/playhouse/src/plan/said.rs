@@ -1,7 +1,7 @@
-//! What a plan says beside its answer: lines on standard error, or members of the JSON.
+//! The output of a plan beside its answer: lines on standard error, or members of the JSON.
 //!
-//! With `--format json` standard output is one object, whatever becomes of the layout: `notes`,
-//! `violations` and `problems` are always there, each a list, beside the members of the answer.
+//! With `--format json` standard output is one object, whatever the outcome: `notes`, `violations` and
+//! `problems` are always there, each a list, beside the members of the answer.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::Format;
 use crate::error::{CliError, visible};
 
-/// What was said so far.
+/// The notes and problems so far.
 pub(super) struct Said {
     format: Format,
     notes: Vec<Note>,
@@ -29,20 +29,20 @@ struct Outcome<'a, T: Serialize> {
     problems: Vec<Misread<'a>>,
 }
 
-/// A word that was not understood.
+/// A flag or value that was not understood.
 #[derive(Serialize)]
 struct Misread<'a> {
     problem: &'a str,
     message: String,
 }
 
-/// Of a layout that cannot run, whose rules it breaks.
+/// The engine whose rules a refused layout breaks.
 #[derive(Serialize)]
 struct Refused {
     rules: &'static str,
 }
 
-/// Of what was not understood, nothing but the reasons.
+/// An empty answer, for input that was not understood.
 #[derive(Serialize)]
 struct Nothing {}
 
@@ -53,7 +53,7 @@ impl Said {
         Self { format, notes: Vec::new() }
     }
 
-    /// Says each note once.
+    /// Adds notes, each of them once.
     pub(super) fn note(&mut self, notes: &[Note]) {
         for note in notes {
             if !self.notes.contains(note) {
@@ -78,7 +78,7 @@ impl Said {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Every violation, with what to do about it.
+    /// Reports every violation, with its fix.
     pub(super) fn refuse(
         &self,
         violations: &[Violation],
@@ -97,7 +97,7 @@ impl Said {
         Ok(ExitCode::from(2))
     }
 
-    /// Everything that was not understood; exit code 1 where that is a file.
+    /// Reports all input that was not understood; the exit code is 1 if it is a file.
     pub(super) fn misread(&self, problems: &[Problem]) -> Result<ExitCode, CliError> {
         for problem in problems {
             self.complain(&format!("error: {problem}"));
@@ -109,12 +109,12 @@ impl Said {
         Ok(if file { ExitCode::FAILURE } else { ExitCode::from(2) })
     }
 
-    /// A line on standard error, so that what is printed can be piped; none beside JSON, which says
-    /// it.
+    /// Prints a line on standard error, so that standard output can be piped; prints none in JSON, which
+    /// has it.
     pub(super) fn complain(&self, line: &str) {
         if self.format != Format::Json {
-            // What a user wrote is one line, whatever is in it. Nobody is left to tell when standard
-            // error is closed.
+            // User input is printed as one line, whatever it contains. Errors of standard error are
+            // ignored.
             let line = visible(line).replace('\n', "\\n");
             let _ = writeln!(io::stderr(), "{line}");
         }

@@ -1,4 +1,4 @@
-//! Where a plan's inputs come from: flags, files, presets.
+//! The sources of a plan's inputs: flags, files, presets.
 
 use std::fs;
 use std::io::Read as _;
@@ -11,17 +11,18 @@ use playhouse_planner::{ClusterConfig, Hardware, Serving, layout as layout_name}
 use super::PlanArgs;
 use crate::error::CliError;
 
-/// Largest file that is read: configurations are small.
+/// The maximum size of a file that is read: configurations are small.
 const BYTES_MAX: u64 = 1 << 20;
 
-/// What was asked for.
+/// The layout that was asked for.
 pub(super) struct Asked {
     pub(super) reading: Reading,
     /// The cluster file or preset that the layout is from.
     pub(super) cluster: Option<ClusterConfig>,
 }
 
-/// The layout, from the one place that gives it; the inner error is what was not understood.
+/// Returns the layout, from the one source that gives it; the inner error has the input that was not
+/// understood.
 pub(super) fn layout(
     args: &PlanArgs,
     flags: &[String],
@@ -55,7 +56,7 @@ pub(super) fn layout(
         Err(problems) => return Ok(Err(problems)),
     };
     if let (Some(cluster), Some(file)) = (&cluster, &file) {
-        // What is no part of the layout may stand beside it.
+        // Flags that are no part of the layout may be combined with it.
         if !reading.layout.is_empty() {
             let has = format!("{file}, which has {}", layout_name(&cluster.parallel));
             return Err(given_twice(&reading.layout.join(", "), &has));
@@ -91,7 +92,7 @@ fn cluster(args: &PlanArgs) -> Result<Option<ClusterConfig>, CliError> {
     config.map(Some).map_err(|why| CliError::failure(format!("{file}: {why}")))
 }
 
-/// `2x8xH100`, or a file.
+/// Parses `2x8xH100`, or reads a file.
 pub(super) fn hardware(text: &str) -> Result<Hardware, CliError> {
     if text.ends_with(".toml") {
         let hardware = Hardware::from_toml(&document(text)?.text);
@@ -100,7 +101,8 @@ pub(super) fn hardware(text: &str) -> Result<Hardware, CliError> {
     Hardware::parse(text).map_err(|why| CliError::usage(why.to_string()))
 }
 
-/// The shape of the model: of the first argument, else of what a command line names, if it is here.
+/// Returns the shape of the model: of the first argument, else of the model in a command line, if it is
+/// here.
 pub(super) fn shape(
     argument: Option<&str>,
     named: Option<&str>,
@@ -108,7 +110,7 @@ pub(super) fn shape(
     let path = match (argument, named) {
         (Some(path), _) => Path::new(path),
         (None, Some(named)) if Path::new(named).exists() => Path::new(named),
-        // A name on a hub.
+        // The argument is a name on a hub.
         (None, _) => return Ok(None),
     };
     let path = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
@@ -118,7 +120,7 @@ pub(super) fn shape(
     shape.map(Some).map_err(|why| CliError::failure(format!("{name}: {why}")))
 }
 
-/// The use, with what a command line says of it beside what it stores.
+/// Returns the use of the layout, with the settings of a command line.
 pub(super) fn serving(serving: Serving, reading: &Reading) -> Serving {
     let parameters = &reading.parameters;
     // SGLang's share is of weights and cache, TensorRT-LLM's of what loading leaves: neither is the
@@ -134,10 +136,10 @@ pub(super) fn serving(serving: Serving, reading: &Reading) -> Serving {
     }
 }
 
-/// A text file.
+/// Reads a text file.
 pub(super) fn document(name: &str) -> Result<Document, CliError> {
     let failure = |why: String| CliError::failure(format!("{name}: {why}"));
-    // A device or a pipe has no end, or none in sight.
+    // A device or a pipe may have no end.
     let kind = fs::metadata(name).map_err(|why| failure(why.to_string()))?;
     if !kind.is_file() {
         return Err(failure("not a regular file".to_owned()));
@@ -152,7 +154,7 @@ pub(super) fn document(name: &str) -> Result<Document, CliError> {
     Ok(Document { name: name.to_owned(), text })
 }
 
-/// Tokens, perhaps in thousands: `8192`, `128k`, `1m`.
+/// Parses a number of tokens, perhaps in thousands: `8192`, `128k`, `1m`.
 pub(super) fn tokens(text: &str) -> Result<u64, String> {
     let lower = text.to_ascii_lowercase();
     let (digits, unit) = match lower.as_bytes().last() {

@@ -17,29 +17,29 @@ use crate::banner::scheme;
 use crate::error::CliError;
 use crate::secret;
 
-/// The admin API before there is anything to show.
+/// The listener of the admin API before the cluster exists.
 pub(crate) struct AdminListener {
     listener: TcpListener,
     token: String,
     audit: Option<Arc<dyn AuditLog>>,
     tls: Option<Arc<ServerConfig>>,
-    /// Where it is and how to get in, for people.
+    /// The address and the token of the API, for people.
     pub(crate) text: String,
 }
 
 // === impl AdminListener ===
 
 impl AdminListener {
-    /// Takes the port, and makes a token unless one was given.
+    /// Binds the port, and makes a token unless one was given.
     ///
     /// # Errors
-    /// When the port is taken, the token or TLS is missing where it must not be, or the audit log cannot be
-    /// written.
+    /// Returns an error when the port is taken, the token or TLS is missing where it is required, or the
+    /// audit log cannot be written.
     pub(crate) async fn bind(
         args: &ServeArgs,
         tls: Option<Arc<ServerConfig>>,
     ) -> Result<Self, CliError> {
-        // A free port for one listener asks for a free port for the other.
+        // A free port for one listener means a free port for the other.
         let next = args.port.checked_add(1).filter(|_| args.port != 0).unwrap_or(0);
         let address = SocketAddr::new(args.admin_host, args.admin_port.unwrap_or(next));
         let (given, file) = (args.admin_token.as_deref(), args.admin_token_file.as_deref());
@@ -83,7 +83,7 @@ impl AdminListener {
         Ok(Self { listener, token, audit, tls, text })
     }
 
-    /// Where changes are written down, if anywhere.
+    /// Returns the audit log, if there is one.
     pub(crate) fn audit(&self) -> Option<Arc<dyn AuditLog>> {
         self.audit.clone()
     }
@@ -96,8 +96,8 @@ impl AdminListener {
     }
 }
 
-/// TLS for an address that other machines reach, where no certificate is given: one of the authority
-/// that is there for nodes.
+/// Returns TLS for an address that other machines can reach, if no certificate is given: a certificate of
+/// the authority that exists for nodes.
 fn signed(args: &ServeArgs) -> Result<Arc<ServerConfig>, CliError> {
     if args.cluster_listen.is_none() {
         return Err(CliError::usage(format!(

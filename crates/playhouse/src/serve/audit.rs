@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::date::Date;
 use crate::error::CliError;
 
-/// A file that grows. A line that was not written whole is taken back.
+/// A file that grows by lines. A line that was not written whole is removed.
 pub(crate) struct AuditFile(Mutex<File>);
 
 #[derive(Serialize)]
@@ -26,10 +26,10 @@ struct Line<'a> {
 // === impl AuditFile ===
 
 impl AuditFile {
-    /// Opens the file, or makes it for its owner alone.
+    /// Opens the file, or creates it for its owner alone.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// Returns an error if the file cannot be written.
     pub(crate) fn open(path: &Path) -> Result<Self, CliError> {
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
         let file = file.map_err(|why| {
@@ -48,7 +48,7 @@ impl AuditLog for AuditFile {
         let before = file.metadata()?.len();
         let written = file.write_all(&line).and_then(|()| file.sync_data());
         if written.is_err() {
-            // A file that is no file, such as a pipe, has no length.
+            // A path that is no regular file, such as a pipe, has no length.
             drop(file.set_len(before));
         }
         written

@@ -1,4 +1,4 @@
-//! The flags of `playhouse serve`, but those of the layout.
+//! The flags of `playhouse serve`, except those of the layout.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -44,15 +44,15 @@ pub(crate) struct ServeArgs {
         default_value = "512"
     )]
     pub(crate) max_num_batched_tokens: NonZeroUsize,
-    /// Milliseconds that prompts may add to a step, so that who generates does not wait for long
-    /// prompts of others; 0 is for ever
+    /// Milliseconds that prompts may add to a step, so that running requests do not wait for long prompts
+    /// of others; 0 is no limit
     #[arg(long, env = "PLAYHOUSE_MAX_PREFILL_MS", value_name = "MS", default_value = "25")]
     pub(crate) max_prefill_ms: u32,
     /// Steps in flight; by default one more than there are pipeline stages. With one stage, a step
     /// is then begun before the outcome of the last has been seen, if steps are short
     #[arg(long, env = "PLAYHOUSE_MAX_CONCURRENT_BATCHES", value_name = "N")]
     pub(crate) max_concurrent_batches: Option<NonZeroUsize>,
-    /// Seconds a step may take before its ranks count as hung and start anew; 0 is for ever. By
+    /// Seconds a step may take before its ranks count as hung and are restarted; 0 is no limit. By
     /// default 20 times what such steps took lately, and 2.5 s at least
     #[arg(long, env = "PLAYHOUSE_STEP_DEADLINE", value_name = "SECONDS")]
     pub(crate) step_deadline: Option<u32>,
@@ -126,9 +126,9 @@ pub(crate) struct ServeArgs {
         default_value = authority::DEFAULT_DIR
     )]
     pub(crate) cluster_dir: PathBuf,
-    /// How long the certificates of nodes, of their ranks and of the head are good, from 5s on, such as
-    /// 12h or 30d. They are renewed by themselves when two thirds of that are over; a node that is away
-    /// for longer joins anew
+    /// How long the certificates of nodes, of their ranks and of the head are valid, from 5s on, such as
+    /// 12h or 30d. They are renewed automatically when two thirds of that are over; a node that is away
+    /// for longer joins again
     #[arg(
         long,
         env = "PLAYHOUSE_NODE_CERTIFICATE_LIFETIME",
@@ -138,8 +138,8 @@ pub(crate) struct ServeArgs {
         requires = "cluster_listen"
     )]
     pub(crate) node_certificate_lifetime: Duration,
-    /// File that holds a join token which is good for one node, for as long as the head runs: when a
-    /// node has joined with it, another one is in its place. Whoever can read it can join
+    /// File that holds a valid join token for one node, for as long as the head runs: when a node has
+    /// joined with it, another one takes its place. Every user that can read the file can join
     #[arg(
         long,
         env = "PLAYHOUSE_JOIN_TOKEN_FILE",
@@ -162,7 +162,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "PLAYHOUSE_ADMIN_TOKEN_FILE", value_name = "FILE")]
     pub(crate) admin_token_file: Option<PathBuf>,
     /// Folder that keeps what operators change, so that it survives a restart of the head; made if it
-    /// is not there. Without one, a restart goes back to what the flags say
+    /// does not exist. Without one, a restart goes back to what the flags say
     #[arg(long, env = "PLAYHOUSE_STATE_DIR", value_name = "FOLDER")]
     pub(crate) state_dir: Option<PathBuf>,
     /// File that two lines of JSON are appended to for each change that operators ask for; nothing is
@@ -179,8 +179,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "PLAYHOUSE_API_KEYS_FILE", value_name = "FILE",
         conflicts_with_all = ["api_key", "api_key_file"])]
     pub(crate) api_keys_file: Option<PathBuf>,
-    /// Certificate that clients of the OpenAI and the admin API are shown, in PEM; without one, the
-    /// OpenAI API is plain HTTP, and so is the admin API on this machine
+    /// Certificate for clients of the OpenAI and the admin API, in PEM; without one, the OpenAI API is
+    /// plain HTTP, and so is the admin API on this machine
     #[arg(long, env = "PLAYHOUSE_SSL_CERTFILE", value_name = "FILE", requires = "ssl_keyfile")]
     pub(crate) ssl_certfile: Option<PathBuf>,
     /// Private key of --ssl-certfile, in PEM

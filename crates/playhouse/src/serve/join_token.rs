@@ -1,7 +1,7 @@
-//! A file that holds a join token which is good, for as long as the head runs.
+//! A file that holds a valid join token, for as long as the head runs.
 //!
-//! A token lets one node in. Where nodes are started by others than people, as many as it takes, they
-//! read this file: when a node has joined with the token in it, another one is in its place.
+//! A token lets one node in. Nodes that a program starts, in any number, read this file: when a node has
+//! joined with the token in it, another one takes its place.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -16,16 +16,16 @@ use tracing::{info, warn};
 
 use crate::error::CliError;
 
-/// How long a token is good that nobody brings.
+/// The lifetime of a token that is not used.
 const TTL: Duration = Duration::from_secs(3600);
 
-/// Between two tries to write the file.
+/// The time between two attempts to write the file.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Writes a token, and from then on another one each time that nobody can join with it any more.
+/// Writes a token, and from then on another one each time that the last one admits no node any more.
 ///
 /// # Errors
-/// The first cannot be written.
+/// Returns an error if the first token cannot be written.
 pub(super) fn keep(file: &Path, control: &ControlPlane) -> Result<(), CliError> {
     let mut token = renew(file, control).map_err(|why| {
         CliError::failure(format!("cannot write --join-token-file {}: {why}", file.display()))
@@ -50,7 +50,7 @@ pub(super) fn keep(file: &Path, control: &ControlPlane) -> Result<(), CliError> 
     Ok(())
 }
 
-/// Puts a new token into the file, for its owner alone. Who reads it sees a whole one.
+/// Puts a new token into the file, for its owner alone. A reader always sees a whole token.
 fn renew(file: &Path, control: &ControlPlane) -> io::Result<JoinToken> {
     let token = control.create_token(TTL).map_err(io::Error::other)?;
     let mut new = file.as_os_str().to_owned();

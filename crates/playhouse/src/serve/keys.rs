@@ -1,4 +1,4 @@
-//! The file of `--api-keys-file`: who may ask, and for how much.
+//! The file of `--api-keys-file`: the API keys, and their limits.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,10 +11,10 @@ use toml::Spanned;
 
 use crate::error::CliError;
 
-/// Longest file.
+/// The maximum size of the file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Most keys: schedulers and metrics remember each of them.
+/// The maximum number of keys: schedulers and metrics remember each of them.
 const KEYS_MAX: usize = 1000;
 
 #[derive(Deserialize)]
@@ -36,16 +36,16 @@ struct Entry {
     priority: i32,
 }
 
-/// Names of keys and groups.
+/// The rule for names of keys and groups.
 pub(crate) const NAME_RULE: &str = "1 to 64 letters, digits, -, _ or .";
 
-/// What is wrong at some bytes of the file.
+/// A problem at some bytes of the file.
 type Problem = (Range<usize>, String);
 
 /// Reads a file of keys.
 ///
 /// # Errors
-/// Everything that is wrong with it, a line for each with its place.
+/// Returns every problem of the file, a line for each with its place.
 pub(super) fn read(path: &Path) -> Result<Vec<ApiKey>, CliError> {
     let show = path.display();
     let failed = |why: String| CliError::usage(format!("--api-keys-file {show}: {why}"));
@@ -99,17 +99,17 @@ fn parse(text: &str) -> Result<Vec<ApiKey>, Vec<Problem>> {
     if problems.is_empty() { Ok(keys) } else { Err(problems) }
 }
 
-/// One key, and where its secret is.
+/// Checks one key, and returns it with the place of its secret.
 fn check(entry: &Entry, span: Range<usize>) -> Result<(ApiKey, Range<usize>), Problem> {
     let Entry { name, key, key_sha256, max_concurrent_requests, max_queued_tokens, .. } = entry;
     check_name("name", name)?;
     let cache_group = match &entry.cache_group {
-        // No name has a space: a key alone is in no group that another can name.
+        // No name has a space, so the group of a single key cannot be named by another.
         None => format!("key {}", name.get_ref()),
         Some(group) => check_name("cache_group", group).map(|()| group.get_ref().clone())?,
     };
     let (sha256, secret) = match (key, key_sha256) {
-        // What was given is not repeated: errors end up in logs.
+        // The given value is not repeated, because errors end up in logs.
         (Some(key), None) if key.get_ref().trim().is_empty() => {
             return Err((key.span(), "key must not be empty".to_owned()));
         }
@@ -137,7 +137,7 @@ fn check_name(field: &str, name: &Spanned<String>) -> Result<(), Problem> {
     Err((name.span(), why))
 }
 
-/// Whether a key, or a group of them, may be called so.
+/// Returns whether a name is allowed for a key, or a group of keys.
 pub(crate) fn is_name(name: &str) -> bool {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
     (1..=64).contains(&name.len()) && name.chars().all(plain)
@@ -169,7 +169,7 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-/// Line and column of a byte, from 1.
+/// Returns the line and the column of a byte, from 1.
 fn place(text: &str, at: usize) -> (usize, usize) {
     let before = text.get(..at).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);

@@ -1,4 +1,4 @@
-//! SIGHUP: files that say who may ask, and who we are, are read anew without a pause.
+//! The reload on SIGHUP of the files with API keys and certificates, without a pause.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use super::keys;
 use super::tls::Certificate;
 use crate::error::CliError;
 
-/// The files, and whoever asks for them to be read again.
+/// The files, and the signal to reload them.
 pub(super) struct Reload {
     keys: Option<PathBuf>,
     certificate: Option<Arc<Certificate>>,
@@ -22,10 +22,10 @@ pub(super) struct Reload {
 // === impl Reload ===
 
 impl Reload {
-    /// Takes over SIGHUP, which would else end the process, if there is anything to read.
+    /// Handles SIGHUP, which would otherwise end the process, if there is a file to reload.
     ///
     /// # Errors
-    /// When the handler cannot be installed.
+    /// Returns an error when the handler cannot be installed.
     pub(super) fn install(
         keys: Option<PathBuf>,
         certificate: Option<Arc<Certificate>>,
@@ -36,7 +36,7 @@ impl Reload {
         Ok(Some(Self { keys, certificate, hangups: signal(SignalKind::hangup())? }))
     }
 
-    /// Reads at each signal. A file with anything wrong changes nothing.
+    /// Reloads the files at each signal. A file with an error changes nothing.
     pub(super) async fn serve(mut self, ring: KeyRing) {
         while self.hangups.recv().await.is_some() {
             match self.keys(&ring) {

@@ -1,4 +1,4 @@
-//! What the head notes of certificates that are renewed: a metric, and a line of the audit log.
+//! The record of renewed certificates: a metric, and a line of the audit log.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use tracing::error;
 
 use crate::date::Date;
 
-/// Notes each renewal. A log that cannot be written keeps nobody from its certificate: it would lose a
-/// cluster to a full disk.
+/// Returns a function that records each renewal. A log that cannot be written withholds no certificate:
+/// otherwise a full disk would end a cluster.
 pub(super) fn noted(metrics: Arc<Metrics>, audit: Option<Arc<dyn AuditLog>>) -> TellRenewal {
     Arc::new(move |renewal| {
         metrics.certificate_renewals.get_or_create(&labels(renewal)).inc();

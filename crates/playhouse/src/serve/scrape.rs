@@ -1,4 +1,5 @@
-//! What is looked up when somebody asks for the metrics: the cluster, the certificates, this process.
+//! The values that are looked up for each scrape of the metrics: the cluster, the certificates, this
+//! process.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,11 +15,11 @@ use rustix::process::{Resource, getrlimit};
 
 use super::tls::Certificate;
 
-/// Parts of a second that the kernel counts times of processes in, for all programs and on every
+/// The parts of a second in which the kernel counts the times of processes, for all programs and on every
 /// architecture that we are built for.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// Has the metrics look these up.
+/// Registers the functions that look up these values.
 pub(super) fn look_up(
     metrics: &Metrics,
     overview: Overview,
@@ -79,7 +80,7 @@ fn of_replica(replica: &ReplicaStatus) -> ReplicaCondition {
     }
 }
 
-/// What this process uses; `None` where the kernel does not say.
+/// Returns the resource usage of this process; `None` where the kernel does not tell.
 fn usage() -> Option<ProcessUsage> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     let status = fs::read_to_string("/proc/self/status").ok()?;
@@ -89,7 +90,7 @@ fn usage() -> Option<ProcessUsage> {
     read(&stat, &status, &boot, open_fds, max_fds)
 }
 
-/// See proc_pid_stat(5), proc_pid_status(5) and proc_stat(5).
+/// Parses the files of proc_pid_stat(5), proc_pid_status(5) and proc_stat(5).
 fn read(
     stat: &str,
     status: &str,
@@ -97,9 +98,9 @@ fn read(
     open_fds: u64,
     max_fds: Option<u64>,
 ) -> Option<ProcessUsage> {
-    // The name of the program stands in brackets, and may have any of these itself.
+    // The name of the program is in brackets, and may contain brackets and spaces itself.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    // The first of them is field 3 of the manual page.
+    // The first field after the name is field 3 of the manual page.
     let ticks = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
     let span = |ticks: u64| Duration::from_millis(ticks.saturating_mul(1000 / TICKS_PER_SECOND));
     let number = |text: &str, name: &str| {
@@ -134,7 +135,7 @@ mod tests {
         assert_eq!((usage.open_fds, usage.max_fds, usage.threads), (12, Some(1024), 9));
         assert_eq!(usage.start, UNIX_EPOCH + Duration::from_secs(1007));
         for cut in 0..STAT.len() {
-            // Never a panic.
+            // Cut input never causes a panic.
             let _ = read(&STAT[..cut], status, "btime 1000", 0, None);
         }
     }

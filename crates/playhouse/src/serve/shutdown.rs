@@ -1,5 +1,5 @@
-//! The end of a head: `--shutdown-timeout` is the time from the signal to the end of the process, and each
-//! part of the end has its share.
+//! The shutdown of a head. `--shutdown-timeout` is the time from the signal to the end of the process,
+//! and each part of the shutdown has its share:
 //!
 //! | until | |
 //! |---|---|
@@ -8,7 +8,7 @@
 //! | two fifths later | actors, rank processes and connections of nodes end |
 //! | the end | the spans of traces are sent |
 //!
-//! A part that takes less leaves its time to the next. Whatever hangs, the process ends at the end.
+//! A part that takes less leaves its time to the next. The process ends in time even if a part hangs.
 
 use std::process;
 use std::sync::OnceLock;
@@ -25,16 +25,16 @@ use tracing::{error, info, warn};
 use crate::error::CliError;
 use crate::signals::Signals;
 
-/// The longest reserve.
+/// The maximum reserve.
 const RESERVE_MAX: Duration = Duration::from_secs(5);
 
 /// The exit status of a process that had to be ended, unless every request had ended by then.
 const FAILURE: i32 = 1;
 
-/// The end of a head, from the first signal on.
+/// The shutdown of a head, from the first signal on.
 pub(super) struct Shutdown {
     timeout: Duration,
-    /// When the signal came.
+    /// The time of the signal.
     begun: OnceLock<Instant>,
     /// The exit status, if the process has to be ended.
     status: Arc<AtomicI32>,
@@ -52,19 +52,20 @@ impl Shutdown {
         (self.timeout / 4).min(RESERVE_MAX)
     }
 
-    /// Tells the gateway its share of the time.
+    /// Sets the gateway's share of the time.
     pub(super) fn limit(&self, limits: &mut Limits) {
         limits.drain_timeout = self.timeout - self.reserve();
         limits.farewell_timeout = self.reserve() / 5;
     }
 
-    /// Waits for a signal, with which the time begins to run. The next one ends the process at once.
+    /// Waits for a signal, which starts the time of the shutdown. The next signal ends the process at
+    /// once.
     pub(super) async fn signal(&self, mut signals: Signals) {
         let signal = signals.next().await;
         self.begin(signal, signals);
     }
 
-    /// Begins the end, for a signal that has come.
+    /// Begins the shutdown, after a signal.
     pub(super) fn begin(&self, signal: &str, signals: Signals) {
         let requests = self.timeout - self.reserve();
         info!(
@@ -75,7 +76,7 @@ impl Shutdown {
         signals.stop_at_next();
         let begun = *self.begun.get_or_init(Instant::now);
         let (timeout, status) = (self.timeout, Arc::clone(&self.status));
-        // A thread, because the runtime may be what hangs.
+        // A separate thread, because the runtime may be what hangs.
         let guard = thread::Builder::new().name("shutdown".to_owned());
         let guard = guard.spawn(move || end_after(begun + timeout, timeout, &status));
         if let Err(why) = guard {
@@ -92,10 +93,10 @@ impl Shutdown {
         }
     }
 
-    /// What comes of the requests for the exit status.
+    /// Returns the outcome of the requests for the exit status.
     ///
     /// # Errors
-    /// When clients did not get an answer, nor were told that they would not.
+    /// Returns an error when clients neither got an answer nor were told of the end.
     pub(super) fn outcome(&self, drained: Drained) -> Result<(), CliError> {
         let Drained { cut_off, .. } = drained;
         if cut_off > 0 {
@@ -108,16 +109,16 @@ impl Shutdown {
         Ok(())
     }
 
-    /// What is left for the runtime to end its threads.
+    /// Returns the time that is left for the runtime to end its threads.
     pub(super) fn rest(&self) -> Duration {
         let since = self.begun.get().map_or(Duration::ZERO, Instant::elapsed);
         self.timeout.saturating_sub(since).min(self.reserve() / 5)
     }
 }
 
-/// Ends the process if it is still there by then.
+/// Ends the process if it still runs at `end`.
 fn end_after(end: Instant, timeout: Duration, status: &AtomicI32) {
-    // Nothing is ever sent: the process ends before, or this thread ends it.
+    // No message is ever sent: the process ends before, or this thread ends it.
     let (_open, never) = mpsc::sync_channel::<()>(0);
     let _ = never.recv_timeout(end.saturating_duration_since(Instant::now()));
     error!("the shutdown has not ended within {timeout:?}: the process ends now");

@@ -1,33 +1,33 @@
-//! Spans of time as flags spell them.
+//! Durations in the spelling of flags.
 
 use std::time::Duration;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Longest span: longer ones are typing errors, and arithmetic with deadlines stays safe.
+/// The maximum duration: longer ones are typing errors, and arithmetic with deadlines stays safe.
 const LONGEST: Duration = DAY;
 
-/// Clients have a part of it to read that their requests have ended.
+/// The minimum for a shutdown, of which clients need a part to read that their requests have ended.
 const SHUTDOWN_MIN: Duration = Duration::from_secs(1);
 
-/// A certificate knows whole seconds, and is renewed before it ends.
+/// The minimum for a certificate, which has whole seconds and is renewed before it expires.
 const CERTIFICATE_MIN: Duration = Duration::from_secs(5);
-/// One that is good for longer may as well have no end.
+/// The maximum for a certificate: a longer lifetime may as well have no end.
 const CERTIFICATE_MAX: Duration = DAY.saturating_mul(3650);
 
-/// A whole number and a unit: `500ms`, `60s`, `2m` or `1h`; seconds without one. A day at most.
+/// Parses a whole number and a unit: `500ms`, `60s`, `2m` or `1h`; seconds without one. A day at most.
 ///
 /// # Errors
-/// What is allowed, for a person.
+/// Returns the allowed values, for a person.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let span = read(text, "500ms, 60s, 2m or 1h")?;
     if span > LONGEST { Err("must be at most 24h".to_owned()) } else { Ok(span) }
 }
 
-/// How long a shutdown may take: from a second, so that clients can be told, to a day.
+/// Parses the duration of a shutdown: from a second, so that clients can be told, to a day.
 ///
 /// # Errors
-/// What is allowed, for a person.
+/// Returns the allowed values, for a person.
 pub(crate) fn shutdown(text: &str) -> Result<Duration, String> {
     let span = read(text, "10s, 28s or 2m")?;
     match (SHUTDOWN_MIN..=LONGEST).contains(&span) {
@@ -36,10 +36,10 @@ pub(crate) fn shutdown(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// How long a certificate is good: from 5 seconds to ten years.
+/// Parses the lifetime of a certificate: from 5 seconds to ten years.
 ///
 /// # Errors
-/// What is allowed, for a person.
+/// Returns the allowed values, for a person.
 pub(crate) fn certificate(text: &str) -> Result<Duration, String> {
     let span = read(text, "12h or 30d")?;
     match (CERTIFICATE_MIN..=CERTIFICATE_MAX).contains(&span) {

@@ -1,4 +1,4 @@
-//! What operators asked for, kept in a folder over restarts of the head.
+//! The operators' desired state, kept in a folder across restarts of the head.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,17 +12,18 @@ use crate::error::CliError;
 /// The ledger of this head.
 pub(crate) struct State {
     pub(crate) ledger: Arc<Ledger>,
-    /// Where it is, for people.
+    /// The folder of the state, for people.
     pub(crate) text: String,
 }
 
 // === impl State ===
 
 impl State {
-    /// Opens the journal in `folder`, and puts what was asked for in the place of what the flags say.
+    /// Opens the journal in `folder`, and replaces the layout of the flags by the one that operators
+    /// asked for last.
     ///
     /// # Errors
-    /// It cannot be used.
+    /// Returns an error if the journal cannot be used.
     pub(crate) fn open(
         folder: Option<&Path>,
         parallel: &mut ParallelSpec,
@@ -58,7 +59,7 @@ fn desired_of(parallel: &ParallelSpec) -> Desired {
 }
 
 fn follow(desired: Desired, parallel: &mut ParallelSpec) {
-    // A head that was scaled to nothing still plans one replica.
+    // A head that was scaled to no replica still plans one.
     let data = desired.replicas.max(1);
     let micro_batch_max = parallel.micro_batch_max;
     *parallel = ParallelSpec { data, micro_batch_max, ..desired.layout };

@@ -1,5 +1,5 @@
-//! The certificates that clients of the HTTP listeners are shown: that of files, or beyond loopback one
-//! of the cluster's authority for operators.
+//! The certificates for clients of the HTTP listeners: from files, or beyond loopback one of the
+//! cluster's authority for operators.
 
 use std::fmt::Display;
 use std::fs;
@@ -21,7 +21,7 @@ use rustls::version::TLS13;
 use super::ServeArgs;
 use crate::error::CliError;
 
-/// A certificate with its key, and the files it came from. A new one is shown to the next client.
+/// A certificate with its key, and the files it came from. The next client gets a renewed one.
 #[derive(Debug)]
 pub(super) struct Certificate {
     certificate: PathBuf,
@@ -29,12 +29,12 @@ pub(super) struct Certificate {
     shown: RwLock<Arc<CertifiedKey>>,
 }
 
-/// Certificates of a cluster's authority, with a new key for each client: none gets old, and none is
-/// kept anywhere.
+/// Certificates of a cluster's authority, with a new key for each client: none of them expires, and none
+/// is stored.
 #[derive(Debug)]
 pub(super) struct Signed {
     pub(super) authority: Authority,
-    /// Whom they are made out to.
+    /// The peer that they are made out to.
     pub(super) peer: PeerId,
 }
 
@@ -44,7 +44,7 @@ impl Certificate {
     /// Reads the files, if there are any.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// Returns the problem of the files.
     pub(super) fn of(args: &ServeArgs) -> Result<Option<Arc<Self>>, CliError> {
         let Some((certificate, key)) = args.ssl_certfile.clone().zip(args.ssl_keyfile.clone())
         else {
@@ -54,7 +54,7 @@ impl Certificate {
         Ok(Some(Arc::new(Self { certificate, key, shown })))
     }
 
-    /// The end of the certificate that is shown now.
+    /// Returns the end of the current certificate.
     pub(super) fn end(&self) -> Option<SystemTime> {
         let shown = self.shown.read();
         shown.cert.first().and_then(|certificate| certificate_end(certificate))
@@ -63,7 +63,7 @@ impl Certificate {
     /// Reads the files again.
     ///
     /// # Errors
-    /// What is wrong with them; the old certificate is shown as before.
+    /// Returns the problem of the files; the old certificate stays in use then.
     pub(super) fn renew(&self) -> Result<(), CliError> {
         let read = read(&self.certificate, &self.key)?;
         *self.shown.write() = read;
@@ -87,10 +87,10 @@ impl ResolvesServerCert for Signed {
     }
 }
 
-/// How to speak TLS 1.3 with what `shown` shows.
+/// Returns a TLS 1.3 configuration with the certificate that `shown` provides.
 ///
 /// # Errors
-/// When the cryptography cannot be set up.
+/// Returns an error when the cryptography cannot be set up.
 pub(super) fn server(
     shown: Arc<impl ResolvesServerCert + 'static>,
 ) -> Result<Arc<ServerConfig>, CliError> {
@@ -116,7 +116,7 @@ fn read(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, CliError> {
     }
     let key_failed = |why: &dyn Display| failed("--ssl-keyfile", key, why);
     let pem = fs::read(key).map_err(|why| key_failed(&why))?;
-    // What the file holds is not repeated.
+    // The contents of the file are not repeated.
     let der = PrivateKeyDer::from_pem_slice(&pem);
     let der = der.map_err(|_| key_failed(&"it holds no private key"))?;
     let pair = CertifiedKey::from_der(chain, der, &ring::default_provider());
@@ -136,7 +136,8 @@ mod tests {
     use crate::authority::head;
     use crate::client::{Client, ClientError, Target, Trust};
 
-    /// Whether an operator who knows `trusted` believes whoever shows a certificate of `authority`.
+    /// Returns whether an operator who knows `trusted` accepts a server with a certificate of
+    /// `authority`.
     async fn believes(trusted: &Authority, authority: &Authority, peer: PeerId) -> bool {
         let authority = Authority::from_der(authority.certificate(), authority.key());
         let shown = Signed { authority: authority.expect("an authority"), peer };
@@ -163,7 +164,7 @@ mod tests {
         served
     }
 
-    /// Nodes have certificates of the same authority, and are not let near the token of operators.
+    /// Nodes have certificates of the same authority, and must not get the token of operators.
     #[tokio::test]
     async fn operators_believe_the_head_of_their_cluster_and_nobody_else_in_it() {
         let authority = Authority::new().expect("randomness");

@@ -1,4 +1,4 @@
-//! The cluster as a tree for people.
+//! The cluster as a tree of text.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use crate::sizing::Bytes;
 use crate::table::{Cell, Mood, align};
 use crate::terminal::visible;
 
-/// The whole of it, lines each ended.
+/// Returns the whole tree, each line with its end.
 pub(super) fn text(cluster: &Cluster, colour: bool) -> String {
     let mut text = summary(cluster) + "\n";
     if let Some(operation) = &cluster.operation {
@@ -31,7 +31,7 @@ pub(super) fn text(cluster: &Cluster, colour: bool) -> String {
     text + "\n" + &align(&rows, colour)
 }
 
-/// One row per node, under a heading.
+/// Returns one row per node, under a heading.
 pub(crate) fn node_rows(nodes: &[Node]) -> Vec<Vec<Cell>> {
     let mut rows = vec![["NODE", "STATE", "ADDRESS", "DEVICES"].map(Cell::from).into()];
     rows.extend(nodes.iter().map(|node| {
@@ -52,7 +52,7 @@ fn alike(one: &Device, other: &Device) -> bool {
     (one.memory_bytes, one.threads) == (other.memory_bytes, other.threads)
 }
 
-/// Devices that differ in nothing but their names.
+/// Returns the devices that differ only in their names as one text.
 fn device_group(devices: &[Device]) -> String {
     let names: Vec<_> = devices.iter().map(|device| visible(&device.name)).collect();
     let (each, Device { memory_bytes, threads, .. }) =
@@ -60,7 +60,7 @@ fn device_group(devices: &[Device]) -> String {
     format!("{} ({each}{}, threads {threads})", names.join(" "), Bytes(*memory_bytes))
 }
 
-/// The state of a replica in a word.
+/// Returns the word for the state of a replica.
 pub(crate) fn state_word(replica: &Replica) -> &'static str {
     match replica.state {
         ReplicaState::Serving if replica.stalled => "stalled",
@@ -75,7 +75,7 @@ pub(crate) fn state_word(replica: &Replica) -> &'static str {
     }
 }
 
-/// `part` of `whole` in percent; nothing of nothing is a dash.
+/// Returns `part` of `whole` in percent; a dash if `whole` is 0.
 pub(crate) fn percent(part: u64, whole: u64) -> String {
     match whole {
         0 => "-".to_owned(),
@@ -83,18 +83,18 @@ pub(crate) fn percent(part: u64, whole: u64) -> String {
     }
 }
 
-/// How many replicas serve, and how much is going on.
+/// Returns how many replicas serve, and how many requests there are.
 pub(crate) fn summary(cluster: &Cluster) -> String {
     let (serving, all) = (cluster.serving(), cluster.replicas.len());
     let draining = if cluster.draining { ", draining" } else { "" };
     let in_flight = cluster.in_flight;
-    // A replica that stalls has its requests.
+    // A stalled replica keeps its requests.
     let nobody = cluster.replicas.iter().all(|it| it.state != ReplicaState::Serving);
     let parked = if nobody && in_flight > 0 { " (parked until one serves)" } else { "" };
     format!("{serving} of {all} replicas serve, in flight: {in_flight}{parked}{draining}")
 }
 
-/// What is being changed, and how far it has come.
+/// Returns the change that is under way, and its progress.
 fn under_way(operation: &Operation) -> String {
     let Operation { id, change, phase, steps, .. } = operation;
     let last = steps.last().map(|step| format!(": {}", visible(&step.text)));
@@ -189,7 +189,7 @@ fn shard_row(name: String, shard: &Shard) -> Vec<Cell> {
     ]
 }
 
-/// First and last.
+/// Returns the first and the last layer.
 fn layers(range: &Range<usize>) -> String {
     match range.len() {
         0 => "-".to_owned(),

@@ -1,4 +1,4 @@
-//! What is on the screen, as a function of what was seen (**TOP-3**).
+//! The text on the screen, as a function of the state of the cluster (**TOP-3**).
 
 use playhouse_admin::view::{Cluster, Replica};
 use tokio::time::Instant;
@@ -9,13 +9,13 @@ use crate::table::align;
 use crate::terminal::{start, visible};
 
 const HEADING: &str = "REPLICA STATE        DECODE/S  PREFILL/S   RUN  WAIT  PREFIX  KV";
-/// Narrower than this a replica takes three lines in place of one.
+/// The width below which a replica takes three lines in place of one.
 const TABLE_WIDTH_MIN: usize = 76;
-/// Columns of the table before the bar.
+/// The columns of the table before the bar.
 const BEFORE_BAR: usize = 62;
-/// Columns of a bar's brackets and percentage.
+/// The columns of a bar's brackets and percentage.
 const AROUND_BAR: usize = 9;
-/// Longer bars tell no more.
+/// The maximum length of a bar; longer ones tell no more.
 const BAR_MAX: usize = 40;
 
 /// The cluster at one moment.
@@ -31,7 +31,7 @@ struct Rates {
     prefill: f64,
 }
 
-/// At most `height` lines of at most `width` columns, with line feeds between them.
+/// Returns at most `height` lines of at most `width` columns, with line feeds between them.
 pub(super) fn frame(previous: &Sample, current: &Sample, width: usize, height: usize) -> String {
     let cluster = &current.cluster;
     let rates: Vec<Rates> =
@@ -92,7 +92,7 @@ fn card(replica: &Replica, rates: &Rates, width: usize) -> [String; 3] {
     ]
 }
 
-/// The share of prompt tokens that did not have to be computed.
+/// Returns the share of prompt tokens that did not have to be computed.
 fn prefix(replica: &Replica) -> String {
     percent(replica.prefix_hit_tokens, replica.prefix_queried_tokens)
 }
@@ -101,7 +101,7 @@ fn bar(replica: &Replica, cells: usize) -> String {
     let (held, blocks) = (replica.kv_blocks_held, replica.kv_blocks);
     let cells = cells.min(BAR_MAX);
     let full = cells as f64 * held as f64 / blocks.max(1) as f64;
-    // One cell for the first block, so that idle and nearly idle differ.
+    // The first block takes one cell, so that idle and nearly idle differ.
     let full = (full.round() as usize).clamp(held.min(1), cells.max(1)).min(cells);
     let percent = percent(held as u64, blocks as u64);
     format!("[{}{}] {percent:>5}", "#".repeat(full), ".".repeat(cells - full))
@@ -129,7 +129,7 @@ fn fit(mut lines: Vec<String>, width: usize, height: usize) -> String {
 // === impl Rates ===
 
 impl Rates {
-    /// Counters that went back belong to a head that started again.
+    /// Returns the rates between two samples. Counters that decreased belong to a restarted head.
     fn of(replica: &Replica, previous: &Sample, current: &Sample) -> Self {
         let seconds = current.at.duration_since(previous.at).as_secs_f64();
         let before = previous.cluster.replicas.iter().find(|before| before.id == replica.id);

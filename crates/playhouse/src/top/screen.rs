@@ -1,4 +1,4 @@
-//! A terminal taken over, and given back (**TOP-1**).
+//! The takeover of a terminal, and its restoration (**TOP-1**).
 
 use std::io::{self, IsTerminal, Read, Write};
 
@@ -8,16 +8,16 @@ use tokio::sync::oneshot;
 use crate::error::CliError;
 use crate::terminal::{start, visible};
 
-/// The other screen, no cursor, no line that wraps.
+/// Switches to the alternate screen, without a cursor and without wrapped lines.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
-/// The same, back.
+/// Switches back.
 const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
 const CTRL_C: u8 = 3;
 const CTRL_D: u8 = 4;
 const ESCAPE: u8 = 27;
 
-/// The terminal, while this lives.
+/// A terminal that is taken over while this value lives.
 pub(super) struct Screen {
     before: Termios,
 }
@@ -25,8 +25,10 @@ pub(super) struct Screen {
 // === impl Screen ===
 
 impl Screen {
+    /// Checks that there is a terminal to take over.
+    ///
     /// # Errors
-    /// There is no terminal to take over.
+    /// Returns an error if there is none.
     pub(super) fn check() -> Result<(), CliError> {
         if io::stdin().is_terminal() && io::stdout().is_terminal() {
             return Ok(());
@@ -35,14 +37,14 @@ impl Screen {
             .hint("`playhouse status --watch` prints the cluster to anything else"))
     }
 
-    /// Takes the terminal over: keys come as they are typed, Ctrl-C as one of them.
+    /// Takes the terminal over: keys are read as they are typed, Ctrl-C as one of them.
     ///
     /// # Errors
-    /// The system does not allow it.
+    /// Returns an error if the system does not allow it.
     pub(super) fn enter() -> Result<Self, CliError> {
         let failed = |why: io::Error| CliError::failure(format!("cannot use the terminal: {why}"));
         let before = tcgetattr(io::stdin()).map_err(|why| failed(why.into()))?;
-        // From here on everything is put back when it is dropped.
+        // From here on, dropping the screen restores everything.
         let screen = Self { before };
         let mut raw = screen.before.clone();
         raw.make_raw();
@@ -51,11 +53,11 @@ impl Screen {
         Ok(screen)
     }
 
-    /// Columns and lines.
+    /// Returns the columns and the lines.
     pub(super) fn size(&self) -> (usize, usize) {
         let size = tcgetwinsize(io::stdout()).map_or((0, 0), |size| (size.ws_col, size.ws_row));
         match size {
-            // A serial line does not say.
+            // A serial line does not tell its size.
             (0, _) | (_, 0) => (80, 24),
             (columns, lines) => (columns.into(), lines.into()),
         }
@@ -63,7 +65,7 @@ impl Screen {
 
     /// Shows `frame`, and `notice` in the last line.
     pub(super) fn draw(&self, frame: &str, notice: Option<&str>) -> io::Result<()> {
-        // Over the old frame, not after clearing it: that would flicker.
+        // The frame is drawn over the old one, without clearing, which would flicker.
         let mut text = format!("\x1b[H{}\x1b[K\x1b[J", frame.replace('\n', "\x1b[K\r\n"));
         if let Some(notice) = notice {
             let (width, height) = self.size();
@@ -73,9 +75,8 @@ impl Screen {
         write(&text)
     }
 
-    /// Completes with a key that means to leave, or with the end of the terminal (**TOP-2**). A
-    /// thread of its own waits for keys, because a read of a terminal cannot be cancelled: it ends
-    /// with the process.
+    /// Completes with a key that means to quit, or with the end of the terminal (**TOP-2**). A separate
+    /// thread waits for keys, because a read of a terminal cannot be cancelled: it ends with the process.
     pub(super) fn left(&self) -> oneshot::Receiver<()> {
         let (leaving, left) = oneshot::channel();
         std::thread::spawn(move || {
@@ -90,7 +91,8 @@ impl Screen {
     }
 }
 
-/// Arrow keys and their like begin with Escape, but do not end there.
+/// Returns whether the typed keys mean to quit. Arrow keys and the like begin with Escape, but do not end
+/// there.
 fn leaves(typed: &[u8]) -> bool {
     match typed {
         [ESCAPE] => true,
@@ -101,7 +103,7 @@ fn leaves(typed: &[u8]) -> bool {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // Nobody is left to tell when it fails: the terminal is gone.
+        // Errors are ignored: the terminal is gone.
         let _ = write(LEAVE);
         let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.before);
     }
