@@ -1,5 +1,5 @@
-//! What the gateway costs: the real server on a real socket, the real front door and actors, an
-//! engine that says tokens from a script, and the load generator, all in one process.
+//! The cost of the gateway: the real server on a real socket, the real front door and actors, an engine
+//! that emits tokens from a script, and the load generator, all in one process.
 //!
 //! ```text
 //! cargo bench -p playhouse-gateway [-- SECONDS]
@@ -96,7 +96,7 @@ async fn one_run(period: Duration) {
     println!("{} {}", answers / period.as_secs_f64(), answers / (processor_seconds() - before));
 }
 
-/// What all threads of this process have computed.
+/// Returns the processor time of all threads of this process.
 fn processor_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
     let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
@@ -122,7 +122,7 @@ fn tracing_cost(period: Duration) {
         let rates = String::from_utf8_lossy(&output.stdout).into_owned();
         rates.split_whitespace().map(|rate| rate.parse().expect("a rate")).collect()
     };
-    // Whoever is first in a pair takes turns, too.
+    // The order within a pair alternates, too.
     let pairs: Vec<[Vec<f64>; 2]> = (0..PAIRS)
         .map(|pair| {
             let first = pair.is_multiple_of(2);

@@ -1,4 +1,4 @@
-//! What the control plane costs: calls, streams of tokens, and calls while bulk data passes.
+//! The cost of the control plane: calls, streams of tokens, and calls while bulk data is sent.
 //!
 //! `cargo bench -p playhouse-link` prints a table. The other side is a child process, so that both
 //! have their own runtimes, as in a cluster.

@@ -38,8 +38,8 @@ pub struct Identity {
 /// The term in which a certificate is valid, with its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Term {
-    /// The number of the certificate among those of its peer: the time of its issue, in nanoseconds since
-    /// 1970. It is the first half of the serial number; 0 for a certificate that is not ours.
+    /// The number of the certificate among those of its peer: the time of its issue, in nanoseconds
+    /// since 1970. The number is the first half of the serial number; 0 for a certificate that is not ours.
     pub(crate) number: u64,
     /// The beginning, without the allowance for clocks that differ.
     pub(crate) from: SystemTime,

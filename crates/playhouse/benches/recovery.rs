@@ -1,4 +1,4 @@
-//! What a fault costs: the real cluster under 32 streams, and what its clients see of it.
+//! The cost of a fault: the real cluster under 32 streams, and the delay that its clients see.
 //!
 //! `cargo bench -p playhouse --bench recovery` prints a table, in milliseconds, within two minutes.
 //!
@@ -10,11 +10,11 @@
 //! - **TTFT**: the 99th percentile of short requests to a replica that the fault does not touch, one
 //!   every 20 ms for 1.5 s, undisturbed and from the fault on.
 //! - **others**: the same of requests that go where the router likes.
-//! - **disconnect**: from the moment at which a client hangs up until its blocks are free.
+//! - **disconnect**: from the moment at which a client disconnects until its blocks are free.
 //! - **lost**: streams and short requests that failed, were cut short, or got another token than
 //!   undisturbed. Any but 0 is a bug.
 //!
-//! Then, how long a head that was killed takes from its start to its first answer.
+//! The last line is the time that a killed head takes from its start to its first answer.
 #![allow(clippy::print_stdout, reason = "the table is the product")]
 
 #[allow(dead_code, reason = "the tests use the rest of it")]
@@ -36,16 +36,17 @@ use rig::verdict::Verdict;
 use serde_json::json;
 use tokio::time::Instant;
 
-/// Between two short requests.
+/// The time between two short requests.
 const BETWEEN: Duration = Duration::from_millis(10);
-/// How long they come, with a fault or without, or until all serve again if that takes longer.
+/// The time for which short requests are sent, with a fault or without, or until all replicas serve again
+/// if that takes longer.
 const WINDOW: Duration = Duration::from_millis(1_500);
 /// Streams that are longer than that.
 const STREAMED: Model = Model { length: 400, ..DEMO };
 /// Tokens that the streams have before a fault.
 const BEFORE: usize = 250;
 
-/// A cluster, and what happens to it.
+/// A cluster, and the faults of it.
 struct Row {
     layout: &'static [&'static str],
     /// 0 runs everything in the head.
@@ -53,7 +54,7 @@ struct Row {
     fault: Fault,
 }
 
-/// What came of it.
+/// The measurements of a fault.
 struct Measured {
     seen: Duration,
     /// Of moved streams, the median: undisturbed and with the fault. Of all, the longest.
@@ -64,7 +65,7 @@ struct Measured {
     lost: usize,
 }
 
-/// Short requests, and where they go.
+/// Short requests, and the replicas they go to.
 struct Probe {
     api: SocketAddr,
     /// A session of a replica that is not touched: every other request belongs to it.
@@ -146,8 +147,8 @@ fn ms(time: Duration) -> String {
     format!("{:.0}", time.as_secs_f64() * 1e3)
 }
 
-/// How long a killed head takes from its start to its first answer. Its ranks are taken over, unless
-/// the nodes were restarted as well.
+/// Returns how long a killed head takes from its start to its first answer. Its ranks are taken over,
+/// unless the nodes were restarted as well.
 fn first_answer(nodes_too: bool) -> Duration {
     let mut cluster = Cluster::of_nodes(&DEMO, &["-tp", "2", "-dp", "2"], 2);
     cluster.kill_head();
@@ -222,7 +223,7 @@ fn session_of(cluster: &Cluster, replica: usize) -> Option<String> {
     })
 }
 
-/// How long blocks stay taken of clients that leave in the midst of a stream.
+/// Returns how long the blocks of clients that disconnect during a stream stay taken.
 fn hang_up() -> Vec<Duration> {
     let cluster = Cluster::local(&DEMO, &[]);
     let requests = DEMO.requests(0);
@@ -282,7 +283,7 @@ impl Probe {
     }
 }
 
-/// A prompt that nobody has cached, for two tokens.
+/// A prompt that no replica has cached, for two tokens.
 fn short(number: usize, session: Option<String>) -> Request {
     let prompt: Vec<usize> = (0..24).map(|at| 10 + (at * 7 + number * 13) % 240).collect();
     let body =
@@ -300,7 +301,7 @@ fn gaps(requests: &[Request], session: Option<&String>, answers: &[Answer]) -> [
     [gaps[gaps.len() / 2], longest.unwrap_or_default()]
 }
 
-/// The 99th percentile of the times to a first token, of those who got one.
+/// Returns the 99th percentile of the times to a first token, over the requests that got one.
 fn slow(answers: &[Answer]) -> Option<Duration> {
     let mut times: Vec<_> = answers.iter().filter_map(|answer| answer.timing.first).collect();
     times.sort_unstable();

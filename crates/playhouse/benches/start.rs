@@ -1,5 +1,5 @@
-//! From the start of the binary to the first token of the embedded model, over HTTP, and the memory
-//! it holds then. `cargo bench -p playhouse --bench start` prints a line per run.
+//! The time from the start of the binary to the first token of the embedded model, over HTTP, and the
+//! memory in use then. `cargo bench -p playhouse --bench start` prints a line per run.
 #![expect(clippy::disallowed_types, reason = "a benchmark measures real time")]
 #![expect(clippy::print_stdout, reason = "a benchmark reports on standard output")]
 

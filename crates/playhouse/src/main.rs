@@ -76,7 +76,7 @@ enum Command {
     Drain(change::DrainCommand),
     /// Let a drained node have ranks again.
     Undrain(change::UndrainCommand),
-    /// Start a replica anew.
+    /// Restart a replica.
     Restart(change::RestartCommand),
     /// Drain a replica and remove it, or forget a node.
     Remove(change::RemoveCommand),

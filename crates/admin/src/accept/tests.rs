@@ -1,4 +1,4 @@
-//! **ADM-3** on a clock that tests turn.
+//! **ADM-3** on a clock that tests control.
 
 use std::time::Duration;
 
@@ -154,7 +154,7 @@ async fn a_connection_carries_one_request() {
 const FOLLOW: &[u8] = b"GET /admin/v1/operations/1 HTTP/1.1\r\nauthorization: Bearer t\r\n\
     accept: text/event-stream\r\n\r\n";
 
-/// Who follows an operation may stay until it ends.
+/// A client that follows an operation may stay until it ends.
 #[tokio::test(start_paused = true)]
 async fn a_stream_outlives_the_deadline_of_a_request() {
     let script = script();
@@ -176,7 +176,7 @@ async fn a_stream_outlives_the_deadline_of_a_request() {
     assert!(answer.contains("late") && answer.contains("event: end"), "{answer}");
 }
 
-/// A reader that stops reading, and one whose operation never ends.
+/// A stream whose reader stops reading, and one whose operation never ends.
 #[tokio::test(start_paused = true)]
 async fn a_stream_ends_at_last() {
     for reads in [false, true] {

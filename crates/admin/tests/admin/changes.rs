@@ -1,4 +1,4 @@
-//! What changes the cluster, and how it is followed, over real sockets.
+//! Changes of the cluster, and following them, over real sockets.
 
 use std::io;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::script::{self, STEPS, Script, ask, error, exchange, raw, request};
 
 const DEPLOYMENT: &str = "/admin/v1/deployment";
 
-/// The change that comes of a request.
+/// Returns the change that the API makes of a request.
 async fn change_of(line: &str, body: &str) -> Change {
     let script = Script::idle();
     let address = script.serve(None).await;
@@ -407,7 +407,7 @@ async fn every_step_comes_once_and_then_the_end() {
     assert_eq!(after.events().len(), 42);
 }
 
-/// ADM-6: whoever takes both gets what ends at once.
+/// ADM-6: a client that takes both gets the answer that ends at once.
 #[tokio::test]
 async fn only_who_asks_for_events_gets_them() {
     let address = Script::new().serve(None).await;

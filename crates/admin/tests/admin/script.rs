@@ -1,4 +1,4 @@
-//! A cluster that does what a test says, and requests to its API.
+//! A scripted cluster, and requests to its API.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ pub(crate) const TOKEN: &str = "correct horse";
 
 pub(crate) type CreateToken = fn(Duration) -> Result<String, NoToken>;
 
-/// What a dry run tells.
+/// The steps that a dry run returns.
 pub(crate) const STEPS: [&str; 2] = ["start replica-1", "serve"];
 
-/// A cluster with a real ledger, in which one operation is under way. It begins every change that
-/// the ledger lets it, but those that `refusal` refuses, and carries none out.
+/// A scripted cluster with a real ledger, in which one operation is under way. It begins every change
+/// that the ledger allows, except those that `refusal` refuses, and carries none out.
 #[derive(Clone)]
 pub(crate) struct Script {
     pub(crate) status: Arc<ClusterStatus>,

@@ -1,4 +1,4 @@
-//! Bodies nobody would write: whatever is sent, the answer is not our fault, and the server lives.
+//! Bodies that no client would write: whatever is sent, the answer is no 5xx, and the server lives.
 
 use std::sync::LazyLock;
 

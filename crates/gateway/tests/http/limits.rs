@@ -1,4 +1,5 @@
-//! **G6** (GW-4) and the terms of a request: who is refused, with which status, and when to come back.
+//! **G6** (GW-4) and the limits of a request: which requests are refused, with which status, and when to
+//! retry.
 
 use std::io::Write;
 use std::time::Duration;
@@ -25,7 +26,8 @@ fn keys(small: ClientLimits) -> Vec<ApiKey> {
     vec![ApiKey { limits: small, ..ApiKey::new("small", "s") }, ApiKey::new("large", "l")]
 }
 
-/// What `openai-python` would wait: `retry-after-ms`, else `Retry-After`, if it is at most a minute.
+/// Returns how long `openai-python` would wait: `retry-after-ms`, else `Retry-After`, if it is at most a
+/// minute.
 fn openai_wait(reply: &Reply) -> f64 {
     let number = |name: &str| reply.header(name).and_then(|value| value.parse::<f64>().ok());
     let millis = number("retry-after-ms").expect("a number");
@@ -34,7 +36,7 @@ fn openai_wait(reply: &Reply) -> f64 {
     millis / 1000.0
 }
 
-/// AU-2: over all its connections; others are not concerned.
+/// AU-2: a key's limits hold over all its connections; other keys are not affected.
 #[test]
 fn g6_a_key_over_its_own_limit_is_429_and_full_queues_503() {
     let limits = ClientLimits { requests: Some(2), ..ClientLimits::default() };

@@ -1,4 +1,5 @@
-//! **G1** and **G5** as a client sees them: the front door of real actors, whose replica comes and goes.
+//! **G1** and **G5** as a client sees them: the front door of real actors, whose replica ends and
+//! restarts.
 
 use std::io::{BufReader, Write};
 use std::net::Shutdown;
@@ -81,7 +82,7 @@ impl TestGateway {
             ledger: Arc::new(Ledger::in_memory()),
             control: None,
             devices: 1,
-            // A test holds steps; nobody hangs here.
+            // A test holds steps; no engine hangs here.
             step_deadline: StepDeadline::Never,
             policy: Policy::default(),
             admission: AdmissionLimits {
@@ -141,7 +142,8 @@ fn g1_a_parked_request_is_answered_when_a_replica_serves() {
     });
 }
 
-/// A stream, too, is refused by its status: its head waits while it is parked, whatever the pings.
+/// A stream, too, is refused with a status of its own: its head waits while the request is parked,
+/// whatever the pings.
 #[test]
 fn g1_a_parked_request_is_refused_at_the_timeout() {
     let timeout = Duration::from_millis(200);
@@ -201,7 +203,7 @@ fn g1_a_stream_that_has_begun_ends_with_an_error_event() {
     assert!(metrics.contains(&(failed("engine_failed") + "0\n")), "{metrics}");
 }
 
-/// What a client sees of the loss of a replica is the silence of its stream.
+/// A client sees the loss of a replica as a silence of its stream.
 #[test]
 fn the_silence_of_a_stream_that_resumes_is_measured() {
     let gateway = TestGateway::start(LONG, LONG);
@@ -230,7 +232,7 @@ fn the_silence_of_a_stream_that_resumes_is_measured() {
     assert_eq!(gaps(&gateway), 1);
 }
 
-/// **S-13** as a client sees it: parked, and waiting for the end of a step.
+/// **S-13** as a client sees it: a request expires while it is parked, or waits for the end of a step.
 #[test]
 fn g6_a_request_whose_time_is_up_before_it_begins_is_503() {
     let gateway = TestGateway::start(LONG, LONG);
@@ -253,7 +255,7 @@ fn g6_a_request_whose_time_is_up_before_it_begins_is_503() {
         let patient = scope.spawn(|| ask("x-request-timeout-ms: 60000\r\n").ok());
         until("it waits", || gateway.server.door.in_flight() == 2);
         let late = scope.spawn(|| ask("x-request-timeout-ms: 50\r\n"));
-        // Whoever looks too late finds it gone.
+        // A check that comes too late finds the request gone.
         until("both wait", || gateway.server.door.in_flight() == 3 || late.is_finished());
         let start = Instant::now();
         until("its time is up", || start.elapsed() > Duration::from_millis(60));

@@ -1,4 +1,4 @@
-//! **END-1** to **END-4**: the end of a server as its clients see it.
+//! **END-1** to **END-4**: the shutdown of a server as its clients see it.
 
 use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
@@ -77,7 +77,7 @@ fn accepted_requests_finish_while_the_listener_accepts_and_refuses() {
     fresh.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n").expect("open");
     let reply = Reply::read(&mut BufReader::new(fresh)).expect("answered");
     assert_eq!((reply.error().0, reply.header("connection")), (503, Some("close")));
-    // The body is read to its end, so that who sends it sees the answer.
+    // The body is read to its end, so that its sender sees the answer.
     let body = with(hello(), json!({"pad": "x".repeat(1 << 20)})).to_string();
     later.write_all(&post(CHAT, body.as_bytes())).expect("the connection lives");
     assert_is_draining(&Reply::read(&mut BufReader::new(later)).expect("answered"));
@@ -122,7 +122,7 @@ fn what_runs_at_the_deadline_is_told_so() {
     assert_eq!(door.in_flight(), 0);
 }
 
-/// **END-3**: an answer that never stops to come does not outrun the deadline.
+/// **END-3**: an answer that is sent without end does not outlast the deadline.
 #[test]
 fn a_stream_that_always_has_more_to_say_is_told_so() {
     let server =
@@ -143,7 +143,7 @@ fn a_stream_that_always_has_more_to_say_is_told_so() {
     assert_eq!(stopping.join().expect("no panic"), Drained { ended: 1, cut_off: 0 });
 }
 
-/// **END-2**: with one place, everybody else waits in the kernel's queue.
+/// **END-2**: with one connection allowed, all others wait in the kernel's queue.
 #[test]
 fn connections_in_the_queue_are_answered_before_the_listener_closes() {
     let (release, script) = held();
@@ -171,7 +171,7 @@ fn connections_in_the_queue_are_answered_before_the_listener_closes() {
     assert_eq!(stopping.join().expect("no panic"), Drained { ended: 0, cut_off: 0 });
 }
 
-/// **END-4**: larger than all buffers of the kernel.
+/// **END-4**: an answer larger than all buffers of the kernel.
 #[test]
 fn an_answer_that_nobody_reads_is_cut_off_and_counted() {
     let configure = |config: &mut GatewayConfig| {

@@ -8,7 +8,7 @@ use super::support::*;
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// A server that waits for heads and bodies as long as its tests of those who are slow can wait.
+/// A server whose timeouts are short, but long enough for tests of slow clients.
 fn impatient() -> Server {
     let short = Duration::from_millis(300);
     let configure = move |config: &mut playhouse_gateway::GatewayConfig| {
@@ -17,7 +17,7 @@ fn impatient() -> Server {
     Server::with(configure, mute)
 }
 
-/// What the server says before it closes a connection after `sent`, and how long that takes.
+/// Returns what the server sends before it closes a connection after `sent`, and how long that takes.
 fn last_words(server: &Server, sent: &[u8]) -> (Vec<u8>, Duration) {
     // Its time runs from when it is connected, which may be before we hear of that.
     let start = Instant::now();

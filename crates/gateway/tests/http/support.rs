@@ -25,7 +25,7 @@ const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'tool' %}\
     {{ raise_exception('No tools, please') }}{% endif %}[{{ m.role }}|{{ m.content }}]{% endfor %}\
     {{ '[assistant|' if add_generation_prompt }}{{ mood }}";
 
-/// Longest wait for anything that must happen.
+/// The maximum wait for an event that must happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) type Emissions = UnboundedSender<Emission>;
@@ -65,7 +65,8 @@ impl Server {
     pub(crate) fn over(door: FrontDoor, configure: impl FnOnce(&mut GatewayConfig)) -> Self {
         let mut config = GatewayConfig::new(MODEL);
         config.eos_tokens = vec![EOS];
-        // Whoever is not tested for being slow may be: the machine of a test may be busy with others.
+        // Tests of other things must not meet these timeouts: the machine of a test may be busy with
+        // others.
         config.limits.header_timeout = PATIENCE;
         config.limits.body_timeout = PATIENCE;
         config.limits.drain_timeout = Duration::from_millis(300);
@@ -189,7 +190,7 @@ impl Reply {
         self.json()
     }
 
-    /// Status, `param` and message of an error, after checking its shape.
+    /// Returns the status, `param` and message of an error, after checking its form.
     pub(crate) fn error(&self) -> (u16, Option<String>, String) {
         assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
         let body = self.json();
@@ -227,7 +228,7 @@ pub(crate) fn post(path: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// Waits for something that must happen.
+/// Waits for an event that must happen.
 pub(crate) fn until(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
@@ -279,7 +280,7 @@ pub(crate) fn logprob(token: TokenId, top: u32) -> TokenLogprobs {
     TokenLogprobs { token, logprob: of(token), top }
 }
 
-/// What an engine sends that says `tokens`, then ends the text.
+/// Returns the emissions of an engine that generates `tokens`, then ends the text.
 pub(crate) fn speech(request: &GenerateRequest, tokens: &[TokenId]) -> Vec<Emission> {
     let sampling = &request.sampling;
     let mut emissions = Vec::new();
@@ -339,7 +340,7 @@ pub(crate) fn murmuring(text: &str) -> impl Fn(GenerateRequest, Emissions) + Sen
     }
 }
 
-/// An engine that never says anything, and never ends.
+/// An engine that emits nothing, and never ends.
 pub(crate) fn mute(_: GenerateRequest, emissions: Emissions) {
     tokio::spawn(async move { emissions.closed().await });
 }

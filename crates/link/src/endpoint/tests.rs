@@ -1,5 +1,5 @@
-//! **LK-8**: what hostile and broken processes send. These speak QUIC with a good or no certificate
-//! and say what no peer would.
+//! **LK-8**: input from hostile and broken processes. The tests speak QUIC with a valid certificate or
+//! none and send what no peer would.
 
 use bytes::Bytes;
 use playhouse_wire::{
@@ -15,11 +15,11 @@ use crate::identity::Authority;
 use crate::peer::CallError;
 use crate::stream::RecvError;
 
-/// Of a head that is to lose its patience: enough for honest peers on a machine that is busy with others.
+/// The timeouts of a head that is to give up soon, yet long enough for honest peers on a busy machine.
 const IMPATIENCE: Duration = Duration::from_secs(2);
 const SOON: Duration = Duration::from_secs(20);
 
-/// A head, and the authority it shares with those who attack it.
+/// A head, and the authority that it shares with the attackers.
 struct Head {
     authority: Authority,
     arrivals: Arrivals,
@@ -84,7 +84,7 @@ impl Head {
         (endpoint, connection)
     }
 
-    /// Says these bytes first, and returns what comes back and what the head reports.
+    /// Sends these bytes first, and returns the answer and the report of the head.
     async fn say(&mut self, bytes: &[u8]) -> (Vec<u8>, TurnReason) {
         let (_endpoint, connection) = self.raw().await;
         let (mut send, mut recv) = connection.open_bi().await.expect("there is room");
@@ -102,7 +102,7 @@ impl Head {
         }
     }
 
-    /// Whether honest peers are served.
+    /// Checks that honest peers are served.
     async fn serves(&mut self) {
         let (node, _) = self.node("good");
         let head = id(Role::Head, "head");

@@ -1,4 +1,4 @@
-//! **LK-12**: certificates that end.
+//! **LK-12**: certificates that expire, and their renewal.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ use crate::turn_reason::TurnReason;
 const SOON: Duration = Duration::from_secs(20);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Short enough to wait for.
+/// A lifetime short enough to wait for.
 const BRIEF: Duration = Duration::from_secs(5);
 
 struct Head {
@@ -84,7 +84,8 @@ impl Head {
         self.enrollment.authority().identify_at(id, at).expect("an identity")
     }
 
-    /// Dials, and lets in whoever has a good certificate: both sides, and what is to be kept of them.
+    /// Dials, and admits a node with a valid certificate. Returns both sides, with what must be kept of
+    /// them.
     async fn link(&mut self, node: &Endpoint) -> Result<[(Peer, Inbox); 2], DialError> {
         let to = id(Role::Head, "head");
         let dialled = node.dial(self.addr, &to, Epoch(0));
@@ -101,7 +102,7 @@ impl Head {
         Ok([near, admitted.expect("the node waits")])
     }
 
-    /// What is said on both sides when somebody with this certificate dials.
+    /// Returns the errors on both sides when a peer with this certificate dials.
     async fn refusal(&mut self, identity: &Identity) -> [String; 2] {
         let (node, _arrivals) = bind(identity);
         let to = id(Role::Head, "head");
@@ -121,7 +122,7 @@ impl Head {
     }
 }
 
-/// An answer shows that the connection stands.
+/// Checks by an answer that the connection still exists.
 async fn stands(near: &Peer, far: &mut Inbox) {
     let answer = async {
         let incoming = far.streams.next().await.expect("a call");

@@ -79,7 +79,7 @@ async fn lk1_a_call_ends_at_its_deadline_and_the_callee_knows(mut rig: Rig) {
         incoming.take::<NodeRequest>().expect("of this type").1
     };
     let ((), mut stream) = tokio::join!(calls, take);
-    // The caller's half of a call is finished; that nobody waits shows in writing.
+    // The caller's half of a call is finished; writing shows that the caller does not wait any more.
     let refused = soon(async {
         loop {
             if let Err(error) = stream.sender.send(&NodeReply::Killed).await {

@@ -1,4 +1,4 @@
-//! **LK-6**, **LK-7**: identities, tokens, and those who have neither.
+//! **LK-6**, **LK-7**: identities, tokens, and clients that have neither.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

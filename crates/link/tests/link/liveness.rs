@@ -1,4 +1,4 @@
-//! **LK-4**, **LK-5**: who hangs is lost, who is busy is not, and nothing is replayed.
+//! **LK-4**, **LK-5**: a hung peer is lost, a busy peer is not, and no message is replayed.
 
 use std::future::ready;
 use std::io;

@@ -1,4 +1,4 @@
-//! **TW-1** to **TW-4**: the twin is a network like any other, but obedient.
+//! **TW-1** to **TW-4**: the twin behaves like a network that tests control.
 
 use std::time::Duration;
 
@@ -104,7 +104,7 @@ async fn a_host_that_crashed_is_silent_and_may_start_again() {
     let Linked { to_head, to_node, .. } = &rig.link("a", 1).await;
     network(&rig).crash(&node_id("a"));
     network(&rig).recover();
-    // That the process is gone does not end the connection: nobody says so.
+    // The end of a process does not end its connection, because no packet says so.
     assert_eq!(*to_node.0.lost().borrow(), None);
     let again = rig.link("a", 2).await;
     assert_eq!(lost(&to_head.0).await, PeerLost::TimedOut);

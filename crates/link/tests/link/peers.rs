@@ -1,4 +1,4 @@
-//! **LK-6**, **LK-9**: who may come in, and that there is one of each.
+//! **LK-6**, **LK-9**: the admission of peers, and at most one connection of each.
 
 use playhouse_link::{DialError, PeerLost, TurnReason};
 use playhouse_types::Epoch;
@@ -50,7 +50,7 @@ async fn lk9_another_start_takes_the_place_of_one_that_has_left(mut rig: Rig) {
     }
 }
 
-/// Its silence is noticed while the next start waits to be let in.
+/// The silence of an ended process is detected while the next start waits to be admitted.
 #[tokio::test(start_paused = true)]
 async fn lk9_a_start_that_has_crashed_is_replaced_without_a_refusal() {
     let mut rig = Rig::twin().await;

@@ -1,4 +1,4 @@
-//! A UDP relay in front of a real endpoint: the cable that a test can cut.
+//! A UDP relay in front of a real endpoint, which a test can cut.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,7 +16,7 @@ pub(crate) struct Relay {
 // === impl Relay ===
 
 impl Relay {
-    /// Passes datagrams between whoever writes to it and `to`, until the runtime ends.
+    /// Passes datagrams between the sender and `to`, until the runtime ends.
     pub(crate) async fn start(to: SocketAddr) -> Self {
         let outside = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a socket"));
         let addr = outside.local_addr().expect("an address");

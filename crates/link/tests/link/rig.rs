@@ -82,7 +82,7 @@ impl Rig {
         }
     }
 
-    /// Its packets are in nobody's hands but the kernel's, so that the test may block its runtime.
+    /// The packets are with the kernel alone, so that the test may block its runtime.
     pub(crate) fn quic_without_relay() -> Self {
         let authority = Authority::new().expect("an authority");
         let identity = authority.identify(&head_id()).expect("an identity");
@@ -176,7 +176,7 @@ pub(crate) async fn lost(peer: &Peer) -> PeerLost {
     soon(peer.until_lost()).await
 }
 
-/// Whatever it waits for must not take for ever.
+/// Fails when a wait takes too long.
 pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(SOON, future).await.expect("it happens soon")
 }

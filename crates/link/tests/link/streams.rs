@@ -1,4 +1,4 @@
-//! **LK-2**: streams tell of their end, and hold their writers back.
+//! **LK-2**: streams report their end, and hold their writers back.
 
 use std::time::Duration;
 
@@ -111,7 +111,7 @@ async fn lk2_a_slow_reader_holds_its_writer_back_and_nobody_else(mut rig: Rig) {
         let reason = "x".repeat(50_000);
         StepEvent::Exited { epoch: Epoch(step), reason, of_step: false }
     };
-    // Nobody reads: sooner or later a send does not end.
+    // The stream is not read, so sooner or later a send does not end.
     let mut sent = 0;
     while tokio::time::timeout(Duration::from_millis(300), served.sender.send(&long(sent)))
         .await

@@ -1,4 +1,4 @@
-//! HTTP/2 by hand: what no client that means well would send.
+//! HTTP/2 frames written by hand: input that no well-behaved client would send.
 
 use std::io;
 
@@ -17,7 +17,7 @@ pub(crate) const GOAWAY: u8 = 7;
 /// END_STREAM and END_HEADERS.
 const WHOLE: u8 = 5;
 
-/// `GET http://x/`, in the words of the static table.
+/// The head of `GET http://x/`, from the static table of HPACK.
 const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 1, b'x'];
 
 /// `GET` on a stream, of a path that is shorter than 127 bytes.
@@ -51,7 +51,7 @@ pub(crate) async fn next(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Fr
     Ok(Frame { kind: head[3], payload })
 }
 
-/// The next frame of a kind.
+/// Returns the next frame of a kind.
 pub(crate) async fn next_of(stream: &mut (impl AsyncRead + Unpin), kind: u8) -> Frame {
     let found = async {
         loop {
@@ -64,7 +64,7 @@ pub(crate) async fn next_of(stream: &mut (impl AsyncRead + Unpin), kind: u8) -> 
     soon(found).await
 }
 
-/// What a setting is in a SETTINGS frame.
+/// Returns the value of a setting in a SETTINGS frame.
 fn setting(settings: &Frame, id: u16) -> Option<u32> {
     settings.payload.chunks_exact(6).find_map(|setting| {
         let [a, b, value @ ..] = setting else { return None };
@@ -73,7 +73,7 @@ fn setting(settings: &Frame, id: u16) -> Option<u32> {
     })
 }
 
-/// Why the server goes away.
+/// Returns the error code with which the server ends the connection.
 fn reason(goaway: &Frame) -> u8 {
     goaway.payload[7]
 }
@@ -89,7 +89,7 @@ async fn clients_are_told_their_limits() {
     assert_eq!((streams, head_bytes, window), (Some(32), Some(16 << 10), Some(1 << 16)));
 }
 
-/// **H2-1**: what is called a rapid reset.
+/// **H2-1**: a flood of streams that are reset at once (a rapid reset).
 #[tokio::test]
 async fn a_flood_of_resets_ends_the_connection() {
     const ENHANCE_YOUR_CALM: u8 = 11;

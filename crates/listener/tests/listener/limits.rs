@@ -1,4 +1,4 @@
-//! What a client may cost: **H2-1** to **H2-4**, and **SOC** over HTTP/2.
+//! The bounds on a client: **H2-1** to **H2-4**, and **SOC** over HTTP/2.
 
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ async fn a_connection_that_ends_takes_all_of_its_requests_with_it() {
     assert_eq!(house.running(), 0, "none outlives its connection");
 }
 
-/// **H2-3**: somebody whose machine is gone.
+/// **H2-3**: a client whose machine is gone.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_answer_pings_is_dropped() {
     let bounds = Limits { ping_interval: SECOND, ping_timeout: 2 * SECOND, ..limits() };
@@ -104,7 +104,7 @@ async fn a_client_that_does_not_answer_pings_is_dropped() {
     }
 }
 
-/// **H2-3**: and somebody who is there.
+/// **H2-3**: a client that answers.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_answers_pings_may_wait_for_long() {
     let house = House::new();
@@ -118,7 +118,7 @@ async fn a_client_that_answers_pings_may_wait_for_long() {
     assert_eq!(asked.await.expect("no panic").expect("answered"), "late");
 }
 
-/// **H2-4**: one stream whose client makes no room for it, beside one that runs.
+/// **H2-4**: a stream whose client opens no window for it, beside a stream that runs.
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_is_not_read_is_reset_and_others_go_on() {
     let house = House::new();
@@ -136,7 +136,7 @@ async fn a_stream_that_is_not_read_is_reset_and_others_go_on() {
     assert_eq!(other.await.expect("no panic").expect("answered"), "early late");
 }
 
-/// **H2-4**: slow, and not too slow.
+/// **H2-4**: a client that is slow, but not too slow.
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_is_read_slowly_goes_on() {
     let house = House::new();
@@ -174,7 +174,7 @@ async fn a_connection_that_is_idle_is_to_be_left() {
     assert!((30..=36).contains(&idle.elapsed().as_secs()), "{:?}", idle.elapsed());
 }
 
-/// **SOC-2**: and if its client does not leave, it is cut off.
+/// **SOC-2**: a client that does not leave is disconnected.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_leave_is_cut_off() {
     let bounds = Limits { idle_timeout: 30 * SECOND, header_timeout: 5 * SECOND, ..limits() };
@@ -204,7 +204,7 @@ async fn a_preface_that_does_not_come_whole_is_too_slow() {
     }
 }
 
-/// Frames that belong to no request are no sign of one.
+/// Frames that belong to no request do not count as the beginning of one.
 #[tokio::test(start_paused = true)]
 async fn pings_of_a_client_do_not_keep_its_connection() {
     let bounds = Limits { idle_timeout: 30 * SECOND, header_timeout: 5 * SECOND, ..limits() };
@@ -222,7 +222,8 @@ async fn pings_of_a_client_do_not_keep_its_connection() {
     assert!(start.elapsed() <= 42 * SECOND, "{:?}", start.elapsed());
 }
 
-/// [`Stay::OneRequest`]: what comes along with the first request is answered, and then it is over.
+/// [`Stay::OneRequest`]: requests that are concurrent with the first one are answered, and then the
+/// connection ends.
 #[tokio::test]
 async fn a_connection_for_one_request_is_to_be_left_after_it() {
     let house = House::new();

@@ -1,4 +1,4 @@
-//! A listener as its clients see it: over sockets, and on a clock that tests turn.
+//! A listener as its clients see it, over sockets and on a clock that tests control.
 
 mod ends;
 mod frames;

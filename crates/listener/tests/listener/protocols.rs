@@ -1,4 +1,4 @@
-//! Which protocol a connection has, and that both are served.
+//! The choice of a connection's protocol, and the service of both.
 
 use std::sync::Arc;
 
@@ -98,7 +98,7 @@ async fn a_client_behind_tls_chooses_by_alpn() {
     }
 }
 
-/// Nobody else gets to choose.
+/// The listener sets its ALPN protocols in a copy of the given configuration.
 #[tokio::test]
 async fn the_certificate_of_the_caller_stays_as_it_was() {
     let (certificate, _) = tls();

@@ -25,21 +25,21 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::rustls::ServerConfig;
 
-/// Longest wait for anything that must happen.
+/// The maximum wait for an event that must happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) type Sender = SendRequest<Empty<Bytes>>;
 
 pub(crate) type Driver = JoinHandle<hyper::Result<()>>;
 
-/// What answers: it counts those that are being answered, and lets them end.
+/// A service that counts the requests being answered, and lets a test end them.
 #[derive(Clone)]
 pub(crate) struct House {
     running: watch::Sender<usize>,
     pub(crate) release: watch::Sender<bool>,
 }
 
-/// One that is being answered.
+/// A request that is being answered.
 struct Guest(House);
 
 /// A listener on a port of its own.
@@ -62,7 +62,7 @@ impl House {
         Guest(self.clone())
     }
 
-    /// Waits until so many are being answered.
+    /// Waits until this number of requests is being answered.
     pub(crate) async fn runs(&self, count: usize) {
         let mut running = self.running.subscribe();
         let runs = timeout(PATIENCE, running.wait_for(|running| *running == count)).await;
@@ -88,7 +88,7 @@ impl House {
         Service { name: "test", router, limits, phases, explain: None }
     }
 
-    /// Serves one client, who may be as slow as the clock of the test says.
+    /// Serves one client, which may be as slow as the clock of the test says.
     pub(crate) fn attend(&self, limits: Limits) -> (DuplexStream, JoinHandle<End>) {
         let (client, server) = duplex(64 << 10);
         let service = self.service(limits);
@@ -131,21 +131,21 @@ impl Server {
         TcpStream::connect(self.address).await.expect("it listens")
     }
 
-    /// Begins the end.
+    /// Begins the shutdown.
     pub(crate) fn stop(self) -> JoinHandle<(bool, u32)> {
         drop(self.stop);
         self.served
     }
 }
 
-/// Answers when it is released.
+/// Answers when the test releases it.
 async fn held(State(house): State<House>) -> &'static str {
     let _guest = house.enter();
     drop(house.release.subscribe().wait_for(|free| *free).await);
     "late"
 }
 
-/// Begins to answer, and goes on when it is released.
+/// Begins to answer, and goes on when the test releases it.
 async fn quiet(State(house): State<House>) -> Body {
     let guest = house.enter();
     let words = futures_of(vec!["early ", "late"], guest);
@@ -168,7 +168,7 @@ async fn stay(State(house): State<House>, request: axum::extract::Request) -> &'
     held(State(house)).await
 }
 
-/// The first of `words` at once, the others when the house is released.
+/// Sends the first of `words` at once, and the others when the test releases them.
 fn futures_of(
     words: Vec<&'static str>,
     guest: Guest,
@@ -183,7 +183,7 @@ fn futures_of(
     })
 }
 
-/// Bounds that nothing comes near to.
+/// Limits that no test reaches.
 pub(crate) fn limits() -> Limits {
     Limits {
         connections: 16,
@@ -229,7 +229,7 @@ pub(crate) async fn text(response: Response<Incoming>) -> hyper::Result<String> 
     Ok(String::from_utf8(body.to_vec()).expect("UTF-8"))
 }
 
-/// Fails when something takes longer than anything should.
+/// Fails when an event takes too long.
 pub(crate) async fn soon<T>(act: impl Future<Output = T>) -> T {
     timeout(PATIENCE, act).await.expect("in time")
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 /// nothing overflows.
 const WEIGHT_MAX: f32 = 0.034_64;
 const SEED: u64 = 1;
-/// One, as bf16.
+/// The number one as bf16.
 const ONE: u16 = 0x3F80;
 
 /// The sizes of a model of the family Qwen2.
@@ -27,7 +27,7 @@ pub(crate) struct Shape {
 pub(crate) const QWEN: Shape =
     Shape { layers: 24, hidden: 896, heads: 14, kv_heads: 2, inner: 4864, vocab: 151_936 };
 
-/// Good for nothing but to be split in two either way.
+/// A model that serves only to be split in two either way.
 pub(crate) const TINY: Shape =
     Shape { layers: 2, hidden: 32, heads: 4, kv_heads: 2, inner: 64, vocab: 512 };
 

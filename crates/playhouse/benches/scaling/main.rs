@@ -1,4 +1,4 @@
-//! What more ranks gain: the real server in several layouts, on a checkpoint of the shape of
+//! The gain of more ranks: the real server in several layouts, on a checkpoint of the shape of
 //! Qwen2.5-0.5B with random weights, under the load of `playhouse bench`.
 //!
 //! `cargo bench -p playhouse --bench scaling` prints a table. `-- --rows tp2,pp2` runs only these,
@@ -69,13 +69,13 @@ const COMPARISONS: [Comparison; 4] = [
 /// The rows that were asked for; all of them if none.
 struct Selection(Vec<String>);
 
-/// Where the checkpoint is.
+/// Returns the path of the checkpoint.
 struct Folder {
     path: PathBuf,
     kept: bool,
 }
 
-/// What all servers have in common.
+/// The settings of all servers.
 struct Bench {
     selection: Selection,
     folder: Folder,
@@ -110,7 +110,7 @@ impl Bench {
         Self { selection, folder, shape, requests: asked.unwrap_or(requests) }
     }
 
-    /// What one server does under all loads that it is wanted for.
+    /// Measures one server under all loads that it is needed for.
     fn measure(&self, turn: usize, layout: &'static str, flags: &[&str]) -> Vec<Cell> {
         let wanted = COMPARISONS.iter().enumerate();
         let mut wanted = wanted.filter(|(_, it)| self.selection.wants(it.rows, layout)).peekable();
@@ -132,7 +132,7 @@ impl Bench {
 // === impl Selection ===
 
 impl Selection {
-    /// What follows `--rows`. Cargo adds `--bench`.
+    /// The arguments after `--rows`. Cargo adds `--bench`.
     fn from_args() -> Self {
         let mut args = env::args().skip_while(|arg| arg != "--rows").skip(1);
         let names = args.next().unwrap_or_default();
@@ -149,7 +149,7 @@ impl Selection {
         self.0.is_empty() || self.0.iter().any(|name| name == layout)
     }
 
-    /// Whether one of the rows is wanted, itself or to be compared with.
+    /// Returns whether one of the rows is needed, itself or for a comparison.
     fn wants(&self, rows: &[(&str, &str)], layout: &str) -> bool {
         match rows.iter().position(|(row, _)| *row == layout) {
             None => false,

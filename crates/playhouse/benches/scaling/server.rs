@@ -40,7 +40,7 @@ pub(crate) struct Load {
     pub(crate) at_once: usize,
 }
 
-/// What came of a load.
+/// The outcome of a load.
 #[derive(Clone, Copy)]
 pub(crate) struct Measured {
     /// Of prompts and answers together.

@@ -17,7 +17,7 @@ pub(crate) struct Cell {
     pub(crate) measured: Measured,
 }
 
-/// What a reader has to know of this machine.
+/// Returns what a reader must know of this machine.
 pub(crate) fn machine() -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));

@@ -1,4 +1,4 @@
-//! What all decoders have in common when they are fuzzed.
+//! The code that the fuzz targets of all decoders share.
 
 pub use libfuzzer_sys::fuzz_target;
 use playhouse_wire::{Frame, FrameDecoder, Message};
@@ -11,8 +11,8 @@ macro_rules! decoder {
     };
 }
 
-/// **W-1**, **W-2**: no bytes panic a decoder, and what it takes can be encoded and read again. An error
-/// is one line.
+/// **W-1**, **W-2**: no bytes panic a decoder, and a decoded value can be encoded and decoded again. An
+/// error is one line.
 pub fn decode<M: Message>(bytes: &[u8]) {
     let message = match M::decode(&Frame::raw(M::KIND, bytes)) {
         Ok(message) => message,

@@ -1,4 +1,4 @@
-//! Frames out of bytes that come in pieces: the first byte says how long a piece is.
+//! Frames decoded from bytes in pieces: the first byte says how long a piece is.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

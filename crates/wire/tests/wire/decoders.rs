@@ -85,7 +85,7 @@ fn w1_no_mutated_message_panics_a_decoder() {
     assert!(refused > 100_000 && taken > 10_000, "{refused} refused, {taken} taken");
 }
 
-/// Here come the same mutations in every run; `fuzz/run` follows what they reach.
+/// These mutations are the same in every run; `fuzz/run` follows the code that they reach.
 #[test]
 fn every_decoder_has_a_fuzz_target() {
     let manifest = include_str!("../../fuzz/Cargo.toml");

@@ -1,4 +1,4 @@
-//! The guarantees of the crate, each test named after the one it holds.
+//! The guarantees of the crate, each test named after the one it checks.
 
 mod decoders;
 mod golden;

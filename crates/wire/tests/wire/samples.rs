@@ -11,7 +11,7 @@ use playhouse_types::{
 };
 use playhouse_wire::*;
 
-/// What a test can do with a message of any type.
+/// The operations of a test on a message of any type.
 pub(crate) struct Sample {
     /// `Kind.number`.
     pub(crate) name: String,
