@@ -58,7 +58,7 @@ names! {
     REQUEST_SUCCESS: "playhouse_request_success", "vllm:request_success",
         "Requests that ended, by reason";
     REQUESTS_RUNNING: "playhouse_requests_running", "vllm:num_requests_running",
-        "Requests that hold a seat in the batch";
+        "Requests that hold a slot in the batch";
     REQUESTS_WAITING: "playhouse_requests_waiting", "vllm:num_requests_waiting",
         "Requests accepted but not yet in the batch";
     KV_CACHE_USAGE: "playhouse_kv_cache_usage_ratio", "vllm:kv_cache_usage_perc",

@@ -34,13 +34,13 @@ pub(crate) type Driver = JoinHandle<hyper::Result<()>>;
 
 /// A service that counts the requests being answered, and lets a test end them.
 #[derive(Clone)]
-pub(crate) struct House {
+pub(crate) struct TestServer {
     running: watch::Sender<usize>,
     pub(crate) release: watch::Sender<bool>,
 }
 
 /// A request that is being answered.
-struct Guest(House);
+struct Guest(TestServer);
 
 /// A listener on a port of its own.
 pub(crate) struct Server {
@@ -50,9 +50,9 @@ pub(crate) struct Server {
     served: JoinHandle<(bool, u32)>,
 }
 
-// === impl House ===
+// === impl TestServer ===
 
-impl House {
+impl TestServer {
     pub(crate) fn new() -> Self {
         Self { running: watch::Sender::new(0), release: watch::Sender::new(false) }
     }
@@ -66,7 +66,7 @@ impl House {
     pub(crate) async fn runs(&self, count: usize) {
         let mut running = self.running.subscribe();
         let runs = timeout(PATIENCE, running.wait_for(|running| *running == count)).await;
-        drop(runs.expect("as many as expected").expect("the house stands"));
+        drop(runs.expect("as many as expected").expect("the server stands"));
     }
 
     pub(crate) fn running(&self) -> usize {
@@ -102,12 +102,12 @@ impl House {
         let service = self.service(limits);
         let phases = service.phases.clone();
         let (stop, stopped) = oneshot::channel::<()>();
-        let house = self.clone();
+        let server = self.clone();
         let served = tokio::spawn(async move {
             let mut listener = Listener::new(socket, tls, service);
             listener.accept_until(async { drop(stopped.await) }).await;
             let deadline = Instant::now() + Duration::from_secs(1);
-            let drained = async { drop(timeout(Duration::from_secs(1), house.runs(0)).await) };
+            let drained = async { drop(timeout(Duration::from_secs(1), server.runs(0)).await) };
             let mut connections = listener.close(drained).await;
             let all_ended = connections.ended_by(deadline).await;
             connections.end(Duration::from_millis(100)).await;
@@ -139,22 +139,22 @@ impl Server {
 }
 
 /// Answers when the test releases it.
-async fn held(State(house): State<House>) -> &'static str {
-    let _guest = house.enter();
-    drop(house.release.subscribe().wait_for(|free| *free).await);
+async fn held(State(server): State<TestServer>) -> &'static str {
+    let _guest = server.enter();
+    drop(server.release.subscribe().wait_for(|free| *free).await);
     "late"
 }
 
 /// Begins to answer, and goes on when the test releases it.
-async fn quiet(State(house): State<House>) -> Body {
-    let guest = house.enter();
+async fn quiet(State(server): State<TestServer>) -> Body {
+    let guest = server.enter();
     let words = futures_of(vec!["early ", "late"], guest);
     Body::new(StreamBody::new(words))
 }
 
 /// Never stops to answer.
-async fn endless(State(house): State<House>) -> Body {
-    let guest = house.enter();
+async fn endless(State(server): State<TestServer>) -> Body {
+    let guest = server.enter();
     let piece = Bytes::from_static(&[b'x'; 1 << 10]);
     Body::new(StreamBody::new(futures_util::stream::unfold(guest, move |guest| {
         let frame = Ok::<_, Infallible>(Frame::data(piece.clone()));
@@ -163,9 +163,9 @@ async fn endless(State(house): State<House>) -> Body {
 }
 
 /// As [`held`], for a client that may stay.
-async fn stay(State(house): State<House>, request: axum::extract::Request) -> &'static str {
+async fn stay(State(server): State<TestServer>, request: axum::extract::Request) -> &'static str {
     Client::of(&request).expect("every connection says who it is").stay();
-    held(State(house)).await
+    held(State(server)).await
 }
 
 /// Sends the first of `words` at once, and the others when the test releases them.
@@ -214,7 +214,7 @@ pub(crate) async fn http2(
 }
 
 pub(crate) fn request(path: &str) -> Request<Empty<Bytes>> {
-    let target = format!("http://house{path}");
+    let target = format!("http://server{path}");
     Request::get(target).body(Empty::new()).expect("a request")
 }
 
