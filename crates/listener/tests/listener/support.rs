@@ -34,13 +34,13 @@ pub(crate) type Driver = JoinHandle<hyper::Result<()>>;
 
 /// A service that counts the requests being answered, and lets a test end them.
 #[derive(Clone)]
-pub(crate) struct TestServer {
+pub(crate) struct TestService {
     running: watch::Sender<usize>,
     pub(crate) release: watch::Sender<bool>,
 }
 
 /// A request that is being answered.
-struct Guest(TestServer);
+struct RequestGuard(TestService);
 
 /// A listener on a port of its own.
 pub(crate) struct Server {
@@ -50,23 +50,23 @@ pub(crate) struct Server {
     served: JoinHandle<(bool, u32)>,
 }
 
-// === impl TestServer ===
+// === impl TestService ===
 
-impl TestServer {
+impl TestService {
     pub(crate) fn new() -> Self {
         Self { running: watch::Sender::new(0), release: watch::Sender::new(false) }
     }
 
-    fn enter(&self) -> Guest {
+    fn enter(&self) -> RequestGuard {
         self.running.send_modify(|running| *running += 1);
-        Guest(self.clone())
+        RequestGuard(self.clone())
     }
 
     /// Waits until this number of requests is being answered.
     pub(crate) async fn runs(&self, count: usize) {
         let mut running = self.running.subscribe();
         let runs = timeout(PATIENCE, running.wait_for(|running| *running == count)).await;
-        drop(runs.expect("as many as expected").expect("the server stands"));
+        drop(runs.expect("as many as expected").expect("the service stands"));
     }
 
     pub(crate) fn running(&self) -> usize {
@@ -102,12 +102,12 @@ impl TestServer {
         let service = self.service(limits);
         let phases = service.phases.clone();
         let (stop, stopped) = oneshot::channel::<()>();
-        let server = self.clone();
+        let service = self.clone();
         let served = tokio::spawn(async move {
             let mut listener = Listener::new(socket, tls, service);
             listener.accept_until(async { drop(stopped.await) }).await;
             let deadline = Instant::now() + Duration::from_secs(1);
-            let drained = async { drop(timeout(Duration::from_secs(1), server.runs(0)).await) };
+            let drained = async { drop(timeout(Duration::from_secs(1), service.runs(0)).await) };
             let mut connections = listener.close(drained).await;
             let all_ended = connections.ended_by(deadline).await;
             connections.end(Duration::from_millis(100)).await;
@@ -118,7 +118,7 @@ impl TestServer {
     }
 }
 
-impl Drop for Guest {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.0.running.send_modify(|running| *running -= 1);
     }
@@ -139,47 +139,47 @@ impl Server {
 }
 
 /// Answers when the test releases it.
-async fn held(State(server): State<TestServer>) -> &'static str {
-    let _guest = server.enter();
-    drop(server.release.subscribe().wait_for(|free| *free).await);
+async fn held(State(service): State<TestService>) -> &'static str {
+    let _guest = service.enter();
+    drop(service.release.subscribe().wait_for(|free| *free).await);
     "late"
 }
 
 /// Begins to answer, and goes on when the test releases it.
-async fn quiet(State(server): State<TestServer>) -> Body {
-    let guest = server.enter();
-    let words = futures_of(vec!["early ", "late"], guest);
+async fn quiet(State(service): State<TestService>) -> Body {
+    let guard = service.enter();
+    let words = futures_of(vec!["early ", "late"], guard);
     Body::new(StreamBody::new(words))
 }
 
 /// Never stops to answer.
-async fn endless(State(server): State<TestServer>) -> Body {
-    let guest = server.enter();
+async fn endless(State(service): State<TestService>) -> Body {
+    let guard = service.enter();
     let piece = Bytes::from_static(&[b'x'; 1 << 10]);
-    Body::new(StreamBody::new(futures_util::stream::unfold(guest, move |guest| {
+    Body::new(StreamBody::new(futures_util::stream::unfold(guard, move |guard| {
         let frame = Ok::<_, Infallible>(Frame::data(piece.clone()));
-        async move { Some((frame, guest)) }
+        async move { Some((frame, guard)) }
     })))
 }
 
 /// As [`held`], for a client that may stay.
-async fn stay(State(server): State<TestServer>, request: axum::extract::Request) -> &'static str {
+async fn stay(State(service): State<TestService>, request: axum::extract::Request) -> &'static str {
     Client::of(&request).expect("every connection says who it is").stay();
-    held(State(server)).await
+    held(State(service)).await
 }
 
 /// Sends the first of `words` at once, and the others when the test releases them.
 fn futures_of(
     words: Vec<&'static str>,
-    guest: Guest,
+    guard: RequestGuard,
 ) -> impl futures_util::Stream<Item = Result<Frame<Bytes>, Infallible>> {
-    let begun = (words.into_iter(), true, guest);
-    futures_util::stream::unfold(begun, |(mut words, first, guest)| async move {
+    let begun = (words.into_iter(), true, guard);
+    futures_util::stream::unfold(begun, |(mut words, first, guard)| async move {
         if !first {
-            drop(guest.0.release.subscribe().wait_for(|free| *free).await);
+            drop(guard.0.release.subscribe().wait_for(|free| *free).await);
         }
         let frame = Frame::data(Bytes::from_static(words.next()?.as_bytes()));
-        Some((Ok(frame), (words, false, guest)))
+        Some((Ok(frame), (words, false, guard)))
     })
 }
 
@@ -214,7 +214,7 @@ pub(crate) async fn http2(
 }
 
 pub(crate) fn request(path: &str) -> Request<Empty<Bytes>> {
-    let target = format!("http://server{path}");
+    let target = format!("http://service{path}");
     Request::get(target).body(Empty::new()).expect("a request")
 }
 
