@@ -93,7 +93,7 @@ struct OnStage {
     events: mpsc::UnboundedReceiver<EngineEvent>,
 }
 
-/// Runs a rank process: serves the head until it has been gone for [`LEASE`].
+/// Runs a rank process: serves the head until it has been gone for 30 seconds.
 ///
 /// # Errors
 /// See [`RankProcessError`].
