@@ -1,22 +1,22 @@
-//! Which checkpoint somebody has.
+//! The identity of a checkpoint, by which two processes find out whether they hold the same weights.
 
 use std::fmt;
 
-/// Digests of a checkpoint. Whoever has another one of either computes other tokens.
+/// Digests of a checkpoint. Processes whose digests differ in either field compute different tokens.
 #[derive(
     Clone, Copy, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
 )]
 pub struct CheckpointDigest {
-    /// Of the decoder that `config.json` describes.
+    /// Digest of the decoder that `config.json` describes.
     pub config: [u8; 32],
-    /// Of the files with weights: their headers and sizes, and samples of their bytes.
+    /// Digest of the weight files: of their headers and sizes, and of samples of their bytes.
     pub weights: [u8; 32],
 }
 
 // === impl CheckpointDigest ===
 
 impl fmt::Debug for CheckpointDigest {
-    /// The first bytes, which tell two apart.
+    /// Shows the first bytes of both digests, enough to tell two checkpoints apart.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let short = |digest: &[u8; 32]| {
             let [a, b, c, d, ..] = digest;

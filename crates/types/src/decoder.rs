@@ -1,9 +1,9 @@
 //! Everything that distinguishes one decoder from another, decided once from `config.json`.
 //!
-//! The forward pass branches on a [`DecoderSpec`] and on nothing else (**A12**): a model family is
-//! a value of it.
+//! The forward pass branches on a [`DecoderSpec`] and on nothing else (**A12**): a model family is a value of
+//! that type.
 
-/// A decoder-only transformer. Wider than what the engine runs: a layout can be planned for a model
+/// A decoder-only transformer. Describes more than the engine runs: a layout can also be planned for a model
 /// that Playhouse cannot serve.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderSpec {
@@ -19,38 +19,38 @@ pub struct DecoderSpec {
     pub norm_eps: f32,
     /// The rotary position embeddings that layers choose from ([`LayerSpec::rope`]); at least one.
     pub ropes: Vec<Rope>,
-    /// The language-model head is the embedding table.
+    /// Whether the language-model head is the embedding table.
     pub tied_embeddings: bool,
-    /// Positions the model was made for, rope scaling included.
+    /// Positions that the model was made for, rope scaling included.
     pub max_positions: usize,
 }
 
 /// One transformer layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerSpec {
-    /// Where the norms stand.
+    /// Position of the norms within the layer.
     pub norm_place: NormPlace,
     /// The attention block.
     pub attention: Attention,
     /// The feed-forward block.
     pub feed_forward: FeedForward,
-    /// Which of [`DecoderSpec::ropes`] turns queries and keys.
+    /// Index into [`DecoderSpec::ropes`] of the embedding that turns queries and keys.
     pub rope: usize,
-    /// A token sees itself and the `window - 1` tokens before it; `None` sees all.
+    /// Sliding window: a token sees itself and the `window - 1` tokens before it; with `None`, all of them.
     pub window: Option<usize>,
 }
 
-/// How a norm is computed.
+/// The formula of a norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
     /// `x / rms(x) * weight` (arXiv 1910.07467).
     Rms,
 }
 
-/// Which norms a layer has.
+/// The norms of a layer and their position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormPlace {
-    /// One before attention and one before the feed-forward block: `x + f(norm(x))`.
+    /// One norm before attention and one before the feed-forward block: `x + f(norm(x))`.
     Before,
 }
 
@@ -72,11 +72,11 @@ pub struct Gqa {
     pub kv_heads: usize,
     /// Width of a head; `heads * head_dim` need not be `hidden`.
     pub head_dim: usize,
-    /// Query, key and value projections have a bias.
+    /// Whether query, key and value projections have a bias.
     pub qkv_bias: bool,
-    /// The output projection has a bias.
+    /// Whether the output projection has a bias.
     pub out_bias: bool,
-    /// Queries and keys pass a norm per head before rope.
+    /// Whether queries and keys pass a norm per head before rope.
     pub qk_norm: bool,
 }
 
@@ -86,13 +86,13 @@ pub struct Gqa {
 pub struct Mla {
     /// Query heads.
     pub heads: usize,
-    /// Rank of the query projection; `None` projects at once.
+    /// Rank of the query projection; `None` for one full-rank matrix.
     pub q_rank: Option<usize>,
     /// Width of the compressed keys and values.
     pub kv_rank: usize,
     /// Width of the part of a head without rope.
     pub nope_dim: usize,
-    /// Width of the part with rope, which all heads share in the keys.
+    /// Width of the part of a head with rope, which all heads share in the keys.
     pub rope_dim: usize,
     /// Width of a value head.
     pub v_dim: usize,
@@ -112,9 +112,9 @@ pub enum FeedForward {
 pub struct Dense {
     /// Width between the projections.
     pub inner: usize,
-    /// All three projections have a bias.
+    /// Whether all three projections have a bias.
     pub bias: bool,
-    /// Applied to the gate.
+    /// Activation of the gate.
     pub activation: Activation,
 }
 
@@ -123,19 +123,19 @@ pub struct Dense {
 pub struct Moe {
     /// Logical experts.
     pub experts: usize,
-    /// Experts of one token.
+    /// Experts that a token is routed to.
     pub top_k: usize,
     /// Width inside one expert.
     pub inner: usize,
     /// Width of the experts that every token passes; 0 for none.
     pub shared_inner: usize,
-    /// What the shared experts give is scaled by a gate of its own (Qwen2-MoE).
+    /// Whether a gate of its own scales the output of the shared experts (Qwen2-MoE).
     pub shared_gate: bool,
-    /// Groups of which the router picks some first (`n_group`); 1 for none.
+    /// Groups of experts of which the router first picks some (`n_group`); 1 for none.
     pub groups: usize,
-    /// The router adds a bias per expert before choosing (`e_score_correction_bias`).
+    /// Whether the router adds a bias per expert before choosing (`e_score_correction_bias`).
     pub correction_bias: bool,
-    /// Applied to the gate of an expert.
+    /// Activation of an expert's gate.
     pub activation: Activation,
 }
 
@@ -150,20 +150,20 @@ pub enum Activation {
 /// element `i + dims / 2`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
-    /// Width of what is turned: a head, or the part of a latent head that has rope.
+    /// Width that is rotated: a head, or the part of a latent head that has rope.
     pub dims: usize,
     /// Base of the frequencies.
     pub theta: f64,
-    /// How frequencies change with context length.
+    /// Change of the frequencies with context length.
     pub scaling: RopeScaling,
 }
 
-/// Rope kinds, after `modeling_rope_utils.py` of Hugging Face transformers.
+/// Kinds of rope scaling, after `modeling_rope_utils.py` of Hugging Face transformers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
-    /// As trained.
+    /// No scaling: frequencies as trained.
     Default,
-    /// Positions divided by `factor`.
+    /// Positions are divided by `factor`.
     Linear {
         /// Stretch of the context.
         factor: f64,
@@ -179,7 +179,8 @@ pub enum RopeScaling {
         /// Context length of training.
         original_max: usize,
     },
-    /// Low frequencies are divided by `factor`, high ones kept, those between interpolated.
+    /// Low frequencies are divided by `factor`, high frequencies are kept, frequencies between are
+    /// interpolated.
     Llama3 {
         /// Stretch of the context.
         factor: f64,
@@ -194,7 +195,7 @@ pub enum RopeScaling {
     Yarn {
         /// Stretch of the context.
         factor: f64,
-        /// Scales cosines and sines.
+        /// Factor of cosines and sines.
         attention_factor: f64,
         /// Rotations above which a dimension is extrapolated.
         beta_fast: f64,
@@ -202,7 +203,7 @@ pub enum RopeScaling {
         beta_slow: f64,
         /// Context length of training.
         original_max: usize,
-        /// Round the correction range to whole dimensions.
+        /// Whether the correction range is rounded to whole dimensions.
         truncate: bool,
     },
 }
@@ -210,7 +211,7 @@ pub enum RopeScaling {
 // === impl Attention ===
 
 impl Attention {
-    /// Elements (not bytes) that a layer keeps of one token.
+    /// Returns the elements (not bytes) that a layer keeps in its KV cache for one token.
     #[must_use]
     pub fn kv_elements(&self) -> usize {
         match self {
@@ -223,13 +224,13 @@ impl Attention {
 // === impl Gqa ===
 
 impl Gqa {
-    /// Width of all query heads.
+    /// Returns the width of all query heads together.
     #[must_use]
     pub fn q_width(&self) -> usize {
         self.heads * self.head_dim
     }
 
-    /// Width of all key (or value) heads.
+    /// Returns the width of all key (or value) heads together.
     #[must_use]
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim

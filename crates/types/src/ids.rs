@@ -1,4 +1,4 @@
-//! Identifiers. Newtypes, so that a block cannot be passed for a slot.
+//! Identifiers: newtypes, so that a block cannot be passed for a slot.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -6,41 +6,41 @@ use std::num::NonZeroU32;
 /// An index into the model's vocabulary.
 pub type TokenId = u32;
 
-/// Tokens of a block of the KV cache: the same for every sequence and rank of a replica.
+/// Tokens per block of the KV cache, the same for every sequence and rank of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockSize(NonZeroU32);
 
 // === impl BlockSize ===
 
 impl BlockSize {
-    /// What the kernels of CPUs take: one vector of 16 tokens.
+    /// The block size of the CPU kernels: one vector of 16 tokens.
     pub const CPU: Self = Self(NonZeroU32::new(16).expect("16 is not 0"));
 
-    /// Blocks of so many tokens.
+    /// Returns the size of blocks that hold `tokens` tokens.
     #[must_use]
     pub const fn new(tokens: NonZeroU32) -> Self {
         Self(tokens)
     }
 
-    /// Tokens of a block.
+    /// Returns the tokens of a block.
     #[must_use]
     pub const fn tokens(self) -> usize {
         self.0.get() as usize
     }
 
-    /// Tokens of a block, as it is sent and shown.
+    /// Returns the tokens of a block as a non-zero number, the form that is sent and shown.
     #[must_use]
     pub const fn get(self) -> NonZeroU32 {
         self.0
     }
 
-    /// Blocks that `tokens` tokens occupy.
+    /// Returns how many blocks `tokens` tokens occupy, a partly filled last block included.
     #[must_use]
     pub const fn blocks_for(self, tokens: usize) -> usize {
         tokens.div_ceil(self.tokens())
     }
 
-    /// Blocks that `tokens` tokens fill.
+    /// Returns how many blocks `tokens` tokens fill completely.
     #[must_use]
     pub const fn full_blocks(self, tokens: usize) -> usize {
         tokens / self.tokens()
@@ -72,7 +72,7 @@ id!(
     ReplicaId(u32), "replica-"
 );
 id!(
-    /// The incarnation of a replica. Whatever carries an older epoch is dropped.
+    /// The incarnation of a replica. Messages that carry an older epoch are dropped.
     Epoch(u64), "epoch-"
 );
 id!(
@@ -80,10 +80,10 @@ id!(
     StepId(u64), "step-"
 );
 id!(
-    /// A place in the engine's batch state. Below `max_num_seqs`; reused after its release.
+    /// An index into the engine's batch state, below `max_num_seqs`. A released slot is used again.
     Slot(u32), "slot-"
 );
 id!(
-    /// A KV block: the same index in the caches of every layer. Holds [`BlockSize`] tokens.
+    /// A KV block: one index that is the same in the caches of every layer. Holds [`BlockSize`] tokens.
     BlockId(u32), "block-"
 );

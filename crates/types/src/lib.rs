@@ -1,11 +1,13 @@
-//! The words every layer of Playhouse shares. No logic beyond validation and arithmetic on sizes.
+//! The types that every layer of Playhouse shares, with validation and arithmetic on sizes, and no other
+//! logic.
 //!
 //! - **T-1** a [`GenerateRequest`] that passed [`SamplingParams::check`] is safe for every layer
 //!   below: each number is finite and in range, each token id exists in the vocabulary.
 //! - **T-2** a [`StepPlan`] is complete: an engine needs it, the plans before it and nothing else.
 //!
-//! Not here: how anything is decided (see `scheduler`), computed (see `model`) or spelled on the
-//! wire (see `gateway`).
+//! Not here: how a step is decided (see `scheduler`) and computed (see `model`), or how a request is spelled
+//! on
+//! the wire (see `gateway`).
 #![forbid(unsafe_code)]
 
 mod checkpoint;

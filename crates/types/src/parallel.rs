@@ -1,4 +1,4 @@
-//! How a deployment is split over ranks: one vocabulary for what every engine calls differently.
+//! How a deployment is split over ranks: one vocabulary for parameters that every engine names differently.
 //!
 //! A replica is `pipeline` stages of `tensor * prefill_context` ranks. The ranks of a stage are
 //! factored twice, once for attention and once for the experts:
@@ -8,8 +8,8 @@
 //!                          = moe_data * moe_expert * moe_tensor * moe_cluster
 //! ```
 //!
-//! Widths are counts of ranks, at least 1. `None` means derived from the others; `playhouse-planner`
-//! derives and checks them.
+//! Widths are counts of ranks, at least 1. A width of `None` is derived from the others; `playhouse-planner`
+//! derives and checks all of them.
 
 use serde::{Deserialize, Serialize};
 
@@ -33,8 +33,7 @@ pub struct ParallelSpec {
     /// (`VLLM_PP_LAYER_PARTITION`, `SGLANG_PP_LAYER_PARTITION`). By default vLLM gives the remainder
     /// to the stages before the last, SGLang to the last ones.
     pub pipeline_partition: Option<Vec<u32>>,
-    /// Most requests in one micro-batch of the pipeline. Default: the running requests divided by
-    /// the stages.
+    /// Most requests in one micro-batch of the pipeline. Default: the running requests divided by the stages.
     ///
     /// SGLang `--pp-max-micro-batch-size`; the others have no name for it.
     pub micro_batch_max: Option<u32>,
@@ -49,7 +48,7 @@ pub struct ParallelSpec {
     pub data_local: Option<u32>,
     /// The one replica that this process serves. vLLM `--data-parallel-rank`.
     pub data_rank: Option<u32>,
-    /// Who spreads requests over the replicas. Default internal.
+    /// Where requests are spread over the replicas. Default internal.
     pub load_balancing: LoadBalancing,
     /// Ranks that split the tokens of a prefill; multiplies the world. Default 1.
     ///
@@ -73,18 +72,18 @@ pub struct ParallelSpec {
     /// `enable_attention_dp` (always `tp_size` wide); vLLM has none (its DP replicas share experts
     /// instead).
     pub attention_data: u32,
-    /// Ranks over which the heads of one request are split. Default: what is left.
+    /// Ranks over which the heads of one request are split. Default: the ranks that the other widths leave.
     ///
     /// TensorRT-LLM `attn_tp_size`; derived in SGLang.
     pub attention_tensor: Option<u32>,
-    /// Ranks over which the tokens of one request are split in attention. Default: what is left
-    /// after an explicit `attention_tensor`, else `prefill_context`.
+    /// Ranks over which the tokens of one request are split in attention. Default: the ranks that an explicit
+    /// `attention_tensor` leaves, else `prefill_context`.
     ///
     /// TensorRT-LLM `attn_cp_size`; SGLang `--attn-cp-size`.
     pub attention_context: Option<u32>,
-    /// Whether whole experts are spread over ranks, and over how many. Default off.
+    /// How experts are divided over ranks, and over how many. Default off.
     pub expert: ExpertParallel,
-    /// Ranks over which each expert is split. Default: what is left of the stage.
+    /// Ranks over which each expert is split. Default: the ranks of the stage that the other widths leave.
     ///
     /// TensorRT-LLM `moe_tp_size`; derived in SGLang; vLLM has none or all.
     pub moe_tensor: Option<u32>,
@@ -107,7 +106,7 @@ pub struct ParallelSpec {
     /// SGLang: an attention group with `--enable-dp-lm-head`, else `tensor`; TensorRT-LLM: 1 with
     /// `enable_attention_dp`, unless `enable_lm_head_tp_in_adp`; vLLM has `tensor`.
     pub head_tensor: Option<u32>,
-    /// Which experts a rank holds. Default linear. vLLM `--expert-placement-strategy`.
+    /// Rule by which experts are placed on ranks. Default linear. vLLM `--expert-placement-strategy`.
     pub expert_placement: ExpertPlacement,
     /// Physical experts per layer beyond the logical ones. Default 0.
     ///
@@ -118,7 +117,7 @@ pub struct ParallelSpec {
     ///
     /// vLLM and SGLang `--enable-eplb`; TensorRT-LLM `load_balancer.layer_updates_per_iter > 0`.
     pub expert_balance: Option<ExpertBalance>,
-    /// What the replicas do. Default unified.
+    /// Share of a request's work that the replicas do. Default unified.
     ///
     /// SGLang `--disaggregation-mode`; vLLM `--kv-transfer-config` `kv_role`; TensorRT-LLM context
     /// and generation servers.
@@ -155,7 +154,7 @@ pub struct ExpertBalance {
     pub interval_steps: u32,
 }
 
-/// Which experts a rank of the expert group holds.
+/// Rule by which experts are placed on the ranks of an expert group.
 #[derive(
     Clone,
     Copy,
@@ -178,7 +177,7 @@ pub enum ExpertPlacement {
     RoundRobin,
 }
 
-/// Who spreads requests over replicas.
+/// The place where requests are spread over replicas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LoadBalancing {
@@ -191,7 +190,7 @@ pub enum LoadBalancing {
     External,
 }
 
-/// What a replica does for a request.
+/// The share of a request's work that a replica does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {

@@ -1,16 +1,16 @@
-//! What a replica tells about its prefix cache.
+//! What a replica reports about its prefix cache.
 
 /// A change of a prefix cache.
 ///
-/// A block is named by the first 64 bits of its hash, which is chained over everything before it.
-/// That is enough to choose a replica by: the replica itself compares whole hashes.
+/// A block is named by the first 64 bits of its hash, which is chained over everything before the block. 64
+/// bits are enough to choose a replica by: the replica itself compares whole hashes.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum PrefixEvent {
-    /// These blocks can be found now.
+    /// These blocks are in the cache now.
     Stored(Vec<u64>),
-    /// These can no longer.
+    /// These blocks are no longer in the cache.
     Removed(Vec<u64>),
-    /// Forget all; what is there follows as `Stored`.
+    /// Every block named before is forgotten; the blocks that are in the cache follow as `Stored`.
     Reset,
 }
 

@@ -1,4 +1,4 @@
-//! What enters a replica, and what comes out of it.
+//! What enters a replica, and what a replica returns.
 
 use std::sync::Arc;
 
@@ -7,40 +7,40 @@ use crate::{RequestId, Sampled, SamplingParams, TokenId, TokenLogprobs};
 /// One accepted generation, checked by [`SamplingParams::check`] and against the context length.
 #[derive(Clone, Debug, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct GenerateRequest {
-    /// Names the request in every message about it.
+    /// Name of the request in every message about it.
     pub id: RequestId,
     /// The prompt; never empty.
     pub prompt: Arc<[TokenId]>,
-    /// How to choose tokens and when to stop.
+    /// Parameters by which tokens are chosen and the generation stops.
     pub sampling: Arc<SamplingParams>,
-    /// Requests share prefix-cache blocks only with requests of the same salt.
+    /// Salt of the prefix cache: only requests with the same salt share blocks.
     pub cache_salt: u64,
 }
 
 /// Why a generation ended.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum FinishReason {
-    /// This stop token was sampled. It is the last token of the emission.
+    /// This stop token was sampled. The last token of the emission is the stop token.
     Stop(TokenId),
     /// `max_tokens` or the context length was reached.
     Length,
-    /// The caller went away or asked for the end.
+    /// The caller disconnected or cancelled the request.
     Cancelled,
-    /// The engine could not run it; the text says why, for a person.
+    /// The engine could not run the request; the text tells a person why.
     Failed(String),
-    /// No replica could serve it for too long; the text says why, for a person. Another attempt may
+    /// No replica could serve the request for too long; the text tells a person why. Another attempt may
     /// succeed.
     Unserved(String),
-    /// It had not begun at its deadline, so it was not computed.
+    /// The request had not begun at its deadline, so it was not computed.
     Expired,
-    /// The server is shutting down and the time it had for that is over. Another server may answer it.
+    /// The server is shutting down and its drain time is over. Another server may answer the request.
     Draining,
 }
 
 /// What one step produced for one request.
 #[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Emission {
-    /// The request.
+    /// Id of the request.
     pub id: RequestId,
     /// Prompt tokens found in the prefix cache when the request was first admitted.
     pub cached_tokens: u32,
@@ -50,6 +50,6 @@ pub struct Emission {
     pub prompt_logprobs: Vec<TokenLogprobs>,
     /// The token of this step, if one was sampled.
     pub token: Option<Sampled>,
-    /// Set on the last emission of a request, and only there.
+    /// Why the request ended; set on its last emission, and only there.
     pub finish: Option<FinishReason>,
 }

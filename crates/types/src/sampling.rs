@@ -2,42 +2,44 @@
 
 use crate::TokenId;
 
-/// Most alternatives that may be asked for at one position (OpenAI's limit).
+/// Most alternatives per position that a request may ask for (OpenAI's limit).
 pub const TOP_LOGPROBS_MAX: u32 = 20;
 
-/// How to choose the tokens of one sequence and when to stop.
+/// Parameters by which the tokens of one sequence are chosen and the generation stops.
 ///
 /// The order of operations is that of vLLM: `min_tokens` mask and `logit_bias`, repetition, frequency
 /// and presence penalties, temperature, `min_p`, `top_k`, `top_p`, draw.
 #[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct SamplingParams {
-    /// 0 is greedy. At most 2.
+    /// Divisor of the logits, at most 2; 0 is greedy.
     pub temperature: f32,
-    /// Smallest set of tokens whose probability reaches this; in (0, 1].
+    /// Probability mass that the smallest set of most likely tokens has to reach; in (0, 1].
     pub top_p: f32,
-    /// Only the k most likely tokens; 0 means all.
+    /// Number of most likely tokens to draw from; 0 means all.
     pub top_k: u32,
-    /// Only tokens at least this fraction as likely as the best; in [0, 1].
+    /// Least probability of a token as a fraction of the most likely token's; in [0, 1].
     pub min_p: f32,
-    /// Divides positive and multiplies negative logits of tokens seen in prompt or output; > 0.
+    /// Factor that divides positive and multiplies negative logits of tokens of prompt or output; > 0.
     pub repetition_penalty: f32,
-    /// Subtracted once from tokens of the output; in [-2, 2].
+    /// Amount subtracted once from the logits of tokens of the output; in [-2, 2].
     pub presence_penalty: f32,
-    /// Subtracted per occurrence in the output; in [-2, 2].
+    /// Amount subtracted from the logit of a token per occurrence in the output; in [-2, 2].
     pub frequency_penalty: f32,
-    /// Added to logits; each in [-100, 100], each token once.
+    /// Amounts added to logits; each in [-100, 100], each token once.
     pub logit_bias: Vec<(TokenId, f32)>,
-    /// With the position, the only source of randomness (**G2**).
+    /// Seed of the draws: together with the position the only source of randomness (**G2**).
     pub seed: u64,
     /// Tokens to generate at most; at least 1.
     pub max_tokens: u32,
-    /// Stop tokens are masked before this many were generated; at most `max_tokens`.
+    /// Number of generated tokens before which stop tokens are masked; at most `max_tokens`.
     pub min_tokens: u32,
     /// Tokens that end the generation: end-of-sequence tokens and the caller's own.
     pub stop_tokens: Vec<TokenId>,
-    /// Report log-probabilities of sampled tokens, with this many alternatives.
+    /// Alternatives to report with the log-probabilities of sampled tokens; `None` reports no
+    /// log-probabilities.
     pub logprobs: Option<u32>,
-    /// Report log-probabilities of prompt tokens, with this many alternatives.
+    /// Alternatives to report with the log-probabilities of prompt tokens; `None` reports no
+    /// log-probabilities.
     pub prompt_logprobs: Option<u32>,
 }
 
@@ -45,16 +47,16 @@ pub struct SamplingParams {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{param}: {message}")]
 pub struct InvalidParam {
-    /// The field's name, as in the API.
+    /// Name of the field, as in the API.
     pub param: &'static str,
-    /// What is wrong, with the value and the range.
+    /// Description of the error, with the value and the range.
     pub message: String,
 }
 
 // === impl SamplingParams ===
 
 impl SamplingParams {
-    /// Greedy decoding of up to `max_tokens` tokens, with nothing else set.
+    /// Returns the parameters of greedy decoding of up to `max_tokens` tokens, with nothing else set.
     #[must_use]
     pub fn greedy(max_tokens: u32) -> Self {
         Self {
@@ -75,7 +77,7 @@ impl SamplingParams {
         }
     }
 
-    /// Whether penalties need the tokens seen so far.
+    /// Returns true when penalties need the tokens seen so far.
     #[must_use]
     pub fn has_penalties(&self) -> bool {
         self.repetition_penalty != 1.0
@@ -86,7 +88,7 @@ impl SamplingParams {
     /// Checks every field against its range (**T-1**).
     ///
     /// # Errors
-    /// The first parameter that is out of range.
+    /// Returns the first parameter that is out of range.
     pub fn check(&self, vocab: u32) -> Result<(), InvalidParam> {
         within("temperature", self.temperature, 0.0, 2.0)?;
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {

@@ -1,10 +1,10 @@
-//! The contract between scheduler and engine: a plan down, an outcome up.
+//! The contract between scheduler and engine: a [`StepPlan`] goes down, a [`StepOutcome`] comes up.
 //!
-//! An engine keeps one sequence per [`Slot`]: the sampling parameters, the tokens so far and the block
-//! table. A plan changes slots in this order: `released`, then `admitted`, then `runs`. A sampled
-//! token belongs to the sequence once a run says so ([`Run::appended`]): with the token, so that
-//! every rank of a replica learns it alike, or, when the plan was made before the token was known,
-//! by telling the engine to take what it sampled itself.
+//! An engine keeps one sequence per [`Slot`]: the sampling parameters, the tokens so far and the block table.
+//! A plan changes slots in this order: `released`, then `admitted`, then `runs`. A sampled token belongs to
+//! the sequence once a run says so ([`Run::appended`]). The run either names the token, so that every rank of
+//! a replica learns the same token; or, when the plan was made before the token was known, tells the engine
+//! to take the token that the engine itself sampled.
 
 use std::sync::Arc;
 
@@ -13,28 +13,28 @@ use crate::{BlockId, Epoch, SamplingParams, Slot, StepId, TokenId};
 /// One forward pass over a ragged batch.
 #[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct StepPlan {
-    /// The incarnation that planned it.
+    /// Epoch of the replica that planned the step.
     pub epoch: Epoch,
-    /// Its number; outcomes come back in the same order.
+    /// Number of the step; outcomes come back in the same order.
     pub step: StepId,
     /// Slots to empty first.
     pub released: Vec<Slot>,
     /// Slots to fill.
     pub admitted: Vec<Admitted>,
-    /// What to compute; at most one run per slot. May be empty when slots only change.
+    /// Runs to compute; at most one per slot. May be empty when slots only change.
     pub runs: Vec<Run>,
 }
 
-/// A sequence taking a slot, new or resumed after preemption.
+/// A sequence that takes a slot, new or resumed after preemption.
 #[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Admitted {
-    /// The slot.
+    /// Slot that the sequence takes.
     pub slot: Slot,
-    /// All tokens known: the prompt, then whatever was emitted before a preemption.
+    /// All tokens known: the prompt, then the tokens emitted before a preemption.
     pub tokens: Arc<[TokenId]>,
-    /// How many of `tokens` are prompt.
+    /// How many of `tokens` belong to the prompt.
     pub prompt_tokens: u32,
-    /// How to choose tokens.
+    /// Sampling parameters of the sequence.
     pub sampling: Arc<SamplingParams>,
     /// Blocks that already hold the first tokens (prefix-cache hits), whole blocks only.
     pub blocks: Vec<BlockId>,
@@ -43,59 +43,59 @@ pub struct Admitted {
 /// Consecutive tokens of one sequence to feed through the model.
 #[derive(Clone, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Run {
-    /// The slot.
+    /// Slot of the sequence.
     pub slot: Slot,
-    /// Position of the first token fed. All positions before it are in the KV cache.
+    /// Position of the first token fed. All positions before `start` are in the KV cache.
     pub start: u32,
-    /// How many tokens to feed. The engine knows them: admitted, or sampled since.
+    /// How many tokens to feed. The engine knows the tokens: admitted, or sampled since.
     pub tokens: u32,
-    /// What becomes of the token sampled from the run before: appended to the sequence first.
+    /// Token that is appended to the sequence first: the token sampled from the run before, or none.
     pub appended: Appended,
     /// Blocks appended to the block table before running.
     pub new_blocks: Vec<BlockId>,
-    /// Which positions need logits.
+    /// Rows that need logits.
     pub logits: Logits,
 }
 
-/// The token that a sequence grows by before a run.
+/// The token by which a sequence grows before a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum Appended {
-    /// None: the run feeds what the engine was told before.
+    /// No token: the run feeds tokens that the engine already has.
     Nothing,
-    /// This one, sampled from the run before.
+    /// This token, sampled from the run before.
     Token(TokenId),
-    /// Whichever the engine sampled from the run before, whose outcome the planner has not seen
-    /// yet. Only where one stage has all layers.
+    /// The token that the engine sampled from the run before, whose outcome the planner has not seen yet.
+    /// Only where one stage has all layers.
     OwnSample,
 }
 
-/// Which rows of a run go through the language-model head.
+/// The rows of a run that go through the language-model head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub enum Logits {
-    /// A prefill chunk before the last: none.
+    /// No row: the run is a prefill chunk before the last.
     None,
-    /// The last row: sample the next token from it.
+    /// The last row, from which the next token is sampled.
     Last,
-    /// Every row that predicts a prompt token, to report its log-probability; and the last row is
-    /// sampled from when it is the last known token.
+    /// Every row that predicts a prompt token, to report the token's log-probability. When the last row is
+    /// that of the last known token, the next token is sampled from that row.
     All,
 }
 
-/// What came of a [`StepPlan`].
+/// The outcome of a [`StepPlan`].
 #[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct StepOutcome {
-    /// As in the plan.
+    /// Epoch of the plan.
     pub epoch: Epoch,
-    /// As in the plan.
+    /// Step of the plan.
     pub step: StepId,
-    /// One entry per run, in plan order. A step that fails has no outcome: its engine exits.
+    /// Outcomes of the runs, in plan order. A step that fails has no outcome: its engine exits.
     pub runs: Vec<RunOutcome>,
 }
 
-/// What came of a [`Run`].
+/// The outcome of a [`Run`].
 #[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct RunOutcome {
-    /// The slot.
+    /// Slot of the run.
     pub slot: Slot,
     /// The tokens sampled from the last row, in order: one when the run asked for it, else none.
     pub sampled: Vec<Sampled>,
@@ -107,9 +107,9 @@ pub struct RunOutcome {
 /// A token chosen by the engine.
 #[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct Sampled {
-    /// The token.
+    /// Id of the token.
     pub token: TokenId,
-    /// Present when [`SamplingParams::logprobs`] is.
+    /// Log-probabilities at the token's position, when [`SamplingParams::logprobs`] is set.
     pub logprobs: Option<TokenLogprobs>,
 }
 
@@ -119,8 +119,8 @@ pub struct Sampled {
 pub struct TokenLogprobs {
     /// The token that stands at the position.
     pub token: TokenId,
-    /// Its log-probability.
+    /// Log-probability of that token.
     pub logprob: f32,
-    /// The most likely tokens, best first, ties by lower id; as many as were asked for.
+    /// The most likely tokens, most likely first, ties by lower id; as many as were asked for.
     pub top: Vec<(TokenId, f32)>,
 }
