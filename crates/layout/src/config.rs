@@ -1,12 +1,13 @@
-//! What a checkpoint says about itself: `config.json` and `generation_config.json`.
+//! What a checkpoint says about itself in `config.json` and `generation_config.json`.
 //!
 //! - **CF-1** a config that is accepted describes a decoder with every number within the bounds of
 //!   [`limits`], and a divisor for every division that a forward pass makes.
-//! - **CF-2** a config that is refused gives one [`ConfigError`] naming file, key, what was found
-//!   and what is expected. No content of these files panics.
-//! - **CF-3** a missing key means what it means to Hugging Face transformers (5.23): the default of
-//!   the family's config class. A decoder of no family in the table is read as Llama with its sizes,
-//!   which must all be there; [`ModelShape::note`] says so, and experts or latent attention refuse it.
+//! - **CF-2** a config that is refused gives one [`ConfigError`], which names file, key, the value found and
+//!   the values expected. No content of these files panics.
+//! - **CF-3** a missing key means what Hugging Face transformers (5.23) takes it to mean: the default of the
+//!   family's config class. A decoder of no family in the table is read as Llama with the sizes in the file,
+//!   all of which must be there; [`ModelShape::note`] says so. Such a decoder is refused when it has experts
+//!   or latent attention.
 //! - **CF-4** [`ModelShape::parameters`] and [`ModelShape::checkpoint_bytes`] are exact for the
 //!   families of the table.
 //!
@@ -28,8 +29,8 @@ pub use self::generation::GenerationDefaults;
 pub use self::stored::WeightType;
 use crate::Inventory;
 
-/// Largest sizes a config may ask for: beyond the largest published models by an order of magnitude, and
-/// small enough that no product of theirs overflows 64 bits.
+/// Largest sizes that a config may ask for: beyond the largest published models by an order of magnitude, and
+/// so small that no product of them overflows 64 bits.
 pub mod limits {
     /// Transformer layers.
     pub const LAYERS: usize = 1024;
@@ -54,17 +55,17 @@ pub mod limits {
 /// The file that a [`ModelShape`] is read from.
 pub const CONFIG_FILE: &str = "config.json";
 
-/// What `config.json` says of a decoder and of how its weights are stored.
+/// What `config.json` says about a decoder and about the storage of its weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelShape {
-    /// The first entry of `architectures` that is known; else the first.
+    /// First entry of `architectures` that is known; else the first entry.
     pub architecture: String,
     /// The decoder.
     pub spec: DecoderSpec,
-    /// How the matrices of attention and feed-forward are stored.
+    /// Storage of the matrices of attention and feed-forward.
     pub weights: WeightType,
-    /// How everything else is stored: embeddings, head, norms, biases, routers. Equals `weights`
-    /// when nothing is quantized.
+    /// Storage of everything else: embeddings, head, norms, biases, routers. Equals `weights` when nothing is
+    /// quantized.
     pub plain: WeightType,
     /// Parts of tensor names that quantization leaves alone, such as `self_attn` or
     /// `model.layers.3.mlp` (`modules_to_not_convert`).
@@ -94,9 +95,9 @@ pub enum ConfigError {
         file: &'static str,
         /// Path of the key within the file.
         key: String,
-        /// Its value, shortened.
+        /// The value, shortened.
         found: String,
-        /// What would be accepted.
+        /// The values that would be accepted.
         expected: String,
     },
 }
@@ -104,8 +105,8 @@ pub enum ConfigError {
 // === impl ModelShape ===
 
 impl ModelShape {
-    /// Reads the text of a `config.json`, of any decoder (**CF-3**). A multimodal file is read at its
-    /// `text_config`.
+    /// Reads the text of a `config.json` of any decoder (**CF-3**). Of a multimodal file, `text_config` is
+    /// read.
     ///
     /// # Errors
     /// When a size is missing or out of [`limits`], the quantization is unknown, the model has an
@@ -117,10 +118,11 @@ impl ModelShape {
         family::shape(&top, text.as_ref().unwrap_or(&top))
     }
 
-    /// Reads the text of a `config.json` of one of these architectures, with plain weights.
+    /// Reads the text of a `config.json` whose architecture is in `architectures` and whose weights are
+    /// plain.
     ///
     /// # Errors
-    /// As [`ModelShape::parse`]; and when the architecture is another, or the weights are quantized.
+    /// As [`ModelShape::parse`]; and when the architecture is another one, or the weights are quantized.
     pub fn parse_plain(
         config_json: &[u8],
         architectures: &[&'static str],
@@ -141,7 +143,7 @@ impl ModelShape {
         family::shape(&fields, &fields)
     }
 
-    /// What to know of a shape whose family is not in the table; `None` where its layers are known.
+    /// Returns a warning for a shape whose family is not in the table; `None` when the table has the family.
     #[must_use]
     pub fn note(&self) -> Option<String> {
         (!family::is_known(&self.architecture)).then(|| {
@@ -153,20 +155,21 @@ impl ModelShape {
         })
     }
 
-    /// Weights of the model, each counted once: a tied head adds none. Without the extra layers of
-    /// multi-token prediction.
+    /// Returns the number of weights of the model, each counted once: a tied head adds none. The extra layers
+    /// of multi-token prediction are not counted.
     #[must_use]
     pub fn parameters(&self) -> u64 {
         Inventory::of(self).total(crate::Weight::parameters)
     }
 
-    /// Bytes of the tensors of a checkpoint of this shape, scales and zero points included.
+    /// Returns the number of bytes of the tensors of a checkpoint of this shape, scales and zero points
+    /// included.
     #[must_use]
     pub fn checkpoint_bytes(&self) -> u64 {
         Inventory::of(self).total(crate::Weight::bytes)
     }
 
-    /// Whether a layer routes to experts.
+    /// Returns whether the model has a layer that routes to experts.
     #[must_use]
     pub fn is_moe(&self) -> bool {
         let routes = |layer: &playhouse_types::LayerSpec| {

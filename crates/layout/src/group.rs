@@ -1,8 +1,8 @@
-//! The ranks that talk to each other.
+//! Groups of ranks that communicate with each other.
 //!
 //! - **GR-1** the groups of each kind partition the world.
-//! - **GR-2** groups are listed by their lowest rank, ranks within a group in their order of the
-//!   collective.
+//! - **GR-2** groups are listed by their lowest rank; the ranks of a group are listed in the order of its
+//!   collectives.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Coordinates, RankMap};
 
-/// What a group is for.
+/// The purpose of a group of ranks.
 #[derive(
     Clone,
     Copy,
@@ -38,7 +38,7 @@ pub enum GroupKind {
     AttentionData,
     /// Passes activations from stage to stage.
     Pipeline,
-    /// Same place in every replica.
+    /// Connects the ranks at the same place in every replica.
     Data,
     /// Splits dense layers and shared experts.
     Dense,
@@ -54,10 +54,10 @@ pub enum GroupKind {
     MoeData,
 }
 
-/// Groups of one kind.
+/// All groups of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Groups {
-    /// What they are for.
+    /// Kind of the groups.
     pub kind: GroupKind,
     /// The ranks of each group.
     pub groups: Vec<Vec<u32>>,
@@ -66,7 +66,7 @@ pub struct Groups {
 // === impl GroupKind ===
 
 impl GroupKind {
-    /// Every kind.
+    /// Every kind of group.
     pub const ALL: [GroupKind; 12] = [
         GroupKind::Tensor,
         GroupKind::Context,
@@ -82,13 +82,13 @@ impl GroupKind {
         GroupKind::MoeData,
     ];
 
-    /// Whether only models with routed experts have such groups.
+    /// Returns whether only models with routed experts have groups of this kind.
     #[must_use]
     pub fn is_of_experts(self) -> bool {
         matches!(self, GroupKind::Expert | GroupKind::MoeTensor | GroupKind::MoeData)
     }
 
-    /// The usual abbreviation.
+    /// Returns the usual abbreviation of the kind.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -111,7 +111,7 @@ impl GroupKind {
 // === impl RankMap ===
 
 impl RankMap {
-    /// Ranks of a group of this kind.
+    /// Returns the number of ranks in a group of this kind.
     #[must_use]
     pub fn group_size(&self, kind: GroupKind) -> u32 {
         let widths = self.widths();
@@ -131,8 +131,8 @@ impl RankMap {
         }
     }
 
-    /// The group in which the collectives of `Dense`, `Embedding` and `Head` run: the tensor group
-    /// where it is as wide, for all are consecutive ranks.
+    /// Returns the kind of group in which the collectives of `Dense`, `Embedding` and `Head` run: the tensor
+    /// group where both are equally wide, because all of these groups are consecutive ranks.
     #[must_use]
     pub fn same_as(&self, kind: GroupKind) -> GroupKind {
         match kind {
@@ -145,8 +145,8 @@ impl RankMap {
         }
     }
 
-    /// The kinds of groups that the ranks of a replica form for their tensors: those of several ranks that are
-    /// no other kind's equal.
+    /// Returns the kinds of groups that the ranks of a replica form for their tensors: kinds with several
+    /// ranks per group whose groups do not equal the groups of another kind.
     #[must_use]
     pub fn group_kinds(&self) -> Vec<GroupKind> {
         let wanted = |kind: &GroupKind| {
@@ -158,7 +158,8 @@ impl RankMap {
         GroupKind::ALL.into_iter().filter(wanted).collect()
     }
 
-    /// The group of this kind that a rank is in, in the order of its collectives, and the rank's place there.
+    /// Returns the place of `rank` in its group of this kind, and the ranks of that group in the order of the
+    /// group's collectives.
     #[must_use]
     pub fn group_of(&self, kind: GroupKind, rank: u32) -> (usize, Vec<u32>) {
         let own = self.group_key(kind, &self.coordinates(rank));
@@ -169,7 +170,7 @@ impl RankMap {
         (at, members.into_iter().map(|(_, member)| member).collect())
     }
 
-    /// The groups of one kind (**GR-1**).
+    /// Returns the groups of one kind (**GR-1**).
     #[must_use]
     pub fn groups(&self, kind: GroupKind) -> Groups {
         let mut found: HashMap<[u32; 5], usize> = HashMap::new();
@@ -189,7 +190,7 @@ impl RankMap {
         Groups { kind, groups: groups.into_iter().map(ranks).collect() }
     }
 
-    /// What the ranks of a group have in common.
+    /// Returns what the ranks of a group have in common.
     fn group_key(&self, kind: GroupKind, at: &Coordinates) -> [u32; 5] {
         let widths = self.widths();
         let within = |a: u32, b: u32, c: u32| [at.replica, at.stage, a, b, c];

@@ -1,8 +1,9 @@
-//! Every weight of a model by its name, with the way it is cut, after Megatron (arXiv 1909.08053): the one list
-//! that a loader reads and from which parameters, bytes of a rank and arithmetic are counted.
+//! Every weight of a model by name, with the way in which ranks divide it, after Megatron (arXiv 1909.08053):
+//! the one list from which a loader reads and from which parameters, bytes of a rank and arithmetic are
+//! counted.
 //!
-//! - **IN-1** the rows and columns of a weight that the ranks of a cut hold sum to the whole,
-//!   except KV heads where there are fewer of them than ranks: those are held by several.
+//! - **IN-1** the rows and columns of a weight that the ranks of a cut hold add up to the whole weight,
+//!   except when there are fewer KV heads than ranks: several ranks then hold the same head.
 //! - **IN-2** bytes include scales, zero points and group indices of quantized matrices, counted for
 //!   the slice a rank holds.
 
@@ -26,36 +27,36 @@ pub struct Inventory {
 /// Consecutive layers with equal weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerRun {
-    /// Which.
+    /// The layers of the run.
     pub layers: Slice,
-    /// One of them.
+    /// The spec of each layer of the run.
     pub layer: LayerSpec,
-    /// The weights of one of them.
+    /// The weights of one layer of the run.
     pub weights: Vec<Weight>,
 }
 
-/// A matrix, `outputs × inputs`, or a vector, `outputs × 1`; `count` of them.
+/// One weight, or `count` equal ones: a matrix `outputs × inputs`, or a vector `outputs × 1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weight {
-    /// What it is for.
+    /// Role of the weight in the model.
     pub role: TensorRole,
-    /// Its name in the checkpoint, of a weight of a layer without `model.layers.N.`.
+    /// Name in the checkpoint; for a weight of a layer, without `model.layers.N.`.
     pub name: &'static str,
     /// Rows.
     pub outputs: u64,
-    /// Columns; 1 of a vector.
+    /// Columns; 1 for a vector.
     pub inputs: u64,
-    /// It has one dimension.
+    /// Whether the weight has one dimension.
     pub is_vector: bool,
-    /// How many alike: the experts of a layer, else 1.
+    /// Number of equal weights: the experts of a layer, else 1.
     pub count: u64,
-    /// How ranks divide it.
+    /// Division over ranks.
     pub cut: Cut,
-    /// How it is stored.
+    /// Storage.
     pub stored: WeightType,
 }
 
-/// What a weight is for.
+/// The role of a weight in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TensorRole {
     /// The embedding table.
@@ -68,19 +69,19 @@ pub enum TensorRole {
     AttentionNorm,
     /// The query projection.
     Query,
-    /// Its bias.
+    /// The bias of the query projection.
     QueryBias,
     /// The key projection.
     Key,
-    /// Its bias.
+    /// The bias of the key projection.
     KeyBias,
     /// The value projection.
     Value,
-    /// Its bias.
+    /// The bias of the value projection.
     ValueBias,
     /// The projection out of attention.
     AttentionOut,
-    /// Its bias.
+    /// The bias of the projection out of attention.
     AttentionOutBias,
     /// The norm of each query head.
     QueryNorm,
@@ -88,7 +89,7 @@ pub enum TensorRole {
     KeyNorm,
     /// The projection to the query's rank.
     QueryDown,
-    /// The norm of what it gives.
+    /// The norm of the compressed query.
     QueryDownNorm,
     /// The projection from the query's rank to the heads.
     QueryUp,
@@ -102,42 +103,43 @@ pub enum TensorRole {
     FeedForwardNorm,
     /// The gate of a dense block.
     Gate,
-    /// Its bias.
+    /// The bias of the gate.
     GateBias,
-    /// The projection beside the gate.
+    /// The projection that the gate multiplies.
     Up,
-    /// Its bias.
+    /// The bias of that projection.
     UpBias,
     /// The projection out of a dense block.
     Down,
-    /// Its bias.
+    /// The bias of the projection out of a dense block.
     DownBias,
     /// The scores of the experts.
     Router,
-    /// What the router adds to them before choosing.
+    /// The bias that the router adds to the scores before choosing.
     RouterCorrection,
     /// The gates of the experts.
     ExpertGate,
-    /// The projections beside them.
+    /// The projections that the gates of the experts multiply.
     ExpertUp,
     /// The projections out of the experts.
     ExpertDown,
     /// The gate of the experts that every token passes.
     SharedGate,
-    /// The projection beside it.
+    /// The projection that the gate of the shared experts multiplies.
     SharedUp,
-    /// The projection out of them.
+    /// The projection out of the shared experts.
     SharedDown,
-    /// What scales their output.
+    /// The gate that scales the output of the shared experts.
     SharedScale,
 }
 
-/// How a weight is divided over ranks.
+/// The division of a weight over ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
     /// Every rank holds all of it.
     Whole,
-    /// The first rank of those that divide the axis holds all of it: a bias that a sum over them has once.
+    /// The first of the ranks that divide the axis holds all of the weight: a bias that is added once to a
+    /// sum over these ranks.
     First(Axis),
     /// Each rank holds the rows of its units.
     Outputs(Axis),
@@ -145,7 +147,7 @@ pub enum Cut {
     Inputs(Axis),
 }
 
-/// What the units of a cut are.
+/// The axis along which a weight is cut, with the number of its units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Axis {
     /// Query heads, this many.
@@ -162,7 +164,7 @@ pub enum Axis {
     Head(u64),
 }
 
-/// Product that sticks at the largest number.
+/// Returns the product of the factors, saturating at the largest number.
 #[must_use]
 pub fn product(factors: &[u64]) -> u64 {
     factors.iter().fold(1, |product, &factor| product.saturating_mul(factor))
@@ -171,14 +173,14 @@ pub fn product(factors: &[u64]) -> u64 {
 // === impl Inventory ===
 
 impl Inventory {
-    /// The weights of `shape`, stored as it says.
+    /// Returns the weights of `shape`, stored as `shape` says.
     #[must_use]
     pub fn of(shape: &ModelShape) -> Self {
         let ModelShape { spec, weights, plain, unquantized, .. } = shape;
         Self::new(spec, Storage { weights: *weights, plain: *plain, unquantized })
     }
 
-    /// The weights of `spec`, all stored alike.
+    /// Returns the weights of `spec`, all stored alike.
     #[must_use]
     pub fn plain(spec: &DecoderSpec, stored: WeightType) -> Self {
         Self::new(spec, Storage { weights: stored, plain: stored, unquantized: &[] })
@@ -206,12 +208,12 @@ impl Inventory {
         }
     }
 
-    /// The weights outside of the layers.
+    /// Returns the weights outside of the layers.
     pub fn ends(&self) -> impl Iterator<Item = &Weight> {
         [&self.embedding, &self.norm].into_iter().chain(&self.head)
     }
 
-    /// Sum of a measure over every weight, each counted once.
+    /// Returns the sum of a measure over every weight, each counted once.
     #[must_use]
     pub fn total(&self, measure: impl Fn(&Weight) -> u64 + Copy) -> u64 {
         let sum = |sum: u64, next: u64| sum.saturating_add(next);
@@ -221,7 +223,7 @@ impl Inventory {
         self.ends().map(measure).chain(self.runs.iter().map(of_run)).fold(0, sum)
     }
 
-    /// The runs within `layers`, each with the part of them that is.
+    /// Returns the runs that overlap `layers`, each with the layers of the run that are within.
     pub fn runs_in(&self, layers: Slice) -> impl Iterator<Item = (&LayerRun, Slice)> {
         self.runs.iter().filter_map(move |run| {
             let first = run.layers.first.max(layers.first);
@@ -230,7 +232,7 @@ impl Inventory {
         })
     }
 
-    /// The matrix that gives the logits.
+    /// Returns the matrix that gives the logits.
     #[must_use]
     pub fn logits(&self) -> &Weight {
         self.head.as_ref().unwrap_or(&self.embedding)
@@ -280,7 +282,7 @@ fn weights(spec: &DecoderSpec, storage: &Storage<'_>, at: usize) -> Vec<Weight> 
     list.weights
 }
 
-/// The list of a layer while it is written.
+/// The list of a layer's weights while it is being built.
 struct LayerList<'a> {
     hidden: u64,
     storage: &'a Storage<'a>,
@@ -475,7 +477,7 @@ impl Weight {
         Self { role, name, outputs, inputs, is_vector: true, count, cut, stored }
     }
 
-    /// Its name in the checkpoint, given the layer it is in.
+    /// Returns the name of the weight in the checkpoint, given the layer it is in.
     #[must_use]
     pub fn full_name(&self, layer: Option<u64>) -> String {
         match layer {
@@ -484,25 +486,25 @@ impl Weight {
         }
     }
 
-    /// Values in it.
+    /// Returns the number of values in the weight.
     #[must_use]
     pub fn parameters(&self) -> u64 {
         product(&[self.outputs, self.inputs, self.count])
     }
 
-    /// Bytes of all of it.
+    /// Returns the number of bytes of the whole weight.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.part_bytes((self.outputs, self.inputs, self.count))
     }
 
-    /// Bytes of `count` parts of `outputs × inputs`, stored as this weight is.
+    /// Returns the number of bytes of `count` parts of `outputs × inputs`, stored as this weight is.
     #[must_use]
     pub fn part_bytes(&self, (outputs, inputs, count): (u64, u64, u64)) -> u64 {
         product(&[self.stored.matrix_bytes(outputs, inputs), count])
     }
 
-    /// Whether it belongs to the routed experts.
+    /// Returns whether the weight belongs to the routed experts.
     #[must_use]
     pub fn is_of_experts(&self) -> bool {
         matches!(self.cut, Cut::Outputs(Axis::ExpertInner(_)) | Cut::Inputs(Axis::ExpertInner(_)))
@@ -512,7 +514,7 @@ impl Weight {
 // === impl Axis ===
 
 impl Axis {
-    /// Units in all.
+    /// Returns the number of units of the axis.
     #[must_use]
     pub fn units(self) -> u64 {
         match self {

@@ -1,9 +1,9 @@
-//! What a model is made of, which rank is where, and what it holds: the `config.json` of a checkpoint and a
-//! parallel spec in; the decoder, its weights by name, the place of every rank in every group, its share of
-//! the weights, and its device out.
+//! The parts of a model, the place of every rank and its share of the model. From the `config.json` of a
+//! checkpoint and a parallel spec come the decoder, its weights by name, the place of every rank in every
+//! group, its share of the weights, and its device.
 //!
-//! Pure: no clock, randomness or I/O (**A1**). Whether a layout can run is judged by `playhouse-planner`; here
-//! every spec has a map, the spec of nonsense a map of nonsense, and nothing panics.
+//! Pure: no clock, randomness or I/O (**A1**). Whether a layout can run is judged by `playhouse-planner`.
+//! Here every spec has a map, a nonsensical spec included, and nothing panics.
 #![forbid(unsafe_code)]
 
 mod config;

@@ -1,31 +1,32 @@
-//! Machines as a placement sees them: devices, and which of them share a fast link.
+//! Machines as a placement sees them: their devices, and the fast links between them.
 
 use serde::{Deserialize, Serialize};
 
 /// A machine with equal devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// Unique.
+    /// Name, unique in the cluster.
     pub name: String,
-    /// How many devices.
+    /// Number of devices.
     pub devices: u32,
     /// Machines of one domain reach each other's devices over the fast link.
     pub domain: String,
 }
 
-/// Where a device is: indices into a list of machines and into the devices of that machine.
+/// The index of a device: a machine in a list of machines, and a device of that machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DeviceIndex {
-    /// Machine.
+    /// Index of the machine.
     pub node: u32,
-    /// Device of the machine.
+    /// Index of the device on the machine.
     pub device: u32,
 }
 
 // === impl Machine ===
 
 impl Machine {
-    /// The devices of each domain, in order of its first machine; domains without devices left out.
+    /// Returns the devices of each domain, domains in the order of their first machine; domains without
+    /// devices are left out.
     #[must_use]
     pub fn domains(machines: &[Self]) -> Vec<Vec<DeviceIndex>> {
         let mut names: Vec<&str> = Vec::new();

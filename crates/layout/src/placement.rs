@@ -1,17 +1,18 @@
-//! Which device each rank gets.
+//! Placement of ranks on devices.
 //!
 //! - **PC-1** no two ranks share a device.
-//! - **PC-2** the ranks of a stage sit in one domain (a node, unless nodes share a fast link). Where
-//!   none has room, [`CrossDomain`] says whether that is refused or done with a warning.
-//! - **PC-3** a replica that fits in one domain sits in one; another is spread stage by stage.
+//! - **PC-2** the ranks of a stage are in one domain (a node, unless nodes share a fast link). When no domain
+//!   has room, [`CrossDomain`] decides whether the layout is refused or the stage is spread with a warning.
+//! - **PC-3** a replica that fits in one domain is placed in one; another replica is placed stage by stage.
 //!   Replicas go where most devices are free, so they spread over the domains.
 //! - **PC-4** the same input gives the same placement.
-//! - **PC-5** given the previous placement, a stage whose devices are all still there does not move;
-//!   of a stage that lost some, ranks stay where its domain still has room for all. Only when that
-//!   makes a stage cross domains that need not is everything placed anew.
+//! - **PC-5** given the previous placement, a stage whose devices are all still there does not move. Of a
+//!   stage that lost some devices, the remaining ranks stay where they are if their domain still has room for
+//!   all ranks of the stage. Only when that would make a stage cross domains needlessly is everything placed
+//!   anew.
 //!
-//! Stages are of one size, so which domain a stage takes never keeps another from fitting: a domain
-//! of `d` free devices takes `d / stage_ranks` stages in any order.
+//! All stages have the same size, so the domain that one stage takes never keeps another stage from fitting:
+//! a domain of `d` free devices takes `d / stage_ranks` stages in any order.
 
 use std::collections::HashSet;
 
@@ -19,11 +20,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DeviceIndex, Machine, RankMap};
 
-/// What to do when a stage fits in no domain.
+/// The policy for a stage that fits in no domain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CrossDomain {
-    /// Place it over several and say so.
+    /// Place the stage over several domains and warn.
     #[default]
     Warn,
     /// Refuse the layout.
@@ -33,25 +34,25 @@ pub enum CrossDomain {
 /// A device for every rank.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
-    /// Names of the nodes that seats refer to.
+    /// Names of the nodes to which the indices in `seats` refer.
     pub nodes: Vec<String>,
-    /// The seat of each rank.
+    /// The device of each rank.
     pub seats: Vec<DeviceIndex>,
-    /// Ranks of a stage, by which a later placement recognises stages.
+    /// Number of ranks of a stage, by which a later placement recognises stages.
     pub stage_ranks: u32,
-    /// First ranks of the stages that sit in several domains.
+    /// First ranks of the stages that span several domains.
     pub crossing: Vec<u32>,
 }
 
-/// Why a layout cannot be placed.
+/// The reason why a layout cannot be placed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlacementError {
     /// More ranks than devices.
     #[error("{ranks} ranks need as many devices, the hardware has {devices}")]
     TooFew {
-        /// Ranks of the layout.
+        /// Ranks in the layout.
         ranks: u64,
-        /// Devices there are.
+        /// Devices in the hardware.
         devices: u64,
     },
     /// A stage fits in no domain.
@@ -66,7 +67,7 @@ pub enum PlacementError {
         stage: u32,
         /// Ranks of a stage.
         stage_ranks: u32,
-        /// Most devices free in one domain.
+        /// Most free devices in one domain.
         free: usize,
     },
 }
@@ -111,14 +112,14 @@ impl Placement {
         }
     }
 
-    /// The name of the node of a rank.
+    /// Returns the name of the node on which a rank runs.
     #[must_use]
     pub fn node(&self, rank: u32) -> Option<&str> {
         let seat = self.seats.get(rank as usize)?;
         self.nodes.get(seat.node as usize).map(String::as_str)
     }
 
-    /// Ranks of both placements that sit elsewhere than before.
+    /// Returns the ranks of both placements whose device changed since `before`.
     #[must_use]
     pub fn moved(&self, before: &Placement) -> Vec<u32> {
         let at = |placement: &Placement, rank: u32| {
@@ -130,15 +131,15 @@ impl Placement {
     }
 }
 
-/// The free devices of every domain while stages take theirs.
+/// The free devices of every domain while stages are placed.
 struct FreeDevices<'a> {
     map: &'a RankMap,
     machines: &'a [Machine],
-    /// Free seats of each domain, in order.
+    /// Free devices of each domain, in order.
     free: Vec<Vec<DeviceIndex>>,
     /// The domain of each node.
     domain_of: Vec<usize>,
-    /// The seats of each stage, replica by replica; empty while it has none.
+    /// The devices of each stage, replica by replica; empty while the stage has none.
     stages: Vec<Vec<DeviceIndex>>,
 }
 
@@ -162,7 +163,7 @@ impl<'a> FreeDevices<'a> {
         self.map.widths().stage_ranks as usize
     }
 
-    /// Leaves every stage where it was, as far as its devices are still there (**PC-5**).
+    /// Leaves every stage where it was, as far as the stage's devices are still there (**PC-5**).
     fn keep(&mut self, previous: &Placement, cross: CrossDomain) {
         // A placement may come from a file: a seat given twice counts once.
         let mut taken = HashSet::new();
@@ -193,7 +194,8 @@ impl<'a> FreeDevices<'a> {
         }
     }
 
-    /// Completes a stage that lost devices in the domain where most of it is, if that has room.
+    /// Completes a stage that lost devices in the domain that holds most of the stage, if that domain has
+    /// room.
     fn mend(&mut self, stage: usize, before: &[Option<DeviceIndex>]) {
         let survivors = |free: &[DeviceIndex]| {
             before.iter().flatten().filter(|seat| free.contains(seat)).count()
@@ -214,7 +216,7 @@ impl<'a> FreeDevices<'a> {
         }
     }
 
-    /// Gives every stage without seats its own.
+    /// Gives devices to every stage that has none.
     fn fill(&mut self, cross: CrossDomain) -> Result<(), PlacementError> {
         let per_replica = self.map.widths().stages as usize;
         for first in (0..self.stages.len()).step_by(per_replica.max(1)) {
@@ -237,13 +239,13 @@ impl<'a> FreeDevices<'a> {
         Ok(())
     }
 
-    /// The domain with most free seats, the first of equals, if that is at least `wanted`.
+    /// Returns the domain with most free devices, the first of equals, if that is at least `wanted`.
     fn roomiest(&self, wanted: usize) -> Option<usize> {
         let free = |at: &usize| self.free[*at].len();
         (0..self.free.len()).rev().max_by_key(free).filter(|at| free(at) >= wanted)
     }
 
-    /// Seats for a stage in a domain: on the node that it fills best, else in order.
+    /// Chooses devices for a stage in a domain: on the node that the stage fills best, else in order.
     fn choose(&self, domain: usize) -> Vec<DeviceIndex> {
         let free = &self.free[domain];
         let on = |node: u32| free.iter().filter(|seat| seat.node == node).count();
@@ -256,7 +258,7 @@ impl<'a> FreeDevices<'a> {
         free.iter().filter(wanted).take(self.size()).copied().collect()
     }
 
-    /// Seats for a stage over several domains, the roomiest first.
+    /// Chooses devices for a stage over several domains, those with most free devices first.
     fn gather(&self) -> Vec<DeviceIndex> {
         let mut domains: Vec<&Vec<DeviceIndex>> = self.free.iter().collect();
         domains.sort_by_key(|free| std::cmp::Reverse(free.len()));
@@ -283,7 +285,7 @@ impl<'a> FreeDevices<'a> {
         }
     }
 
-    /// Whether a stage sits in several domains.
+    /// Returns whether a stage spans several domains.
     fn crosses(&self, seats: &[DeviceIndex]) -> bool {
         let mut domains = seats.iter().map(|seat| self.domain_of[seat.node as usize]);
         let first = domains.next();

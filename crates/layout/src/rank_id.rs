@@ -2,19 +2,20 @@
 
 use playhouse_types::ReplicaId;
 
-/// One rank of a cluster: what [`Coordinates::rank`](crate::Coordinates::rank) is in the map of its replica.
+/// The name of one rank of a cluster: its replica, and its [`Coordinates::rank`](crate::Coordinates::rank) in
+/// the map of that replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RankId {
-    /// Its replica.
+    /// Replica of the rank.
     pub replica: ReplicaId,
-    /// Its place in the replica, stage by stage.
+    /// Index of the rank in its replica, stage by stage.
     pub index: u32,
 }
 
 // === impl RankId ===
 
 impl RankId {
-    /// The index as one into a list of the ranks of a replica.
+    /// Returns the index as a `usize`, for lists of the ranks of a replica.
     #[must_use]
     pub fn at(self) -> usize {
         self.index as usize

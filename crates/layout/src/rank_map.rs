@@ -1,10 +1,10 @@
-//! Which rank is what: the place of every rank in each factorisation, and what it holds.
+//! The place of every rank in each factorisation of the ranks, and the share of the model that it holds.
 //!
 //! - **MAP-1** the map is a bijection between ranks `0..world` and
 //!   `(replica, stage, attention-DP, context, attention tensor)`, the last fastest; within a replica
 //!   also between ranks and `(stage, MoE data, expert, MoE slice)`.
-//! - **MAP-2** ranks of one stage are consecutive, stages of one replica follow each other, so the
-//!   ranks `first..first + stage_ranks` can sit on one node.
+//! - **MAP-2** ranks of one stage are consecutive and stages of one replica follow each other, so the ranks
+//!   `first..first + stage_ranks` can be placed on one node.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Axis, ExpertPart, Experts, ModelShape, Part, Share, Slice, Widths};
 
-/// A layout with every rank in its place. Small: coordinates are computed when asked for.
+/// A layout with every rank in its place. Small, because coordinates are computed on request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RankMap {
     widths: Widths,
@@ -21,11 +21,11 @@ pub struct RankMap {
     stages: Vec<Slice>,
     expert_placement: ExpertPlacement,
     redundant_experts: u64,
-    /// Whether there are routed experts.
+    /// Whether the model has routed experts.
     routed: bool,
 }
 
-/// Where one rank stands. All counts start at 0.
+/// The place of one rank in a layout. All counts start at 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Coordinates {
     /// Rank in the pool.
@@ -57,7 +57,7 @@ pub struct Coordinates {
 // === impl RankMap ===
 
 impl RankMap {
-    /// The map of a layout. One that cannot run has a map of what it says.
+    /// Returns the map of a layout. A layout that cannot run has a map of the numbers in its spec, too.
     #[must_use]
     pub fn new(spec: &ParallelSpec, shape: &ModelShape) -> Self {
         let routed = shape.is_moe();
@@ -73,7 +73,7 @@ impl RankMap {
         map
     }
 
-    /// The map of a layout of a dense model with so many layers, of which nothing else is known.
+    /// Returns the map of a layout of a dense model of `layers` layers about which nothing else is known.
     #[must_use]
     pub fn of_layers(spec: &ParallelSpec, layers: u64) -> Self {
         Self {
@@ -85,37 +85,37 @@ impl RankMap {
         }
     }
 
-    /// The widths of the layout.
+    /// Returns the widths of the layout.
     #[must_use]
     pub fn widths(&self) -> &Widths {
         &self.widths
     }
 
-    /// Ranks of the pool.
+    /// Returns the number of ranks of the pool.
     #[must_use]
     pub fn world(&self) -> u32 {
         u32::try_from(self.widths.world()).unwrap_or(u32::MAX)
     }
 
-    /// Layers of each stage.
+    /// Returns the layers of each stage.
     #[must_use]
     pub fn stages(&self) -> &[Slice] {
         &self.stages
     }
 
-    /// Whether there are routed experts.
+    /// Returns whether the model has routed experts.
     #[must_use]
     pub fn is_routed(&self) -> bool {
         self.routed
     }
 
-    /// Ranks of one replica.
+    /// Returns the number of ranks of one replica.
     #[must_use]
     pub fn replica_ranks(&self) -> usize {
         usize::try_from(self.widths.replica_ranks()).unwrap_or(usize::MAX)
     }
 
-    /// The ranks of each stage of a replica.
+    /// Returns the index range of the ranks of each stage of a replica.
     pub fn stage_indices(&self) -> impl Iterator<Item = Range<u32>> + '_ {
         let ranks = self.widths.stage_ranks;
         (0..self.widths.stages).map(move |stage| {
@@ -124,25 +124,26 @@ impl RankMap {
         })
     }
 
-    /// Ranks of each stage.
+    /// Returns the number of ranks of a stage.
     #[must_use]
     pub fn stage_ranks(&self) -> usize {
         self.widths.stage_ranks as usize
     }
 
-    /// Whether the outcomes of steps come from this rank: the first of the last stage of its replica.
+    /// Returns whether the outcomes of steps come from this rank, which is the first rank of the last stage
+    /// of its replica.
     #[must_use]
     pub fn samples(&self, rank: u32) -> bool {
         let at = self.coordinates(rank);
         at.stage_rank == 0 && at.stage + 1 == self.widths.stages
     }
 
-    /// All ranks in order.
+    /// Returns all ranks in order.
     pub fn ranks(&self) -> impl Iterator<Item = Coordinates> + '_ {
         (0..self.world()).map(|rank| self.coordinates(rank))
     }
 
-    /// The place of a rank. Attention after SGLang's `runtime_context.py`, experts likewise, with
+    /// Returns the place of a rank. Attention and experts follow SGLang's `runtime_context.py`, with
     /// TensorRT-LLM's cluster innermost.
     #[must_use]
     pub fn coordinates(&self, rank: u32) -> Coordinates {
@@ -182,7 +183,7 @@ impl RankMap {
         }
     }
 
-    /// What a rank holds.
+    /// Returns the share of the model that a rank holds.
     #[must_use]
     pub fn share(&self, at: &Coordinates) -> Share {
         let widths = &self.widths;
@@ -206,13 +207,13 @@ impl RankMap {
         }
     }
 
-    /// The units of an axis that a rank holds ([`Share::held`]).
+    /// Returns the units of an axis that a rank holds ([`Share::held`]).
     #[must_use]
     pub fn held(&self, at: &Coordinates, axis: Axis) -> Slice {
         self.share(at).held(axis)
     }
 
-    /// The physical experts that a rank holds of a layer with `logical` experts.
+    /// Returns the physical experts that a rank holds in a layer with `logical` experts.
     #[must_use]
     pub fn experts(&self, at: &Coordinates, logical: u64) -> Experts {
         self.share(at).experts(logical)

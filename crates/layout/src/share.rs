@@ -1,10 +1,10 @@
-//! What one rank holds.
+//! The share of a model that one rank holds.
 //!
-//! - **LS-1** nothing is divided silently: where a count does not divide, the first parts hold one more; where
-//!   KV heads are fewer than the ranks, consecutive ranks hold the same head.
+//! - **LS-1** nothing is divided silently: where a count does not divide, the first parts hold one unit more;
+//!   where there are fewer KV heads than ranks, consecutive ranks hold the same head.
 //!
-//! The vocabulary is cut like everything else, unpadded, the remainder to the first ranks. (vLLM pads it to a
-//! multiple of 64 and of the tensor width.)
+//! The vocabulary is cut like everything else, without padding, the remainder to the first ranks. (vLLM pads
+//! the vocabulary to a multiple of 64 and of the tensor width.)
 
 use playhouse_types::{Attention, ExpertPlacement};
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::inventory::product;
 use crate::{Axis, Cut, Inventory, Slice, Weight};
 
-/// What one rank holds of a model, whatever the sizes of its layers.
+/// The share of a model that one rank holds, whatever the sizes of the model's layers.
 #[derive(
     Clone,
     Copy,
@@ -26,25 +26,25 @@ use crate::{Axis, Cut, Inventory, Slice, Weight};
     rkyv::Deserialize,
 )]
 pub struct Share {
-    /// Which stage of the pipeline.
+    /// Stage of the pipeline.
     pub stage: Part,
-    /// Layers.
+    /// Layers of the stage.
     pub layers: Slice,
-    /// Of the heads of each layer.
+    /// Part of the heads of each layer.
     pub attention: Part,
-    /// Of the inner features of dense blocks and shared experts.
+    /// Part of the inner features of dense blocks and shared experts.
     pub dense: Part,
-    /// Of the inner features of each routed expert that it holds.
+    /// Part of the inner features of each routed expert that the rank holds.
     pub expert_slice: Part,
-    /// Of the routed experts of each layer.
+    /// Part of the routed experts of each layer.
     pub experts: ExpertPart,
-    /// Of the rows of the embedding table, which the first stage has.
+    /// Part of the rows of the embedding table, which the first stage has.
     pub embedding: Part,
-    /// Of the rows of the language-model head, which the last stage has.
+    /// Part of the rows of the language-model head, which the last stage has.
     pub head: Part,
 }
 
-/// One of several equal parts of something.
+/// One of several equal parts of a whole.
 #[derive(
     Clone,
     Copy,
@@ -58,13 +58,13 @@ pub struct Share {
     rkyv::Deserialize,
 )]
 pub struct Part {
-    /// Which, counted from 0.
+    /// Index of the part, counted from 0.
     pub at: u32,
-    /// How many there are.
+    /// Number of parts.
     pub of: u32,
 }
 
-/// One of several parts of the experts of a layer, its physical copies included.
+/// One of several parts of the experts of a layer, physical copies included.
 #[derive(
     Clone,
     Copy,
@@ -78,30 +78,30 @@ pub struct Part {
     rkyv::Deserialize,
 )]
 pub struct ExpertPart {
-    /// Which part.
+    /// The part.
     pub part: Part,
-    /// Which experts are together.
+    /// Rule by which experts are placed together.
     pub placement: ExpertPlacement,
     /// Physical experts beyond the logical ones.
     pub redundant: u64,
 }
 
-/// Physical experts `first`, `first + step`, …: `count` of them. Physical expert `p` is a copy of
-/// logical expert `p % experts` until load is measured.
+/// The physical experts `first`, `first + step`, …: `count` of them. Physical expert `p` is a copy of logical
+/// expert `p % experts` until load is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Experts {
-    /// The first.
+    /// First physical expert.
     pub first: u64,
-    /// How many.
+    /// Number of physical experts.
     pub count: u64,
-    /// From one to the next.
+    /// Distance from one expert to the next.
     pub step: u64,
 }
 
 // === impl Share ===
 
 impl Share {
-    /// Everything of a model with so many layers.
+    /// Returns the share that holds everything of a model with `layers` layers.
     #[must_use]
     pub fn whole(layers: u64) -> Self {
         let (placement, redundant) = (ExpertPlacement::Linear, 0);
@@ -117,19 +117,19 @@ impl Share {
         }
     }
 
-    /// Whether it embeds tokens.
+    /// Returns whether the rank embeds tokens.
     #[must_use]
     pub fn is_first(&self) -> bool {
         self.stage.at == 0
     }
 
-    /// Whether it has the language-model head.
+    /// Returns whether the rank has the language-model head.
     #[must_use]
     pub fn is_last(&self) -> bool {
         self.stage.at.checked_add(1) == Some(self.stage.of)
     }
 
-    /// The units of an axis that are held (**LS-1**).
+    /// Returns the units of an axis that the rank holds (**LS-1**).
     #[must_use]
     pub fn held(&self, axis: Axis) -> Slice {
         let (part, units) = (self.part_of(axis), axis.units());
@@ -158,7 +158,7 @@ impl Share {
         !matches!(weight.cut, Cut::First(axis) if self.part_of(axis).at > 0)
     }
 
-    /// Rows and columns of a weight that are held; no rows where another rank has them.
+    /// Returns the rows and columns of a weight that the rank holds; no rows where another rank has them.
     #[must_use]
     pub fn slices(&self, weight: &Weight) -> (Slice, Slice) {
         let whole = |count| Slice { first: 0, count };
@@ -180,7 +180,7 @@ impl Share {
         }
     }
 
-    /// Outputs, inputs and count of the part of a weight that is held.
+    /// Returns outputs, inputs and count of the part of a weight that the rank holds.
     #[must_use]
     pub fn part(&self, weight: &Weight) -> (u64, u64, u64) {
         let (rows, columns) = self.slices(weight);
@@ -188,7 +188,7 @@ impl Share {
         (rows.count, columns.count, experts.unwrap_or(weight.count))
     }
 
-    /// Every weight of which something is held, with the layer it is in: the embedding table, the layers
+    /// Returns every weight of which the rank holds a part, with its layer: the embedding table, the layers
     /// in order, norm and head.
     pub fn weights<'a>(
         &self,
@@ -209,7 +209,7 @@ impl Share {
             .filter(move |(_, weight)| share.holds(weight))
     }
 
-    /// Embedding table, norm and head, as far as they are held.
+    /// Returns embedding table, norm and head, as far as the rank holds them.
     fn ends<'a>(&self, inventory: &'a Inventory) -> [Option<&'a Weight>; 3] {
         let (first, last) = (self.is_first(), self.is_last());
         // A tied table that serves both ends is there once; on another stage it is a second copy.
@@ -221,7 +221,7 @@ impl Share {
         ]
     }
 
-    /// Bytes of the weights that are held, stored as the inventory says.
+    /// Returns the number of bytes of the weights that the rank holds, stored as the inventory says.
     #[must_use]
     pub fn weight_bytes(&self, inventory: &Inventory) -> u64 {
         let part = |weight: &Weight| weight.part_bytes(self.part(weight));
@@ -232,7 +232,7 @@ impl Share {
         in_layers.chain(ends).fold(0, u64::saturating_add)
     }
 
-    /// Values that a layer keeps for one token, were the sequence not split.
+    /// Returns the number of values that a layer would keep for one token if the sequence were not split.
     #[must_use]
     pub fn kv_values(&self, attention: &Attention) -> u64 {
         match attention {
@@ -245,8 +245,8 @@ impl Share {
         }
     }
 
-    /// The physical experts that are held of a layer with `logical` experts. Linear and round-robin are
-    /// vLLM's rules.
+    /// Returns the physical experts that the rank holds in a layer with `logical` experts. Linear and
+    /// round-robin follow vLLM's rules.
     #[must_use]
     pub fn experts(&self, logical: u64) -> Experts {
         let ExpertPart { part, placement, redundant } = self.experts;
@@ -263,10 +263,11 @@ impl Share {
 // === impl Part ===
 
 impl Part {
-    /// All of it.
+    /// The part that is the whole.
     pub const WHOLE: Self = Self { at: 0, of: 1 };
 
-    /// This part of so many units: sizes differ by at most one, the larger first.
+    /// Returns the units of this part when `units` units are divided: sizes differ by at most one, the larger
+    /// parts first.
     #[must_use]
     pub fn slice(self, units: u64) -> Slice {
         Slice::even(units, self.of.into(), self.at.into())
@@ -276,7 +277,7 @@ impl Part {
 // === impl Experts ===
 
 impl Experts {
-    /// Each physical expert.
+    /// Returns the index of each physical expert.
     pub fn iter(&self) -> impl Iterator<Item = u64> + use<> {
         let Self { first, count, step } = *self;
         (0..count).map(move |at| first.saturating_add(at.saturating_mul(step)))

@@ -1,4 +1,4 @@
-//! Even division of a count, remainder to the first.
+//! Even division of a count, the remainder to the first parts.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,14 +20,15 @@ use serde::{Deserialize, Serialize};
 pub struct Slice {
     /// The first unit.
     pub first: u64,
-    /// How many.
+    /// Number of units.
     pub count: u64,
 }
 
 // === impl Slice ===
 
 impl Slice {
-    /// Part `at` of `units` divided into `parts`: sizes differ by at most one, the larger first.
+    /// Returns part `at` of `units` units divided into `parts` parts: sizes differ by at most one, the larger
+    /// parts first.
     #[must_use]
     pub fn even(units: u64, parts: u64, at: u64) -> Self {
         let parts = parts.max(1);
@@ -38,7 +39,7 @@ impl Slice {
         }
     }
 
-    /// One past the last unit.
+    /// Returns the unit after the last.
     #[must_use]
     pub fn end(self) -> u64 {
         self.first.saturating_add(self.count)

@@ -1,10 +1,10 @@
-//! The widths of a [`ParallelSpec`] with everything derived that it leaves open.
+//! The widths of a [`ParallelSpec`], with every width derived that the spec leaves open.
 
 use playhouse_types::{ExpertParallel, ParallelSpec};
 use serde::Serialize;
 
-/// Every width of a pool of replicas, in ranks. Derived without judgement: a spec whose products
-/// do not match gives widths whose products do not match, and the rules say so.
+/// Every width of a pool of replicas, in ranks. Derived without judgement: a spec whose products do not match
+/// gives widths whose products do not match, which the rules then report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Widths {
     /// Replicas.
@@ -17,7 +17,8 @@ pub struct Widths {
     pub tensor: u32,
     /// Ranks that split the dense layers and the shared experts.
     pub dense_tensor: u32,
-    /// Ranks that split the embedding table: those of an attention group, which need its tokens only.
+    /// Ranks that split the embedding table: the ranks of an attention group, which need only the tokens of
+    /// that group.
     pub embedding_tensor: u32,
     /// Ranks that split the language-model head.
     pub head_tensor: u32,
@@ -39,7 +40,7 @@ pub struct Widths {
     pub moe_cluster: u32,
     /// Replicas that one expert group spans: `replicas` in vLLM's expert parallelism, else 1.
     pub expert_replicas: u32,
-    /// Replicas that one expert is split over: `replicas` in vLLM without it, else 1.
+    /// Replicas that one expert is split over: `replicas` in vLLM without expert parallelism, else 1.
     pub slice_replicas: u32,
 }
 
@@ -85,31 +86,31 @@ impl Widths {
         }
     }
 
-    /// Ranks over which whole experts are spread, those of other replicas included.
+    /// Returns the number of ranks over which whole experts are spread, those of other replicas included.
     #[must_use]
     pub fn expert(&self) -> u32 {
         self.moe_expert.saturating_mul(self.expert_replicas)
     }
 
-    /// Ranks that split one expert, those of other replicas included.
+    /// Returns the number of ranks that split one expert, those of other replicas included.
     #[must_use]
     pub fn expert_slices(&self) -> u32 {
         self.moe_tensor.saturating_mul(self.moe_cluster).saturating_mul(self.slice_replicas)
     }
 
-    /// Replicas whose ranks share one set of experts.
+    /// Returns the number of replicas whose ranks share one set of experts.
     #[must_use]
     pub fn sharing_replicas(&self) -> u32 {
         self.expert_replicas.max(self.slice_replicas)
     }
 
-    /// Ranks of a replica.
+    /// Returns the number of ranks of a replica.
     #[must_use]
     pub fn replica_ranks(&self) -> u64 {
         u64::from(self.stages) * u64::from(self.stage_ranks)
     }
 
-    /// Ranks of the pool.
+    /// Returns the number of ranks of the pool.
     #[must_use]
     pub fn world(&self) -> u64 {
         self.replica_ranks().saturating_mul(u64::from(self.replicas))

@@ -11,8 +11,8 @@ use super::quantization::Storage;
 use super::rope::{self, Ropes};
 use super::{ConfigError, ModelShape, limits};
 
-/// What a family's config class in transformers (`models/<family>/configuration_<family>.py`) and its
-/// layers fix.
+/// What the config class of a family in transformers (`models/<family>/configuration_<family>.py`) and the
+/// family's layers fix.
 struct Family {
     /// The name in `architectures`.
     architecture: &'static str,
@@ -35,7 +35,7 @@ struct Defaults {
     inner: usize,
     layers: usize,
     heads: usize,
-    /// `None`: as many as there are query heads. So is an explicit `null`.
+    /// `None`: as many as there are query heads. An explicit `null` means the same.
     kv_heads: Option<usize>,
     /// `None`: `hidden / heads`.
     head_dim: Option<usize>,
@@ -60,7 +60,7 @@ struct Latent {
 enum Bias {
     Never,
     Always,
-    /// When this key is true; false by default.
+    /// A bias when this key is true; the key's default is false.
     Key(&'static str),
 }
 
@@ -72,14 +72,14 @@ enum Window {
     Everywhere,
     /// `sliding_window` in every layer, with `use_sliding_window`.
     Used,
-    /// With `use_sliding_window`: where `layer_types` says so, else from `max_window_layers` on.
+    /// With `use_sliding_window`: in the layers that `layer_types` marks, else from `max_window_layers` on.
     PerLayer,
-    /// With `use_sliding_window`: where `layer_types` says so, else every other layer below
-    /// `max_window_layers`, the first included.
+    /// With `use_sliding_window`: in the layers that `layer_types` marks, else in every other layer below
+    /// `max_window_layers`, the first layer included.
     Alternate,
 }
 
-/// Where the experts' keys are, and their defaults.
+/// Families by the keys of their experts, with the defaults of these keys.
 enum Experts {
     None,
     /// Every layer; `intermediate_size` is the expert's.
@@ -260,8 +260,8 @@ const MAX_WINDOW_LAYERS: usize = 28;
 /// The number of experts, in the spellings of the hub and of what transformers writes.
 const EXPERT_COUNTS: [&str; 3] = ["num_local_experts", "num_experts", "n_routed_experts"];
 
-/// Keys that size a layer which Llama does not have, in the spellings of models that are no family
-/// here: routed experts, compressed keys and values.
+/// Keys that size a layer which Llama does not have, as models of no family in the table spell them: routed
+/// experts, compressed keys and values.
 const FOREIGN: [&str; 6] = [
     "moe_num_experts",
     "num_experts_per_tok",
@@ -271,7 +271,7 @@ const FOREIGN: [&str; 6] = [
     "kv_lora_rank",
 ];
 
-/// The shape that the keys of `text` describe; `top` is the whole file.
+/// Returns the shape that the keys of `text` describe; `top` is the whole file.
 pub(super) fn shape(top: &Fields<'_>, text: &Fields<'_>) -> Result<ModelShape, ConfigError> {
     let (architecture, family) = find(top)?;
     for fields in [top, text] {
@@ -310,7 +310,7 @@ fn find(fields: &Fields<'_>) -> Result<(String, &'static Family), ConfigError> {
     }
 }
 
-/// Whether the layers of an architecture are in the table.
+/// Returns whether the layers of an architecture are in the table.
 pub(super) fn is_known(architecture: &str) -> bool {
     FAMILIES.iter().any(|family| family.architecture == architecture)
 }

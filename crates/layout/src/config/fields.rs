@@ -1,4 +1,4 @@
-//! Reading numbers, flags and names out of a JSON object that nobody vouches for.
+//! Reading numbers, flags and names out of a JSON object with unchecked contents.
 
 use std::ops::RangeInclusive;
 
@@ -10,10 +10,10 @@ use super::ConfigError;
 /// Longest piece of a file that an error message repeats, in characters.
 const SHOWN_CHARS: usize = 80;
 
-/// A JSON object of a checkpoint file. Every getter takes `null` for absent.
+/// A JSON object of a checkpoint file. Every getter treats `null` as absent.
 pub(super) struct Fields<'a> {
     file: &'static str,
-    /// Where the object stands in the file: empty, or `rope_scaling.` and the like.
+    /// Path of the object in the file: empty, or `rope_scaling.` and the like.
     prefix: String,
     map: &'a Map<String, Value>,
 }
@@ -38,7 +38,7 @@ impl<'a> Fields<'a> {
         self.map.is_empty()
     }
 
-    /// Whether the key is spelled out, be it as `null`.
+    /// Returns whether the key is in the object, even with the value `null`.
     pub(super) fn has(&self, key: &str) -> bool {
         self.map.contains_key(key)
     }
@@ -47,7 +47,7 @@ impl<'a> Fields<'a> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    /// The error for a key whose value is present but not usable.
+    /// Returns the error for a key whose value is present but not usable.
     pub(super) fn refuse(&self, key: &str, expected: impl Into<String>) -> ConfigError {
         ConfigError::Key {
             file: self.file,
@@ -57,7 +57,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A whole number. `4.0` counts as one, as in Python-made files it may be either.
+    /// Returns the whole number under a key. `4.0` counts as a whole number, because Python may write either.
     pub(super) fn count(
         &self,
         key: &str,
@@ -73,7 +73,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A finite number.
+    /// Returns the finite number under a key.
     pub(super) fn number(
         &self,
         key: &str,
@@ -111,7 +111,7 @@ impl<'a> Fields<'a> {
         Ok(Some(Fields { file: self.file, prefix: format!("{}{key}.", self.prefix), map }))
     }
 
-    /// One token id or a list of them, each below `vocab`.
+    /// Returns the token ids under a key, which is one id or a list of them, each below `vocab`.
     pub(super) fn tokens(
         &self,
         key: &str,
@@ -130,7 +130,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A JSON number without a fraction.
+/// Returns a JSON number without a fraction as an integer.
 pub(super) fn whole(value: &Value) -> Option<i64> {
     // Above 2^53 an f64 no longer holds every whole number.
     const EXACT: f64 = 9_007_199_254_740_992.0;

@@ -5,14 +5,14 @@ use playhouse_types::{SamplingParams, TokenId};
 use super::fields::{Fields, parse_object};
 use super::{ConfigError, ModelShape};
 
-/// What `generation_config.json` says, for requests that leave a parameter out.
+/// What `generation_config.json` says, used for parameters that a request leaves out.
 ///
-/// The rule is vLLM's: the sampling values of the file are defaults whatever `do_sample` says, and
-/// a value the file lacks has the API's own default. So a checkpoint that wants to be greedy says
+/// The rule is vLLM's: the sampling values of the file are defaults whatever `do_sample` says, and a value
+/// that the file lacks has the API's own default. So a checkpoint that wants greedy decoding says
 /// `temperature: 0`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenerationDefaults {
-    /// End-of-sequence tokens: the file's, or those of `config.json` when it names none.
+    /// End-of-sequence tokens of the file, or of `config.json` when the file names none.
     pub eos_token_ids: Vec<TokenId>,
     /// `temperature`
     pub temperature: Option<f32>,
@@ -32,8 +32,8 @@ impl GenerationDefaults {
     /// The file's name.
     pub const FILE: &'static str = "generation_config.json";
 
-    /// The defaults of a checkpoint without the file: only the end-of-sequence tokens of its
-    /// `config.json`.
+    /// Returns the defaults of a checkpoint without `generation_config.json`: only the end-of-sequence tokens
+    /// of `config.json`.
     #[must_use]
     pub fn of(shape: &ModelShape) -> Self {
         Self { eos_token_ids: shape.eos_token_ids.clone(), ..Self::default() }
@@ -42,7 +42,7 @@ impl GenerationDefaults {
     /// Parses the text of a `generation_config.json`.
     ///
     /// # Errors
-    /// When a value is out of the range that requests have.
+    /// When a value is out of the range that a request may use.
     pub fn parse(json: &[u8], shape: &ModelShape) -> Result<Self, ConfigError> {
         let map = parse_object(Self::FILE, json)?;
         let fields = Fields::new(Self::FILE, &map);

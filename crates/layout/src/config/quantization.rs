@@ -1,4 +1,4 @@
-//! How the weights are stored: `dtype` and `quantization_config`.
+//! How the weights of a checkpoint are stored: `dtype` and `quantization_config`.
 
 use super::fields::{Fields, whole};
 use super::{ConfigError, WeightType};

@@ -13,9 +13,9 @@ const KINDS: &str = "default, linear, dynamic, llama3 or yarn";
 
 /// The ropes of a decoder.
 pub(super) struct Ropes {
-    /// First that of layers with full attention; a second if layers with a window have another.
+    /// The rope of layers with full attention; then a second when layers with a window have another one.
     pub(super) ropes: Vec<Rope>,
-    /// Which of them layers with a window have.
+    /// Index of the rope that layers with a window have.
     pub(super) sliding: usize,
     /// Positions that all of them reach.
     pub(super) max_positions: usize,
@@ -24,14 +24,14 @@ pub(super) struct Ropes {
 // === impl Ropes ===
 
 impl Ropes {
-    /// One rope without scaling.
+    /// Returns one rope without scaling.
     pub(super) fn plain(dims: usize, theta: f64, positions: usize) -> Self {
         let rope = Rope { dims, theta, scaling: RopeScaling::Default };
         Self { ropes: vec![rope], sliding: 0, max_positions: positions }
     }
 }
 
-/// The ropes of a config, over `dims` elements of a head, and the positions they reach given
+/// Returns the ropes of a config, over `dims` elements of a head, and the positions they reach given
 /// `positions` of `max_position_embeddings`.
 ///
 /// The reach is vLLM's (`_get_and_verify_max_len`): linear and dynamic multiply

@@ -1,8 +1,8 @@
-//! How weights lie in a checkpoint, and the bytes they take.
+//! How weights are stored in a checkpoint, and how many bytes they take.
 
 use crate::inventory::product;
 
-/// Storage of weights.
+/// The storage of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightType {
     /// 4 bytes.
@@ -11,7 +11,7 @@ pub enum WeightType {
     F16,
     /// 2 bytes.
     Bf16,
-    /// One byte and a scale per block (`fp8`); `block` is rows × columns, `None` one scale a tensor.
+    /// One byte and a scale per block (`fp8`); `block` is rows × columns, `None` for one scale per tensor.
     Fp8 {
         /// Rows and columns that share a scale.
         block: Option<(u64, u64)>,
@@ -22,10 +22,10 @@ pub enum WeightType {
         bits: u8,
         /// Inputs that share a scale; 0 means all.
         group: u64,
-        /// An index of the group of each input is stored (`gptq`).
+        /// Whether an index of the group of each input is stored (`gptq`).
         index: bool,
     },
-    /// Small floats or integers that are made of plain weights: a scale for each block of a row.
+    /// Small floats or integers into which plain weights are converted: one scale for each block of a row.
     Packed {
         /// Bits of a weight.
         bits: u8,
@@ -39,7 +39,7 @@ pub enum WeightType {
 // === impl WeightType ===
 
 impl WeightType {
-    /// Bytes of one plain value; a quantized type is unpacked to two.
+    /// Returns the number of bytes of one plain value; a quantized type is unpacked to two bytes.
     #[must_use]
     pub fn plain_bytes(self) -> u64 {
         match self {
@@ -48,7 +48,7 @@ impl WeightType {
         }
     }
 
-    /// Bytes of a matrix, scales, zero points and group indices included.
+    /// Returns the number of bytes of a matrix, with scales, zero points and group indices.
     pub(crate) fn matrix_bytes(self, outputs: u64, inputs: u64) -> u64 {
         let values = product(&[outputs, inputs]);
         match self {
