@@ -1,4 +1,4 @@
-//! A whole cluster in one TOML file: the layout, the machines, the use.
+//! A whole cluster in one TOML file: the layout, the machines, and the load they serve.
 //!
 //! ```toml
 //! [parallel]              # a ParallelSpec; absent fields have their defaults
@@ -15,7 +15,7 @@
 //! device = "H100"
 //! ```
 //!
-//! - **CC-1** a file is read whole: an unknown key is refused with its place, no key means two things.
+//! - **CC-1** a file is read whole: an unknown key is refused with its position, and no key has two meanings.
 //! - **CC-2** every preset parses, and plans on its own nodes for the model that its comment names.
 
 use playhouse_types::ParallelSpec;
@@ -24,14 +24,14 @@ use serde::Deserialize;
 use crate::hardware::Entry;
 use crate::{Hardware, HardwareError, Serving};
 
-/// What a file of `cluster-configs/` says.
+/// The contents of a file of `cluster-configs/`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClusterConfig {
-    /// The layout.
+    /// The layout of the ranks.
     pub parallel: ParallelSpec,
-    /// The machines.
+    /// The machines of the cluster.
     pub hardware: Hardware,
-    /// The use.
+    /// The load that the cluster serves.
     pub serving: Serving,
 }
 
@@ -51,7 +51,7 @@ macro_rules! presets {
     };
 }
 
-/// Names and texts of the files that come with the planner.
+/// Names and texts of the files that are compiled into the planner.
 const PRESETS: &[(&str, &str)] = presets![
     "balanced",
     "high-throughput",
@@ -68,21 +68,21 @@ impl ClusterConfig {
     /// Reads the text of a file.
     ///
     /// # Errors
-    /// What cannot be read, with its place (**CC-1**).
+    /// When the text cannot be read; the error gives the position (**CC-1**).
     pub fn parse(text: &str) -> Result<Self, HardwareError> {
         let File { parallel, serving, nodes } =
             toml::from_str(text).map_err(|why| HardwareError::Toml(why.to_string()))?;
         Ok(Self { parallel, hardware: Hardware::from_entries(&nodes)?, serving })
     }
 
-    /// The preset of that name.
+    /// Returns the preset called `name`.
     #[must_use]
     pub fn preset(name: &str) -> Option<Self> {
         let (_, text) = PRESETS.iter().find(|(own, _)| *own == name)?;
         Self::parse(text).ok()
     }
 
-    /// Names of the presets.
+    /// Returns the names of the presets.
     pub fn presets() -> impl Iterator<Item = &'static str> {
         PRESETS.iter().map(|(name, _)| *name)
     }

@@ -1,16 +1,16 @@
-//! The command lines of vLLM, SGLang and TensorRT-LLM, and our own: read, compared, written.
+//! The command lines of vLLM, SGLang, TensorRT-LLM and Playhouse: reading, comparing and writing them.
 //!
-//! A command line is read in two steps. The engine's *table*, a TOML file, turns words into settings
-//! (names, kinds of values, what is ignored and why); the same table writes settings as words and
-//! prints the help. `tables.rs` tells how to add a flag to it. What the settings mean together, and
-//! what the engine would quietly make of them, is code per engine.
+//! A command line is read in two steps. The engine's *table*, a TOML file, turns words into settings (names,
+//! kinds of values, flags that are ignored and why); the same table writes settings as words and prints the
+//! help. `tables.rs` explains how to add a flag to the table. The joint meaning of the settings, and the
+//! changes that the engine would make to them quietly, are code per engine.
 //!
 //! - **PL-5** nothing is dropped in silence: every word is a setting that is carried on, a flag with a
-//!   [`Note`] of the reason, or a [`Problem`]; all problems of a command are reported in one go.
-//! - **PL-6** what an engine would rewrite is applied, because it is what the engine runs, and said
-//!   in a [`Note`].
-//! - **PL-7** what is written for an engine and read back is the same layout; what the engine cannot
-//!   express is listed, and then nothing is written.
+//!   [`Note`] of the reason, or a [`Problem`]; all problems of a command are reported at once.
+//! - **PL-6** a change that an engine would make to the settings is applied, because the changed settings are
+//!   what the engine runs, and a [`Note`] reports it.
+//! - **PL-7** a layout that is written for an engine and read back is the same layout; parts that the engine
+//!   cannot express are listed, and then nothing is written.
 //!
 //! Not here: whether the layout can run (see [`check`](crate::check), which [`Reading::check`] calls).
 
@@ -57,10 +57,10 @@ pub use write::{Written, write};
 use settings::Settings;
 use table::Table;
 
-/// Whose words.
+/// The engine whose words a command line uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// Playhouse: vLLM's spellings, the others' as aliases.
+    /// Playhouse: vLLM's spellings, with the other engines' spellings as aliases.
     Native,
     /// `vllm serve`.
     Vllm,
@@ -70,36 +70,36 @@ pub enum Dialect {
     TensorRtLlm,
 }
 
-/// What a command line says.
+/// The meaning of a command line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reading {
-    /// Whose words they were.
+    /// Engine whose words were read.
     pub dialect: Dialect,
     /// The layout that the engine would run.
     pub spec: ParallelSpec,
     /// The model, where one is named.
     pub model: Option<String>,
-    /// The flags that say the layout, with their values, as they were spelled.
+    /// The flags that describe the layout, with their values, as they were spelled.
     pub layout: Vec<String>,
-    /// What planning needs to know besides.
+    /// Other parameters that planning needs.
     pub parameters: Parameters,
-    /// What a reader should know.
+    /// Notes for a person about the meaning.
     pub notes: Vec<Note>,
-    /// What the engine refuses of flags that are no part of the layout.
+    /// Violations of the engine's rules by flags that are no part of the layout.
     refused: Vec<Violation>,
-    /// What keeps the weights of the checkpoint from being stored as the command says.
+    /// Reasons why the weights of the checkpoint cannot be stored as the command says.
     conflicts: Vec<Violation>,
 }
 
-/// Parameters of an engine that are no part of the layout and matter to planning. `None` where the
-/// command does not say.
+/// Parameters of an engine that are no part of the layout and matter to planning. A parameter that the
+/// command does not give is `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Parameters {
-    /// Machines.
+    /// Number of machines.
     pub nodes: Option<u32>,
-    /// Which of the machines this is.
+    /// Index of this machine.
     pub node_rank: Option<u32>,
-    /// Devices of a machine.
+    /// Devices per machine.
     pub devices_per_node: Option<u32>,
     /// Longest sequence, in tokens.
     pub context_tokens: Option<u64>,
@@ -111,22 +111,22 @@ pub struct Parameters {
     pub kv_dtype: Option<String>,
     /// Tokens of a KV block.
     pub block_tokens: Option<u32>,
-    /// Most running requests.
+    /// Most requests that run at once.
     pub requests_max: Option<u32>,
     /// Most tokens of one step.
     pub batch_tokens_max: Option<u64>,
-    /// Share of device memory that the engine may use (vLLM: of all; SGLang: weights and KV cache;
-    /// TensorRT-LLM: of what is free after loading).
+    /// Share of device memory that the engine may use (vLLM: of all memory; SGLang: for weights and KV cache;
+    /// TensorRT-LLM: of the memory that is free after loading).
     pub memory_fraction: Option<f64>,
-    /// Physical experts of a layer, counted together (TensorRT-LLM); see [`Reading::settle`].
+    /// Physical experts of a layer, redundant ones included (TensorRT-LLM); see [`Reading::settle`].
     pub expert_slots: Option<u32>,
 }
 
-/// Reads a command line, its words after `--from NAME --`. `documents` are the files that it names
+/// Reads a command line: the words after `--from NAME --`. `documents` are the files that the command names
 /// (see [`documents_of`]); a file that is missing there is noted, not read.
 ///
 /// # Errors
-/// Everything that cannot be understood (**PL-5**).
+/// Every word that cannot be understood (**PL-5**).
 pub fn read(
     dialect: Dialect,
     words: &[String],
@@ -137,10 +137,10 @@ pub fn read(
     understood(heard)
 }
 
-/// Reads a file of settings by itself: the LLM-API's YAML, or SGLang's.
+/// Reads a settings file without a command line: the YAML of the LLM-API, or SGLang's.
 ///
 /// # Errors
-/// Everything that cannot be understood (**PL-5**).
+/// Every setting that cannot be understood (**PL-5**).
 pub fn read_document(dialect: Dialect, document: &Document) -> Result<Reading, Vec<Problem>> {
     let mut heard = heard::Heard::new(dialect, &[]);
     heard.document(document);
@@ -176,7 +176,7 @@ fn understood(heard: heard::Heard<'_>) -> Result<Reading, Vec<Problem>> {
     })
 }
 
-/// The files that a command line names, to be read and handed to [`read`].
+/// Returns the files that a command line names; the caller reads them and passes them to [`read`].
 #[must_use]
 pub fn documents_of(dialect: Dialect, words: &[String]) -> Vec<String> {
     let mut heard = heard::Heard::new(dialect, &[]);
@@ -184,19 +184,19 @@ pub fn documents_of(dialect: Dialect, words: &[String]) -> Vec<String> {
     heard.settings.text(Key::ConfigFile).map(str::to_owned).into_iter().collect()
 }
 
-/// The flags of a dialect that mean something here, one line each.
+/// Returns the help for the flags of a dialect that planning reads, one line each.
 #[must_use]
 pub fn help(dialect: Dialect) -> String {
     dialect.table().help()
 }
 
-/// The flags of a dialect that mean something here.
+/// Returns the flags of a dialect that planning reads.
 #[must_use]
 pub fn flags(dialect: Dialect) -> &'static [Flag] {
     dialect.table().flags
 }
 
-/// What an engine makes of settings.
+/// The meaning that an engine gives to settings.
 #[derive(Default)]
 struct Meaning {
     spec: ParallelSpec,
@@ -222,13 +222,14 @@ fn parameters(settings: &Settings) -> Parameters {
     }
 }
 
-/// The quantization that reading the weights brings with it.
+/// Returns the quantization that the way of reading the weights implies.
 fn by_loader(settings: &Settings) -> Option<String> {
     let loader = settings.text(Key::LoadFormat)?;
     ["bitsandbytes", "gguf"].contains(&loader).then(|| loader.to_owned())
 }
 
-/// Tokens of a KV block, as told or as the engine has them; `None` where it has what we have.
+/// Returns the tokens of a KV block, as given or by the engine's default; `None` where that default is
+/// Playhouse's.
 fn block_tokens(dialect: Dialect, parameters: &Parameters) -> Option<u32> {
     parameters.block_tokens.or(dialect.table().block_tokens)
 }
@@ -236,10 +237,10 @@ fn block_tokens(dialect: Dialect, parameters: &Parameters) -> Option<u32> {
 // === impl Dialect ===
 
 impl Dialect {
-    /// All of them.
+    /// All dialects.
     pub const ALL: [Self; 4] = [Self::Native, Self::Vllm, Self::Sglang, Self::TensorRtLlm];
 
-    /// The name after `--from` and `--to`.
+    /// Returns the name of the dialect after `--from` and `--to`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -250,13 +251,13 @@ impl Dialect {
         }
     }
 
-    /// The dialect of that name.
+    /// Returns the dialect called `name`.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|dialect| dialect.name() == name)
     }
 
-    /// The rules of the engine that speaks it.
+    /// Returns the rules of the engine that uses the dialect.
     #[must_use]
     pub fn rules(self) -> RuleSet {
         match self {
@@ -289,8 +290,8 @@ impl Dialect {
 // === impl Reading ===
 
 impl Reading {
-    /// Every violation of `rules`; those of the engine that was read include what it refuses of
-    /// flags that are no part of the layout. A conflict with the checkpoint is always among them.
+    /// Returns every violation of `rules`. For the engine that was read, violations by flags that are no part
+    /// of the layout are included. Conflicts with the checkpoint are always included.
     #[must_use]
     pub fn check(&self, shape: Option<&ModelShape>, rules: RuleSet) -> Vec<Violation> {
         let tokens = block_tokens(self.dialect, &self.parameters);
@@ -303,8 +304,8 @@ impl Reading {
         violations
     }
 
-    /// Stores the weights of `shape` and the KV cache of `serving` as the command says, and notes or
-    /// refuses what it says otherwise.
+    /// Applies the command's storage settings to the weights of `shape` and the KV cache of `serving`.
+    /// Settings that contradict the checkpoint are noted or refused.
     pub fn store(&mut self, shape: &mut ModelShape, serving: &mut Serving) {
         let tokens = block_tokens(self.dialect, &self.parameters);
         serving.block_tokens = tokens.unwrap_or(serving.block_tokens);
@@ -318,8 +319,9 @@ impl Reading {
         );
     }
 
-    /// Settles what depends on the model: TensorRT-LLM counts slots where the others count redundant
-    /// experts, vLLM's replicas of a mixture of experts share each expert. Notes what engines make of this layout for this model.
+    /// Settles parameters that depend on the model: TensorRT-LLM counts slots where the other engines count
+    /// redundant experts, and vLLM's replicas of a mixture of experts share each expert. Adds notes on how
+    /// the engines treat this layout for this model.
     pub fn settle(&mut self, shape: &ModelShape) {
         let experts = crate::holding::routed_experts(shape);
         if let (Some(slots), Some(experts)) = (self.parameters.expert_slots, experts) {

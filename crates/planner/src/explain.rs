@@ -1,4 +1,4 @@
-//! A plan and a recommendation for people: text and a picture.
+//! Plans and recommendations for people: text and a picture.
 
 mod names;
 mod picture;

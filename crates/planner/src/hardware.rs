@@ -1,8 +1,8 @@
-//! The machines: nodes, their devices and the links between them.
+//! The hardware of a cluster: nodes, their devices and the links between them.
 //!
 //! - **HW-1** a description holds at most [`RANKS_MAX`](crate::RANKS_MAX) devices, each with memory.
-//! - **HW-2** a description that is refused gives one [`HardwareError`] naming the piece, what was
-//!   found and what is allowed. No text panics.
+//! - **HW-2** a description that is refused gives one [`HardwareError`], which names the piece, the value
+//!   found and the values allowed. No text panics.
 //!
 //! Two spellings: `2x8xH100` (nodes × devices × type; `8xH100` and `H100` are one node; a list with
 //! commas mixes) and TOML:
@@ -27,21 +27,21 @@ use serde::Deserialize;
 pub use self::device::DeviceType;
 use crate::{Machine, RANKS_MAX};
 
-/// Nodes in a fixed order.
+/// The nodes of a cluster, in a fixed order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hardware {
-    /// At least one.
+    /// The nodes; at least one.
     pub nodes: Vec<Node>,
 }
 
 /// A machine with equal devices.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
-    /// Unique.
+    /// Name, unique in the cluster.
     pub name: String,
-    /// How many devices.
+    /// Number of devices.
     pub devices: u32,
-    /// Of what type.
+    /// Type of the devices.
     pub device: DeviceType,
     /// Nodes of one domain reach each other's devices over the fast link.
     pub domain: String,
@@ -57,22 +57,22 @@ pub enum HardwareError {
     Piece {
         /// The piece.
         piece: String,
-        /// What is wrong with it.
+        /// Description of the error.
         reason: String,
     },
-    /// No such device type.
+    /// A device type that the table does not have.
     #[error("unknown device `{found}`: known are {}", DeviceType::names().collect::<Vec<_>>().join(", "))]
     Device {
         /// The name given.
         found: String,
     },
-    /// Too much of it.
+    /// More devices than can be planned.
     #[error("hardware: {devices} devices, at most {RANKS_MAX} can be planned")]
     TooLarge {
-        /// Devices in all.
+        /// Number of devices.
         devices: u64,
     },
-    /// Two nodes of one name.
+    /// Two nodes with the same name.
     #[error("hardware: two nodes are named `{name}`; give each its own")]
     SameName {
         /// The name.
@@ -90,7 +90,7 @@ struct File {
     nodes: Vec<Entry>,
 }
 
-/// One entry of it.
+/// One entry of the TOML file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Entry {
@@ -144,7 +144,7 @@ impl Hardware {
     /// Reads the TOML form.
     ///
     /// # Errors
-    /// As [`Hardware::parse`], and when two nodes share a name.
+    /// As [`Hardware::parse`], and when two nodes have the same name.
     pub fn from_toml(text: &str) -> Result<Self, HardwareError> {
         let file: File =
             toml::from_str(text).map_err(|error| HardwareError::Toml(error.to_string()))?;
@@ -178,32 +178,34 @@ impl Hardware {
         }
     }
 
-    /// Devices in all.
+    /// Returns the number of devices of all nodes.
     #[must_use]
     pub fn devices(&self) -> u64 {
         self.nodes.iter().map(|node| u64::from(node.devices)).sum()
     }
 
-    /// The device that limits a layout over all of them: the least of each quantity.
+    /// Takes the smallest value of each quantity over all devices, because the weakest device limits a
+    /// layout.
     #[must_use]
     pub fn slowest(&self) -> Option<DeviceType> {
         let used = self.nodes.iter().filter(|node| node.devices > 0);
         used.map(|node| node.device).reduce(DeviceType::least)
     }
 
-    /// Devices of the smallest domain.
+    /// Returns the number of devices of the smallest domain.
     #[must_use]
     pub fn domain_devices(&self) -> u64 {
         self.domains().iter().map(|devices| devices.len() as u64).min().unwrap_or(0)
     }
 
-    /// The devices of each domain, in order of its first node; domains without devices left out.
+    /// Returns the devices of each domain, domains in the order of their first node; domains without devices
+    /// are left out.
     #[must_use]
     pub fn domains(&self) -> Vec<Vec<DeviceIndex>> {
         Machine::domains(&self.machines())
     }
 
-    /// The nodes as a placement sees them.
+    /// Returns the nodes in the form that a placement uses.
     #[must_use]
     pub fn machines(&self) -> Vec<Machine> {
         let machine = |Node { name, devices, domain, .. }: &Node| Machine {
@@ -241,7 +243,7 @@ fn device_type(name: &str) -> Result<DeviceType, HardwareError> {
     DeviceType::find(name).ok_or_else(|| HardwareError::Device { found: name.to_owned() })
 }
 
-/// Nodes, devices per node and type of `2x8xH100`.
+/// Parses nodes, devices per node and type of `2x8xH100`.
 fn parse_piece(piece: &str) -> Result<(u32, u32, DeviceType), HardwareError> {
     let refuse = |reason: String| HardwareError::Piece { piece: piece.to_owned(), reason };
     let mut counts = Vec::new();

@@ -1,4 +1,4 @@
-//! What a rank holds, counted for a model.
+//! The share of a model that a rank holds, in the units of the model.
 
 use playhouse_layout::{Experts, Share};
 use serde::{Deserialize, Serialize};
@@ -10,15 +10,15 @@ use crate::{Axis, ModelShape, Slice};
 /// What one rank holds of a model whose layers are alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holding {
-    /// Layers.
+    /// Layers of the rank's stage.
     pub layers: Slice,
     /// Query heads of each layer.
     pub query_heads: Slice,
     /// Key and value heads; `None` for latent attention, whose compressed KV has no heads.
     pub kv_heads: Option<Slice>,
-    /// Experts of a routed layer; `None` without one.
+    /// Experts of a routed layer; `None` for a model without routed layers.
     pub experts: Option<Experts>,
-    /// Rows of the embedding table; `None` behind the first stage.
+    /// Rows of the embedding table; `None` after the first stage.
     pub embedding: Option<Slice>,
     /// Rows of the language-model head; `None` before the last stage.
     pub head: Option<Slice>,
@@ -27,7 +27,7 @@ pub struct Holding {
 // === impl Holding ===
 
 impl Holding {
-    /// What a share is of `shape`.
+    /// Returns what a rank with `share` holds of `shape`.
     #[must_use]
     pub fn of(share: &Share, shape: &ModelShape) -> Self {
         let spec = &shape.spec;
@@ -48,7 +48,7 @@ impl Holding {
     }
 }
 
-/// Experts of the first routed layer.
+/// Returns the number of experts of the first routed layer.
 pub(crate) fn routed_experts(shape: &ModelShape) -> Option<u64> {
     shape.spec.layers.iter().find_map(|layer| match layer.feed_forward {
         FeedForward::Moe(moe) => Some(moe.experts as u64),

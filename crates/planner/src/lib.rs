@@ -1,6 +1,7 @@
-//! Whether a layout can run, what it costs, and which one is best: a parallel spec in the words of any engine, a
-//! model's shape and hardware in; broken rules, memory, traffic and recommendations out. Where every rank is, and
-//! what it holds, is `playhouse-layout`. Pure: no clock, randomness or I/O (**A1**).
+//! Planning of layouts: whether a layout can run, what it costs, and which layout is best. A parallel spec in
+//! the words of any engine, the shape of a model and hardware go in; broken rules, memory, traffic and
+//! recommendations come out. The place of every rank, and its share of the model, are in `playhouse-layout`.
+//! Pure: no clock, randomness or I/O (**A1**).
 #![forbid(unsafe_code)]
 
 mod cluster_config;

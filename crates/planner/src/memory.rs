@@ -1,4 +1,4 @@
-//! Bytes of a rank: weights, KV cache and activations.
+//! Memory of a rank in bytes: weights, KV cache and activations.
 //!
 //! - **ME-1** weights are exact: a layout of one rank needs the bytes of the checkpoint.
 //! - **ME-2** KV bytes are those of every layer of the stage for every token, windows ignored:
@@ -15,7 +15,7 @@
 //! + running · vocab · 4 B                                 on the last stage (gathered logits)
 //! ```
 //!
-//! Not here: what the driver and the collectives' library take beside the memory share.
+//! Not here: what the driver and the collectives' library use outside the memory share.
 
 use playhouse_types::{Attention, BlockSize, FeedForward};
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ use crate::{Axis, Coordinates, Inventory, ModelShape, RankMap};
 /// Bytes of an activation; bf16.
 pub(crate) const ACTIVATION_BYTES: u64 = 2;
 
-/// How the ranks are used: what memory and traffic depend on beside the layout.
+/// The load that the ranks serve: everything but the layout that memory and traffic depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Serving {
@@ -35,7 +35,7 @@ pub struct Serving {
     pub step_tokens: u64,
     /// Requests that run at once in a replica. Default 256.
     pub running: u64,
-    /// Share of a device's memory that is used, percent. Default 90, as in vLLM.
+    /// Share of a device's memory that may be used, percent. Default 90, as in vLLM.
     pub memory_percent: u8,
     /// Storage of keys and values. Default two bytes.
     pub kv: KvType,
@@ -43,7 +43,7 @@ pub struct Serving {
     pub block_tokens: u32,
 }
 
-/// Storage of keys and values.
+/// The storage of keys and values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KvType {
@@ -58,15 +58,15 @@ pub enum KvType {
     HalfByte,
 }
 
-/// Bytes of one rank.
+/// The memory of one rank, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RankMemory {
-    /// Weights.
+    /// Bytes of the weights.
     pub weight_bytes: u64,
-    /// KV cache for one token of a request that this rank serves, rounded up where the sequence is
+    /// Bytes of KV cache for one token of a request that this rank serves, rounded up where the sequence is
     /// split.
     pub kv_bytes_per_token: u64,
-    /// Activations of the largest step.
+    /// Bytes of the activations of the largest step.
     pub workspace_bytes: u64,
 }
 
@@ -85,7 +85,7 @@ impl Default for Serving {
 }
 
 impl Serving {
-    /// Bytes of a device's memory that a rank may use.
+    /// Returns the number of bytes of a device's memory that a rank may use.
     #[must_use]
     pub fn usable_bytes(&self, memory_bytes: u64) -> u64 {
         memory_bytes / 100 * u64::from(self.memory_percent.min(100))
@@ -95,7 +95,7 @@ impl Serving {
 // === impl KvType ===
 
 impl KvType {
-    /// Bytes of so many values.
+    /// Returns the number of bytes of `values` values.
     #[must_use]
     pub fn bytes(self, values: u64) -> u64 {
         match self {
@@ -106,7 +106,7 @@ impl KvType {
         }
     }
 
-    /// In words.
+    /// Returns the storage in words.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -121,7 +121,7 @@ impl KvType {
 // === impl RankMemory ===
 
 impl RankMemory {
-    /// What a rank needs.
+    /// Returns the memory that a rank needs.
     #[must_use]
     pub fn of(
         map: &RankMap,
@@ -137,7 +137,8 @@ impl RankMemory {
         }
     }
 
-    /// Tokens whose KV fits beside the rest in `bytes`; `None` when weights and workspace do not.
+    /// Returns the number of tokens whose KV fits beside the rest in `bytes`; `None` when weights and
+    /// workspace alone do not fit.
     #[must_use]
     pub fn tokens_in(&self, bytes: u64) -> Option<u64> {
         let taken = self.weight_bytes.saturating_add(self.workspace_bytes);
@@ -145,7 +146,7 @@ impl RankMemory {
     }
 }
 
-/// Bytes of keys and values that a rank keeps for one token, over its layers.
+/// Returns the bytes of keys and values that a rank keeps for one token, over its layers.
 fn kv_bytes_per_token(map: &RankMap, inventory: &Inventory, at: &Coordinates, kv: KvType) -> u64 {
     let share = map.share(at);
     inventory

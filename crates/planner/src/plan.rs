@@ -1,4 +1,4 @@
-//! The plan of a layout: everything about every rank, in one value that prints.
+//! The plan of a layout: everything about every rank, in one value that can be printed.
 
 use playhouse_types::ParallelSpec;
 use serde::Serialize;
@@ -11,64 +11,65 @@ use crate::{
     Violation, Widths,
 };
 
-/// A layout that can run: where each rank is, what it holds, whom it talks to.
+/// The plan of a layout that can run: where each rank is, what it holds, and with which ranks it
+/// communicates.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
     /// The layout.
     pub spec: ParallelSpec,
-    /// Its widths, derived ones included.
+    /// The widths of the layout, derived ones included.
     pub widths: Widths,
-    /// Memory and traffic are for this use.
+    /// The load for which memory and traffic are computed.
     pub serving: Serving,
     /// Every rank in order.
     pub ranks: Vec<PlannedRank>,
-    /// The groups of each kind that has more than one rank and is no other's equal.
+    /// The groups of each kind that has more than one rank and does not equal another kind.
     pub groups: Vec<Groups>,
-    /// What the first rank of each stage of a replica sends in a step.
+    /// Bytes that the first rank of each stage of a replica sends in a step.
     pub traffic: Vec<StageTraffic>,
     /// The device of each rank, given hardware.
     pub placement: Option<Placement>,
     /// Tokens of KV that fit in all replicas, given hardware.
     pub kv_tokens: Option<u64>,
-    /// What runs, but not well, or is counted by guess.
+    /// Parts of the layout that run, but not well, and numbers that are estimates.
     pub warnings: Vec<String>,
 }
 
-/// One rank.
+/// The plan of one rank.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PlannedRank {
-    /// Its place in the layout.
+    /// Place of the rank in the layout.
     #[serde(flatten)]
     pub at: Coordinates,
-    /// Its node, given hardware.
+    /// Node of the rank, given hardware.
     pub node: Option<String>,
-    /// Its device on the node.
+    /// Device of the rank on its node.
     pub device: Option<u32>,
-    /// What it holds.
+    /// Share of the model that the rank holds.
     #[serde(flatten)]
     pub holding: Holding,
-    /// Its bytes.
+    /// Memory of the rank.
     #[serde(flatten)]
     pub memory: RankMemory,
-    /// Tokens of KV that fit on its device.
+    /// Tokens of KV that fit on the rank's device.
     pub kv_tokens: Option<u64>,
 }
 
-/// The exchanges of a stage.
+/// The exchanges of a stage in one step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StageTraffic {
-    /// Stage.
+    /// Index of the stage.
     pub stage: u32,
-    /// What its first rank sends in a step full of prompts.
+    /// Exchanges of the stage's first rank in a step full of prompts.
     pub prompts: Vec<Exchange>,
-    /// What it sends in a step in which [`Plan::generated`] requests of a replica generate.
+    /// Exchanges of that rank in a step in which [`Plan::generated`] requests of a replica generate.
     pub decode: Vec<Exchange>,
 }
 
-/// How many times as wide a layout may be that is offered instead.
+/// Largest factor by which a layout may be wider that is offered instead.
 const WIDER_MAX: u32 = 16;
 
-/// What a plan is made of.
+/// The input of a plan.
 struct Ground<'a> {
     spec: &'a ParallelSpec,
     shape: &'a ModelShape,
@@ -80,12 +81,12 @@ struct Ground<'a> {
 // === impl Plan ===
 
 impl Plan {
-    /// Plans `spec` for `shape`, on `hardware` if given. A stage that no node has room for is placed
-    /// over several or refused, as `cross` says.
+    /// Plans `spec` for `shape`, on `hardware` if given. A stage that fits on no node is spread over several
+    /// nodes or refused, as `cross` says.
     ///
     /// # Errors
-    /// Everything that keeps the layout from running: broken rules, or on this hardware too few
-    /// devices, too little memory.
+    /// Everything that keeps the layout from running: broken rules; too few devices or too little memory on
+    /// this hardware.
     pub fn new(
         spec: &ParallelSpec,
         shape: &ModelShape,
@@ -140,14 +141,14 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The plan as JSON.
+    /// Returns the plan as JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("a plan has string keys only")
     }
 
-    /// Requests of a replica that generate a token in one step: those that run, divided over the
-    /// stages, which work on different ones.
+    /// Returns the number of requests of a replica that generate a token in one step: the running requests
+    /// divided over the stages, because the stages work on different requests.
     #[must_use]
     pub fn generated(&self) -> u64 {
         generated(&self.serving, &self.widths)
@@ -158,8 +159,8 @@ impl Plan {
         Some((hardware.nodes.get(seat.node as usize)?, seat.device))
     }
 
-    /// Tokens of KV in all replicas: an attention-DP group of a replica has as many as its fullest
-    /// rank has room for.
+    /// Returns the tokens of KV in all replicas: an attention-DP group of a replica has as many as its
+    /// fullest rank has room for.
     fn capacity(&self) -> Option<u64> {
         let groups = u64::from(self.widths.attention_data);
         let size = usize::try_from(self.widths.replica_ranks()).unwrap_or(usize::MAX).max(1);
@@ -217,7 +218,7 @@ fn generated(serving: &Serving, widths: &Widths) -> u64 {
 // === impl Ground ===
 
 impl Ground<'_> {
-    /// A device is too small for what a rank needs, with the nearest wider layouts that fit.
+    /// Reports a device that is too small for what a rank needs, with the nearest wider layouts that fit.
     fn too_small(&self, rank: u32, node: &Node, device: u32, memory: &RankMemory) -> Violation {
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         let has = node.device.memory_bytes;
@@ -254,7 +255,7 @@ impl Ground<'_> {
         Violation { nearest, ..Violation::new("memory-fits", message, fix) }
     }
 
-    /// The least multiple of a width with which the model can run here.
+    /// Returns the least multiple of a width with which the model can run here.
     fn wider(&self, field: Field) -> Option<Change> {
         let now = field.get(self.spec)?;
         (2..=WIDER_MAX)

@@ -1,13 +1,13 @@
-//! The best layouts of a model on given hardware, and why the others are not.
+//! The best layouts of a model on given hardware, and the reasons against the others.
 //!
 //! - **RE-1** every layout that [`candidates`] enumerates is ranked or cut, with one reason.
-//! - **RE-2** what is ranked fits: weights, workspace and at least one request of full length.
+//! - **RE-2** every ranked layout fits: weights, workspace and at least one request of full length.
 //! - **RE-3** the order is a function of the predicted numbers: the score is
 //!   `latency^-w · throughput^(1-w)` where latency is that of a whole request, times 0.98 for each
 //!   mechanism beyond tensor, pipeline and data, so that of equals the plain layout wins. The weight
 //!   `w` and the requests at which latency is taken are the goal's.
 //!
-//! The field's guidance is not built in; it follows from the roofline and the tests hold it.
+//! The field's guidance is not built in; it follows from the roofline, and the tests check that it does.
 
 mod candidates;
 
@@ -23,40 +23,41 @@ use crate::{
     DeviceType, Hardware, Inventory, ModelShape, RankMemory, Serving, Speed, Violation, Workload,
 };
 
-/// What the layout is for.
+/// The goal of a layout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
-    /// One request, as fast as possible.
+    /// One request is answered as fast as possible.
     Latency,
-    /// As many tokens as possible.
+    /// As many tokens as possible are generated per second.
     Throughput,
-    /// Both, at 16 requests per device.
+    /// Latency and throughput count alike, at 16 requests per device.
     #[default]
     Balanced,
 }
 
-/// What is asked for.
+/// The requirements of a recommendation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Wish {
-    /// What the layout is for.
+    /// Goal of the layout.
     pub goal: Goal,
-    /// A typical request; it must fit.
+    /// A typical request, which must fit.
     pub work: Workload,
-    /// Step size, memory share, KV type.
+    /// Load that the ranks serve: step size, memory share, KV type.
     pub serving: Serving,
 }
 
-/// Layouts, best first.
+/// The recommended layouts, best first, and the layouts that were cut.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Recommendation {
-    /// The best, at most [`RANKED_MAX`].
+    /// The best layouts, at most [`RANKED_MAX`].
     pub ranked: Vec<Ranked>,
-    /// The others by reason, the most frequent first.
+    /// The other layouts by reason, the most frequent reason first.
     pub cut: Vec<Cuts>,
-    /// Layouts looked at.
+    /// Number of layouts that were examined.
     pub candidates: usize,
-    /// There were more than [`CANDIDATES_MAX`]: the widest stages were looked at in their plain form.
+    /// Whether there were more than [`CANDIDATES_MAX`] layouts: the widest stages were then examined in their
+    /// plain form only.
     pub capped: bool,
 }
 
@@ -65,39 +66,39 @@ pub struct Recommendation {
 pub struct Ranked {
     /// The layout.
     pub spec: ParallelSpec,
-    /// Its fullest rank.
+    /// Memory of the layout's fullest rank.
     pub memory: RankMemory,
     /// Tokens of KV that fit in all replicas.
     pub kv_tokens: u64,
-    /// Prediction.
+    /// Predicted speed.
     pub speed: Speed,
-    /// Higher is better; comparable within one recommendation.
+    /// Score of the layout; higher is better; comparable within one recommendation.
     pub score: f64,
 }
 
 /// Layouts that were cut for one reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Cuts {
-    /// Stable name: of the broken rule, or `weights-do-not-fit`, `context-does-not-fit`, `slower`.
+    /// Stable name of the reason: the broken rule, or `weights-do-not-fit`, `context-does-not-fit`, `slower`.
     pub reason: String,
-    /// How many.
+    /// Number of layouts.
     pub count: usize,
     /// The reason in words, for the example.
     pub message: String,
-    /// The one that came closest.
+    /// The layout that came closest.
     pub example: ParallelSpec,
 }
 
-/// Layouts that a recommendation shows.
+/// Most layouts that a recommendation shows.
 pub const RANKED_MAX: usize = 5;
 
-/// Per mechanism beyond tensor, pipeline and data.
+/// Factor of the score per mechanism beyond tensor, pipeline and data.
 const PLAINNESS: f64 = 0.98;
 
 /// Requests per device at which a balanced layout's latency is taken.
 const BALANCED_REQUESTS: u64 = 16;
 
-/// What all layouts of a recommendation have in common.
+/// The input that all layouts of a recommendation share.
 struct Ground<'a> {
     shape: &'a ModelShape,
     inventory: Inventory,
@@ -107,15 +108,15 @@ struct Ground<'a> {
     wish: &'a Wish,
 }
 
-/// Why a layout was cut.
+/// The reason why a layout was cut.
 struct Refusal {
     reason: String,
     message: String,
-    /// Of several with one reason, the highest comes closest.
+    /// Closeness to fitting: of several layouts cut for one reason, the highest comes closest.
     closeness: f64,
 }
 
-/// The best layouts of `shape` on all devices of `hardware`.
+/// Returns the best layouts of `shape` on all devices of `hardware`.
 #[must_use]
 pub fn recommend(shape: &ModelShape, hardware: &Hardware, wish: &Wish) -> Recommendation {
     let (specs, capped) = candidates(shape, hardware.devices());
@@ -169,7 +170,7 @@ fn score(speed: &Speed, spec: &ParallelSpec, wish: &Wish) -> f64 {
     latency.powf(-weight) * speed.tokens_per_s.powf(1.0 - weight) * plain
 }
 
-/// Mechanisms beyond tensor, pipeline and data.
+/// Counts the mechanisms beyond tensor, pipeline and data.
 fn mechanisms(spec: &ParallelSpec) -> i32 {
     [
         spec.prefill_context > 1,
@@ -240,8 +241,8 @@ impl Ground<'_> {
 // === impl Wish ===
 
 impl Wish {
-    /// A goal for requests of `context` tokens, of which at most 512 are generated; 1024 + 512 by
-    /// default.
+    /// Returns the requirements for requests of `context` tokens, of which at most 512 are generated; 1024 +
+    /// 512 by default.
     #[must_use]
     pub fn new(goal: Goal, context: Option<u64>) -> Self {
         let context = context.unwrap_or(1536).max(2);

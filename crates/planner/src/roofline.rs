@@ -1,6 +1,6 @@
-//! How fast a layout is, by a roofline model: each piece of work takes as long as its arithmetic or
-//! its memory traffic, whichever is longer (Williams et al. 2009), collectives follow the α-β model
-//! (latency and bandwidth, Thakur et al. 2005). It is made for comparing layouts, not for promises.
+//! The speed of a layout by a roofline model: each piece of work takes as long as its arithmetic or its
+//! memory traffic, whichever is longer (Williams et al. 2009), and collectives follow the α-β model (latency
+//! and bandwidth, Thakur et al. 2005). The model compares layouts; it does not promise speeds.
 //!
 //! ```text
 //! step of a stage = Σ weights max(2·o·i·tokens / flops, bytes / bandwidth)
@@ -43,12 +43,12 @@ const ROUTING_OVERHEAD: f64 = 60e-6;
 /// Scheduling and sampling of a step, seconds: assumed.
 const STEP_OVERHEAD: f64 = 200e-6;
 
-/// What remains of the waiting between stages with steps of unequal length: assumed.
+/// Share of the waiting between stages with steps of unequal length that remains: assumed.
 const BUBBLE: f64 = 0.3;
 /// Requests per device that count as saturation, if they fit.
 const SATURATED: u64 = 256;
 
-/// What the service computes.
+/// The requests that a service computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Workload {
     /// Tokens of a prompt.
@@ -57,7 +57,7 @@ pub struct Workload {
     pub output_tokens: u64,
 }
 
-/// How a layout does.
+/// The predicted speed of a layout.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Speed {
     /// Seconds to the first token of a request that finds the replica idle.
@@ -72,7 +72,7 @@ pub struct Speed {
     pub concurrent_max: u64,
 }
 
-/// A layout on devices of one type.
+/// The model of a layout on devices of one type.
 pub(crate) struct Roofline<'a> {
     pub(crate) map: &'a RankMap,
     pub(crate) shape: &'a ModelShape,
@@ -83,7 +83,7 @@ pub(crate) struct Roofline<'a> {
     pub(crate) serving: Serving,
 }
 
-/// What a step finds in the cache.
+/// The lengths that the tokens of a step attend to.
 #[derive(Clone, Copy)]
 struct Context {
     /// Tokens that a prompt token sees on average.
@@ -106,8 +106,8 @@ impl Roofline<'_> {
             .map(|(stage, count)| (self.map.coordinates(stage * widths.stage_ranks), count))
     }
 
-    /// Memory of the fullest rank, and the tokens that fit in each attention-DP group; `None` when
-    /// weights and workspace alone do not fit.
+    /// Returns the memory of the fullest rank, and the tokens that fit in each attention-DP group; `None`
+    /// when weights and workspace alone do not fit.
     pub(crate) fn memory(&self) -> (RankMemory, Option<u64>) {
         let bytes = self.serving.usable_bytes(self.device.memory_bytes);
         let ranks = self.stages().map(|(at, _)| {
@@ -121,7 +121,7 @@ impl Roofline<'_> {
         ))
     }
 
-    /// The speed for `work` with at most `concurrent` requests at once, when `tokens` of KV fit.
+    /// Returns the speed for `work` with at most `concurrent` requests at once, when `tokens` of KV fit.
     pub(crate) fn speed(&self, work: Workload, concurrent: u64, tokens: u64) -> Speed {
         let widths = self.map.widths();
         let groups = u64::from(widths.attention_data).max(1);
@@ -143,7 +143,7 @@ impl Roofline<'_> {
         }
     }
 
-    /// Seconds of the slowest stage that one request costs with `batch` requests in the replica.
+    /// Returns the seconds of the slowest stage that one request costs with `batch` requests in the replica.
     fn request(&self, work: Workload, batch: u64) -> f64 {
         let stages = f64::from(self.map.widths().stages.max(1));
         let decode = self.decode(work, batch).1;
@@ -157,8 +157,8 @@ impl Roofline<'_> {
         busy + BUBBLE * waiting.max(0.0)
     }
 
-    /// Seconds of a token through all stages, and of the slowest stage, with `batch` requests in the
-    /// replica.
+    /// Returns the seconds of a token through all stages, and of the slowest stage, with `batch` requests in
+    /// the replica.
     fn decode(&self, work: Workload, batch: u64) -> (f64, f64) {
         let micro = batch.div_ceil(u64::from(self.map.widths().stages).max(1));
         let load = StepLoad { prefill_tokens: 0, decode_tokens: micro, sampled: micro };
@@ -166,7 +166,7 @@ impl Roofline<'_> {
         self.step(&load, Context { prefill: 0, decode: seen })
     }
 
-    /// Seconds until the first token of one prompt.
+    /// Returns the seconds until the first token of one prompt.
     fn prefill(&self, work: Workload) -> f64 {
         let groups = u64::from(self.map.widths().attention_data).max(1);
         let chunk = self.serving.step_tokens.max(1).min(work.prompt_tokens.max(1));
@@ -187,7 +187,8 @@ impl Roofline<'_> {
         slowest + (last.0 - last.1)
     }
 
-    /// Seconds of the slowest stage for a step full of prompts, and the share of one prompt in it.
+    /// Returns the seconds of the slowest stage for a step full of prompts, and the share of one prompt in
+    /// it.
     fn prefill_share(&self, work: Workload) -> (f64, f64) {
         let groups = u64::from(self.map.widths().attention_data).max(1);
         let tokens = self.serving.step_tokens.max(1).saturating_mul(groups);
@@ -197,7 +198,7 @@ impl Roofline<'_> {
         (slowest, work.prompt_tokens as f64 / tokens as f64)
     }
 
-    /// Seconds of a step through all stages, and of the slowest stage.
+    /// Returns the seconds of a step through all stages, and of the slowest stage.
     fn step(&self, load: &StepLoad, context: Context) -> (f64, f64) {
         self.stages().fold((0.0, 0.0f64), |(sum, slowest), (at, count)| {
             let seconds = self.stage(&at, load, context);
@@ -229,7 +230,7 @@ impl Roofline<'_> {
         seconds + exchanges.iter().map(|exchange| self.exchange(at, exchange)).sum::<f64>()
     }
 
-    /// Seconds of a weight's product with the tokens of a rank.
+    /// Returns the seconds of a weight's product with the tokens of a rank.
     fn weight(
         &self,
         at: &Coordinates,
@@ -274,7 +275,7 @@ impl Roofline<'_> {
         self.longer(flops / peak, bytes)
     }
 
-    /// Seconds of scores and values over the cache.
+    /// Returns the seconds of scores and values over the cache.
     fn attention(
         &self,
         at: &Coordinates,
@@ -310,7 +311,7 @@ impl Roofline<'_> {
         prefill + decode
     }
 
-    /// The longer of arithmetic, in seconds at peak, and memory traffic, in bytes.
+    /// Returns the longer of arithmetic, in seconds at peak, and memory traffic, in bytes.
     fn longer(&self, at_peak: f64, bytes: f64) -> f64 {
         (at_peak / ARITHMETIC).max(bytes / (self.device.memory_bandwidth * MEMORY))
     }
@@ -340,8 +341,8 @@ impl Roofline<'_> {
         calls * latency + transfer
     }
 
-    /// Ranks of a group in one domain, and the domains it spans, when ranks fill the domains in
-    /// order.
+    /// Returns the ranks of a group in one domain, and the domains that the group spans, when ranks fill the
+    /// domains in order.
     fn spread(&self, at: &Coordinates, exchange: &Exchange) -> (f64, f64) {
         let widths = self.map.widths();
         let (ranks, stage) = (u64::from(exchange.ranks.max(1)), u64::from(widths.stage_ranks));

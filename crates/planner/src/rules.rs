@@ -1,16 +1,15 @@
-//! What a layout must satisfy, natively and in each engine.
+//! The rules that a layout must satisfy, natively and in each engine.
 //!
-//! - **PL-1** [`check`] never panics and always ends, whatever the sizes; the same input always
-//!   gives the same answer in the same order.
-//! - **PL-2** every broken rule is reported in one go, each once, with the numbers.
+//! - **PL-1** [`check`] never panics and always ends, whatever the sizes; equal input gives equal answers in
+//!   the same order.
+//! - **PL-2** every broken rule is reported at once, each exactly once, with the numbers.
 //! - **PL-3** no cascade: a width of zero is reported once, and a rule that would have to count
 //!   with it, or with a width derived from factors that do not match, stays silent.
 //! - **PL-4** a [`Change`] that a violation offers, made alone, mends that rule and breaks no other.
 //!
-//! The native rules are the strictest that make sense: nothing is rewritten to make a layout fit.
-//! The rules of an engine are its own, plus one violation for each part of the spec that it has no
-//! words for. Not here: what the engines check of flags that are no part of a layout (see
-//! [`dialect`](crate::dialect)).
+//! The native rules are the strictest that make sense: nothing is rewritten to make a layout fit. The rules
+//! of an engine are its own, plus one violation for each part of the spec that the engine cannot express. Not
+//! here: rules on flags that are no part of a layout (see [`dialect`](crate::dialect)).
 
 use std::fmt;
 
@@ -34,44 +33,44 @@ pub(crate) use case::{Case, Facts};
 pub use field::{Change, Field};
 pub(crate) use near::either;
 
-/// Ranks that a pool may have: the largest map that is enumerated.
+/// Most ranks that a pool may have: the largest map that is enumerated.
 pub const RANKS_MAX: u64 = 65_536;
 
-/// Whose rules to hold a layout against.
+/// The engine whose rules a layout is checked against.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RuleSet {
-    /// What Playhouse can run.
+    /// Layouts that Playhouse can run.
     #[default]
     Native,
-    /// What vLLM accepts.
+    /// Layouts that vLLM accepts.
     Vllm,
-    /// What SGLang accepts.
+    /// Layouts that SGLang accepts.
     Sglang,
-    /// What TensorRT-LLM accepts.
+    /// Layouts that TensorRT-LLM accepts.
     TensorRtLlm,
 }
 
-/// One broken rule.
+/// The breach of one rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Violation {
     /// Stable name of the rule, such as `heads-divide`.
     pub rule: &'static str,
-    /// What is wrong, with the numbers.
+    /// Description of the breach, with the numbers.
     pub message: String,
-    /// How to mend it: the nearest values that would do, or what to leave out.
+    /// Description of the remedy: the nearest values that mend the rule, or what to leave out.
     pub fix: String,
-    /// Those values, each a change that is enough by itself (**PL-4**).
+    /// The nearest values, each a change that is enough by itself (**PL-4**).
     pub nearest: Vec<Change>,
 }
 
-/// Every violation of `rules` by `spec`, for the model `shape` where one is named; empty when the
-/// layout can run.
+/// Returns every violation of `rules` by `spec`, for the model `shape` if given; empty when the layout can
+/// run.
 #[must_use]
 pub fn check(spec: &ParallelSpec, shape: Option<&ModelShape>, rules: RuleSet) -> Vec<Violation> {
     check_with(spec, shape, rules, Serving::default().block_tokens)
 }
 
-/// [`check`] where a KV block holds `block_tokens` tokens.
+/// Runs [`check`] for KV blocks of `block_tokens` tokens.
 pub(crate) fn check_with(
     spec: &ParallelSpec,
     shape: Option<&ModelShape>,
@@ -97,7 +96,7 @@ pub(crate) fn check_with(
         .collect()
 }
 
-/// The map of a layout that can run.
+/// Returns the map of a layout that can run.
 ///
 /// # Errors
 /// Every native rule that `spec` breaks.
@@ -105,7 +104,7 @@ pub fn rank_map(spec: &ParallelSpec, shape: &ModelShape) -> Result<RankMap, Vec<
     checked_map(spec, shape, Serving::default().block_tokens)
 }
 
-/// [`rank_map`] where a KV block holds `block_tokens` tokens.
+/// Runs [`rank_map`] for KV blocks of `block_tokens` tokens.
 pub(crate) fn checked_map(
     spec: &ParallelSpec,
     shape: &ModelShape,
@@ -118,7 +117,7 @@ pub(crate) fn checked_map(
 // === impl Violation ===
 
 impl Violation {
-    /// A violation that no number mends.
+    /// Returns a violation that no number mends.
     pub(crate) fn new(rule: &'static str, message: String, fix: impl Into<String>) -> Self {
         Self { rule, message, fix: fix.into(), nearest: Vec::new() }
     }
@@ -133,6 +132,6 @@ impl fmt::Display for Violation {
 // === impl RuleSet ===
 
 impl RuleSet {
-    /// All of them.
+    /// All sets of rules.
     pub const ALL: [Self; 4] = [Self::Native, Self::Vllm, Self::Sglang, Self::TensorRtLlm];
 }

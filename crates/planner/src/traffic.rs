@@ -1,9 +1,9 @@
 //! Bytes that the ranks of a stage exchange in one step, group by group.
 //!
-//! Counted is what one rank sends, with bandwidth-optimal algorithms (Patarasuk & Yuan 2009): a
-//! ring all-reduce of `b` bytes over `n` ranks sends `2 (n-1)/n · b`, an all-gather or a
-//! reduce-scatter half of that. Sharding after Megatron (Shoeybi et al. 2019): one reduction after
-//! attention, one after the feed-forward block.
+//! The count is of the bytes that one rank sends with bandwidth-optimal algorithms (Patarasuk & Yuan 2009): a
+//! ring all-reduce of `b` bytes over `n` ranks sends `2 (n-1)/n · b`, an all-gather or a reduce-scatter half
+//! of that. Sharding follows Megatron (Shoeybi et al. 2019): one reduction after attention, one after the
+//! feed-forward block.
 
 use playhouse_layout::product;
 use playhouse_types::{Attention, FeedForward};
@@ -13,7 +13,7 @@ use crate::memory::ACTIVATION_BYTES;
 
 use crate::{Axis, Coordinates, GroupKind, Inventory, KvType, ModelShape, RankMap};
 
-/// What a step of one replica computes.
+/// The work of one step of a replica.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepLoad {
     /// Prompt tokens.
@@ -27,35 +27,35 @@ pub struct StepLoad {
 /// One kind of collective in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exchange {
-    /// Between which ranks.
+    /// Kind of group whose ranks exchange bytes.
     pub group: GroupKind,
-    /// How many they are.
+    /// Number of ranks in the group.
     pub ranks: u32,
-    /// What they do.
+    /// Collective that the ranks run.
     pub operation: Operation,
-    /// How often in a step.
+    /// Calls in one step.
     pub calls: u64,
     /// Bytes that one rank sends in a step, all calls together.
     pub bytes: u64,
 }
 
-/// A collective.
+/// The operation of a collective.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Operation {
-    /// Everyone gets the sum.
+    /// Every rank gets the sum.
     AllReduce,
-    /// Everyone gets all parts.
+    /// Every rank gets all parts.
     AllGather,
-    /// A gather before and a scattered sum after the computation.
+    /// A gather before the computation and a scattered sum after it.
     GatherScatter,
     /// Rows go to their experts and back.
     AllToAll,
-    /// From one stage to the next.
+    /// Activations go from one stage to the next.
     Send,
 }
 
-/// Tokens of a step where they are computed.
+/// Tokens of a step on the ranks that compute them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LocalTokens {
     /// Prompt tokens of a rank in attention.
@@ -64,7 +64,7 @@ pub(crate) struct LocalTokens {
     pub(crate) decode: u64,
     /// Ranks, or groups of ranks, of an expert group that bring tokens of their own.
     pub(crate) sources: u64,
-    /// The ranks of a context group have tokens of their own.
+    /// Whether the ranks of a context group have tokens of their own.
     split: bool,
 }
 
@@ -91,7 +91,7 @@ impl LocalTokens {
         self.prefill.saturating_add(self.decode)
     }
 
-    /// How many ranks' tokens come together where `ranks` of a stage compute them as one.
+    /// Returns how many ranks' tokens come together where `ranks` of a stage compute them as one.
     pub(crate) fn gathered(&self, map: &RankMap, ranks: u32) -> u64 {
         let widths = map.widths();
         let context = if self.split { 1 } else { widths.attention_context.max(1) };
@@ -100,7 +100,7 @@ impl LocalTokens {
     }
 }
 
-/// What the rank at `at` exchanges in a step of its replica.
+/// Returns the exchanges of the rank at `at` in a step of its replica.
 #[must_use]
 pub fn exchanges(
     map: &RankMap,
@@ -244,7 +244,7 @@ impl Ledger<'_> {
         }
     }
 
-    /// A sum over `ranks` of `tokens` rows, in each of `layers`.
+    /// Adds a sum over `ranks` of `tokens` rows, in each of `layers`.
     fn reduce(&mut self, group: GroupKind, ranks: u32, tokens: u64, layers: u64) {
         if ranks > 1 {
             let whole = product(&[tokens, self.hidden, ACTIVATION_BYTES, 2]);
@@ -268,7 +268,7 @@ impl Ledger<'_> {
     }
 }
 
-/// Query heads and the width of one.
+/// Returns the number of query heads and the width of one head.
 pub(crate) fn query_heads(attention: &Attention) -> (u64, u64) {
     match attention {
         Attention::Gqa(gqa) => (gqa.heads as u64, gqa.head_dim as u64),

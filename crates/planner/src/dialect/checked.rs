@@ -1,12 +1,12 @@
-//! Settings of one engine that the layout has no place for (**PL-5**): they are held against it where
-//! that engine does, and a translation leaves them out, so a note says so.
+//! Settings of one engine that the layout has no place for (**PL-5**): the planner checks them against the
+//! layout where that engine does. A translation leaves them out, and a note says so.
 
 use super::settings::{Given, Settings};
 use super::table::Table;
 use super::value::Value;
 use super::{Key, Note, NoteKind, Problem};
 
-/// Settings that count something there is at least one of.
+/// Settings with counts that are at least one.
 const POSITIVE: &[Key] = &[
     Key::ContextTokens,
     Key::BlockTokens,
@@ -16,7 +16,7 @@ const POSITIVE: &[Key] = &[
     Key::MemoryFraction,
 ];
 
-/// A problem for every setting that is zero and cannot be.
+/// Returns a problem for every setting that is zero and must not be.
 pub(super) fn zeros(settings: &Settings) -> impl Iterator<Item = Problem> {
     let given = POSITIVE.iter().filter_map(|key| settings.get(*key));
     let zero = given.filter(|given| match given.value {
@@ -32,7 +32,8 @@ pub(super) fn zeros(settings: &Settings) -> impl Iterator<Item = Problem> {
     })
 }
 
-/// A note for every setting that goes no further. `headless` tells whether the layout says it.
+/// Returns a note for every setting that nothing carries on. `headless` tells whether the layout contains the
+/// flag of that name.
 pub(super) fn notes(table: &Table, settings: &Settings, headless: bool) -> Vec<Note> {
     let mut notes = Vec::new();
     let mut note = |given: &Given, why: &str| {

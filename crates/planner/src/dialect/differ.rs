@@ -1,4 +1,4 @@
-//! Where engines disagree about the same words, with the numbers of one layout.
+//! Settings about whose meaning the engines disagree, with the numbers of one layout.
 
 use playhouse_types::{ExpertParallel, ExpertPlacement, ParallelSpec};
 
@@ -7,8 +7,8 @@ use crate::{ModelShape, Widths};
 
 use super::{Dialect, Note, NoteKind};
 
-/// What a reader of `dialect` should know before taking the numbers of `spec` to another engine.
-/// With the model, also what engines make of its layers and experts.
+/// Returns what to know before the numbers of `spec`, read in `dialect`, are given to another engine. When
+/// the model is given, includes how the engines treat its layers and experts.
 #[must_use]
 pub fn differences(dialect: Dialect, spec: &ParallelSpec, shape: Option<&ModelShape>) -> Vec<Note> {
     let facts = shape.map(Facts::of);
@@ -155,7 +155,7 @@ fn rank_order(dialect: Dialect, spec: &ParallelSpec) -> Option<Note> {
     })
 }
 
-/// Which ranks of a stage share an expert where experts are spread and split: TensorRT-LLM takes
+/// Notes which ranks of a stage share an expert where experts are spread and split: TensorRT-LLM takes
 /// `tp_rank % moe_ep` for the expert's share and `tp_rank / moe_ep` for the slice.
 fn expert_order(dialect: Dialect, widths: &Widths, facts: Option<&Facts>) -> Option<Note> {
     let (spread, slices) = (widths.moe_expert, widths.moe_tensor);
@@ -173,7 +173,7 @@ fn expert_order(dialect: Dialect, widths: &Widths, facts: Option<&Facts>) -> Opt
     )
 }
 
-/// Who gets the layers that are left when stages do not divide them.
+/// Notes which stages get the remaining layers when the number of stages does not divide the layers.
 fn uneven_stages(dialect: Dialect, spec: &ParallelSpec, facts: Option<&Facts>) -> Option<Note> {
     let (layers, stages) = (facts?.layers, u64::from(spec.pipeline));
     let rest = layers.checked_rem(stages)?;
@@ -193,7 +193,7 @@ fn uneven_stages(dialect: Dialect, spec: &ParallelSpec, facts: Option<&Facts>) -
     )
 }
 
-/// vLLM places experts linearly where round-robin would gain nothing.
+/// Notes that vLLM places experts linearly where round-robin would gain nothing.
 fn placement(dialect: Dialect, spec: &ParallelSpec, facts: Option<&Facts>) -> Option<Note> {
     let groups = facts?.expert_groups;
     let falls_back = groups <= 1 || spec.redundant_experts > 0;

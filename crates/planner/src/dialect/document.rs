@@ -6,22 +6,22 @@ use serde_json::Value;
 
 use super::Problem;
 
-/// A file that a command names, or that stands for one.
+/// A settings file that a command names, or that replaces a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Document {
-    /// As the command names it.
+    /// Name of the file, as the command gives it.
     pub name: String,
-    /// What is in it.
+    /// Contents of the file.
     pub text: String,
 }
 
-/// Bytes of a document that are read: settings are small.
+/// Most bytes of a document: settings files are small.
 const BYTES_MAX: usize = 1 << 20;
 
 // === impl Document ===
 
 impl Document {
-    /// The settings of a YAML file; JSON is YAML.
+    /// Parses the settings of a YAML file; JSON is YAML.
     pub(super) fn tree(&self) -> Result<serde_json::Map<String, Value>, Problem> {
         let bad = |reason: String| Problem::BadDocument { name: self.name.clone(), reason };
         if self.text.len() > BYTES_MAX {
@@ -40,10 +40,10 @@ impl Document {
         }
     }
 
-    /// The layout of a TOML file.
+    /// Parses the layout of a TOML file.
     ///
     /// # Errors
-    /// An unknown key, a wrong type or a size that does not fit, with the place.
+    /// An unknown key, a wrong type or a size that does not fit, with its position.
     pub fn spec(&self) -> Result<ParallelSpec, Problem> {
         toml::from_str(&self.text).map_err(|error: toml::de::Error| Problem::BadDocument {
             name: self.name.clone(),
@@ -52,7 +52,7 @@ impl Document {
     }
 }
 
-/// What JSON calls it.
+/// Returns the JSON type of a value.
 pub(super) fn sort(value: &Value) -> &'static str {
     match value {
         Value::Null => "nothing",

@@ -1,38 +1,38 @@
-//! The autotuner's grid of parameters: every combination, read as a command.
+//! The autotuner's grid of parameters: every combination is read as a command.
 
 use serde_json::Value as Json;
 
 use super::document::sort;
 use super::{Dialect, Document, Problem, Reading, read};
 
-/// Combinations that are read; the rest are counted.
+/// Most combinations that are read; further ones are only counted.
 pub const GRID_MAX: usize = 4096;
-/// Values of one parameter.
+/// Most values of one parameter.
 const VALUES_MAX: usize = 256;
-/// Parameters of a grid.
+/// Most parameters of a grid.
 const PARAMETERS_MAX: usize = 64;
 
 /// The combinations of a grid: parameters in the order of their names, the last changing fastest.
 #[derive(Clone, Debug)]
 pub struct Grid {
-    /// At most [`GRID_MAX`] of them.
+    /// The first [`GRID_MAX`] combinations at most.
     pub points: Vec<Point>,
-    /// All combinations that the grid has.
+    /// Number of combinations in the grid.
     pub total: u64,
-    /// Parameters that no list can hold (continuous ranges): they were left out.
+    /// Parameters that were left out, because no list can hold them (continuous ranges).
     pub left_out: Vec<String>,
 }
 
-/// One combination.
+/// One combination of a grid.
 #[derive(Clone, Debug)]
 pub struct Point {
     /// Name and value of each parameter.
     pub values: Vec<(String, String)>,
-    /// What they say together.
+    /// The meaning of the combination, read as a command.
     pub reading: Result<Reading, Vec<Problem>>,
 }
 
-/// A parameter and what it may be.
+/// A parameter and its possible values.
 struct Axis {
     name: String,
     values: Vec<String>,
@@ -41,11 +41,11 @@ struct Axis {
 // === impl Grid ===
 
 impl Grid {
-    /// Reads a grid: `{"tp-size": [1, 2, 4]}`, or `{"type": "integer", "low": 1, "high": 8, "log":
-    /// true}` for a parameter; perhaps below `parameters`, as in the autotuner's tasks.
+    /// Reads a grid: `{"tp-size": [1, 2, 4]}`, or `{"type": "integer", "low": 1, "high": 8, "log": true}` for
+    /// a parameter. The parameters may be below the key `parameters`, as in the autotuner's tasks.
     ///
     /// # Errors
-    /// A file that is no such grid.
+    /// When the file is no such grid.
     pub fn read(dialect: Dialect, document: &Document) -> Result<Self, Problem> {
         let mut tree = document.tree()?;
         if let Some(Json::Object(parameters)) = tree.remove("parameters") {
@@ -74,7 +74,7 @@ impl Grid {
 // === impl Point ===
 
 impl Point {
-    /// Combination number `index`.
+    /// Reads combination number `index`.
     fn at(dialect: Dialect, axes: &[Axis], index: usize) -> Self {
         let mut rest = index;
         let mut values: Vec<(String, String)> = axes
@@ -93,7 +93,7 @@ impl Point {
     }
 }
 
-/// What a parameter may be; `None` for a continuous range.
+/// Returns the possible values of a parameter; `None` for a continuous range.
 fn values(value: &Json) -> Result<Option<Vec<String>>, String> {
     let values = match value {
         Json::Array(items) => items.iter().map(plain).collect::<Result<Vec<String>, String>>()?,
@@ -126,7 +126,7 @@ fn values(value: &Json) -> Result<Option<Vec<String>>, String> {
     }
 }
 
-/// One more than the limit at most, so that too many are noticed.
+/// Lists the integers of a range: at most one more than the limit, so that a caller notices too many.
 fn integers(low: u64, high: u64, log: bool) -> Vec<String> {
     let next = |value: &u64| if log { value.max(&1).checked_mul(2) } else { value.checked_add(1) };
     std::iter::successors(Some(low), next)

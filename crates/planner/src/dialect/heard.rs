@@ -1,4 +1,4 @@
-//! What was understood of a command so far, and the files and trees of settings in it.
+//! The settings that were understood of a command so far, and the files and trees of settings in it.
 
 use serde_json::Value as Json;
 
@@ -8,7 +8,7 @@ use super::table::{Flag, Found, Kind, Table};
 use super::value::Value;
 use super::{Dialect, Key, Note, NoteKind, Problem};
 
-/// What was understood of a command so far.
+/// The settings that were understood of a command so far.
 pub(super) struct Heard<'a> {
     pub(super) dialect: Dialect,
     pub(super) table: &'static Table,
@@ -19,7 +19,7 @@ pub(super) struct Heard<'a> {
     pub(super) problems: Vec<Problem>,
 }
 
-/// Layers, weakest first; [`Table::file_wins`] lifts the file over the command.
+/// Layers of settings, weakest first; [`Table::file_wins`] lifts the file over the command.
 const FILE: u8 = 1;
 const COMMAND: u8 = 2;
 const WINNING_FILE: u8 = 3;
@@ -39,7 +39,7 @@ impl<'a> Heard<'a> {
         }
     }
 
-    /// `--a '{"b": 1}'`.
+    /// Takes a tree of settings: `--a '{"b": 1}'`.
     pub(super) fn tree(&mut self, spelling: &str, name: &str, text: &str) {
         match serde_json::from_str::<Json>(text) {
             Ok(Json::Object(members)) => {
@@ -62,7 +62,7 @@ impl<'a> Heard<'a> {
         }
     }
 
-    /// The file that the command names.
+    /// Takes the settings of the file that the command names.
     pub(super) fn file(&mut self) {
         let Some(name) = self.settings.text(Key::ConfigFile).map(str::to_owned) else { return };
         let spelling = self.settings.spelling(Key::ConfigFile).to_owned();
@@ -76,7 +76,7 @@ impl<'a> Heard<'a> {
         self.layer = COMMAND;
     }
 
-    /// A file that stands for a command.
+    /// Takes the settings of a file that replaces a command.
     pub(super) fn document(&mut self, document: &Document) {
         match document.tree() {
             Ok(settings) => {
@@ -88,7 +88,7 @@ impl<'a> Heard<'a> {
         }
     }
 
-    /// A setting of a file, of a JSON value or of a `Mapping`.
+    /// Takes a setting of a file, of a JSON value or of a `Mapping`.
     pub(super) fn assign(&mut self, spelling: &str, name: &str, value: &Json) {
         if value.is_null() {
             return;
@@ -174,7 +174,7 @@ impl<'a> Heard<'a> {
     }
 }
 
-/// A JSON value as it would stand on a command line.
+/// Returns a JSON value as it would be written on a command line.
 fn plain(value: &Json) -> Option<String> {
     match value {
         Json::Bool(on) => Some(on.to_string()),

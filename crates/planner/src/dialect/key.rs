@@ -16,14 +16,14 @@ macro_rules! keys {
         }
 
         impl Key {
-            /// Whether it is a part of the layout.
+            /// Returns whether it is a part of the layout.
             #[must_use]
             pub fn is_layout(self) -> bool {
                 (Self::Tensor..=Self::Role).contains(&self)
             }
 
-            /// Whether neither the layout nor [`Parameters`](super::Parameters) has a place for it: it is
-            /// held against the layout, and a translation leaves it out.
+            /// Returns whether neither the layout nor [`Parameters`](super::Parameters) has a place for it:
+            /// it is held against the layout, and a translation leaves it out.
             pub(super) fn is_checked(self) -> bool {
                 self >= Self::Executor
             }

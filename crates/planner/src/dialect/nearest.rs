@@ -1,10 +1,10 @@
-//! The most similar of many names.
+//! The name that is most similar to a word.
 
-/// Characters of a name that are compared: a longer word is no flag.
+/// Most characters of a name that are compared: a longer word is no flag.
 const NAME_MAX: usize = 128;
 
-/// The candidate most like `word`: one that it begins, else the one the fewest edits away, if those
-/// are at most a third of it.
+/// Returns the candidate most similar to `word`: a candidate that `word` begins, else the candidate the
+/// fewest edits away, if the edits are at most a third of `word`.
 pub(super) fn nearest<'a>(
     word: &str,
     candidates: impl Iterator<Item = &'a str>,

@@ -1,33 +1,33 @@
-//! What a reader of a foreign command line should know.
+//! Notes about a foreign command line for a person.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// Something worth knowing that is no error.
+/// A remark about a command or layout that is no error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Note {
-    /// Of what sort.
+    /// Kind of the note.
     pub kind: NoteKind,
-    /// The flag it is about, as it was spelled, or the subject.
+    /// Flag that the note is about, as it was spelled, or another subject.
     pub about: String,
-    /// What to know.
+    /// Text of the note.
     pub message: String,
 }
 
-/// Sorts of [`Note`].
+/// The kinds of [`Note`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoteKind {
-    /// A flag without meaning here.
+    /// A flag that planning does not depend on.
     Ignored,
-    /// A flag that was held against the layout, of which it is no part.
+    /// A flag that was checked against the layout, of which it is no part.
     Checked,
     /// A flag that the engine is going to drop, or has dropped.
     Deprecated,
-    /// What the engine quietly makes of it, applied here too.
+    /// A change that the engine makes quietly, applied here too.
     Rewritten,
-    /// What the layout does not say and the engine needs to be told.
+    /// A value that the engine needs and the layout does not give.
     Chosen,
     /// Engines disagree about the meaning.
     Differs,
@@ -54,7 +54,7 @@ impl fmt::Display for Note {
 // === impl NoteKind ===
 
 impl NoteKind {
-    /// The word before a note.
+    /// Returns the word shown before a note of this kind.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

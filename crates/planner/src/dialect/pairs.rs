@@ -1,19 +1,19 @@
-//! The arguments of a `Mapping`, as they stand in Python or on a command line.
+//! The arguments of a `Mapping`, as written in Python or on a command line.
 
-/// What stands before the arguments.
+/// The text before the arguments.
 const CALL: &str = "Mapping(";
 
-/// `name=value`, or what stands around such pairs.
+/// Returns whether a word is `name=value`, or belongs to the text around such pairs.
 pub(super) fn is_pair(word: &str) -> bool {
     word.contains('=') || word == CALL || word == ")"
 }
 
-/// Whether a list or a table goes on in the next word.
+/// Returns whether a list or a table continues in the next word.
 pub(super) fn is_open(text: &str) -> bool {
     text.matches(['[', '{']).count() > text.matches([']', '}']).count()
 }
 
-/// The pairs, at the commas outside lists and tables.
+/// Splits text into pairs, at the commas outside lists and tables.
 pub(super) fn split(text: &str) -> impl Iterator<Item = &str> {
     let mut depth = 0_u32;
     let inside = text.strip_prefix(CALL).unwrap_or(text).trim_end().trim_end_matches(')');

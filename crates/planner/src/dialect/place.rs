@@ -1,4 +1,4 @@
-//! The numbers of a layout that flags say one to one: read from settings, and written as settings.
+//! The numbers of a layout that have one flag each, read from settings and written as settings.
 
 use playhouse_types::ParallelSpec;
 
@@ -7,7 +7,7 @@ use super::settings::Settings;
 use super::table::Table;
 use super::value::Value;
 
-/// Where a layout has a number.
+/// The place of a number in a layout.
 enum Place<'s> {
     Number(&'s mut u32),
     /// `None` where it is left open.
@@ -17,7 +17,7 @@ enum Place<'s> {
 // === impl Settings ===
 
 impl Settings {
-    /// The layout of what is said one to one, in the words of `table`.
+    /// Returns the layout that the flags with one number each describe, in the words of `table`.
     pub(super) fn spec(&self, table: &Table) -> ParallelSpec {
         let mut spec = ParallelSpec {
             pipeline_partition: self.sizes(Key::PipelinePartition).map(<[u32]>::to_vec),
@@ -34,7 +34,7 @@ impl Settings {
         spec
     }
 
-    /// Sets those of `keys` that are not what they are by default, and the layers of each stage.
+    /// Sets the settings in `keys` whose values are not the default, and the layers of each stage.
     pub(super) fn say(&mut self, spec: &ParallelSpec, keys: &[Key]) {
         let (mut spec, mut usual) = (spec.clone(), ParallelSpec::default());
         for key in keys {

@@ -1,4 +1,4 @@
-//! What cannot be understood.
+//! Words, values and files that cannot be understood.
 
 use thiserror::Error;
 
@@ -7,38 +7,38 @@ use crate::rules::either;
 /// A word, value or file that cannot be understood.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Problem {
-    /// No such flag.
+    /// A flag that the engine does not have.
     #[error("{flag}: {engine} has no such flag{}", suggest(.nearest))]
     UnknownFlag {
-        /// As it was given.
+        /// The flag, as given.
         flag: String,
-        /// Whose flags were searched.
+        /// Name of the engine whose flags were searched.
         engine: &'static str,
-        /// The most similar one that exists.
+        /// The most similar flag that exists.
         nearest: Option<String>,
     },
     /// A flag that needs a value and has none.
     #[error("{flag}: the value is missing; it takes {wants}")]
     MissingValue {
-        /// As it was given.
+        /// The flag, as given.
         flag: String,
-        /// What would do.
+        /// A description of the values allowed.
         wants: String,
     },
-    /// A value that is none of those allowed.
+    /// A value that is not allowed.
     #[error("{flag}: {value:?} is not {wants}")]
     BadValue {
-        /// As it was given.
+        /// The flag, as given.
         flag: String,
-        /// As it was given.
+        /// The value, as given.
         value: String,
-        /// What would do.
+        /// A description of the values allowed.
         wants: String,
     },
     /// A flag that takes no value, before a word that looks like one.
     #[error("{flag}: it takes no value, and {value:?} is one{}", takes_one(.instead))]
     SwitchValue {
-        /// As it was given.
+        /// The flag, as given.
         flag: String,
         /// The word after it.
         value: String,
@@ -48,36 +48,36 @@ pub enum Problem {
     /// Two flags that set the same thing to different values.
     #[error("{first} and {second} contradict each other; give one of them")]
     Contradiction {
-        /// Flag and value.
+        /// The first flag and its value.
         first: String,
-        /// Flag and value.
+        /// The second flag and its value.
         second: String,
     },
     /// A word that belongs to no flag.
     #[error("{word:?} belongs to no flag{}", model_is(.model))]
     StrayWord {
-        /// As it was given.
+        /// The word, as given.
         word: String,
-        /// The model, which is the one word that may stand alone.
+        /// The model, which is the only word that may stand alone.
         model: Option<String>,
     },
     /// The command of another program.
     #[error("{command:?} is not {engine}'s command; did you mean --from {other}?")]
     ForeignCommand {
-        /// The first words.
+        /// The first words of the command.
         command: String,
-        /// Whose words were expected.
+        /// Name of the engine whose command was expected.
         engine: &'static str,
-        /// Whose words they look like.
+        /// Name of the dialect to which the words seem to belong.
         other: &'static str,
     },
-    /// A program that starts another one, which is not among its words.
+    /// A launcher of another program that is not among its words.
     #[error("{wrapper:?} starts another program, and none of its words is {}; give the command from \
              there on", either(.programs))]
     NoProgram {
-        /// The program that was given.
+        /// The launcher, as given.
         wrapper: String,
-        /// The programs that were looked for.
+        /// The programs that were searched for.
         programs: &'static [&'static str],
     },
     /// A subcommand that starts no ranks.
@@ -85,7 +85,7 @@ pub enum Problem {
     NoRanks {
         /// The subcommand.
         command: String,
-        /// What it does.
+        /// The purpose of the subcommand.
         reason: &'static str,
     },
     /// A file that is no JSON, YAML or TOML, or not a table of settings.
@@ -93,7 +93,7 @@ pub enum Problem {
     BadDocument {
         /// The file or flag.
         name: String,
-        /// What is wrong, and where.
+        /// Description of the error, with the position.
         reason: String,
     },
 }
@@ -101,7 +101,7 @@ pub enum Problem {
 // === impl Problem ===
 
 impl Problem {
-    /// Stable name of the sort.
+    /// Returns the stable name of the problem's kind.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {

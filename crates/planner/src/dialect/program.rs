@@ -1,9 +1,10 @@
-//! Where the flags of a command begin: behind its program, and what starts that.
+//! The position in a command where its flags begin: after the program, and after the words that start the
+//! program.
 
 use super::table::Table;
 use super::{Dialect, Problem};
 
-/// Programs that start the one they are given.
+/// Programs that start another program, given as their argument.
 const WRAPPERS: &[&str] = &[
     "docker",
     "podman",
@@ -33,7 +34,7 @@ const WRAPPERS: &[&str] = &[
     "torchrun",
 ];
 
-/// A command taken apart.
+/// A command split into its parts.
 pub(super) struct Command<'w> {
     /// Words that start the program.
     pub(super) before: &'w [String],
@@ -44,7 +45,7 @@ pub(super) struct Command<'w> {
 // === impl Command ===
 
 impl<'w> Command<'w> {
-    /// Takes the words of `dialect`'s engine apart. Without a program, all words are flags.
+    /// Splits the words of a command of `dialect`'s engine. Without a program, all words are flags.
     pub(super) fn of(dialect: Dialect, words: &'w [String]) -> Result<Self, Problem> {
         let table = dialect.table();
         let Some(first) = words.first() else { return Ok(Self { before: &[], flags: words }) };
@@ -71,7 +72,8 @@ impl<'w> Command<'w> {
     }
 }
 
-/// The first program; one right after a flag may be its value (`--name vllm`), so others go before.
+/// Finds the first program. A word right after a flag may be the flag's value (`--name vllm`), so other words
+/// are preferred.
 fn program(words: &[String]) -> Option<(usize, &str, Dialect)> {
     let named = |at: usize| {
         let name = file_name(&words[at]);
@@ -91,7 +93,7 @@ fn subcommand<'w>(table: &Table, words: &'w [String]) -> Result<&'w [String], Pr
     Ok(if table.subcommands.contains(&word.as_str()) { rest } else { words })
 }
 
-/// Whose program it is.
+/// Returns the dialect of a program.
 fn speaker(program: &str) -> Option<Dialect> {
     Dialect::ALL.into_iter().find(|dialect| dialect.table().programs.contains(&program))
 }
@@ -100,7 +102,7 @@ fn file_name(word: &str) -> &str {
     word.rsplit('/').next().unwrap_or(word)
 }
 
-/// An image without registry and version: `vllm/vllm-openai` of `docker.io/vllm/vllm-openai:v0.32`.
+/// Strips registry and version from an image: `vllm/vllm-openai` of `docker.io/vllm/vllm-openai:v0.32`.
 fn image_name(word: &str) -> &str {
     let name = word.strip_prefix("docker.io/").unwrap_or(word);
     name.split([':', '@']).next().unwrap_or(name)

@@ -1,4 +1,4 @@
-//! What engines refuse of several flags together, by the names that their tables have for it.
+//! Rules by which engines refuse several flags together, under the names that the tables give them.
 
 use playhouse_types::ParallelSpec;
 use serde::Deserialize;
@@ -9,10 +9,10 @@ use super::settings::Settings;
 use super::tables::Word;
 use super::{native, sglang, tensorrt, vllm};
 
-/// Holds the settings of a command, and the layout they say, against a rule of the engine.
+/// Checks the settings of a command, and the layout that they describe, against a rule of the engine.
 type Refuse = fn(&Settings, &ParallelSpec, &mut Vec<Violation>);
 
-/// Every rule, by its name.
+/// Every rule with its name.
 pub(super) const RULES: &[(Word, Refuse)] = &[
     ("balance-off", native::balance_off),
     ("node-count", native::node_count),

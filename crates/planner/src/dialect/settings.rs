@@ -1,4 +1,4 @@
-//! What was set, to what, and in which words.
+//! The settings of a command: keys, values, and the words in which they were given.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ impl Settings {
         self.given.get(&key)
     }
 
-    /// Everything that is given.
+    /// Returns every setting that is given.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &Given)> {
         self.given.iter().map(|(key, given)| (*key, given))
     }
@@ -37,12 +37,12 @@ impl Settings {
         self.given.insert(key, given);
     }
 
-    /// Sets what is to be written.
+    /// Sets a value that is to be written.
     pub(super) fn set(&mut self, key: Key, value: Value) {
         self.insert(key, Given { spelling: String::new(), value, layer: 0 });
     }
 
-    /// `None` where it is not given, or left to the engine.
+    /// Returns the size of `key`; `None` where it is not given, or left to the engine.
     pub(super) fn size(&self, key: Key) -> Option<u32> {
         match self.get(key)?.value {
             Value::Size(size) => Some(size),
@@ -71,7 +71,7 @@ impl Settings {
         }
     }
 
-    /// Whether it is given and on.
+    /// Returns whether the switch `key` is given and on.
     pub(super) fn on(&self, key: Key) -> bool {
         matches!(self.get(key), Some(Given { value: Value::Switch(true), .. }))
     }
@@ -83,7 +83,7 @@ impl Settings {
         }
     }
 
-    /// The words in which it was given.
+    /// Returns the words in which `key` was given.
     pub(super) fn spelling(&self, key: Key) -> &str {
         self.get(key).map_or("", |given| given.spelling.as_str())
     }

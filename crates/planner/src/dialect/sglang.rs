@@ -22,8 +22,8 @@ pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
     meaning.spec = spec;
 }
 
-/// What a command says but for replicas and experts. `--tp-size` is the width of a stage and counts the
-/// context ranks in.
+/// Returns the layout that a command describes, without replicas and experts. `--tp-size` is the width of a
+/// stage and includes the context ranks.
 fn layout(settings: &Settings) -> ParallelSpec {
     let mut spec = settings.spec(&tables::SGLANG);
     spec.expert_balance = settings.on(Key::Balance).then(|| balance(settings));
@@ -41,14 +41,16 @@ fn layout(settings: &Settings) -> ParallelSpec {
     spec
 }
 
-/// Load is recorded over the interval unless the recorder's buffer says otherwise.
+/// Returns the balancing of experts: load is recorded over the interval unless the recorder's buffer says
+/// otherwise.
 fn balance(settings: &Settings) -> ExpertBalance {
     let interval = settings.size(Key::BalanceInterval).unwrap_or(INTERVAL_STEPS);
     let window = settings.size(Key::BalanceWindow).unwrap_or(interval);
     ExpertBalance { window_steps: window, interval_steps: interval }
 }
 
-/// `--dp-size` counts replicas, or attention groups with `--enable-dp-attention` (**PL-6**).
+/// Sets the replicas: `--dp-size` counts replicas, or attention groups with `--enable-dp-attention`
+/// (**PL-6**).
 fn replicas(settings: &Settings, spec: &mut ParallelSpec, notes: &mut Vec<Note>) {
     let data = settings.size(Key::Data).unwrap_or(1);
     let groups = settings.size(Key::AttentionData).unwrap_or(1);
@@ -82,7 +84,7 @@ fn replicas(settings: &Settings, spec: &mut ParallelSpec, notes: &mut Vec<Note>)
     }
 }
 
-/// The expert width, with what the engine makes of it (**PL-6**).
+/// Sets the expert width as the engine would change it (**PL-6**).
 fn experts(settings: &Settings, spec: &mut ParallelSpec, notes: &mut Vec<Note>) {
     let mut width = settings.size(Key::ExpertWidth).unwrap_or(1);
     let stage = settings.size(Key::Tensor).unwrap_or(1);
@@ -119,14 +121,14 @@ fn experts(settings: &Settings, spec: &mut ParallelSpec, notes: &mut Vec<Note>) 
     };
 }
 
-/// Each attention group splits a head of its own, or all split one.
+/// Sets the width of the head: each attention group splits a head of its own, or all groups split one head.
 fn heads(settings: &Settings, spec: &mut ParallelSpec) {
     if settings.on(Key::DataLmHead) && spec.attention_data > 1 {
         spec.head_tensor = Some(Widths::of(spec).attention_tensor);
     }
 }
 
-/// The settings that say `spec`, which SGLang can express.
+/// Returns the settings for `spec`, which SGLang can express.
 pub(super) fn settings_of(spec: &ParallelSpec) -> Settings {
     let mut settings = Settings::default();
     let widths = Widths::of(spec);

@@ -1,10 +1,10 @@
-//! How weights and the KV cache are stored, in the words of each engine. What the words mean is in
-//! `storage.toml`; a word that is new there is planned like those beside it.
+//! The storage of weights and KV cache, in the words of each engine. `storage.toml` defines the words; a new
+//! word there is planned like the words beside it.
 //!
-//! - **ST-1** an engine's words are those it has; any other is a [`Problem`](super::Problem) that lists
-//!   them. A word is translated to the word of the same meaning, or noted.
-//! - **ST-2** plain weights are counted as the engine keeps them once they are loaded; where the word
-//!   does not say how many bytes those are, a note says that plain weights are counted.
+//! - **ST-1** an engine's words are those in its table; any other word is a [`Problem`](super::Problem) that
+//!   lists them. A word is translated to the word of the same meaning, or noted.
+//! - **ST-2** plain weights are counted as the engine stores them after loading; where the word does not
+//!   determine the number of bytes, a note says that plain weights are counted.
 //! - **ST-3** a quantization other than that of the checkpoint is refused, as the engines do.
 
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ use super::{Dialect, Key, Note, NoteKind, Parameters};
 /// The side of a block of fp8 weights that shares a scale.
 const BLOCK: u64 = 128;
 
-/// What words for storage mean.
+/// The meanings of the words for storage.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Meanings {
@@ -39,11 +39,11 @@ enum Plain {
     F32,
 }
 
-/// What a word for the KV cache means.
+/// The meaning of a word for the KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Cache {
-    /// As the activations.
+    /// The type of the activations.
     Auto,
     Half,
     E4m3,
@@ -52,19 +52,19 @@ enum Cache {
     Fp4,
 }
 
-/// What words for a quantization mean.
+/// The meaning of a word for a quantization.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Method {
     words: Vec<String>,
-    /// What plain weights become while they are loaded.
+    /// Storage that plain weights are converted to while they are loaded.
     makes: Option<Made>,
-    /// What a checkpoint may be.
+    /// Quantizations that a checkpoint may have.
     #[serde(default)]
     reads: Vec<Form>,
 }
 
-/// What plain weights become.
+/// The storage that plain weights are converted to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
 enum Made {
@@ -92,12 +92,12 @@ static MEANINGS: LazyLock<Meanings> = LazyLock::new(|| {
     toml::from_str(include_str!("storage.toml")).expect("a table that the tests have read")
 });
 
-/// `None` where the word does not say how many bytes it makes of a weight.
+/// Returns the meaning of a word; `None` where the word does not determine the bytes of a weight.
 fn method(word: &str) -> Option<&'static Method> {
     MEANINGS.quantization.iter().find(|method| is_among(word, &method.words))
 }
 
-/// `None` for another layout, with scales among the values.
+/// Returns the meaning of a word; `None` for another layout, with scales among the values.
 fn cache(word: &str) -> Option<Cache> {
     MEANINGS.kv_cache.iter().find(|(_, words)| is_among(word, words)).map(|(cache, _)| *cache)
 }
@@ -115,7 +115,7 @@ fn is_among(word: &str, words: &[String]) -> bool {
     words.iter().any(|other| other == word)
 }
 
-/// The word of an engine for what `word` means in another (**ST-1**).
+/// Returns the word of an engine that means what `word` means in another engine (**ST-1**).
 pub(super) fn translated(table: &Table, key: Key, word: &str) -> Option<Word> {
     let Kind::OneOf(words) = table.flag_of(key)?.kind else { return None };
     let same = |other: &&&str| match key {
@@ -127,8 +127,8 @@ pub(super) fn translated(table: &Table, key: Key, word: &str) -> Option<Word> {
     verbatim.or_else(|| words.iter().find(same)).copied()
 }
 
-/// Stores `shape` and the cache of `serving` as the parameters say (**ST-2**); what cannot be, and
-/// what is not counted, is added to the last two.
+/// Applies the parameters to the storage of `shape` and to the cache of `serving` (**ST-2**). Adds conflicts
+/// and notes for what cannot be stored and what is not counted to the last two arguments.
 pub(super) fn store(
     dialect: Dialect,
     parameters: &Parameters,
@@ -163,7 +163,7 @@ pub(super) fn store(
     serving.kv = kept.unwrap_or(serving.kv);
 }
 
-/// The type of plain weights, where it is not that of the checkpoint.
+/// Returns the type of plain weights, where it differs from the checkpoint's.
 fn plain(
     dialect: Dialect,
     parameters: &Parameters,
@@ -209,7 +209,7 @@ fn quantize(word: &str, shape: &mut ModelShape, notes: &mut Vec<Note>) -> Option
     }
 }
 
-/// The quantization of a checkpoint.
+/// Returns the quantization of a checkpoint.
 fn form(shape: &ModelShape) -> Option<Form> {
     match shape.weights {
         WeightType::Fp8 { block: None } => Some(Form::Fp8),
@@ -223,7 +223,7 @@ fn form(shape: &ModelShape) -> Option<Form> {
 // === impl Method ===
 
 impl Method {
-    /// Whether two methods leave the same weights behind.
+    /// Returns whether two methods convert weights to the same storage.
     fn is_like(&self, other: &Self) -> bool {
         match (self.makes, other.makes) {
             (None, None) => self.reads == other.reads,

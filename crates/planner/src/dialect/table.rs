@@ -1,5 +1,5 @@
-//! The tables of flags: what reads, writes and documents a dialect. Where they come from, and how to
-//! add to them: [`tables`].
+//! The tables of flags, which read, write and document a dialect. Their sources, and the way to add flags,
+//! are described in [`tables`].
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -12,26 +12,26 @@ use super::settings::Settings;
 use super::tables::{self, Word, Words};
 use super::{Key, nearest};
 
-/// The words of one engine.
+/// The table of one engine's words.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct Table {
-    /// As it is called in messages.
+    /// Name of the engine in messages.
     #[serde(deserialize_with = "tables::word")]
     pub(super) engine: Word,
-    /// Programs and Python modules whose command line it is.
+    /// Programs and Python modules that take the engine's command line.
     #[serde(deserialize_with = "tables::words")]
     pub(super) programs: Words,
-    /// What writing starts with.
+    /// Words with which a written command starts.
     #[serde(deserialize_with = "tables::words")]
     pub(super) command: Words,
-    /// What may stand between program and flags.
+    /// Subcommands that may stand between program and flags.
     #[serde(deserialize_with = "tables::words")]
     pub(super) subcommands: Words,
     /// Container images whose entry point is the program.
     #[serde(default, deserialize_with = "tables::words")]
     pub(super) images: Words,
-    /// Subcommands that start no ranks, and what they do instead.
+    /// Subcommands that start no ranks, with what each does instead.
     #[serde(default, deserialize_with = "tables::pairs")]
     pub(super) rankless: &'static [(Word, Word)],
     /// Whether a word without a flag names the model.
@@ -43,29 +43,29 @@ pub(super) struct Table {
     /// Whether `name=value` without dashes is a setting, as in TensorRT-LLM's `Mapping`.
     #[serde(default)]
     pub(super) pairs: bool,
-    /// The flag that tells each node where node 0 is.
+    /// The flag that tells each node the address of node 0.
     #[serde(default, deserialize_with = "tables::some_word")]
     pub(super) head_address: Option<Word>,
-    /// Which stages get one more layer where stages do not divide them, if not the first.
+    /// The stages that get one more layer where stages do not divide the layers, if not the first stages.
     #[serde(default, deserialize_with = "tables::some_word")]
     pub(super) more_layers: Option<Word>,
-    /// Whether f32 weights run in two bytes where the command does not say.
+    /// Whether f32 weights run in two bytes when the command does not give a type.
     #[serde(default)]
     pub(super) halves_f32: bool,
-    /// Tokens of a KV block that nobody sets; `None` where it has what we have.
+    /// Tokens of a KV block by default; `None` where the engine's default is Playhouse's.
     pub(super) block_tokens: Option<u32>,
-    /// Words for what the replicas do, if they do not do both.
+    /// Words for the roles of replicas, if they do not both prefill and decode.
     pub(super) roles: Roles,
-    /// What it refuses of several flags together, in the order of the reports.
+    /// Names of the rules on several flags together, in the order of the reports.
     #[serde(default, deserialize_with = "tables::entries")]
     pub(super) rules: &'static [Rule],
-    /// Environment variables that mean something here.
+    /// Environment variables that planning reads.
     #[serde(default, deserialize_with = "tables::entries")]
     pub(super) variables: &'static [Flag],
-    /// Flags that mean something here.
+    /// Flags that planning reads.
     #[serde(deserialize_with = "tables::entries")]
     pub(super) flags: &'static [Flag],
-    /// Flags that mean nothing here.
+    /// Flags that planning ignores.
     #[serde(default, deserialize_with = "tables::entries")]
     pub(super) ignored: &'static [Ignored],
 }
@@ -80,36 +80,36 @@ pub(super) struct Roles {
     decode: Word,
 }
 
-/// A flag that means something here.
+/// A flag that planning reads.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Flag {
-    /// Spellings; the first is the one that is written. A leading dash marks a short one. Dashes and
-    /// underscores are the same when read.
+    /// Spellings of the flag; the first is the one that is written. A leading dash marks a short spelling.
+    /// Dashes and underscores are the same when read.
     #[serde(deserialize_with = "tables::words")]
     pub names: &'static [&'static str],
-    /// What value it takes.
+    /// Kind of the flag's value.
     #[serde(rename = "takes")]
     pub kind: Kind,
-    /// What it sets.
+    /// Setting that the flag sets.
     #[serde(rename = "sets")]
     pub key: Key,
-    /// Why it should not be used any more.
+    /// Reason why the flag should not be used any more.
     #[serde(default, rename = "old", deserialize_with = "tables::some_word")]
     pub deprecated: Option<Word>,
-    /// Words that the layout makes something else of, and why.
+    /// Values that the layout changes, each with the reason.
     #[serde(default, deserialize_with = "tables::pairs")]
     pub(super) narrows: &'static [(Word, Word)],
-    /// Whether it stands in the settings file only.
+    /// Whether the flag exists in the settings file only.
     #[serde(default)]
     pub(super) in_file: bool,
 }
 
-/// The values of a flag.
+/// The kinds of values of a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// None, or true or false; `--no-…` turns it off.
+    /// No value, or true or false; `--no-…` turns the switch off.
     Switch,
     /// A count.
     Size,
@@ -117,45 +117,45 @@ pub enum Kind {
     SizeOrAuto,
     /// Counts with commas between them.
     Sizes,
-    /// A count of tokens, perhaps as `32k` or `32K`; -1 or `auto` for "choose".
+    /// A count of tokens, also as `32k` or `32K`; -1 or `auto` for "choose".
     Tokens,
     /// A share from 0 to 1.
     Fraction,
-    /// One of these words. Of several that mean the same, the first is written.
+    /// One of these words. Of several words with the same meaning, the first is written.
     #[serde(deserialize_with = "tables::words")]
     OneOf(&'static [&'static str]),
-    /// Anything.
+    /// Any text.
     Text,
     /// A JSON object whose members are flags below this one (`--a '{"b": 1}'` is `--a.b 1`).
     Tree,
 }
 
-/// Flags without meaning here, by the reason. `name.*` stands for `name` and all below it.
+/// Flags that planning ignores, by the reason. `name.*` stands for `name` and all flags below it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Ignored {
-    /// Why a plan does not depend on them.
+    /// Reason why a plan does not depend on these flags.
     #[serde(deserialize_with = "tables::word")]
     pub(super) why: Word,
-    /// Those without a value.
+    /// Flags without a value.
     #[serde(default, deserialize_with = "tables::words")]
     pub(super) switches: Words,
-    /// Those with one value.
+    /// Flags with one value.
     #[serde(default, deserialize_with = "tables::words")]
     pub(super) values: Words,
-    /// Those with any number of values.
+    /// Flags with any number of values.
     #[serde(default, deserialize_with = "tables::words")]
     pub(super) lists: Words,
 }
 
-/// A name that was found in a table.
+/// An entry that was found in a table.
 #[derive(Clone, Copy)]
 pub(super) enum Found {
     Flag { flag: &'static Flag, negated: bool },
     Ignored { why: Word, takes: Takes },
 }
 
-/// Values of an ignored flag.
+/// The number of values of an ignored flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Takes {
     None,
@@ -166,7 +166,7 @@ pub(super) enum Takes {
 // === impl Flag ===
 
 impl Flag {
-    /// Whether `word` is one of its words.
+    /// Returns whether `word` is one of the flag's allowed words.
     pub(super) fn has(&self, word: &str) -> bool {
         matches!(self.kind, Kind::OneOf(words) if words.contains(&word))
     }
@@ -183,7 +183,7 @@ impl Ignored {
 // === impl Kind ===
 
 impl Kind {
-    /// What would do, for messages.
+    /// Describes the allowed values for messages.
     #[must_use]
     pub fn wants(self) -> String {
         match self {
@@ -199,7 +199,7 @@ impl Kind {
         }
     }
 
-    /// The value's place in the help.
+    /// Returns the placeholder of the value in the help.
     fn placeholder(self) -> String {
         match self {
             Self::Switch => String::new(),
@@ -218,7 +218,7 @@ impl Kind {
 // === impl Table ===
 
 impl Table {
-    /// The flag of that name: without leading dashes if it is long, with one if it is short.
+    /// Returns the flag called `name`, without leading dashes for a long name and with one for a short name.
     pub(super) fn find(&self, name: &str) -> Option<Found> {
         let flag = |name: &str| {
             self.flags.iter().find(|flag| flag.names.iter().any(|other| same(name, other)))
@@ -250,7 +250,7 @@ impl Table {
         })
     }
 
-    /// Whether some flag lies below `name`, as `a.b` below `a`.
+    /// Returns whether some flag lies below `name`, as `a.b` below `a`.
     pub(super) fn has_below(&self, name: &str) -> bool {
         self.flags.iter().flat_map(|flag| flag.names).any(|other| {
             other.len() > name.len()
@@ -260,7 +260,7 @@ impl Table {
         })
     }
 
-    /// The most similar name that exists, as it is written.
+    /// Returns the most similar name that exists, in the spelling that is written.
     pub(super) fn nearest(&self, name: &str) -> Option<String> {
         let own = self.flags.iter().flat_map(|flag| flag.names.iter().copied());
         let ignored = self.ignored.iter().flat_map(Ignored::names);
@@ -268,20 +268,20 @@ impl Table {
         nearest::nearest(name, own).or_else(|| nearest::nearest(name, ignored)).map(dashed)
     }
 
-    /// The spelling that sets `key` in writing.
+    /// Returns the flag with which a setting of `key` is written.
     pub(super) fn flag_of(&self, key: Key) -> Option<&'static Flag> {
         let written = |flag: &&Flag| flag.deprecated.is_none() && flag.kind != Kind::Tree;
         self.flags.iter().filter(written).find(|flag| flag.key == key)
     }
 
-    /// Why the layout makes something else of this value of `key`, if it does.
+    /// Returns the reason why the layout changes this value of `key`, if it does.
     pub(super) fn narrowed(&self, key: Key, value: &str) -> Option<Word> {
         let narrows =
             self.flags.iter().filter(|flag| flag.key == key).flat_map(|flag| flag.narrows);
         narrows.into_iter().find(|(word, _)| *word == value).map(|(_, why)| *why)
     }
 
-    /// What the replicas do, as the command says.
+    /// Returns the role of the replicas that the command gives.
     pub(super) fn role(&self, settings: &Settings) -> Role {
         match settings.text(Key::Role) {
             Some(word) if word == self.roles.prefill => Role::Prefill,
@@ -290,7 +290,7 @@ impl Table {
         }
     }
 
-    /// The word for a role; `None` where replicas do both, which goes without saying.
+    /// Returns the word for a role; `None` for replicas that both prefill and decode, which need no word.
     pub(super) fn role_word(&self, role: Role) -> Option<Word> {
         match role {
             Role::Unified => None,
@@ -299,7 +299,7 @@ impl Table {
         }
     }
 
-    /// What is wrong with the table beyond its form.
+    /// Returns the first fault of the table beyond its syntax.
     pub(super) fn fault(&self) -> Option<String> {
         let mut seen = HashSet::new();
         let own = self.flags.iter().flat_map(|flag| flag.names.iter().copied());
@@ -326,7 +326,8 @@ impl Table {
         })
     }
 
-    /// One line per flag with the spelling that is written and the short one; then the other names.
+    /// Returns one line per flag with the spelling that is written and the short spelling; then the other
+    /// names.
     pub(super) fn help(&self) -> String {
         let mut help = String::new();
         let mut others = Vec::new();
@@ -347,18 +348,18 @@ impl Table {
     }
 }
 
-/// A name as it stands on a command line.
+/// Returns a name as it is spelled on a command line.
 pub(super) fn dashed(name: &str) -> String {
     if name.starts_with('-') { name.to_owned() } else { format!("--{name}") }
 }
 
-/// Whether two names are the same but for dashes and underscores.
+/// Returns whether two names differ only in dashes and underscores.
 fn same(left: &str, right: &str) -> bool {
     let fold = |byte: u8| if byte == b'_' { b'-' } else { byte };
     left.len() == right.len() && left.bytes().map(fold).eq(right.bytes().map(fold))
 }
 
-/// Whether `pattern` names `name`, or everything above it.
+/// Returns whether `pattern` names `name`, or a parent of it.
 fn covers(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix(".*") {
         None => same(pattern, name),

@@ -1,13 +1,13 @@
-//! The tables of the engines: a TOML file for each beside this one, read once. They hold every flag, and
-//! what an engine calls things; what flags mean together is code.
+//! The tables of the engines: one TOML file each beside this file, read once. The tables hold every flag and
+//! the engine's names for things; the joint meaning of flags is code.
 //!
 //! To teach Playhouse a flag, edit the file of its engine and nothing else:
 //!
-//! - A flag that no layout depends on is one more name in the `[[ignored]]` group whose `why` is the
-//!   reason, or in a new group: among the `switches` (they take no value), the `values` (one) or the
-//!   `lists` (any number). `name.*` stands for `name` and everything below it.
-//! - A flag that says something of the layout, or that planning or a rule needs to know, is an entry of
-//!   `flags`. The help and a written command have them in the order of the file.
+//! - A flag that no layout depends on is one more name in the `[[ignored]]` group whose `why` is the reason,
+//!   or in a new group: among the `switches` (without a value), the `values` (one value) or the `lists` (any
+//!   number of values). `name.*` stands for `name` and everything below it.
+//! - A flag that describes the layout, or that planning or a rule needs, is an entry of `flags`. The help and
+//!   a written command list the flags in the order of the file.
 //!
 //! | field of an entry | what it says |
 //! |---|---|
@@ -18,12 +18,12 @@
 //! | `narrows` | words of it that a layout makes something else of, each with the explanation |
 //! | `in-file` | `true` where the command has no such flag, only its settings file |
 //!
-//! The other fields of a file are those of [`Table`]; each entry of `variables`, an environment
-//! variable, is like one of `flags`. `rules` names what the engine refuses of several flags together, in
-//! the order of the reports; `rule.rs` has the code by these names. A new key or rule is code first.
+//! The other fields of a file are those of [`Table`]; each entry of `variables`, an environment variable, is
+//! like one of `flags`. `rules` names the engine's rules on several flags together, in the order of the
+//! reports; `rule.rs` has the code under these names. A new key or rule starts as code.
 //!
-//! - **TB-1** a table with an unknown field, key, kind or rule, or with one spelling for two things, is
-//!   not read; a test reads them all.
+//! - **TB-1** a table with an unknown field, key, kind or rule, or with one spelling for two flags, is not
+//!   read; a test reads all tables.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -32,7 +32,7 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 use super::table::Table;
 
-/// A text of a table. Tables stay for as long as the process, and so does what is in them.
+/// A text of a table. Tables live as long as the process, and so do their texts.
 pub(super) type Word = &'static str;
 /// Texts of a table.
 pub(super) type Words = &'static [Word];
@@ -43,7 +43,7 @@ pub(super) static SGLANG: LazyLock<Table> = LazyLock::new(|| known(include_str!(
 pub(super) static TENSORRT: LazyLock<Table> =
     LazyLock::new(|| known(include_str!("tensorrt.toml")));
 
-/// A table that the binary contains.
+/// Returns a table that the binary contains.
 fn known(text: &str) -> Table {
     table(text).expect("a table that the tests have read")
 }
@@ -66,20 +66,20 @@ pub(super) fn some_word<'de, D: Deserializer<'de>>(
     word(deserializer).map(Some)
 }
 
-/// Reads texts.
+/// Reads several texts.
 pub(super) fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Words, D::Error> {
     let words: Vec<String> = Vec::deserialize(deserializer)?;
     Ok(words.into_iter().map(|word| &*word.leak()).collect::<Vec<Word>>().leak())
 }
 
-/// Reads entries.
+/// Reads several entries.
 pub(super) fn entries<'de, D: Deserializer<'de>, T: DeserializeOwned>(
     deserializer: D,
 ) -> Result<&'static [T], D::Error> {
     Ok(Vec::deserialize(deserializer)?.leak())
 }
 
-/// Reads a text for each of some names.
+/// Reads a map from names to texts.
 pub(super) fn pairs<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<&'static [(Word, Word)], D::Error> {
@@ -94,7 +94,7 @@ mod tests {
     use crate::dialect::Dialect;
     use crate::dialect::rule;
 
-    /// A table with `more` in front, and `flags`.
+    /// Reads a table with `more` in front of its `flags`.
     fn read(more: &str, flags: &str) -> Result<Table, String> {
         let roles = r#"roles = { prefill = "p", decode = "d" }"#;
         let role = r#"{ names = ["role"], sets = "role", takes.one-of = ["p", "d"] }"#;

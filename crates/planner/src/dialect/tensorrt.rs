@@ -10,7 +10,7 @@ use super::{Key, Meaning, Note, NoteKind, tables};
 
 pub(super) mod refused;
 
-/// How context ranks share work.
+/// The way in which context ranks share work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ContextKind {
     /// All-to-all between heads and tokens: attention is tensor-parallel over all ranks.
@@ -21,7 +21,7 @@ enum ContextKind {
     Helix,
 }
 
-/// The widths of a `Mapping` once every -1 is settled.
+/// The widths of a `Mapping` after every -1 is settled.
 struct Mapping {
     tensor: u32,
     context: u32,
@@ -78,7 +78,7 @@ impl ContextKind {
         }
     }
 
-    /// The kind that says `spec`.
+    /// Returns the kind that describes `spec`.
     fn for_spec(spec: &ParallelSpec, widths: &Widths) -> Self {
         if spec.decode_context > 1 {
             Self::Helix
@@ -101,7 +101,7 @@ impl ContextKind {
 // === impl Mapping ===
 
 impl Mapping {
-    /// Settles every -1 in the engine's order, with its integer divisions.
+    /// Settles every -1 in the engine's order, with the engine's integer divisions.
     fn of(settings: &Settings, kind: ContextKind) -> Self {
         let size = |key| settings.size(key);
         let (tensor, context) =
@@ -169,7 +169,7 @@ impl Mapping {
         spec
     }
 
-    /// Says what the derivation of open widths would not find by itself.
+    /// Sets the widths that the derivation of open widths would not find by itself.
     fn explicit(&self, spec: &mut ParallelSpec, settings: &Settings, ulysses: bool) {
         // Ulysses with another context is refused; what is left of it is the usual layout.
         let (tensor, context) = if ulysses && self.attention_context > 1 {
@@ -195,8 +195,8 @@ impl Mapping {
     }
 }
 
-/// The settings that say `spec`, which TensorRT-LLM can express. `slots` hold the experts of a
-/// layer, where some are redundant.
+/// Returns the settings for `spec`, which TensorRT-LLM can express. `slots` are the expert slots of a layer
+/// with redundant experts.
 pub(super) fn settings_of(spec: &ParallelSpec, slots: Option<u32>) -> Settings {
     let widths = Widths::of(spec);
     let kind = ContextKind::for_spec(spec, &widths);

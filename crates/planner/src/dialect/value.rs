@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::table::Kind;
 
-/// A value that was understood.
+/// A value of a setting.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     Size(u32),
@@ -20,7 +20,7 @@ pub(super) enum Value {
 // === impl Value ===
 
 impl Value {
-    /// Reads `text` as `kind` says; the error is what would have done.
+    /// Parses `text` as a value of `kind`; the error describes the allowed values.
     pub(super) fn parse(kind: Kind, text: &str) -> Result<Self, String> {
         let text = text.trim();
         let found = match kind {
@@ -64,7 +64,7 @@ impl fmt::Display for Value {
     }
 }
 
-/// Digits only: no sign, no fraction, at most `u32::MAX`.
+/// Parses digits: no sign, no fraction, at most `u32::MAX`.
 fn size(text: &str) -> Option<u32> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
@@ -83,7 +83,7 @@ fn sizes(text: &str) -> Option<Vec<u32>> {
     inner.split(',').map(|part| size(part.trim())).collect()
 }
 
-/// vLLM's numbers for people: `k`, `m` and `g` are decimal, `K`, `M` and `G` binary.
+/// Parses a number in vLLM's units: `k`, `m` and `g` are decimal, `K`, `M` and `G` binary.
 fn tokens(text: &str) -> Option<u64> {
     if let Some(tokens) = size(text) {
         return Some(u64::from(tokens));

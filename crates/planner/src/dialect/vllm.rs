@@ -22,7 +22,7 @@ pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
     meaning.spec = spec;
 }
 
-/// Notes what is set for a balancing that is off.
+/// Notes settings of a balancing that is off.
 pub(super) fn idle_balance(settings: &Settings, spec: &ParallelSpec, notes: &mut Vec<Note>) {
     for key in [Key::BalanceWindow, Key::BalanceInterval] {
         if settings.get(key).is_some() && spec.expert_balance.is_none() {
@@ -32,7 +32,7 @@ pub(super) fn idle_balance(settings: &Settings, spec: &ParallelSpec, notes: &mut
     }
 }
 
-/// Notes what carries the traffic of experts where the backend asked for is gone (**PL-6**).
+/// Notes the backend that carries the experts' traffic when the backend asked for is gone (**PL-6**).
 fn removed_backend(settings: &Settings, notes: &mut Vec<Note>) {
     let backend = settings.text(Key::AllToAll);
     if let Some(backend) = backend.filter(|backend| REMOVED_BACKENDS.contains(backend)) {
@@ -41,7 +41,7 @@ fn removed_backend(settings: &Settings, notes: &mut Vec<Note>) {
     }
 }
 
-/// The layout but for who spreads requests, in vLLM's words or those of another `table`.
+/// Returns the layout except its load balancing, in vLLM's words or those of another `table`.
 pub(super) fn layout(table: &Table, settings: &Settings) -> ParallelSpec {
     let mut spec = settings.spec(table);
     if settings.on(Key::Experts) {
@@ -58,7 +58,7 @@ pub(super) fn layout(table: &Table, settings: &Settings) -> ParallelSpec {
     spec
 }
 
-/// Who spreads requests, with what the engine makes of it (**PL-6**).
+/// Sets the load balancing, as the engine would change it (**PL-6**).
 fn balancing(settings: &Settings, spec: &mut ParallelSpec, notes: &mut Vec<Note>) {
     let mut rewritten = |key: Key, message: String| {
         notes.push(Note::new(NoteKind::Rewritten, settings.spelling(key), message));
@@ -93,8 +93,8 @@ fn balancing(settings: &Settings, spec: &mut ParallelSpec, notes: &mut Vec<Note>
     }
 }
 
-/// A supervised front door per replica of this node: without a number, all are here; one alone is
-/// what it serves.
+/// Sets the replicas of a node with a supervised front door per replica: without a number, all replicas are
+/// on the node; a single replica is the one that the node serves.
 fn several_ports(spec: &mut ParallelSpec) {
     let local = spec.data_local.unwrap_or(spec.data);
     spec.data_local = Some(local);
@@ -103,13 +103,13 @@ fn several_ports(spec: &mut ParallelSpec) {
     }
 }
 
-/// Whether a node without a front door is part of the layout: its first replica says so, and alone
-/// it would mean hybrid load balancing.
+/// Returns whether a node without a front door is part of the layout: the node's first replica implies it,
+/// and the flag alone would mean hybrid load balancing.
 pub(super) fn headless(spec: &ParallelSpec) -> bool {
     spec.load_balancing == LoadBalancing::Internal && spec.data_start_rank > 0
 }
 
-/// The settings that say `spec`, which vLLM can express.
+/// Returns the settings for `spec`, which vLLM can express.
 pub(super) fn settings_of(spec: &ParallelSpec) -> Settings {
     let mut settings = Settings::default();
     let numbers = [

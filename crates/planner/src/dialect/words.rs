@@ -1,4 +1,4 @@
-//! From words to settings, by a table.
+//! Turning words into settings, by a table.
 
 use serde_json::Value as Json;
 
@@ -9,13 +9,13 @@ use super::table::{Flag, Found, Kind, Takes, dashed};
 use super::value::Value;
 use super::{Key, Problem};
 
-/// Words of a command that are read; more are no command line.
+/// Most words of a command that are read: a longer text is no command line.
 const WORDS_MAX: usize = 4096;
 
 // === impl Heard ===
 
 impl Heard<'_> {
-    /// A whole command: variables, program, flags, and the files they name.
+    /// Reads a whole command: variables, program, flags, and the files that the flags name.
     pub(super) fn command(&mut self, words: &[String]) {
         if words.len() > WORDS_MAX {
             self.problems.push(Problem::BadDocument {
@@ -30,7 +30,7 @@ impl Heard<'_> {
         self.file();
     }
 
-    /// `NAME=value` before the program.
+    /// Reads `NAME=value` before the program.
     fn variables<'w>(&mut self, words: &'w [String]) -> &'w [String] {
         let count = words.iter().take_while(|word| variable(word).is_some()).count();
         for (name, value) in words[..count].iter().filter_map(|word| variable(word)) {
@@ -41,7 +41,7 @@ impl Heard<'_> {
         &words[count..]
     }
 
-    /// The words after the program, and after what starts it; `None` for another engine's program.
+    /// Returns the words after the program and its launcher; `None` for another engine's program.
     fn program<'w>(&mut self, words: &'w [String]) -> Option<&'w [String]> {
         match Command::of(self.dialect, words) {
             Ok(Command { before: [], flags }) => Some(flags),
@@ -60,7 +60,7 @@ impl Heard<'_> {
         }
     }
 
-    /// Takes an environment variable if it means something, and tells whether it does.
+    /// Takes an environment variable that planning reads, and returns whether it does.
     fn known_variable(&mut self, name: &str, value: &str) -> bool {
         let known = self.table.variables.iter().find(|variable| variable.names.contains(&name));
         if let Some(variable) = known {
@@ -85,7 +85,7 @@ impl Heard<'_> {
         }
     }
 
-    /// `tp_size=8` or `Mapping(tp_size=8, pp_partition=[1, 2])`; returns the words after it.
+    /// Reads `tp_size=8` or `Mapping(tp_size=8, pp_partition=[1, 2])`; returns the words after it.
     fn pairs<'w>(&mut self, word: &str, rest: &'w [String]) -> &'w [String] {
         let mut text = word.to_owned();
         let mut rest = rest;
@@ -116,7 +116,7 @@ impl Heard<'_> {
         }
     }
 
-    /// One flag with its values; returns the words after them.
+    /// Reads one flag with its values; returns the words after them.
     fn flag<'w>(&mut self, word: &str, rest: &'w [String]) -> &'w [String] {
         let (spelling, attached) = match (word.split_once('='), word.strip_prefix("-O")) {
             // As compilers do, vLLM lets the level follow at once: -O3.
@@ -199,7 +199,7 @@ impl Heard<'_> {
         }
     }
 
-    /// The flag that counts what this key only switches.
+    /// Returns the flag that counts what `key` only switches on.
     fn counted(&self, key: Key) -> Option<String> {
         let flag = match key {
             Key::Experts => self.table.flag_of(Key::ExpertWidth),
@@ -226,31 +226,32 @@ impl Heard<'_> {
         &rest[if attached.is_some() { 0 } else { values.min(1) }..]
     }
 
-    /// Whether a word begins a flag: `-1` and `-0.5` are values.
+    /// Returns whether a word begins a flag: `-1` and `-0.5` are values.
     fn starts_flag(&self, word: &str) -> bool {
         is_flag(word) && word != "--"
     }
 }
 
-/// `-x` and `--x`, not `-1`.
+/// Returns whether a word is `-x` or `--x`, not `-1`.
 fn is_flag(word: &str) -> bool {
     let mut letters = word.trim_start_matches('-').chars();
     word.starts_with('-') && letters.next().is_some_and(char::is_alphabetic) || word == "--"
 }
 
-/// Whether a number or a truth follows, which a switch does not take.
+/// Returns whether a number or a truth value follows, which a switch does not take.
 fn value_follows(rest: &[String]) -> bool {
     rest.first().is_some_and(|word| {
         word.bytes().all(|byte| byte.is_ascii_digit()) || Value::parse(Kind::Switch, word).is_ok()
     })
 }
 
-/// `--a.b` is a member of the JSON object `a`: a switch there takes the word that follows, if any.
+/// Returns whether a flag is a member of the JSON object `a`, like `--a.b`: such a switch takes the word that
+/// follows, if any.
 fn is_member(name: &str) -> bool {
     name.contains('.')
 }
 
-/// `NAME=value` with a name in capitals.
+/// Splits `NAME=value` with a name in capitals.
 fn variable(word: &str) -> Option<(&str, &str)> {
     let (name, value) = word.split_once('=')?;
     let capital = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';

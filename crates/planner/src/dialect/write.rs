@@ -183,7 +183,7 @@ impl Written {
         Self { words, document, notes }
     }
 
-    /// The words as a line for a POSIX shell.
+    /// Returns the words as a line for a POSIX shell.
     #[must_use]
     pub fn line(&self) -> String {
         let words: Vec<String> = self.words.iter().map(|word| quoted(word)).collect();

@@ -4,7 +4,7 @@ use playhouse_types::{ExpertParallel, ParallelSpec};
 
 use crate::Slice;
 
-/// A layout in a few words: `DP 2 × PP 2 × TP 4, EP 8`.
+/// Returns a layout in a few words: `DP 2 × PP 2 × TP 4, EP 8`.
 #[must_use]
 pub fn layout(spec: &ParallelSpec) -> String {
     let mut text = [("DP", spec.data), ("PP", spec.pipeline), ("TP", spec.tensor)]
@@ -34,7 +34,7 @@ pub fn layout(spec: &ParallelSpec) -> String {
     text
 }
 
-/// Text of whatever origin on one line, without what a terminal would act upon.
+/// Returns text of any origin on one line, without characters that a terminal would act upon.
 pub(super) fn visible(text: &str) -> String {
     let shown = |letter: char| match letter.is_control() {
         true => letter.escape_default().to_string(),
@@ -43,7 +43,7 @@ pub(super) fn visible(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-/// `0-15`, or `7`, or `-` for none.
+/// Returns a range as `0-15`, or `7`, or `-` for none.
 pub(super) fn range(slice: Slice) -> String {
     match slice.count {
         0 => "-".to_owned(),
@@ -52,7 +52,7 @@ pub(super) fn range(slice: Slice) -> String {
     }
 }
 
-/// `{0,1}`, with runs of three and more as `0-7`.
+/// Returns a set of ranks as `{0,1}`, with three or more consecutive ranks as `0-7`.
 pub(super) fn set(ranks: &[u32]) -> String {
     let mut runs: Vec<(u32, u32)> = Vec::new();
     for &rank in ranks {
@@ -70,7 +70,7 @@ pub(super) fn set(ranks: &[u32]) -> String {
     format!("{{{}}}", runs.join(","))
 }
 
-/// Bytes with three digits: `3.74 GiB`.
+/// Returns a number of bytes with three digits: `3.74 GiB`.
 pub(super) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut amount = bytes as f64;
@@ -88,7 +88,7 @@ pub(super) fn bytes(bytes: u64) -> String {
     format!("{amount:.digits$} {}", UNITS[unit])
 }
 
-/// `1,234,567`.
+/// Returns a number with commas: `1,234,567`.
 pub(super) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

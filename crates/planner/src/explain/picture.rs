@@ -1,27 +1,27 @@
 //! A plan as SVG: a row per replica, a box per stage, a frame per tensor group, a cell per rank.
 //!
-//! Cells are coloured by node, with the name in the cell, so nothing depends on colour alone. The
-//! pipeline is the arrows between the boxes. Text is in the viewer's own sans-serif font.
+//! Cells are coloured by node, with the node's name in the cell, so nothing depends on colour alone. Arrows
+//! between the boxes show the pipeline. Text is in the viewer's own sans-serif font.
 
 use std::fmt::Write;
 
 use super::names::{bytes, layout, range};
 use crate::{Plan, PlannedRank};
 
-/// Ranks drawn; a larger plan says how many are not.
+/// Most ranks that are drawn; the picture of a larger plan says how many are missing.
 const DRAWN_MAX: usize = 1024;
 
 const CELL_WIDTH: usize = 164;
 const CELL_HEIGHT: usize = 76;
 const GAP: usize = 6;
-/// Around the cells of a tensor group.
+/// Margin around the cells of a tensor group.
 const FRAME: usize = 5;
-/// Above the cells of a stage: its title.
+/// Height of the title above the cells of a stage.
 const TITLE: usize = 22;
-/// Between stages: the arrow.
+/// Width of the arrow between stages.
 const ARROW: usize = 34;
 const MARGIN: usize = 16;
-/// Left of the stages: the replica's name.
+/// Width of the replica's name left of the stages.
 const LABEL: usize = 84;
 const HEADER: usize = 60;
 
@@ -42,7 +42,7 @@ struct Canvas {
 // === impl Plan ===
 
 impl Plan {
-    /// The plan as a picture.
+    /// Returns the plan as an SVG picture.
     #[must_use]
     pub fn to_svg(&self) -> String {
         let canvas = Canvas::of(self);
@@ -233,7 +233,7 @@ fn text(svg: &mut String, x: usize, y: usize, style: &str, content: &str) {
     svg.push_str("</text>\n");
 }
 
-/// A name that fits in a cell.
+/// Returns a name that fits in a cell.
 fn shortened(name: &str) -> String {
     const SHOWN: usize = 14;
     match name.char_indices().nth(SHOWN) {

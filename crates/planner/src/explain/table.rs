@@ -5,7 +5,7 @@ use std::fmt;
 use super::names::{bytes, layout, range, set, thousands, visible};
 use crate::{Exchange, Experts, GroupKind, Operation, Plan, PlannedRank, Slice, StageTraffic};
 
-/// A column: its title, how a rank fills it.
+/// A column of the table: its title, and the function that fills it for a rank.
 struct Column {
     title: &'static str,
     cell: fn(&PlannedRank) -> String,
@@ -32,7 +32,7 @@ impl fmt::Display for Plan {
 }
 
 impl Plan {
-    /// The columns that say something about this plan.
+    /// Returns the columns that say something about this plan.
     fn columns(&self) -> Vec<Column> {
         let widths = &self.widths;
         let optional = |wanted: bool, title, cell| wanted.then_some(Column { title, cell });
@@ -102,7 +102,7 @@ impl Plan {
         Ok(())
     }
 
-    /// The stages of each replica in order: `{0,1}→{2,3}`.
+    /// Returns the stages of each replica in order: `{0,1}→{2,3}`.
     fn chains(&self) -> Vec<String> {
         let ranks: Vec<u32> = self.ranks.iter().map(|rank| rank.at.rank).collect();
         let stage = (self.widths.stage_ranks as usize).max(1);
@@ -147,7 +147,7 @@ impl Plan {
     }
 }
 
-/// Columns as wide as their widest cell, cells to the right.
+/// Writes columns as wide as their widest cell, cells to the right.
 fn write_aligned(out: &mut fmt::Formatter<'_>, rows: &[Vec<String>]) -> fmt::Result {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| {

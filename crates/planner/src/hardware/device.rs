@@ -1,4 +1,4 @@
-//! What devices can do, by their makers' figures.
+//! Capabilities of devices, by their makers' figures.
 
 use serde::Serialize;
 
@@ -11,32 +11,32 @@ pub struct DeviceType {
     pub memory_bytes: u64,
     /// Bytes read per second.
     pub memory_bandwidth: f64,
-    /// bf16 multiplications and additions per second.
+    /// bf16 operations per second; a multiplication and an addition are two.
     pub bf16_flops: f64,
-    /// The same in fp8; equals bf16 where the device has none.
+    /// fp8 operations per second; equals `bf16_flops` where the device has no fp8.
     pub fp8_flops: f64,
     /// Bytes per second, one way, to the devices of the same domain.
     pub link_bandwidth: f64,
-    /// Seconds of one hop over that link, with the launch of the collective.
+    /// Seconds of one hop over the link of the domain, with the launch of the collective.
     pub link_latency: f64,
     /// Bytes per second, one way, to other domains: a common network for such nodes.
     pub network_bandwidth: f64,
-    /// Seconds that this network adds to a collective per doubling of the domains.
+    /// Seconds that the network between domains adds to a collective per doubling of the domains.
     pub network_latency: f64,
     /// Devices of a domain that spans nodes; `None`: a domain is a node.
     pub domain_devices: Option<u32>,
-    /// Where the numbers are from.
+    /// Source of the numbers.
     pub source: &'static str,
 }
 
-/// A small collective of two nodes over InfiniBand or RoCE with GPUDirect, and over Ethernet through
-/// the hosts: assumed. With the links of both nodes the first makes 45 µs for an all-reduce of 2 × 8
-/// H100; NCCL's own model for two such nodes says 25 µs, a user measured 62 µs (NVIDIA/nccl issue
-/// 1453, 128 bytes).
+/// Latency of a small collective of two nodes over InfiniBand or RoCE with GPUDirect, and over Ethernet
+/// through the hosts: assumed. With the links of both nodes, the first value makes 45 µs for an all-reduce of
+/// 2 × 8 H100; NCCL's own model for two such nodes says 25 µs, a user measured 62 µs (NVIDIA/nccl issue 1453,
+/// 128 bytes).
 const RDMA: f64 = 30e-6;
 const ETHERNET: f64 = 100e-6;
 
-/// A hop between devices with a switched fabric of their own, and over PCIe through the host:
+/// Latency of a hop between devices with a switched fabric of their own, and over PCIe through the host:
 /// assumed.
 const FABRIC: f64 = 2.5e-6;
 const PCIE: f64 = 8e-6;
@@ -203,7 +203,7 @@ const DEVICES: [(DeviceType, &[&str]); 11] = [
 // === impl DeviceType ===
 
 impl DeviceType {
-    /// The type of a name; case, dashes, underscores and spaces do not matter.
+    /// Returns the device type called `name`; case, dashes, underscores and spaces do not matter.
     #[must_use]
     pub fn find(name: &str) -> Option<Self> {
         let plain = |name: &str| -> String {
@@ -219,12 +219,12 @@ impl DeviceType {
             .map(|(device, _)| *device)
     }
 
-    /// The known names.
+    /// Returns the names of all known types.
     pub fn names() -> impl Iterator<Item = &'static str> {
         DEVICES.iter().map(|(device, _)| device.name)
     }
 
-    /// The lesser of two in each quantity.
+    /// Returns the smaller of two values in each quantity.
     #[must_use]
     pub(crate) fn least(self, other: Self) -> Self {
         let slower = if other.memory_bandwidth < self.memory_bandwidth { other } else { self };

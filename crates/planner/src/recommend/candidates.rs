@@ -1,4 +1,4 @@
-//! The layouts worth looking at.
+//! The layouts that a recommendation examines.
 
 use playhouse_types::{Attention, ExpertParallel, ParallelSpec};
 
@@ -7,11 +7,10 @@ use crate::ModelShape;
 /// Most layouts of one recommendation.
 pub const CANDIDATES_MAX: usize = 4_000;
 
-/// Every layout that uses all `devices`: data × pipeline × tensor × prefill context, and for each
-/// what the model has use for: attention-DP for experts and latent attention, decode context where
-/// KV would be replicated, each width of expert parallelism. All plain layouts come first, then the
-/// others from narrow stages to wide ones; the second value says whether [`CANDIDATES_MAX`] cut the
-/// widest.
+/// Returns every layout that uses all `devices`: data × pipeline × tensor × prefill context, each with the
+/// variants that the model can use: attention-DP for experts and latent attention, decode context where KV
+/// would be replicated, each width of expert parallelism. All plain layouts come first, then the others from
+/// narrow stages to wide ones; the second value tells whether [`CANDIDATES_MAX`] cut the widest.
 #[must_use]
 pub fn candidates(shape: &ModelShape, devices: u64) -> (Vec<ParallelSpec>, bool) {
     let Ok(devices) = u32::try_from(devices) else { return (Vec::new(), true) };
@@ -30,7 +29,7 @@ pub fn candidates(shape: &ModelShape, devices: u64) -> (Vec<ParallelSpec>, bool)
     (specs, false)
 }
 
-/// Every data × pipeline × tensor × prefill context, the narrowest stages first.
+/// Returns every data × pipeline × tensor × prefill context, the narrowest stages first.
 fn plain(devices: u32, layers: usize) -> Vec<ParallelSpec> {
     let mut specs = Vec::new();
     for pipeline in divisors(devices).filter(|&stages| stages as usize <= layers) {
@@ -53,7 +52,7 @@ fn plain(devices: u32, layers: usize) -> Vec<ParallelSpec> {
     specs
 }
 
-/// What a model has use for.
+/// The properties of a model that decide which variants it can use.
 struct Model {
     heads: u64,
     /// KV heads that ranks divide; a latent counts as one.
@@ -76,7 +75,7 @@ impl Model {
         Self { heads: heads as u64, kv_heads: kv_heads as u64, latent, routed }
     }
 
-    /// Adds what `plain` can be combined with.
+    /// Adds the variants of `plain` that the model can use.
     fn variants(&self, plain: &ParallelSpec, specs: &mut Vec<ParallelSpec>) {
         for attention_data in divisors(plain.tensor) {
             if attention_data > 1 && !(self.latent || self.routed) {
@@ -93,7 +92,7 @@ impl Model {
         }
     }
 
-    /// Whether a decode-context width splits nothing but copies of KV.
+    /// Returns whether a decode-context width splits nothing but copies of KV.
     fn splits_cache(&self, plain: &ParallelSpec, heads: u32, decode_context: u32) -> bool {
         let copies = u64::from(heads).checked_div(self.kv_heads).unwrap_or(0);
         match plain.prefill_context {
@@ -121,7 +120,7 @@ impl Model {
     }
 }
 
-/// Divisors, smallest first.
+/// Returns the divisors, smallest first.
 fn divisors(number: u32) -> impl DoubleEndedIterator<Item = u32> {
     let mut found: Vec<u32> = (1u32..)
         .take_while(|part| part.saturating_mul(*part) <= number)

@@ -1,4 +1,4 @@
-//! What the rules look at: a layout and a model, with the numbers that can be counted with.
+//! The input of a rule: a layout and a model, with the numbers that a rule can count with.
 
 use std::collections::BTreeSet;
 
@@ -23,15 +23,15 @@ pub(crate) struct Facts {
     pub(crate) experts: BTreeSet<u64>,
     /// Groups of experts that the router picks first.
     pub(crate) expert_groups: u64,
-    /// Some layer is a mixture of experts.
+    /// Whether some layer is a mixture of experts.
     pub(crate) moe: bool,
-    /// Every layer has latent attention.
+    /// Whether every layer has latent attention.
     pub(crate) latent: bool,
     /// Outputs of a projection that share a scale.
     pub(crate) scale_rows: Option<u64>,
 }
 
-/// A layout and a model. A width is `None` when it cannot be counted with: it is zero, or derived
+/// A layout and a model. A width is `None` when a rule cannot count with it: the width is zero, or derived
 /// from factors that do not match (**PL-3**).
 #[derive(Clone, Debug)]
 pub(crate) struct Case<'a> {
@@ -109,7 +109,7 @@ impl Facts {
         facts
     }
 
-    /// Query and KV heads of the layers without latent attention.
+    /// Returns the query and KV heads of the layers without latent attention.
     pub(crate) fn grouped_heads(&self) -> impl Iterator<Item = (u64, u64)> {
         self.heads.iter().filter_map(|(heads, kv)| kv.filter(|kv| *kv > 0).map(|kv| (*heads, kv)))
     }
@@ -176,7 +176,7 @@ impl<'a> Case<'a> {
         case
     }
 
-    /// What follows from factors that do not match is nobody's fault.
+    /// Makes widths uncountable that are derived from factors that do not match.
     fn silence_mismatches(&mut self) {
         if self.attention_product != self.stage_ranks {
             self.attention_tensor = None;
@@ -187,7 +187,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Whether whole experts are spread over ranks.
+    /// Returns whether whole experts are spread over ranks.
     pub(crate) fn spreads_experts(&self) -> bool {
         match self.spec.expert {
             ExpertParallel::Off | ExpertParallel::SplitAcrossReplicas => false,
@@ -197,12 +197,12 @@ impl<'a> Case<'a> {
     }
 }
 
-/// A width that can be counted with.
+/// Returns a width that a rule can count with.
 fn countable(width: u32) -> Option<u64> {
     (width > 0).then_some(u64::from(width))
 }
 
-/// The product of what can be counted with, at most `u64::MAX`.
+/// Returns the product of countable factors, at most `u64::MAX`.
 fn product<const N: usize>(factors: [Option<u64>; N]) -> Option<u64> {
     factors.into_iter().try_fold(1_u64, |product, factor| Some(product.saturating_mul(factor?)))
 }

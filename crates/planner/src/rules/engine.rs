@@ -1,4 +1,4 @@
-//! What each engine has no words for.
+//! The parts of a layout that each engine cannot express.
 
 use playhouse_types::{ExpertBalance, ExpertParallel, ExpertPlacement, LoadBalancing};
 
@@ -225,7 +225,8 @@ pub(super) fn tensorrt_llm(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     None
 }
 
-/// Attention groups of one rank that share their experts are what vLLM calls replicas of one rank.
+/// Suggests replicas: attention groups of one rank that share their experts are what vLLM calls replicas of
+/// one rank.
 fn or_replicas(case: &Case<'_>, out: &mut Findings) {
     let spec = case.spec;
     let alone = case.attention_tensor == Some(1) && case.attention_context == Some(1);
@@ -239,13 +240,14 @@ fn or_replicas(case: &Case<'_>, out: &mut Findings) {
     }
 }
 
-/// The replicas, where each is one rank of a stage and they share experts.
+/// Returns the replicas, where each is one rank of a stage and all share experts.
 fn one_rank_replicas(case: &Case<'_>) -> Option<u64> {
     let shared = case.spec.expert == ExpertParallel::AcrossReplicas;
     case.data.filter(|_| shared && case.stage_ranks == Some(1))
 }
 
-/// What is zero is reported as that, and nothing is said about its meaning (**PL-3**).
+/// Returns `None` when a number is zero: the zero is reported, and nothing is said about its meaning
+/// (**PL-3**).
 fn countable(case: &Case<'_>) -> Option<()> {
     case.attention_product?;
     case.moe_product?;
@@ -277,7 +279,7 @@ fn linear_placement(case: &Case<'_>, out: &mut Findings, engine: &str) {
     }
 }
 
-/// `width` is what the engine splits dense layers over.
+/// Checks the dense width; `width` is the width over which the engine splits dense layers.
 fn dense_tensor(case: &Case<'_>, out: &mut Findings, engine: &str, width: u32) {
     let asked = case.spec.dense_tensor.unwrap_or(case.spec.tensor);
     if asked != width {

@@ -37,7 +37,7 @@ pub(super) fn experts_fit(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     None
 }
 
-/// Balancing moves experts between equal sets of slots.
+/// Checks that balancing moves experts between equal sets of slots.
 pub(super) fn physical_experts_divide(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     case.spec.expert_balance?;
     experts_divide(case, out)
@@ -61,8 +61,8 @@ pub(super) fn experts_divide(case: &Case<'_>, out: &mut Findings) -> Option<()> 
     None
 }
 
-/// Every rank holds as many experts; where they are not even, redundant ones make them, and those
-/// need balancing.
+/// Checks that every rank holds equally many experts. Redundant experts can fill the gaps, and need
+/// balancing.
 pub(super) fn experts_divide_or_balance(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     experts_divide(case, out);
     let (ranks, experts) = (case.expert_ranks?, case.facts?.experts.first()?);
@@ -138,7 +138,7 @@ pub(super) fn cluster_alone(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     None
 }
 
-/// Only Helix lets expert widths other than the default stand beside context parallelism.
+/// Checks that expert widths other than the default are beside context parallelism only with Helix.
 pub(super) fn experts_beside_context(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let (expert, context, decode) = (case.moe_expert?, case.prefill_context?, case.decode_context?);
     if expert > 1 && context > 1 && decode == 1 {

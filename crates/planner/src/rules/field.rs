@@ -37,19 +37,19 @@ pub enum Field {
     BalanceInterval,
 }
 
-/// A number of a spec, and what it could be instead.
+/// A change that mends a violation: a number of a spec, and the value that the number could have instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// Which number.
+    /// The number to change.
     pub field: Field,
-    /// The value to give it.
+    /// The value to give to the number.
     pub value: u32,
 }
 
 // === impl Field ===
 
 impl Field {
-    /// All of them.
+    /// All numbers.
     pub const ALL: [Self; 23] = [
         Self::Tensor,
         Self::Pipeline,
@@ -76,7 +76,7 @@ impl Field {
         Self::BalanceInterval,
     ];
 
-    /// The value in `spec`; `None` where it is left open or has no number.
+    /// Returns the number's value in `spec`; `None` where the spec leaves the number open or has none.
     #[must_use]
     pub fn get(self, spec: &ParallelSpec) -> Option<u32> {
         match self {
@@ -109,7 +109,7 @@ impl Field {
         }
     }
 
-    /// Gives the number another value.
+    /// Sets the number to `value`.
     pub fn set(self, spec: &mut ParallelSpec, value: u32) {
         match self {
             Self::Tensor => spec.tensor = value,
@@ -152,8 +152,8 @@ impl Field {
         }
     }
 
-    /// Whether 0 is a value like any other: a rank, a count of extras or the replicas of a node that
-    /// only has a front door, not a width.
+    /// Returns whether 0 is an ordinary value of the number, which is then no width: a rank, a count of
+    /// extras, or the replicas of a node that only has a front door.
     #[must_use]
     pub fn may_be_zero(self) -> bool {
         matches!(
@@ -162,7 +162,7 @@ impl Field {
         )
     }
 
-    /// The key in TOML.
+    /// Returns the number's key in TOML.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -208,7 +208,7 @@ impl fmt::Display for Field {
 // === impl Change ===
 
 impl Change {
-    /// Makes the change.
+    /// Applies the change to `spec`.
     pub fn apply(self, spec: &mut ParallelSpec) {
         self.field.set(spec, self.value);
     }

@@ -1,4 +1,4 @@
-//! The nearest values that would do.
+//! The nearest values that mend a broken rule.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ const DIVISORS_MAX: usize = 16;
 /// The largest divisor that is looked for by trial.
 const TRIAL_MAX: u64 = 4096;
 
-/// The nearest value below and above that mends `finding`, for each number that can (**PL-4**).
+/// Returns the nearest value below and above that mends `finding`, for each number that can (**PL-4**).
 /// `broken` are the names of all broken rules.
 pub(super) fn changes(
     case: &Case<'_>,
@@ -48,7 +48,7 @@ pub(super) fn changes(
     changes
 }
 
-/// Whether the change leaves exactly the other broken rules broken.
+/// Returns whether the change leaves exactly the other broken rules broken.
 fn mends(
     case: &Case<'_>,
     finding: &Finding<'_>,
@@ -104,8 +104,8 @@ fn candidates(case: &Case<'_>, value: u32) -> Vec<u32> {
     candidates
 }
 
-/// The redundant experts next to those there are, and to the most there may be, that the ranks hold
-/// evenly.
+/// Returns the redundant experts that the ranks hold evenly: the counts nearest to the present one, and to
+/// the largest allowed one.
 fn even_redundancy(case: &Case<'_>) -> Vec<u32> {
     let Some((facts, ranks)) = case.facts.zip(case.expert_ranks) else { return Vec::new() };
     let around = |redundant: u32| {
@@ -141,7 +141,7 @@ pub(super) fn fix(finding: &Finding<'_>, spec: &ParallelSpec, nearest: &[Change]
     ways.join("; or ")
 }
 
-/// Everything that divides `number`, ascending; what is above the trial limit only as a cofactor.
+/// Returns everything that divides `number`, ascending; divisors above the trial limit only as cofactors.
 fn all_divisors(number: u64) -> Vec<u64> {
     let root = number.isqrt().min(TRIAL_MAX);
     let small: Vec<u64> = (1..=root).filter(|divisor| number.is_multiple_of(*divisor)).collect();

@@ -1,4 +1,4 @@
-//! Replicas: which of them are here, and who spreads requests over them.
+//! Replicas: which of them run here, and where requests are spread over them.
 
 use playhouse_types::LoadBalancing;
 

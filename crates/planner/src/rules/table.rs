@@ -1,16 +1,16 @@
-//! Which rules there are, and whose they are.
+//! The rules of Playhouse and of each engine.
 
 use std::fmt;
 
 use super::{Case, Field, RuleSet, attention, engine, experts, replicas, weights, world};
 
-/// A rule: when it is broken, and what to change.
+/// A rule: the check that finds it broken, and the numbers to change.
 pub(crate) struct Rule {
     pub(crate) name: &'static str,
     sets: &'static [RuleSet],
-    /// The numbers that mend it, most likely first.
+    /// Numbers that mend the rule, most likely first.
     pub(crate) fields: &'static [Field],
-    /// What else would mend it; empty when only the numbers do.
+    /// Other changes that would mend the rule; empty when only the numbers do.
     pub(crate) hint: &'static str,
     check: Check,
 }
@@ -20,16 +20,16 @@ type Check = fn(&Case<'_>, &mut Findings) -> Option<()>;
 /// One breach of a rule.
 struct Found {
     message: String,
-    /// The numbers that mend it, if not the rule's.
+    /// Numbers that mend this breach, if not the rule's.
     fields: Option<&'static [Field]>,
-    /// What else would mend this one; may be empty.
+    /// Other changes that would mend this breach; may be empty.
     hint: String,
 }
 
-/// What one rule found.
+/// The breaches that one rule found.
 pub(crate) struct Findings {
     found: Vec<Found>,
-    /// Messages are not wanted: thousands of candidates are tried for the nearest values.
+    /// Whether messages are dropped: thousands of candidates are tried for the nearest values.
     quiet: bool,
 }
 
@@ -37,9 +37,9 @@ pub(crate) struct Findings {
 pub(crate) struct Finding<'r> {
     pub(crate) rule: &'r Rule,
     pub(crate) message: String,
-    /// The numbers that mend it, most likely first.
+    /// Numbers that mend the rule, most likely first.
     pub(crate) fields: &'static [Field],
-    /// What else would mend it, before the hint of the rule; may be empty.
+    /// Other changes that would mend the rule, shown before the hint of the rule; may be empty.
     pub(crate) hint: String,
 }
 
@@ -54,7 +54,7 @@ use Field::{
     MoeDenseTensor, MoeTensor, Pipeline, PrefillContext, RedundantExperts, Tensor,
 };
 
-/// Writes a row as a sentence: name, whose, check, numbers to change, what else to do.
+/// Writes a row as a sentence: name, rule set, check, numbers to change, other changes.
 macro_rules! rules {
     ($($name:literal [$($set:ident)+] $check:path, [$($field:ident)*], $hint:literal;)+) => {
         &[$(Rule {
@@ -131,12 +131,12 @@ const RULES: &[Rule] = rules! {
     "not-expressible" [T] engine::tensorrt_llm, [], "render for an engine that has it";
 };
 
-/// The rules of a set, in the order of the table.
+/// Returns the rules of a set, in the order of the table.
 pub(super) fn rules_of(set: RuleSet) -> Vec<&'static Rule> {
     RULES.iter().filter(|rule| rule.sets.contains(&set)).collect()
 }
 
-/// Everything that is broken, in the order of the rules.
+/// Returns every broken rule, in the order of the rules.
 pub(super) fn broken(case: &Case<'_>, rules: &[&'static Rule]) -> Vec<Finding<'static>> {
     rules.iter().flat_map(|rule| rule.findings(case)).collect()
 }
@@ -144,7 +144,7 @@ pub(super) fn broken(case: &Case<'_>, rules: &[&'static Rule]) -> Vec<Finding<'s
 // === impl Rule ===
 
 impl Rule {
-    /// How often it is broken, and how.
+    /// Returns every breach of the rule by `case`.
     pub(crate) fn findings(&'static self, case: &Case<'_>) -> Vec<Finding<'static>> {
         let found = self.run(case, false).into_iter();
         let finding = |Found { message, fields, hint }| Finding {
@@ -156,7 +156,7 @@ impl Rule {
         found.map(finding).collect()
     }
 
-    /// How often it is broken.
+    /// Returns how often `case` breaks the rule.
     pub(crate) fn count(&self, case: &Case<'_>) -> usize {
         self.run(case, true).len()
     }
@@ -171,18 +171,18 @@ impl Rule {
 // === impl Findings ===
 
 impl Findings {
-    /// The rule is broken, and its own numbers mend it.
+    /// Reports a breach that the rule's own numbers mend.
     pub(super) fn push(&mut self, message: fmt::Arguments<'_>) {
         self.add(message, None);
     }
 
-    /// The rule is broken by one number.
+    /// Reports a breach that one number mends.
     pub(super) fn push_for(&mut self, field: Field, message: fmt::Arguments<'_>) {
         let at = Field::ALL.iter().position(|other| *other == field);
         self.add(message, Some(at.map_or(&[], |at| &ALL_FIELDS[at..=at])));
     }
 
-    /// Says what else mends the last breach.
+    /// Adds to the last breach what else mends it.
     pub(super) fn or(&mut self, hint: fmt::Arguments<'_>) {
         if let Some(last) = self.found.last_mut().filter(|_| !self.quiet) {
             last.hint = hint.to_string();

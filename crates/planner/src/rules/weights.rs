@@ -48,7 +48,7 @@ pub(super) fn inner_divides(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     None
 }
 
-/// Whole tensor groups share a dense layer, or the whole stage does.
+/// Checks that a dense layer is shared by whole tensor groups, or by the whole stage.
 pub(super) fn dense_tensor_one_of_two(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let width = u64::from(case.spec.dense_tensor.filter(|width| *width > 0)?);
     let (tensor, stage) = (case.tensor?, case.stage_ranks?);
@@ -63,7 +63,8 @@ pub(super) fn dense_tensor_one_of_two(case: &Case<'_>, out: &mut Findings) -> Op
     None
 }
 
-/// All ranks of a stage share the head, an attention group does, or each rank has all of it.
+/// Checks that the head is split over all ranks of a stage or over an attention group, or is whole on each
+/// rank.
 pub(super) fn head_tensor(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let width = u64::from(case.spec.head_tensor.filter(|width| *width > 0)?);
     let (tensor, group) = (case.tensor?, case.attention_tensor?);
@@ -90,7 +91,7 @@ pub(super) fn expert_inner_divides(case: &Case<'_>, out: &mut Findings) -> Optio
     None
 }
 
-/// Weights in fp8 blocks are cut between blocks.
+/// Checks that weights in fp8 blocks are cut between blocks.
 pub(super) fn scale_blocks(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let facts = case.facts?;
     let rows = facts.scale_rows?;

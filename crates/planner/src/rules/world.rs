@@ -3,7 +3,7 @@
 use super::table::Findings;
 use super::{Case, Field, RANKS_MAX};
 
-/// Stages of a partition that is suggested: more are not read.
+/// Most stages of a partition that a message suggests: a reader does not read more.
 const STAGES_SHOWN: u64 = 64;
 
 pub(super) fn width_positive(case: &Case<'_>, out: &mut Findings) -> Option<()> {
@@ -66,7 +66,7 @@ pub(super) fn moe_factors(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     None
 }
 
-/// Suggests to leave open what is given and, left open, makes the product right.
+/// Suggests to leave a number open that is given and that, when open, makes the product right.
 fn or_open(case: &Case<'_>, out: &mut Findings, fields: &[Field]) {
     for field in fields.iter().filter(|field| field.get(case.spec).is_some()) {
         let mut spec = case.spec.clone();

@@ -1,4 +1,4 @@
-//! What SGLang refuses of flags that are no part of the layout.
+//! Flags that are no part of the layout and that SGLang refuses.
 
 use playhouse_types::{ExpertParallel, ParallelSpec, Role};
 
@@ -6,12 +6,12 @@ use crate::Violation;
 use crate::dialect::Key;
 use crate::dialect::settings::Settings;
 
-/// `--tp-size`: the ranks of a stage.
+/// Returns `--tp-size`: the ranks of a stage.
 fn stage(settings: &Settings) -> u32 {
     settings.size(Key::Tensor).unwrap_or(1)
 }
 
-/// `--ep-size`, as the engine runs it.
+/// Returns `--ep-size`, as the engine runs it.
 fn expert_width(spec: &ParallelSpec) -> u32 {
     match spec.expert {
         ExpertParallel::Within(width) => width,

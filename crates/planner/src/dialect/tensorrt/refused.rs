@@ -1,4 +1,4 @@
-//! What TensorRT-LLM refuses of settings that are no part of the layout.
+//! Settings that are no part of the layout and that TensorRT-LLM refuses.
 
 use playhouse_types::ParallelSpec;
 

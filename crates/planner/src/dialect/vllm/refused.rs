@@ -1,4 +1,4 @@
-//! What vLLM refuses of flags that are no part of the layout.
+//! Flags that are no part of the layout and that vLLM refuses.
 
 use playhouse_types::{LoadBalancing, ParallelSpec};
 
