@@ -1,11 +1,11 @@
 //! Causal attention over the paged cache, for a ragged batch of prefill chunks and decodes.
 //!
-//! - **ATT-1** a query (a row and a head) walks its keys in spans of 64 positions, aligned to
-//!   absolute positions, first to last, with an online softmax in `f32` (Milakov and Gimelshein,
-//!   arXiv 1805.02867). What it does depends on its position and window alone; which queries
-//!   share a task, and so a loaded span, does not enter.
-//! - **ATT-2** keys and values outside of a query's window are not multiplied by zero but left
-//!   out, so nothing there can reach it.
+//! - **ATT-1** a query (a row and a head) walks its keys in spans of 64 positions, aligned to absolute
+//!   positions, first to last, with an online softmax in `f32` (Milakov and Gimelshein, arXiv 1805.02867).
+//!   The arithmetic of a query depends on its position and window alone, not on the other queries that share
+//!   its task and so a loaded span.
+//! - **ATT-2** keys and values outside of a query's window are left out, not multiplied by zero, so no value
+//!   there can reach the query's result.
 
 mod span;
 
@@ -20,8 +20,8 @@ use crate::ragged::Ragged;
 use crate::threads::Threads;
 use span::Tile;
 
-/// Queries of a task, about: each loaded span is used by all of them, and their state stays in
-/// the first-level cache.
+/// Approximate number of queries of a task: all of them use each loaded span, and their state stays in the
+/// first-level cache.
 const TILE_QUERIES: usize = 32;
 
 struct Attention<'a> {
@@ -32,7 +32,7 @@ struct Attention<'a> {
     threads: &'a Threads,
 }
 
-/// What every task of one op reads.
+/// The input of every task of one op.
 struct Operands<'a, E> {
     /// `[rows, heads, head_dim]`
     q: &'a [E],
@@ -47,16 +47,16 @@ struct Operands<'a, E> {
 /// Consecutive rows of one sequence.
 struct Rows {
     sequence: usize,
-    /// From the sequence's first.
+    /// Index of the first row, counted from the first row of the sequence.
     first: usize,
     count: usize,
 }
 
-/// `softmax(q k^T * scale) v` for each row and head of `q` (`[rows, heads * head_dim]`), over the
-/// cached tokens of its sequence up to its own position; with a window, over the last `window` of
-/// them, itself included. `heads` is a multiple of the cache's heads; consecutive query heads
-/// share one. The rows' own keys and values must be in the cache already. Computed in `f32`,
-/// rounded once.
+/// Computes `softmax(q k^T * scale) v` for each row and head of `q` (`[rows, heads * head_dim]`), over the
+/// cached tokens of the row's sequence up to the row's own position; with a window, over the last `window` of
+/// these tokens, the row's own included. `heads` is a multiple of the cache's heads; consecutive query heads
+/// share one KV head. The rows' own keys and values must be in the cache already. Computed in `f32`, rounded
+/// once.
 ///
 /// # Errors
 /// When shapes or types do not fit, the window is 0, a block is outside of the cache, or `q` is
@@ -149,7 +149,7 @@ impl Attention<'_> {
         out
     }
 
-    /// Rows in tiles of at most `height`, those with the most keys first.
+    /// Cuts rows into tiles of at most `height`, those with the most keys first.
     fn row_tiles(&self, height: usize) -> Vec<Rows> {
         let mut tiles = Vec::new();
         for (index, sequence) in self.ragged.sequences().iter().enumerate() {

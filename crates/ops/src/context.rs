@@ -1,8 +1,8 @@
-//! Where ops run.
+//! The hardware on which ops run.
 
 use crate::Threads;
 
-/// What computes: given to every op. Cheap to clone.
+/// The hardware on which an op computes, given to every op. Cheap to clone.
 #[derive(Clone, Debug)]
 pub enum Context {
     /// Threads of this process.

@@ -14,23 +14,23 @@ use crate::simd::{LANES, Simd};
 /// Elements that one step of a dot product takes from each side.
 pub(crate) const STEP: usize = 2 * LANES;
 
-/// `bf16`, `f16` or `f32`.
+/// An element type of tensors: `bf16`, `f16` or `f32`.
 ///
-/// A dot product goes by steps of [`STEP`] elements. The left side is *staged*: widened to `f32`
-/// once, in the order in which the right side comes apart when it is loaded.
+/// A dot product goes by steps of [`STEP`] elements. The left side is *staged*: widened to `f32` once, in the
+/// order into which the right side falls when it is loaded.
 pub(crate) trait Element: WithDType {
     const ZERO: Self;
 
-    /// Lines that a staged step occupies.
+    /// Returns the lines that a staged step occupies.
     #[inline(always)]
     fn lines<S: Simd>() -> usize {
         2
     }
 
-    /// The elements of a storage of this type.
+    /// Returns the elements of a storage of this type.
     fn storage_as_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 
-    /// `len` zeros, on pages that the operating system need not touch yet.
+    /// Returns `len` zeros, on pages that the operating system need not touch yet.
     fn zeros(len: usize) -> Vec<Self>;
 
     /// # Safety
@@ -41,10 +41,10 @@ pub(crate) trait Element: WithDType {
     /// `to` is valid for 16 elements.
     unsafe fn store<S: Simd>(simd: S, value: S::F, to: *mut Self);
 
-    /// To the nearest value of this type.
+    /// Rounds to the nearest value of this type.
     fn round<S: Simd>(simd: S, value: S::F) -> S::F;
 
-    /// The right side of a step.
+    /// Loads the right side of a step.
     ///
     /// # Safety
     /// `from` is valid for [`STEP`] elements.
@@ -54,13 +54,13 @@ pub(crate) trait Element: WithDType {
         unsafe { [Self::load(simd, from), Self::load(simd, from.add(LANES))] }
     }
 
-    /// `sum` plus the products of one line of a step with one of another, lane by lane.
+    /// Adds the products of one line of a step with one of another to `sum`, lane by lane.
     #[inline(always)]
     fn dot_line<S: Simd>(simd: S, sum: S::F, left: S::F, right: S::F) -> S::F {
         simd.fma(left, right, sum)
     }
 
-    /// `sum` plus the products of a step, lane by lane, always in the same order.
+    /// Adds the products of a step to `sum`, lane by lane, always in the same order.
     ///
     /// # Safety
     /// `left` is valid for [`lines`](Self::lines) lines.
@@ -94,7 +94,7 @@ pub(crate) fn store_up_to<S: Simd, E: Element>(simd: S, value: S::F, to: &mut [E
     write_up_to::<S, E>(simd, value, to);
 }
 
-/// As [`store_up_to`], to elements of an output that are written for the first time.
+/// Stores lanes as [`store_up_to`] does, into elements of an output that are written for the first time.
 #[inline(always)]
 pub(crate) fn write_up_to<S: Simd, E: Element>(simd: S, value: S::F, to: &mut [MaybeUninit<E>]) {
     if to.len() >= LANES {
@@ -109,7 +109,7 @@ pub(crate) fn write_up_to<S: Simd, E: Element>(simd: S, value: S::F, to: &mut [M
     }
 }
 
-/// The memory of an output before it is computed. Zeroing it would take a few hundredths of a
+/// Returns the memory of an output before it is computed. Zeroing the memory would take a few hundredths of a
 /// prefill, on one thread.
 pub(crate) fn unwritten<E: Element>(len: usize) -> Vec<MaybeUninit<E>> {
     let mut out = Vec::with_capacity(len);
@@ -118,7 +118,7 @@ pub(crate) fn unwritten<E: Element>(len: usize) -> Vec<MaybeUninit<E>> {
     out
 }
 
-/// The output, computed.
+/// Returns the output, computed.
 ///
 /// # Safety
 /// Every element has been written.
@@ -287,7 +287,7 @@ macro_rules! with_element {
 }
 pub(crate) use with_element;
 
-/// The elements of a tensor inside a custom op, in row-major order.
+/// Returns the elements of a tensor inside a custom op, in row-major order.
 ///
 /// # Errors
 /// When the tensor is strided or of another type; `what` names it.
@@ -305,7 +305,7 @@ pub(crate) fn elements<'a, E: Element>(
     }
 }
 
-/// As [`elements`], to write.
+/// Returns the elements as [`elements`] does, for writing.
 ///
 /// # Errors
 /// As [`elements`].

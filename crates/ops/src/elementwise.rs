@@ -33,7 +33,7 @@ struct Part<'a, E> {
     out: &'a Shared<'a, MaybeUninit<E>>,
 }
 
-/// `x + y`, rounded once. Both of one shape and type.
+/// Computes `x + y`, rounded once. Both tensors have one shape and type.
 ///
 /// # Errors
 /// When shapes or types differ or a tensor is strided.
@@ -42,7 +42,7 @@ pub fn add(x: &Tensor, y: &Tensor, context: &Context) -> Result<Tensor> {
     Elementwise { pairing: Pairing::Add, threads }.apply(x, y)
 }
 
-/// `silu(gate) * up` with `silu(x) = x / (1 + e^-x)`. Both of one shape and type.
+/// Computes `silu(gate) * up` with `silu(x) = x / (1 + e^-x)`. Both tensors have one shape and type.
 ///
 /// Computed in `f32`; silu is rounded to the type of the tensors, then the product, as Hugging
 /// Face does.

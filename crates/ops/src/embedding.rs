@@ -1,4 +1,4 @@
-//! Rows of the embedding table.
+//! Lookup of rows of the embedding table.
 
 use std::ops::Range;
 
@@ -12,9 +12,9 @@ struct Embedding<'a> {
     first: usize,
 }
 
-/// The rows that `ids` name, `[ids.len(), hidden]`, of a vocabulary of which `table` (`[held,
-/// hidden]`) has the rows `held`. Rows that are not held are zero, so that the sum over the ranks
-/// that share a vocabulary is the whole.
+/// Returns the rows that `ids` name, `[ids.len(), hidden]`, of a vocabulary of which `table` (`[held,
+/// hidden]`) has the rows `held`. Rows that are not held are zero, so that the sum over the ranks that share
+/// a vocabulary gives all rows.
 ///
 /// # Errors
 /// When an id is not below `vocab`, `held` is not what the table has, or the table is strided.

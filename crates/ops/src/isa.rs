@@ -1,4 +1,4 @@
-//! Instruction sets: which are there, and how a kernel written once is compiled for each.
+//! Instruction sets: detection, and the compilation of one kernel for each of them.
 
 use std::fmt;
 
@@ -8,9 +8,9 @@ use crate::simd::{Portable, Simd};
 
 /// An instruction set that kernels are compiled for.
 ///
-/// `Avx2` and `Avx512` give the same bits. `Avx512Bf16` differs from them in `bf16` products with
-/// subnormal operands or sums, which it takes as zero. `Portable` has no fused multiply-add on
-/// x86-64, so its last bits differ.
+/// `Avx2` and `Avx512` give the same bits. `Avx512Bf16` differs from them in `bf16` products with subnormal
+/// operands or sums, which `Avx512Bf16` takes as zero. `Portable` has no fused multiply-add on x86-64, so its
+/// last bits differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// Plain Rust, vectorised by the compiler for the baseline of the target.
@@ -19,7 +19,7 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
-    /// The same and AVX-512 BF16.
+    /// `Avx512` and AVX-512 BF16.
     Avx512Bf16,
     /// The portable path with `bf16` products in the arithmetic of AVX-512 BF16.
     #[cfg(test)]
@@ -28,8 +28,8 @@ pub enum Isa {
 
 /// A kernel, generic over the instruction set.
 ///
-/// `run` and all it calls with vectors must be `#[inline(always)]`: only what is inlined into
-/// [`Isa::dispatch`] is compiled with the instructions of the set. That excludes closures.
+/// `run`, and everything that `run` calls with vectors, must be `#[inline(always)]`: only code that is
+/// inlined into [`Isa::dispatch`] is compiled with the instructions of the set. That rule excludes closures.
 pub(crate) trait Kernel {
     fn run<S: Simd>(self, simd: S);
 }
@@ -37,13 +37,13 @@ pub(crate) trait Kernel {
 // === impl Isa ===
 
 impl Isa {
-    /// The fastest available one.
+    /// Returns the fastest instruction set of this CPU.
     #[must_use]
     pub fn detect() -> Self {
         Self::available().pop().expect("the portable set is always available")
     }
 
-    /// All that this CPU can run, slowest first.
+    /// Returns all instruction sets that this CPU can run, slowest first.
     #[must_use]
     pub fn available() -> Vec<Self> {
         [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16]
@@ -52,7 +52,7 @@ impl Isa {
             .collect()
     }
 
-    /// Whether this CPU can run it.
+    /// Returns whether this CPU can run the instruction set.
     #[must_use]
     pub fn is_available(self) -> bool {
         match self {
@@ -70,7 +70,7 @@ impl Isa {
         }
     }
 
-    /// Whether it multiplies `bf16` without widening.
+    /// Returns whether the instruction set multiplies `bf16` without widening.
     pub(crate) fn multiplies_bf16(self) -> bool {
         match self {
             Self::Avx512Bf16 => true,
@@ -80,10 +80,10 @@ impl Isa {
         }
     }
 
-    /// Runs a kernel compiled for this set.
+    /// Runs a kernel compiled for the instruction set.
     ///
     /// # Panics
-    /// When the CPU lacks it, which [`crate::Threads`] has excluded.
+    /// When the CPU lacks the instruction set, which [`crate::Threads`] has excluded.
     pub(crate) fn dispatch<K: Kernel>(self, kernel: K) {
         const MISSING: &str = "threads are made only for an available instruction set";
         match self {

@@ -12,8 +12,8 @@ pub(crate) const BLOCK_TOKENS: usize = LANES;
 
 /// Keys and values of one layer, in blocks of [`BlockSize::CPU`].
 ///
-/// Keys are `[blocks, kv_heads, head_dim, 16]`, so that a query meets the 16 tokens of a block
-/// side by side; values are `[blocks, kv_heads, 16, head_dim]`.
+/// Keys are `[blocks, kv_heads, head_dim, 16]`, so that a query finds the 16 tokens of a block side by side;
+/// values are `[blocks, kv_heads, 16, head_dim]`.
 #[derive(Clone, Debug)]
 pub struct KvLayer {
     pub(crate) keys: Tensor,
@@ -32,7 +32,7 @@ pub(crate) struct KvShape {
 // === impl KvLayer ===
 
 impl KvLayer {
-    /// A cache for `blocks` blocks. Its memory is taken from the operating system as it is used.
+    /// Returns a cache for `blocks` blocks. The operating system provides the memory as blocks are used.
     ///
     /// # Errors
     /// When blocks have not 16 tokens, `dtype` is not bf16, f16 or f32, a head has no elements, or the size overflows.
@@ -58,25 +58,25 @@ impl KvLayer {
         Ok(Self { keys, values, shape })
     }
 
-    /// Width of a head.
+    /// Returns the width of a head.
     #[must_use]
     pub fn head_dim(&self) -> usize {
         self.shape.head_dim
     }
 
-    /// `[blocks, kv_heads, head_dim, 16]`.
+    /// Returns the keys: `[blocks, kv_heads, head_dim, 16]`.
     #[must_use]
     pub fn keys(&self) -> &Tensor {
         &self.keys
     }
 
-    /// `[blocks, kv_heads, 16, head_dim]`.
+    /// Returns the values: `[blocks, kv_heads, 16, head_dim]`.
     #[must_use]
     pub fn values(&self) -> &Tensor {
         &self.values
     }
 
-    /// Checks that every block in use exists.
+    /// Checks that every block that a step uses exists.
     pub(crate) fn check(&self, op: &str, ragged: &Ragged<'_>) -> Result<()> {
         if ragged.blocks() > self.shape.blocks {
             let highest = ragged.blocks() - 1;
@@ -89,12 +89,12 @@ impl KvLayer {
 // === impl KvShape ===
 
 impl KvShape {
-    /// Elements of one head in one block, of keys or of values.
+    /// Returns the number of elements of one head in one block, of keys or of values.
     pub(crate) fn head_elements(self) -> usize {
         BLOCK_TOKENS * self.head_dim
     }
 
-    /// Where a head of a block begins, in keys and in values.
+    /// Returns the index where a head of a block begins, in keys and in values.
     pub(crate) fn head_start(self, block: u32, kv_head: usize) -> usize {
         (block as usize * self.kv_heads + kv_head) * self.head_elements()
     }

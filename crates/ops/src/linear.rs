@@ -1,17 +1,16 @@
-//! Matrix product with weights as they lie in the file: `[out, in]`, row-major, never repacked.
+//! Matrix product with weights as they are stored in the file: `[out, in]`, row-major, never repacked.
 //!
-//! - **LIN-1** an element of the result is one dot product: 16 lanes run along `in` from its
-//!   start, are added in a fixed tree, and meet the bias. Nothing else enters into its bits: not
-//!   the number of rows, the position of the row, the blocking, nor the thread count.
-//! - **LIN-2** it is rounded once, from `f32`.
+//! - **LIN-1** an element of the result is one dot product: 16 lanes run along `in` from its start, are added
+//!   in a fixed tree, and then the bias is added. Nothing else affects its bits: not the number of rows, the
+//!   position of the row, the blocking, nor the thread count.
+//! - **LIN-2** an element of the result is rounded once, from `f32`.
 //!
-//! Two loop nests compute the same bits. For few rows, reading the weights once from memory is all
-//! that matters: lanes run along `in`, where both operands are contiguous ([`dot`]). For many rows
-//! the multiply-adds matter, and widening the weights again for each row would cost as much:
-//! lanes are 16 columns, and each of the 16 partial sums of an element is a chain of its own
-//! ([`outer`]); the weights are widened and transposed for that chunk by chunk, in cache. Where the
-//! CPU multiplies `bf16` as it is stored, nothing is widened, and [`dot`] is the faster for any
-//! number of rows.
+//! Two loop nests compute the same bits. For few rows, only reading the weights once from memory matters:
+//! lanes run along `in`, where both operands are contiguous ([`dot`]). For many rows the multiply-adds
+//! matter, and widening the weights again for each row would cost as much: lanes are 16 columns, and each of
+//! the 16 partial sums of an element is a chain of its own ([`outer`]); the weights are widened and
+//! transposed for that, chunk by chunk, in cache. Where the CPU multiplies `bf16` as stored, nothing is
+//! widened, and [`dot`] is faster for any number of rows.
 
 mod dot;
 mod outer;
@@ -34,12 +33,12 @@ use crate::threads::Threads;
 /// with AVX-512).
 const MANY_ROWS: usize = 48;
 
-/// What is rounded to at the end.
+/// The type to which results are rounded at the end.
 #[derive(Clone, Copy)]
 enum Rounding {
     /// The type of the operands.
     Operands,
-    /// Nothing: the sums as they are.
+    /// No rounding: the sums as computed.
     F32,
 }
 
@@ -48,7 +47,7 @@ struct Linear<'a> {
     threads: &'a Threads,
 }
 
-/// `x * weight^T + bias`: `x` of `[rows, in]`, `weight` of `[out, in]`, `bias` of `[out]`, all of
+/// Computes `x * weight^T + bias`: `x` of `[rows, in]`, `weight` of `[out, in]`, `bias` of `[out]`, all of
 /// one type; the result is `[rows, out]` of the same type.
 ///
 /// # Errors
@@ -63,7 +62,7 @@ pub fn linear(
     Linear { rounding: Rounding::Operands, threads }.apply(x, weight, bias)
 }
 
-/// As [`linear`], but the result is `f32` and not rounded to the type of the operands: for logits.
+/// Computes the product of [`linear`] in `f32`, not rounded to the type of the operands: for logits.
 ///
 /// # Errors
 /// As [`linear`].
@@ -201,7 +200,7 @@ impl<E: Element> Product<'_, E> {
         }
     }
 
-    /// Vectors of one staged row.
+    /// Returns the vectors of one staged row.
     fn lines<S: Simd>(&self) -> usize {
         self.inner.div_ceil(STEP) * E::lines::<S>()
     }

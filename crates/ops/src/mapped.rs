@@ -10,11 +10,11 @@ use std::time::SystemTime;
 pub struct Mapped {
     bytes: memmap2::Mmap,
     file: File,
-    /// Length and time of change when it was mapped.
+    /// Length and modification time of the file when it was mapped.
     stamp: (u64, SystemTime),
 }
 
-/// Maps a file that nobody changes while it is mapped; [`Mapped::check`] says whether that was so. A file
+/// Maps a file, which must not change while it is mapped; [`Mapped::check`] tells whether it did. A file
 /// truncated meanwhile ends the process (`SIGBUS`): replace files by renaming.
 ///
 /// # Errors
@@ -35,10 +35,11 @@ fn stamp(file: &File) -> io::Result<(u64, SystemTime)> {
 // === impl Mapped ===
 
 impl Mapped {
-    /// Whether the file is still what was mapped. To be asked after its bytes were used.
+    /// Returns an error unless the file is still as it was when mapped. Must be called after the bytes were
+    /// used.
     ///
     /// # Errors
-    /// When it was written to or cut since.
+    /// When the file was written to or truncated since.
     pub fn check(&self) -> io::Result<()> {
         match stamp(&self.file)? == self.stamp {
             true => Ok(()),

@@ -10,7 +10,7 @@ use crate::isa::Kernel;
 use crate::simd::{LANES, Simd};
 use crate::threads::Threads;
 
-/// Elements that one task should at least have: below it, a fork costs more than it gains.
+/// Fewest elements that a task should have: for fewer, a fork costs more than it gains.
 pub(crate) const GRAIN: usize = 16 * 1024;
 
 struct RmsNorm<'a> {
@@ -26,8 +26,8 @@ struct Rows<'a, E> {
     out: &'a Shared<'a, E>,
 }
 
-/// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension of `x` (`[..., width]`), with
-/// `weight` of `[width]`. The shape stays.
+/// Computes `x / sqrt(mean(x^2) + eps) * weight` over the last dimension of `x` (`[..., width]`), with
+/// `weight` of `[width]`. The result has the shape of `x`.
 ///
 /// Computed in `f32`; the normalised value is rounded to the type of `x` before it is multiplied
 /// by the weight, and the product is rounded again, as `LlamaRMSNorm` of Hugging Face does.

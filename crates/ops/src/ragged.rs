@@ -1,4 +1,4 @@
-//! Which rows of a step belong to which sequence, and where its keys and values lie.
+//! The division of a step's rows into sequences, and the places of their keys and values in the cache.
 
 use candle_core::{Result, bail};
 
@@ -9,7 +9,7 @@ use playhouse_types::{BlockId, BlockSize};
 pub struct Sequence<'a> {
     /// Index of the first row in the step's tensors.
     pub first_row: usize,
-    /// How many rows; at least 1.
+    /// Number of rows; at least 1.
     pub rows: usize,
     /// Position of the first row's token in the sequence.
     pub start: usize,
@@ -33,7 +33,7 @@ pub struct Ragged<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Write {
     pub(crate) block: u32,
-    /// The place of the first row's token in the block.
+    /// Index of the first row's token in the block.
     pub(crate) slot: usize,
     pub(crate) row: usize,
     pub(crate) rows: usize,
@@ -42,7 +42,7 @@ pub(crate) struct Write {
 // === impl Ragged ===
 
 impl<'a> Ragged<'a> {
-    /// Checks and takes the sequences of a step, whose block tables have blocks of `block_size`.
+    /// Checks the sequences of a step, whose block tables have blocks of `block_size`, and builds the batch.
     ///
     /// # Errors
     /// When rows are not consecutive from 0, a sequence has no rows, a block table is too short,
@@ -84,24 +84,24 @@ impl<'a> Ragged<'a> {
         Ok(Self { sequences, rows, blocks, writes })
     }
 
-    /// Rows of the step's tensors.
+    /// Returns the number of rows of the step's tensors.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// The sequences, in row order.
+    /// Returns the sequences, in row order.
     #[must_use]
     pub fn sequences(&self) -> &[Sequence<'a>] {
         &self.sequences
     }
 
-    /// What the step writes into the cache.
+    /// Returns the writes of the step into the cache.
     pub(crate) fn writes(&self) -> &[Write] {
         &self.writes
     }
 
-    /// One more than the highest block in use.
+    /// Returns one more than the highest block in use.
     pub(crate) fn blocks(&self) -> usize {
         self.blocks
     }

@@ -17,8 +17,8 @@ use crate::ragged::{Ragged, Write};
 use crate::simd::{LANES, Simd};
 use crate::threads::Threads;
 
-/// Cosines and sines of each row's position, whatever formula they come from. A factor on them
-/// (as in YaRN) is already multiplied in.
+/// Cosines and sines of each row's position, from whatever formula. A factor on them (as in YaRN) is already
+/// multiplied in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeRows {
     /// `[rows, head_dim / 2]`, row-major.
@@ -34,8 +34,8 @@ pub struct RopeRows {
 /// the tensors, then each product and each sum, as `apply_rotary_pos_emb` of Hugging Face does.
 ///
 /// # Errors
-/// When shapes or types do not fit, a block is outside of the cache, or a tensor is strided. The
-/// cache is unchanged then.
+/// When shapes or types do not fit, a block is outside of the cache, or a tensor is strided. The cache is
+/// then unchanged.
 pub fn rope_and_store(
     q: &Tensor,
     k: &Tensor,
@@ -244,7 +244,7 @@ impl<E: Element> Kernel for StoreKeys<'_, E> {
     }
 }
 
-/// One head of row `row`.
+/// Rotates one head of row `row`.
 #[inline(always)]
 fn rotate<S: Simd, E: Element>(simd: S, x: &[E], rope: &RopeRows, row: usize, out: &mut [E]) {
     let half = x.len() / 2;

@@ -1,11 +1,11 @@
-//! From a row of logits to a token.
+//! Sampling: choosing a token from a row of logits.
 //!
-//! - **SA-1** the token is a pure function of the logits, the parameters and the tokens so far: not
-//!   of the batch, nor of what was drawn before, nor of a preemption in between (**G2**).
-//! - **SA-2** log-probabilities are those of the model: taken from the raw logits, before bias,
-//!   penalties and temperature.
-//! - **SA-3** no logits panic or give NaN: NaN counts as minus infinity, plus infinity as the
-//!   largest finite number; when nothing is possible the answer is token 0.
+//! - **SA-1** the token is a pure function of the logits, the parameters and the tokens so far: neither the
+//!   batch, nor earlier draws, nor a preemption in between has an influence (**G2**).
+//! - **SA-2** log-probabilities are the model's: taken from the raw logits, before bias, penalties and
+//!   temperature.
+//! - **SA-3** no logits cause a panic or give NaN: NaN counts as minus infinity, plus infinity as the largest
+//!   finite number; when no token is possible the answer is token 0.
 //!
 //! Order and definitions are vLLM's (`v1/sample/sampler.py`): `min_tokens` mask and `logit_bias`;
 //! repetition, frequency and presence penalties; temperature; `min_p`, `top_k`, `top_p`; draw.
@@ -15,7 +15,7 @@
 //! Randomness is counter-based: the uniform number for a position is a hash (SplitMix64, Steele,
 //! Lea and Flood, OOPSLA 2014) of the seed and the position, so there is no state to lose.
 //!
-//! Not here: the ranges of parameters (see [`SamplingParams::check`]) and when to stop.
+//! Not here: the ranges of parameters (see [`SamplingParams::check`]) and the end of a generation.
 
 mod candidates;
 mod logprobs;
@@ -32,7 +32,7 @@ use self::candidates::Candidates;
 pub use self::logprobs::token_logprobs;
 pub use self::rows::{LogitsRow, RowOutcome, sample_rows};
 
-/// What sampling must know of the tokens so far. Rebuilt from them at any time.
+/// The state of one sequence that sampling needs. Can be rebuilt from the sequence's tokens at any time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenState {
     prompt_tokens: usize,
@@ -45,7 +45,7 @@ pub struct TokenState {
 // === impl TokenState ===
 
 impl TokenState {
-    /// The state after `tokens`, of which the first `prompt_tokens` are prompt.
+    /// Returns the state after `tokens`, of which the first `prompt_tokens` are prompt.
     #[must_use]
     pub fn new(tokens: &[TokenId], prompt_tokens: usize, params: &SamplingParams) -> Self {
         let (prompt, output) = tokens.split_at(prompt_tokens);
@@ -62,7 +62,7 @@ impl TokenState {
         state
     }
 
-    /// Appends a token of the output.
+    /// Appends an output token to the state.
     pub fn push(&mut self, token: TokenId) {
         self.tokens += 1;
         if let Some(counts) = &mut self.output_counts {
@@ -75,7 +75,7 @@ impl TokenState {
     }
 }
 
-/// The next token, given the logits of the last one: `[vocab]`.
+/// Returns the next token, given the logits of the last one: `[vocab]`.
 #[must_use]
 pub fn sample(logits: &[f32], params: &SamplingParams, state: &TokenState) -> TokenId {
     let logits = adjust(logits, params, state);
@@ -88,7 +88,7 @@ pub fn sample(logits: &[f32], params: &SamplingParams, state: &TokenState) -> To
     candidates.draw(uniform(params.seed, state.tokens as u64)).unwrap_or(0)
 }
 
-/// Mask, bias and penalties. They touch few tokens, so most rows are not copied at all.
+/// Applies mask, bias and penalties. Few tokens are changed, so most rows are not copied at all.
 fn adjust<'a>(logits: &'a [f32], params: &SamplingParams, state: &TokenState) -> Cow<'a, [f32]> {
     let mut logits = Cow::Borrowed(logits);
     if state.output_tokens() < params.min_tokens as usize {
@@ -111,7 +111,7 @@ fn adjust<'a>(logits: &'a [f32], params: &SamplingParams, state: &TokenState) ->
     logits
 }
 
-/// The most likely token, the lowest id among equals.
+/// Returns the most likely token, the lowest id among equals.
 fn argmax(logits: &[f32]) -> TokenId {
     let mut best = (0, f32::NEG_INFINITY);
     for (token, &logit) in (0..).zip(logits) {
@@ -123,12 +123,12 @@ fn argmax(logits: &[f32]) -> TokenId {
     best.0
 }
 
-/// A logit that can be computed with (**SA-3**).
+/// Returns a logit that can be computed with (**SA-3**).
 fn tame(logit: f32) -> f32 {
     if logit.is_nan() { f32::NEG_INFINITY } else { logit.min(f32::MAX) }
 }
 
-/// The random number of a position, in [0, 1).
+/// Returns the random number of a position, in [0, 1).
 fn uniform(seed: u64, position: u64) -> f64 {
     // The top 53 bits fill the mantissa of an f64.
     (splitmix64(splitmix64(seed) ^ position) >> 11) as f64 / (1_u64 << 53) as f64

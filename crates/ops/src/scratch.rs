@@ -1,4 +1,4 @@
-//! Working memory of kernels, kept between calls so that a step does not fault pages in again.
+//! Working memory of kernels, kept between calls so that a step does not cause page faults again.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
@@ -8,14 +8,14 @@ use std::sync::{Mutex, PoisonError};
 #[repr(C, align(64))]
 pub(crate) struct Line(pub(crate) [f32; 16]);
 
-/// Buffers not in use, at most `kept` of them.
+/// The buffers that are not in use, at most `kept` of them.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     free: Mutex<Vec<Vec<Line>>>,
     kept: usize,
 }
 
-/// A buffer on loan. Its content is whatever the last user left.
+/// A borrowed buffer, with the content that its last user left.
 pub(crate) struct Lines<'a> {
     lines: Vec<Line>,
     home: &'a Scratch,
@@ -34,7 +34,7 @@ impl Scratch {
         Self { free: Mutex::new(Vec::with_capacity(kept)), kept }
     }
 
-    /// A buffer of `len` lines with unspecified content.
+    /// Returns a buffer of `len` lines with unspecified content.
     pub(crate) fn lines(&self, len: usize) -> Lines<'_> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         // The smallest that fits, else the largest, so that sizes settle.
@@ -47,7 +47,7 @@ impl Scratch {
         drop(free);
         let mut lines = fitting.unwrap_or_default();
         if lines.len() < len {
-            // Grow without copying what nobody reads.
+            // Grow without copying contents that are not read again.
             lines.clear();
             lines.resize(len, Line::ZERO);
         }
@@ -72,13 +72,13 @@ impl DerefMut for Lines<'_> {
 }
 
 impl Lines<'_> {
-    /// As plain numbers, 16 to a line.
+    /// Returns the lines as plain numbers, 16 to a line.
     pub(crate) fn floats(&self) -> &[f32] {
         // SAFETY: a line is 16 `f32` without padding (`repr(C)`, 64 bytes).
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), 16 * self.lines.len()) }
     }
 
-    /// As plain numbers, 16 to a line.
+    /// Returns the lines as plain numbers, 16 to a line.
     pub(crate) fn floats_mut(&mut self) -> &mut [f32] {
         // SAFETY: as above, and borrowed mutably.
         unsafe {

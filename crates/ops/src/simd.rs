@@ -74,16 +74,16 @@ pub(crate) trait Simd: Copy + Send + Sync {
         unsafe { self.load_f32(sums.as_ptr()) }
     }
 
-    /// Rounded to the nearest `bf16`, ties to even, and widened again.
+    /// Rounds to the nearest `bf16`, ties to even, and widens again.
     fn round_bf16(self, value: Self::F) -> Self::F;
-    /// Rounded to the nearest `f16`, ties to even, and widened again.
+    /// Rounds to the nearest `f16`, ties to even, and widens again.
     fn round_f16(self, value: Self::F) -> Self::F;
 
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
-    /// `a * b + c`, fused except in [`Portable`] on x86-64.
+    /// Returns `a * b + c`, fused except in [`Portable`] on x86-64.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `if a > b { a } else { b }`: `b` when either is NaN.
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
@@ -96,14 +96,14 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// For `value = 1.5 * 2^23 + n` with integer `n` in -126..=127: `2^n`.
     fn pow2(self, value: Self::F) -> Self::F;
 
-    /// Lanes added in the tree `(i, i + 8)`, `(i, i + 4)`, `(i, i + 2)`, `(i, i + 1)`.
+    /// Adds the lanes in the tree `(i, i + 8)`, `(i, i + 4)`, `(i, i + 2)`, `(i, i + 1)`.
     fn sum(self, value: Self::F) -> f32;
     /// [`sum`](Self::sum) of each, bit for bit.
     fn sum4(self, values: [Self::F; 4]) -> [f32; 4];
-    /// The largest lane. With a NaN among the lanes, any of them.
+    /// Returns the largest lane. With a NaN among the lanes, any of them.
     fn max_lane(self, value: Self::F) -> f32;
 
-    /// Asks for the cache line at `address`, which need not exist.
+    /// Prefetches the cache line at `address`, which need not exist.
     #[inline(always)]
     fn prefetch(self, address: *const f32) {
         #[cfg(target_arch = "x86_64")]
@@ -116,8 +116,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
         let _ = address;
     }
 
-    /// As [`prefetch`](Self::prefetch), into the second-level cache only, which waits for more lines
-    /// at once than the first.
+    /// Prefetches as [`prefetch`](Self::prefetch) does, into the second-level cache only, which can wait for
+    /// more lines at once than the first-level cache.
     #[inline(always)]
     fn prefetch_l2(self, address: *const f32) {
         #[cfg(target_arch = "x86_64")]
@@ -130,7 +130,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
         let _ = address;
     }
 
-    /// Lane `j` of vector `i` becomes lane `i` of vector `j`.
+    /// Transposes: lane `j` of vector `i` becomes lane `i` of vector `j`.
     #[inline(always)]
     fn transpose(self, vectors: [Self::F; LANES]) -> [Self::F; LANES] {
         let mut lanes = [[0.0; LANES]; LANES];
@@ -150,7 +150,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
         transposed
     }
 
-    /// `e^x` to a relative error of 2e-7 (Cephes `expf`); 0 below -87.33, infinite above 88.37.
+    /// Returns `e^x` to a relative error of 2e-7 (Cephes `expf`); 0 below -87.33, infinite above 88.37.
     #[inline(always)]
     fn exp(self, x: Self::F) -> Self::F {
         const LOWEST: f32 = -87.33;
@@ -176,8 +176,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     }
 }
 
-/// One lane of `VDPBF16PS` as Intel's manual has it: the odd product is added first, then the
-/// even one, each with one rounding to nearest even; subnormal inputs and results are zero.
+/// Computes one lane of `VDPBF16PS` by Intel's manual: the odd product is added first, then the even one,
+/// each with one rounding to nearest even; subnormal inputs and results are zero.
 fn bf16_dot_lane(sum: f32, a: u32, b: u32) -> f32 {
     let flush = |x: f32| if x.is_subnormal() { 0.0f32.copysign(x) } else { x };
     let odd = |x: u32| flush(f32::from_bits(x & 0xffff_0000));

@@ -1,11 +1,12 @@
 //! A fork-join pool for kernels: the calling thread works too, and nothing is queued.
 //!
-//! - **TH-1** every task of a [`Threads::run`] has finished when it returns, or when it unwinds:
-//!   a panic in a task is raised again in the caller, once all threads have left the job.
-//! - **TH-2** a worker that wakes late is not waited for: it finds the job closed.
-//! - **TH-3** calls from several threads at once take turns; a call from inside a task runs there.
+//! - **TH-1** every task of a [`Threads::run`] has finished when `run` returns or unwinds: a panic in a task
+//!   is raised again in the caller, once all threads have left the job.
+//! - **TH-2** a job does not wait for a worker that wakes late: the worker finds the job closed.
+//! - **TH-3** calls from several threads at once take turns; a call from inside a task runs on that task's
+//!   thread.
 //!
-//! Not here: which thread runs which task. Kernels must give the same bits whoever runs them.
+//! Not here: which thread runs which task. Kernels must give the same bits on any thread.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -23,17 +24,17 @@ use crate::scratch::Scratch;
 /// of microseconds: longer than the serial gaps between the ops of a layer, shorter than a step.
 const SPINS: u32 = 1_000;
 
-/// The job takes workers.
+/// Flag of the gate: the job accepts workers.
 const OPEN: u64 = 1 << 31;
-/// The caller sleeps until the last worker has left.
+/// Flag of the gate: the caller sleeps until the last worker has left.
 const WAITED: u64 = 1 << 30;
-/// Workers inside the job.
+/// Mask of the gate: the number of workers inside the job.
 const JOINED: u64 = WAITED - 1;
-/// Jobs are numbered above the flags.
+/// Unit of the job number, which is above the flags.
 const EPOCH: u64 = 1 << 32;
 
-/// A handle to a pool of `count` threads, one of which is whoever calls. Cheap to clone; the
-/// threads end with the last handle.
+/// A handle to a pool of `count` threads, one of which is the calling thread. Cheap to clone; the threads end
+/// with the last handle.
 #[derive(Clone, Debug)]
 pub struct Threads {
     pool: Arc<Pool>,
@@ -43,7 +44,7 @@ pub struct Threads {
 struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    /// Held during a job: one job at a time.
+    /// Lock held during a job: one job at a time.
     turn: Mutex<()>,
     isa: Isa,
     scratch: Scratch,
@@ -52,9 +53,9 @@ struct Pool {
 struct Shared {
     /// `epoch << 32 | OPEN | WAITED | workers inside`.
     gate: AtomicU64,
-    /// Written only while the gate is closed and nobody is inside; read only from inside.
+    /// Written only while the gate is closed and no worker is inside; read only from inside.
     job: UnsafeCell<Option<Job>>,
-    /// The next task nobody has taken.
+    /// The next task that no thread has taken.
     next: AtomicUsize,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     sleepers: AtomicUsize,
@@ -66,13 +67,13 @@ struct Shared {
 
 #[derive(Clone, Copy)]
 struct Job {
-    /// Lifetime erased: valid while the gate is open or somebody is inside.
+    /// The task with its lifetime erased: valid while the gate is open or a worker is inside.
     task: *const (dyn Fn(usize) + Sync),
     tasks: usize,
 }
 
 thread_local! {
-    /// This thread is inside a job of some pool.
+    /// Whether this thread is inside a job of some pool.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -94,8 +95,8 @@ impl Threads {
         Self::with_isa(count, Isa::detect())
     }
 
-    /// As [`new`](Self::new), on a chosen instruction set: to compare paths, or to give machines
-    /// of different age the same arithmetic.
+    /// Starts workers as [`new`](Self::new) does, on a chosen instruction set: to compare code paths, or to
+    /// give machines of different age the same arithmetic.
     ///
     /// # Panics
     /// When this CPU lacks `isa`, or the operating system refuses a thread.
@@ -116,13 +117,13 @@ impl Threads {
         Self { pool: Arc::new(Pool { shared, workers, turn: Mutex::new(()), isa, scratch }) }
     }
 
-    /// Threads that take part, the caller included.
+    /// Returns the number of threads that take part, the caller included.
     #[must_use]
     pub fn count(&self) -> usize {
         self.pool.workers.len() + 1
     }
 
-    /// The instruction set that kernels run on.
+    /// Returns the instruction set that kernels run on.
     #[must_use]
     pub fn isa(&self) -> Isa {
         self.pool.isa
@@ -188,17 +189,17 @@ impl Shared {
         }
     }
 
-    /// The caller's side of a job. The caller holds the turn.
+    /// Runs the caller's side of a job. The caller holds `turn`.
     fn fork_join(
         &self,
         tasks: usize,
         task: &(dyn Fn(usize) + Sync),
     ) -> Option<Box<dyn Any + Send>> {
-        // SAFETY: only the lifetime changes. The job is out of reach again when this function
-        // returns: the gate is closed, nobody is inside, and no line between can unwind.
+        // SAFETY: only the lifetime changes. The job is out of reach again when this function returns: the
+        // gate is closed, no worker is inside, and no line between can unwind.
         let task: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(task) };
         let job = Job { task, tasks };
-        // SAFETY: the gate is closed and nobody is inside, so this thread has the only access.
+        // SAFETY: the gate is closed and no worker is inside, so this thread has the only access.
         unsafe { *self.job.get() = Some(job) };
         self.next.store(0, Ordering::Relaxed);
         let epoch = (self.gate.load(Ordering::Relaxed) & !(EPOCH - 1)).wrapping_add(EPOCH);
@@ -214,7 +215,7 @@ impl Shared {
         lock(&self.panic).take()
     }
 
-    /// Lets no more workers in and waits until those inside have left.
+    /// Admits no more workers and waits until the workers inside have left.
     fn close(&self) {
         let mut gate = self.gate.fetch_and(!OPEN, Ordering::AcqRel);
         for _ in 0..SPINS {
@@ -232,7 +233,7 @@ impl Shared {
         self.gate.fetch_and(!WAITED, Ordering::AcqRel);
     }
 
-    /// A worker's life.
+    /// Runs jobs as a worker until shutdown.
     fn work(&self) {
         let mut done = 0;
         while let Some(gate) = self.await_job(done) {
@@ -257,7 +258,7 @@ impl Shared {
         }
     }
 
-    /// The gate of an open job that is not number `done`; `None` at shutdown.
+    /// Returns the gate of an open job that is not number `done`; `None` at shutdown.
     fn await_job(&self, done: u64) -> Option<u64> {
         loop {
             for _ in 0..SPINS {
@@ -288,7 +289,7 @@ impl Shared {
 
     /// Runs tasks until none is left. Never unwinds.
     fn take_tasks(&self, job: Job) {
-        // SAFETY: the caller of `fork_join` keeps the task alive until everybody has left.
+        // SAFETY: the caller of `fork_join` keeps the task alive until all workers have left.
         let task = unsafe { &*job.task };
         INSIDE.set(true);
         let outcome = catch_unwind(AssertUnwindSafe(|| {

@@ -10,7 +10,7 @@ use crate::ragged::Sequence;
 use crate::scratch::{Line, Scratch};
 use crate::simd::{LANES, Simd};
 
-/// Blocks of a span. A softmax update and a pass over the accumulated values per span.
+/// Blocks of a span. Each span takes one softmax update and one pass over the accumulated values.
 const SPAN_BLOCKS: usize = 4;
 /// Positions of a span.
 const SPAN: usize = SPAN_BLOCKS * BLOCK_TOKENS;
@@ -19,7 +19,7 @@ const SPAN: usize = SPAN_BLOCKS * BLOCK_TOKENS;
 pub(super) struct Tile<'a, E> {
     pub(super) operands: &'a Operands<'a, E>,
     pub(super) sequence: &'a Sequence<'a>,
-    /// From the sequence's first row.
+    /// Rows, counted from the first row of the sequence.
     pub(super) rows: Range<usize>,
     pub(super) kv_head: usize,
     /// Query heads.
@@ -49,9 +49,9 @@ struct State<'a> {
 /// The online softmax of one query.
 #[derive(Clone)]
 struct Query {
-    /// Positions it attends to.
+    /// Positions that the query attends to.
     seen: Range<usize>,
-    /// Those in the current span, counted from its start.
+    /// Positions in the current span that the query attends to, counted from the span's start.
     here: Range<usize>,
     /// The largest score so far.
     max: f32,
@@ -89,7 +89,7 @@ impl<E: Element> Kernel for Tile<'_, E> {
 }
 
 impl<E: Element> Tile<'_, E> {
-    /// Lines that [`State`] takes.
+    /// Returns the lines that [`State`] takes.
     fn memory(&self) -> usize {
         let head_dim = self.operands.shape.head_dim;
         let width = head_dim.div_ceil(LANES);
@@ -131,7 +131,7 @@ impl<E: Element> Tile<'_, E> {
         state
     }
 
-    /// Widens the keys and values of `blocks` into the places they have in the span.
+    /// Widens the keys and values of `blocks` into their places in the span.
     #[inline(always)]
     fn load<S: Simd>(
         &self,
@@ -182,7 +182,7 @@ impl<E: Element> Tile<'_, E> {
 // === impl State ===
 
 impl State<'_> {
-    /// `q k^T` for all queries and the given blocks of the span.
+    /// Computes `q k^T` for all queries and the given blocks of the span.
     #[inline(always)]
     fn score<S: Simd>(&mut self, simd: S, blocks: Range<usize>) {
         let mut query = 0;
@@ -318,7 +318,8 @@ impl State<'_> {
         }
     }
 
-    /// `R` queries: what all of them see together, what only some see one by one (**ATT-2**).
+    /// Adds the values for `R` queries: positions that all of them attend to together, the others query by
+    /// query (**ATT-2**).
     #[inline(always)]
     fn weigh_group<S: Simd, const R: usize, const D: usize>(&mut self, simd: S, first: usize) {
         let group = first..first + R;
@@ -362,7 +363,7 @@ impl State<'_> {
         }
     }
 
-    /// `R` queries and `D` vectors of the head, from vector `column`.
+    /// Adds the values for `R` queries and `D` vectors of the head, from vector `column`.
     #[inline(always)]
     fn weigh_columns<S: Simd, const R: usize, const D: usize>(
         &mut self,

@@ -9,19 +9,19 @@ use crate::isa::Kernel;
 use crate::scratch::Line;
 use crate::simd::{LANES, Simd};
 
-/// Columns of a chunk at most.
+/// Most columns of a chunk.
 const COLUMNS: usize = 64;
-/// Columns of a chunk at least; a multiple of every tile's.
+/// Fewest columns of a chunk; a multiple of every tile's.
 const COLUMNS_MIN: usize = 8;
-/// Bytes of weights in a chunk, about: later panels find them in the second-level cache.
+/// Approximate bytes of weights in a chunk: later panels find them in the second-level cache.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Rows staged by one task; a multiple of every panel's height.
 const ROWS_PER_TASK: usize = 48;
-/// Chunks per thread, so that a thread that is held up does not hold up the rest.
+/// Chunks per thread, so that a delayed thread does not delay the others.
 const CHUNKS_PER_THREAD: usize = 4;
 
-/// Stages some rows. A panel lies together, step by step and row by row. Tasks begin where panels
-/// do.
+/// The staging of some rows. A panel is contiguous, step by step and row by row. Tasks begin where panels
+/// begin.
 struct Stage<'a, E> {
     product: Product<'a, E>,
     rows: Range<usize>,
@@ -103,7 +103,7 @@ impl<E: Element> Kernel for Chunk<'_, E> {
 // === impl Panel ===
 
 impl<E: Element> Panel<'_, '_, E> {
-    /// All columns of the chunk for the `M` rows of this panel, in tiles of `N` columns.
+    /// Computes all columns of the chunk for the `M` rows of this panel, in tiles of `N` columns.
     #[inline(always)]
     fn compute<S: Simd, const M: usize, const N: usize>(&self, simd: S) {
         let columns = self.chunk.columns.clone();
@@ -136,8 +136,8 @@ impl<E: Element> Panel<'_, '_, E> {
         }
     }
 
-    /// `M` rows by `N` columns from `column` of the chunk; with `AHEAD`, the weights of the next tile
-    /// are fetched meanwhile.
+    /// Computes `M` rows by `N` columns from `column` of the chunk. With `AHEAD`, the weights of the next
+    /// tile are fetched meanwhile.
     #[inline(always)]
     fn tile<S: Simd, const M: usize, const N: usize, const AHEAD: bool>(
         &self,

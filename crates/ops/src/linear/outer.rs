@@ -19,11 +19,11 @@ const ROWS: usize = 512;
 const ROWS_PER_TASK: usize = 48;
 /// Columns of the widest tile.
 const COLUMNS_MIN: usize = 2 * LANES;
-/// Bytes of packed weights that stay in the second-level cache, beside the rows that pass by.
+/// Bytes of packed weights that stay in the second-level cache, beside the rows that pass through.
 const CHUNK_BYTES: usize = 480 * 1024;
-/// Columns of a chunk when the weights of fewer would not stay there either.
+/// Columns of a chunk when the weights of fewer columns would not stay in that cache either.
 const COLUMNS_UNCACHED: usize = 64;
-/// Chunks per thread, so that a thread that is held up does not hold up the rest.
+/// Chunks per thread, so that a delayed thread does not delay the others.
 const CHUNKS_PER_THREAD: usize = 4;
 
 /// The lanes in an order in which the tree needs only its open branches.
@@ -31,10 +31,10 @@ const TREE_ORDER: [usize; LANES] = [0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 1
 /// Lines between a load and the prefetch of what a later one needs: about the latency of the
 /// second-level cache under load, which the hardware does not hide on its own.
 const AHEAD: usize = 8;
-/// Open branches at most, between two lanes.
+/// Most branches that are open between two lanes.
 const TREE_DEPTH: usize = LANES.ilog2() as usize;
 
-/// Packs rows of `x` from `first` on. Tasks begin where panels do.
+/// The packing of rows of `x` from `first` on. Tasks begin where panels begin.
 struct PackRows<'a, E> {
     product: Product<'a, E>,
     first: usize,
@@ -150,7 +150,7 @@ impl<E: Element> Chunk<'_, E> {
         }
     }
 
-    /// Some lanes of all columns for the `M` rows of a panel, in tiles of `N` groups of 16 columns;
+    /// Computes some lanes of all columns for the `M` rows of a panel, in tiles of `N` groups of 16 columns;
     /// after the last lane the tiles are finished.
     #[inline(always)]
     fn panel<S: Simd, const M: usize, const N: usize>(
@@ -177,7 +177,7 @@ impl<E: Element> Chunk<'_, E> {
         }
     }
 
-    /// One lane of `M` rows by `N` groups. Its sums join the open branches of the tree.
+    /// Computes one lane of `M` rows by `N` groups. The lane's sums join the open branches of the tree.
     #[inline(always)]
     fn tile<S: Simd, const M: usize, const N: usize>(
         &self,
@@ -241,7 +241,7 @@ fn join<S: Simd, const M: usize, const N: usize>(
     depth
 }
 
-/// The chains of one lane for `M` rows by `N` groups of 16 columns. `x` and `weights` begin at the
+/// Computes the chains of one lane for `M` rows by `N` groups of 16 columns. `x` and `weights` begin at the
 /// lane, in the first group.
 #[inline(always)]
 fn chains<S: Simd, E: Element, const M: usize, const N: usize>(

@@ -1,4 +1,4 @@
-//! The tokens a draw may choose from, narrowed without sorting the whole vocabulary.
+//! The tokens from which a draw chooses, narrowed without sorting the whole vocabulary.
 
 use std::cmp::Ordering;
 
@@ -6,21 +6,21 @@ use playhouse_types::TokenId;
 
 use super::tame;
 
-/// Tokens sorted at first when looking for the nucleus; then eight times as many, and so on.
+/// Tokens that are sorted first in the search for the nucleus; then eight times as many, and so on.
 const NUCLEUS_GUESS: usize = 256;
 
-/// Tokens with a probability above zero. In order of id until a `keep_` narrows them, then by
-/// [`by_rank`]: in both cases one order, so that a draw is reproducible.
+/// The tokens with a probability above zero, in order of id until a `keep_` function narrows them, then by
+/// [`by_rank`]: the order is fixed in both cases, so that a draw is reproducible.
 pub(super) struct Candidates(Vec<Candidate>);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Candidate {
     token: TokenId,
-    /// Logit over temperature, less that of the best token: 0 at most.
+    /// Logit divided by temperature, minus the most likely token's; at most 0.
     score: f32,
 }
 
-/// Best first, ties by lower id.
+/// Orders the most likely token first, ties by lower id.
 fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
     b.score.total_cmp(&a.score).then(a.token.cmp(&b.token))
 }
@@ -28,8 +28,8 @@ fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
 // === impl Candidates ===
 
 impl Candidates {
-    /// The tokens at least `min_p` times as likely as the best. Empty if no logit is above minus
-    /// infinity.
+    /// Returns the tokens at least `min_p` times as likely as the most likely one. Empty if no logit is above
+    /// minus infinity.
     pub(super) fn new(logits: &[f32], temperature: f32, min_p: f32) -> Self {
         let best = logits.iter().copied().map(tame).fold(f32::NEG_INFINITY, f32::max);
         if best == f32::NEG_INFINITY {
@@ -44,7 +44,7 @@ impl Candidates {
         Self((0..).zip(logits).map(candidate).filter(likely).collect())
     }
 
-    /// Keeps the `k` best; 0 keeps all.
+    /// Keeps the `k` most likely tokens; 0 keeps all.
     pub(super) fn keep_top_k(&mut self, k: u32) {
         let k = k as usize;
         if k > 0 && k < self.0.len() {
@@ -54,7 +54,7 @@ impl Candidates {
         }
     }
 
-    /// Keeps the fewest best whose share of the probability reaches `p`.
+    /// Keeps the fewest most likely tokens whose share of the probability reaches `p`.
     pub(super) fn keep_top_p(&mut self, p: f32) {
         if p >= 1.0 {
             return;
@@ -79,7 +79,7 @@ impl Candidates {
         }
     }
 
-    /// The token at `share` of the probability, counted in the order of the candidates.
+    /// Returns the token at `share` of the probability, counted in the order of the candidates.
     pub(super) fn draw(&self, share: f64) -> Option<TokenId> {
         let mut mass = 0.0;
         let sums: Vec<f64> = self
@@ -103,7 +103,7 @@ impl Candidates {
 // === impl Candidate ===
 
 impl Candidate {
-    /// Probability relative to the best token.
+    /// Returns the probability relative to the most likely token.
     fn weight(&self) -> f64 {
         f64::from(self.score.exp())
     }

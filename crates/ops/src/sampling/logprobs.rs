@@ -4,7 +4,7 @@ use playhouse_types::{TokenId, TokenLogprobs};
 
 use super::tame;
 
-/// The log-probability of `token` and of the `top` most likely tokens, given raw logits: `[vocab]`.
+/// Returns the log-probability of `token` and of the `top` most likely tokens, given raw logits: `[vocab]`.
 ///
 /// A log-softmax with the sum in f64, in order of token id. When no token is possible every
 /// log-probability is minus infinity.
@@ -32,7 +32,7 @@ pub fn token_logprobs(logits: &[f32], token: TokenId, top: u32) -> TokenLogprobs
     }
 }
 
-/// The `count` largest logits, best first, ties by lower id. One pass: `count` is small.
+/// Returns the `count` largest logits, largest first, ties by lower id. One pass: `count` is small.
 fn most_likely(logits: &[f32], count: usize) -> Vec<(TokenId, f32)> {
     let mut top: Vec<(TokenId, f32)> = Vec::with_capacity(count + 1);
     for (token, logit) in (0..).zip(logits.iter().copied().map(tame)) {

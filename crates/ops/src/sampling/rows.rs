@@ -1,4 +1,4 @@
-//! Many rows of logits at once, on all threads.
+//! Sampling of many rows of logits at once, on all threads.
 
 use std::sync::OnceLock;
 
@@ -8,16 +8,16 @@ use playhouse_types::{Sampled, SamplingParams, TokenId, TokenLogprobs};
 use super::{TokenState, sample, token_logprobs};
 use crate::context::Context;
 
-/// What is wanted of one row of logits.
+/// The request for one row of logits.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LogitsRow<'a> {
-    /// Report the log-probability of this token, and so many of the most likely ones.
+    /// Token whose log-probability to report, and how many of the most likely tokens to report with it.
     pub reported: Option<(TokenId, u32)>,
-    /// Sample the next token of the sequence that these describe.
+    /// Parameters and state of the sequence whose next token to sample.
     pub sampled: Option<(&'a SamplingParams, &'a TokenState)>,
 }
 
-/// What came of a [`LogitsRow`].
+/// The outcome of a [`LogitsRow`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RowOutcome {
     /// The log-probability that was asked for.
@@ -26,11 +26,11 @@ pub struct RowOutcome {
     pub sampled: Option<Sampled>,
 }
 
-/// Does to each row of `logits` (`[rows, vocab]`, f32, contiguous) what is wanted of it. Rows are spread
-/// over the threads; what comes of a row does not depend on the others (**SA-1**).
+/// Reports and samples from each row of `logits` (`[rows, vocab]`, f32, contiguous) as its [`LogitsRow`]
+/// asks. Rows are spread over the threads; the outcome of a row does not depend on the others (**SA-1**).
 ///
 /// # Errors
-/// When there are not as many rows as are wanted, or the logits are of another type or strided.
+/// When the logits do not have as many rows as requests, have another type, or are strided.
 pub fn sample_rows(
     logits: &Tensor,
     wanted: &[LogitsRow<'_>],

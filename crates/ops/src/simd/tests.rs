@@ -220,7 +220,7 @@ impl Check for PairProducts {
     }
 }
 
-/// Past the capture of test output, so that a green run says what it did not run.
+/// Prints past the capture of test output, so that a green run says what it did not run.
 pub(crate) fn say_untested(isa: Isa) {
     use std::io::Write as _;
     let text = format!("\n*** NOT TESTED: this CPU has no {isa} ***\n");
