@@ -1,11 +1,11 @@
-//! Where the files of a model come from: a folder, or the binary itself.
+//! The sources of a model's files: a folder, or the binary itself.
 //!
 //! - **CK-1** nothing outside the folder is read: names are plain file names, and a symbolic link
 //!   must end inside the folder or, in the layout of the Hugging Face cache, in the `blobs` folder
 //!   beside `snapshots`.
-//! - **CK-2** only regular files are opened, small ones up to [`SMALL_FILE_MAX`] bytes.
+//! - **CK-2** only regular files are opened, and small files up to [`SMALL_FILE_MAX`] bytes.
 //!
-//! Not here: what the files mean (see [`ModelShape`], [`crate::Weights`]).
+//! Not here: the meaning of the files (see [`ModelShape`], [`crate::Weights`]).
 
 use std::borrow::Cow;
 use std::fs::{self, File};
@@ -20,11 +20,11 @@ use sha2::{Digest, Sha256};
 
 use crate::{Weights, WeightsError};
 
-/// Largest file that [`Checkpoint::read`] returns, in bytes. The largest tokenizers published are
-/// about 35 MB.
+/// Largest file that [`Checkpoint::read`] returns, in bytes. The largest published tokenizers have about 35
+/// MB.
 pub const SMALL_FILE_MAX: u64 = 256 << 20;
 
-/// The architectures that a model can be made of.
+/// The architectures that a model can have.
 const SERVED: [&str; 4] =
     ["LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"];
 
@@ -36,7 +36,7 @@ pub struct Checkpoint {
 
 #[derive(Clone, Debug)]
 enum Source {
-    /// A canonical path.
+    /// Canonical path of a folder.
     Folder(PathBuf),
     Embedded(&'static [(&'static str, &'static [u8])]),
 }
@@ -47,10 +47,10 @@ pub(crate) enum FileBytes {
     Embedded(&'static [u8]),
 }
 
-/// Why a file of a checkpoint cannot be had.
+/// The reason why a file of a checkpoint cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// No such folder.
+    /// The path is no model folder.
     #[error(
         "{}: not a model folder: {reason}; give the path of a folder with config.json, \
          tokenizer.json and model.safetensors", path.display()
@@ -58,7 +58,7 @@ pub enum CheckpointError {
     NotAFolder {
         /// The path given.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the error.
         reason: String,
     },
     /// A file that every checkpoint has is missing.
@@ -76,30 +76,30 @@ pub enum CheckpointError {
         place: String,
         /// The file, as it was named.
         name: String,
-        /// What is wrong with it.
+        /// Description of the error.
         reason: String,
     },
-    /// The file is larger than anything of its kind (**CK-2**).
+    /// A file larger than any of its kind (**CK-2**).
     #[error("{place}: {name}: found {bytes} bytes, expected at most {SMALL_FILE_MAX}")]
     TooLarge {
         /// The folder.
         place: String,
         /// The file.
         name: String,
-        /// Its size.
+        /// Size of the file.
         bytes: u64,
     },
-    /// A config file says what cannot be used.
+    /// A config file with a value that cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The operating system refused.
+    /// An error of the operating system.
     #[error("{place}: {name}: {source}")]
     Io {
         /// The folder.
         place: String,
         /// The file.
         name: String,
-        /// The refusal.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -107,7 +107,7 @@ pub enum CheckpointError {
 // === impl Checkpoint ===
 
 impl Checkpoint {
-    /// A checkpoint in a folder, in the layout of Hugging Face.
+    /// Opens a checkpoint in a folder, in the layout of Hugging Face.
     ///
     /// # Errors
     /// When `folder` is not a folder that can be read.
@@ -120,13 +120,13 @@ impl Checkpoint {
         Ok(Self { source: Source::Folder(path) })
     }
 
-    /// A checkpoint compiled into the binary: pairs of file name and contents.
+    /// Returns a checkpoint compiled into the binary: pairs of file name and contents.
     #[must_use]
     pub fn embedded(files: &'static [(&'static str, &'static [u8])]) -> Self {
         Self { source: Source::Embedded(files) }
     }
 
-    /// A whole small file, such as `tokenizer.json`; `None` if there is no such file.
+    /// Reads a whole small file, such as `tokenizer.json`; `None` if there is no such file.
     ///
     /// # Errors
     /// When the file exists and cannot be read, or breaks **CK-1** or **CK-2**.
@@ -146,15 +146,15 @@ impl Checkpoint {
         Ok(Some(Cow::Owned(bytes)))
     }
 
-    /// [`Self::read`] of a file that every checkpoint has.
+    /// Reads a file that every checkpoint has, as [`Self::read`] does.
     ///
     /// # Errors
-    /// As there, and when the file is missing.
+    /// As [`Self::read`], and when the file is missing.
     pub fn require(&self, name: &str) -> Result<Cow<'static, [u8]>, CheckpointError> {
         self.read(name)?.ok_or_else(|| self.missing(name))
     }
 
-    /// The model that `config.json` describes.
+    /// Reads the shape of the model from `config.json`.
     ///
     /// # Errors
     /// When the file is missing, or describes no decoder that Playhouse can run.
@@ -162,21 +162,22 @@ impl Checkpoint {
         Ok(ModelShape::parse_plain(&self.require(CONFIG_FILE)?, &SERVED)?)
     }
 
-    /// What tells the checkpoint from others: what `shape` means for the tokens of a model, however its file
-    /// spells that, and its weights. Of the same release, equal checkpoints have equal digests.
+    /// Returns the digest that distinguishes the checkpoint from others. The digest covers the meaning of
+    /// `shape` for the tokens of a model, however the file spells it, and the weights. With the same release
+    /// of Playhouse, equal checkpoints have equal digests.
     ///
     /// # Errors
-    /// When the files with its weights are not what they should be.
+    /// When the files with the weights are missing or malformed.
     pub fn digest(&self, shape: &ModelShape) -> Result<CheckpointDigest, WeightsError> {
         let ModelShape { architecture, spec, dtype, .. } = shape;
         let config = Sha256::digest(format!("{architecture} {spec:?} {dtype:?}")).into();
         Ok(CheckpointDigest { config, weights: Weights::digest(self)? })
     }
 
-    /// What `generation_config.json` says; without one, only the end-of-sequence tokens of `shape`.
+    /// Reads `generation_config.json`; without the file, returns only the end-of-sequence tokens of `shape`.
     ///
     /// # Errors
-    /// When it cannot be read, or a value is out of the range that requests have.
+    /// When the file cannot be read, or a value is out of the range that a request may use.
     pub fn generation_defaults(
         &self,
         shape: &ModelShape,
@@ -197,7 +198,7 @@ impl Checkpoint {
         Ok(Some(FileBytes::Mapped(mapped)))
     }
 
-    /// The folder, for messages.
+    /// Returns the folder's name for messages.
     pub(crate) fn place(&self) -> String {
         match &self.source {
             Source::Folder(path) => path.display().to_string(),
@@ -248,8 +249,8 @@ impl Checkpoint {
     }
 }
 
-/// Where the Hugging Face cache keeps what `<repo>/snapshots/<revision>` links to. Not
-/// canonicalised: were `blobs` itself a link, what it leads to would not count.
+/// Returns the folder to which `<repo>/snapshots/<revision>` links in the Hugging Face cache. Not
+/// canonicalised: if `blobs` itself is a link, files behind that link do not count.
 fn cache_blobs(folder: &Path) -> Option<PathBuf> {
     let snapshots = folder.parent().filter(|parent| parent.ends_with("snapshots"))?;
     Some(snapshots.parent()?.join("blobs"))
@@ -258,7 +259,7 @@ fn cache_blobs(folder: &Path) -> Option<PathBuf> {
 // === impl FileBytes ===
 
 impl FileBytes {
-    /// Whether the file is still what it was when it was mapped.
+    /// Returns an error unless the file is still as it was when mapped.
     pub(crate) fn check(&self) -> io::Result<()> {
         match self {
             FileBytes::Mapped(mapped) => mapped.check(),

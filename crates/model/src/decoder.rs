@@ -1,4 +1,4 @@
-//! The forward pass of every family.
+//! The forward pass of all model families.
 //!
 //! - **M-1** the bits of a row depend on its sequence alone: not on the batch, the chunking, the
 //!   blocks or the thread count (**G2**; the ops guarantee it, see **OP-1**).
@@ -21,17 +21,17 @@ use crate::rope::RopeTable;
 use crate::weights::{DenseWeights, GqaWeights, HeadWeights, LayerWeights, Linear};
 use crate::{Groups, KvCache, Weights};
 
-/// Rows of logits held at a time: with a vocabulary of 150,000 they take 38 MB, where those of a
-/// whole prompt with log-probabilities would take gigabytes.
+/// Rows of logits in memory at a time: with a vocabulary of 150,000 they take 38 MB, where those of a whole
+/// prompt with log-probabilities would take gigabytes.
 const LOGITS_ROWS_MAX: usize = 64;
 
-/// A decoder ready to run. Shared freely: it does not change.
+/// A decoder that is ready to run. Can be shared freely, because it does not change.
 #[derive(Debug)]
 pub struct Model {
-    /// Of the shard.
+    /// Spec of the shard.
     spec: DecoderSpec,
     weights: Weights,
-    /// One for each of the spec's ropes.
+    /// One table for each of the spec's ropes.
     ropes: Vec<RopeTable>,
     /// The ranks that hold the other shares of the same layers.
     tensor: Communicator,
@@ -40,29 +40,29 @@ pub struct Model {
     context: Context,
 }
 
-/// Consecutive tokens of one sequence to feed.
+/// Consecutive tokens of one sequence to feed through the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk<'a> {
-    /// At least one.
+    /// The tokens; at least one.
     pub tokens: &'a [TokenId],
-    /// Position of the first. Everything before it is in the cache.
+    /// Position of the first token. Every token before it is in the cache.
     pub start: usize,
     /// Length of the sequence's prompt, on which dynamic rope depends.
     pub prompt_tokens: usize,
     /// The block table, covering at least `start + tokens.len()` tokens.
     pub blocks: &'a [BlockId],
-    /// Which of the tokens' outputs are wanted.
+    /// Range of the tokens whose outputs are wanted.
     pub outputs: Range<usize>,
 }
 
-/// What the last layer says about the wanted tokens, normalised: `[wanted, hidden]`.
+/// The normalised outputs of the last layer for the wanted tokens: `[wanted, hidden]`.
 #[derive(Clone, Debug)]
 pub struct Hidden(Tensor);
 
-/// A failed forward pass. Retrying is futile.
+/// A failed forward pass. A retry would fail again.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
-    /// An input that does not fit the model, or no memory.
+    /// An input that does not fit the model, or too little memory.
     #[error("forward pass: {0}")]
     Tensor(#[from] candle_core::Error),
     /// Another rank is lost.
@@ -70,17 +70,17 @@ pub enum ForwardError {
     Rank(#[from] CollectiveError),
 }
 
-/// What the layers of one step share.
+/// The input that all layers of one step share.
 struct Step<'a> {
     ragged: Ragged<'a>,
-    /// One for each of the spec's ropes.
+    /// Rows of each of the spec's ropes.
     ropes: Vec<RopeRows>,
 }
 
 // === impl Model ===
 
 impl Model {
-    /// A model of `weights` made for `spec`, computing in `context` and with the other ranks of
+    /// Returns a model of `weights` made for `spec`, computing in `context` and with the other ranks of
     /// `groups`.
     ///
     /// # Panics
@@ -103,28 +103,28 @@ impl Model {
         Self { spec, weights, ropes, tensor, pipeline, context }
     }
 
-    /// What it is made of: the shard's part of the decoder.
+    /// Returns the spec of the model: the shard's part of the decoder.
     #[must_use]
     pub fn spec(&self) -> &DecoderSpec {
         &self.spec
     }
 
-    /// Element type of weights, activations and cache.
+    /// Returns the element type of weights, activations and cache.
     #[must_use]
     pub fn dtype(&self) -> DType {
         self.weights.dtype()
     }
 
-    /// This rank has the logits: the first of the tensor group of the last stage.
+    /// Returns whether this rank has the logits: the first rank of the tensor group of the last stage.
     #[must_use]
     pub fn has_logits(&self) -> bool {
         self.weights.head.is_some() && self.tensor.rank() == 0
     }
 
-    /// Feeds a ragged batch of chunks, of different sequences, and leaves their keys and values in
-    /// `cache`. The wanted outputs come back in the order of chunks, then tokens; from the last
-    /// stage only, as the others send what they have to the next. All ranks are to feed the same
-    /// chunks in the same order.
+    /// Feeds a ragged batch of chunks, of different sequences, and stores their keys and values in `cache`.
+    /// The last stage returns the wanted outputs in the order of chunks, then tokens; every other stage
+    /// returns none and sends its activations to the next stage. All ranks must feed the same chunks in the
+    /// same order.
     ///
     /// # Errors
     /// When a token, block or position does not fit, or another rank is lost.
@@ -154,7 +154,8 @@ impl Model {
         Ok(Some(Hidden(self.norm(&wanted, norm)?)))
     }
 
-    /// What the first layer of the shard is fed: embeddings, or what the stage before sent.
+    /// Returns the input of the shard's first layer: embeddings, or the activations that the stage before
+    /// sent.
     fn enter(&self, tokens: &[TokenId]) -> Result<Tensor, ForwardError> {
         let Some(table) = &self.weights.embedding else {
             let shape = (tokens.len(), self.spec.hidden);
@@ -166,12 +167,12 @@ impl Model {
         Ok(self.tensor.all_reduce(embedding(table, tokens, held, vocab)?)?)
     }
 
-    /// Does to each output of `hidden` what is wanted of it, on the rank that
-    /// [has the logits](Self::has_logits); the others of its group take part, wanting as many rows, and
-    /// get nothing.
+    /// Reports and samples as `wanted` asks for each output of `hidden`, on the rank that [has the
+    /// logits](Self::has_logits). The other ranks of its group take part with as many rows, and get nothing.
     ///
     /// # Errors
-    /// When there are not as many outputs as are wanted, no memory, or another rank is lost.
+    /// When the number of outputs differs from the number of requests, memory is too small, or another rank
+    /// is lost.
     pub fn sample(
         &self,
         hidden: &Hidden,
@@ -189,14 +190,14 @@ impl Model {
         Ok(outcomes)
     }
 
-    /// Logits of the given outputs, `[outputs, vocab]`, on the rank that
-    /// [has them](Self::has_logits); the others of its group take part and get none.
+    /// Returns the logits of the given outputs, `[outputs, vocab]`, on the rank that [has
+    /// them](Self::has_logits). The other ranks of its group take part and get none.
     ///
-    /// Transformers rounds logits to the element type. In bf16 that makes ties of near-equal
-    /// logits and moves log-probabilities by up to 0.06; here they stay as they are summed, in f32.
+    /// Transformers rounds logits to the element type. In bf16 that makes ties of near-equal logits and moves
+    /// log-probabilities by up to 0.06; here logits stay as they are summed, in f32.
     ///
     /// # Errors
-    /// When there is no memory, or another rank is lost.
+    /// When memory is too small, or another rank is lost.
     pub fn logits(
         &self,
         hidden: &Hidden,
@@ -221,8 +222,8 @@ impl Model {
         }
     }
 
-    /// The tokens that the rank with the logits has sampled, on every rank of its group. The others
-    /// pass as many tokens, which do not matter.
+    /// Shares the tokens that the rank with the logits has sampled, and returns them on every rank of its
+    /// group. The other ranks pass equally many tokens, whose values do not matter.
     ///
     /// # Errors
     /// When another rank is lost.
@@ -240,7 +241,7 @@ impl Model {
         Ok(group.broadcast(tokens, 0)?.to_vec1()?)
     }
 
-    /// One layer: `x` and the result are `[rows, hidden]`.
+    /// Computes one layer: `x` and the result are `[rows, hidden]`.
     fn layer(
         &self,
         x: &Tensor,
@@ -257,7 +258,7 @@ impl Model {
         Ok(add(&x, &self.feed_forward(&normed, &weights.feed_forward)?, &self.context)?)
     }
 
-    /// Grouped-query attention of normalised rows, all of `[rows, hidden]`.
+    /// Computes grouped-query attention of normalised rows, all of `[rows, hidden]`.
     fn attention(
         &self,
         x: &Tensor,
@@ -276,7 +277,7 @@ impl Model {
         self.project_out(&mixed, &weights.out)
     }
 
-    /// `down(silu(gate(x)) * up(x))` of normalised rows, all of `[rows, hidden]`.
+    /// Computes `down(silu(gate(x)) * up(x))` of normalised rows, all of `[rows, hidden]`.
     fn feed_forward(&self, x: &Tensor, weights: &DenseWeights) -> Result<Tensor, ForwardError> {
         let (gate, up) = (self.project(x, &weights.gate)?, self.project(x, &weights.up)?);
         self.project_out(&silu_mul(&gate, &up, &self.context)?, &weights.down)
@@ -297,8 +298,8 @@ impl Model {
         self.norm(&heads, weight)?.reshape((rows, width))
     }
 
-    /// A projection out of a block, whose inputs are spread over the tensor group. Partial sums are
-    /// added in f32 and rounded once, as those of one rank are.
+    /// Computes a projection out of a block, whose inputs are spread over the tensor group. Partial sums are
+    /// added in f32 and rounded once, like the sums of one rank.
     fn project_out(&self, x: &Tensor, weights: &Linear) -> Result<Tensor, ForwardError> {
         if self.tensor.size() == 1 {
             return Ok(self.project(x, weights)?);
@@ -315,13 +316,13 @@ impl Model {
 // === impl Hidden ===
 
 impl Hidden {
-    /// How many outputs there are.
+    /// Returns the number of outputs.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.dims()[0]
     }
 
-    /// Whether no output was wanted.
+    /// Returns whether no output was wanted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -339,7 +340,7 @@ fn ragged<'a>(chunks: &[Chunk<'a>], block_size: BlockSize) -> candle_core::Resul
     Ragged::new(chunks.iter().map(sequence).collect(), block_size)
 }
 
-/// Rows of the step whose outputs are wanted.
+/// Returns the rows of the step whose outputs are wanted.
 fn wanted_rows(chunks: &[Chunk<'_>]) -> candle_core::Result<Tensor> {
     let mut first_row = 0;
     let mut wanted = Vec::new();

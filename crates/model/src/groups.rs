@@ -1,24 +1,24 @@
-//! The ranks that a model computes with.
+//! The groups of ranks with which a model computes.
 
 use std::collections::BTreeMap;
 
 use playhouse_collectives::Communicator;
 use playhouse_layout::GroupKind;
 
-/// The groups of a rank, by what they are for. A kind that is not split has the rank alone.
+/// The groups of a rank by their kind. A kind that is not split has a group of this rank alone.
 #[derive(Clone, Debug, Default)]
 pub struct Groups(BTreeMap<GroupKind, Communicator>);
 
 // === impl Groups ===
 
 impl Groups {
-    /// The only rank.
+    /// Returns the groups of a single rank.
     #[must_use]
     pub fn solo() -> Self {
         Self::default()
     }
 
-    /// The group of a kind.
+    /// Returns the group of `kind`.
     #[must_use]
     pub fn get(&self, kind: GroupKind) -> Communicator {
         self.0.get(&kind).cloned().unwrap_or_else(Communicator::solo)

@@ -6,10 +6,10 @@ use playhouse_types::{Attention, BlockSize, DecoderSpec, LayerSpec};
 
 use crate::ForwardError;
 
-/// The paged KV cache of a model: so many blocks of [`BlockSize`] tokens, in each layer.
+/// The paged KV cache of a model: a number of blocks of [`BlockSize`] tokens in each layer.
 ///
-/// It stores and does not know what is valid: who owns a block is decided elsewhere (see
-/// `playhouse-kvcache`).
+/// The cache stores blocks and does not know which are valid: `playhouse-kvcache` decides which sequence owns
+/// a block.
 #[derive(Debug)]
 pub struct KvCache {
     pub(crate) block_size: BlockSize,
@@ -19,11 +19,11 @@ pub struct KvCache {
 // === impl KvCache ===
 
 impl KvCache {
-    /// A cache for the layers of `spec`, in the element type of the model. Memory is taken from the
-    /// operating system as blocks are used.
+    /// Returns a cache for the layers of `spec`, in the element type of the model. The operating system
+    /// provides the memory as blocks are used.
     ///
     /// # Errors
-    /// When the size overflows, or the kernels take other blocks.
+    /// When the size overflows, or the kernels need another block size.
     pub fn new(
         spec: &DecoderSpec,
         blocks: usize,
@@ -40,7 +40,7 @@ impl KvCache {
         Ok(Self { block_size, layers })
     }
 
-    /// Bytes that one block occupies, all layers together.
+    /// Returns the number of bytes that one block occupies, all layers together.
     #[must_use]
     pub fn bytes_per_block(spec: &DecoderSpec, block_size: BlockSize, dtype: DType) -> usize {
         let elements: usize = spec.layers.iter().map(|layer| layer.attention.kv_elements()).sum();

@@ -1,11 +1,11 @@
-//! One decoder, all families: weights and forward pass.
+//! Weights and forward pass of one decoder, for all model families.
 //!
-//! The forward pass branches on a [`playhouse_types::DecoderSpec`] and on nothing else (**A12**),
-//! and knows no request (**A3**): it sees tokens, positions and block tables.
+//! The forward pass branches on a [`playhouse_types::DecoderSpec`] and on nothing else (**A12**), and knows
+//! no request (**A3**): its input is tokens, positions and block tables.
 //!
-//! The parts, in the order a model comes to life: [`Checkpoint`] finds files, [`Weights`] reads the tensors that
-//! a [`Shard`] holds, [`Model`] runs them over a [`KvCache`] and chooses tokens. What `config.json` says is
-//! understood in `playhouse-layout`, kernels and sampling are in `playhouse-ops`.
+//! The parts, in the order in which a model is built: [`Checkpoint`] finds files, [`Weights`] reads the
+//! tensors that a [`Shard`] holds, [`Model`] runs them over a [`KvCache`] and chooses tokens.
+//! `playhouse-layout` reads `config.json`; kernels and sampling are in `playhouse-ops`.
 #![forbid(unsafe_code)]
 
 mod checkpoint;

@@ -12,9 +12,9 @@ use playhouse_types::{Rope, RopeScaling};
 #[derive(Clone, Debug)]
 pub(crate) struct RopeTable {
     rope: Rope,
-    /// `[dims / 2]`, up to the original length if that matters.
+    /// `[dims / 2]`, up to the original length if the formula needs it.
     frequencies: Vec<f32>,
-    /// Multiplied into cosines and sines.
+    /// Factor of cosines and sines.
     attention_factor: f32,
 }
 
@@ -36,7 +36,7 @@ impl RopeTable {
         Self { rope: rope.clone(), frequencies, attention_factor }
     }
 
-    /// Cosines and sines, each `[positions, dims / 2]`, of pairs of a position and the prompt
+    /// Returns the cosines and sines, each `[positions, dims / 2]`, of pairs of a position and the prompt
     /// length of its sequence, on which only dynamic scaling depends.
     pub(crate) fn rows(&self, positions: impl Iterator<Item = (usize, usize)>) -> RopeRows {
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
@@ -61,7 +61,7 @@ impl RopeTable {
         RopeRows { cos, sin }
     }
 
-    /// `length`, when it is one that dynamic scaling stretches.
+    /// Returns `length` when dynamic scaling stretches it.
     fn stretched_length(&self, length: usize) -> Option<usize> {
         match self.rope.scaling {
             RopeScaling::Dynamic { original_max, .. } if length > original_max => Some(length),

@@ -1,59 +1,59 @@
-//! Which part of a decoder one rank holds.
+//! The part of a decoder that one rank holds.
 //!
 //! After Megatron-LM (arXiv 1909.08053): projections into a block are cut by output columns (query,
 //! key, value, gate, up), those out of it by input (out, down), so that a block needs one
 //! all-reduce; embedding and head are cut by rows of the vocabulary.
 //!
-//! - **MP-1** the ranks of a tensor group hold every query head, inner column and vocabulary row
-//!   exactly once, and every KV head at least once: with more ranks than KV heads, neighbours share
-//!   one.
+//! - **MP-1** the ranks of a tensor group hold every query head, inner column and vocabulary row exactly
+//!   once, and every KV head at least once: with more ranks than KV heads, neighbouring ranks hold the same
+//!   head.
 //! - **MP-2** a query head and the KV head it attends with are on the same rank.
 //!
-//! Not here: which rank is where, and how things are divided (see `playhouse-layout`).
+//! Not here: the place of each rank, and the rules of division (see `playhouse-layout`).
 
 use std::ops::Range;
 
 use playhouse_layout::{Axis, Part, Share};
 use playhouse_types::{Attention, DecoderSpec, Dense, FeedForward, Gqa, LayerSpec, Mla, Moe};
 
-/// The part of a decoder that is held: some layers, and a share of each of them.
+/// The part of a decoder that a rank holds: some layers, and a share of each of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shard {
     layers: Range<usize>,
     share: Share,
 }
 
-/// A part that cannot be held on its own.
+/// The reason why a rank cannot hold a part.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShardError {
-    /// The range of layers.
+    /// The range of layers is empty or outside of the decoder.
     #[error("layers {}..{} of {all}: expected a range that is not empty, within 0..{all}", .layers.start, .layers.end)]
     Layers {
-        /// Asked for.
+        /// Range that was asked for.
         layers: Range<usize>,
         /// Layers of the decoder.
         all: usize,
     },
-    /// The rank.
+    /// The rank is not below the size of the tensor group.
     #[error("tensor rank {rank} of {size}: expected a rank below the size")]
     Rank {
-        /// Asked for.
+        /// Rank that was asked for.
         rank: u32,
         /// Ranks of the tensor group.
         size: u32,
     },
-    /// The tensor width.
+    /// The tensor width does not divide a layer.
     #[error("tensor width {size}: layer {layer} has {count} {what}, expected {expected}")]
     Width {
         /// Ranks of the tensor group.
         size: u32,
         /// The first layer that cannot be cut.
         layer: usize,
-        /// How many there are of `what`.
+        /// Count of `what` in the layer.
         count: usize,
-        /// What cannot be cut.
+        /// Name of the part that cannot be cut.
         what: &'static str,
-        /// What could.
+        /// Counts that could be cut.
         expected: &'static str,
     },
 }
@@ -61,18 +61,18 @@ pub enum ShardError {
 // === impl Shard ===
 
 impl Shard {
-    /// Everything.
+    /// Returns the shard that holds the whole decoder.
     #[must_use]
     pub fn whole(spec: &DecoderSpec) -> Self {
         let all = spec.layers.len();
         Self { layers: 0..all, share: Share::whole(all as u64) }
     }
 
-    /// A share of `spec`.
+    /// Returns the shard of a rank with `share` of `spec`.
     ///
     /// # Errors
-    /// When the layers are none, or outside of the decoder, a part is none of its parts, or heads
-    /// cannot be dealt out evenly.
+    /// When the range of layers is empty or outside of the decoder, the part does not exist, or heads cannot
+    /// be divided evenly.
     pub fn new(spec: &DecoderSpec, share: &Share) -> Result<Self, ShardError> {
         let all = spec.layers.len();
         let index = |layer: u64| usize::try_from(layer).unwrap_or(usize::MAX);
@@ -92,32 +92,32 @@ impl Shard {
         Ok(Self { layers, share: *share })
     }
 
-    /// The layers held.
+    /// Returns the layers that the rank holds.
     #[must_use]
     pub fn layers(&self) -> Range<usize> {
         self.layers.clone()
     }
 
-    /// It embeds tokens.
+    /// Returns whether the shard embeds tokens.
     #[must_use]
     pub fn is_first(&self) -> bool {
         self.share.is_first()
     }
 
-    /// It has the head.
+    /// Returns whether the shard has the language-model head.
     #[must_use]
     pub fn is_last(&self) -> bool {
         self.share.is_last()
     }
 
-    /// The share it is.
+    /// Returns the share that the shard holds.
     #[must_use]
     pub fn share(&self) -> &Share {
         &self.share
     }
 
-    /// The part of `spec` that is held, as a decoder of its own: fewer layers, of fewer heads and
-    /// inner columns.
+    /// Returns the part of `spec` that the rank holds, as a decoder of its own: fewer layers, of fewer heads
+    /// and inner columns.
     #[must_use]
     pub fn spec(&self, spec: &DecoderSpec) -> DecoderSpec {
         let layer = |layer: &LayerSpec| LayerSpec {
@@ -154,12 +154,12 @@ impl Shard {
         }
     }
 
-    /// Rows held of an embedding table of `count`.
+    /// Returns the rows that the rank holds of an embedding table with `count` rows.
     pub(crate) fn embedding_rows(&self, count: usize) -> Range<usize> {
         self.held(Axis::Embedding(count as u64))
     }
 
-    /// How many rows of a language-model head of `count` each rank has that splits it.
+    /// Returns how many rows of a language-model head with `count` rows each rank has that splits the head.
     pub(crate) fn head_shares(&self, count: usize) -> Vec<usize> {
         let of = self.share.head.of;
         (0..of).map(|at| Part { at, of }.slice(count as u64).count as usize).collect()

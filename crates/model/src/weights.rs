@@ -1,17 +1,18 @@
 //! The weights of a decoder: read from safetensors, or random ones for benchmarks.
 //!
 //! - **W-1** every tensor the [`DecoderSpec`] calls for is present with the shape it implies.
-//! - **W-2** no tensor of the checkpoint is silently unused: one the spec does not call for (say a
-//!   bias that `config.json` denies) would mean a wrong model, so it is refused. Exceptions are
-//!   those that carry nothing: `rotary_emb.inv_freq`, and an `lm_head.weight` equal to the
-//!   embeddings it is tied to.
-//! - **W-3** a shard reads its parts of the files and no more, though **W-1** and **W-2** are held
-//!   against all of the checkpoint: every rank of a broken one refuses it.
-//! - **W-4** no content of the files panics; the error names file, tensor, found and expected.
+//! - **W-2** no tensor of the checkpoint is silently unused: a tensor that the spec does not call for (say a
+//!   bias that `config.json` denies) would mean a wrong model, so it is refused. Exceptions are tensors
+//!   without content: `rotary_emb.inv_freq`, and an `lm_head.weight` equal to the embeddings that it is tied
+//!   to.
+//! - **W-3** a shard reads its parts of the files and no more, but **W-1** and **W-2** are checked for the
+//!   whole checkpoint: every rank refuses a broken checkpoint.
+//! - **W-4** no content of the files panics; an error names file, tensor, the value found and the value
+//!   expected.
 //!
-//! Projections stay apart as they are stored, not fused into `qkv` or `gate_up`: a fused matrix
-//! saves two of seven launches of about 5 µs per layer and costs a copy while loading, strided
-//! views after, and a harder cut when ranks share a layer.
+//! Projections stay separate as they are stored, not fused into `qkv` or `gate_up`: a fused matrix saves two
+//! of seven launches of about 5 µs per layer, and costs a copy while loading, strided views afterwards, and a
+//! harder cut when ranks share a layer.
 
 mod archive;
 mod digest;
@@ -33,11 +34,10 @@ pub(crate) use self::layer::{DenseWeights, GqaWeights, LayerWeights, Linear};
 use self::part::TensorPart;
 use crate::{Checkpoint, CheckpointError, Shard};
 
-/// Element type to run a model in.
+/// The element type in which a model runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dtype {
-    /// As the checkpoint says: `dtype` of its `config.json`, else the type its embeddings are
-    /// stored in.
+    /// The checkpoint's type: `dtype` of its `config.json`, else the type in which the embeddings are stored.
     #[default]
     Auto,
     /// bfloat16
@@ -55,24 +55,24 @@ pub struct Weights {
     /// `[vocab, hidden]`, in the first stage.
     pub(crate) embedding: Option<Tensor>,
     pub(crate) layers: Vec<LayerWeights>,
-    /// In the last stage.
+    /// `None` except in the last stage.
     pub(crate) head: Option<HeadWeights>,
     shard: Shard,
     dtype: DType,
 }
 
-/// What the weights of a shard are, before they are read.
+/// Type and size of a shard's weights, known before they are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Survey {
-    /// The element type they will have.
+    /// Element type that the weights will have.
     pub dtype: DType,
-    /// Bytes to read.
+    /// Bytes to read from the files.
     pub stored_bytes: usize,
-    /// Bytes to hold.
+    /// Bytes to hold in memory.
     pub held_bytes: usize,
 }
 
-/// From the last layer to logits.
+/// The weights between the last layer and the logits.
 #[derive(Clone, Debug)]
 pub(crate) struct HeadWeights {
     /// `[hidden]`
@@ -81,49 +81,49 @@ pub(crate) struct HeadWeights {
     pub(crate) head: Tensor,
 }
 
-/// Why weights were refused.
+/// The reason why weights were refused.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
-    /// A file cannot be had.
+    /// A file cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A file is not what its name says.
+    /// A file does not have the format that its name promises.
     #[error("{file}: {reason}")]
     File {
         /// File name.
         file: String,
-        /// Found and expected.
+        /// What was found and what is expected.
         reason: String,
     },
-    /// A tensor is not what the model needs.
+    /// A tensor does not fit the model.
     #[error("{file}: tensor `{tensor}`: {reason}")]
     Tensor {
         /// File name.
         file: String,
         /// Tensor name.
         tensor: String,
-        /// Found and expected.
+        /// What was found and what is expected.
         reason: String,
     },
-    /// The layer is of a kind that has no forward pass.
+    /// A layer of a kind that has no forward pass.
     #[error("layer {layer} has {kind}, which this version does not run")]
     Unsupported {
-        /// Which layer, counted from 0.
+        /// Index of the layer, counted from 0.
         layer: usize,
-        /// What it has.
+        /// The unsupported part of the layer.
         kind: &'static str,
     },
-    /// No memory for a tensor, or a failing device.
+    /// Too little memory for a tensor, or a failing device.
     #[error("tensor `{tensor}`: {source}")]
     Device {
         /// Tensor name.
         tensor: String,
-        /// What the tensor library says.
+        /// Error of the tensor library.
         source: candle_core::Error,
     },
 }
 
-/// A tensor to read: where it belongs, its name, its whole shape and the part that is held.
+/// A tensor to read: its role, its name, its whole shape and the part that the rank holds.
 struct Wanted {
     layer: Option<u64>,
     role: TensorRole,
@@ -135,23 +135,22 @@ struct Wanted {
 /// The tensors of a layer, or those outside of all layers.
 type TensorsByRole = HashMap<TensorRole, Tensor>;
 
-/// The table whose type is the model's where nothing else says one.
+/// The table whose type is the model's when nothing else gives a type.
 const EMBEDDING: &str = "model.embed_tokens.weight";
-/// The head, which a file may hold though it is tied.
+/// The head, which a file may hold although it is tied.
 const HEAD: &str = "lm_head.weight";
 
-/// Ends of the names of tensors that carry nothing: older checkpoints store rope frequencies.
+/// Name endings of tensors without content: older checkpoints store rope frequencies.
 const IGNORED: [&str; 1] = [".rotary_emb.inv_freq"];
 
 // === impl Weights ===
 
 impl Weights {
-    /// Copies the weights of a shard of `spec` out of a checkpoint, converted to `dtype` where they
-    /// are stored in another type. `progress` is told the bytes done and the bytes in all, first
-    /// with 0 done.
+    /// Copies the weights of a shard of `spec` out of a checkpoint, converted to `dtype` where they are
+    /// stored in another type. `progress` receives the bytes done and the bytes in all, first with 0 done.
     ///
     /// # Errors
-    /// When the files break **W-1** or **W-2**, are not safetensors, or were changed meanwhile.
+    /// When the files break **W-1** or **W-2**, are not safetensors, or were changed while being read.
     pub fn load(
         checkpoint: &Checkpoint,
         spec: &DecoderSpec,
@@ -179,8 +178,8 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Whether [`Weights::load`] would succeed, from the headers of the files alone: every weight of
-    /// `spec` is there in its shape, and nothing else is. Returns their size in bytes.
+    /// Checks from the headers of the files alone whether [`Weights::load`] would succeed: every weight of
+    /// `spec` is there in its shape, and there is no other weight. Returns the size of the weights in bytes.
     ///
     /// # Errors
     /// As [`Weights::load`].
@@ -188,7 +187,7 @@ impl Weights {
         bytes_of(&Archive::open(checkpoint)?, spec)
     }
 
-    /// What [`Weights::load`] would read and hold, from the headers of the files alone.
+    /// Returns what [`Weights::load`] would read and hold, from the headers of the files alone.
     ///
     /// # Errors
     /// As [`Weights::load`].
@@ -201,8 +200,8 @@ impl Weights {
         survey(&Archive::open(checkpoint)?, spec, shard, dtype)
     }
 
-    /// A digest of the whole checkpoint's weights, by which copies of it are compared: of its headers and
-    /// sizes, and of 2 MiB spread over everything else.
+    /// Returns a digest of the whole checkpoint's weights, by which copies of the checkpoint are compared.
+    /// The digest covers headers and sizes, and 2 MiB spread over everything else.
     ///
     /// # Errors
     /// When the files are not safetensors.
@@ -210,19 +209,19 @@ impl Weights {
         digest::digest(checkpoint)
     }
 
-    /// The element type of all of them.
+    /// Returns the element type of all weights.
     #[must_use]
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
-    /// Which part of the decoder they are.
+    /// Returns the part of the decoder that the weights belong to.
     #[must_use]
     pub fn shard(&self) -> &Shard {
         &self.shard
     }
 
-    /// Asks `take` for each tensor of a shard of `spec`.
+    /// Builds the weights of a shard of `spec`, calling `take` for each tensor.
     fn assemble(
         spec: &DecoderSpec,
         shard: &Shard,
@@ -253,7 +252,7 @@ impl Weights {
     }
 }
 
-/// Every tensor of a share of `spec`, in the order in which they are read.
+/// Returns every tensor of a share of `spec`, in the order in which they are read.
 fn wanted(spec: &DecoderSpec, share: &Share) -> Vec<Wanted> {
     // How tensors are stored the files say themselves.
     let inventory = Inventory::plain(spec, WeightType::F32);
@@ -290,7 +289,7 @@ fn survey(
 // === impl Dtype ===
 
 impl Dtype {
-    /// `self`, or what `config.json` states in its place when it is [`Dtype::Auto`].
+    /// Returns `self`, or for [`Dtype::Auto`] the type that `config.json` states.
     #[must_use]
     pub fn or(self, stated: Option<WeightType>) -> Dtype {
         match (self, stated) {
@@ -311,7 +310,7 @@ impl Dtype {
     }
 }
 
-/// Bytes of the weights of `spec`, once it is sure that they are there and nothing else is.
+/// Returns the bytes of the weights of `spec`, after checking that they are all there and nothing else is.
 fn bytes_of(archive: &Archive, spec: &DecoderSpec) -> Result<usize, WeightsError> {
     let mut used = HashSet::new();
     let mut total = 0;
@@ -331,7 +330,7 @@ fn find_any<'a>(archive: &'a Archive, name: &str) -> Result<Stored<'a>, WeightsE
     })
 }
 
-/// The tensor of a name, checked against a shape, and its element type.
+/// Finds a tensor by name, checks its shape, and returns it with its element type.
 fn find<'a>(
     archive: &'a Archive,
     name: &str,
@@ -381,7 +380,7 @@ fn refuse_unused(
     Ok(())
 }
 
-/// The element type of a tensor, if a model can have it.
+/// Returns the element type of a tensor, if a model can have that type.
 fn float_dtype(stored: &Stored<'_>) -> Option<DType> {
     match stored.dtype {
         StoredDtype::BF16 => Some(DType::BF16),

@@ -1,4 +1,4 @@
-//! Safetensors files: where each tensor of a checkpoint lies.
+//! Safetensors files, and the position of each tensor of a checkpoint in them.
 //!
 //! The header is checked here rather than by `safetensors::SafeTensors`, which keeps the last of
 //! two entries with one name and whose sum of offsets can wrap around.
@@ -23,7 +23,7 @@ const HEADER_MAX: usize = 100_000_000;
 /// Most files one checkpoint is split into.
 const SHARDS_MAX: usize = 4096;
 
-/// All tensors of a checkpoint, none of them copied.
+/// All tensors of a checkpoint, without copies.
 pub(super) struct Archive {
     files: Vec<ShardFile>,
     tensors: HashMap<String, Entry>,
@@ -38,7 +38,7 @@ struct Entry {
     file: usize,
     dtype: StoredDtype,
     shape: Vec<usize>,
-    /// Within the file.
+    /// Range of the bytes within the file.
     range: Range<usize>,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Stored<'a> {
     pub(super) bytes: &'a [u8],
 }
 
-/// A JSON object in its own order, duplicates kept.
+/// A JSON object with its order and its duplicates kept.
 struct Pairs(Vec<(String, Value)>);
 
 // === impl Archive ===
@@ -92,7 +92,7 @@ impl Archive {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The name, the header and the rest of each file, in the order of their names.
+    /// Returns the name, the header and the rest of each file, in the order of their names.
     pub(super) fn parts(&self) -> impl Iterator<Item = (&str, &[u8], &[u8])> {
         self.files.iter().map(|ShardFile { name, bytes }| {
             // The length was checked when the header was read.
@@ -103,7 +103,7 @@ impl Archive {
         })
     }
 
-    /// Whether the files are still what they were when they were opened: to be asked after reading.
+    /// Checks that the files are still as they were when opened; to be called after reading.
     pub(super) fn check(&self) -> Result<(), WeightsError> {
         let changed = |file: &ShardFile| {
             let reason = file.bytes.check().err()?.to_string();
@@ -112,7 +112,7 @@ impl Archive {
         self.files.iter().find_map(changed).map_or(Ok(()), Err)
     }
 
-    /// File names, for messages.
+    /// Returns the file names for messages.
     pub(super) fn place(&self) -> &str {
         if self.files.len() == 1 { &self.files[0].name } else { INDEX }
     }
@@ -133,7 +133,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Every tensor lies in the file the index says.
+    /// Checks that every tensor lies in the file that the index gives.
     fn agree(&self, index: &[(String, String)]) -> Result<(), WeightsError> {
         for (tensor, shard) in index {
             let found = self.tensors.get(tensor).map(|entry| self.files[entry.file].name.as_str());
@@ -151,7 +151,7 @@ impl Archive {
     }
 }
 
-/// The `weight_map` of the index: pairs of tensor and file.
+/// Parses the `weight_map` of the index: pairs of tensor and file.
 fn parse_index(json: &[u8]) -> Result<Vec<(String, String)>, WeightsError> {
     let Pairs(top) = serde_json::from_slice(json)
         .map_err(|error| index_error(format!("expected a JSON object: {error}")))?;
@@ -183,8 +183,8 @@ fn index_error(reason: impl Into<String>) -> WeightsError {
     WeightsError::File { file: INDEX.to_owned(), reason: reason.into() }
 }
 
-/// The tensors of one file. Accepted: entries that follow one another without gap or overlap from
-/// the header to the end of the file, as the format demands.
+/// Parses the tensors of one file. Entries must follow one another without gap or overlap from the header to
+/// the end of the file, as the format demands.
 fn parse_header(file: &str, bytes: &[u8]) -> Result<Vec<(String, Entry)>, WeightsError> {
     let fail = |reason: String| WeightsError::File { file: file.to_owned(), reason };
     let length = bytes
@@ -236,7 +236,7 @@ fn parse_header(file: &str, bytes: &[u8]) -> Result<Vec<(String, Entry)>, Weight
     Ok(placed)
 }
 
-/// The bytes of a tensor that must begin at `start`, in a data section of `data_bytes`.
+/// Returns the range of a tensor that must begin at `start`, in a data section of `data_bytes`.
 fn place(info: &TensorInfo, start: usize, data_bytes: usize) -> Result<Range<usize>, String> {
     let (first, last) = info.data_offsets;
     if first != start {

@@ -1,11 +1,11 @@
-//! A digest of the files that hold a checkpoint's weights, by which copies of it are compared.
+//! A digest of the files with a checkpoint's weights, by which copies of the checkpoint are compared.
 //!
-//! - **WD-1** checkpoints differ in it when their files have other names, sizes or headers, or when one
-//!   of the samples sees other bytes. The samples see every byte of up to [`SAMPLED_BYTES_MAX`].
-//! - **WD-2** besides headers, no more than that is read, spread evenly over all files; the same places
-//!   of every copy.
+//! - **WD-1** checkpoints have different digests when their files have different names, sizes or headers, or
+//!   when a sample reads different bytes. The samples cover every byte of up to [`SAMPLED_BYTES_MAX`].
+//! - **WD-2** besides headers, at most [`SAMPLED_BYTES_MAX`] bytes are read, spread evenly over all files, at
+//!   the same places in every copy.
 //!
-//! It guards against files that somebody forgot to copy, not against somebody who changes single bytes.
+//! The digest guards against files that were not copied, not against a deliberate change of single bytes.
 
 use sha2::{Digest, Sha256};
 
@@ -16,10 +16,10 @@ use crate::Checkpoint;
 const SAMPLE_BYTES: usize = 4096;
 const SAMPLES: usize = 512;
 
-/// Bytes behind the headers that are read at most.
+/// Most bytes after the headers that are read.
 const SAMPLED_BYTES_MAX: usize = SAMPLES * SAMPLE_BYTES;
 
-/// The digest of a checkpoint (**WD-1**).
+/// Returns the digest of a checkpoint (**WD-1**).
 pub(super) fn digest(checkpoint: &Checkpoint) -> Result<[u8; 32], WeightsError> {
     let archive = Archive::open(checkpoint)?;
     let mut sum = Sha256::new();
@@ -38,7 +38,7 @@ pub(super) fn digest(checkpoint: &Checkpoint) -> Result<[u8; 32], WeightsError> 
     Ok(sum.finalize().into())
 }
 
-/// Where samples begin and how long they are, in `total` bytes.
+/// Returns where samples begin and how long they are, in `total` bytes.
 fn samples(total: usize) -> Vec<(usize, usize)> {
     if total <= SAMPLED_BYTES_MAX {
         return vec![(0, total)];
@@ -48,7 +48,7 @@ fn samples(total: usize) -> Vec<(usize, usize)> {
     (0..SAMPLES).map(|index| (at(index), SAMPLE_BYTES)).collect()
 }
 
-/// The bytes of a sample of all bodies, as if they followed one another.
+/// Reads the bytes of a sample of all bodies, as if the bodies followed one another.
 fn sample(bodies: &[&[u8]], mut start: usize, mut length: usize, mut see: impl FnMut(&[u8])) {
     for body in bodies {
         let from = start.min(body.len());

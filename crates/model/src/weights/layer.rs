@@ -1,4 +1,4 @@
-//! The weights of a layer, each in its place.
+//! The weights of a layer, by their role.
 
 use candle_core::Tensor;
 use playhouse_layout::TensorRole;
@@ -42,14 +42,14 @@ pub(crate) struct DenseWeights {
 pub(crate) struct Linear {
     /// `[out, in]`
     pub(crate) weight: Tensor,
-    /// `[out]`; where inputs are cut, on the first rank alone.
+    /// `[out]`; where inputs are cut, on the first rank only.
     pub(crate) bias: Option<Tensor>,
 }
 
 // === impl LayerWeights ===
 
 impl LayerWeights {
-    /// The weights of layer `at`, of all the tensors that its inventory lists.
+    /// Builds the weights of layer `at` from all the tensors that its inventory lists.
     pub(super) fn of(
         at: usize,
         spec: &LayerSpec,
@@ -88,7 +88,7 @@ impl LayerWeights {
     }
 }
 
-/// A tensor that every layer of its kind has.
+/// Takes a tensor that every layer of its kind has.
 fn listed(tensors: &mut TensorsByRole, role: TensorRole) -> Tensor {
     tensors.remove(&role).unwrap_or_else(|| panic!("the inventory lists {role:?}"))
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use playhouse_layout::Slice;
 
-/// The rows and columns that are held of a row-major tensor; a vector has one column.
+/// The rows and columns that a rank holds of a row-major tensor; a vector has one column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TensorPart {
     rows: Range<usize>,
@@ -20,14 +20,14 @@ impl TensorPart {
         Self { rows: range(rows), columns: range(columns) }
     }
 
-    /// The shape of the part.
+    /// Returns the shape of the part.
     pub(super) fn shape(&self, whole: &[usize]) -> Vec<usize> {
         let mut shape = vec![self.rows.len(), self.columns.len()];
         shape.truncate(whole.len());
         shape
     }
 
-    /// The bytes of the part, out of all of the tensor: in place where they lie together.
+    /// Returns the bytes of the part, given the whole tensor: borrowed where they are contiguous.
     pub(super) fn bytes<'a>(&self, all: &'a [u8], shape: &[usize]) -> Cow<'a, [u8]> {
         let row = all.len() / shape[0].max(1);
         let rows = &all[self.rows.start * row..self.rows.end * row];

@@ -9,9 +9,9 @@ use crate::Shard;
 // === impl Weights ===
 
 impl Weights {
-    /// Weights of `spec` drawn from `seed`. Matrices are uniform with variance `1 / width`, which
-    /// keeps activations of order one; vectors (norms, biases) are uniform in [0.5, 1.5).
-    /// [`Dtype::Auto`] means f32.
+    /// Returns the weights of `spec` drawn from `seed`. Matrices are uniform with variance `1 / width`, which
+    /// keeps activations of order one; vectors (norms, biases) are uniform in [0.5, 1.5). [`Dtype::Auto`]
+    /// means f32.
     ///
     /// # Errors
     /// [`WeightsError::Device`], and [`WeightsError::Unsupported`].
