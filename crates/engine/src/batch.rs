@@ -1,4 +1,4 @@
-//! What one step feeds, and what becomes of its outputs.
+//! The input of one step, and the use of its outputs.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use playhouse_types::{Run, RunOutcome, Slot};
 use crate::output::Output;
 use crate::slots::Slots;
 
-/// The runs of one step, taken into the sequences they belong to.
+/// The runs of one step, after their blocks were added to their sequences.
 pub(crate) struct Batch {
     runs: Vec<BatchRun>,
     /// Every wanted output, in the order of the runs, then of their rows.
@@ -28,7 +28,7 @@ struct BatchRun {
 // === impl Batch ===
 
 impl Batch {
-    /// Takes the blocks that are new with each run into its sequence.
+    /// Adds the new blocks of each run to its sequence.
     ///
     /// # Panics
     /// When a run does not fit its sequence, or two runs are of one slot: broken invariants of the planner.
@@ -51,19 +51,20 @@ impl Batch {
         self.runs.is_empty()
     }
 
-    /// What to feed through the model.
+    /// Returns the chunks to feed through the model.
     pub(crate) fn chunks<'a>(&self, slots: &'a Slots) -> Vec<Chunk<'a>> {
         let chunk = |run: &BatchRun| slots.get(run.slot).chunk(run.fed.clone(), run.wanted.clone());
         self.runs.iter().map(chunk).collect()
     }
 
-    /// What is wanted of the logits of each output.
+    /// Returns the request for the logits of each output.
     pub(crate) fn logits_rows<'a>(&self, slots: &'a Slots) -> Vec<LogitsRow<'a>> {
         let row = |output: &Output| slots.get(self.runs[output.run].slot).logits_row(output);
         self.outputs.iter().map(row).collect()
     }
 
-    /// What came of each run, given what came of each output. Sequences remember what was sampled.
+    /// Returns the outcome of each run, given the outcome of each output. Stores sampled tokens in their
+    /// sequences.
     pub(crate) fn outcomes(self, rows: Vec<RowOutcome>, slots: &mut Slots) -> Vec<RunOutcome> {
         let empty = |run: &BatchRun| RunOutcome {
             slot: run.slot,

@@ -1,16 +1,16 @@
-//! One shard: executes step plans in order on its own thread.
+//! The engine of one shard, which executes step plans in order on its own thread.
 //!
 //! - **E-1** plans are executed in the order they were submitted; each gives one
 //!   [`EngineEvent::Step`], unless the engine exits.
-//! - **E-2** a step that fails or panics ends the engine, not the process:
-//!   [`EngineEvent::Exited`] says why, and it is the last event. Dropping the [`StepPort`] ends it
-//!   silently, after the plans that were already submitted.
+//! - **E-2** a step that fails or panics ends the engine, not the process: [`EngineEvent::Exited`] says why,
+//!   and is the last event. Dropping the [`StepPort`] ends the engine silently, after the plans that were
+//!   already submitted.
 //! - **E-3** an outcome depends on the plans, not on how they are batched or chunked, nor on the
 //!   thread count (**G2**).
 //!
-//! An engine decides nothing (**A4**): it neither stops a sequence nor picks a block. A plan it
-//! cannot follow (of another epoch, with a position missing, a block table too short) is a broken
-//! invariant of the planner, and ends it.
+//! An engine decides nothing (**A4**): it neither stops a sequence nor picks a block. A plan that an engine
+//! cannot follow (of another epoch, with a position missing, a block table too short) is a broken invariant
+//! of the planner, and ends the engine.
 #![forbid(unsafe_code)]
 
 mod batch;
@@ -35,55 +35,55 @@ use worker::Worker;
 /// flight; the rest is room for plans that only release slots.
 pub const STEPS_QUEUED_MAX: usize = 4;
 
-/// What an engine is given once.
+/// The configuration of an engine.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineConfig {
-    /// The incarnation whose plans it obeys.
+    /// Epoch of the plans that the engine executes.
     pub epoch: Epoch,
     /// Blocks of the KV cache.
     pub kv_blocks: usize,
-    /// Tokens of each of them.
+    /// Tokens per block.
     pub block_size: BlockSize,
-    /// Slots for sequences.
+    /// Number of slots for sequences.
     pub max_num_seqs: usize,
 }
 
-/// What an engine reports, from its own thread.
+/// An event that an engine reports from its own thread.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EngineEvent {
-    /// The model is made, with all ranks it computes with. The first event.
+    /// The model is built, and all ranks that compute with it have joined. The first event.
     Ready {
-        /// As configured.
+        /// Epoch of the engine.
         epoch: Epoch,
     },
     /// A plan was executed, and this rank has the outcome.
     Step(StepOutcome),
-    /// A plan was executed whose outcome another rank has.
+    /// A plan was executed; another rank has its outcome.
     Followed {
-        /// As configured.
+        /// Epoch of the engine.
         epoch: Epoch,
-        /// Of the plan.
+        /// Step of the plan.
         step: StepId,
     },
     /// The engine failed. The last event.
     Exited {
-        /// As configured.
+        /// Epoch of the engine.
         epoch: Epoch,
-        /// Why, for a person.
+        /// Reason for a person.
         reason: String,
-        /// It died of what it was computing, as far as it can tell, and not because another rank was
-        /// lost or nothing could be computed yet.
+        /// Whether the engine failed because of the step that it was computing, as far as it can tell, and
+        /// not because another rank was lost or no step had begun.
         of_step: bool,
     },
 }
 
-/// Where plans go. Dropping it ends the engine.
+/// The port for submitting plans. Dropping the port ends the engine.
 #[derive(Debug)]
 pub struct StepPort {
     plans: SyncSender<StepPlan>,
 }
 
-/// Why a plan was not taken.
+/// The reason why a plan was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
     /// [`STEPS_QUEUED_MAX`] plans wait: submit again after an outcome.
@@ -97,7 +97,7 @@ pub enum SubmitError {
 // === impl StepPort ===
 
 impl StepPort {
-    /// A port and the queue behind it, for whoever executes the plans.
+    /// Returns a port and its queue, for a consumer that executes the plans.
     #[must_use]
     pub fn bounded() -> (Self, Receiver<StepPlan>) {
         let (plans, queue) = sync_channel(STEPS_QUEUED_MAX);
@@ -107,7 +107,7 @@ impl StepPort {
     /// Queues a plan. Never blocks.
     ///
     /// # Errors
-    /// When the queue is full or the engine is gone; the plan is lost then.
+    /// When the queue is full or the engine has exited; the plan is then lost.
     pub fn submit(&self, plan: StepPlan) -> Result<(), SubmitError> {
         self.plans.try_send(plan).map_err(|error| match error {
             TrySendError::Full(_) => SubmitError::Full,
@@ -116,9 +116,8 @@ impl StepPort {
     }
 }
 
-/// Starts an engine on a thread of its own, which first makes the model with `build`: joining other
-/// ranks waits for them. `on_event` runs on that thread, between steps: it should hand the event on
-/// and return.
+/// Starts an engine on a thread of its own, which first builds the model with `build`: joining other ranks
+/// waits for them. `on_event` runs on that thread, between steps: it should pass the event on and return.
 ///
 /// # Errors
 /// When the operating system refuses a thread.
@@ -148,7 +147,7 @@ pub fn spawn(
             Ok(Err(error)) => (error.to_string(), error.is_of_step()),
             Err(panic) => (panic_text(panic.as_ref()), true),
         };
-        // Who hears of the exit must find the port closed.
+        // A receiver of the exit event must find the port closed.
         drop(queue);
         on_event(EngineEvent::Exited { epoch: config.epoch, reason, of_step });
     })?;

@@ -1,14 +1,14 @@
-//! What is wanted of a row of a step.
+//! The request for a row of a step.
 
 use playhouse_types::TokenId;
 
-/// What becomes of one output.
+/// The use of one output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Output {
-    /// Index of its run.
+    /// Index of the run that the output belongs to.
     pub(crate) run: usize,
-    /// Report the log-probability of this prompt token.
+    /// Prompt token whose log-probability to report.
     pub(crate) prompt_token: Option<TokenId>,
-    /// Sample the next token.
+    /// Whether to sample the next token.
     pub(crate) sample: bool,
 }

@@ -9,7 +9,7 @@ use playhouse_types::{Admitted, BlockId, BlockSize, Logits, Run, SamplingParams,
 
 use crate::output::Output;
 
-/// One sequence: what it is and how far it has come.
+/// The state of one sequence in its slot.
 pub(crate) struct SequenceState {
     /// Prompt and output.
     tokens: Vec<TokenId>,
@@ -20,7 +20,7 @@ pub(crate) struct SequenceState {
     block_size: BlockSize,
     sampling: Arc<SamplingParams>,
     state: TokenState,
-    /// What the rank with the logits sampled last, until a run appends it.
+    /// Token that the rank with the logits sampled last, until a run appends it.
     sampled: Option<TokenId>,
 }
 
@@ -44,12 +44,12 @@ impl SequenceState {
         self.state.push(token);
     }
 
-    /// The token that was sampled last, on the rank that did.
+    /// Returns the token that was sampled last, on the rank that sampled it.
     pub(crate) fn last_sample(&self) -> Option<TokenId> {
         self.sampled
     }
 
-    /// Takes the blocks that are new with a run; returns the positions that are fed.
+    /// Adds the new blocks of a run; returns the positions to feed.
     ///
     /// # Panics
     /// When the run does not fit the sequence.
@@ -70,7 +70,7 @@ impl SequenceState {
         start..end
     }
 
-    /// Tokens to feed, with the outputs of some of their rows.
+    /// Returns the tokens to feed, with the outputs of some of their rows.
     pub(crate) fn chunk(&self, fed: Range<usize>, outputs: Range<usize>) -> Chunk<'_> {
         Chunk {
             start: fed.start,
@@ -81,7 +81,7 @@ impl SequenceState {
         }
     }
 
-    /// The rows of the run of an index whose outputs are wanted, and what becomes of each.
+    /// Returns the rows whose outputs are wanted of the run with an index, and the use of each output.
     pub(crate) fn outputs(&self, index: usize, run: &Run) -> (Range<usize>, Vec<Output>) {
         let (start, fed) = (run.start as usize, run.tokens as usize);
         let at_end = start + fed == self.tokens.len();
@@ -113,7 +113,7 @@ impl SequenceState {
         (wanted.clone(), wanted.map(output).collect())
     }
 
-    /// What is wanted of the logits of an output.
+    /// Returns the request for the logits of an output.
     pub(crate) fn logits_row(&self, output: &Output) -> LogitsRow<'_> {
         let top = self.sampling.prompt_logprobs.unwrap_or(0);
         LogitsRow {
@@ -122,7 +122,7 @@ impl SequenceState {
         }
     }
 
-    /// Keeps what was sampled last.
+    /// Stores the token that was sampled last.
     pub(crate) fn remember(&mut self, token: TokenId) {
         self.sampled = Some(token);
     }

@@ -14,7 +14,7 @@ impl Slots {
         Self((0..count).map(|_| None).collect())
     }
 
-    /// The slot, occupied or not.
+    /// Returns the content of a slot, occupied or not.
     ///
     /// # Panics
     /// When there is no such slot.
@@ -23,15 +23,15 @@ impl Slots {
         self.0.get_mut(slot.0 as usize).unwrap_or_else(|| panic!("{slot}: of {count} slots"))
     }
 
-    /// The sequence in a slot.
+    /// Returns the sequence in a slot.
     ///
     /// # Panics
-    /// When there is none.
+    /// When the slot is empty.
     pub(crate) fn occupied(&mut self, slot: Slot) -> &mut SequenceState {
         self.slot(slot).as_mut().unwrap_or_else(|| panic!("{slot}: run while empty"))
     }
 
-    /// The sequence of a run of the batch.
+    /// Returns the sequence of a run of the batch.
     ///
     /// # Panics
     /// When the slot is empty.

@@ -21,11 +21,11 @@ pub(crate) struct Worker<'a> {
 pub(crate) struct Launched {
     step: StepId,
     batch: Batch,
-    /// What the last layer gives, on the ranks that have it.
+    /// Output of the last layer, on the ranks that have it.
     hidden: Option<Hidden>,
 }
 
-/// Why a step failed.
+/// The reason why a step failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StepError {
     #[error("got a plan of {given}, this engine runs {own}")]
@@ -39,7 +39,7 @@ pub(crate) enum StepError {
 // === impl StepError ===
 
 impl StepError {
-    /// Whether what was computed may be to blame.
+    /// Returns whether the computed requests may have caused the failure.
     pub(crate) fn is_of_step(&self) -> bool {
         !matches!(self, Self::Forward(ForwardError::Rank(_)) | Self::Build(_))
     }
@@ -54,7 +54,7 @@ impl<'a> Worker<'a> {
         Ok(Self { model, config, cache, slots, next_step: StepId(0) })
     }
 
-    /// Takes a plan into the sequences and starts its forward pass.
+    /// Applies a plan to the sequences and starts its forward pass.
     ///
     /// # Errors
     /// When the plan is of another epoch, or the forward pass fails.
@@ -84,7 +84,7 @@ impl<'a> Worker<'a> {
         Ok(Launched { step, batch, hidden })
     }
 
-    /// Waits for a step, and samples. The rank that samples has the outcome; the others took part.
+    /// Waits for a step, and samples. The rank that samples returns the outcome; the other ranks take part.
     ///
     /// # Errors
     /// When sampling fails, or another rank is lost.
@@ -99,8 +99,8 @@ impl<'a> Worker<'a> {
         Ok(Some(StepOutcome { epoch: self.config.epoch, step, runs }))
     }
 
-    /// Adds to the sequences what was sampled from their last runs. Samples that no plan brings are
-    /// shared by the rank that has them.
+    /// Appends the sampled tokens of the last runs to their sequences. The rank that has the samples shares
+    /// those that no plan carries.
     fn append(&mut self, runs: &[Run]) -> Result<(), StepError> {
         let mut own = Vec::new();
         for run in runs {
