@@ -1,4 +1,4 @@
-//! A group that a rank is to join.
+//! The place of a rank in a group that it is to join.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use playhouse_types::Epoch;
 /// others at once.
 const GROUP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a rank keeps to itself that another one was lost while they joined. Whoever started that one
-/// knows more about it, ends this rank's epoch, and should be heard first.
+/// Time for which a rank delays its report that another rank was lost while both joined. The starter of the
+/// lost rank knows more about the loss, ends this rank's epoch, and should be heard first.
 const ROOT_CAUSE: Duration = Duration::from_millis(300);
 
 /// A group, and the place of a rank in it.
@@ -20,14 +20,14 @@ pub(crate) struct GroupPlace {
     pub(crate) secret: Secret,
     pub(crate) members: Vec<Member>,
     pub(crate) rank: usize,
-    /// Where ranks of other machines find this one.
+    /// Listener to which ranks of other machines connect.
     pub(crate) listener: Option<TcpListener>,
 }
 
 // === impl GroupPlace ===
 
 impl GroupPlace {
-    /// Joins the group, and waits until all of it are there.
+    /// Joins the group, and waits until all of its ranks are there.
     pub(crate) fn join(
         self,
         Epoch(epoch): Epoch,

@@ -1,12 +1,13 @@
-//! The runtime of a rank: what it holds of a model, the groups it joins and the engine it starts, whether it
-//! is a thread of the head ([`ThreadRanks`]) or a process of its own ([`ProcessHost`]).
+//! The runtime of a rank: the part of a model that the rank holds, the groups that it joins and the engine
+//! that it starts. A rank is a thread of the head ([`ThreadRanks`]) or a process of its own
+//! ([`ProcessHost`]).
 //!
-//! - **RT-1** weights outlive an epoch: a rank that is told to load what it holds reads nothing, unless the
-//!   files have changed.
+//! - **RT-1** weights outlive an epoch: a rank that is told to load weights that it already holds reads
+//!   nothing, unless the files have changed.
 //! - **RT-2** an engine joins its groups on its own thread, and an abort ends the join.
 //! - **RT-3** an engine thread that hangs is left behind with its thread pool and its KV cache, up to a bound.
 //!
-//! Not here: who starts a rank and what it is told (see `playhouse-cluster`).
+//! Not here: how a rank is started and which commands it gets (see `playhouse-cluster`).
 #![forbid(unsafe_code)]
 
 mod group_place;

@@ -1,4 +1,4 @@
-//! What a rank computes with, wherever it runs.
+//! The model, threads and groups with which a rank computes, in whatever process.
 
 use std::io;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ pub(crate) struct RankModel {
 // === impl RankModel ===
 
 impl RankModel {
-    /// Starts an engine that first joins its groups, on its own thread. `abort` ends them, and the joins as
-    /// well.
+    /// Starts an engine that first joins its groups, on its own thread. `abort` ends the groups, and the
+    /// joins as well.
     ///
     /// # Errors
     /// When the system refuses a thread.
@@ -50,8 +50,8 @@ impl RankModel {
     }
 }
 
-/// Removes the shared memory that killed ranks of this user left on this machine. What cannot be
-/// removed is no reason not to start.
+/// Removes the shared memory that killed ranks of this user left on this machine. Failures are ignored,
+/// because they are no reason not to start.
 pub fn sweep_shared_memory() {
     match playhouse_collectives::sweep() {
         Ok(0) => {}

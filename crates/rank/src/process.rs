@@ -1,4 +1,4 @@
-//! A rank that is a process of its own.
+//! A rank that runs as a process of its own.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -24,10 +24,10 @@ use tokio::task::spawn_blocking;
 use crate::group_place::GroupPlace;
 use crate::model::RankModel;
 
-/// The files of a checkpoint that is compiled in: names and contents.
+/// The files of a checkpoint that is compiled into the binary: names and contents.
 type Embedded = &'static [(&'static str, &'static [u8])];
 
-/// The rank's part of a model, and where it meets others.
+/// The host of a rank in its own process: the rank's part of a model, and the listeners of its groups.
 pub struct ProcessHost {
     head: SocketAddr,
     machine: String,
@@ -38,12 +38,12 @@ pub struct ProcessHost {
 #[derive(Default)]
 struct Held {
     loaded: Option<(Load, Files, RankModel, CheckpointDigest)>,
-    /// For the next epoch's groups.
+    /// Listeners for the groups of the next epoch.
     listeners: Option<Vec<(GroupKind, TcpListener)>>,
 }
 
-/// The files of a checkpoint: their names, sizes and times of change. A process may keep what it
-/// read for longer than they stay the same.
+/// The files of a checkpoint: their names, sizes and modification times. A process may keep the weights that
+/// it read for as long as these stay the same.
 type Files = Vec<(OsString, u64, SystemTime)>;
 
 // === impl ProcessHost ===
@@ -83,14 +83,14 @@ impl RankHost for ProcessHost {
 }
 
 impl ProcessHost {
-    /// A rank that holds nothing yet. Its head is at `head`; ranks with the same `machine` share memory;
-    /// `embedded` is the model that has no folder.
+    /// Returns the host of a rank that holds nothing yet. The head is at `head`; ranks with the same
+    /// `machine` share memory; `embedded` is the model that needs no folder.
     #[must_use]
     pub fn new(head: SocketAddr, machine: String, embedded: Embedded) -> Self {
         Self { head, machine, embedded, held: Mutex::default() }
     }
 
-    /// Reads what it does not hold yet, and listens for other ranks.
+    /// Reads the weights that the rank does not hold yet, and listens for other ranks.
     fn hold(&self, load: &Load, progress: &dyn Fn(u64, u64)) -> Result<Loaded, String> {
         let mut held = self.held.lock();
         let files = files(load);
@@ -135,7 +135,7 @@ impl fmt::Debug for ProcessHost {
     }
 }
 
-/// None if they cannot be listed: reading them will say why.
+/// Lists the files of a checkpoint; empty if they cannot be listed, because reading them will then say why.
 fn files(load: &Load) -> Files {
     let folder = load.model.as_ref().map(fs::read_dir);
     let entries = folder.into_iter().flatten().flatten().flatten();

@@ -1,4 +1,4 @@
-//! Ranks that are engine threads of this process.
+//! Ranks that run as engine threads of this process.
 
 use std::fmt;
 use std::io;
@@ -23,58 +23,58 @@ use tracing::warn;
 use crate::group_place::GroupPlace;
 use crate::model::RankModel;
 
-/// Makes what starts the ranks of one replica.
+/// The maker of starters for the ranks of one replica.
 pub type StarterMaker = Arc<dyn Fn() -> RankStarter + Send + Sync>;
 
-/// What the ranks of a replica compute with.
+/// The model that the ranks of a replica compute with.
 #[derive(Clone, Debug)]
 pub struct ReplicaModel {
-    /// Where weights are read.
+    /// Source of the weights.
     pub checkpoint: Checkpoint,
     /// The whole decoder.
     pub spec: DecoderSpec,
-    /// In which type weights are held.
+    /// Type in which weights are held.
     pub dtype: Dtype,
-    /// Which rank is where.
+    /// Map of the replica's ranks.
     pub map: Arc<RankMap>,
-    /// What each rank holds, in their order.
+    /// Part of the model that each rank holds, in rank order.
     pub shards: Vec<Shard>,
 }
 
 /// The ranks, as threads of this process, of every layout that is in use.
 pub struct ThreadRanks {
     threads_each: NonZeroUsize,
-    /// The weights of each layout, which its replicas share, for as long as there are any.
+    /// Weights of each layout, shared by its replicas and kept as long as one of these exists.
     held: Mutex<Vec<Held>>,
 }
 
-/// What the ranks of a replica hold.
+/// The weights that the ranks of a replica hold.
 struct Held {
     shards: Vec<Shard>,
     weights: Weak<Vec<Weights>>,
 }
 
-/// Threads of a rank that may hang at once. Each keeps its KV cache, and nothing can end it.
+/// Most threads of a rank that may hang at once. Each keeps its KV cache, and nothing can end it.
 const HUNG_MAX: usize = 2;
 
 /// A rank of this process.
 struct ThreadRank {
     spec: DecoderSpec,
-    /// Of all ranks of its replica.
+    /// Weights of all ranks of the replica.
     weights: Arc<Vec<Weights>>,
-    /// Which of them are its own.
+    /// Index of this rank's own weights.
     index: usize,
     threads: Threads,
-    /// Engines that were aborted. Those that still live hang.
+    /// Engines that were aborted. Those that still exist hang.
     aborted: Arc<Mutex<Vec<Weak<Running>>>>,
 }
 
-/// Lives as long as the thread of an engine. Its drop says that the engine has ended.
+/// A marker with the lifetime of an engine thread. Its drop reports that the engine has ended.
 struct Running {
     _ended: oneshot::Sender<()>,
 }
 
-/// An engine thread, as its replica holds it.
+/// The handle through which a replica holds an engine thread.
 struct ThreadHandle {
     groups: AbortHandle,
     running: Weak<Running>,
@@ -84,18 +84,18 @@ struct ThreadHandle {
 // === impl ThreadRanks ===
 
 impl ThreadRanks {
-    /// Ranks of so many threads each.
+    /// Returns a set of ranks that run on `threads_each` threads each.
     #[must_use]
     pub fn new(threads_each: NonZeroUsize) -> Self {
         Self { threads_each, held: Mutex::default() }
     }
 
-    /// What starts the ranks of replicas of a model, with weights that are read now unless there are such
-    /// replicas already. `progress` is told the bytes done and the bytes in all of each rank, first with 0
-    /// done.
+    /// Returns a maker of starters for the ranks of a replica of the model. Weights are read now, unless
+    /// replicas of the model already hold them. `progress` receives the bytes done and the bytes in all of
+    /// each rank, first with 0 done.
     ///
     /// # Errors
-    /// What is wrong with the weights.
+    /// When the weights are missing or malformed.
     pub fn starters(
         &self,
         model: &ReplicaModel,
@@ -198,7 +198,7 @@ impl ThreadRank {
         Ok(StartedRank { port, handle, ended: Box::pin(ended) })
     }
 
-    /// What a new engine computes with. Threads of an engine that hangs are not waited for, but left
+    /// Returns the model for a new engine. Threads of an engine that hangs are not waited for, but left
     /// behind, up to [`HUNG_MAX`] of them.
     fn model(&self, map: &RankMap, rank: RankId) -> io::Result<RankModel> {
         let mut aborted = self.aborted.lock();
@@ -232,7 +232,7 @@ impl RankHandle for ThreadHandle {
         self.groups.abort();
     }
 
-    /// Its weights are those of other replicas too.
+    /// Does nothing: other replicas may use the same weights.
     fn vacate(&self) {}
 }
 
