@@ -1,4 +1,4 @@
-//! The face of a group for tensors.
+//! The communicator: one rank's end of a group, for tensors.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use crate::error::misuse;
 use crate::nccl;
 use crate::{AbortHandle, CollectiveError, Element, Group, GroupSpec, JoinError};
 
-/// One rank's end of a group, for tensors: `bf16`, `f16` and `f32`, and `u8` and `u32` where nothing
-/// is summed. Tensors are taken in row-major order; a strided one is copied first. Every operation
-/// fails as [`CollectiveError`] says.
+/// One rank's end of a group, for tensors: `bf16`, `f16` and `f32`, and `u8` and `u32` where nothing is
+/// summed. Tensors are read in row-major order; a strided tensor is copied first. Every operation fails as
+/// [`CollectiveError`] says.
 ///
-/// Operations with a `_v` cut tensors along their first dimension, in parts that may differ.
+/// Operations with a `_v` cut tensors along their first dimension, in parts of different sizes.
 #[derive(Clone, Debug)]
 pub struct Communicator {
     backend: Backend,
@@ -24,16 +24,16 @@ pub struct Communicator {
 
 #[derive(Clone, Debug)]
 enum Backend {
-    /// One rank: nothing moves.
+    /// A group of one rank, in which nothing is transferred.
     Solo,
     Host(Arc<Group>),
     #[cfg(feature = "cuda")]
     Nccl(Arc<nccl::NcclGroup>),
 }
 
-/// An element that candle knows.
+/// An element type that candle supports.
 trait Stored: Element + WithDType {
-    /// `len` zeros, on pages that the operating system need not touch yet.
+    /// Returns `len` zeros, on pages that the operating system need not touch yet.
     fn zeros(len: usize) -> Vec<Self>;
 }
 
@@ -63,7 +63,7 @@ macro_rules! with_element {
     };
 }
 
-/// Leaves an operation to NCCL in a group of GPUs.
+/// Delegates an operation to NCCL in a group of GPUs.
 macro_rules! on_gpus {
     ($self:ident, $group:ident => $result:expr) => {
         #[cfg(feature = "cuda")]
@@ -76,17 +76,17 @@ macro_rules! on_gpus {
 // === impl Communicator ===
 
 impl Communicator {
-    /// A group of one.
+    /// Returns a group of one rank.
     #[must_use]
     pub fn solo() -> Self {
         Self { backend: Backend::Solo }
     }
 
-    /// Joins a group of CPU ranks as `rank`. Returns once all are there, or `abort` is aborted. A rank
-    /// that let the operating system choose the port of its address passes the `listener` there.
+    /// Joins a group of CPU ranks as `rank`. Returns once all ranks are there, or `abort` is aborted. A rank
+    /// whose port the operating system chose passes its `listener`.
     ///
     /// # Errors
-    /// When they are not there by the group's timeout, and otherwise as [`JoinError`] says.
+    /// When a rank is missing at the group's timeout, and otherwise as [`JoinError`] says.
     pub fn join(
         spec: &GroupSpec,
         rank: usize,
@@ -97,12 +97,12 @@ impl Communicator {
     }
 
     /// Joins a group of GPUs as `rank`, with a `device` of
-    /// [`new_cuda_with_stream`](Device::new_cuda_with_stream). The same spec joins their CPUs, for
-    /// all but tensors: the least of `buffer_bytes` will do.
+    /// [`new_cuda_with_stream`](Device::new_cuda_with_stream). The same spec joins the ranks' CPUs, for
+    /// everything but tensors: the smallest `buffer_bytes` is enough.
     ///
-    /// Over NCCL sums depend on the order that it chooses, a send waits until it is received, and
-    /// ranks that call different operations are not told so. Call [`barrier`](Self::barrier) before
-    /// dropping this: what other ranks still do would fail.
+    /// Over NCCL, sums depend on the order that NCCL chooses, a send waits until it is received, and ranks
+    /// that call different operations get no error that says so. Call [`barrier`](Self::barrier) before
+    /// dropping the communicator: operations that other ranks still run would fail.
     ///
     /// # Errors
     /// As [`join`](Self::join), and when NCCL or the device fails.
@@ -118,26 +118,26 @@ impl Communicator {
         Ok(Self { backend: Backend::Nccl(Arc::new(group)) })
     }
 
-    /// This rank, counted from 0.
+    /// Returns this rank's index, counted from 0.
     #[must_use]
     pub fn rank(&self) -> usize {
         self.group().map_or(0, Group::rank)
     }
 
-    /// Ranks in the group.
+    /// Returns the number of ranks in the group.
     #[must_use]
     pub fn size(&self) -> usize {
         self.group().map_or(1, Group::size)
     }
 
-    /// The handle that the group was joined with, which ends it from any thread, whatever the ranks
-    /// are doing. That of a group of one has nothing to end.
+    /// Returns the handle that the group was joined with. The handle ends the group from any thread, whatever
+    /// the ranks are doing; the handle of a group of one has nothing to end.
     #[must_use]
     pub fn abort_handle(&self) -> AbortHandle {
         self.group().map_or_else(AbortHandle::new, Group::abort_handle)
     }
 
-    /// The sum over all ranks of `tensor`, which has the same shape and type on each.
+    /// Returns the sum over all ranks of `tensor`, which has the same shape and type on each.
     ///
     /// # Errors
     /// As [`CollectiveError`] says.
@@ -152,7 +152,7 @@ impl Communicator {
         })
     }
 
-    /// The tensors of all ranks, one after the other; that of rank `r` has `rows[r]` rows.
+    /// Returns the tensors of all ranks, one after the other; the tensor of rank `r` has `rows[r]` rows.
     ///
     /// # Errors
     /// As [`CollectiveError`] says.
@@ -170,8 +170,8 @@ impl Communicator {
         })
     }
 
-    /// This rank's rows of the sum over all ranks of `tensor`; rank `r` gets the `rows[r]` rows
-    /// after those of the ranks below.
+    /// Returns this rank's rows of the sum over all ranks of `tensor`; rank `r` gets the `rows[r]` rows that
+    /// follow those of the lower ranks.
     ///
     /// # Errors
     /// As [`CollectiveError`] says.
@@ -195,8 +195,8 @@ impl Communicator {
         })
     }
 
-    /// Sends the next `send_rows[r]` rows to each rank `r`, and returns the `recv_rows[r]` rows that
-    /// each sends to this one, in rank order.
+    /// Sends the next `send_rows[r]` rows to each rank `r`, and returns the `recv_rows[r]` rows that each
+    /// rank `r` sends to this one, in rank order.
     ///
     /// # Errors
     /// As [`CollectiveError`] says.
@@ -222,8 +222,8 @@ impl Communicator {
         })
     }
 
-    /// The tensor of rank `root`. The others pass one of the same shape and type, whose values do
-    /// not matter.
+    /// Returns the tensor of rank `root` on all ranks. The other ranks pass a tensor of the same shape and
+    /// type, whose values do not matter.
     ///
     /// # Errors
     /// As [`CollectiveError`] says.
@@ -241,8 +241,8 @@ impl Communicator {
         })
     }
 
-    /// Sends `tensor` to rank `to`, which receives that many elements of that type. Returns once it
-    /// is buffered: at once if it fits into what is free of the group's `buffer_bytes`.
+    /// Sends `tensor` to rank `to`, which receives equally many elements of that type. Returns once the
+    /// tensor is buffered: at once if it fits into the free part of the group's `buffer_bytes`.
     ///
     /// # Errors
     /// As [`CollectiveError`] says.
@@ -255,8 +255,8 @@ impl Communicator {
         })
     }
 
-    /// The next tensor that rank `from` sends to this one. Both know its shape and type; another
-    /// size or type is an error.
+    /// Returns the next tensor that rank `from` sends to this one. Both ranks know its shape and type;
+    /// another size or type is an error.
     ///
     /// # Errors
     /// As [`CollectiveError`] says.
@@ -276,7 +276,7 @@ impl Communicator {
         })
     }
 
-    /// Returns once all ranks have called it.
+    /// Waits until all ranks have called `barrier`.
     ///
     /// # Errors
     /// As [`CollectiveError`] says.
@@ -333,7 +333,7 @@ impl Stored for u32 {
     }
 }
 
-/// Gives `act` the elements of a tensor, in row-major order.
+/// Calls `act` with the elements of a tensor, in row-major order.
 fn with_elements<E: Stored, R>(
     op: &'static str,
     tensor: &Tensor,
@@ -361,7 +361,7 @@ fn tensor_of<E: Stored>(
     Tensor::from_vec(elements, shape, &Device::Cpu).map_err(|error| misuse(op, error.to_string()))
 }
 
-/// The shape of all `rows` of such tensors together, and the elements of each.
+/// Returns the shape of all `rows` of such tensors together, and the number of elements of each.
 fn cut(
     op: &'static str,
     tensor: &Tensor,
@@ -375,7 +375,7 @@ fn cut(
     Ok((Shape::from(dims), rows.iter().map(|rows| rows * width).collect()))
 }
 
-/// What an operation along rows returns to a single rank.
+/// Returns the result of an operation along rows for a single rank.
 fn solo_rows(
     op: &'static str,
     tensor: &Tensor,

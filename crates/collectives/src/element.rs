@@ -1,4 +1,4 @@
-//! The element types that move between ranks, and their sums.
+//! The element types that ranks exchange, and their sums.
 
 use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
@@ -6,7 +6,7 @@ use half::{bf16, f16};
 /// Elements that are summed at once: their `f32` sums stay in the first-level cache.
 pub(crate) const TILE: usize = 512;
 
-/// What a message holds. Part of its header: both ends must agree.
+/// The content type of a message. Part of the message's header: both ends must agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
@@ -31,20 +31,20 @@ mod sealed {
 
 pub(crate) use sealed::Plain;
 
-/// An element that can be moved: `u8`, `u32`, `bf16`, `f16` or `f32`.
+/// An element type that ranks can exchange: `u8`, `u32`, `bf16`, `f16` or `f32`.
 pub trait Element: Plain {}
 
-/// An element that can be summed: `bf16`, `f16` or `f32`. Sums are `f32`, rounded once at the end.
+/// An element type that can be summed: `bf16`, `f16` or `f32`. Sums are `f32`, rounded once at the end.
 pub trait Summand: Element {
-    /// `sums[i] = values[i]`.
+    /// Computes `sums[i] = values[i]`.
     #[doc(hidden)]
     fn widen(values: &[Self], sums: &mut [f32]);
 
-    /// `sums[i] += values[i]`.
+    /// Computes `sums[i] += values[i]`.
     #[doc(hidden)]
     fn add(values: &[Self], sums: &mut [f32]);
 
-    /// `values[i] = sums[i]`, to the nearest value, ties to even.
+    /// Computes `values[i] = sums[i]`, to the nearest value, ties to even.
     #[doc(hidden)]
     fn round(sums: &[f32], values: &mut [Self]);
 }
@@ -66,20 +66,20 @@ element!(bf16, Bf16);
 element!(f16, F16);
 element!(f32, F32);
 
-/// The bytes of a slice.
+/// Returns the bytes of a slice.
 pub(crate) fn bytes_of<T: Plain>(elements: &[T]) -> &[u8] {
     // SAFETY: `Plain` has no padding, and bytes have no alignment.
     unsafe { std::slice::from_raw_parts(elements.as_ptr().cast(), size_of_val(elements)) }
 }
 
-/// As [`bytes_of`], to write.
+/// Returns the bytes of a slice for writing.
 pub(crate) fn bytes_of_mut<T: Plain>(elements: &mut [T]) -> &mut [u8] {
     let len = size_of_val(elements);
     // SAFETY: as above, and every bit pattern is a `Plain`.
     unsafe { std::slice::from_raw_parts_mut(elements.as_mut_ptr().cast(), len) }
 }
 
-/// Bytes as elements.
+/// Returns the bytes as elements.
 ///
 /// # Panics
 /// When they are not aligned, or not a whole number of elements.

@@ -1,19 +1,19 @@
-//! Why an operation or a join failed.
+//! Errors of operations and joins.
 
 use std::fmt;
 use std::time::Duration;
 
-/// A failed operation. After any of these but [`Misuse`](Self::Misuse) the group is over on every
-/// rank: later calls fail at once, with the same root cause. Form a new group of a higher epoch.
+/// A failed operation. Every error but [`Misuse`](Self::Misuse) ends the group on every rank: later calls
+/// fail at once, with the same root cause. Form a new group of a higher epoch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CollectiveError {
-    /// Somebody used an [`AbortHandle`](crate::AbortHandle).
+    /// An [`AbortHandle`](crate::AbortHandle) ended the group.
     #[error("the group was aborted at rank {by}")]
     Aborted {
-        /// Whose handle it was.
+        /// Rank whose handle was used.
         by: usize,
     },
-    /// A rank's process ended, its connection broke, or it left while it was needed.
+    /// A rank's process ended, its connection broke, or the rank left while others needed it.
     #[error("rank {rank} is lost: its process ended, its connection broke or it left the group")]
     PeerLost {
         /// The lost rank.
@@ -22,42 +22,42 @@ pub enum CollectiveError {
     /// A rank was waited for longer than the group's timeout.
     #[error("rank {by} waited for rank {on} longer than the group's timeout of {timeout:?}")]
     TimedOut {
-        /// Who gave up.
+        /// Rank that gave up.
         by: usize,
-        /// Who did not come.
+        /// Rank that did not come.
         on: usize,
-        /// The group's.
+        /// Timeout of the group.
         timeout: Duration,
     },
     /// Two ranks called different operations, or with different sizes or types.
     #[error("ranks {by} and {with} disagree{detail}")]
     Mismatch {
-        /// Who found out.
+        /// Rank that detected the mismatch.
         by: usize,
-        /// Whose message it was.
+        /// Rank whose message was wrong.
         with: usize,
-        /// Both sides of it; empty on the ranks that did not find out.
+        /// Both sides of the mismatch; empty on the ranks that did not detect it.
         detail: String,
     },
-    /// The device of a rank failed, or NCCL, or they did not finish within the group's timeout.
+    /// The device of a rank or NCCL failed, or did not finish within the group's timeout.
     #[error("the GPU of rank {by}, or its way to the others, failed{detail}")]
     Device {
-        /// Who found out.
+        /// Rank that detected the failure.
         by: usize,
-        /// What it found; empty on the others.
+        /// Description of the failure; empty on the other ranks.
         detail: String,
     },
-    /// The arguments do not fit the group or each other. Nothing was sent.
+    /// Arguments that do not fit the group or each other. Nothing was sent.
     #[error("{op}: {reason}")]
     Misuse {
         /// The operation.
         op: &'static str,
-        /// What was given and what is allowed.
+        /// Values given and values allowed.
         reason: String,
     },
 }
 
-/// A rank could not join its group. It holds nothing of the group any more, and leaves no file.
+/// A rank could not join its group. The rank holds nothing of the group any more, and leaves no file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
     /// The spec cannot describe a group.
@@ -66,38 +66,38 @@ pub enum JoinError {
     /// Some ranks did not come within the group's timeout.
     #[error("ranks {ranks:?} did not come within {waited:?}{}", Refusals(.refused))]
     Missing {
-        /// Who, in order.
+        /// The missing ranks, in order.
         ranks: Vec<usize>,
         /// How long this rank waited.
         waited: Duration,
-        /// Connections that were turned away meanwhile: from where, and why.
+        /// Connections that were turned away meanwhile, with their source and the reason.
         refused: Vec<String>,
     },
     /// A peer carries another epoch.
     #[error("this rank is of epoch {ours}, its peers are of epoch {theirs}; only the newest joins")]
     Epoch {
-        /// This rank's.
+        /// Epoch of this rank.
         ours: u64,
-        /// The group's.
+        /// Epoch of the group.
         theirs: u64,
     },
-    /// A peer was reached and does not let this rank in, or cannot prove that it belongs.
+    /// A peer was reached and does not admit this rank, or cannot prove that it belongs to the group.
     #[error("rank {rank}: {reason}")]
     Refused {
         /// The peer.
         rank: usize,
-        /// Why.
+        /// Reason for a person.
         reason: String,
     },
-    /// Somebody used the [`AbortHandle`](crate::AbortHandle) of the join.
+    /// The [`AbortHandle`](crate::AbortHandle) of the join was used.
     #[error("the join was aborted")]
     Aborted,
     /// Another rank died, gave up or ended the group before all ranks were in.
     #[error("the group ended while rank {rank} joined it: {cause}")]
     Ended {
-        /// This rank.
+        /// Index of this rank.
         rank: usize,
-        /// Why the group ended.
+        /// Reason why the group ended.
         cause: CollectiveError,
     },
     /// `/dev/shm` is full.
@@ -107,27 +107,27 @@ pub enum JoinError {
          Memory in Kubernetes, mount -o remount,size= on a machine"
     )]
     Memory {
-        /// This rank.
+        /// Index of this rank.
         rank: usize,
         /// Bytes that were to be reserved.
         wanted_bytes: usize,
         /// The operating system's reason.
         reason: String,
     },
-    /// The operating system refused something.
+    /// An operation that the operating system refused.
     #[error("cannot {action}: {reason}")]
     System {
-        /// What was tried, on what.
+        /// Action that was tried, with its object.
         action: String,
         /// The operating system's reason.
         reason: String,
     },
 }
 
-/// `; refused 10.0.0.1:5: wrong secret`, or nothing.
+/// The refusals as text: `; refused 10.0.0.1:5: wrong secret`, or nothing.
 struct Refusals<'a>(&'a [String]);
 
-/// Why a group is over, in one word of shared memory.
+/// The reason why a group is over, as one word of shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
     Aborted { by: u16 },
@@ -151,7 +151,7 @@ impl Cause {
         kind << 32 | u64::from(a) << 16 | u64::from(b)
     }
 
-    /// `None` for 0: the group is not over. A word that nobody writes reads as an abort.
+    /// Decodes a word; `None` for 0: the group is not over. A word that is no cause reads as an abort.
     pub(crate) fn from_word(word: u64) -> Option<Self> {
         let (a, b) = ((word >> 16) as u16, word as u16);
         match word >> 32 {
@@ -188,13 +188,13 @@ impl JoinError {
         Self::System { action: action.into(), reason: error.to_string() }
     }
 
-    /// Whether the root cause lies with another rank, which can say more about it than this one.
+    /// Returns whether the root cause lies with another rank, which can describe it better than this one.
     #[must_use]
     pub fn is_of_another_rank(&self) -> bool {
         matches!(self, Self::Ended { .. })
     }
 
-    /// What the other ranks are told when the join of `rank` fails so.
+    /// Returns the cause that the other ranks read when the join of `rank` fails with this error.
     pub(crate) fn cause(&self, rank: usize) -> Cause {
         let narrow = |rank: usize| u16::try_from(rank).unwrap_or(u16::MAX);
         match self {
@@ -217,7 +217,7 @@ pub(crate) fn misuse(op: &'static str, reason: String) -> CollectiveError {
     CollectiveError::Misuse { op, reason }
 }
 
-/// For callers whose own errors are candle's.
+/// A conversion for callers whose own errors are candle's.
 impl From<CollectiveError> for candle_core::Error {
     fn from(error: CollectiveError) -> Self {
         Self::wrap(error)

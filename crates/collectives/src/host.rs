@@ -1,7 +1,7 @@
 //! Groups of CPU ranks: threads of a process, processes of a machine, machines.
 //!
-//! From each rank to each other there is a ring of bytes: in shared memory on one machine, with a
-//! connection in the middle between two. An operation knows rings only.
+//! From each rank to each other rank there is a ring of bytes: in shared memory on one machine, and between
+//! two machines with a connection in the middle. An operation uses rings only.
 
 mod abort;
 mod bell;

@@ -1,26 +1,26 @@
-//! How tensors move between the ranks of a group.
+//! Collective operations: the transfer of tensors between the ranks of a group.
 //!
-//! - **CO-1** what a collective returns is the same on every rank, bit for bit. Sums are taken in
-//!   rank order in `f32` and rounded once, so they depend on the inputs alone: not on arrival, sizes
-//!   of pieces, or what lies between the ranks.
+//! - **CO-1** a collective returns the same bits on every rank. Sums are taken in rank order in `f32` and
+//!   rounded once, so they depend on the inputs alone: not on arrival, sizes of pieces, or the links between
+//!   the ranks.
 //! - **CO-2** no call waits longer than the group's timeout. A dead process is noticed within some
 //!   10 ms, a broken connection at once.
-//! - **CO-3** a group ends for all ranks at once, with one root cause, and stays ended: every later
-//!   call fails. An [`AbortHandle`] ends it from any thread, and a join as well (**A5**).
+//! - **CO-3** a group ends for all ranks at once, with one root cause, and stays ended: every later call
+//!   fails. An [`AbortHandle`] ends a group from any thread, and also a join (**A5**).
 //! - **CO-4** memory is bounded by `ranks × buffer_bytes` for each rank and direction, whatever the
 //!   size of a tensor.
 //! - **CO-5** ranks of different epochs, groups or secrets exchange nothing.
-//! - **CO-6** a group has all of its memory once it is joined: a full `/dev/shm` fails the join, never
-//!   an operation. What dead processes left there, [`sweep`] removes.
+//! - **CO-6** a group has all of its memory once it is joined: a full `/dev/shm` fails the join, never an
+//!   operation. [`sweep`] removes what dead processes left there.
 //!
-//! Not here: which ranks form a group, and when a new one is formed (see `cluster`).
+//! Not here: which ranks form a group, and when a new group is formed (see `cluster`).
 //!
 //! # GPUs
 //!
-//! The feature `cuda` adds groups of NVIDIA GPUs over NCCL, for which `nccl` says what differs. It
-//! needs a CUDA toolkit with `nvcc` in `PATH` and `CUDA_HOME` set, and `libnccl` where the linker
-//! looks. To build without a GPU, also set `CUDA_COMPUTE_CAP` (`90` for an H100) and let
-//! `LIBRARY_PATH` name the toolkit's `lib64/stubs`.
+//! The feature `cuda` adds groups of NVIDIA GPUs over NCCL; the module `nccl` describes the differences. The
+//! feature needs a CUDA toolkit with `nvcc` in `PATH` and `CUDA_HOME` set, and `libnccl` in the linker's
+//! search path. To build without a GPU, also set `CUDA_COMPUTE_CAP` (`90` for an H100) and let `LIBRARY_PATH`
+//! name the toolkit's `lib64/stubs`.
 //!
 //! ```text
 //! cargo test -p playhouse-collectives --features cuda                      # without a GPU

@@ -1,22 +1,22 @@
 //! Groups of NVIDIA GPUs, one for each rank, over NCCL.
 //!
-//! Beside NCCL's communicator there is a group of the same ranks on their CPUs, joined by the same
-//! spec. It hands NCCL's unique id round, holds barriers, and ends the group for everybody: NCCL
-//! knows no epochs, does not see a process die, and can only be aborted by each rank for itself.
-//! So **CO-3** and **CO-5** hold as they stand, and an [`AbortHandle`](crate::AbortHandle) is the
-//! one of the CPU group. What differs:
+//! Beside NCCL's communicator there is a group of the same ranks on their CPUs, joined by the same spec. The
+//! CPU group distributes NCCL's unique id, runs barriers, and ends the group for all ranks: NCCL knows no
+//! epochs, does not see a process die, and can only be aborted by each rank for itself. So **CO-3** and
+//! **CO-5** hold unchanged, and an [`AbortHandle`](crate::AbortHandle) is that of the CPU group. The
+//! differences are:
 //!
-//! - **NC-1** no call into NCCL blocks. A rank that waits looks at its device, at NCCL's errors, at
-//!   the CPU group and at the clock, so that **CO-2** holds. The time counts from the call: it
-//!   includes what the stream had to do before.
-//! - **NC-2** an operation returns once the device has done it. One that fails is aborted
+//! - **NC-1** no call into NCCL blocks. A rank that waits checks its device, NCCL's errors, the CPU group and
+//!   the clock, so that **CO-2** holds. The time counts from the call: it includes earlier work of the
+//!   stream.
+//! - **NC-2** an operation returns once the device has done it. An operation that fails is aborted
 //!   (`ncclCommAbort`), and its tensors are freed in the order of the stream: after it.
-//! - **NC-3** of **CO-1** only this is left: all ranks get the same bits. In which order NCCL adds,
-//!   and how often it rounds, depends on ranks, sizes and links.
-//! - **NC-4** ranks that call different operations, or with different sizes, are not told so. They
+//! - **NC-3** of **CO-1** only this is left: all ranks get the same bits. The order in which NCCL adds, and
+//!   how often it rounds, depend on ranks, sizes and links.
+//! - **NC-4** ranks that call different operations, or with different sizes, get no error that says so. They
 //!   time out, or get wrong values.
-//! - **NC-5** nothing is buffered: a send returns once it is received. Leave after a barrier: a rank
-//!   that leaves ends what others still do.
+//! - **NC-5** nothing is buffered: a send returns once it is received. Leave after a barrier: a rank that
+//!   leaves ends operations that other ranks still run.
 
 mod comm;
 mod group;

@@ -1,4 +1,4 @@
-//! What describes a group.
+//! The description of a group.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,53 +9,53 @@ use sha2::{Digest as _, Sha256};
 
 use crate::JoinError;
 
-/// Ranks of a group, at most.
+/// Most ranks of a group.
 pub const RANKS_MAX: usize = 64;
-/// The least and the most bytes of buffer for each direction between two ranks.
+/// Bounds of the bytes of buffer for each direction between two ranks.
 pub const BUFFER_BYTES: std::ops::RangeInclusive<usize> = 16 << 10..=1 << 30;
 
-/// A group: who is in it, and what each must know to join. The control plane hands the same value
-/// to every rank. It holds the secret, so it travels encrypted or not at all.
+/// A group: its members, and everything that each needs to know to join. The control plane sends the same
+/// value to every rank. The value holds the secret, so it travels encrypted or not at all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GroupSpec {
-    /// Names the group among those that share machines and secrets.
+    /// Name of the group among those that share machines and secrets.
     pub group: String,
-    /// The incarnation. Ranks of different epochs never exchange a byte of payload.
+    /// The group's incarnation. Ranks of different epochs never exchange a byte of payload.
     pub epoch: u64,
-    /// What the members have in common and nobody else.
+    /// Secret that only the members know.
     pub secret: Secret,
     /// One entry for each rank, in order: 1 to [`RANKS_MAX`].
     pub members: Vec<Member>,
-    /// The longest that joining, or one operation, waits for other ranks. Above zero.
+    /// Longest time that joining, or one operation, waits for other ranks. Above zero.
     pub timeout: Duration,
-    /// Bytes that may be under way from one rank to another, for each such pair: what a send can
-    /// leave behind without a matching receive. Between machines both ends have as much, and the
-    /// kernel its own. Within [`BUFFER_BYTES`]; used in whole pages.
+    /// Bytes that may be in flight from one rank to another, for each such pair: the bytes that a send can
+    /// leave behind without a matching receive. Between machines both ends buffer as many, and the kernel has
+    /// its own buffers. Within [`BUFFER_BYTES`]; used in whole pages.
     pub buffer_bytes: usize,
 }
 
-/// Where a rank is.
+/// The place of a rank.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Member {
-    /// Ranks with the same machine exchange data in shared memory: they must see the same
-    /// `/dev/shm` and each other's process ids (as threads of one process do, or processes of one
+    /// Name of the rank's machine. Ranks with the same machine exchange data in shared memory: they must see
+    /// the same `/dev/shm` and each other's process ids (as threads of one process do, or processes of one
     /// container).
     pub machine: String,
-    /// Where the rank listens for the ranks of other machines. Needed if there are any.
+    /// Address at which the rank listens for ranks of other machines. Needed if there are any.
     pub address: Option<SocketAddr>,
 }
 
-/// 32 random bytes. Never printed.
+/// A secret of 32 random bytes. Never printed.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Secret(pub [u8; 32]);
 
 // === impl GroupSpec ===
 
 impl GroupSpec {
-    /// A buffer that suits collectives among `ranks` ranks: small enough to stay in cache and
-    /// within 64 MiB for the whole group, the size of `/dev/shm` in a container by default.
+    /// Returns a buffer size that suits collectives among `ranks` ranks: small enough to stay in cache and
+    /// within 64 MiB for the whole group, the default size of `/dev/shm` in a container.
     #[must_use]
     pub fn collective_buffer_bytes(ranks: usize) -> usize {
         let share = (32 << 20) / ranks.max(1).pow(2);
@@ -63,7 +63,7 @@ impl GroupSpec {
     }
 
     /// # Errors
-    /// When this is no group, or has no such rank.
+    /// When the spec describes no group, or has no such rank.
     pub(crate) fn check(&self, rank: usize) -> Result<(), JoinError> {
         let Self { members, .. } = self;
         let wrong = |reason: String| Err(JoinError::Invalid(reason));
@@ -90,14 +90,15 @@ impl GroupSpec {
         }
     }
 
-    /// Ranks on the machine of `rank`, in order.
+    /// Returns the ranks on the machine of `rank`, in order.
     pub(crate) fn neighbours(&self, rank: usize) -> Vec<usize> {
         let machine = &self.members[rank].machine;
         let ranks = self.members.iter().enumerate();
         ranks.filter(|(_, member)| member.machine == *machine).map(|(rank, _)| rank).collect()
     }
 
-    /// Equal on two ranks exactly if their specs are, apart from epoch, secret and timeout.
+    /// Returns a digest that is equal on two ranks exactly if their specs are, apart from epoch, secret and
+    /// timeout.
     pub(crate) fn digest(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
         let mut field = |bytes: &[u8]| {

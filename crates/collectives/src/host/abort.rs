@@ -1,4 +1,4 @@
-//! How a rank's groups are ended from outside, whether they are joined already or not.
+//! The handle that ends a rank's groups from outside, whether they are joined already or not.
 //!
 //! - **AB-1** an abort ends a join within some 10 ms, whatever the join waits for (**A5**).
 //! - **AB-2** no abort falls between a join and its group: a group that is joined with an aborted
@@ -14,8 +14,8 @@ use super::fuse::Fuse;
 use super::watch::narrow;
 use crate::error::Cause;
 
-/// Ends the groups of one rank from any thread: those that are joined with the handle, and every
-/// join that is still under way. Clones are the same handle. An aborted handle stays aborted.
+/// A handle that ends the groups of one rank from any thread: groups that were joined with the handle, and
+/// every join that is still under way. Clones are the same handle. An aborted handle stays aborted.
 #[derive(Clone, Debug, Default)]
 pub struct AbortHandle {
     shared: Arc<Shared>,
@@ -30,7 +30,7 @@ struct Shared {
     changed: Condvar,
 }
 
-/// A group that was joined with a handle.
+/// A group that was joined with a handle, and the rank that joined it.
 #[derive(Debug)]
 struct Joined {
     rank: usize,
@@ -40,16 +40,16 @@ struct Joined {
 // === impl AbortHandle ===
 
 impl AbortHandle {
-    /// A handle for groups to be joined.
+    /// Returns a handle for groups that are still to be joined.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Ends the groups: what waits in them, on any rank, returns
-    /// [`Aborted`](crate::CollectiveError::Aborted) within milliseconds, and so does every later
-    /// call. A join with this handle, now or later, fails with
-    /// [`JoinError::Aborted`](crate::JoinError::Aborted). Does nothing to groups that are over.
+    /// Ends the groups: operations that wait in them, on any rank, return
+    /// [`Aborted`](crate::CollectiveError::Aborted) within milliseconds, and so does every later call. A join
+    /// with this handle, now or later, fails with [`JoinError::Aborted`](crate::JoinError::Aborted). Does
+    /// nothing to groups that are already over.
     pub fn abort(&self) {
         let groups = self.shared.groups.lock();
         self.shared.aborted.store(true, Ordering::Release);
@@ -57,7 +57,7 @@ impl AbortHandle {
         self.shared.changed.notify_all();
     }
 
-    /// Whether [`abort`](Self::abort) was called.
+    /// Returns whether [`abort`](Self::abort) was called.
     #[must_use]
     pub fn is_aborted(&self) -> bool {
         self.shared.aborted.load(Ordering::Acquire)
@@ -70,7 +70,7 @@ impl AbortHandle {
         self.is_aborted()
     }
 
-    /// Ends a group that was joined as `rank` when the handle is aborted, or at once if it is
+    /// Ends a group that was joined as `rank` when the handle is aborted, or at once if the handle already is
     /// (**AB-2**).
     pub(super) fn hold(&self, rank: usize, fuse: &Arc<Fuse>) {
         let mut groups = self.shared.groups.lock();

@@ -1,4 +1,4 @@
-//! How one thread waits for others, of this process or another.
+//! The bell by which one thread waits for others, of this process or another.
 
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::Duration;
@@ -7,7 +7,8 @@ use rustix::thread::futex;
 
 use super::memory::Shared;
 
-/// Wakes the one thread that sleeps on it. Whoever changes what that thread waits for rings.
+/// A bell that wakes the one thread that sleeps on it. A thread that changes what the sleeper waits for rings
+/// it.
 ///
 /// Sleeper and ringer each write one word and then read the other's, with a sequentially
 /// consistent fence between: at least one of them sees the other, so no wake is lost.
@@ -23,7 +24,7 @@ unsafe impl Shared for Bell {}
 // === impl Bell ===
 
 impl Bell {
-    /// Wakes the sleeper, if there is one, to look again. Costs a fence if there is none.
+    /// Wakes the sleeper, if there is one. Costs a fence if there is none.
     pub(super) fn ring(&self) {
         fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::Relaxed) != 0 {
@@ -33,7 +34,7 @@ impl Bell {
         }
     }
 
-    /// Sleeps until rung, at most `limit`, unless `ready`. May return early.
+    /// Sleeps until the bell is rung, at most `limit`, unless `ready`. May return early.
     pub(super) fn sleep_unless(&self, limit: Duration, mut ready: impl FnMut() -> bool) {
         self.asleep.store(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-/// A moment after which nobody waits.
+/// A moment after which no thread waits any more.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
     start: Instant,
@@ -17,7 +17,7 @@ impl Deadline {
         Self { start: Instant::now(), limit }
     }
 
-    /// Zero once it has passed.
+    /// Returns the time until the deadline; zero once it has passed.
     pub(crate) fn remaining(self) -> Duration {
         self.limit.saturating_sub(self.elapsed())
     }
@@ -30,7 +30,7 @@ impl Deadline {
         self.start.elapsed()
     }
 
-    /// Whichever comes first.
+    /// Returns the earlier of this deadline and `limit` from now.
     pub(crate) fn within(self, limit: Duration) -> Self {
         Self::after(limit.min(self.remaining()))
     }

@@ -1,4 +1,4 @@
-//! What travels between machines once both ends have proved themselves.
+//! The frames that machines exchange once both ends have proved themselves.
 //!
 //! - **FR-1** a frame counts only if it carries the connection's epoch, the next number and a length
 //!   within [`FRAME_BYTES_MAX`]; anything else ends the connection.
@@ -10,7 +10,7 @@ pub(super) const HEADER_BYTES: usize = 24;
 /// Bytes of a frame, without its header.
 pub(super) const FRAME_BYTES_MAX: usize = 64 << 10;
 
-/// What a frame is for.
+/// The purpose of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Bytes of the ring.
@@ -21,11 +21,11 @@ pub(super) enum Kind {
     Abort,
 }
 
-/// The frame that was announced is not one that follows.
+/// An error: a frame was announced that cannot come next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BadFrame;
 
-/// One direction of a connection: the frames so far.
+/// One direction of a connection: the number of frames so far.
 #[derive(Debug)]
 pub(super) struct Frames {
     epoch: u64,
@@ -39,7 +39,7 @@ impl Frames {
         Self { epoch, next: 0 }
     }
 
-    /// The header of the next frame.
+    /// Returns the header of the next frame.
     pub(super) fn announce(&mut self, kind: Kind, len: usize) -> [u8; HEADER_BYTES] {
         let number = self.next;
         self.next += 1;
@@ -57,7 +57,7 @@ impl Frames {
         header
     }
 
-    /// What a received header announces: kind and length (**FR-1**).
+    /// Returns kind and length that a received header announces (**FR-1**).
     pub(super) fn accept(
         &mut self,
         header: &[u8; HEADER_BYTES],

@@ -1,7 +1,7 @@
-//! How a group ends for all of its ranks at once.
+//! The fuse, by which a group ends for all of its ranks at once.
 //!
-//! - **FU-1** a group ends once: the first cause stays, and every rank of the machine reads that one.
-//! - **FU-2** whoever sleeps is woken: the ranks of the machine, and this process's connections, which
+//! - **FU-1** a group ends once: the first cause stays, and every rank of the machine reads that cause.
+//! - **FU-2** every sleeping thread is woken: the ranks of the machine, and this process's connections, which
 //!   tell the other machines.
 
 use std::sync::atomic::Ordering;
@@ -11,11 +11,11 @@ use super::memory::Place;
 use super::segment::Header;
 use crate::error::Cause;
 
-/// Ends a group, from any thread.
+/// A fuse that ends a group, from any thread.
 #[derive(Debug)]
 pub(super) struct Fuse {
     header: Place<Header>,
-    /// Of the ranks of this machine, and of the connections of this rank.
+    /// Bells of the ranks of this machine, and of the connections of this rank.
     bells: Vec<Place<Bell>>,
 }
 
@@ -26,12 +26,12 @@ impl Fuse {
         Self { header, bells }
     }
 
-    /// Why the group is over, if it is.
+    /// Returns the reason why the group is over, if it is.
     pub(super) fn cause(&self) -> Option<Cause> {
         Cause::from_word(self.header.cause.load(Ordering::Acquire))
     }
 
-    /// Ends the group, and says why it ended: an earlier cause wins (**FU-1**).
+    /// Ends the group, and returns why it ended: an earlier cause wins (**FU-1**).
     pub(super) fn blow(&self, cause: Cause) -> Cause {
         let (before, word) = (&self.header.cause, cause.to_word());
         let blown = before.compare_exchange(0, word, Ordering::AcqRel, Ordering::Acquire);

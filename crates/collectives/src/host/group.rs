@@ -15,19 +15,19 @@ use crate::element::{Kind, bytes_of, bytes_of_mut};
 use crate::error::{Cause, misuse};
 use crate::{CollectiveError, Element, Summand};
 
-/// One rank's end of a group on CPUs, for slices. Dropping it leaves the group: a rank that still
-/// waits for it then fails with [`PeerLost`](CollectiveError::PeerLost).
+/// One rank's end of a group on CPUs, for slices. Dropping it leaves the group: another rank that still waits
+/// for this one then fails with [`PeerLost`](CollectiveError::PeerLost).
 ///
-/// All ranks call the same operations in the same order. A send is matched by a receive at the same
-/// place in the order of what the two ranks do with each other. Calls from several threads of one
-/// rank take turns. Every operation fails as [`CollectiveError`] says.
+/// All ranks call the same operations in the same order. A send is matched by the receive at the same place
+/// in the sequence of operations between the two ranks. Calls from several threads of one rank take turns.
+/// Every operation fails as [`CollectiveError`] says.
 pub struct Group {
     rank: usize,
     size: usize,
     lanes: Mutex<RankLanes>,
     fuse: Arc<Fuse>,
     segment: Arc<Segment>,
-    /// One for each rank of another machine.
+    /// Pumps of the connections, one for each rank of another machine.
     pumps: Vec<Pump>,
     abort: AbortHandle,
 }
@@ -47,25 +47,25 @@ impl Group {
         Self { rank, size, lanes: Mutex::new(lanes), fuse, segment, pumps, abort }
     }
 
-    /// This rank, counted from 0.
+    /// Returns this rank's index, counted from 0.
     #[must_use]
     pub fn rank(&self) -> usize {
         self.rank
     }
 
-    /// Ranks in the group.
+    /// Returns the number of ranks in the group.
     #[must_use]
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// The handle that the group was joined with.
+    /// Returns the handle that the group was joined with.
     #[must_use]
     pub fn abort_handle(&self) -> AbortHandle {
         self.abort.clone()
     }
 
-    /// `output` becomes the sum over all ranks of `input`, in rank order.
+    /// Writes the sum over all ranks of `input`, in rank order, to `output`.
     ///
     /// # Errors
     /// As [`Group`] says.
@@ -78,8 +78,7 @@ impl Group {
         self.lanes()?.all_reduce(input, output)
     }
 
-    /// `output` becomes the inputs of all ranks, one after the other; rank `r` gives `counts[r]`
-    /// elements.
+    /// Writes the inputs of all ranks, one after the other, to `output`; rank `r` gives `counts[r]` elements.
     ///
     /// # Errors
     /// As [`Group`] says.
@@ -99,8 +98,8 @@ impl Group {
         lanes.exchange((Op::AllGather, T::KIND), &sends, &mut receives)
     }
 
-    /// `output` becomes the sum over all ranks of this rank's share of `input`. The shares lie one
-    /// after the other; that of rank `r` has `counts[r]` elements.
+    /// Writes the sum over all ranks of this rank's share of `input` to `output`. The shares lie one after
+    /// the other; the share of rank `r` has `counts[r]` elements.
     ///
     /// # Errors
     /// As [`Group`] says.
@@ -116,8 +115,8 @@ impl Group {
         self.lanes()?.reduce_scatter(input, &shares, output)
     }
 
-    /// Sends `send_counts[r]` elements of `input` to each rank `r`, and receives `recv_counts[r]`
-    /// from it. Both lie one after the other, in rank order.
+    /// Sends `send_counts[r]` elements of `input` to each rank `r`, and receives `recv_counts[r]` elements
+    /// from it. In both slices the parts lie one after the other, in rank order.
     ///
     /// # Errors
     /// As [`Group`] says.
@@ -140,7 +139,7 @@ impl Group {
         lanes.exchange((Op::AllToAll, T::KIND), &sends, &mut receives)
     }
 
-    /// `data` becomes that of rank `root`, which has as many elements.
+    /// Copies `data` of rank `root` to `data` of all ranks, which has equally many elements.
     ///
     /// # Errors
     /// As [`Group`] says.
@@ -161,8 +160,8 @@ impl Group {
         lanes.exchange((Op::Broadcast, T::KIND), &sends, &mut receives)
     }
 
-    /// Sends `data` to rank `to`, which receives as many elements of this type. Returns once all of
-    /// it is buffered: at once if it fits into what is free of the group's `buffer_bytes`.
+    /// Sends `data` to rank `to`, which receives equally many elements of this type. Returns once all of
+    /// `data` is buffered: at once if it fits into the free part of the group's `buffer_bytes`.
     ///
     /// # Errors
     /// As [`Group`] says.
@@ -174,7 +173,7 @@ impl Group {
         self.lanes()?.exchange((Op::Send, T::KIND), &sends, &mut receives)
     }
 
-    /// Fills `data` with the next that rank `from` sends to this one.
+    /// Fills `data` with the next elements that rank `from` sends to this one.
     ///
     /// # Errors
     /// As [`Group`] says.
@@ -185,7 +184,7 @@ impl Group {
         self.lanes()?.exchange((Op::Send, T::KIND), &vec![None; self.size], &mut receives)
     }
 
-    /// Returns once all ranks have called it.
+    /// Waits until all ranks have called `barrier`.
     ///
     /// # Errors
     /// As [`Group`] says.
@@ -195,10 +194,10 @@ impl Group {
         self.lanes()?.exchange((Op::Barrier, Kind::U8), &sends, &mut receives)
     }
 
-    /// The right to use the lanes, in a group that is not over.
+    /// Locks the lanes of a group that is not over.
     fn lanes(&self) -> Result<MutexGuard<'_, RankLanes>, CollectiveError> {
         let lanes = self.lanes.lock().unwrap_or_else(|poisoned| {
-            // A panic in the middle of an operation: nobody knows how far it came.
+            // A panic in the middle of an operation: how far the operation came is unknown.
             self.fuse.blow(Cause::Aborted { by: narrow(self.rank) });
             poisoned.into_inner()
         });
@@ -206,7 +205,7 @@ impl Group {
         Ok(lanes)
     }
 
-    /// Where the part of each rank lies.
+    /// Returns the range of each rank's part.
     pub(crate) fn parts(
         &self,
         op: &'static str,
@@ -246,7 +245,7 @@ impl Group {
     }
 }
 
-/// For a rank whose device waits.
+/// Operations for a rank whose device waits.
 #[cfg(feature = "cuda")]
 impl Group {
     /// # Errors
@@ -273,7 +272,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.segment.leave();
-        // Each sends what is left, so they all begin before one is waited for.
+        // Each pump sends what is left, so all begin before one is waited for.
         self.pumps.iter().for_each(Pump::close);
     }
 }
@@ -285,7 +284,7 @@ impl fmt::Debug for Group {
     }
 }
 
-/// The part of each rank, to be filled.
+/// Splits a slice into the part of each rank, to be filled.
 fn split_mut<'a, T: Element>(mut all: &'a mut [T], counts: &[usize]) -> Vec<Option<&'a mut [u8]>> {
     let mut parts = Vec::with_capacity(counts.len());
     for count in counts {

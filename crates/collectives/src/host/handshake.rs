@@ -1,9 +1,9 @@
-//! How two ranks of different machines prove to each other that they know the group's secret.
+//! The handshake, by which two ranks of different machines prove to each other that they know the group's
+//! secret.
 //!
-//! - **HA-1** neither end trusts the other before it has seen an HMAC-SHA256, under the secret, of
-//!   this very exchange: both nonces, epoch, group, ranks and the prover's role. The secret itself
-//!   does not travel.
-//! - **HA-2** a peer of another epoch, group or spec is refused and told so; it learns nothing else.
+//! - **HA-1** neither end trusts the other before it has seen an HMAC-SHA256, under the secret, of this very
+//!   exchange: both nonces, epoch, group, ranks and the prover's role. The secret itself is not sent.
+//! - **HA-2** a peer of another epoch, group or spec is refused with that reason, and learns nothing else.
 //!
 //! Dialer → listener: hello (magic, epoch, from, to, digest of the spec, nonce). Listener → dialer:
 //! reply (verdict, epoch, nonce, proof). Dialer → listener: proof. Listener → dialer: verdict.
@@ -20,29 +20,29 @@ use crate::GroupSpec;
 
 const MAGIC: [u8; 8] = *b"PLAYCOL1";
 const HELLO_BYTES: usize = 8 + 8 + 4 + 4 + 32 + 32;
-/// Of a reply, before its proof.
+/// Bytes of a reply before its proof.
 const CHALLENGE_BYTES: usize = 1 + 8 + 32;
 const PROOF_BYTES: usize = 32;
 
-/// What the listener thinks of a dialer.
+/// Verdicts of the listener on a dialer.
 const COME_IN: u8 = 1;
 const OTHER_EPOCH: u8 = 2;
 const OTHER_GROUP: u8 = 3;
 const NO_PROOF: u8 = 4;
 const TAKEN: u8 = 5;
 
-/// Why no connection came of it.
+/// The reason why a handshake failed.
 #[derive(Debug)]
 pub(super) enum Failed {
-    /// Out of time, or out of luck: the peer went away in the middle.
+    /// Out of time, or the peer disconnected in the middle.
     Broken(io::Error),
     /// The peer carries another epoch.
     Epoch(u64),
-    /// It will not do.
+    /// The peer is refused for this reason.
     Refused(&'static str),
 }
 
-/// Who talks to whom.
+/// The two ranks of a handshake.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ends {
     pub(super) from: usize,
@@ -65,7 +65,7 @@ impl std::fmt::Display for Failed {
     }
 }
 
-/// The dialer's side, on a fresh connection.
+/// Runs the dialer's side on a fresh connection.
 pub(super) fn dial(
     stream: &TcpStream,
     spec: &GroupSpec,
@@ -91,7 +91,8 @@ pub(super) fn dial(
     verdict(last[0], spec.epoch)
 }
 
-/// The listener's side, up to its verdict: which rank dialed. `admit` says whether it is awaited.
+/// Runs the listener's side, up to its verdict, and returns which rank dialed. `admit` tells whether that
+/// rank is awaited.
 pub(super) fn answer(
     stream: &TcpStream,
     spec: &GroupSpec,
@@ -138,7 +139,7 @@ fn hello(spec: &GroupSpec, ends: Ends) -> io::Result<[u8; HELLO_BYTES]> {
     Ok(hello)
 }
 
-/// The rank that says hello, or what to tell it and what to note.
+/// Returns the rank that says hello, or the verdict to send and the error to note.
 fn judge(hello: &[u8; HELLO_BYTES], spec: &GroupSpec, rank: usize) -> Result<usize, (u8, Failed)> {
     let short = |at: usize| u32::from_le_bytes(hello[at..at + 4].try_into().expect("4 bytes"));
     let epoch = u64::from_le_bytes(hello[8..16].try_into().expect("8 bytes"));
@@ -199,7 +200,7 @@ fn send(mut stream: &TcpStream, bytes: &[u8], deadline: Deadline) -> io::Result<
     stream.write_all(bytes)
 }
 
-/// Fills `bytes` by the deadline, however slowly they drip.
+/// Fills `bytes` by the deadline, however slowly the bytes come.
 fn receive(mut stream: &TcpStream, mut bytes: &mut [u8], deadline: Deadline) -> io::Result<()> {
     while !bytes.is_empty() {
         stream.set_read_timeout(Some(time_left(deadline)?))?;

@@ -1,8 +1,8 @@
-//! How a rank joins its group.
+//! The join of a rank into its group.
 //!
-//! - **JO-1** a join ends within some 10 ms when it is aborted, when the group is over, or when a rank
-//!   of this machine that had come dies; and at the group's timeout in any case.
-//! - **JO-2** a join that fails ends the group for the ranks of this machine, and takes its name away.
+//! - **JO-1** a join ends within some 10 ms when it is aborted, when the group is over, or when a rank of
+//!   this machine that had already come dies; and at the group's timeout in any case.
+//! - **JO-2** a join that fails ends the group for the ranks of this machine, and removes its file's name.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -26,10 +26,10 @@ use super::watch::{Presence, Watch};
 use crate::error::Cause;
 use crate::{CollectiveError, GroupSpec, JoinError};
 
-/// Between looks at whether the group is over: most news ring the bell.
+/// Time between checks whether the group is over: most news ring the bell.
 const SLICE: Duration = Duration::from_millis(10);
 
-/// A rank on its way in.
+/// A rank that is joining its group.
 struct Joining<'a> {
     spec: &'a GroupSpec,
     rank: usize,
@@ -43,8 +43,8 @@ struct Joining<'a> {
 }
 
 impl Group {
-    /// Joins `spec` as `rank`, with a listener for ranks of other machines if it is already bound.
-    /// Blocks until all ranks are there, `abort` is aborted, or the group's timeout is over.
+    /// Joins `spec` as `rank`, with a listener for ranks of other machines if one is already bound. Blocks
+    /// until all ranks are there, `abort` is aborted, or the group's timeout is over.
     ///
     /// # Errors
     /// As [`JoinError`] says.
@@ -68,7 +68,7 @@ impl Group {
             watched: BTreeMap::new(),
         };
         joining.join(listener).map_err(|error| {
-            // What an abort cuts off fails in many ways.
+            // An abort can surface as many errors.
             let error = if abort.is_aborted() { JoinError::Aborted } else { error };
             // The ranks of this machine need not wait, and a later attempt begins afresh (**JO-2**).
             segment.end(error.cause(rank));
@@ -96,7 +96,7 @@ impl Joining<'_> {
             .map_err(|error| JoinError::system("set up the connections of the group", error))
     }
 
-    /// Waits until all ranks of this machine are so far.
+    /// Waits until all ranks of this machine have reached a stage.
     fn gather(
         &mut self,
         arrivals: &Arrivals,
@@ -169,7 +169,7 @@ impl Joining<'_> {
         JoinError::Ended { rank: self.rank, cause }
     }
 
-    /// Everybody is here: puts the parts together.
+    /// Builds the group once all ranks are here.
     fn connect(self, arrivals: Arrivals) -> std::io::Result<Group> {
         let Self { spec, rank, neighbours, segment, abort, mut watched, .. } = self;
         let (size, capacity) = (spec.members.len(), segment.capacity());
@@ -205,7 +205,7 @@ impl Joining<'_> {
     }
 }
 
-/// The ends of the rings between this rank and another of its machine.
+/// Returns the ends of the rings between this rank and another of its machine.
 fn local_ends(segment: &Arc<Segment>, neighbours: &[usize], peer: usize) -> (Writer, Reader) {
     let (me, memory) = (segment.me(), segment.memory());
     let other = neighbours.binary_search(&peer).expect("a rank is here or on another machine");

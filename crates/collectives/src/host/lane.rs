@@ -3,7 +3,7 @@
 //! - **LA-1** a message is accepted only by the operation that it was sent for: the same operation,
 //!   element type and length, and the next in order. Anything else ends the group.
 //!
-//! A message is a line of header and its bytes, padded to whole lines. Long ones are written and
+//! A message is one line of header and then its bytes, padded to whole lines. Long messages are written and
 //! read in pieces.
 
 use super::clock::Deadline;
@@ -13,7 +13,7 @@ use crate::CollectiveError;
 use crate::element::Kind;
 use crate::error::Cause;
 
-/// What a message was sent for.
+/// The operation that a message was sent for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Op {
@@ -26,16 +26,16 @@ pub(super) enum Op {
     Barrier,
 }
 
-/// What a message says of itself.
+/// The header of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Label {
     pub(super) op: Op,
     pub(super) kind: Kind,
-    /// Without padding.
+    /// Length without padding.
     pub(super) bytes: usize,
 }
 
-/// The way to and from one other rank.
+/// The lane between this rank and another one.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) peer: usize,
@@ -45,7 +45,7 @@ pub(super) struct Lane {
     received: u64,
 }
 
-/// One operation's waits.
+/// The waits of one operation.
 pub(super) struct Wait<'a> {
     pub(super) watch: &'a Watch,
     pub(super) deadline: Option<Deadline>,
@@ -81,12 +81,12 @@ impl Lane {
         wait.watch.wait(self.peer, &mut wait.deadline, || writer.has_room(bytes))
     }
 
-    /// Writes bytes for which there is room. Not seen before [`publish`](Self::publish).
+    /// Writes bytes for which there is room. The peer does not see them before [`publish`](Self::publish).
     pub(super) fn put(&mut self, bytes: &[u8]) {
         self.writer.put(bytes);
     }
 
-    /// Lets the peer see what was put.
+    /// Makes the written bytes visible to the peer.
     pub(super) fn publish(&mut self) {
         self.writer.publish();
     }
@@ -119,7 +119,7 @@ impl Lane {
         Ok(())
     }
 
-    /// Waits until `bytes` bytes and their padding are there.
+    /// Waits until `bytes` bytes and their padding have arrived.
     pub(super) fn await_bytes(
         &mut self,
         bytes: usize,
@@ -129,17 +129,17 @@ impl Lane {
         wait.watch.wait(self.peer, &mut wait.deadline, || reader.has(bytes))
     }
 
-    /// Bytes that are there.
+    /// Returns bytes that have arrived.
     pub(super) fn peek(&self, offset: usize, len: usize) -> [&[u8]; 2] {
         self.reader.peek(offset, len)
     }
 
-    /// Leaves bytes that are there behind.
+    /// Frees bytes that have arrived.
     pub(super) fn consume(&mut self, bytes: usize) {
         self.reader.consume(padded(bytes));
     }
 
-    /// Takes bytes that are there.
+    /// Copies bytes that have arrived and frees them.
     pub(super) fn take(&mut self, into: &mut [u8]) {
         let [first, second] = self.reader.peek(0, into.len());
         let (head, tail) = into.split_at_mut(first.len());
@@ -158,7 +158,7 @@ fn encode(label: Label, number: u64) -> [u8; LINE] {
     header
 }
 
-/// A header in words, whatever it holds.
+/// Describes a header in words, whatever it holds.
 fn describe(header: &[u8]) -> String {
     let word = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("8 bytes"));
     let ops = [

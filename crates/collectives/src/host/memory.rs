@@ -1,4 +1,4 @@
-//! Memory that several threads or processes use at once, and the places in it.
+//! Memory that several threads or processes use at once, and the values in it.
 
 use std::fs::File;
 use std::io;
@@ -9,18 +9,18 @@ use std::sync::Arc;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::FallocateFlags;
 
-/// Ranges are reserved, and rings are laid out, in whole pages.
+/// The page size: ranges are reserved, and rings are laid out, in whole pages.
 pub(super) const PAGE: usize = 4096;
 
-/// Zeroed memory that stays where it is.
+/// Zero-initialised memory that does not move.
 #[derive(Debug)]
 pub(super) struct Memory {
     map: MmapRaw,
-    /// Absent where the memory belongs to this process alone.
+    /// File of the memory; `None` where the memory belongs to this process alone.
     file: Option<File>,
 }
 
-/// A value inside a [`Memory`], which it keeps mapped.
+/// A value inside a [`Memory`], which the reference keeps mapped.
 #[derive(Debug)]
 pub(super) struct Place<T> {
     memory: Arc<Memory>,
@@ -41,33 +41,33 @@ unsafe impl<T: Shared> Sync for Place<T> {}
 // === impl Memory ===
 
 impl Memory {
-    /// Memory of this process alone. Pages that are not touched cost nothing.
+    /// Returns memory of this process alone. Pages that are not touched cost nothing.
     pub(super) fn private(len: usize) -> io::Result<Arc<Self>> {
         let map = MmapOptions::new().len(len).map_anon()?.into();
         Ok(Arc::new(Self { map, file: None }))
     }
 
-    /// The first `len` bytes of a file, which has them.
+    /// Maps the first `len` bytes of a file, which has at least as many.
     pub(super) fn of_file(file: File, len: usize) -> io::Result<Arc<Self>> {
         let map = MmapOptions::new().len(len).map_raw(&file)?;
         Ok(Arc::new(Self { map, file: Some(file) }))
     }
 
-    /// Makes sure that the pages of a range exist: a write to a page that the file system has no
-    /// room for would end the process (`SIGBUS`), this is an error.
+    /// Makes sure that the pages of a range exist. Without room in the file system this is an error, where a
+    /// write to a missing page would end the process (`SIGBUS`).
     pub(super) fn reserve(&self, offset: usize, len: usize) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         Ok(rustix::fs::fallocate(file, FallocateFlags::empty(), offset as u64, len as u64)?)
     }
 
-    /// The value at `offset`.
+    /// Returns the value at `offset`.
     pub(super) fn place<T: Shared>(self: &Arc<Self>, offset: usize) -> Place<T> {
         let start = self.bytes(offset, size_of::<T>()).cast::<T>();
         assert!(start.is_aligned(), "offset {offset} for an alignment of {}", align_of::<T>());
         Place { memory: Arc::clone(self), value: start }
     }
 
-    /// Where the `len` bytes at `offset` begin.
+    /// Returns the address of the `len` bytes at `offset`.
     pub(super) fn bytes(&self, offset: usize, len: usize) -> NonNull<u8> {
         let end = offset.checked_add(len).expect("an offset in memory");
         assert!(end <= self.map.len(), "{offset} + {len} is outside of {} bytes", self.map.len());

@@ -5,10 +5,10 @@ use sha2::Sha256;
 
 use crate::Secret;
 
-/// A proof in the making.
+/// The HMAC of a proof that is being computed.
 pub(super) type Proof = Hmac<Sha256>;
 
-/// A proof for one purpose: proofs for different purposes never match.
+/// Begins a proof for one purpose: proofs for different purposes never match.
 pub(super) fn keyed(secret: &Secret, purpose: &str) -> Proof {
     let mut proof = Proof::new_from_slice(&secret.0).expect("HMAC takes keys of any length");
     proof.update(purpose.as_bytes());

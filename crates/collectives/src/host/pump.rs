@@ -1,10 +1,11 @@
-//! A ring whose far end is on another machine: two threads move its bytes over a connection.
+//! The pump of a ring whose far end is on another machine: two threads move the ring's bytes over a
+//! connection.
 //!
-//! - **PU-1** what a rank wrote before it left arrives before it is seen to have left.
-//! - **PU-2** the end of a group crosses machines: its cause is the last frame.
+//! - **PU-1** bytes that a rank wrote before it left arrive before the rank is seen to have left.
+//! - **PU-2** the end of a group crosses machines: the last frame carries its cause.
 //!
-//! Nothing is buffered beyond the rings: when the reader's is full, the connection fills up, then
-//! the writer's.
+//! Nothing is buffered beyond the rings: when the reader's ring is full, the connection fills up, and then
+//! the writer's ring.
 
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -22,9 +23,9 @@ use super::ring::{Marks, Reader, Site, Writer};
 use crate::GroupSpec;
 use crate::error::Cause;
 
-/// A thread with nothing to do sleeps this long at a time: whatever happens rings its bell.
+/// The longest sleep of an idle thread: every event rings its bell.
 const NAP: Duration = Duration::from_secs(1);
-/// Between looks at whether the group is over, while the peer does not read.
+/// Time between checks whether the group is over, while the peer does not read.
 const CLOGGED: Duration = Duration::from_millis(100);
 
 /// The rings and bells of a connection, before its threads run.
@@ -42,19 +43,19 @@ pub(super) struct Pump {
     inward: Option<JoinHandle<()>>,
 }
 
-/// What both threads of a connection see.
+/// The state that both threads of a connection share.
 #[derive(Debug)]
 struct Wire {
     stream: TcpStream,
     epoch: u64,
-    /// The group's.
+    /// Timeout of the group.
     timeout: Duration,
     fuse: Arc<Fuse>,
-    /// The rank leaves: send what is there, say so, and end.
+    /// Whether the rank is leaving: send what is buffered, then a farewell, and end.
     closing: AtomicBool,
-    /// No byte will arrive any more.
+    /// Whether no byte will arrive any more.
     gone: Arc<AtomicBool>,
-    /// Wakes the rank, the thread that sends, the thread that receives.
+    /// Bells that wake the rank, the sending thread and the receiving thread.
     rank: Place<Bell>,
     outward: Place<Bell>,
     inward: Place<Bell>,
@@ -67,12 +68,12 @@ impl Rings {
         Ok(Self { memory: Memory::private(PAGE + 2 * capacity)?, capacity })
     }
 
-    /// Wakes the thread that sends.
+    /// Returns the bell that wakes the sending thread.
     pub(super) fn outward(&self) -> Place<Bell> {
         self.memory.place(0)
     }
 
-    /// Wakes the thread that receives.
+    /// Returns the bell that wakes the receiving thread.
     pub(super) fn inward(&self) -> Place<Bell> {
         self.memory.place(size_of::<Bell>())
     }
@@ -82,7 +83,7 @@ impl Rings {
         Site { marks, bytes: PAGE + index * self.capacity, capacity: self.capacity }
     }
 
-    /// The ends that the rank holds.
+    /// Returns the ends of the rings that the rank uses.
     pub(super) fn rank_ends(&self) -> (Writer, Reader) {
         let writer = Writer::new(&self.memory, self.site(0), self.outward());
         let reader = Reader::new(&self.memory, self.site(1), self.inward());
@@ -93,8 +94,8 @@ impl Rings {
 // === impl Pump ===
 
 impl Pump {
-    /// Starts the threads between `rings` and `stream`. `rank` is the bell of the rank; it is rung
-    /// when `gone` becomes true, too.
+    /// Starts the threads between `rings` and `stream`. `rank` is the bell of the rank; it is also rung when
+    /// `gone` becomes true.
     pub(super) fn start(
         rings: &Rings,
         stream: TcpStream,
@@ -119,7 +120,7 @@ impl Pump {
         Ok(pump)
     }
 
-    /// Begins to take leave: what is in the ring is still sent.
+    /// Begins to leave: bytes in the ring are still sent.
     pub(super) fn close(&self) {
         self.wire.closing.store(true, Ordering::Release);
         self.wire.outward.ring();
@@ -127,8 +128,8 @@ impl Pump {
 }
 
 impl Drop for Pump {
-    /// Takes as long as the peer needs to read what is left, and not longer than the group's timeout
-    /// if it does not; a moment if the group is over.
+    /// Waits for the peer to read what is left, at most for the group's timeout; only a moment if the group
+    /// is over.
     fn drop(&mut self) {
         self.close();
         // The threads do not panic: they return what goes wrong.
@@ -143,7 +144,7 @@ impl Drop for Pump {
 // === impl Wire ===
 
 impl Wire {
-    /// The sending thread.
+    /// Runs the sending thread.
     fn send(&self, mut ring: Reader) {
         // When the connection breaks, the receiving thread hangs up: what the peer said before, such
         // as that the group is over, may still be there to be read.
@@ -179,9 +180,9 @@ impl Wire {
         }
     }
 
-    /// The receiving thread. However it ends, nothing arrives any more.
+    /// Runs the receiving thread. However the thread ends, no byte arrives afterwards.
     fn receive(&self, mut ring: Writer) {
-        // A peer that breaks the connection, or its rules, is lost; which of both, nobody asks.
+        // A peer that breaks the connection or the protocol is lost; the difference does not matter.
         let _ = self.receive_frames(&mut ring);
         self.hang_up();
     }
@@ -228,8 +229,8 @@ impl Wire {
         Ok(())
     }
 
-    /// Writes three slices as one, without a call for each. Waits for a peer that does not read, but
-    /// not if the group is over, nor for long once this rank has left.
+    /// Writes three slices with one call where possible. Waits for a peer that does not read, but not if the
+    /// group is over, nor for long once this rank has left.
     fn write(&self, slices: [&[u8]; 3]) -> io::Result<()> {
         let (mut rest, mut patience) = (slices.map(IoSlice::new), None);
         let mut rest = rest.as_mut_slice();

@@ -1,11 +1,11 @@
-//! The operations, over the lanes of one rank.
+//! The collective operations, over the lanes of one rank.
 //!
-//! - **CO-1** what a collective returns is the same on every rank, bit for bit.
-//! - **SE-1** no operation can block because buffers are full, as long as all ranks call it. Every
-//!   one is a sequence of steps, the same on all ranks. In a step a rank writes to the others, then
-//!   reads from them, at most half a ring for each pair. A rank that is behind all others therefore
-//!   always finds room: what it wrote in earlier steps has been read. So it goes on, and then the
-//!   next one.
+//! - **CO-1** a collective returns the same bits on every rank.
+//! - **SE-1** no operation can block because buffers are full, as long as all ranks call it. Every operation
+//!   is a sequence of steps, the same on all ranks. In a step a rank writes to the other ranks, then reads
+//!   from them, at most half a ring for each pair. A rank that is behind all others therefore always finds
+//!   room, because the bytes of its earlier steps have been read. So that rank goes on, and then the next
+//!   one.
 //! - **SE-2** memory is bounded whatever the size of a tensor.
 
 use std::ops::Range;
@@ -16,28 +16,28 @@ use super::watch::Watch;
 use crate::CollectiveError;
 use crate::element::{Kind, Summand, bytes_of, bytes_of_mut, elements_of};
 
-/// The most that a step moves from one rank to another at once: few enough bytes to stay in cache,
-/// enough to outweigh a wait.
+/// Most bytes that a step moves from one rank to another at once: few enough to stay in cache, enough to
+/// outweigh a wait.
 const PIECE_BYTES_MAX: usize = 32 << 10;
 
-/// Up to this many bytes to send, every rank sends all it has to all others and sums everything
-/// itself: one exchange instead of two, for twice the bytes or more.
+/// Largest input that every rank sends whole to all others, so that each rank sums everything itself: one
+/// exchange instead of two, for twice the bytes or more.
 const DIRECT_BYTES_MAX: usize = 32 << 10;
 
-/// The lanes of one rank, and what the rank needs to work over them.
+/// The lanes of one rank, and the watch that the rank waits with.
 #[derive(Debug)]
 pub(super) struct RankLanes {
     pub(super) watch: Watch,
-    /// One for each other rank: the next one first, then round.
+    /// One lane for each other rank: the next rank first, then round.
     lanes: Vec<Lane>,
-    /// The most bytes of a piece.
+    /// Most bytes of a piece.
     piece: usize,
 }
 
 // === impl RankLanes ===
 
 impl RankLanes {
-    /// `capacity` is that of every ring.
+    /// Returns the lanes of a rank; `capacity` is the size of every ring.
     pub(super) fn new(watch: Watch, lanes: Vec<Lane>, capacity: usize) -> Self {
         // Two pieces, each padded, and a header take at most half a ring and a line.
         let piece = (capacity / 4).min(PIECE_BYTES_MAX);
@@ -48,8 +48,8 @@ impl RankLanes {
         self.watch.check()
     }
 
-    /// Sends `sends[rank]` to each rank and fills `receives[rank]` from it, where there is
-    /// anything, even of length 0. This rank's own entries are not looked at.
+    /// Sends `sends[rank]` to each rank and fills `receives[rank]` from that rank, where there is an entry,
+    /// even of length 0. This rank's own entries are ignored.
     pub(super) fn exchange(
         &mut self,
         (op, kind): (Op, Kind),
@@ -84,8 +84,8 @@ impl RankLanes {
         Ok(())
     }
 
-    /// Sums share `rank` of everybody's input into `output`; the shares lie one after the other
-    /// and `shares` has their elements.
+    /// Sums share `rank` of every rank's input into `output`; the shares lie one after the other and `shares`
+    /// has their elements.
     pub(super) fn reduce_scatter<T: Summand>(
         &mut self,
         input: &[T],
@@ -122,7 +122,7 @@ impl RankLanes {
         Ok(())
     }
 
-    /// Sums everybody's input into everybody's output.
+    /// Sums the inputs of all ranks into the output of every rank.
     pub(super) fn all_reduce<T: Summand>(
         &mut self,
         input: &[T],
@@ -156,8 +156,8 @@ impl RankLanes {
         sum_lanes(lanes, input, output, &mut wait)
     }
 
-    /// Goes by blocks. Of each block every rank sums one share and hands it round: while it waits
-    /// for the shares of one block, its part of the next is on the way.
+    /// Sums block by block. Every rank sums one share of each block and sends it to the others: while a rank
+    /// waits for the shares of one block, its part of the next block is on the way.
     fn all_reduce_by_shares<T: Summand>(
         &mut self,
         input: &[T],
@@ -214,7 +214,7 @@ impl RankLanes {
 // === impl Lane ===
 
 impl Lane {
-    /// Sends piece number `step` of a message, if it has so many.
+    /// Sends piece number `step` of a message, if the message has that many.
     fn send_piece(
         &mut self,
         label: Label,
@@ -229,7 +229,7 @@ impl Lane {
         self.send_part(label, step, &message[range(step, piece, message.len())], wait)
     }
 
-    /// Sends part number `step` of a message: with a header if it is the first.
+    /// Sends part number `step` of a message, with a header if the part is the first.
     fn send_part(
         &mut self,
         label: Label,
@@ -273,7 +273,7 @@ fn sum_lanes<T: Summand>(
     Ok(())
 }
 
-/// Pieces of a message: one even if it is empty, for its header.
+/// Returns the number of pieces of a message: one even if the message is empty, for its header.
 fn pieces(len: usize, piece: usize) -> usize {
     len.div_ceil(piece).max(1)
 }
@@ -282,7 +282,7 @@ fn range(step: usize, piece: usize, len: usize) -> Range<usize> {
     step * piece..len.min((step + 1) * piece)
 }
 
-/// The part of `len` elements that `rank` sums.
+/// Returns the part of `len` elements that `rank` sums.
 fn share(len: usize, ranks: usize, rank: usize) -> Range<usize> {
     let most = len.div_ceil(ranks);
     len.min(rank * most)..len.min((rank + 1) * most)

@@ -1,9 +1,11 @@
-//! How a rank finds the ranks of other machines: it dials those below it and listens for those above.
+//! The rendezvous of a rank with the ranks of other machines: the rank dials lower ranks and listens for
+//! higher ones.
 //!
-//! - **ME-1** it takes no longer than the deadline, whoever connects and whatever they send.
-//! - **ME-2** a stranger on the listener costs a slot for [`HANDSHAKE`] at most, and no rank its place.
-//! - **ME-3** it ends within some 10 ms once the ranks of this machine give up, in the middle of a dial
-//!   or a handshake as well.
+//! - **ME-1** a rendezvous takes no longer than the deadline, whatever peers connect and whatever they send.
+//! - **ME-2** a stranger on the listener takes a slot for [`HANDSHAKE`] at most, and keeps no rank from
+//!   joining.
+//! - **ME-3** a rendezvous ends within some 10 ms once the ranks of this machine give up, also in the middle
+//!   of a dial or a handshake.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,23 +27,23 @@ use crate::{GroupSpec, JoinError};
 const HANDSHAKE: Duration = Duration::from_secs(2);
 /// The longest that one attempt to reach a peer may take.
 const ATTEMPT: Duration = Duration::from_secs(1);
-/// Between attempts: the peer may not listen yet.
+/// Time between attempts: the peer may not listen yet.
 const RETRY: Duration = Duration::from_millis(20);
-/// Between looks at whether everybody is here.
+/// Time between checks whether all ranks are here.
 const LOOK: Duration = Duration::from_millis(5);
-/// Handshakes at once, for each rank that is awaited. Connections beyond are dropped.
+/// Most handshakes at once for each rank that is awaited. Further connections are dropped.
 const HANDSHAKES_PER_RANK: usize = 4;
-/// Refusals that are remembered for the error message.
+/// Most refusals that are remembered for the error message.
 const REFUSALS_MAX: usize = 8;
 
-/// Who came.
+/// The outcome of a rendezvous.
 #[derive(Debug, Default)]
 pub(super) struct Arrivals {
     /// Proven connections, by rank.
     pub(super) streams: BTreeMap<usize, TcpStream>,
-    /// Who did not come.
+    /// Ranks that did not come.
     pub(super) missing: Vec<usize>,
-    /// Incoming connections that were turned away: from where, and why.
+    /// Incoming connections that were turned away, with their source and the reason.
     pub(super) refused: Vec<String>,
 }
 
@@ -51,7 +53,7 @@ struct Rendezvous<'a> {
     deadline: Deadline,
     /// Ranks of other machines.
     awaited: Vec<usize>,
-    /// The ranks of this machine gave up, or are to.
+    /// Returns true when the ranks of this machine gave up, or should.
     is_over: &'a (dyn Fn() -> bool + Sync),
     state: Mutex<RendezvousState>,
     changed: Condvar,
@@ -63,14 +65,14 @@ struct RendezvousState {
     /// Ranks whose handshake is complete, or nearly.
     claimed: BTreeSet<usize>,
     refused: Vec<String>,
-    /// Nothing can come of it any more.
+    /// Error that ends the rendezvous.
     fatal: Option<JoinError>,
     /// Connections in the middle of a handshake.
     pending: BTreeMap<u64, TcpStream>,
     next_pending: u64,
 }
 
-/// Connects `rank` with all ranks of other machines, as far as they come by the deadline.
+/// Connects `rank` with all ranks of other machines that come by the deadline.
 pub(super) fn meet(
     spec: &GroupSpec,
     rank: usize,
@@ -124,7 +126,7 @@ impl Rendezvous<'_> {
             || (self.is_over)()
     }
 
-    /// Waits, at most until the rendezvous is done.
+    /// Waits while `more` is true, at most until the rendezvous is done.
     fn pause_while(&self, more: impl Fn() -> bool) {
         while more() && !self.is_done() {
             self.changed.wait_for(&mut self.state.lock(), LOOK);
@@ -161,7 +163,7 @@ impl Rendezvous<'_> {
         Ok(stream)
     }
 
-    /// As `TcpStream::connect_timeout`, which does not look at whether the rendezvous is done (**ME-3**).
+    /// Connects as `TcpStream::connect_timeout` does, and also ends when the rendezvous is done (**ME-3**).
     fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -213,7 +215,7 @@ impl Rendezvous<'_> {
         Ok(())
     }
 
-    /// Lets a connection prove itself.
+    /// Runs the handshake of an incoming connection.
     fn admit(&self, stream: TcpStream, from: SocketAddr) {
         let claimed = Cell::new(None);
         let claim = |peer| {
@@ -239,7 +241,7 @@ impl Rendezvous<'_> {
         }
     }
 
-    /// Does `work` on a connection that [`close`](Self::close) can cut.
+    /// Runs `work` on a connection that [`close`](Self::close) can cut.
     fn pending<T>(
         &self,
         stream: &TcpStream,
@@ -269,7 +271,7 @@ impl Rendezvous<'_> {
         self.changed.notify_all();
     }
 
-    /// Cuts what is in the middle of a handshake: whoever is needed has come, or comes too late.
+    /// Cuts connections in the middle of a handshake: every needed rank has come, or comes too late.
     fn close(&self) {
         for stream in self.state.lock().pending.values() {
             // Already broken is as good.

@@ -1,11 +1,11 @@
 //! A ring of bytes with one writer and one reader, in memory that both map.
 //!
-//! - **RI-1** the reader sees the bytes that were written, in order, each once; bytes that were not
-//!   published are not seen.
-//! - **RI-2** no count found in shared memory leads outside of the ring: one that makes no sense
-//!   reads as "full" or "all there", and the message found there is refused later.
+//! - **RI-1** the reader sees the bytes that were written, in order, each once; unpublished bytes are not
+//!   seen.
+//! - **RI-2** no count found in shared memory leads outside of the ring: an impossible count reads as "full"
+//!   or "all there", and the message found there is refused later.
 //!
-//! Not here: waiting (see `watch`), and what the bytes mean (see `lane`).
+//! Not here: waiting (see `watch`), and the meaning of the bytes (see `lane`).
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use super::memory::{Memory, Place, Shared};
 /// Positions in a ring are counted in lines, so that no element lies across its end.
 pub(super) const LINE: usize = 64;
 
-/// How far each end has come, in bytes since the start. On cache lines of their own (two each:
-/// processors fetch lines in pairs).
+/// The positions of both ends, in bytes since the start, on cache lines of their own (two each: processors
+/// fetch lines in pairs).
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Marks {
@@ -33,14 +33,14 @@ struct Mark(AtomicU64);
 // SAFETY: two atomics.
 unsafe impl Shared for Marks {}
 
-/// Where a ring lies in memory.
+/// The place of a ring in memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Site {
     /// Offset of the [`Marks`].
     pub(super) marks: usize,
     /// Offset of the bytes.
     pub(super) bytes: usize,
-    /// Bytes; a multiple of the page size.
+    /// Size in bytes; a multiple of the page size.
     pub(super) capacity: usize,
 }
 
@@ -55,31 +55,31 @@ struct Ring {
 // the marks `read + capacity` and `written` only, the reader those between `read` and `written`.
 unsafe impl Send for Ring {}
 
-/// The end that writes. There is one for each ring.
+/// The writing end of a ring. Each ring has one.
 #[derive(Debug)]
 pub(super) struct Writer {
     ring: Ring,
-    /// Written so far, published or not.
+    /// Bytes written so far, published or not.
     at: u64,
-    /// The reader's mark when it was last looked at.
+    /// The reader's mark when the writer last read it.
     read: u64,
-    /// Of whoever reads.
+    /// Bell that wakes the reader.
     bell: Place<Bell>,
 }
 
-/// The end that reads. There is one for each ring.
+/// The reading end of a ring. Each ring has one.
 #[derive(Debug)]
 pub(super) struct Reader {
     ring: Ring,
-    /// Read so far.
+    /// Bytes read so far.
     at: u64,
-    /// The writer's mark when it was last looked at.
+    /// The writer's mark when the reader last read it.
     written: u64,
-    /// Of whoever writes.
+    /// Bell that wakes the writer.
     bell: Place<Bell>,
 }
 
-/// A length rounded up to whole lines.
+/// Returns a length rounded up to whole lines.
 pub(super) fn padded(len: usize) -> usize {
     len.next_multiple_of(LINE)
 }
@@ -92,7 +92,7 @@ impl Ring {
         Self { marks: memory.place(site.marks), start, capacity: site.capacity }
     }
 
-    /// The `len` bytes from position `at`, in one or two parts: offset and length of each.
+    /// Returns the `len` bytes from position `at`, in one or two parts: offset and length of each.
     fn parts(&self, at: u64, len: usize) -> [(usize, usize); 2] {
         assert!(len <= self.capacity, "{len} bytes of a ring of {}", self.capacity);
         let offset = (at % self.capacity as u64) as usize;
@@ -104,18 +104,18 @@ impl Ring {
 // === impl Writer ===
 
 impl Writer {
-    /// The writing end of the fresh ring at `site`, whose pages exist, read by whoever `bell` wakes.
+    /// Returns the writing end of the fresh ring at `site`, whose pages exist; `bell` wakes the reader.
     pub(super) fn new(memory: &Arc<Memory>, site: Site, bell: Place<Bell>) -> Self {
         Self { ring: Ring::new(memory, site), at: 0, read: 0, bell }
     }
 
-    /// Bytes that fit.
+    /// Returns the number of bytes for which there is room.
     pub(super) fn room(&mut self) -> usize {
         self.read = self.ring.marks.read.0.load(Ordering::Acquire);
         self.known_room()
     }
 
-    /// Whether `len` bytes fit.
+    /// Returns whether there is room for `len` bytes.
     pub(super) fn has_room(&mut self, len: usize) -> bool {
         self.known_room() >= len || self.room() >= len
     }
@@ -125,7 +125,7 @@ impl Writer {
         self.ring.capacity.saturating_sub(unread)
     }
 
-    /// The next `len` bytes to write, for which there is room.
+    /// Returns the next `len` bytes to write, for which there is room.
     pub(super) fn vacant(&mut self, len: usize) -> [&mut [u8]; 2] {
         assert!(len <= self.known_room(), "{len} bytes where {} fit", self.known_room());
         self.ring.parts(self.at, len).map(|(offset, len)| {
@@ -149,7 +149,7 @@ impl Writer {
         self.advance(padded(bytes.len()));
     }
 
-    /// Shows the reader what was written.
+    /// Makes the written bytes visible to the reader.
     pub(super) fn publish(&mut self) {
         self.ring.marks.written.0.store(self.at, Ordering::Release);
         self.bell.ring();
@@ -159,18 +159,18 @@ impl Writer {
 // === impl Reader ===
 
 impl Reader {
-    /// The reading end of the fresh ring at `site`, written by whoever `bell` wakes.
+    /// Returns the reading end of the fresh ring at `site`; `bell` wakes the writer.
     pub(super) fn new(memory: &Arc<Memory>, site: Site, bell: Place<Bell>) -> Self {
         Self { ring: Ring::new(memory, site), at: 0, written: 0, bell }
     }
 
-    /// Bytes that are there.
+    /// Returns the number of bytes that can be read.
     pub(super) fn available(&mut self) -> usize {
         self.written = self.ring.marks.written.0.load(Ordering::Acquire);
         self.known()
     }
 
-    /// Whether `len` bytes are there.
+    /// Returns whether `len` bytes can be read.
     pub(super) fn has(&mut self, len: usize) -> bool {
         self.known() >= len || self.available() >= len
     }
@@ -180,7 +180,7 @@ impl Reader {
         unread.min(self.ring.capacity)
     }
 
-    /// `len` bytes that are there, from `offset` after the next one.
+    /// Returns `len` bytes that can be read, from `offset` after the next byte.
     pub(super) fn peek(&self, offset: usize, len: usize) -> [&[u8]; 2] {
         assert!(offset + len <= self.known(), "{offset} + {len} bytes of {}", self.known());
         self.ring.parts(self.at + offset as u64, len).map(|(offset, len)| {
@@ -190,7 +190,7 @@ impl Reader {
         })
     }
 
-    /// Leaves `len` bytes, which are there, to the writer.
+    /// Frees `len` bytes that could be read for the writer.
     pub(super) fn consume(&mut self, len: usize) {
         assert!(len <= self.known(), "{len} bytes of {}", self.known());
         self.at += len as u64;

@@ -1,19 +1,19 @@
 //! The shared memory of the ranks of one machine.
 //!
-//! - **SG-1** the file has a name while ranks still join, and none afterwards: whatever dies later
-//!   leaves nothing behind. It gets its name when it is ready for others, in one system call.
-//! - **SG-2** ranks of different epochs never share memory: the older is refused. A newer rank that
-//!   finds an unfinished older group ends it and takes its name.
-//! - **SG-3** a name is removed once, by whoever takes the right to do so out of the header, so that
-//!   nobody removes the name of a later file.
-//! - **SG-4** a rank holds a shared lock of the file as long as it uses it, which the kernel releases
-//!   however the rank ends. [`sweep`] removes names of files that nobody holds, which are left when
-//!   every rank that had joined was killed: it locks them exclusively, so it never removes one in use.
-//!   A rank that gets its lock after that finds the name gone.
-//! - **SG-5** a rank has reserved every page that it writes before others count on it, so that a full
-//!   file system is an error of joining and never a signal (`SIGBUS`).
+//! - **SG-1** the file has a name while ranks still join, and none afterwards: a process that dies later
+//!   leaves nothing behind. The file gets its name in one system call, once it is ready for other ranks.
+//! - **SG-2** ranks of different epochs never share memory: the older rank is refused. A newer rank that
+//!   finds an unfinished older group ends that group and takes over its name.
+//! - **SG-3** a name is removed once, by the rank that takes the right to do so out of the header, so that no
+//!   rank removes the name of a later file.
+//! - **SG-4** a rank holds a shared lock of the file as long as it uses the file; the kernel releases the
+//!   lock however the rank ends. [`sweep`] removes names of files that no process holds, which are left when
+//!   every rank that had joined was killed: it locks them exclusively, so it never removes one in use. A rank
+//!   that gets its lock after that finds the name gone.
+//! - **SG-5** a rank has reserved every page that it writes before other ranks count on that page, so that a
+//!   full file system is an error of joining and never a signal (`SIGBUS`).
 //!
-//! The name comes from the group's secret, so ranks that do not know it do not meet.
+//! The name comes from the group's secret, so ranks that do not know the secret do not meet.
 
 mod file;
 
@@ -38,14 +38,14 @@ use crate::{GroupSpec, JoinError};
 
 pub use self::file::sweep;
 
-/// Before another look at a name that is about to be removed, or at a file that is being swept.
+/// Time between checks of a name that is about to be removed, or of a file that is being swept.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// The first thing in the file.
+/// The header at the start of the file.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Header {
-    /// 1 until somebody takes the right to remove the file's name (**SG-3**).
+    /// 1 until a rank takes the right to remove the file's name (**SG-3**).
     named: AtomicU32,
     epoch: AtomicU64,
     /// The first bytes of [`GroupSpec::digest`].
@@ -54,26 +54,26 @@ pub(super) struct Header {
     pub(super) cause: AtomicU64,
 }
 
-/// What the others know of a rank.
+/// The state of a rank that other ranks can see.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Card {
-    /// Wakes the rank.
+    /// Bell that wakes the rank.
     pub(super) bell: Bell,
-    /// One of [`ABSENT`], [`CLAIMED`] and so on; only grows.
+    /// One of [`ABSENT`], [`CLAIMED`] and so on; only increases.
     stage: AtomicU32,
     pid: AtomicU32,
 }
 
-/// Stages of a rank, on its card.
+/// The stages of a rank, on its card. The rank has not come.
 const ABSENT: u32 = 0;
-/// Somebody is this rank; the process id follows.
+/// A process is this rank; its id follows.
 const CLAIMED: u32 = 1;
 /// The process id can be read.
 const NAMED: u32 = 2;
-/// It watches the processes of all others.
+/// The rank watches the processes of all others.
 const WATCHING: u32 = 3;
-/// It left.
+/// The rank left.
 const LEFT: u32 = 4;
 
 // SAFETY: atomics.
@@ -81,20 +81,20 @@ unsafe impl Shared for Header {}
 // SAFETY: atomics, one of them in a bell.
 unsafe impl Shared for Card {}
 
-/// One rank's hold on the shared memory of its machine.
+/// One rank's access to the shared memory of its machine.
 #[derive(Debug)]
 pub(super) struct Segment {
-    /// Has the file, and with it the lock (**SG-4**).
+    /// Memory with its file, and with that the lock (**SG-4**).
     memory: Arc<Memory>,
     path: PathBuf,
     pub(super) header: Place<Header>,
     cards: Vec<Place<Card>>,
     layout: Layout,
-    /// This rank, counted among the ranks of the machine.
+    /// Index of this rank among the ranks of the machine.
     me: usize,
 }
 
-/// Where things are: the header, then a card for each rank, the marks of all rings, their bytes.
+/// The layout of the file: the header, then a card for each rank, the marks of all rings, their bytes.
 #[derive(Clone, Copy, Debug)]
 struct Layout {
     ranks: usize,
@@ -115,13 +115,13 @@ impl Layout {
         Site { marks, bytes, capacity: self.capacity }
     }
 
-    /// Bytes before those of the rings.
+    /// Returns the number of bytes before those of the rings.
     fn rings(self) -> usize {
         let marks = self.ranks * self.ranks * size_of::<Marks>();
         (self.card(self.ranks) + marks).next_multiple_of(PAGE)
     }
 
-    /// A hole where the pages of a ring were not reserved.
+    /// Returns the size of the file, with a hole where the pages of a ring were not reserved.
     fn total(self) -> usize {
         self.rings() + self.ranks * self.ranks * self.capacity
     }
@@ -155,8 +155,7 @@ impl Segment {
         Ok(segment)
     }
 
-    /// Makes sure that the pages exist which this rank, `rank` of the group, writes tensors to
-    /// (**SG-5**).
+    /// Makes sure that the pages exist to which this rank, `rank` of the group, writes tensors (**SG-5**).
     pub(super) fn reserve(&self, rank: usize) -> Result<(), JoinError> {
         let Layout { ranks, capacity } = self.layout;
         let others = (0..ranks).filter(|&other| other != self.me);
@@ -169,28 +168,28 @@ impl Segment {
         &self.memory
     }
 
-    /// Bytes of every ring.
+    /// Returns the number of bytes of every ring.
     pub(super) fn capacity(&self) -> usize {
         self.layout.capacity
     }
 
-    /// This rank's index among the machine's.
+    /// Returns this rank's index among the machine's.
     pub(super) fn me(&self) -> usize {
         self.me
     }
 
-    /// The ring between two ranks of the machine, by index.
+    /// Returns the place of the ring between two ranks of the machine, by index.
     pub(super) fn ring(&self, from: usize, to: usize) -> Site {
         self.layout.ring(from, to)
     }
 
-    /// The bell of a rank of the machine, by index.
+    /// Returns the bell of a rank of the machine, by index.
     pub(super) fn bell(&self, index: usize) -> Place<Bell> {
         // The bell is the first field of a card.
         self.memory.place(self.layout.card(index))
     }
 
-    /// The process of a rank that came.
+    /// Returns the process id of a rank that came.
     pub(super) fn pid(&self, index: usize) -> u32 {
         self.cards[index].pid.load(Ordering::Relaxed)
     }
@@ -207,12 +206,12 @@ impl Segment {
         self.stage(index) == LEFT
     }
 
-    /// This rank watches all others.
+    /// Notes that this rank watches all others.
     pub(super) fn watching(&self) {
         self.enter(WATCHING);
     }
 
-    /// This rank is gone, whatever the others do.
+    /// Notes that this rank has left, whatever the others do.
     pub(super) fn leave(&self) {
         self.enter(LEFT);
     }
@@ -228,7 +227,7 @@ impl Segment {
         self.cards.iter().for_each(|card| card.bell.ring());
     }
 
-    /// Takes the name away (**SG-1**). Harmless when it is gone.
+    /// Removes the file's name (**SG-1**). Harmless when the name is gone.
     pub(super) fn unlink(&self) -> io::Result<()> {
         unlink(&self.header, &self.path)
     }
@@ -243,7 +242,7 @@ impl Segment {
     }
 }
 
-/// What it takes to open the segment of a machine.
+/// The parameters for opening the segment of a machine.
 struct Opening<'a> {
     spec: &'a GroupSpec,
     rank: usize,
@@ -256,7 +255,7 @@ struct Opening<'a> {
 // === impl Opening ===
 
 impl Opening<'_> {
-    /// The memory of the segment of this epoch. Whichever rank comes first makes it.
+    /// Returns the memory of the segment of this epoch. The first rank creates it.
     fn open(&self) -> Result<Arc<Memory>, JoinError> {
         loop {
             if self.abort.is_aborted() {
@@ -279,7 +278,7 @@ impl Opening<'_> {
         }
     }
 
-    /// The memory of a file that another rank has made; `None` to look at the name again.
+    /// Returns the memory of a file that another rank has created; `None` to look at the name again.
     fn enter(&self, found: File) -> Result<Option<Arc<Memory>>, JoinError> {
         let failed = |error: io::Error| self.failed("use", &error);
         if !try_hold(&found).map_err(failed)? {
@@ -319,7 +318,7 @@ impl Opening<'_> {
         Memory::of_file(found, self.layout.total()).map(Some).map_err(failed)
     }
 
-    /// The memory of a new file; `None` when another rank was faster.
+    /// Returns the memory of a new file; `None` when another rank was faster.
     fn create(&self) -> Result<Option<Arc<Memory>>, JoinError> {
         let Self { spec, rank, layout, path, .. } = *self;
         let failed = |error: io::Error| self.failed("make", &error);
@@ -338,7 +337,7 @@ impl Opening<'_> {
         header.epoch.store(spec.epoch, Ordering::Relaxed);
         header.digest.store(short_digest(spec), Ordering::Relaxed);
         header.named.store(1, Ordering::Release);
-        // From here on it can be found, held and complete.
+        // From here on other ranks can find the file, held and complete.
         match name_file(&named, path) {
             Ok(()) => Ok(Some(memory)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
@@ -355,7 +354,7 @@ impl Opening<'_> {
     }
 }
 
-/// Removes the name of a file, unless somebody has or is about to (**SG-3**).
+/// Removes the name of a file, unless another rank has or is about to (**SG-3**).
 fn unlink(header: &Header, path: &Path) -> io::Result<()> {
     if header.named.swap(0, Ordering::AcqRel) == 0 {
         return Ok(());
@@ -367,7 +366,7 @@ fn unlink(header: &Header, path: &Path) -> io::Result<()> {
     }
 }
 
-/// A full file system is told with what to do about it.
+/// Reports a full file system with a remedy.
 fn no_room(rank: usize, wanted_bytes: usize, error: &io::Error) -> JoinError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory => {

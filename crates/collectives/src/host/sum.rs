@@ -1,14 +1,14 @@
 //! Sums over ranks.
 //!
-//! - **SU-1** a sum is `((x0 + x1) + x2) + …` in rank order, in `f32`, rounded once. Its bits depend
-//!   neither on how a tensor is cut into pieces, nor on the instruction set, nor on who sums.
+//! - **SU-1** a sum is `((x0 + x1) + x2) + …` in rank order, in `f32`, rounded once. Its bits depend neither
+//!   on how a tensor is cut into pieces, nor on the instruction set, nor on the rank that sums.
 
 use crate::element::{Summand, TILE};
 
-/// What one rank contributes: its elements, in one or two parts.
+/// The contribution of one rank to a sum: its elements, in one or two parts.
 pub(super) type Part<'a, T> = [&'a [T]; 2];
 
-/// Sums parts of equal length, in their order, of which there is at least one.
+/// Sums parts of equal length, in their order. There is at least one part.
 pub(super) fn sum_into<T: Summand>(parts: &[Part<'_, T>], output: &mut [T]) {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
@@ -46,7 +46,7 @@ fn sum_into_any<T: Summand>(parts: &[Part<'_, T>], output: &mut [T]) {
     }
 }
 
-/// Elements `start..end` of a part.
+/// Returns elements `start..end` of a part.
 #[inline(always)]
 fn cut<'a, T>([first, second]: &Part<'a, T>, start: usize, end: usize) -> Part<'a, T> {
     let split = first.len();

@@ -1,9 +1,9 @@
-//! How a rank waits for another.
+//! The watch, by which a rank waits for another.
 //!
 //! - **WA-1** no wait is longer than the group's timeout.
-//! - **WA-2** a wait for a rank whose process died, or that left, ends within some 10 ms; one in a
-//!   group that is over ends at once.
-//! - **WA-3** what a rank wrote before it left is still read.
+//! - **WA-2** a wait for a rank whose process died, or that left, ends within some 10 ms; a wait in a group
+//!   that is over ends at once.
+//! - **WA-3** bytes that a rank wrote before it left are still read.
 
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
@@ -23,44 +23,45 @@ use super::segment::Segment;
 use crate::CollectiveError;
 use crate::error::Cause;
 
-/// Looks before the processor is offered to others. With a pause each, some microseconds: about as
-/// long as another rank needs to answer a short message.
+/// Checks before the rank yields the processor. With a pause each, they take some microseconds: about as long
+/// as another rank needs to answer a short message.
 const SPINS: u32 = 100;
-/// How long the processor is offered before the rank sleeps: longer than ranks that share a step
-/// drift apart within a layer. An idle processor takes longer to wake than that.
+/// Time in which the rank yields before it sleeps: longer than ranks that share a step drift apart within a
+/// layer. An idle processor takes longer to wake than that.
 const YIELDS: Duration = Duration::from_micros(100);
-/// Whoever takes an offered processor for longer than this is no rank of the group.
+/// The longest time for which a rank of the group takes a yielded processor; another thread took it if
+/// longer.
 const TURN: Duration = Duration::from_micros(500);
-/// Waits after such an offer without another. A rank that sleeps instead gets its processor back as
-/// soon as it is woken; one that yields, when everybody else has had their turn.
+/// Waits without yielding after such a loss. A rank that sleeps instead gets its processor back as soon as it
+/// is woken; a rank that yields, when every other thread has had its turn.
 const CROWDED_WAITS: u32 = 1_000;
-/// Sleep between looks at the peer's process. The bell wakes a rank for everything else.
+/// Sleep between checks of the peer's process. The bell wakes a rank for everything else.
 const SLICE: Duration = Duration::from_millis(10);
 
-/// What a rank needs in order to wait.
+/// The state that a rank needs in order to wait.
 #[derive(Debug)]
 pub(super) struct Watch {
     pub(super) rank: usize,
     pub(super) timeout: Duration,
-    /// Rung when anything changes for this rank.
+    /// Bell that is rung when anything changes for this rank.
     pub(super) bell: Place<Bell>,
     pub(super) fuse: Arc<Fuse>,
-    /// One for each rank; this rank's own is not looked at.
+    /// Presence of each rank; this rank's own is not read.
     pub(super) peers: Vec<Presence>,
-    /// Looks before yielding: none where ranks outnumber processors.
+    /// Checks before yielding: none where ranks outnumber processors.
     spins: u32,
-    /// Waits to come in which the processor is not offered: somebody took it for long.
+    /// Number of waits to come without yielding, because another thread took the processor for long.
     crowded: Cell<u32>,
 }
 
-/// How to see that a rank is gone.
+/// The way to see that a rank is gone.
 #[derive(Debug)]
 pub(super) enum Presence {
-    /// Same process: it says when it leaves.
+    /// A rank of the same process, which notes when it leaves.
     Thread { segment: Arc<Segment>, index: usize },
-    /// Same machine: it says when it leaves, and the kernel when it dies.
+    /// A rank of the same machine, which notes when it leaves; the kernel reports when it dies.
     Process { segment: Arc<Segment>, index: usize, pidfd: OwnedFd },
-    /// Its connection has ended, and everything it sent is in the ring.
+    /// A rank of another machine: gone when its connection has ended and everything it sent is in the ring.
     Machine { gone: Arc<AtomicBool> },
 }
 
@@ -88,7 +89,7 @@ impl Presence {
     }
 }
 
-/// A process descriptor is readable once the process has ended.
+/// Returns whether a process has ended: its descriptor is then readable.
 fn has_died(pidfd: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
@@ -120,7 +121,7 @@ impl Watch {
         }
     }
 
-    /// For a rank that waits for all others, without knowing for which.
+    /// Checks the group for a rank that waits for all others, without knowing for which.
     ///
     /// # Errors
     /// When the group is over, or now is, because a rank is gone.
@@ -137,8 +138,7 @@ impl Watch {
         self.fuse.blow(cause).into_error(self.timeout)
     }
 
-    /// Waits for what `peer` must do. The deadline is the operation's: set by its first wait that
-    /// takes time.
+    /// Waits for an action of `peer`. The deadline is the operation's: set by its first wait that takes time.
     ///
     /// # Errors
     /// When the group is over, or now is: because of the deadline, or because the peer is gone.
@@ -178,7 +178,7 @@ impl Watch {
         }
     }
 
-    /// Offers the processor to others for a while, until `ready`. Whether it is.
+    /// Yields the processor for a while, until `ready`. Returns whether `ready` became true.
     fn offer_processor(&self, deadline: Deadline, ready: &mut impl FnMut() -> bool) -> bool {
         if let Some(waits) = self.crowded.get().checked_sub(1) {
             self.crowded.set(waits);
@@ -200,7 +200,7 @@ impl Watch {
     }
 }
 
-/// A rank as it is written in a [`Cause`].
+/// Returns a rank in the form of a [`Cause`].
 pub(super) fn narrow(rank: usize) -> u16 {
     u16::try_from(rank).expect("a group has at most 64 ranks")
 }

@@ -1,4 +1,4 @@
-//! NCCL's communicator, owned. Nothing here blocks, apart from the end of it.
+//! An owned communicator of NCCL. Nothing here blocks, except dropping it.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::{null, null_mut};
@@ -10,13 +10,14 @@ use candle_core::cuda_backend::cudarc::nccl::sys;
 
 use super::plan::{Call, Verb};
 
-/// What NCCL leaves to itself (`NCCL_CONFIG_UNDEF_INT`).
+/// Marks a setting that NCCL chooses itself (`NCCL_CONFIG_UNDEF_INT`).
 const UNSET: c_int = c_int::MIN;
 
-/// Which communicator a rank is to join. Whoever knows it can join, so it has no `Debug`.
+/// The id of the communicator that a rank joins. Any process that knows the id can join, so the type has no
+/// `Debug`.
 pub(super) struct UniqueId(pub(super) [u8; 128]);
 
-/// A rank's communicator and the stream that it works on. Dropping it aborts what it still does.
+/// A rank's communicator and the stream that it works on. Dropping it aborts its unfinished operations.
 pub(super) struct Comm {
     comm: sys::ncclComm_t,
     stream: Arc<CudaStream>,
@@ -37,7 +38,7 @@ impl UniqueId {
 // === impl Comm ===
 
 impl Comm {
-    /// Begins to join, and goes on in the background until [`is_idle`](Self::is_idle).
+    /// Begins to join, and continues in the background until [`is_idle`](Self::is_idle).
     pub(super) fn start(
         id: &UniqueId,
         (rank, size): (usize, usize),
@@ -56,7 +57,7 @@ impl Comm {
         Ok(this)
     }
 
-    /// Whether NCCL has done all that it was asked for, or given it to the stream.
+    /// Returns whether NCCL has done everything that was asked of it, or passed it to the stream.
     pub(super) fn is_idle(&self) -> Result<bool, String> {
         let mut state = sys::ncclResult_t::ncclSuccess;
         // SAFETY: the handle is that of a communicator until `drop`.
@@ -69,8 +70,8 @@ impl Comm {
         }
     }
 
-    /// Whether the device has done what was submitted. `mark` is where that ends in the stream, once
-    /// NCCL has put it there.
+    /// Returns whether the device has done what was submitted. `mark` is the end of that work in the stream,
+    /// once NCCL has put it there.
     pub(super) fn has_done(&self, mark: &mut Option<CudaEvent>) -> Result<bool, String> {
         if !self.is_idle()? {
             return Ok(false);
@@ -82,8 +83,8 @@ impl Comm {
         mark.as_ref().map_or(Ok(false), CudaEvent::try_is_complete).map_err(wrong)
     }
 
-    /// Asks NCCL to put an operation on the stream. It has once [`is_idle`](Self::is_idle), which
-    /// also must hold before.
+    /// Asks NCCL to put an operation on the stream, which is done once [`is_idle`](Self::is_idle). `is_idle`
+    /// must also hold before the call.
     ///
     /// # Safety
     /// From `input` and from `output` on, there is memory of this device for what the calls read
@@ -149,20 +150,20 @@ impl Drop for Comm {
         if self.comm.is_null() {
             return;
         }
-        // Nobody is left to tell if these fail: the group is over or nobody uses it.
+        // There is no one to report these errors to: the group is over or unused.
         let _ = self.stream.context().bind_to_thread();
         // SAFETY: the handle is that of a communicator, and not used again.
         let _ = unsafe { result::comm_abort(self.comm) };
     }
 }
 
-/// `NCCL_CONFIG_INITIALIZER`, without `blocking`: calls return at once, and one that is stuck can be
+/// Returns `NCCL_CONFIG_INITIALIZER`, without `blocking`: calls return at once, and a stuck call can be
 /// aborted.
 fn non_blocking() -> sys::ncclConfig_t {
     sys::ncclConfig_t {
         size: size_of::<sys::ncclConfig_t>(),
         magic: 0xcafe_beef,
-        // The one whose fields these are; an older NCCL reads those that it knows.
+        // The version whose fields these are; an older NCCL reads the fields that it knows.
         version: 23_000,
         blocking: 0,
         cgaClusterSize: UNSET,

@@ -19,13 +19,13 @@ use crate::error::misuse;
 use crate::host::{Deadline, expect_len};
 use crate::{CollectiveError, JoinError};
 
-/// How long the device is asked without a pause: longer than the transfers of a layer take when
-/// tokens are generated.
+/// Time for which the device is polled without a pause: longer than the transfers of a layer take when tokens
+/// are generated.
 const BUSY: Duration = Duration::from_micros(500);
-/// Between looks after that.
+/// Pause between later polls.
 const SLICE: Duration = Duration::from_micros(50);
 
-/// An element as candle, CUDA and NCCL know it.
+/// An element type that candle, CUDA and NCCL all support.
 pub(crate) trait Number: CudaDType + DeviceRepr + NcclType {}
 
 impl<E: CudaDType + DeviceRepr + NcclType> Number for E {}
@@ -35,7 +35,7 @@ pub(crate) struct NcclGroup {
     cpu: crate::Group,
     timeout: Duration,
     device: CudaDevice,
-    /// None once an operation has failed. Held as long as an operation takes.
+    /// Communicator; `None` once an operation has failed. Locked as long as an operation takes.
     comm: Mutex<Option<Comm>>,
 }
 
@@ -67,7 +67,7 @@ impl NcclGroup {
         Ok(this)
     }
 
-    /// The ranks on their CPUs.
+    /// Returns the CPU group of the same ranks.
     pub(crate) fn cpu(&self) -> &crate::Group {
         &self.cpu
     }
@@ -77,7 +77,7 @@ impl NcclGroup {
         self.run::<E>("all_reduce", Some(tensor), tensor.shape().clone(), &calls)
     }
 
-    /// `shape` is that of all parts together.
+    /// Gathers the parts of all ranks; `shape` is the shape of all parts together.
     pub(crate) fn all_gather_v<E: Number>(
         &self,
         tensor: &Tensor,
@@ -90,7 +90,7 @@ impl NcclGroup {
         self.run::<E>(op, Some(tensor), shape, &plan::all_gather_v(&parts))
     }
 
-    /// `shape` is that of this rank's share.
+    /// Sums and scatters; `shape` is the shape of this rank's share.
     pub(crate) fn reduce_scatter_v<E: Number>(
         &self,
         tensor: &Tensor,
@@ -102,7 +102,7 @@ impl NcclGroup {
         self.run::<E>(op, Some(tensor), shape, &plan::reduce_scatter_v(&shares))
     }
 
-    /// `shape` is that of all parts received.
+    /// Sends and receives parts; `shape` is the shape of all parts received.
     pub(crate) fn all_to_all_v<E: Number>(
         &self,
         tensor: &Tensor,
@@ -243,16 +243,16 @@ impl NcclGroup {
         }
     }
 
-    /// The right to use NCCL: calls from several threads take turns.
+    /// Locks NCCL for one operation: calls from several threads take turns.
     fn turn(&self) -> MutexGuard<'_, Option<Comm>> {
         self.comm.lock().unwrap_or_else(|poisoned| {
-            // A panic in the middle of an operation: nobody knows how far it came.
+            // A panic in the middle of an operation: how far the operation came is unknown.
             self.cpu.abort_handle().abort();
             poisoned.into_inner()
         })
     }
 
-    /// The memory of a tensor on this group's device.
+    /// Returns the memory of a tensor on this group's device.
     fn elements<'a, E: Number>(
         &self,
         op: &'static str,
@@ -273,7 +273,7 @@ impl fmt::Debug for NcclGroup {
     }
 }
 
-/// A GPU with a stream for all threads: NCCL puts work on it from threads of its own.
+/// Returns a GPU with a stream for all threads: NCCL puts work on it from threads of its own.
 fn own_stream(device: &Device) -> Result<CudaDevice, JoinError> {
     let Device::Cuda(device) = device else {
         return Err(JoinError::Invalid(format!("NCCL joins CUDA devices, not {device:?}")));

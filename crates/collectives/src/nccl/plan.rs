@@ -1,24 +1,23 @@
-//! Which calls of NCCL make an operation.
+//! The calls of NCCL that make an operation.
 //!
-//! NCCL gathers and scatters equal parts only, and so does one call here if they are equal, as they
-//! nearly always are. Parts that differ are gathered by a broadcast from each rank and scattered by
-//! a reduction to each rank. NCCL has no call for parts from each to each: those are sends and
-//! receives.
+//! NCCL gathers and scatters equal parts only. If parts are equal, as they nearly always are, one call is
+//! enough. Unequal parts are gathered by a broadcast from each rank and scattered by a reduction to each
+//! rank. NCCL has no call for parts from each rank to each rank: these are sends and receives.
 //!
 //! - **PL-1** the calls of an operation make one NCCL group: they run together, in any order.
 //! - **PL-2** no call is of length 0.
 
 use std::ops::Range;
 
-/// A call of NCCL. Places and lengths are in elements.
+/// One call of NCCL. Places and lengths are in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Call {
     pub(super) verb: Verb,
-    /// Where it begins to read, of what is given.
+    /// Index of the first element read, in the input.
     pub(super) input: usize,
-    /// Where it begins to write, of what is returned.
+    /// Index of the first element written, in the output.
     pub(super) output: usize,
-    /// As NCCL counts: of the part of one rank.
+    /// Number of elements, as NCCL counts: of the part of one rank.
     pub(super) count: usize,
 }
 
@@ -27,11 +26,11 @@ pub(super) enum Verb {
     AllReduce,
     AllGather,
     ReduceScatter,
-    /// Only `root` reads.
+    /// A broadcast, in which only `root` reads.
     Broadcast {
         root: usize,
     },
-    /// Only `root` writes.
+    /// A reduction, in which only `root` writes.
     Reduce {
         root: usize,
     },
@@ -43,7 +42,7 @@ pub(super) enum Verb {
     },
 }
 
-/// One call on all there is.
+/// Returns one call on the whole tensor.
 pub(super) fn whole(verb: Verb, count: usize) -> Vec<Call> {
     filled([Call { verb, input: 0, output: 0, count }])
 }
@@ -68,7 +67,8 @@ pub(super) fn reduce_scatter_v(shares: &[Range<usize>]) -> Vec<Call> {
     }
 }
 
-/// `sent[r]` goes to rank `r`, and `received[r]` comes from it: also from a rank to itself.
+/// Returns the calls of an all-to-all: `sent[r]` goes to rank `r`, and `received[r]` comes from it, also from
+/// a rank to itself.
 pub(super) fn all_to_all_v(sent: &[Range<usize>], received: &[Range<usize>]) -> Vec<Call> {
     let sends = sent.iter().enumerate().map(|(to, part)| {
         let verb = Verb::Send { to };
@@ -81,7 +81,7 @@ pub(super) fn all_to_all_v(sent: &[Range<usize>], received: &[Range<usize>]) -> 
     filled(sends.chain(receives))
 }
 
-/// The length of all parts, if it is one.
+/// Returns the length of the parts, if all parts have the same.
 fn equal_len(parts: &[Range<usize>]) -> Option<usize> {
     let (first, rest) = parts.split_first()?;
     rest.iter().all(|part| part.len() == first.len()).then_some(first.len())

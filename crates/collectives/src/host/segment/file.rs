@@ -1,7 +1,7 @@
 //! Files of shared memory and their names, locks and leftovers.
 //!
-//! A file is held by a shared `flock`, which belongs to the open file: the kernel releases it when the
-//! last descriptor is closed, be it by `SIGKILL`, and knows it across the namespaces of containers that
+//! A file is held by a shared `flock`, which belongs to the open file: the kernel releases the lock when the
+//! last descriptor is closed, even by `SIGKILL`, and enforces it across the namespaces of containers that
 //! share a `/dev/shm`, where process ids mean nothing.
 
 use std::fs::{self, File, OpenOptions};
@@ -14,9 +14,9 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, fstat, linka
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-/// Where all of them are.
+/// Folder of all segment files.
 pub(super) const FOLDER: &str = "/dev/shm";
-/// How their names begin; [`NAME_DIGITS`] hexadecimal digits follow.
+/// Prefix of their names; [`NAME_DIGITS`] hexadecimal digits follow.
 pub(super) const PREFIX: &str = "playhouse-";
 const NAME_DIGITS: usize = 32;
 
@@ -28,25 +28,25 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)
 }
 
-/// Makes an empty file without a name, which ends with its last descriptor.
+/// Creates an empty file without a name, which is deleted with its last descriptor.
 pub(super) fn nameless() -> io::Result<File> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     Ok(openat(CWD, FOLDER, flags, Mode::RUSR | Mode::WUSR)?.into())
 }
 
-/// Gives a nameless file a name that no file has.
+/// Gives a nameless file a name that no other file has.
 pub(super) fn name_file(file: &File, path: &Path) -> io::Result<()> {
     // By number: naming a descriptor itself needs a capability.
     let source = format!("/proc/self/fd/{}", file.as_raw_fd());
     Ok(linkat(CWD, source, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
 }
 
-/// Takes a shared lock of a file, unless it is being swept. Returns whether it did.
+/// Takes a shared lock of a file, unless the file is being swept. Returns whether it did.
 pub(super) fn try_hold(file: &File) -> io::Result<bool> {
     try_lock(file, FlockOperation::NonBlockingLockShared)
 }
 
-/// Whether a file has a name.
+/// Returns whether a file has a name.
 pub(super) fn is_named(file: &File) -> io::Result<bool> {
     Ok(fstat(file)?.st_nlink > 0)
 }
@@ -68,21 +68,21 @@ pub fn sweep() -> io::Result<usize> {
     Ok(removed)
 }
 
-/// Removes the name of a file that nobody holds. Returns whether it did. One that cannot be looked at
-/// belongs to somebody else, or is gone.
+/// Removes the name of a file that no process holds. Returns whether it did. A file that cannot be examined
+/// belongs to another user, or is gone.
 pub(super) fn remove_unheld(path: &Path) -> bool {
     let Ok(file) = open(path) else { return false };
     let is_own =
         file.metadata().is_ok_and(|about| about.is_file() && about.uid() == geteuid().as_raw());
     let lock = || try_lock(&file, FlockOperation::NonBlockingLockExclusive);
-    // Without a holder there is nobody but sweepers who could remove the name, and they have no lock.
+    // Without a holder only sweepers could remove the name, and they have no lock.
     is_own
         && lock().is_ok_and(|locked| locked)
         && is_named(&file).is_ok_and(|named| named)
         && fs::remove_file(path).is_ok()
 }
 
-/// Whether a name is that of a segment.
+/// Returns whether a name is that of a segment.
 fn is_ours(name: &str) -> bool {
     let digits = name.strip_prefix(PREFIX).unwrap_or_default();
     digits.len() == NAME_DIGITS && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
