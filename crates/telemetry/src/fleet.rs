@@ -1,6 +1,7 @@
-//! What a head counts of its cluster: nodes, devices, replicas, operations and certificates.
+//! Metrics that a head records of its cluster: nodes, devices, replicas, operations and certificates.
 //!
-//! How many there are is found when somebody asks; see [`Metrics::on_scrape`](crate::Metrics::on_scrape).
+//! The numbers of nodes, devices and replicas are looked up when a client asks for the metrics; see
+//! [`Metrics::on_scrape`](crate::Metrics::on_scrape).
 
 use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -22,63 +23,63 @@ pub struct FleetMetrics {
     certificates: Family<CertificateLabels, Gauge<f64, AtomicU64>>,
 }
 
-/// How a node is.
+/// The condition of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "variant names are the label values")]
 pub enum NodeCondition {
-    /// It is connected and may have ranks.
+    /// The node is connected and may have ranks.
     connected,
-    /// It is connected, and an operator has drained it.
+    /// The node is connected, and an operator has drained it.
     drained,
-    /// It is not connected.
+    /// The node is not connected.
     lost,
 }
 
-/// How a device is.
+/// The condition of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "variant names are the label values")]
 pub enum DeviceCondition {
-    /// It has no rank.
+    /// The device has no rank.
     free,
-    /// It has a rank.
+    /// The device has a rank.
     used,
-    /// Its node is drained.
+    /// The node of the device is drained.
     drained,
-    /// Its node is not connected.
+    /// The node of the device is not connected.
     lost,
 }
 
-/// How a replica is.
+/// The condition of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "variant names are the label values")]
 pub enum ReplicaCondition {
-    /// Its ranks start for the first time.
+    /// The ranks of the replica start for the first time.
     starting,
-    /// It takes requests.
+    /// The replica takes requests.
     serving,
-    /// It has requests, and nothing comes of them.
+    /// The replica has requests and makes no progress.
     stalled,
-    /// Its ranks start anew.
+    /// The ranks of the replica restart.
     restarting,
-    /// It has been given up.
+    /// The replica has been given up.
     failed,
-    /// It is being drained.
+    /// The replica is being drained.
     draining,
-    /// It was drained.
+    /// The replica was drained.
     drained,
-    /// It has ended.
+    /// The replica has ended.
     stopped,
 }
 
-/// What a certificate is for.
+/// The purpose of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "variant names are the label values")]
 pub enum CertificateKind {
-    /// The HTTP listeners show it to clients.
+    /// The certificate that the HTTP listeners present to clients.
     tls,
-    /// The head shows it to nodes and ranks.
+    /// The certificate that the head presents to nodes and ranks.
     head,
-    /// A connected node has it: of all of them, the one that ends first.
+    /// The certificate of a connected node: of all of them, the one that expires first.
     node,
 }
 
@@ -86,15 +87,15 @@ pub enum CertificateKind {
 #[derive(Clone, Debug)]
 pub struct OperationCounters(Family<OperationLabels, Counter>);
 
-/// How an operation ended.
+/// The outcome of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "variant names are the label values")]
 pub enum OperationOutcome {
-    /// What was asked for runs.
+    /// The operation succeeded: its result runs.
     done,
-    /// It could not be done.
+    /// The operation could not be done.
     failed,
-    /// An operator ended it.
+    /// An operator ended the operation.
     aborted,
 }
 
@@ -140,7 +141,7 @@ impl FleetMetrics {
         metrics
     }
 
-    /// Sets how many nodes there are in each condition.
+    /// Sets the number of nodes in each condition.
     pub fn nodes(&self, nodes: &[NodeCondition]) {
         for state in NodeCondition::ALL {
             let count = nodes.iter().filter(|one| **one == state).count();
@@ -148,7 +149,7 @@ impl FleetMetrics {
         }
     }
 
-    /// Sets how many devices there are in each condition.
+    /// Sets the number of devices in each condition.
     pub fn devices(&self, devices: &[DeviceCondition]) {
         for state in DeviceCondition::ALL {
             let count = devices.iter().filter(|one| **one == state).count();
@@ -156,7 +157,7 @@ impl FleetMetrics {
         }
     }
 
-    /// Sets how many replicas there are in each condition.
+    /// Sets the number of replicas in each condition.
     pub fn replicas(&self, replicas: &[ReplicaCondition]) {
         for state in ReplicaCondition::ALL {
             let count = replicas.iter().filter(|one| **one == state).count();
@@ -164,7 +165,7 @@ impl FleetMetrics {
         }
     }
 
-    /// Sets the end of the certificate of a kind; without one there is no series.
+    /// Sets the expiry of the certificate of a kind; without a certificate there is no series.
     pub fn certificate(&self, kind: CertificateKind, not_after: Option<SystemTime>) {
         let labels = CertificateLabels { kind };
         match not_after.map(|end| end.duration_since(UNIX_EPOCH).unwrap_or_default()) {
@@ -184,7 +185,8 @@ impl OperationCounters {
 }
 
 impl Default for OperationCounters {
-    /// All of them at zero: a rate over a series that appears with its first event misses that event.
+    /// Returns all counters at zero, because a rate over a series that appears with its first event misses
+    /// that event.
     fn default() -> Self {
         let family = Family::<OperationLabels, Counter>::default();
         let all = [OperationOutcome::done, OperationOutcome::failed, OperationOutcome::aborted];

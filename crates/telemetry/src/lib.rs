@@ -1,12 +1,12 @@
-//! Logs, traces, and every metric name once.
+//! Logs, traces and metrics, with every metric name in one place.
 //!
-//! - **TEL-1** a metric is recorded once and exported under every spelling it has: ours
-//!   (`playhouse_*`, base units) and the one dashboards and routers made for vLLM ask for.
+//! - **TEL-1** a metric is recorded once and exported under every spelling that it has: Playhouse's own
+//!   (`playhouse_*`, base units) and the one that dashboards and routers made for vLLM ask for.
 //! - **TEL-2** label values come from fixed sets or from the configuration, never from a client, so
 //!   the number of series is bounded.
 //!
-//! Not here: when anything is recorded (see the crates that hold a [`Metrics`]), and how it is
-//! served (see `gateway`).
+//! Not here: when a metric is recorded (see the crates that hold a [`Metrics`]), and how metrics are served
+//! (see `gateway`).
 #![forbid(unsafe_code)]
 
 mod cause;

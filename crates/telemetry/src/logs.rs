@@ -1,8 +1,8 @@
-//! Where log events go: to standard error, as lines for people or as JSON for machines.
+//! Log events, sent to standard error as lines for people or as JSON for machines.
 //!
-//! No event has a prompt, an answer or a key in it: events say what happened to requests and ranks,
-//! and name requests by number. The test `nothing_a_client_says_is_logged` reads the logs of a server
-//! for what was sent to it.
+//! No event contains a prompt, an answer or a key: events say what happened to requests and ranks, and name
+//! requests by number. The test `nothing_a_client_says_is_logged` searches the logs of a server for the text
+//! that was sent to it.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -18,25 +18,24 @@ use tracing_subscriber::{EnvFilter, Registry};
 use crate::span;
 use crate::traces::Traces;
 
-/// [`init_logs`] ran before, or something else installed a subscriber.
+/// The error that logs were already set up: [`init_logs`] ran before, or other code installed a subscriber.
 #[derive(Debug, thiserror::Error)]
 #[error("logs were already set up in this process")]
 pub struct LogsAlreadySet;
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people: time, level, module, message and fields.
+    /// Lines for people: time, level, module, message and fields.
     #[default]
     Pretty,
-    /// One JSON object each, with `timestamp`, `level`, `target`, `message` and the fields.
+    /// One JSON object per event, with `timestamp`, `level`, `target`, `message` and the fields.
     Json,
 }
 
-/// Sends events to standard error, and spans to `traces` if there are any. `RUST_LOG` wins over
-/// `default_filter` (`"info"`, say); a filter that does not parse is dropped for the default, since a
-/// typo must not stop a server. Colours only on a terminal, and never when `NO_COLOR` is set
-/// (<https://no-color.org>).
+/// Sends events to standard error, and spans to `traces` if given. `RUST_LOG` wins over `default_filter`
+/// (`"info"`, say); a filter that does not parse is replaced by the default, since a typo must not stop a
+/// server. Colours are used on a terminal only, and never when `NO_COLOR` is set (<https://no-color.org>).
 ///
 /// # Errors
 /// When a subscriber is already installed: call this once, at the start of the process.
@@ -58,8 +57,8 @@ pub fn init_logs(
     Ok(())
 }
 
-/// As [`init_logs`], for a process whose parent passes its lines on: the time is the parent's to add,
-/// and a line begins with its level (` WARN`, say).
+/// Sends events as [`init_logs`] does, for a process whose parent passes the lines on: the parent adds the
+/// time, and a line begins with its level (` WARN`, say).
 ///
 /// # Errors
 /// When a subscriber is already installed.
@@ -73,7 +72,7 @@ pub fn init_child_logs(default_filter: &str) -> Result<(), LogsAlreadySet> {
         .map_err(|_| LogsAlreadySet)
 }
 
-/// Writes lines. Spans of requests are not for them, whatever `RUST_LOG` says.
+/// Returns the layer that writes lines. Spans of requests are left out, whatever `RUST_LOG` says.
 fn lines<S>(default_filter: &str, format: LogFormat, colours: bool) -> impl Layer<S>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,

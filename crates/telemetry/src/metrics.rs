@@ -21,8 +21,9 @@ use crate::traces::SpanCounters;
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Every metric of one served model; those of its replicas are labelled `engine` as vLLM does. Handles are shared with the registry: recording is a few atomic
-/// operations (a short lock for histograms), and nothing is recorded twice (**TEL-1**).
+/// Every metric of one served model; the metrics of its replicas are labelled `engine`, as in vLLM. Handles
+/// are shared with the registry: recording is a few atomic operations (a short lock for histograms), and
+/// nothing is recorded twice (**TEL-1**).
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -31,7 +32,7 @@ pub struct Metrics {
     pub http_requests: Family<HttpLabels, Counter>,
     /// Seconds per token after the first, one observation per generation of two tokens or more.
     pub time_per_output_token: Histogram,
-    /// Seconds from arrival to the end.
+    /// Seconds from the arrival of a request to its end.
     pub e2e_latency: Histogram,
     /// Prompt tokens, counted when the first token of a generation arrives.
     pub prompt_tokens: Counter,
@@ -48,29 +49,29 @@ pub struct Metrics {
     /// Ended generations by reason.
     pub request_success: Family<FinishLabels, Counter>,
 
-    /// Requests that were not computed, or not to their end.
+    /// Requests that were refused, or were not computed to their end.
     pub requests_refused: Family<RefusalLabels, Counter>,
     /// Streams that ended with an error event.
     pub streams_failed: Family<StreamFailureLabels, Counter>,
-    /// Seconds of silence of a generation that left lost or drained ranks, one observation each time.
+    /// Seconds without tokens for a generation that left lost or drained ranks, one observation each time.
     pub stream_gap: Histogram,
     /// Requests that wait because no replica can serve. Recorded by the cluster.
     pub requests_parked: Gauge,
 
-    /// Certificates of the cluster that were renewed, or refused to be. Recorded by the command line.
+    /// Renewals of the cluster's certificates, and refusals to renew one. Recorded by the command line.
     pub certificate_renewals: Family<RenewalLabels, Counter>,
 
-    /// How many nodes, devices and replicas there are.
+    /// Metrics of the cluster: nodes, devices, replicas, operations and certificates.
     pub fleet: FleetMetrics,
-    /// What this process uses.
+    /// Metrics of this process.
     pub process: ProcessMetrics,
 
-    /// What each replica records.
+    /// Metrics that each replica records.
     replicas: ReplicaFamilies,
     on_scrape: OnScrape,
 }
 
-/// What finds the values that are looked up when somebody asks for them.
+/// The function that looks up values when a client asks for the metrics.
 #[derive(Default)]
 struct OnScrape(OnceLock<Look>);
 
@@ -79,11 +80,11 @@ type Look = Box<dyn Fn(&Metrics) + Send + Sync>;
 /// Labels of [`Metrics::http_requests`]; all of them from fixed sets (**TEL-2**).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct HttpLabels {
-    /// The route's pattern, such as `/v1/models/{id}`.
+    /// Pattern of the route, such as `/v1/models/{id}`.
     pub handler: &'static str,
-    /// The method, in capitals.
+    /// HTTP method, in capitals.
     pub method: &'static str,
-    /// The class of the status.
+    /// Class of the HTTP status.
     pub status: StatusClass,
 }
 
@@ -94,19 +95,19 @@ pub struct StatusClass(pub u16);
 /// Labels of [`Metrics::request_success`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct FinishLabels {
-    /// Why the generation ended.
+    /// Reason why the generation ended.
     pub finished_reason: Finished,
 }
 
-/// Why a generation ended, in vLLM's words.
+/// The reason why a generation ended, in vLLM's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "variant names are the label values")]
 pub enum Finished {
-    /// A stop token or string.
+    /// The model sampled a stop token, or the answer contains a stop string.
     stop,
-    /// `max_tokens` or the context length.
+    /// The generation reached `max_tokens` or the context length.
     length,
-    /// The client went away.
+    /// The client disconnected.
     abort,
     /// The engine failed.
     error,
@@ -115,61 +116,61 @@ pub enum Finished {
 /// Labels of [`Metrics::requests_refused`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RefusalLabels {
-    /// Why.
+    /// Reason of the refusal.
     pub reason: Refusal,
     /// Name of the API key, from the configuration; empty without one.
     pub key: String,
 }
 
-/// Why a request was not computed, or not to its end.
+/// The reason why a request was not computed, or not to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "variant names are the label values")]
 pub enum Refusal {
     /// The queues were full.
     overloaded,
-    /// The holder of the key had as much queued and running as it may.
+    /// The holder of the API key had as much queued and running as allowed.
     over_limit,
-    /// The server was going down.
+    /// The server was shutting down.
     draining,
-    /// No replica could ever hold it.
+    /// No replica could ever hold the request.
     never_fits,
-    /// No replica served in time.
+    /// No replica served the request in time.
     unserved,
-    /// It had not begun at its deadline.
+    /// The request had not begun at its deadline.
     expired,
 }
 
 /// Labels of [`Metrics::streams_failed`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StreamFailureLabels {
-    /// What the error event says.
+    /// Code of the error event.
     pub reason: StreamFailure,
 }
 
-/// The code of an error event.
+/// The code of an error event in a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "variant names are the label values")]
 pub enum StreamFailure {
-    /// The engine could not go on with it.
+    /// The engine could not continue the generation.
     engine_failed,
-    /// No replica served in time.
+    /// No replica served the request in time.
     unavailable,
-    /// It had not begun at its deadline.
+    /// The request had not begun at its deadline.
     timeout,
-    /// The server went down.
+    /// The server shut down.
     draining,
 }
 
 /// Labels of [`Metrics::certificate_renewals`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RenewalLabels {
-    /// Whose certificate.
+    /// Kind of the certificate's holder.
     pub role: Holder,
-    /// What came of it.
+    /// Outcome of the renewal.
     pub outcome: RenewalOutcome,
 }
 
-/// What the holder of a certificate is in the cluster.
+/// The role of a certificate's holder in the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "variant names are the label values")]
 pub enum Holder {
@@ -181,13 +182,13 @@ pub enum Holder {
     shard,
 }
 
-/// What came of a renewal.
+/// The outcome of a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "variant names are the label values")]
 pub enum RenewalOutcome {
-    /// There is a next certificate.
+    /// The holder has a new certificate.
     renewed,
-    /// There is none.
+    /// The head refused a new certificate.
     refused,
 }
 
@@ -197,14 +198,15 @@ pub(crate) struct Spellings<'a>(&'a mut Registry);
 // === impl Metrics ===
 
 impl Metrics {
-    /// All metrics at zero, labelled `model_name="…"`.
+    /// Returns all metrics at zero, labelled `model_name="…"`.
     #[must_use]
     pub fn new(model_name: &str) -> Self {
         let (spans, operations) = Default::default();
         Self::of_head(model_name, &spans, &operations)
     }
 
-    /// As [`Metrics::new`], with what became of the spans of traces and of operations.
+    /// Returns the metrics of a head: those of [`Metrics::new`], with the given counters of spans and of
+    /// operations.
     #[must_use]
     pub fn of_head(model_name: &str, spans: &SpanCounters, operations: &OperationCounters) -> Self {
         let mut registry = Registry::default();
@@ -257,25 +259,25 @@ impl Metrics {
         metrics
     }
 
-    /// The metrics of a replica, which appear with this call.
+    /// Returns the metrics of a replica, which appear with this call.
     #[must_use]
     pub fn replica(&self, replica: u32) -> ReplicaMetrics {
         self.replicas.of(replica)
     }
 
-    /// The times that clients of a replica see, which appear with this call.
+    /// Returns the times that clients of a replica see, which appear with this call.
     #[must_use]
     pub fn latency(&self, replica: u32) -> LatencyMetrics {
         self.replicas.latency(replica)
     }
 
-    /// Has `look` set what is looked up whenever somebody asks for the metrics. Only the first call has
-    /// an effect.
+    /// Runs `look` whenever a client asks for the metrics, to set the values that are looked up. Only the
+    /// first call has an effect.
     pub fn on_scrape(&self, look: impl Fn(&Self) + Send + Sync + 'static) {
         drop(self.on_scrape.0.set(Box::new(look)));
     }
 
-    /// Everything, in the OpenMetrics text format ([`CONTENT_TYPE`]).
+    /// Encodes all metrics in the OpenMetrics text format ([`CONTENT_TYPE`]).
     #[must_use]
     pub fn encode(&self) -> String {
         if let Some(look) = self.on_scrape.0.get() {
@@ -337,13 +339,13 @@ impl EncodeLabelValue for StatusClass {
     }
 }
 
-/// From a fast decode step to a long generation.
+/// Buckets of seconds, from a fast decode step to a long generation.
 pub(crate) const SECONDS: &[f64] = &[
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75,
     1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
 ];
 
-/// vLLM's 1-2-5 series, up to the longest contexts in use.
+/// Buckets of tokens: vLLM's 1-2-5 series, up to the longest contexts in use.
 pub(crate) const TOKENS: &[f64] = &[
     1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5,
     5e5, 1e6,
@@ -356,7 +358,7 @@ mod tests {
     use super::*;
     use crate::fleet::{CertificateKind, NodeCondition};
 
-    /// The value of every series, by its name and labels.
+    /// Returns the value of every series, by its name and labels.
     fn series(text: &str) -> BTreeMap<&str, f64> {
         text.lines()
             .filter(|line| !line.starts_with('#'))

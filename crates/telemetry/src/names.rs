@@ -5,12 +5,13 @@
 //! reads `num_requests_waiting`, `num_requests_running`, `kv_cache_usage_perc` and
 //! `cache_config_info` among them.
 
-/// One metric: what we call it, what vLLM calls it, and what it says.
+/// The names of one metric and its help text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Name {
-    /// Our spelling: `playhouse_`, then noun, then base unit; `process_` for what every process exports.
+    /// Playhouse's name: `playhouse_`, then noun, then base unit; `process_` for metrics that every process
+    /// exports.
     pub ours: &'static str,
-    /// The spelling vLLM's dashboards use, where vLLM has such a metric.
+    /// vLLM's name, which dashboards use, where vLLM has such a metric.
     pub vllm: Option<&'static str>,
     /// Help text, without a full stop at the end (the format adds one).
     pub help: &'static str,
@@ -26,7 +27,7 @@ macro_rules! names {
                 help: $help,
             };
         )*
-        /// All of them, in the order they are exported.
+        /// All metric names, in the order in which they are exported.
         pub const ALL: &[Name] = &[$($constant),*];
     };
 }

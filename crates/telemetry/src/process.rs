@@ -1,4 +1,4 @@
-//! What every process exports, under the names that Prometheus client libraries agree on.
+//! Metrics that every process exports, under the names that Prometheus client libraries agree on.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,26 +23,26 @@ pub struct ProcessMetrics {
     start: Gauge<f64, AtomicU64>,
 }
 
-/// What a process uses at one moment.
+/// The resources that a process uses at one moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ProcessUsage {
-    /// User and system time since it started.
+    /// User and system time since the process started.
     pub cpu: Duration,
-    /// Bytes of memory that it has.
+    /// Bytes of resident memory.
     pub resident_bytes: u64,
     /// Bytes of address space.
     pub virtual_bytes: u64,
     /// Open file descriptors.
     pub open_fds: u64,
-    /// File descriptors that it may have open; `None` if there is no limit.
+    /// File descriptors that the process may open; `None` if there is no limit.
     pub max_fds: Option<u64>,
-    /// Threads.
+    /// Number of threads.
     pub threads: u64,
-    /// When it started.
+    /// Start time of the process.
     pub start: SystemTime,
 }
 
-/// Which build this is.
+/// The labels that identify the build.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabels {
     version: &'static str,
@@ -65,7 +65,7 @@ impl ProcessMetrics {
         }
     }
 
-    /// Sets what the process uses now.
+    /// Sets the resources that the process uses now.
     pub fn set(&self, usage: &ProcessUsage) {
         // The system has counted it, so there is nothing to add.
         self.cpu.inner().store(usage.cpu.as_secs_f64().to_bits(), Ordering::Relaxed);

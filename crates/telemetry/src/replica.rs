@@ -1,4 +1,4 @@
-//! What each replica of a model records.
+//! Metrics that each replica of a model records.
 
 use std::sync::atomic::AtomicU64;
 
@@ -23,7 +23,7 @@ pub struct ReplicaMetrics {
     pub kv_cache_usage: Gauge<f64, AtomicU64>,
     /// Prompt tokens looked up in the prefix cache.
     pub prefix_cache_queries: Counter,
-    /// Prompt tokens found there.
+    /// Prompt tokens found in the prefix cache.
     pub prefix_cache_hits: Counter,
     /// Preemptions (by recomputation).
     pub preemptions: Counter,
@@ -39,25 +39,25 @@ pub struct ReplicaMetrics {
     pub inference_time: Histogram,
     /// KV blocks held by sequences.
     pub kv_blocks_held: Gauge,
-    /// KV blocks there are.
+    /// KV blocks in the pool.
     pub kv_blocks: Gauge,
     /// Restarts of the replica after ranks were lost.
     pub replica_restarts: CauseCounters,
-    /// Its incarnation.
+    /// Epoch of the replica.
     pub epoch: Gauge,
-    /// 1 while it serves and makes progress.
+    /// 1 while the replica serves and makes progress.
     pub healthy: Gauge,
-    /// 1 while it is several times slower than its peers.
+    /// 1 while the replica is several times slower than its peers.
     pub outlier: Gauge,
-    /// Requests that it lost to other replicas.
+    /// Requests that the replica lost to other replicas.
     pub migrations: CauseCounters,
-    /// Seconds from the loss of its ranks until it serves again.
+    /// Seconds from the loss of the replica's ranks until it serves again.
     pub recovery_time: Histogram,
     /// Seconds from the last sign of life of ranks that hung until they were ended.
     pub hang_detection_time: Histogram,
-    /// Seconds in which it had requests, for each stage.
+    /// Seconds in which the replica had requests, for each stage.
     pub pipeline_time: Counter<f64, AtomicU64>,
-    /// Of those, seconds in which a stage had no step.
+    /// Seconds of `pipeline_time` in which a stage had no step.
     pub pipeline_idle_time: Counter<f64, AtomicU64>,
     engine: u32,
     cache_config: Family<BlockLabels, Gauge>,
@@ -72,7 +72,7 @@ pub struct LatencyMetrics {
     pub inter_token_latency: Histogram,
 }
 
-/// A series for each replica.
+/// A family of series for each metric of a replica.
 #[derive(Debug)]
 pub(crate) struct ReplicaFamilies {
     time_to_first_token: Histograms,
@@ -104,7 +104,7 @@ pub(crate) struct ReplicaFamilies {
 
 type Histograms = Family<EngineLabel, Histogram, Bounds>;
 
-/// Which replica, in vLLM's words.
+/// The label of a replica, in vLLM's words.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EngineLabel {
     engine: u32,
@@ -116,11 +116,11 @@ struct BlockLabels {
     engine: u32,
     /// Tokens per block.
     block_size: u32,
-    /// Blocks in the pool. vLLM's name for it, on every device.
+    /// Blocks in the pool. vLLM uses this name on every device.
     num_gpu_blocks: u32,
 }
 
-/// Makes histograms with these upper bounds.
+/// The upper bounds of a histogram's buckets.
 #[derive(Clone, Copy, Debug)]
 struct Bounds(&'static [f64]);
 
@@ -169,7 +169,7 @@ impl ReplicaFamilies {
         }
     }
 
-    /// The times that clients of one replica see.
+    /// Returns the latency metrics of one replica.
     pub(crate) fn latency(&self, engine: u32) -> LatencyMetrics {
         let label = &EngineLabel { engine };
         LatencyMetrics {
@@ -178,7 +178,7 @@ impl ReplicaFamilies {
         }
     }
 
-    /// The series of one replica, which appear with this call.
+    /// Returns the series of one replica, which appear with this call.
     pub(crate) fn of(&self, engine: u32) -> ReplicaMetrics {
         drop(self.latency(engine));
         let label = &EngineLabel { engine };
@@ -214,7 +214,7 @@ impl ReplicaFamilies {
 // === impl ReplicaMetrics ===
 
 impl ReplicaMetrics {
-    /// States the block geometry of the replica, in place of what was stated before.
+    /// Sets the block geometry of the replica, in place of the previous one.
     pub fn has_blocks(&self, block_size: u32, blocks: u32) {
         let labels =
             |num_gpu_blocks| BlockLabels { engine: self.engine, block_size, num_gpu_blocks };

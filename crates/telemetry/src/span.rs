@@ -1,6 +1,6 @@
-//! Spans of traced requests, for crates that know nothing of OpenTelemetry.
+//! Spans of traced requests, for crates that do not depend on OpenTelemetry.
 //!
-//! A request that is not traced has spans too: they are nothing, and cost a comparison.
+//! A request that is not traced has spans too: they are empty, and cost a comparison.
 
 use std::fmt::Display;
 use std::sync::OnceLock;
@@ -15,18 +15,18 @@ use opentelemetry_sdk::trace::{
 use tracing::{Span, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// The target of every span here, by which logs leave them out and traces take them in.
+/// The target of every span in this file, by which logs exclude spans and traces include them.
 pub(crate) const TARGET: &str = "playhouse::trace";
 
-/// Says which requests are traced; unset when none are.
+/// The sampler that decides which requests are traced; unset when none are.
 static SAMPLER: OnceLock<Sampler> = OnceLock::new();
 
-/// A part of a traced request, or nothing. It lasts from its making until the last of its clones is
-/// dropped.
+/// A span of a traced request, or an empty one. The span lasts from its creation until the last of its clones
+/// is dropped.
 #[derive(Clone, Debug)]
 pub struct TraceSpan(Span);
 
-/// What a client says about the trace that it has begun (W3C Trace Context).
+/// The trace context that a client sends with a request (W3C Trace Context).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TraceHeaders<'a> {
     /// The header `traceparent`.
@@ -35,16 +35,16 @@ pub struct TraceHeaders<'a> {
     pub state: Option<&'a str>,
 }
 
-/// What a span can have as an attribute.
+/// The value of a span's attribute.
 pub type TraceValue = Value;
 
-/// From now on requests are traced.
+/// Starts to trace requests, as `sampler` decides.
 pub(crate) fn trace_requests(sampler: Sampler) {
     // Logs are set up once, and this with them.
     let _ = SAMPLER.set(sampler);
 }
 
-/// Whether a request is to be traced.
+/// Returns whether a request is to be traced.
 fn samples(sampler: &Sampler, client: Option<&Context>, name: &str) -> bool {
     let trace = match client {
         Some(client) => client.span().span_context().trace_id(),
@@ -57,14 +57,14 @@ fn samples(sampler: &Sampler, client: Option<&Context>, name: &str) -> bool {
 // === impl TraceSpan ===
 
 impl TraceSpan {
-    /// Nothing.
+    /// Returns an empty span.
     #[must_use]
     pub fn none() -> Self {
         Self(Span::none())
     }
 
-    /// The span of a request that has arrived: in the trace of its client, if that has one, and if the
-    /// sampler wants it.
+    /// Returns the span of a request that has arrived, if the sampler selects the request; an empty span
+    /// otherwise. The span belongs to the client's trace, if the client has one.
     #[must_use]
     pub fn request(name: &str, headers: TraceHeaders<'_>) -> Self {
         let Some(sampler) = SAMPLER.get() else { return Self::none() };
@@ -84,7 +84,7 @@ impl TraceSpan {
         Self(span)
     }
 
-    /// A part of this one, which begins now.
+    /// Returns a new span within this one, which begins now.
     #[must_use]
     pub fn child(&self, name: &'static str) -> Self {
         if !self.is_on() {
@@ -93,7 +93,7 @@ impl TraceSpan {
         Self(info_span!(target: TARGET, parent: &self.0, "part", otel.name = name))
     }
 
-    /// Whether it is more than nothing.
+    /// Returns whether the span is not empty.
     #[must_use]
     pub fn is_on(&self) -> bool {
         !self.0.is_disabled()
@@ -114,7 +114,7 @@ impl TraceSpan {
         }
     }
 
-    /// Something happens within it.
+    /// Adds an event to the span.
     pub fn event(&self, name: &'static str, attributes: &[(&'static str, &dyn Display)]) {
         if self.is_on() {
             let pair = |(key, value): &(&'static str, &dyn Display)| {
@@ -124,14 +124,14 @@ impl TraceSpan {
         }
     }
 
-    /// It has to do with another one, which may be of another trace.
+    /// Links the span to another one, which may be of another trace.
     pub fn link(&self, other: &Self) {
         if let Some(other) = other.context().filter(|_| self.is_on()) {
             self.0.add_link(other);
         }
     }
 
-    /// It has failed; the text says why, without anything that a client said.
+    /// Marks the span as failed; the text gives the reason, without anything that a client sent.
     pub fn fail(&self, why: &'static str) {
         if self.is_on() {
             self.0.set_status(Status::error(why));
@@ -139,7 +139,8 @@ impl TraceSpan {
         }
     }
 
-    /// The header `traceresponse` (W3C Trace Context Level 2): the trace and the span.
+    /// Returns the header `traceresponse` (W3C Trace Context Level 2), with the ids of the trace and the
+    /// span.
     #[must_use]
     pub fn response_header(&self) -> Option<String> {
         let context = self.context()?;

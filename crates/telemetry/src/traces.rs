@@ -1,15 +1,15 @@
 //! Traces: spans of sampled requests, sent to an OpenTelemetry collector (OTLP over HTTP, protobuf).
 //!
-//! - **TR-1** who records a span never waits: it is put in a queue with a bound, and dropped and
-//!   counted when that is full.
-//! - **TR-2** a collector that is slow or gone costs one thread that waits for it, and two lines in the
-//!   log: when it is missed, and when it is back. Spans are sent once, and those it does not take are
-//!   counted.
-//! - **TR-3** [`Traces`] sends what there is when it is dropped, for [`FLUSH`] at most.
-//! - **TR-4** a span has nothing of what is said in a prompt or an answer, and no key. Of what a client
-//!   sends it has numbers, the name of the model and the request id.
-//! - **TR-5** an `https` endpoint gets nothing unless its certificate is good for its host; headers for
-//!   the collector (`OTEL_EXPORTER_OTLP_HEADERS`), which may be secret, are in no log and no error.
+//! - **TR-1** code that records a span never waits: the span is put in a bounded queue, and is dropped and
+//!   counted when the queue is full.
+//! - **TR-2** a collector that is slow or gone costs one thread that waits for it, and two lines in the log:
+//!   when it is first missed, and when it is back. Spans are sent once, and spans that the collector does not
+//!   accept are counted.
+//! - **TR-3** [`Traces`] sends the spans in the queue when it is dropped, for [`FLUSH`] at most.
+//! - **TR-4** a span contains nothing of a prompt or an answer, and no key. Of the data that a client sends,
+//!   a span contains numbers, the name of the model and the request id.
+//! - **TR-5** an `https` endpoint gets nothing unless its certificate is valid for its host; headers for the
+//!   collector (`OTEL_EXPORTER_OTLP_HEADERS`), which may be secret, are in no log and no error.
 
 mod post;
 mod queue;
@@ -42,16 +42,16 @@ use crate::span::TARGET;
 /// Longest wait for the collector when the process ends.
 pub const FLUSH: Duration = Duration::from_secs(2);
 
-/// What became of spans.
+/// Counters of ended spans by outcome.
 #[derive(Clone, Debug, Default)]
 pub struct SpanCounters {
-    /// The collector has them.
+    /// Spans that the collector accepted.
     pub exported: Counter,
-    /// They were lost: the queue was full, or the collector did not take them.
+    /// Spans that were lost: the queue was full, or the collector did not accept them.
     pub dropped: Counter,
 }
 
-/// Sends spans to a collector until it is dropped.
+/// The exporter of spans, which sends them to a collector until it is dropped.
 #[derive(Debug)]
 pub struct Traces {
     provider: SdkTracerProvider,
@@ -59,7 +59,7 @@ pub struct Traces {
     counters: SpanCounters,
 }
 
-/// Why no traces can be sent.
+/// The reason why no traces can be sent.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot send traces to {endpoint}: {why}")]
 pub struct TracesError {
@@ -70,12 +70,12 @@ pub struct TracesError {
 // === impl Traces ===
 
 impl Traces {
-    /// Begins to send spans. Whether the collector is there shows later. For an `https` endpoint, `trust`
-    /// says who may be the collector: whoever has a certificate by those in the file that it is given,
-    /// or by whom the machine trusts.
+    /// Starts to send spans. Whether the collector can be reached shows later. For an `https` endpoint,
+    /// `trust` decides which certificates of the collector are accepted: those signed by the certificates in
+    /// the file that `trust` is given, or, without a file, by those that the machine trusts.
     ///
     /// # Errors
-    /// What `trust` says; or when the system refuses a thread, or what the environment says of OTLP makes no sense.
+    /// When `trust` fails, the system refuses a thread, or the OTLP settings in the environment are invalid.
     pub fn start(
         settings: TraceSettings,
         trust: impl FnOnce(Option<&Path>) -> Result<Arc<ClientConfig>, String>,
@@ -100,14 +100,14 @@ impl Traces {
         let queue = queue.map_err(|why| failed(why.to_string()))?;
         let provider = SdkTracerProvider::builder()
             .with_span_processor(queue)
-            // Whoever makes the first span of a request has asked the sampler already.
+            // The code that makes the first span of a request has asked the sampler already.
             .with_sampler(Sampler::AlwaysOn)
             .with_resource(resource)
             .build();
         Ok(Self { provider, sampler, counters })
     }
 
-    /// What becomes of the spans, for [`Metrics`](crate::Metrics).
+    /// Returns the counters of the spans, for [`Metrics`](crate::Metrics).
     #[must_use]
     pub fn counters(&self) -> &SpanCounters {
         &self.counters
@@ -117,7 +117,7 @@ impl Traces {
         self.sampler.clone()
     }
 
-    /// Takes the spans of requests, and nothing else.
+    /// Returns the layer that takes the spans of requests, and nothing else.
     pub(crate) fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'span> LookupSpan<'span>,
@@ -135,12 +135,13 @@ impl Traces {
 
 impl Drop for Traces {
     fn drop(&mut self) {
-        // Whoever did not listen in time has lost them: counted, and said by the queue.
+        // A collector that did not accept spans in time has lost them: counted, and logged by the queue.
         drop(self.provider.shutdown_with_timeout(FLUSH));
     }
 }
 
-/// Who we are, unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` say so.
+/// Returns the resource of this service, named `playhouse` unless `OTEL_SERVICE_NAME` or
+/// `OTEL_RESOURCE_ATTRIBUTES` name it.
 fn resource() -> Resource {
     let said = Resource::builder().build();
     let name = said.get(&"service.name".into()).map(|name| name.to_string());

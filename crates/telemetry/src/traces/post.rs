@@ -26,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// Posts batches, and remembers what went wrong last: the exporter says only that something did.
+/// The HTTP client that posts batches. Remembers the last error, because the exporter only says that one
+/// occurred.
 #[derive(Clone, Default)]
 pub(super) struct Post {
     tls: Option<TlsConnector>,
@@ -36,12 +37,12 @@ pub(super) struct Post {
 // === impl Post ===
 
 impl Post {
-    /// Over TLS as `tls` says, if it does.
+    /// Returns a client that uses TLS as `tls` says, or no TLS.
     pub(super) fn new(tls: Option<Arc<ClientConfig>>) -> Self {
         Self { tls: tls.map(TlsConnector::from), why: Arc::default() }
     }
 
-    /// Why the last batch did not arrive, if the network is to blame.
+    /// Returns the reason why the last batch did not arrive, if the network is to blame.
     pub(super) fn why(&self) -> Option<String> {
         self.why.lock().take()
     }
@@ -81,7 +82,7 @@ async fn send(
     }
 }
 
-/// One question and its answer.
+/// Sends one request and returns its answer.
 async fn exchange(
     mut request: Request<Bytes>,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin,
@@ -99,7 +100,7 @@ async fn exchange(
     };
     tokio::select! {
         answer = answer => answer,
-        // It ends when the answer was read, or when there will be none.
+        // The connection ends when the answer was read, or when there will be none.
         ended = connection => Err(match ended {
             Ok(()) => "the collector closed the connection".into(),
             Err(why) => why.into(),

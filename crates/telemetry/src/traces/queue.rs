@@ -1,4 +1,4 @@
-//! Spans on their way to the collector: a queue with a bound, and the thread that empties it.
+//! The bounded queue of spans to the collector, and the thread that empties it.
 
 use std::io;
 use std::mem;
@@ -18,16 +18,16 @@ use tracing::{info, warn};
 use super::SpanCounters;
 use super::post::Post;
 
-/// Spans that wait at most.
+/// Most spans that wait.
 const SPANS_MAX: usize = 4096;
 
-/// Spans in one message to the collector.
+/// Most spans in one message to the collector.
 const BATCH_MAX: usize = 512;
 
-/// How often the queue is emptied. Nobody is woken for a single span.
+/// Time between two runs that empty the queue. No thread is woken for a single span.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Where spans go when they end.
+/// The queue that takes spans when they end.
 #[derive(Debug)]
 pub(super) struct Queue {
     spans: SyncSender<SpanData>,
@@ -35,16 +35,16 @@ pub(super) struct Queue {
     end: Mutex<Option<End>>,
 }
 
-/// Ends the thread.
+/// The channels by which the thread is ended.
 #[derive(Debug)]
 struct End {
-    /// Dropped to ask for it.
+    /// Dropped to ask the thread to end.
     _wish: SyncSender<()>,
-    /// Closed when it has come.
+    /// Closed when the thread has ended.
     ended: Receiver<()>,
 }
 
-/// What the thread has.
+/// The state of the sending thread.
 struct Sender {
     spans: Receiver<SpanData>,
     exporter: SpanExporter,
@@ -52,14 +52,14 @@ struct Sender {
     runtime: Runtime,
     endpoint: String,
     counters: SpanCounters,
-    /// The collector does not take what it is sent.
+    /// Whether the collector failed to accept the last spans.
     missed: bool,
 }
 
 // === impl Queue ===
 
 impl Queue {
-    /// Starts the thread, once it is known who we are.
+    /// Starts the thread, once the service's resource is known.
     pub(super) fn start(
         exporter: SpanExporter,
         post: Post,
@@ -126,7 +126,7 @@ impl Sender {
         }
     }
 
-    /// Sends everything that waits now.
+    /// Sends every span that waits now.
     fn empty(&mut self) {
         let mut batch = Vec::new();
         while let Ok(span) = self.spans.try_recv() {

@@ -1,4 +1,5 @@
-//! Where traces go, and how many: the flag, then the variables that every OpenTelemetry SDK reads.
+//! The settings of traces: the collector's address and the sampler, from the flag and then from the variables
+//! that every OpenTelemetry SDK reads.
 
 use std::path::PathBuf;
 
@@ -17,7 +18,7 @@ const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
 const TRACES_HEADERS: &str = "OTEL_EXPORTER_OTLP_TRACES_HEADERS";
 const CERTIFICATE: &str = "OTEL_EXPORTER_OTLP_CERTIFICATE";
 const TRACES_CERTIFICATE: &str = "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE";
-/// What we cannot follow: certificates of our own for the collector.
+/// Settings that are not supported: a client certificate for the collector.
 const CLIENT_IDENTITY: [&str; 4] = [
     "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE",
     "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY",
@@ -27,16 +28,16 @@ const CLIENT_IDENTITY: [&str; 4] = [
 const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
 const SAMPLER_ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
 
-/// Where traces go, and which requests are traced.
+/// The collector to which traces go, and the sampler that selects requests.
 #[derive(Clone, Debug)]
 pub struct TraceSettings {
     pub(super) endpoint: String,
-    /// Those who may sign the collector's certificate.
+    /// File of the certificates that may sign the collector's.
     pub(super) certificate: Option<PathBuf>,
     pub(super) sampler: Sampler,
 }
 
-/// A setting that cannot be followed.
+/// A setting that is invalid or not supported.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name} is {value:?}: {allowed}")]
 pub struct InvalidTraceSetting {
@@ -48,11 +49,11 @@ pub struct InvalidTraceSetting {
 // === impl TraceSettings ===
 
 impl TraceSettings {
-    /// What the flag `--otlp-traces-endpoint` and the environment ask for; `None` when nobody names a
+    /// Reads the flag `--otlp-traces-endpoint` and the environment; returns `None` when neither names a
     /// collector.
     ///
     /// # Errors
-    /// The first setting that makes no sense here.
+    /// The first setting that is invalid here.
     pub fn read(
         flag: Option<&str>,
         variable: impl Fn(&str) -> Option<String>,
@@ -88,7 +89,7 @@ impl TraceSettings {
     }
 }
 
-/// What is done about the path of a URL.
+/// The treatment of a URL's path.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Path {
     AsGiven,
@@ -112,8 +113,8 @@ fn endpoint(name: &'static str, value: &str, path: Path) -> Result<String, Inval
     })
 }
 
-/// Whether every header is one: `name=value`, separated by commas, with the escapes of URLs. An error
-/// does not repeat them: they may be secret.
+/// Checks that every header is valid: `name=value`, separated by commas, with the escapes of URLs. An error
+/// does not repeat the headers, which may be secret.
 fn headers(name: &'static str, value: &str) -> Result<(), InvalidTraceSetting> {
     let is_header = |header: &str| {
         let (name, value) = header.split_once('=')?;
@@ -128,7 +129,7 @@ fn headers(name: &'static str, value: &str) -> Result<(), InvalidTraceSetting> {
     Err(InvalidTraceSetting { name, value: "…".to_owned(), allowed })
 }
 
-/// A text with its `%20`s read.
+/// Decodes the `%20`s of a text.
 fn unescaped(text: &str) -> Option<Vec<u8>> {
     let mut parts = text.as_bytes().split(|&byte| byte == b'%');
     let mut bytes = parts.next().unwrap_or_default().to_vec();
@@ -140,7 +141,7 @@ fn unescaped(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// OpenTelemetry's names of samplers.
+/// Returns the sampler that has OpenTelemetry's name.
 fn sampler(name: Option<String>, arg: Option<String>) -> Result<Sampler, InvalidTraceSetting> {
     let ratio = || match &arg {
         None => Ok(1.0),
