@@ -13,7 +13,8 @@
 //! - **LED-5** the steps of an operation have strictly growing times, in microseconds, so that a
 //!   reader who saw one knows which come after it.
 //! - **LED-6** the names of the nodes with ranks are written as well, soon after they change: a later
-//!   head waits for those nodes, and for no others.
+//!   head waits for those nodes, and for no others. What is missing from a damaged journal may be the last
+//!   of these names, so then none is believed, and the head waits for whatever comes.
 //! - **LED-7** the next change notices a journal that was deleted under a running head. The change
 //!   writes everything anew, or is refused if that fails.
 //!
@@ -123,6 +124,9 @@ impl Ledger {
                 why: format!("record {number}: {why}"),
             })?;
             state.replay(record);
+        }
+        if journal.was_cut() {
+            state.hosts = None;
         }
         let recovered = Recovered {
             desired: state.desired.clone(),

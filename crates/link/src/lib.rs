@@ -25,6 +25,7 @@
 //! - **LK-12** an expired certificate is refused in the handshake, and a certificate made by a clock a
 //!   little ahead is not. A connected peer gets its next certificate in time, for its own name only and
 //!   unless the peer was revoked; existing connections are not affected by a renewal.
+//!
 //! The caller decides which side dials: between two processes it is always the same one. Not here: the
 //! meaning of messages (see `wire`), and the reaction to a lost peer (see `cluster`).
 #![forbid(unsafe_code)]

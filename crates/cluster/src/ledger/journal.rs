@@ -58,6 +58,8 @@ pub(crate) struct Journal {
     end: u64,
     /// Whether something may be behind the last good record.
     torn: bool,
+    /// Whether damaged records were dropped when it was opened.
+    was_cut: bool,
     /// The length after the last rewrite.
     base: u64,
     /// The lock, held for as long as the journal is open.
@@ -111,7 +113,8 @@ impl Journal {
             JournalError::Foreign { path: path.clone(), why }
         })?;
         let folder = folder.to_owned();
-        let mut journal = Self { folder, file, end: whole, torn: false, base: 0, _lock };
+        let (torn, was_cut) = (false, whole > 0 && bytes.len() as u64 > whole);
+        let mut journal = Self { folder, file, end: whole, torn, was_cut, base: 0, _lock };
         journal.cut(bytes.len() as u64, records.len()).map_err(io(&path))?;
         if bytes.starts_with(&MAGIC_1) {
             journal.rewrite(&records).map_err(io(&path))?;
@@ -133,6 +136,12 @@ impl Journal {
         }
         self.file.sync_all()?;
         sync_folder(&self.folder)
+    }
+
+    /// Returns whether the end of the file was damaged when it was opened, so that the last records are
+    /// missing.
+    pub(crate) fn was_cut(&self) -> bool {
+        self.was_cut
     }
 
     /// Returns whether the file in the folder is not the open one (**J-6**).

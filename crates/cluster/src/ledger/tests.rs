@@ -33,6 +33,28 @@ fn failed(reason: &str) -> Phase {
     Phase::Failed { reason: reason.to_owned() }
 }
 
+/// LED-6
+#[test]
+fn the_nodes_of_a_damaged_journal_are_not_believed() {
+    let folder = Folder::new();
+    let (ledger, _) = Ledger::open(folder.path()).expect("a new folder");
+    for hosts in [&["a"][..], &["a", "b"]] {
+        ledger.set_hosts(hosts.iter().map(ToString::to_string).collect()).expect("there is room");
+    }
+    let asked = new(&ledger, 2);
+    ledger.end(asked, Phase::Done);
+    drop(ledger);
+    let path = folder.path().join("journal");
+    let (ledger, _) = Ledger::open(folder.path()).expect("it opens");
+    assert_eq!(ledger.hosts(), Some(["a", "b"].map(str::to_owned).into()));
+    drop(ledger);
+    let length = fs::metadata(&path).expect("a journal").len();
+    let file = fs::OpenOptions::new().write(true).open(&path).expect("a journal");
+    file.set_len(length - 3).expect("it is cut");
+    let (ledger, recovered) = Ledger::open(folder.path()).expect("it opens");
+    assert_eq!((ledger.hosts(), recovered.desired), (None, Some(desired(2))));
+}
+
 /// LED-7
 #[test]
 fn a_deleted_journal_is_written_anew_by_the_next_change() {

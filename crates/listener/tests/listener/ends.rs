@@ -7,8 +7,8 @@ use crate::support::*;
 
 #[tokio::test]
 async fn a_stream_that_runs_ends_and_no_other_begins() {
-    let service = TestService::new();
-    let server = service.listen(limits(), None).await;
+    let routes = TestRoutes::new();
+    let server = routes.listen(limits(), None).await;
     let address = server.address;
     let (mut sender, driver) = http2(server.connect().await).await;
     let running = ask(&mut sender, "/quiet").await.expect("it begins");
@@ -21,7 +21,7 @@ async fn a_stream_that_runs_ends_and_no_other_begins() {
     let (mut late, late_driver) = http2(TcpStream::connect(address).await.expect("open")).await;
     assert_eq!(ask(&mut late, "/").await.expect("answered").status(), 200);
     soon(late_driver).await.expect("no panic").expect("told to leave");
-    service.release.send_replace(true);
+    routes.release.send_replace(true);
     assert_eq!(text(running).await.expect("whole"), "early late");
     soon(driver).await.expect("no panic").expect("a proper end");
     assert_eq!(stopping.await.expect("no panic"), (true, 0));
@@ -30,7 +30,7 @@ async fn a_stream_that_runs_ends_and_no_other_begins() {
 
 #[tokio::test]
 async fn connections_that_wait_for_nothing_do_not_keep_it() {
-    let server = TestService::new().listen(limits(), None).await;
+    let server = TestRoutes::new().listen(limits(), None).await;
     let silent = server.connect().await;
     let (mut idle, idle_driver) = http2(server.connect().await).await;
     assert_eq!(ask(&mut idle, "/").await.expect("answered").status(), 200);
@@ -44,13 +44,13 @@ async fn connections_that_wait_for_nothing_do_not_keep_it() {
 
 #[tokio::test]
 async fn what_is_not_read_at_the_end_is_cut_off_and_counted() {
-    let service = TestService::new();
-    let server = service.listen(limits(), None).await;
+    let routes = TestRoutes::new();
+    let server = routes.listen(limits(), None).await;
     let (mut sender, _driver) = http2(server.connect().await).await;
     let unread = ask(&mut sender, "/endless").await.expect("it begins");
-    service.runs(1).await;
+    routes.runs(1).await;
     assert_eq!(server.stop().await.expect("no panic"), (false, 1));
-    assert_eq!(service.running(), 0);
+    assert_eq!(routes.running(), 0);
     assert!(text(unread).await.is_err());
 }
 
@@ -58,7 +58,7 @@ async fn what_is_not_read_at_the_end_is_cut_off_and_counted() {
 #[tokio::test]
 async fn strangers_give_way_when_they_are_to() {
     let bounds = Limits { connections: 2, strangers_give_way: true, ..limits() };
-    let server = TestService::new().listen(bounds, None).await;
+    let server = TestRoutes::new().listen(bounds, None).await;
     let mut connected = Vec::new();
     for _ in 0..4 {
         let (mut sender, driver) = http2(server.connect().await).await;

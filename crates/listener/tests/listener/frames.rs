@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::support::{TestService, limits, soon};
+use crate::support::{TestRoutes, limits, soon};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -81,7 +81,7 @@ fn reason(goaway: &Frame) -> u8 {
 /// **H2-1**
 #[tokio::test]
 async fn clients_are_told_their_limits() {
-    let (mut client, _served) = TestService::new().attend(limits());
+    let (mut client, _served) = TestRoutes::new().attend(limits());
     client.write_all(&hello()).await.expect("it reads");
     let settings = next_of(&mut client, SETTINGS).await;
     let (streams, head_bytes, window) =
@@ -93,8 +93,8 @@ async fn clients_are_told_their_limits() {
 #[tokio::test]
 async fn a_flood_of_resets_ends_the_connection() {
     const ENHANCE_YOUR_CALM: u8 = 11;
-    let service = TestService::new();
-    let (mut client, served) = service.attend(limits());
+    let routes = TestRoutes::new();
+    let (mut client, served) = routes.attend(limits());
     let mut flood = hello();
     for stream in (1..2000).step_by(2) {
         flood.extend(frame(HEADERS, WHOLE, stream, GET));
@@ -108,15 +108,15 @@ async fn a_flood_of_resets_ends_the_connection() {
     };
     // It may have enough before it has everything.
     tokio::join!(told, async { drop(writer.write_all(&flood).await) });
-    assert_eq!(service.running(), 0);
+    assert_eq!(routes.running(), 0);
 }
 
 /// No byte sequence costs more than its connection.
 #[tokio::test]
 async fn garbage_behind_the_preface_ends_the_connection_only() {
     const STREAM_1: u32 = 1;
-    let service = TestService::new();
-    let server = service.listen(limits(), None).await;
+    let routes = TestRoutes::new();
+    let server = routes.listen(limits(), None).await;
     let large = frame(HEADERS, WHOLE, STREAM_1, &[0x82; (16 << 10) + 1]);
     for garbage in [
         b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(),

@@ -15,8 +15,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// **H2-1**
 #[tokio::test]
 async fn no_more_streams_run_than_may() {
-    let service = TestService::new();
-    let (client, _served) = service.attend(Limits { streams: 2, ..limits() });
+    let routes = TestRoutes::new();
+    let (client, _served) = routes.attend(Limits { streams: 2, ..limits() });
     let (mut sender, _driver) = http2(client).await;
     assert_eq!(ask(&mut sender, "/").await.expect("answered").status(), 200);
     let mut asked: Vec<_> = (0..3)
@@ -25,8 +25,8 @@ async fn no_more_streams_run_than_may() {
             tokio::spawn(async move { text(ask(&mut sender, "/held").await?).await })
         })
         .collect();
-    service.runs(2).await;
-    service.release.send_replace(true);
+    routes.runs(2).await;
+    routes.release.send_replace(true);
     for asked in asked.drain(..) {
         assert_eq!(soon(asked).await.expect("no panic").expect("answered"), "late");
     }
@@ -35,7 +35,7 @@ async fn no_more_streams_run_than_may() {
 /// **H2-1**
 #[tokio::test]
 async fn a_head_that_is_too_large_is_refused_and_the_connection_goes_on() {
-    let (client, _served) = TestService::new().attend(limits());
+    let (client, _served) = TestRoutes::new().attend(limits());
     let (mut sender, _driver) = http2(client).await;
     let mut large = request("/");
     for part in 0..20 {
@@ -54,8 +54,8 @@ async fn a_head_that_is_too_large_is_refused_and_the_connection_goes_on() {
 /// **H2-2**
 #[tokio::test]
 async fn a_stream_that_is_reset_ends_its_request_only() {
-    let service = TestService::new();
-    let (client, served) = service.attend(limits());
+    let routes = TestRoutes::new();
+    let (client, served) = routes.attend(limits());
     let (sender, driver) = http2(client).await;
     for path in ["/held", "/quiet", "/endless"] {
         let mut asked = sender.clone();
@@ -64,9 +64,9 @@ async fn a_stream_that_is_reset_ends_its_request_only() {
             drop(answer.frame().await.expect("a frame"));
             never().await;
         });
-        service.runs(1).await;
+        routes.runs(1).await;
         asked.abort();
-        service.runs(0).await;
+        routes.runs(0).await;
         assert!(!served.is_finished());
     }
     assert_eq!(ask(&mut sender.clone(), "/").await.expect("answered").status(), 200);
@@ -78,14 +78,14 @@ async fn a_stream_that_is_reset_ends_its_request_only() {
 /// **H2-2**
 #[tokio::test]
 async fn a_connection_that_ends_takes_all_of_its_requests_with_it() {
-    let service = TestService::new();
-    let (mut client, served) = service.attend(limits());
+    let routes = TestRoutes::new();
+    let (mut client, served) = routes.attend(limits());
     let asked = [hello(), get(1, "/held"), get(3, "/quiet"), get(5, "/endless")].concat();
     client.write_all(&asked).await.expect("it reads");
-    service.runs(3).await;
+    routes.runs(3).await;
     drop(client);
     soon(served).await.expect("no panic");
-    assert_eq!(service.running(), 0, "none outlives its connection");
+    assert_eq!(routes.running(), 0, "none outlives its connection");
 }
 
 /// **H2-3**: a client whose machine is gone.
@@ -94,7 +94,7 @@ async fn a_client_that_does_not_answer_pings_is_dropped() {
     let bounds = Limits { ping_interval: SECOND, ping_timeout: 2 * SECOND, ..limits() };
     for sent in [hello().len(), usize::MAX] {
         let start = Instant::now();
-        let (mut client, served) = TestService::new().attend(bounds.clone());
+        let (mut client, served) = TestRoutes::new().attend(bounds.clone());
         frames::begin(&mut client, sent).await;
         next_of(&mut client, PING).await;
         assert_eq!(start.elapsed().as_secs(), 1);
@@ -107,40 +107,40 @@ async fn a_client_that_does_not_answer_pings_is_dropped() {
 /// **H2-3**: a client that answers.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_answers_pings_may_wait_for_long() {
-    let service = TestService::new();
+    let routes = TestRoutes::new();
     let bounds = Limits { ping_interval: SECOND, ping_timeout: 2 * SECOND, ..limits() };
-    let (client, _served) = service.attend(bounds);
+    let (client, _served) = routes.attend(bounds);
     let (mut sender, _driver) = http2(client).await;
     let asked = tokio::spawn(async move { text(ask(&mut sender, "/held").await?).await });
-    service.runs(1).await;
+    routes.runs(1).await;
     sleep(100 * SECOND).await;
-    service.release.send_replace(true);
+    routes.release.send_replace(true);
     assert_eq!(asked.await.expect("no panic").expect("answered"), "late");
 }
 
 /// **H2-4**: a stream whose client opens no window for it, beside a stream that runs.
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_is_not_read_is_reset_and_others_go_on() {
-    let service = TestService::new();
-    let (client, _served) = service.attend(Limits { write_timeout: 5 * SECOND, ..limits() });
+    let routes = TestRoutes::new();
+    let (client, _served) = routes.attend(Limits { write_timeout: 5 * SECOND, ..limits() });
     let (mut sender, _driver) = http2(client).await;
     let unread = ask(&mut sender, "/endless").await.expect("answered");
     let mut other = sender.clone();
     let other = tokio::spawn(async move { text(ask(&mut other, "/quiet").await?).await });
-    service.runs(2).await;
+    routes.runs(2).await;
     let start = Instant::now();
-    service.runs(1).await;
+    routes.runs(1).await;
     assert!((5..=10).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
     assert!(text(unread).await.is_err(), "it has no end");
-    service.release.send_replace(true);
+    routes.release.send_replace(true);
     assert_eq!(other.await.expect("no panic").expect("answered"), "early late");
 }
 
 /// **H2-4**: a client that is slow, but not too slow.
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_is_read_slowly_goes_on() {
-    let service = TestService::new();
-    let (client, _served) = service.attend(Limits { write_timeout: 5 * SECOND, ..limits() });
+    let routes = TestRoutes::new();
+    let (client, _served) = routes.attend(Limits { write_timeout: 5 * SECOND, ..limits() });
     let (mut sender, _driver) = http2(client).await;
     let mut slow = ask(&mut sender, "/endless").await.expect("answered").into_body();
     let mut read = 0;
@@ -155,14 +155,14 @@ async fn a_stream_that_is_read_slowly_goes_on() {
             .map_or(0, |d| d.len());
         sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(service.running(), 1);
+    assert_eq!(routes.running(), 1);
 }
 
 /// **SOC-2**
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_is_idle_is_to_be_left() {
     let bounds = Limits { idle_timeout: 30 * SECOND, header_timeout: 5 * SECOND, ..limits() };
-    let (client, served) = TestService::new().attend(bounds);
+    let (client, served) = TestRoutes::new().attend(bounds);
     let (mut sender, driver) = http2(client).await;
     for _ in 0..4 {
         sleep(20 * SECOND).await;
@@ -178,7 +178,7 @@ async fn a_connection_that_is_idle_is_to_be_left() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_leave_is_cut_off() {
     let bounds = Limits { idle_timeout: 30 * SECOND, header_timeout: 5 * SECOND, ..limits() };
-    let (mut client, served) = TestService::new().attend(bounds);
+    let (mut client, served) = TestRoutes::new().attend(bounds);
     let start = Instant::now();
     frames::begin(&mut client, hello().len()).await;
     while frames::next(&mut client).await.expect("open").kind != GOAWAY {}
@@ -193,7 +193,7 @@ async fn a_client_that_does_not_leave_is_cut_off() {
 async fn a_preface_that_does_not_come_whole_is_too_slow() {
     for sent in [1, 3, 10, 23] {
         let (mut client, served) =
-            TestService::new().attend(Limits { header_timeout: 5 * SECOND, ..limits() });
+            TestRoutes::new().attend(Limits { header_timeout: 5 * SECOND, ..limits() });
         let start = Instant::now();
         frames::begin(&mut client, sent).await;
         let mut said = Vec::new();
@@ -208,7 +208,7 @@ async fn a_preface_that_does_not_come_whole_is_too_slow() {
 #[tokio::test(start_paused = true)]
 async fn pings_of_a_client_do_not_keep_its_connection() {
     let bounds = Limits { idle_timeout: 30 * SECOND, header_timeout: 5 * SECOND, ..limits() };
-    let (mut client, served) = TestService::new().attend(bounds);
+    let (mut client, served) = TestRoutes::new().attend(bounds);
     let start = Instant::now();
     frames::begin(&mut client, hello().len()).await;
     let (mut reader, mut writer) = tokio::io::split(&mut client);
@@ -226,9 +226,9 @@ async fn pings_of_a_client_do_not_keep_its_connection() {
 /// connection ends.
 #[tokio::test]
 async fn a_connection_for_one_request_is_to_be_left_after_it() {
-    let service = TestService::new();
+    let routes = TestRoutes::new();
     let stay = Stay::OneRequest { connection: PATIENCE, stream: PATIENCE };
-    let (client, served) = service.attend(Limits { stay, ..limits() });
+    let (client, served) = routes.attend(Limits { stay, ..limits() });
     let (mut sender, driver) = http2(client).await;
     let mut along = sender.clone();
     let (first, second) = tokio::join!(ask(&mut sender, "/"), ask(&mut along, "/"));
@@ -241,13 +241,13 @@ async fn a_connection_for_one_request_is_to_be_left_after_it() {
 async fn a_connection_for_one_request_has_its_time() {
     let stay = Stay::OneRequest { connection: 3 * SECOND, stream: 60 * SECOND };
     for (path, seconds) in [("/held", 3), ("/stay", 63)] {
-        let service = TestService::new();
-        let (client, served) = service.attend(Limits { stay, ..limits() });
+        let routes = TestRoutes::new();
+        let (client, served) = routes.attend(Limits { stay, ..limits() });
         let (mut sender, _driver) = http2(client).await;
         let start = Instant::now();
         assert!(ask(&mut sender, path).await.is_err());
         served.await.expect("no panic");
         assert_eq!(start.elapsed().as_secs(), seconds, "{path}");
-        service.runs(0).await;
+        routes.runs(0).await;
     }
 }

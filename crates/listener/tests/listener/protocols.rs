@@ -17,7 +17,7 @@ use crate::support::*;
 
 /// A certificate, and a client that trusts it and offers `protocols`.
 fn tls() -> (Arc<ServerConfig>, impl Fn(&[&[u8]]) -> TlsConnector) {
-    let made = rcgen::generate_simple_self_signed(["service".to_owned()]).expect("randomness");
+    let made = rcgen::generate_simple_self_signed(["routes".to_owned()]).expect("randomness");
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
     let certificate = made.cert.der().clone();
     let server = ServerConfig::builder_with_provider(Arc::new(default_provider()))
@@ -41,7 +41,7 @@ fn tls() -> (Arc<ServerConfig>, impl Fn(&[&[u8]]) -> TlsConnector) {
 }
 
 async fn secure(connector: TlsConnector, stream: TcpStream) -> TlsStream<TcpStream> {
-    let name = ServerName::try_from("service").expect("a name");
+    let name = ServerName::try_from("routes").expect("a name");
     connector.connect(name, stream).await.expect("a handshake")
 }
 
@@ -69,7 +69,7 @@ where
 
 #[tokio::test]
 async fn a_cleartext_client_speaks_either_protocol() {
-    let server = TestService::new().listen(limits(), None).await;
+    let server = TestRoutes::new().listen(limits(), None).await;
     let answer = ask_http1(server.connect().await).await;
     assert_eq!(answer, (Version::HTTP_11, "hello".to_owned()));
     let answer = ask_http2(server.connect().await).await;
@@ -79,7 +79,7 @@ async fn a_cleartext_client_speaks_either_protocol() {
 #[tokio::test]
 async fn a_client_behind_tls_chooses_by_alpn() {
     let (certificate, connector) = tls();
-    let server = TestService::new().listen(limits(), Some(certificate)).await;
+    let server = TestRoutes::new().listen(limits(), Some(certificate)).await;
     let offers: [(&[&[u8]], _); 4] = [
         (&[b"h2", b"http/1.1"], Some(&b"h2"[..])),
         (&[b"http/1.1", b"h2"], Some(b"h2")),
@@ -102,15 +102,15 @@ async fn a_client_behind_tls_chooses_by_alpn() {
 #[tokio::test]
 async fn the_certificate_of_the_caller_stays_as_it_was() {
     let (certificate, _) = tls();
-    let _server = TestService::new().listen(limits(), Some(Arc::clone(&certificate))).await;
+    let _server = TestRoutes::new().listen(limits(), Some(Arc::clone(&certificate))).await;
     assert!(certificate.alpn_protocols.is_empty());
     drop(TlsAcceptor::from(certificate));
 }
 
 #[tokio::test]
 async fn many_requests_share_a_connection() {
-    let service = TestService::new();
-    let server = service.listen(limits(), None).await;
+    let routes = TestRoutes::new();
+    let server = routes.listen(limits(), None).await;
     let (sender, _driver) = http2(server.connect().await).await;
     let held: Vec<_> = (0..32)
         .map(|_| {
@@ -118,8 +118,8 @@ async fn many_requests_share_a_connection() {
             tokio::spawn(async move { text(ask(&mut sender, "/held").await?).await })
         })
         .collect();
-    service.runs(32).await;
-    service.release.send_replace(true);
+    routes.runs(32).await;
+    routes.release.send_replace(true);
     for answer in held {
         assert_eq!(answer.await.expect("no panic").expect("answered"), "late");
     }

@@ -34,13 +34,13 @@ pub(crate) type Driver = JoinHandle<hyper::Result<()>>;
 
 /// A service that counts the requests being answered, and lets a test end them.
 #[derive(Clone)]
-pub(crate) struct TestService {
+pub(crate) struct TestRoutes {
     running: watch::Sender<usize>,
     pub(crate) release: watch::Sender<bool>,
 }
 
 /// A request that is being answered.
-struct RequestGuard(TestService);
+struct RunningRequest(TestRoutes);
 
 /// A listener on a port of its own.
 pub(crate) struct Server {
@@ -50,23 +50,23 @@ pub(crate) struct Server {
     served: JoinHandle<(bool, u32)>,
 }
 
-// === impl TestService ===
+// === impl TestRoutes ===
 
-impl TestService {
+impl TestRoutes {
     pub(crate) fn new() -> Self {
         Self { running: watch::Sender::new(0), release: watch::Sender::new(false) }
     }
 
-    fn enter(&self) -> RequestGuard {
+    fn enter(&self) -> RunningRequest {
         self.running.send_modify(|running| *running += 1);
-        RequestGuard(self.clone())
+        RunningRequest(self.clone())
     }
 
     /// Waits until this number of requests is being answered.
     pub(crate) async fn runs(&self, count: usize) {
         let mut running = self.running.subscribe();
         let runs = timeout(PATIENCE, running.wait_for(|running| *running == count)).await;
-        drop(runs.expect("as many as expected").expect("the service stands"));
+        drop(runs.expect("as many as expected").expect("the routes stand"));
     }
 
     pub(crate) fn running(&self) -> usize {
@@ -102,12 +102,12 @@ impl TestService {
         let service = self.service(limits);
         let phases = service.phases.clone();
         let (stop, stopped) = oneshot::channel::<()>();
-        let service = self.clone();
+        let routes = self.clone();
         let served = tokio::spawn(async move {
             let mut listener = Listener::new(socket, tls, service);
             listener.accept_until(async { drop(stopped.await) }).await;
             let deadline = Instant::now() + Duration::from_secs(1);
-            let drained = async { drop(timeout(Duration::from_secs(1), service.runs(0)).await) };
+            let drained = async { drop(timeout(Duration::from_secs(1), routes.runs(0)).await) };
             let mut connections = listener.close(drained).await;
             let all_ended = connections.ended_by(deadline).await;
             connections.end(Duration::from_millis(100)).await;
@@ -118,7 +118,7 @@ impl TestService {
     }
 }
 
-impl Drop for RequestGuard {
+impl Drop for RunningRequest {
     fn drop(&mut self) {
         self.0.running.send_modify(|running| *running -= 1);
     }
@@ -139,47 +139,47 @@ impl Server {
 }
 
 /// Answers when the test releases it.
-async fn held(State(service): State<TestService>) -> &'static str {
-    let _guest = service.enter();
-    drop(service.release.subscribe().wait_for(|free| *free).await);
+async fn held(State(routes): State<TestRoutes>) -> &'static str {
+    let _guest = routes.enter();
+    drop(routes.release.subscribe().wait_for(|free| *free).await);
     "late"
 }
 
 /// Begins to answer, and goes on when the test releases it.
-async fn quiet(State(service): State<TestService>) -> Body {
-    let guard = service.enter();
-    let words = futures_of(vec!["early ", "late"], guard);
+async fn quiet(State(routes): State<TestRoutes>) -> Body {
+    let request = routes.enter();
+    let words = futures_of(vec!["early ", "late"], request);
     Body::new(StreamBody::new(words))
 }
 
 /// Never stops to answer.
-async fn endless(State(service): State<TestService>) -> Body {
-    let guard = service.enter();
+async fn endless(State(routes): State<TestRoutes>) -> Body {
+    let request = routes.enter();
     let piece = Bytes::from_static(&[b'x'; 1 << 10]);
-    Body::new(StreamBody::new(futures_util::stream::unfold(guard, move |guard| {
+    Body::new(StreamBody::new(futures_util::stream::unfold(request, move |request| {
         let frame = Ok::<_, Infallible>(Frame::data(piece.clone()));
-        async move { Some((frame, guard)) }
+        async move { Some((frame, request)) }
     })))
 }
 
 /// As [`held`], for a client that may stay.
-async fn stay(State(service): State<TestService>, request: axum::extract::Request) -> &'static str {
+async fn stay(State(routes): State<TestRoutes>, request: axum::extract::Request) -> &'static str {
     Client::of(&request).expect("every connection says who it is").stay();
-    held(State(service)).await
+    held(State(routes)).await
 }
 
 /// Sends the first of `words` at once, and the others when the test releases them.
 fn futures_of(
     words: Vec<&'static str>,
-    guard: RequestGuard,
+    request: RunningRequest,
 ) -> impl futures_util::Stream<Item = Result<Frame<Bytes>, Infallible>> {
-    let begun = (words.into_iter(), true, guard);
-    futures_util::stream::unfold(begun, |(mut words, first, guard)| async move {
+    let begun = (words.into_iter(), true, request);
+    futures_util::stream::unfold(begun, |(mut words, first, request)| async move {
         if !first {
-            drop(guard.0.release.subscribe().wait_for(|free| *free).await);
+            drop(request.0.release.subscribe().wait_for(|free| *free).await);
         }
         let frame = Frame::data(Bytes::from_static(words.next()?.as_bytes()));
-        Some((Ok(frame), (words, false, guard)))
+        Some((Ok(frame), (words, false, request)))
     })
 }
 
@@ -214,7 +214,7 @@ pub(crate) async fn http2(
 }
 
 pub(crate) fn request(path: &str) -> Request<Empty<Bytes>> {
-    let target = format!("http://service{path}");
+    let target = format!("http://routes{path}");
     Request::get(target).body(Empty::new()).expect("a request")
 }
 
