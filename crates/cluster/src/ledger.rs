@@ -116,7 +116,7 @@ impl Ledger {
     /// # Errors
     /// See [`JournalError`].
     pub fn open(folder: &Path) -> Result<(Self, Recovered), JournalError> {
-        let (journal, records) = Journal::open(folder)?;
+        let (mut journal, records) = Journal::open(folder)?;
         let mut state = LedgerState::default();
         for (number, record) in records.iter().enumerate() {
             let record = Record::decode(record).map_err(|why| JournalError::Foreign {
@@ -127,6 +127,10 @@ impl Ledger {
         }
         if journal.was_cut() {
             state.hosts = None;
+            // Forgotten on the disk as well: a head that dies before it writes new ones leaves none.
+            let records: Vec<_> = state.records().iter().map(Record::encode).collect();
+            let path = folder.join("journal");
+            journal.rewrite(&records).map_err(|why| JournalError::Io { path, why })?;
         }
         let recovered = Recovered {
             desired: state.desired.clone(),

@@ -214,7 +214,13 @@ impl Actor for Replica {
             ReplicaMsg::Reported { epoch, rank, event: RankEvent::Followed(step) }
                 if epoch == state.epoch =>
             {
+                let done = state.pipeline.done();
                 if !state.followed(&me, rank, step) {
+                    // What is under way now has a patience of its own.
+                    if state.pipeline.done() > done {
+                        state.eject_if_slow(&me);
+                        state.watch(&me);
+                    }
                     return Ok(());
                 }
             }

@@ -9,6 +9,7 @@ use playhouse_cluster::FrontDoor;
 use playhouse_telemetry::{Metrics, Refusal, RefusalLabels};
 use playhouse_types::TokenId;
 use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::Semaphore;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::auth::{ApiKey, KeyRing};
@@ -52,6 +53,9 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// The maximum size of a body. A larger one is answered with 413.
     pub body_bytes: usize,
+    /// The bytes that the bodies of all requests may occupy while they are read and parsed, beyond the first
+    /// 64 KiB of each. A body that finds no room waits, within `body_timeout`. At least `body_bytes`.
+    pub bodies_bytes: usize,
     /// The number of concurrent connections; more wait in the kernel's queue.
     pub connections: NonZeroUsize,
     /// The longest silence in a stream; after that, an SSE comment tells proxies that the stream is
@@ -76,6 +80,8 @@ pub struct Gateway {
     ids: Sequence,
     seeds: Sequence,
     shutdown: Shutdown,
+    /// KiB that bodies may still occupy.
+    body_room: Arc<Semaphore>,
 }
 
 /// A sequence of numbers that do not repeat and cannot be told from random numbers without its key.
@@ -112,11 +118,19 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(60),
             body_bytes: 32 << 20,
+            bodies_bytes: 1 << 30,
             connections: NonZeroUsize::new(8192).expect("not zero"),
             ping_interval: Duration::from_secs(15),
             drain_timeout: Duration::from_secs(120),
             farewell_timeout: Duration::from_secs(1),
         }
+    }
+}
+
+impl Limits {
+    /// Returns the KiB that bodies may occupy together.
+    fn body_room(&self) -> usize {
+        self.bodies_bytes.max(self.body_bytes).div_ceil(1024).min(Semaphore::MAX_PERMITS)
     }
 }
 
@@ -162,8 +176,14 @@ impl Gateway {
             ids: Sequence::new(random()?),
             seeds: Sequence::new(config.seed.map_or_else(random, Ok)?),
             shutdown: Shutdown::default(),
+            body_room: Arc::new(Semaphore::new(config.limits.body_room())),
             config,
         })
+    }
+
+    /// Returns the room for bodies, in KiB.
+    pub(crate) fn body_room(&self) -> &Arc<Semaphore> {
+        &self.body_room
     }
 
     pub(crate) fn model_names(&self) -> &[String] {

@@ -18,6 +18,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use playhouse_telemetry::{CONTENT_TYPE as METRICS_TYPE, HttpLabels, Refusal, StatusClass};
 use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 
 use crate::answer::Answer;
@@ -177,9 +178,18 @@ async fn method_not_allowed(request: Request) -> ApiError {
     ApiError::refused(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }
 
+/// The bytes of a body that need no room among those of all requests.
+const FREE_BODY_BYTES: usize = 64 << 10;
+
+/// The body of a request, with the room that it takes until it is parsed.
+struct HeldBody {
+    bytes: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
 /// Reads the whole body, bounded in size and in time. A body that is slightly too large is read to its
 /// end: a client that still sends when the connection closes does not see the answer.
-async fn read_body(gateway: &Gateway, mut body: Body) -> Result<Bytes> {
+async fn read_body(gateway: &Gateway, mut body: Body) -> Result<HeldBody> {
     let limits = gateway.limits();
     let too_large = || {
         let message = format!("the body is larger than {} bytes", limits.body_bytes);
@@ -193,6 +203,7 @@ async fn read_body(gateway: &Gateway, mut body: Body) -> Result<Bytes> {
         let mut total = 0;
         let mut first = Bytes::new();
         let mut rest = Vec::new();
+        let mut room: Option<OwnedSemaphorePermit> = None;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| {
                 ApiError::bad_request(format!("the body could not be read: {error}"))
@@ -203,8 +214,19 @@ async fn read_body(gateway: &Gateway, mut body: Body) -> Result<Bytes> {
                 return Err(too_large());
             }
             if total > limits.body_bytes {
-                rest = Vec::new();
-            } else if first.is_empty() {
+                (rest, room) = (Vec::new(), None);
+                continue;
+            }
+            if total > FREE_BODY_BYTES {
+                let kib = u32::try_from(data.len().div_ceil(1024)).unwrap_or(u32::MAX);
+                let more = Arc::clone(gateway.body_room()).acquire_many_owned(kib).await;
+                let more = more.expect("nothing closes it");
+                match &mut room {
+                    Some(room) => room.merge(more),
+                    None => room = Some(more),
+                }
+            }
+            if first.is_empty() {
                 // Most bodies are one frame: no copy.
                 first = data;
             } else {
@@ -214,7 +236,8 @@ async fn read_body(gateway: &Gateway, mut body: Body) -> Result<Bytes> {
         if total > limits.body_bytes {
             return Err(too_large());
         }
-        Ok(if rest.is_empty() { first } else { [&*first, &rest].concat().into() })
+        let bytes = if rest.is_empty() { first } else { [&*first, &rest].concat().into() };
+        Ok(HeldBody { bytes, _room: room })
     };
     timeout(limits.body_timeout, reading).await.unwrap_or_else(|_| {
         let seconds = limits.body_timeout.as_secs_f32();
@@ -230,11 +253,11 @@ async fn with_body<T: Send + 'static>(
     work: impl FnOnce(&Gateway, &[u8]) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let body = read_body(gateway, request.into_body()).await?;
-    if body.len() <= INLINE_BYTES {
-        return work(gateway, &body);
+    if body.bytes.len() <= INLINE_BYTES {
+        return work(gateway, &body.bytes);
     }
     let gateway = Arc::clone(gateway);
-    match tokio::task::spawn_blocking(move || work(&gateway, &body)).await {
+    match tokio::task::spawn_blocking(move || work(&gateway, &body.bytes)).await {
         Ok(result) => result,
         // The caller turns a panic into a 500; without a panic, the runtime is shutting down.
         Err(failed) => match failed.try_into_panic() {

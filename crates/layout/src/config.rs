@@ -17,6 +17,7 @@ mod family;
 mod fields;
 mod generation;
 mod quantization;
+mod reader;
 mod rope;
 mod stored;
 #[cfg(test)]
@@ -58,7 +59,7 @@ pub const CONFIG_FILE: &str = "config.json";
 /// What `config.json` says about a decoder and about the storage of its weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelShape {
-    /// First entry of `architectures` that is known; else the first entry.
+    /// The entry of `architectures` whose family is known, or else its first entry.
     pub architecture: String,
     /// The decoder.
     pub spec: DecoderSpec,
@@ -115,7 +116,7 @@ impl ModelShape {
         let map = parse_object(CONFIG_FILE, config_json)?;
         let top = Fields::new(CONFIG_FILE, &map);
         let text = top.object("text_config")?.filter(|_| top.value("hidden_size").is_none());
-        family::shape(&top, text.as_ref().unwrap_or(&top))
+        reader::shape(&top, text.as_ref().unwrap_or(&top))
     }
 
     /// Reads the text of a `config.json` whose architecture is in `architectures` and whose weights are
@@ -140,13 +141,13 @@ impl ModelShape {
             let expected = format!("one of {}", architectures.join(", "));
             return Err(fields.refuse("architectures", expected));
         }
-        family::shape(&fields, &fields)
+        reader::shape(&fields, &fields)
     }
 
     /// Returns a warning for a shape whose family is not in the table; `None` when the table has the family.
     #[must_use]
     pub fn note(&self) -> Option<String> {
-        (!family::is_known(&self.architecture)).then(|| {
+        (!reader::is_known(&self.architecture)).then(|| {
             format!(
                 "{} is read as Llama with its sizes: norms, biases, windows and whatever else its \
                  layers have are not counted",

@@ -147,10 +147,15 @@ impl Connections {
     /// Adds a connection, after one that gives way has ended if need be.
     async fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         while self.tasks.len() >= self.service.limits.connections {
-            if let Some((client, task)) = self.strangers.pop_front() {
+            // One that has shown its token meanwhile stays.
+            while let Some((client, task)) = self.strangers.pop_front() {
+                if client.is_admitted() || task.is_finished() {
+                    continue;
+                }
                 let (listener, peer) = (self.service.name, client.address());
                 debug!(listener, peer, "a client without a token gives way");
                 task.abort();
+                break;
             }
             // The remaining clients have the token, and those beyond the number of streams do not stay
             // long.

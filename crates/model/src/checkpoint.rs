@@ -174,6 +174,20 @@ impl Checkpoint {
         Ok(CheckpointDigest { config, weights: Weights::digest(self)? })
     }
 
+    /// Checks that the weights still have this digest: files that were replaced by renaming do not show that
+    /// in their maps.
+    ///
+    /// # Errors
+    /// Returns an error when the weights are others now, or cannot be read.
+    pub fn check_weights(&self, digest: &[u8; 32]) -> Result<(), WeightsError> {
+        if Weights::digest(self)? == *digest {
+            return Ok(());
+        }
+        let reason =
+            "the weights were replaced; restart the server to serve the new ones".to_owned();
+        Err(WeightsError::File { file: self.place(), reason })
+    }
+
     /// Reads `generation_config.json`; without the file, returns only the end-of-sequence tokens of `shape`.
     ///
     /// # Errors

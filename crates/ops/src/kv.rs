@@ -78,6 +78,10 @@ impl KvLayer {
 
     /// Checks that every block that a step uses exists.
     pub(crate) fn check(&self, op: &str, ragged: &Ragged<'_>) -> Result<()> {
+        if ragged.block_size().tokens() != BLOCK_TOKENS {
+            let tokens = ragged.block_size().tokens();
+            bail!("{op}: block tables of {tokens} tokens a block, the cache has {BLOCK_TOKENS}");
+        }
         if ragged.blocks() > self.shape.blocks {
             let highest = ragged.blocks() - 1;
             bail!("{op}: block {highest} is in use, the cache has {}", self.shape.blocks);

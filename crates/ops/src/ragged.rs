@@ -24,6 +24,7 @@ pub struct Sequence<'a> {
 pub struct Ragged<'a> {
     sequences: Vec<Sequence<'a>>,
     rows: usize,
+    block_size: BlockSize,
     /// One more than the highest block in use.
     blocks: usize,
     writes: Vec<Write>,
@@ -81,13 +82,18 @@ impl<'a> Ragged<'a> {
         if let Some(pair) = written.windows(2).find(|pair| pair[0] == pair[1]) {
             bail!("ragged: block {} would be written twice", pair[0]);
         }
-        Ok(Self { sequences, rows, blocks, writes })
+        Ok(Self { sequences, rows, block_size, blocks, writes })
     }
 
     /// Returns the number of rows of the step's tensors.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// Returns the tokens of a block of the tables.
+    pub(crate) fn block_size(&self) -> BlockSize {
+        self.block_size
     }
 
     /// Returns the sequences, in row order.

@@ -172,6 +172,7 @@ fn read(
         progress(done as u64, total as u64);
     });
     let weights = weights.map_err(|why| why.to_string())?;
+    checkpoint.check_weights(&digest.weights).map_err(|why| why.to_string())?;
     let threads = NonZeroUsize::new(load.threads as usize).unwrap_or(NonZeroUsize::MIN);
     Ok((RankModel { spec, weights, threads: Threads::new(threads) }, digest))
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 use playhouse_cluster::{
@@ -46,6 +46,8 @@ pub struct ThreadRanks {
     threads_each: NonZeroUsize,
     /// Weights of each layout, shared by its replicas and kept as long as one of these exists.
     held: Mutex<Vec<Held>>,
+    /// The digest of the weights that were read first: all replicas serve the same.
+    digest: OnceLock<[u8; 32]>,
 }
 
 /// The weights that the ranks of a replica hold.
@@ -87,7 +89,7 @@ impl ThreadRanks {
     /// Returns a set of ranks that run on `threads_each` threads each.
     #[must_use]
     pub fn new(threads_each: NonZeroUsize) -> Self {
-        Self { threads_each, held: Mutex::default() }
+        Self { threads_each, held: Mutex::default(), digest: OnceLock::new() }
     }
 
     /// Returns a maker of starters for the ranks of a replica of the model. Weights are read now, unless
@@ -137,8 +139,14 @@ impl ThreadRanks {
             return Ok(weights);
         }
         let ReplicaModel { checkpoint, spec, dtype, shards, .. } = model;
+        let digest = match self.digest.get() {
+            Some(digest) => digest,
+            None => &Weights::digest(checkpoint)?,
+        };
         let load = |shard| Weights::load(checkpoint, spec, shard, *dtype, &mut progress);
         let weights = Arc::new(shards.iter().map(load).collect::<Result<Vec<_>, _>>()?);
+        checkpoint.check_weights(digest)?;
+        self.digest.get_or_init(|| *digest);
         held.push(Held { shards: shards.clone(), weights: Arc::downgrade(&weights) });
         Ok(weights)
     }

@@ -51,8 +51,10 @@ fn the_nodes_of_a_damaged_journal_are_not_believed() {
     let length = fs::metadata(&path).expect("a journal").len();
     let file = fs::OpenOptions::new().write(true).open(&path).expect("a journal");
     file.set_len(length - 3).expect("it is cut");
-    let (ledger, recovered) = Ledger::open(folder.path()).expect("it opens");
-    assert_eq!((ledger.hosts(), recovered.desired), (None, Some(desired(2))));
+    for _ in 0..2 {
+        let (ledger, recovered) = Ledger::open(folder.path()).expect("it opens");
+        assert_eq!((ledger.hosts(), recovered.desired), (None, Some(desired(2))));
+    }
 }
 
 /// LED-7

@@ -8,6 +8,7 @@ use playhouse_types::{StepId, StepOutcome, StepPlan};
 use ractor::ActorRef;
 
 use super::State;
+use super::leaving::Duty;
 use super::step_trace::{self, PACE};
 use crate::mail::ReplicaMsg;
 use crate::rank::RankEvent;
@@ -87,7 +88,10 @@ impl State {
         }
         let emissions = self.scheduler.apply(outcome, now).map_err(|why| why.to_string())?;
         self.pipeline.settled(now);
-        self.plan_steps();
+        // A drain looks first whether this was the last step.
+        if self.duty == Duty::Serve {
+            self.plan_steps();
+        }
         // A caller that sees its request end finds the request's blocks free in the metrics.
         self.tell();
         for emission in emissions {

@@ -1,4 +1,4 @@
-use std::io::{BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -136,6 +136,35 @@ fn a_body_that_is_too_large_is_413() {
     assert_eq!(Reply::read(&mut BufReader::new(stream)).expect("answered").error().0, 413);
 }
 
+/// Bodies that are being read have a bound together: one that finds no room waits for it.
+#[test]
+fn bodies_share_their_room() {
+    let server = Server::with(
+        |config| (config.limits.body_bytes, config.limits.bodies_bytes) = (256 << 10, 256 << 10),
+        mute,
+    );
+    let length = 250 << 10;
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+    let (first, last) = (vec![b' '; length - 1], [b' ']);
+    let begin = || {
+        let mut stream = server.connect();
+        stream.write_all(head.as_bytes()).expect("open");
+        stream.write_all(&first).expect("open");
+        stream
+    };
+    let mut held = begin();
+    let mut waits = begin();
+    waits.write_all(&last).expect("open");
+    waits.set_read_timeout(Some(Duration::from_millis(200))).expect("a socket");
+    let mut reader = BufReader::new(waits);
+    let mut line = String::new();
+    reader.read_line(&mut line).expect_err("there is room for one of them");
+    held.write_all(&last).expect("open");
+    assert_eq!(Reply::read(&mut BufReader::new(held)).expect("answered").error().0, 400);
+    reader.get_ref().set_read_timeout(Some(PATIENCE)).expect("a socket");
+    assert_eq!(Reply::read(&mut reader).expect("answered").error().0, 400);
+}
+
 #[test]
 fn requests_hyper_cannot_parse_are_answered_in_the_same_shape() {
     let server = Server::start(mute);
@@ -242,7 +271,7 @@ fn silence_is_broken_by_comments() {
     let mut line = String::new();
     while line != "\r\n" {
         line.clear();
-        std::io::BufRead::read_line(&mut reader, &mut line).expect("headers");
+        reader.read_line(&mut line).expect("headers");
     }
     for _ in 0..3 {
         let chunk = read_chunk(&mut reader).expect("open").expect("a chunk");

@@ -11,6 +11,15 @@ const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
 const KINDS: &str = "default, linear, dynamic, llama3 or yarn";
 
+/// The kinds of layers that a decoder has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LayerKinds {
+    /// Some layer sees everything.
+    pub(super) full: bool,
+    /// Some layer has a window.
+    pub(super) windowed: bool,
+}
+
 /// The ropes of a decoder.
 pub(super) struct Ropes {
     /// The rope of layers with full attention; then a second when layers with a window have another one.
@@ -42,6 +51,7 @@ pub(super) fn parse(
     dims: usize,
     default_theta: f64,
     positions: usize,
+    kinds: LayerKinds,
 ) -> Result<Ropes, ConfigError> {
     let one = |params: Option<&Fields<'_>>| rope(top, params, dims, default_theta, positions);
     // As in transformers, `rope_scaling` wins over `rope_parameters` unless empty.
@@ -54,7 +64,10 @@ pub(super) fn parse(
         Some(params) => params.object(key)?.map(|nested| one(Some(&nested))).transpose(),
         None => Ok(None),
     };
-    let (full, sliding) = match (nested(FULL)?, nested(SLIDING)?) {
+    // As in transformers, the rope of a kind that no layer has is not read.
+    let full = if kinds.full { nested(FULL)? } else { None };
+    let sliding = if kinds.windowed { nested(SLIDING)? } else { None };
+    let (full, sliding) = match (full, sliding) {
         (None, None) => (one(params.as_ref())?, None),
         (Some(rope), None) | (None, Some(rope)) => (rope, None),
         (Some(full), Some(sliding)) => (full, Some(sliding)),
@@ -144,8 +157,8 @@ fn yarn(
     Ok(RopeScaling::Yarn {
         factor,
         attention_factor: self::factor(params, "attention_factor")?.unwrap_or(attention_factor),
-        beta_fast: optional("beta_fast")?.unwrap_or(32.0),
-        beta_slow: optional("beta_slow")?.unwrap_or(1.0),
+        beta_fast: beta(params, "beta_fast")?.unwrap_or(32.0),
+        beta_slow: beta(params, "beta_slow")?.unwrap_or(1.0),
         original_max,
         truncate: params.flag("truncate")?.unwrap_or(true),
     })
@@ -188,4 +201,12 @@ fn factor(params: &Fields<'_>, key: &str) -> Result<Option<f64>, ConfigError> {
 
 fn required(params: &Fields<'_>, key: &str) -> Result<f64, ConfigError> {
     factor(params, key)?.ok_or_else(|| params.refuse(key, format!("a number up to {FACTOR_MAX}")))
+}
+
+/// Reads a number of rotations: zero counts as unset, and less than can be divided by is refused.
+fn beta(params: &Fields<'_>, key: &str) -> Result<Option<f64>, ConfigError> {
+    match params.number(key, 0.0..=FACTOR_MAX)? {
+        Some(0.0) | None => Ok(None),
+        Some(_) => factor(params, key),
+    }
 }

@@ -203,6 +203,45 @@ fn both_rope_spellings_mean_the_same() {
 }
 
 #[test]
+fn the_rope_of_a_kind_that_no_layer_has_is_not_read() {
+    let full = json!({
+        "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64,
+        "rope_theta": 1e6
+    });
+    let unread =
+        json!({ "full_attention": full, "sliding_attention": { "rope_type": "longrope" } });
+    let plain = json!({ "rope_parameters": unread, "head_dim": 8 });
+    let shape = accepted("Qwen3ForCausalLM", plain);
+    assert_eq!((shape.spec.ropes.len(), shape.spec.max_positions), (1, 256));
+    let tiny = json!({ "rope_scaling": { "type": "yarn", "factor": 4, "beta_fast": 1e-320 } });
+    let message = refused("LlamaForCausalLM", tiny);
+    assert!(message.contains("`rope_scaling.beta_fast`"), "{message}");
+}
+
+#[test]
+fn defaults_of_experts_keep_the_bounds_of_the_file() {
+    let parse = |config: Value| ModelShape::parse(config.to_string().as_bytes());
+    let refused = |config| parse(config).expect_err("must be refused").to_string();
+    let few = json!({ "architectures": ["Qwen3MoeForCausalLM"], "num_experts": 4 });
+    assert!(refused(few).contains("`num_experts_per_tok`: found nothing"));
+    let odd = json!({
+        "architectures": ["DeepseekV3ForCausalLM"], "n_routed_experts": 12, "num_experts_per_tok": 2
+    });
+    assert!(refused(odd).contains("a divisor of the 12 experts, here it is 8"));
+    let twice = json!({
+        "architectures": ["Qwen3MoeForCausalLM"], "num_experts": 16, "num_local_experts": 8
+    });
+    assert!(refused(twice).contains("`num_experts`: found 16, expected 8"));
+    let bias = |value: Value| {
+        let shape = parse(json!({
+            "architectures": ["Qwen2MoeForCausalLM"], "qkv_bias": value
+        }));
+        gqa(&shape.expect("valid")).qkv_bias
+    };
+    assert_eq!([bias(json!(null)), bias(json!(true)), bias(json!(false))], [true, true, false]);
+}
+
+#[test]
 fn yarn_attention_factor_follows_the_paper_unless_given() {
     let attention_factor = |extra: Value| {
         let mut scaling = json!({ "rope_type": "yarn", "factor": 4.0 });

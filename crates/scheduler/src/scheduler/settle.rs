@@ -45,7 +45,7 @@ pub enum BrokenContract {
         found: Slot,
     },
     /// A token is missing, or there is one too many.
-    #[error("the outcome of {step} has {} for {slot}", if *samples { "no token" } else { "a token too many" })]
+    #[error("the outcome of {step} has {found} tokens for {slot} instead of {}", u8::from(*samples))]
     Sampled {
         /// The step of the plan.
         step: StepId,
@@ -53,6 +53,8 @@ pub enum BrokenContract {
         slot: Slot,
         /// Whether the run samples a token.
         samples: bool,
+        /// The number of tokens in the outcome.
+        found: usize,
     },
     /// Prompt log-probabilities are missing, or there are too many.
     #[error(
@@ -129,8 +131,9 @@ impl Scheduler {
             // The outcome of a sequence that has ended since is not read.
             let Planned::Seated { tokens, .. } = planned else { continue };
             let (samples, prompt_logprobs) = self.seated(slot).expects(*tokens);
-            if run.sampled.len() != usize::from(samples) {
-                return Err(BrokenContract::Sampled { step, slot, samples });
+            let found = run.sampled.len();
+            if found != usize::from(samples) {
+                return Err(BrokenContract::Sampled { step, slot, samples, found });
             }
             let found = run.prompt_logprobs.len();
             if found != prompt_logprobs {
