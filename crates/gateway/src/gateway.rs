@@ -53,8 +53,8 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// The maximum size of a body. A larger one is answered with 413.
     pub body_bytes: usize,
-    /// The bytes that the bodies of all requests may occupy while they are read and parsed, beyond the first
-    /// 64 KiB of each. A body that finds no room waits, within `body_timeout`. At least `body_bytes`.
+    /// The bytes that the bodies over 64 KiB of all requests may occupy while they are read and parsed. A
+    /// body that finds no room waits, within `body_timeout`. At least `body_bytes`.
     pub bodies_bytes: usize,
     /// The number of concurrent connections; more wait in the kernel's queue.
     pub connections: NonZeroUsize,

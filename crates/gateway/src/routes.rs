@@ -199,6 +199,8 @@ async fn read_body(gateway: &Gateway, mut body: Body) -> Result<HeldBody> {
     if body.size_hint().lower() > discarded_max as u64 {
         return Err(too_large());
     }
+    let whole = body.size_hint().upper().unwrap_or(u64::MAX).min(limits.body_bytes as u64);
+    let whole_kib = u32::try_from(whole.div_ceil(1024)).unwrap_or(u32::MAX);
     let reading = async {
         let mut total = 0;
         let mut first = Bytes::new();
@@ -217,14 +219,10 @@ async fn read_body(gateway: &Gateway, mut body: Body) -> Result<HeldBody> {
                 (rest, room) = (Vec::new(), None);
                 continue;
             }
-            if total > FREE_BODY_BYTES {
-                let kib = u32::try_from(data.len().div_ceil(1024)).unwrap_or(u32::MAX);
-                let more = Arc::clone(gateway.body_room()).acquire_many_owned(kib).await;
-                let more = more.expect("nothing closes it");
-                match &mut room {
-                    Some(room) => room.merge(more),
-                    None => room = Some(more),
-                }
+            if total > FREE_BODY_BYTES && room.is_none() {
+                // All of it at once: bodies that hold a part would wait for each other.
+                let place = Arc::clone(gateway.body_room()).acquire_many_owned(whole_kib).await;
+                room = Some(place.expect("nothing closes it"));
             }
             if first.is_empty() {
                 // Most bodies are one frame: no copy.
