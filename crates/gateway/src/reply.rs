@@ -16,7 +16,7 @@ use crate::json;
 use crate::request::{Form, Shape};
 use crate::template::unix_now;
 
-use body::{Body, ChatDelta, ChoiceBody, Content, Message};
+use body::{Body, ChatDelta, ChoiceBody, Content, Head, Message};
 use logprobs::Logprobs;
 
 mod body;
@@ -24,14 +24,16 @@ mod logprobs;
 
 /// A writer of one answer, whole or in chunks.
 pub(crate) struct Reply {
-    id: String,
-    object: &'static str,
-    created: u64,
-    model: String,
+    /// The [`Head`] as JSON, without its closing brace: it is written once, and copied into each chunk.
+    head: BytesMut,
 }
 
 /// The name of the build: answers with one seed may differ between builds.
 const FINGERPRINT: &str = concat!("playhouse-", env!("CARGO_PKG_VERSION"));
+
+/// What stands before the JSON of a server-sent event, and behind it.
+const EVENT: &[u8] = b"data: ";
+const EVENT_END: &[u8] = b"\n\n";
 
 /// The role of every answer's message.
 const ROLE: &str = "assistant";
@@ -45,8 +47,17 @@ impl Reply {
             (Shape::Chat, None) => ("chatcmpl-", "chat.completion"),
             (Shape::Completion, _) => ("cmpl-", "text_completion"),
         };
-        let id = gateway.new_id(prefix);
-        Self { id, object, created: unix_now(), model: form.model.clone() }
+        let head = Head {
+            id: &gateway.new_id(prefix),
+            object,
+            created: unix_now(),
+            model: &form.model,
+            system_fingerprint: FINGERPRINT,
+        };
+        let mut json = BytesMut::new();
+        json::write(&mut json, &head);
+        json.truncate(json.len() - 1);
+        Self { head: json }
     }
 
     /// Returns the whole answer.
@@ -61,8 +72,8 @@ impl Reply {
         // The prompt stands once in a chat, and in each choice of completions, which may have several.
         let is_chat = setting.form.shape == Shape::Chat;
         let prompt_token_ids = prompt_ids(setting, &choices[0]).filter(|_| is_chat);
-        let body = Body { prompt_token_ids, usage: Some(usage.into()), ..self.body(items) };
-        json::write(out, &body);
+        let body = Body { prompt_token_ids, usage: Some(usage.into()), ..body(items) };
+        self.write(out, &body);
     }
 
     /// Writes the delta of `choice` as events. The caller clears the delta.
@@ -117,38 +128,40 @@ impl Reply {
     ) {
         let is_continuous = setting.form.stream.unwrap_or_default().continuous_usage;
         let usage = is_continuous.then(|| (&choice.usage).into());
-        write_event(out, &Body { prompt_token_ids, usage, ..self.body([item]) });
+        self.write_event(out, &Body { prompt_token_ids, usage, ..body([item]) });
     }
 
     /// Writes the chunk with the usage, which has no choice.
     pub(crate) fn usage(&self, out: &mut BytesMut, usage: &Usage) {
         let none: [ChoiceBody<'_>; 0] = [];
-        write_event(out, &Body { usage: Some(usage.into()), ..self.body(none) });
+        self.write_event(out, &Body { usage: Some(usage.into()), ..body(none) });
     }
 
     /// Writes an error after the beginning of a stream. Clients raise it because it is nested in `error`.
     pub(crate) fn error(out: &mut BytesMut, error: &ApiError) {
-        write_event(out, &error.body());
+        out.extend_from_slice(EVENT);
+        json::write(out, &error.body());
+        out.extend_from_slice(EVENT_END);
     }
 
-    fn body<C>(&self, choices: C) -> Body<'_, C> {
-        Body {
-            id: &self.id,
-            object: self.object,
-            created: self.created,
-            model: &self.model,
-            system_fingerprint: FINGERPRINT,
-            choices,
-            prompt_token_ids: None,
-            usage: None,
-        }
+    fn write_event<C: Serialize>(&self, out: &mut BytesMut, body: &Body<'_, C>) {
+        out.extend_from_slice(EVENT);
+        self.write(out, body);
+        out.extend_from_slice(EVENT_END);
+    }
+
+    /// Writes the head and `body` as one object.
+    fn write<C: Serialize>(&self, out: &mut BytesMut, body: &Body<'_, C>) {
+        out.extend_from_slice(&self.head);
+        let brace = out.len();
+        json::write(out, body);
+        // The body goes on where the head has ended.
+        out[brace] = b',';
     }
 }
 
-fn write_event(out: &mut BytesMut, body: &impl Serialize) {
-    out.extend_from_slice(b"data: ");
-    json::write(out, body);
-    out.extend_from_slice(b"\n\n");
+fn body<'a, C>(choices: C) -> Body<'a, C> {
+    Body { choices, prompt_token_ids: None, usage: None }
 }
 
 /// Returns a choice of a whole answer.

@@ -6,14 +6,19 @@ use serde::Serialize;
 use super::logprobs::Logprobs;
 use crate::choice::{Finish, StopReason, Usage};
 
-/// A whole answer or a chunk of one.
+/// The fields that a whole answer, or every chunk of one, begins with.
 #[derive(Serialize)]
-pub(super) struct Body<'a, C> {
+pub(super) struct Head<'a> {
     pub(super) id: &'a str,
     pub(super) object: &'static str,
     pub(super) created: u64,
     pub(super) model: &'a str,
     pub(super) system_fingerprint: &'static str,
+}
+
+/// The fields behind the [`Head`], of a whole answer or a chunk of one.
+#[derive(Serialize)]
+pub(super) struct Body<'a, C> {
     /// A list of [`ChoiceBody`].
     pub(super) choices: C,
     #[serde(skip_serializing_if = "Option::is_none")]
