@@ -1,8 +1,7 @@
 //! The index of prefixes: which replicas have which blocks.
 
 use hashbrown::HashTable;
-
-use crate::mix::mix;
+use playhouse_types::splitmix64;
 
 /// The number of replicas that share a table: as many as one word has bits.
 const GROUP: usize = 64;
@@ -104,7 +103,7 @@ impl PrefixIndex {
 /// Hashes a name with the seed. Names are digests, but of what clients choose: without a seed a client
 /// could look for prompts that all fall into one place of the table.
 fn hash(seed: u64, name: u64) -> u64 {
-    mix(name ^ seed)
+    splitmix64(name ^ seed)
 }
 
 /// Returns the table of a slot, and the slot's bit there.

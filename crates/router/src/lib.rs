@@ -36,7 +36,6 @@
 #![forbid(unsafe_code)]
 
 mod index;
-mod mix;
 mod policy;
 mod replica;
 mod router;

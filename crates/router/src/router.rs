@@ -1,9 +1,8 @@
 //! [`Router`]: the state of all replicas, and the choice among them.
 
-use playhouse_types::{BlockSize, Epoch, PrefixEvent, ReplicaId};
+use playhouse_types::{BlockSize, Epoch, PrefixEvent, ReplicaId, splitmix64};
 
 use crate::index::PrefixIndex;
-use crate::mix::mix;
 use crate::replica::Replica;
 use crate::{Load, Policy};
 
@@ -164,9 +163,10 @@ impl Router {
         let load = |candidate: &Candidate<'_>| candidate.replica.work();
         match (self.policy, ask.session) {
             (Policy::Session, Some(session)) => {
-                let key = session.bytes().fold(0, |key, byte| mix(key ^ u64::from(byte)));
-                let weight =
-                    |candidate: &&Candidate<'_>| mix(key ^ mix(candidate.replica.id.0.into()));
+                let key = session.bytes().fold(0, |key, byte| splitmix64(key ^ u64::from(byte)));
+                let weight = |candidate: &&Candidate<'_>| {
+                    splitmix64(key ^ splitmix64(candidate.replica.id.0.into()))
+                };
                 candidates.iter().max_by_key(weight)
             }
             (Policy::Prefix | Policy::Session, _) => {
@@ -191,7 +191,7 @@ impl Router {
         &self,
         candidates: &'c [Candidate<'c>],
     ) -> impl Iterator<Item = &'c Candidate<'c>> + Clone {
-        let random = mix(self.seed ^ self.picks);
+        let random = splitmix64(self.seed ^ self.picks);
         let below = |half: u64, count: usize| (half % count.max(1) as u64) as usize;
         let first = below(random >> 32, candidates.len());
         let other = below(random & u64::from(u32::MAX), candidates.len().saturating_sub(1));
