@@ -12,6 +12,7 @@ use playhouse_link::{Authority, KeepRevocations, Revocations};
 use playhouse_wire::{PeerId, Role};
 
 use crate::error::CliError;
+use crate::output::print;
 
 /// The default folder of the authority.
 pub(crate) const DEFAULT_DIR: &str = "playhouse-cluster";
@@ -65,12 +66,10 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<ExitCode, CliError> {
         .and_then(|()| write(&dir.join(KEY), authority.key()));
     let show = dir.display();
     written.map_err(|why| CliError::failure(format!("cannot write to {show}: {why}")))?;
-    let mut out = io::stdout().lock();
-    let next = format!(
+    print(&format!(
         "made the cluster's certificate authority in {show}\n\
          start the head with: playhouse serve --cluster-listen 0.0.0.0:7100 --cluster-dir {show}\n"
-    );
-    out.write_all(next.as_bytes()).map_err(CliError::output)?;
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 

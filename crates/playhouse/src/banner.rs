@@ -1,6 +1,5 @@
 //! The banner of `playhouse serve` when it is ready: one screen, every line a fact.
 
-use std::io::{self, Write};
 use std::net::SocketAddr;
 
 use playhouse_gateway::GatewayConfig;
@@ -10,7 +9,7 @@ use crate::error::CliError;
 use crate::isolation::Venue;
 use crate::layout::ServedLayout;
 use crate::loading::Loaded;
-use crate::serve::AdminListener;
+use crate::output;
 use crate::sizing::{Bytes, CacheSize};
 
 pub(crate) struct Banner(String);
@@ -107,13 +106,12 @@ impl Banner {
         Self(text + "\n")
     }
 
-    /// Returns the banner of a head that waits for nodes.
-    pub(crate) fn waiting(join_at: SocketAddr, devices: usize, admin: &AdminListener) -> Self {
+    /// Returns the banner of a head that waits for nodes; `admin` is the address of the admin API, as text.
+    pub(crate) fn waiting(join_at: SocketAddr, devices: usize, admin: &str) -> Self {
         Self(format!(
-            "playhouse {}\n\n  waiting   for {} of nodes that join at {join_at}\n  admin     {}\n\n",
+            "playhouse {}\n\n  waiting   for {} of nodes that join at {join_at}\n  admin     {admin}\n\n",
             env!("CARGO_PKG_VERSION"),
-            plural(devices, "device"),
-            admin.text
+            plural(devices, "device")
         ))
     }
 
@@ -122,8 +120,7 @@ impl Banner {
     /// # Errors
     /// Returns an error when standard output cannot be written.
     pub(crate) fn print(&self) -> Result<(), CliError> {
-        let mut out = io::stdout().lock();
-        out.write_all(self.0.as_bytes()).and_then(|()| out.flush()).map_err(CliError::output)
+        output::print(&self.0)
     }
 }
 

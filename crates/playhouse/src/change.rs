@@ -5,18 +5,18 @@
 //! - **CH-2** standard output has one line, the operation, or with `--dry-run` the plan; progress is on
 //!   standard error.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 use playhouse_admin::view::{DeploymentPatch, Plan};
 
-use crate::admin::{Accepted, Admin, AdminArgs, Request};
+use crate::admin::{Accepted, AdminArgs, Request};
 use crate::error::CliError;
 use crate::follow::follow;
-use crate::operations::change_words;
+use crate::output::{print, tell};
 use crate::terminal::visible;
 use crate::token::seconds;
+use crate::wording::change_words;
 
 /// The flags of all changes.
 #[derive(Args)]
@@ -275,33 +275,6 @@ fn print_plan(plan: &Plan) -> Result<ExitCode, CliError> {
     let steps = plan.steps.iter().map(|step| visible(step) + "\n");
     print(&steps.collect::<String>())?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Prints a text on standard output.
-pub(crate) fn print(text: &str) -> Result<(), CliError> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CliError::output)
-}
-
-/// Prints a text on standard error, and ignores errors.
-pub(crate) fn tell(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
-}
-
-/// Aborts the operation `running`.
-///
-/// # Errors
-/// Returns an error if the head cannot be reached, or the operation has ended.
-pub(crate) async fn abort(admin: &Admin, running: u64) -> Result<ExitCode, CliError> {
-    let path = format!("/admin/v1/operations/{running}");
-    match admin.change(Request::delete(path)).await? {
-        Accepted::Plan(_) => Err(CliError::failure("the head answers another question")),
-        Accepted::Operation(_) => {
-            print(&format!("operation {running} was asked to end\n"))?;
-            tell(&format!("`playhouse operations {running} --watch` follows it\n"));
-            Ok(ExitCode::SUCCESS)
-        }
-    }
 }
 
 // === impl DrainArgs ===

@@ -12,15 +12,16 @@ mod host;
 mod model;
 mod port;
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::Command;
 use serde::Serialize;
 use serde_json::json;
 
 pub(crate) use self::host::open_files_max;
 use crate::error::CliError;
+use crate::output::print;
 
 /// The flags of `playhouse doctor`.
 #[derive(clap::Args)]
@@ -64,15 +65,16 @@ struct Check {
     hint: Option<String>,
 }
 
-/// Runs every check and prints the findings.
+/// Runs every check and prints the findings. The variables of the environment that `command` does not read
+/// are one of them.
 ///
 /// # Errors
 /// Returns an error only if the findings cannot be printed.
-pub(crate) async fn run(args: DoctorArgs) -> Result<ExitCode, CliError> {
+pub(crate) async fn run(args: DoctorArgs, command: &Command) -> Result<ExitCode, CliError> {
     let checks = match (args.health, &args.node_dir) {
         (true, Some(dir)) => vec![health::of_node(dir).await],
         (true, None) => vec![health::of_head(&args.host, args.port).await],
-        (false, _) => fitness(&args).await,
+        (false, _) => fitness(&args, command).await,
     };
     let worst = checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok);
     let text = if args.json {
@@ -80,14 +82,13 @@ pub(crate) async fn run(args: DoctorArgs) -> Result<ExitCode, CliError> {
     } else {
         checks.iter().map(Check::text).collect()
     };
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(CliError::output)?;
+    print(&text)?;
     Ok(if worst == Status::Fail { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// Checks whether the machine, and the model, are fit to serve.
-async fn fitness(args: &DoctorArgs) -> Vec<Check> {
-    let mut checks = host::checks();
+async fn fitness(args: &DoctorArgs, command: &Command) -> Vec<Check> {
+    let mut checks = host::checks(command);
     checks.push(port::check(&args.host, args.port).await);
     if let Some(folder) = &args.model {
         checks.extend(model::checks(folder));

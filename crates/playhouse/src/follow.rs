@@ -12,12 +12,12 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
 use crate::admin::Admin;
-use crate::change::{print, tell};
 use crate::client::ClientError;
 use crate::client::sse::SseParser;
 use crate::error::CliError;
-use crate::operations::phase_word;
+use crate::output::{print, tell};
 use crate::terminal::visible;
+use crate::wording::phase_word;
 
 /// The time that a head may be away, for example for its restart.
 const AWAY_MAX: Duration = Duration::from_secs(60);

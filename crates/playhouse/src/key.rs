@@ -1,12 +1,12 @@
 //! `playhouse key`: API keys for the file of `--api-keys-file`.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use playhouse_gateway::ApiKey;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::error::CliError;
+use crate::output::{print, tell};
 use crate::serve::keys::{NAME_RULE, is_name};
 
 /// The prefix of keys, by which scanners for leaked secrets recognise them.
@@ -42,11 +42,10 @@ pub(crate) fn run(args: &KeyArgs) -> Result<ExitCode, CliError> {
     let filled = SystemRandom::new().fill(&mut bytes);
     filled.map_err(|_| CliError::failure("the system gives no randomness for a key"))?;
     let key = format!("{PREFIX}{}", hex(&bytes));
-    let mut out = io::stdout().lock();
-    writeln!(out, "{key}").and_then(|()| out.flush()).map_err(CliError::output)?;
+    print(&format!("{key}\n"))?;
     let digest = hex(&ApiKey::digest(&key));
     // The key was delivered, even if this output is not.
-    let _ = writeln!(io::stderr(), "[[key]]\nname = \"{name}\"\nkey_sha256 = \"{digest}\"");
+    tell(&format!("[[key]]\nname = \"{name}\"\nkey_sha256 = \"{digest}\"\n"));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -22,6 +22,7 @@ mod layout_flags;
 mod loading;
 mod node;
 mod operations;
+mod output;
 mod plan;
 mod progress;
 mod revoke;
@@ -35,6 +36,7 @@ mod table;
 mod terminal;
 mod token;
 mod top;
+mod wording;
 
 use std::process::ExitCode;
 
@@ -106,7 +108,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => plan::run(&args, &layout),
         Command::Bench(args) => on_one_thread(bench::run(*args)),
         Command::Chat(args) => on_one_thread(chat::run(args)),
-        Command::Doctor(args) => on_one_thread(doctor::run(args)),
+        Command::Doctor(args) => on_one_thread(doctor::run(args, &Cli::command())),
         Command::Status(args) => on_one_thread(status::run(args)),
         Command::Top(args) => on_one_thread(top::run(args)),
         Command::Token(args) => on_one_thread(token::run(args)),

@@ -5,15 +5,16 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use playhouse_admin::view::{Change, Operation, Phase};
+use playhouse_admin::view::{Operation, Phase};
 
-use crate::admin::{Admin, AdminArgs};
-use crate::change::{abort, print};
+use crate::admin::{Accepted, Admin, AdminArgs, Request};
 use crate::date::Date;
 use crate::error::CliError;
 use crate::follow::follow;
+use crate::output::{print, tell};
 use crate::table::{Cell, Mood, align};
 use crate::terminal::{shows_colour, visible};
+use crate::wording::{change_words, phase_word};
 
 /// The flags of `playhouse operations`.
 #[derive(Args)]
@@ -71,7 +72,16 @@ pub(crate) async fn run(args: OperationsArgs) -> Result<ExitCode, CliError> {
 /// # Errors
 /// Returns an error if the head cannot be reached, there is no such operation, or it has ended.
 pub(crate) async fn run_abort(args: AbortArgs) -> Result<ExitCode, CliError> {
-    abort(&args.admin.open().await?, args.id).await
+    let id = args.id;
+    let request = Request::delete(format!("/admin/v1/operations/{id}"));
+    match args.admin.open().await?.change(request).await? {
+        Accepted::Plan(_) => Err(CliError::failure("the head answers another question")),
+        Accepted::Operation(_) => {
+            print(&format!("operation {id} was asked to end\n"))?;
+            tell(&format!("`playhouse operations {id} --watch` follows it\n"));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
 }
 
 async fn running(admin: &Admin) -> Result<u64, CliError> {
@@ -142,46 +152,6 @@ fn state(phase: Phase) -> Cell {
         _ => Mood::Busy,
     };
     Cell::new(phase_word(phase), mood)
-}
-
-/// Returns the word for a phase.
-pub(crate) fn phase_word(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Plan => "plan",
-        Phase::Prepare => "prepare",
-        Phase::Switch => "switch",
-        Phase::Retire => "retire",
-        Phase::Done => "done",
-        Phase::Failed => "failed",
-        Phase::Aborted => "aborted",
-    }
-}
-
-/// Returns a description of a change.
-pub(crate) fn change_words(change: &Change) -> String {
-    match change {
-        Change::Deployment { data_parallel, tensor_parallel, pipeline_parallel, .. } => {
-            let part = |name: &str, number: &Option<u32>| number.map(|n| format!("{name} {n}"));
-            let parts = [
-                part("dp", data_parallel),
-                part("tp", tensor_parallel),
-                part("pp", pipeline_parallel),
-            ];
-            format!("scale to {}", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
-        }
-        Change::DrainReplica { replica, deadline_seconds, .. } => {
-            format!("drain replica {replica} within {deadline_seconds} s")
-        }
-        Change::RestartReplica { replica } => format!("restart replica {replica}"),
-        Change::RemoveReplica { replica, deadline_seconds, .. } => {
-            format!("remove replica {replica} within {deadline_seconds} s")
-        }
-        Change::DrainNode { node, deadline_seconds, .. } => {
-            format!("drain node {} within {deadline_seconds} s", visible(node))
-        }
-        Change::UndrainNode { node } => format!("undrain node {}", visible(node)),
-        Change::RemoveNode { node } => format!("remove node {}", visible(node)),
-    }
 }
 
 fn date(unix_us: u64) -> String {

@@ -1,11 +1,11 @@
 //! `playhouse revoke node` ends the trust in a machine.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use crate::admin::{AdminArgs, Request};
 use crate::change::node_path;
 use crate::error::CliError;
+use crate::output::print;
 use crate::terminal::visible;
 
 /// The flags of `playhouse revoke`.
@@ -38,7 +38,6 @@ pub(crate) async fn run(args: RevokeArgs) -> Result<ExitCode, CliError> {
         true => "it was connected and has been cut off",
         false => "it was not connected",
     };
-    let line = format!("revoked the certificate of node {}: {cut}\n", visible(&revoked.node));
-    io::stdout().lock().write_all(line.as_bytes()).map_err(CliError::output)?;
+    print(&format!("revoked the certificate of node {}: {cut}\n", visible(&revoked.node)))?;
     Ok(ExitCode::SUCCESS)
 }

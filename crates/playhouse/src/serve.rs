@@ -33,7 +33,7 @@ use playhouse_telemetry::{LogFormat, Metrics, SpanCounters, TraceSettings, Trace
 use playhouse_types::{DecoderSpec, ParallelSpec, Rope, RopeScaling};
 use tokio::net::TcpListener;
 
-pub(crate) use self::admin::AdminListener;
+use self::admin::AdminListener;
 pub(crate) use self::flags::ServeArgs;
 use self::reload::Reload;
 use self::shutdown::Shutdown;
@@ -197,7 +197,7 @@ async fn run_cluster(
         if let Some(file) = &args.join_token_file {
             join_token::keep(file, control)?;
         }
-        Banner::waiting(control.address(), served.world(), &admin).print()?;
+        Banner::waiting(control.address(), served.world(), &admin.text).print()?;
     }
     let spec = &loaded.shape.spec;
     let deployment = DeploymentConfig {

@@ -7,7 +7,7 @@
 
 pub(crate) mod tree;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::admin::{Admin, AdminArgs};
 use crate::error::CliError;
+use crate::output::print;
 use crate::terminal::shows_colour;
 
 /// The time between two requests of the state.
@@ -75,9 +76,4 @@ fn text(cluster: &Cluster, json: bool) -> String {
         return line + "\n";
     }
     tree::text(cluster, shows_colour(&io::stdout()))
-}
-
-fn print(text: &str) -> Result<(), CliError> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CliError::output)
 }

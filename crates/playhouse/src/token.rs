@@ -1,12 +1,12 @@
 //! `playhouse token`: tokens that let nodes join a cluster.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use playhouse_admin::view::TokenRequest;
 
 use crate::admin::AdminArgs;
 use crate::error::CliError;
+use crate::output::{print, tell};
 use crate::terminal::visible;
 
 /// The flags of `playhouse token`.
@@ -35,16 +35,13 @@ enum TokenCommand {
 pub(crate) async fn run(args: TokenArgs) -> Result<ExitCode, CliError> {
     let TokenCommand::Create { ttl: ttl_seconds, admin } = args.command;
     let made = admin.open().await?.create_token(TokenRequest { ttl_seconds }).await?;
-    let mut out = io::stdout().lock();
-    let line = visible(&made.token) + "\n";
-    out.write_all(line.as_bytes()).and_then(|()| out.flush()).map_err(CliError::output)?;
+    print(&format!("{}\n", visible(&made.token)))?;
     // The token was delivered, even if this output is not.
-    let _ = writeln!(
-        io::stderr(),
+    tell(&format!(
         "It lets one node join within {} s. On that machine, with the cluster address that \
-         `playhouse serve` prints:\n  playhouse node --join HOST:PORT --name NAME --token TOKEN",
+         `playhouse serve` prints:\n  playhouse node --join HOST:PORT --name NAME --token TOKEN\n",
         made.expires_in_seconds
-    );
+    ));
     Ok(ExitCode::SUCCESS)
 }
 

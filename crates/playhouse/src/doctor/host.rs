@@ -5,11 +5,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, SystemTime};
 
-use clap::CommandFactory;
+use clap::Command;
 use playhouse_ops::Isa;
 
 use super::Check;
-use crate::Cli;
 use crate::cgroups::memory_limit;
 use crate::date::Date;
 
@@ -25,7 +24,7 @@ const FILES_FAIL: u64 = 128;
 const CLOCK_FLOOR: Duration = Duration::from_secs(1_767_225_600);
 
 /// Returns all checks of this machine.
-pub(super) fn checks() -> Vec<Check> {
+pub(super) fn checks(command: &Command) -> Vec<Check> {
     vec![
         cpu(
             &read("/proc/cpuinfo"),
@@ -35,7 +34,10 @@ pub(super) fn checks() -> Vec<Check> {
         memory(&read("/proc/meminfo"), memory_limit()),
         open_files(open_files_max()),
         clock(SystemTime::now()),
-        environment(std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned())),
+        environment(
+            std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()),
+            command,
+        ),
         log_filter(std::env::var("RUST_LOG").ok().as_deref()),
     ]
 }
@@ -134,11 +136,10 @@ fn clock(now: SystemTime) -> Check {
 }
 
 /// Checks for variables with our prefix that no flag reads, which are most likely misspelt.
-fn environment(names: impl Iterator<Item = String>) -> Check {
-    let command = Cli::command();
+fn environment(names: impl Iterator<Item = String>, command: &Command) -> Check {
     let known: BTreeSet<String> = command
         .get_subcommands()
-        .flat_map(clap::Command::get_arguments)
+        .flat_map(Command::get_arguments)
         .filter_map(|argument| argument.get_env())
         .map(|name| name.to_string_lossy().into_owned())
         .collect();
@@ -170,8 +171,11 @@ fn log_filter(filter: Option<&str>) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::super::Status;
     use super::*;
+    use crate::Cli;
 
     #[test]
     fn the_matmul_path_is_the_one_the_kernels_chose() {
@@ -231,7 +235,9 @@ mod tests {
 
     #[test]
     fn misspelt_variables_are_noticed_and_values_are_not_shown() {
-        let names = |names: &[&str]| environment(names.iter().map(|&name| name.to_owned()));
+        let command = Cli::command();
+        let names =
+            |names: &[&str]| environment(names.iter().map(|&name| name.to_owned()), &command);
         assert_eq!(names(&["HOME", "PLAYHOUSE_API_KEY"]).detail, "PLAYHOUSE_API_KEY set");
         assert_eq!(names(&["HOME"]).detail, "no PLAYHOUSE_*");
         let misspelt = names(&["PLAYHOUSE_APIKEY"]);

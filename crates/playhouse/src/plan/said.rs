@@ -3,7 +3,6 @@
 //! With `--format json` standard output is one object, whatever the outcome: `notes`, `violations` and
 //! `problems` are always there, each a list, beside the members of the answer.
 
-use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use playhouse_planner::Violation;
@@ -12,6 +11,7 @@ use serde::Serialize;
 
 use super::Format;
 use crate::error::{CliError, visible};
+use crate::output::{print, tell};
 
 /// The notes and problems so far.
 pub(super) struct Said {
@@ -113,10 +113,8 @@ impl Said {
     /// has it.
     pub(super) fn complain(&self, line: &str) {
         if self.format != Format::Json {
-            // User input is printed as one line, whatever it contains. Errors of standard error are
-            // ignored.
-            let line = visible(line).replace('\n', "\\n");
-            let _ = writeln!(io::stderr(), "{line}");
+            // User input is printed as one line, whatever it contains.
+            tell(&format!("{}\n", visible(line).replace('\n', "\\n")));
         }
     }
 
@@ -133,8 +131,4 @@ impl Said {
         let json = serde_json::to_string_pretty(&outcome);
         json.map(|json| json + "\n").map_err(|why| CliError::failure(why.to_string()))
     }
-}
-
-fn print(text: &str) -> Result<(), CliError> {
-    io::stdout().write_all(text.as_bytes()).map_err(CliError::output)
 }

@@ -18,13 +18,13 @@ use crate::error::CliError;
 use crate::secret;
 
 /// The listener of the admin API before the cluster exists.
-pub(crate) struct AdminListener {
+pub(super) struct AdminListener {
     listener: TcpListener,
     token: String,
     audit: Option<Arc<dyn AuditLog>>,
     tls: Option<Arc<ServerConfig>>,
     /// The address and the token of the API, for people.
-    pub(crate) text: String,
+    pub(super) text: String,
 }
 
 // === impl AdminListener ===
@@ -35,7 +35,7 @@ impl AdminListener {
     /// # Errors
     /// Returns an error when the port is taken, the token or TLS is missing where it is required, or the
     /// audit log cannot be written.
-    pub(crate) async fn bind(
+    pub(super) async fn bind(
         args: &ServeArgs,
         tls: Option<Arc<ServerConfig>>,
     ) -> Result<Self, CliError> {
@@ -84,12 +84,12 @@ impl AdminListener {
     }
 
     /// Returns the audit log, if there is one.
-    pub(crate) fn audit(&self) -> Option<Arc<dyn AuditLog>> {
+    pub(super) fn audit(&self) -> Option<Arc<dyn AuditLog>> {
         self.audit.clone()
     }
 
     /// Serves the API until the runtime ends.
-    pub(crate) fn serve(self, overview: Overview) {
+    pub(super) fn serve(self, overview: Overview) {
         let config = AdminConfig { token: self.token, audit: self.audit, tls: self.tls };
         let for_ever = std::future::pending();
         tokio::spawn(playhouse_admin::serve(self.listener, config, overview, for_ever));

@@ -6,10 +6,10 @@ use playhouse_admin::view::{
     Cluster, Device, Node, Operation, Replica, ReplicaState, Shard, ShardState, Stage,
 };
 
-use crate::operations::{change_words, phase_word};
 use crate::sizing::Bytes;
 use crate::table::{Cell, Mood, align};
 use crate::terminal::visible;
+use crate::wording::{change_words, phase_word};
 
 /// Returns the whole tree, each line with its end.
 pub(super) fn text(cluster: &Cluster, colour: bool) -> String {
