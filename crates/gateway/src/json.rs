@@ -17,7 +17,7 @@ pub(crate) fn kind_of(value: &Value) -> &'static str {
 }
 
 /// Appends `value` as JSON.
-pub(crate) fn write(out: &mut BytesMut, value: &impl Serialize) {
+pub(crate) fn write(out: &mut BytesMut, value: &(impl Serialize + ?Sized)) {
     serde_json::to_writer(out.writer(), value).expect("keys are strings, and a buffer grows");
 }
 
