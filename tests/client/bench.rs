@@ -1,12 +1,14 @@
 use std::collections::BTreeSet;
+use std::process::Stdio;
 use std::sync::Arc;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::ports::port;
 use crate::server::{Reply, Server, chat_event, ending, text_event};
-use crate::{Finished, Folder, run};
+use crate::{Finished, Folder, playhouse, run};
 
 fn bench(server: &Server, args: &[&str]) -> Finished {
     let url = server.url();
@@ -285,6 +287,44 @@ fn a_request_that_takes_too_long_has_failed() {
     assert!(finished.stderr.contains(" x waited 1 s for the "), "{}", finished.stderr);
 }
 
+/// **B-5**
+#[test]
+fn an_interrupted_run_reports_what_has_ended() {
+    let (arrived, mut third) = watch::channel(0);
+    let server = Server::start(move |request| {
+        arrived.send_modify(|count| *count += 1);
+        match request.number {
+            0 | 1 => Reply::crumbs(three_tokens()),
+            _ => Reply::stream(|answer| async move {
+                answer.send(text_event("a").as_bytes()).await;
+                answer.abandoned().await;
+            }),
+        }
+    });
+    let (folder, url) = (Folder::new(), server.url());
+    let scenario = folder.write("scenario.toml", "[thresholds]\nmax_failed = 0\n");
+    let args = ["bench", "--base-url", &url, "--num-prompts", "9", "--max-concurrency", "1"];
+    let save = ["--save-result", "--result-filename", "result.json", "--result-dir", folder.path()];
+    let mut command = playhouse(&[&args[..], &save, &["--scenario", &scenario]].concat());
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    server.wait(third.wait_for(|count| *count == 3)).expect("the server lives");
+    let pid = Pid::from_child(&child);
+    kill_process(pid, Signal::INT).expect("the process can be signalled");
+    let finished = Finished::from(child.wait_with_output().expect("it ends"));
+    assert_eq!(finished.code, 130, "{}", finished.stderr);
+    for line in ["Successful requests:  ", "Interrupted requests:  "] {
+        assert!(finished.stdout.contains(line), "{}", finished.stdout);
+    }
+    assert!(!finished.stdout.contains("max_failed"), "not judged: {}", finished.stdout);
+    let told = "error: stopped by SIGINT when 2 of 9 requests had ended\n";
+    assert!(finished.stderr.ends_with(told), "{}", finished.stderr);
+    assert!(finished.stderr.contains("bench: 22 % (2/9 requests"), "{}", finished.stderr);
+    let json = std::fs::read(folder.0.join("result.json")).expect("a result was written");
+    let json: Value = serde_json::from_slice(&json).expect("the result is JSON");
+    let counts = ["completed", "failed", "interrupted"].map(|key| total(&json, key));
+    assert_eq!(counts, [2.0, 0.0, 1.0]);
+}
+
 /// C-1
 #[test]
 fn connections_are_used_again() {
@@ -368,7 +408,7 @@ fn progress_off_a_terminal_is_plain_lines() {
     let server = Server::start(|_| Reply::crumbs(three_tokens()));
     // Of several, one that takes a second would have a line of its own.
     let shown = bench(&server, &["--num-prompts", "1"]);
-    assert!(shown.stderr.starts_with("bench: 100 % (1/1 requests, "), "{}", shown.stderr);
+    assert!(shown.stderr.starts_with("bench: 100 % (1/1 requests"), "{}", shown.stderr);
     assert_eq!(shown.stderr.lines().count(), 1);
     let hidden = bench(&server, &["--num-prompts", "3", "--no-progress"]);
     assert_eq!(hidden.stderr, "");

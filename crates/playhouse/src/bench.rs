@@ -6,6 +6,8 @@
 //! - **B-3** a failed request is counted and adds to no latency; a stream without its end counts as
 //!   failed. If all requests fail, or a threshold is missed, the exit code is 1.
 //! - **B-4** the same seed and settings send the same bytes at the same times.
+//! - **B-5** a run that is interrupted reports the requests that had ended; it meets no thresholds, and its
+//!   exit code is that of a process which the signal ended.
 //!
 //! Not here: starting a server, or knowing a tokenizer.
 
@@ -27,9 +29,8 @@ use std::time::{Duration, SystemTime};
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, FromArgMatches};
-use tokio::time::Instant;
 
-use self::load::{Load, Outcome};
+use self::load::{Load, Outcome, Run};
 use self::random::Random;
 use self::report::Report;
 use self::scenario::{Thresholds, Verdict};
@@ -39,6 +40,7 @@ use crate::date::Date;
 use crate::error::CliError;
 use crate::progress::{Progress, Unit};
 use crate::secret;
+use crate::signals::{Signals, StopSignal};
 
 /// The maximum number of kinds of failure that are printed; the rest are counted.
 const FAILURES_TOLD: usize = 10;
@@ -107,7 +109,7 @@ pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, CliError> {
         None => (args.settings, Thresholds::default()),
     };
     settings.check()?;
-    thresholds.check(&Report::new(&settings, &[], 1.0).numbers)?;
+    thresholds.check(&Report::new(&settings, &Run::default()).numbers)?;
     check_open_files(&settings)?;
 
     let time_max = Duration::from_secs(settings.request_timeout);
@@ -131,20 +133,29 @@ pub(crate) async fn run(args: BenchArgs) -> Result<ExitCode, CliError> {
         .await
         .map_err(|error| CliError::failure(format!("the warm-up failed: {error}")))?;
 
-    let (outcomes, seconds) = measure(load, &settings).await;
-    let report = Report::new(&settings, &outcomes, seconds);
-    let verdicts = thresholds.judge(&report.numbers);
-    tell_failures(&outcomes);
+    let (run, signal) = measure(load, &settings).await?;
+    let report = Report::new(&settings, &run);
+    let verdicts = match signal {
+        None => thresholds.judge(&report.numbers),
+        Some(_) => Vec::new(),
+    };
+    tell_failures(&run.outcomes);
     print(&report, &verdicts).map_err(CliError::output)?;
     if settings.save_result {
-        save(&settings, &model, &report, &outcomes)?;
+        save(&settings, &model, &report, &run.outcomes)?;
     }
-    let all_failed = outcomes.iter().all(|outcome| outcome.error.is_some());
+    if let Some(signal) = signal {
+        let (ended, count) = (run.outcomes.len(), settings.num_prompts);
+        let error = format!("stopped by {signal} when {ended} of {count} requests had ended");
+        return Err(CliError::stopped(signal, error));
+    }
+    let all_failed = run.outcomes.iter().all(|outcome| outcome.error.is_some());
     let missed = verdicts.iter().any(|verdict| !verdict.met);
     Ok(if all_failed || missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-async fn measure(load: Load, settings: &Settings) -> (Vec<Outcome>, f64) {
+/// Runs a load, and returns the signal that ended it early, if one did (**B-5**).
+async fn measure(load: Load, settings: &Settings) -> Result<(Run, Option<StopSignal>), CliError> {
     let count = load.requests.len();
     let (rate, burstiness) = (settings.request_rate, settings.burstiness);
     let times = arrivals::arrivals(count, rate, burstiness, &mut Random::new(settings.seed, 2));
@@ -152,11 +163,14 @@ async fn measure(load: Load, settings: &Settings) -> (Vec<Outcome>, f64) {
         true => Progress::hidden(),
         false => Progress::start("bench", count as u64, Unit::Count("requests")),
     };
-    let started = Instant::now();
-    let outcomes = load::run(Arc::new(load), &times, settings.max_concurrency, &mut progress).await;
-    let seconds = started.elapsed().as_secs_f64();
-    progress.finish(count as u64);
-    (outcomes, seconds)
+    let mut signals = Signals::install()
+        .map_err(|why| CliError::failure(format!("cannot handle signals: {why}")))?;
+    let mut signal = None;
+    let interruption = async { signal = Some(signals.next().await) };
+    let load = Arc::new(load);
+    let max = settings.max_concurrency;
+    let run = load::run(load, &times, max, &mut progress, interruption).await;
+    Ok((run, signal))
 }
 
 /// Refuses a load that needs more connections than this process may open: the benchmark would measure

@@ -339,7 +339,7 @@ impl Totals {
         let rate = answer::rate(self.decoded, self.decoding);
         let first = self.first_token / self.answers;
         format!(
-            "answers: {}, {} tokens, {rate:.1} tok/s, first token {} ms on average",
+            "answers: {}, {} tokens{rate}, first token {} ms on average",
             self.answers,
             self.tokens,
             first.as_millis()

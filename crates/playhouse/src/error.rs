@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use crate::signals::StopSignal;
+
 /// The reason why a command failed, for a person.
 #[derive(Debug)]
 pub(crate) struct CliError {
@@ -19,6 +21,8 @@ enum Kind {
     Usage,
     /// Anything else that went wrong: exit code 1.
     Failure,
+    /// A signal ended the command before it was done.
+    Stopped(StopSignal),
     /// The reader of our output has closed it (`playhouse doctor | head -1`): no message is needed.
     ReaderGone,
 }
@@ -34,6 +38,13 @@ impl CliError {
     /// Returns an error for a valid command that failed (exit code 1).
     pub(crate) fn failure(message: impl Into<String>) -> Self {
         Self { kind: Kind::Failure, message: message.into(), hint: None, unreached: false }
+    }
+
+    /// Returns an error for a command that a signal ended before it was done (exit code 128 and the number
+    /// of the signal).
+    pub(crate) fn stopped(signal: StopSignal, message: impl Into<String>) -> Self {
+        let kind = Kind::Stopped(signal);
+        Self { kind, message: message.into(), hint: None, unreached: false }
     }
 
     /// Returns an error for standard output that could not be written.
@@ -94,6 +105,7 @@ impl CliError {
         match self.kind {
             Kind::Usage => ExitCode::from(2),
             Kind::Failure => ExitCode::FAILURE,
+            Kind::Stopped(signal) => ExitCode::from(signal.exit_status()),
             Kind::ReaderGone => ExitCode::SUCCESS,
         }
     }

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use playhouse_cluster::{FrontDoor, ShardState};
+use playhouse_cluster::{FrontDoor, ShardState, ShardStatus};
 use playhouse_gateway::{ChatTemplate, Tokenizer};
 use playhouse_layout::{GenerationDefaults, ModelShape};
 use playhouse_model::Checkpoint;
@@ -64,26 +64,49 @@ pub(crate) fn load(folder: Option<&Path>) -> Result<(Loaded, Language), CliError
 /// Shows the progress of the ranks' weights, for as long as the future is polled.
 pub(crate) async fn show(door: &FrontDoor) -> Infallible {
     let mut ticks = interval(SHOWN_EVERY);
-    let mut progress: Option<Progress> = None;
+    let mut shown = ShownWeights { door, progress: None };
     loop {
         ticks.tick().await;
-        let replicas = door.replicas();
+        shown.update();
+    }
+}
+
+/// The display of the ranks' weights. Dropping it shows how far they are at the end.
+struct ShownWeights<'a> {
+    door: &'a FrontDoor,
+    /// The display, once a rank reads.
+    progress: Option<Progress>,
+}
+
+// === impl ShownWeights ===
+
+impl ShownWeights<'_> {
+    fn update(&mut self) {
+        let replicas = self.door.replicas();
         let stages = replicas.iter().flat_map(|replica| &replica.stages);
         let shards: Vec<_> = stages.flat_map(|stage| &stage.shards).collect();
-        let read = shards.iter().map(|shard| match shard.state {
-            ShardState::Ready => shard.share.weight_bytes,
+        let read = |shard: &&ShardStatus| match shard.state {
+            ShardState::Ready => Some(shard.share.weight_bytes),
             // A rank may hold less than it reads.
             ShardState::Loading { bytes, of } => {
-                (shard.share.weight_bytes as f64 * bytes as f64 / of.max(1) as f64) as u64
+                let part = bytes as f64 / of.max(1) as f64;
+                Some((shard.share.weight_bytes as f64 * part) as u64)
             }
-            ShardState::Starting | ShardState::Lost => 0,
-        });
+            ShardState::Starting | ShardState::Lost => None,
+        };
+        let read: Vec<u64> = shards.iter().filter_map(|shard| read(shard)).collect();
+        if read.is_empty() {
+            return;
+        }
         let all = shards.iter().map(|shard| shard.share.weight_bytes).sum();
         let start = || Progress::start("loading weights", all, Unit::Bytes);
-        match read.sum() {
-            0 => {}
-            read => progress.get_or_insert_with(start).set(read),
-        }
+        self.progress.get_or_insert_with(start).set(read.iter().sum());
+    }
+}
+
+impl Drop for ShownWeights<'_> {
+    fn drop(&mut self) {
+        self.update();
     }
 }
 

@@ -50,7 +50,7 @@ use crate::loading::{self, Language, Loaded};
 use crate::node::{DeviceList, LOG_FILTER};
 use crate::progress;
 use crate::secret;
-use crate::signals::Signals;
+use crate::signals::{Signals, StopSignal};
 use crate::sizing::{Bytes, CacheSize, available_memory};
 
 /// The default number of accepted requests for each that can run: a queue of a few batches.
@@ -215,8 +215,9 @@ async fn run_cluster(
     };
     let shows_loading = deployment.control.is_some();
     let failed = |why: StartError| CliError::failure(why.to_string());
-    let stopped =
-        |signal| CliError::failure(format!("stopped by {signal} before the model was loaded"));
+    let stopped = |signal: StopSignal| {
+        CliError::failure(format!("stopped by {signal} before the model was loaded"))
+    };
     let cluster = tokio::select! {
         started = Cluster::start(deployment) => started.map_err(failed)?,
         // The start may wait for nodes. Their ranks are left for the next head.

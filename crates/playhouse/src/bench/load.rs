@@ -62,6 +62,18 @@ pub(super) struct Outcome {
     pub(super) error: Option<String>,
 }
 
+/// A load that was run.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    /// The outcomes of the requests that ended, in the order of sending.
+    pub(super) outcomes: Vec<Outcome>,
+    /// The time from the start to the end of the last request, or to the interruption.
+    pub(super) seconds: f64,
+    /// The number of requests that were sent and had not ended when the run was interrupted; `None` if
+    /// it was not.
+    pub(super) interrupted: Option<usize>,
+}
+
 /// A reader of a streamed answer.
 struct Stream<'a> {
     sent: Instant,
@@ -75,47 +87,63 @@ struct Stream<'a> {
 }
 
 /// Sends all requests of `load` when they are due (`arrivals`, counted from now), at most
-/// `concurrency_max` at once, and returns their outcomes in the order of sending.
+/// `concurrency_max` at once, and waits for their outcomes. If `interruption` completes before, requests
+/// that have not ended are cancelled, and the others are not sent.
 pub(super) async fn run(
     load: Arc<Load>,
     arrivals: &[Duration],
     concurrency_max: Option<usize>,
     progress: &mut Progress,
-) -> Vec<Outcome> {
+    interruption: impl Future<Output = ()>,
+) -> Run {
     assert_eq!(load.requests.len(), arrivals.len(), "each request has its time");
     let places = concurrency_max.map(|max| Arc::new(Semaphore::new(max)));
     let started = Instant::now();
-    let mut outcomes = vec![Outcome::default(); arrivals.len()];
+    let mut outcomes = vec![None; arrivals.len()];
     let mut running = JoinSet::new();
     let mut finished = 0;
     let mut record = |ended: Result<(usize, Outcome), tokio::task::JoinError>| {
         let (index, outcome) = ended.expect("a request neither panics nor is aborted");
-        outcomes[index] = outcome;
+        outcomes[index] = Some(outcome);
         finished += 1;
         progress.set(finished);
     };
-    for (index, &arrival) in arrivals.iter().enumerate() {
-        let due = started + arrival;
-        let turn = turn(due, places.as_ref());
-        tokio::pin!(turn);
-        let place = loop {
-            tokio::select! {
-                biased;
-                place = &mut turn => break place,
-                Some(ended) = running.join_next(), if !running.is_empty() => record(ended),
-            }
-        };
-        let load = Arc::clone(&load);
-        running.spawn(async move {
-            let outcome = load.request(index, started, due).await;
-            drop(place);
-            (index, outcome)
-        });
-    }
-    while let Some(ended) = running.join_next().await {
+    let sending = async {
+        for (index, &arrival) in arrivals.iter().enumerate() {
+            let due = started + arrival;
+            let turn = turn(due, places.as_ref());
+            tokio::pin!(turn);
+            let place = loop {
+                tokio::select! {
+                    biased;
+                    place = &mut turn => break place,
+                    Some(ended) = running.join_next(), if !running.is_empty() => record(ended),
+                }
+            };
+            let load = Arc::clone(&load);
+            running.spawn(async move {
+                let outcome = load.request(index, started, due).await;
+                drop(place);
+                (index, outcome)
+            });
+        }
+        while let Some(ended) = running.join_next().await {
+            record(ended);
+        }
+    };
+    let interrupted = tokio::select! {
+        biased;
+        () = sending => false,
+        () = interruption => true,
+    };
+    while let Some(ended) = running.try_join_next() {
         record(ended);
     }
-    outcomes
+    Run {
+        outcomes: outcomes.into_iter().flatten().collect(),
+        seconds: started.elapsed().as_secs_f64(),
+        interrupted: interrupted.then(|| running.len()),
+    }
 }
 
 async fn turn(due: Instant, places: Option<&Arc<Semaphore>>) -> Option<OwnedSemaphorePermit> {

@@ -5,13 +5,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::load::Outcome;
+use super::load::{Outcome, Run};
 use super::settings::{Metric, Objective, Settings};
 use super::stats::Samples;
 
 /// The result of a benchmark.
 pub(super) struct Report {
-    /// The key and the value of every number, as in the JSON.
+    /// The key and the value of every number, as in the JSON; `null` for a latency that no request had.
     pub(super) numbers: Map<String, Value>,
     table: String,
 }
@@ -33,17 +33,18 @@ const WIDTH: usize = 50;
 // === impl Report ===
 
 impl Report {
-    /// Returns the report of `outcomes`, which took `seconds` in all.
-    pub(super) fn new(settings: &Settings, outcomes: &[Outcome], seconds: f64) -> Self {
+    /// Returns the report of a run.
+    pub(super) fn new(settings: &Settings, run: &Run) -> Self {
         let mut report = Self { numbers: Map::new(), table: String::new() };
         report.heading('=', " Serving Benchmark Result ");
-        report.totals(settings, &Totals::new(settings, outcomes), seconds);
+        report.totals(settings, &Totals::new(settings, &run.outcomes), run);
         let completed: Vec<&Outcome> =
-            outcomes.iter().filter(|outcome| outcome.error.is_none()).collect();
+            run.outcomes.iter().filter(|outcome| outcome.error.is_none()).collect();
         let asked = settings.metrics();
         for metric in METRICS {
             if asked.contains(&metric) && is_measured(metric, settings) {
-                report.latency(metric, &samples(metric, &completed), &settings.metric_percentiles);
+                let samples = samples(metric, &completed);
+                report.latency(metric, samples.as_ref(), &settings.metric_percentiles);
             }
         }
         report.heading('=', "");
@@ -76,15 +77,22 @@ impl Report {
         self.numbers.insert(key.into(), value.into());
     }
 
-    fn totals(&mut self, settings: &Settings, totals: &Totals, seconds: f64) {
+    fn totals(&mut self, settings: &Settings, totals: &Totals, run: &Run) {
+        let seconds = run.seconds;
         let all_tokens = totals.input_tokens + totals.output_tokens;
         let requests_per_s = totals.completed as f64 / seconds;
         let good_per_s = totals.good as f64 / seconds;
         let output_per_s = totals.output_tokens as f64 / seconds;
         let tokens_per_s = all_tokens as f64 / seconds;
+        // The last second may be only a part of one, and be the only one.
+        let peak_tokens_per_s = totals.peak_tokens_per_s.max(output_per_s);
 
         self.count("Successful requests:", totals.completed as u64);
         self.count("Failed requests:", totals.failed as u64);
+        if let Some(interrupted) = run.interrupted {
+            self.count("Interrupted requests:", interrupted as u64);
+            self.number("interrupted", interrupted);
+        }
         if let Some(max) = settings.max_concurrency {
             self.count("Maximum request concurrency:", max as u64);
         }
@@ -99,7 +107,7 @@ impl Report {
             self.decimal("Request goodput (req/s):", good_per_s);
         }
         self.decimal("Output token throughput (tok/s):", output_per_s);
-        self.decimal("Peak output token throughput (tok/s):", totals.peak_tokens_per_s);
+        self.decimal("Peak output token throughput (tok/s):", peak_tokens_per_s);
         self.decimal("Peak concurrent requests:", totals.peak_concurrency as f64);
         self.decimal("Total token throughput (tok/s):", tokens_per_s);
 
@@ -109,28 +117,38 @@ impl Report {
         self.number("total_input_tokens", totals.input_tokens);
         self.number("total_output_tokens", totals.output_tokens);
         self.number("request_throughput", requests_per_s);
-        let goodput = (!settings.goodput.is_empty()).then_some(good_per_s);
-        self.number("request_goodput", goodput);
+        if !settings.goodput.is_empty() {
+            self.number("request_goodput", good_per_s);
+        }
         self.number("output_throughput", output_per_s);
         self.number("total_token_throughput", tokens_per_s);
-        self.number("max_output_tokens_per_s", totals.peak_tokens_per_s);
+        self.number("max_output_tokens_per_s", peak_tokens_per_s);
         self.number("max_concurrent_requests", totals.peak_concurrency);
     }
 
-    fn latency(&mut self, metric: Metric, seconds: &Samples, percentiles: &[f64]) {
+    /// Adds a latency, of which there are no numbers if no request had it.
+    fn latency(&mut self, metric: Metric, seconds: Option<&Samples>, percentiles: &[f64]) {
         let (short, long) = names(metric);
         let key = metric.key();
-        let (mean, median) = (seconds.mean() * 1e3, seconds.percentile(50.0) * 1e3);
+        let ms = |of: &dyn Fn(&Samples) -> f64| seconds.map(|seconds| of(seconds) * 1e3);
+        let (mean, median) = (ms(&Samples::mean), ms(&|it| it.percentile(50.0)));
         self.heading('-', long);
-        self.decimal(&format!("Mean {short} (ms):"), mean);
-        self.decimal(&format!("Median {short} (ms):"), median);
+        self.milliseconds(&format!("Mean {short} (ms):"), mean);
+        self.milliseconds(&format!("Median {short} (ms):"), median);
         self.number(format!("mean_{key}_ms"), mean);
         self.number(format!("median_{key}_ms"), median);
-        self.number(format!("std_{key}_ms"), seconds.std() * 1e3);
+        self.number(format!("std_{key}_ms"), ms(&Samples::std));
         for p in percentiles {
-            let value = seconds.percentile(*p) * 1e3;
-            self.decimal(&format!("P{p} {short} (ms):"), value);
+            let value = ms(&|it| it.percentile(*p));
+            self.milliseconds(&format!("P{p} {short} (ms):"), value);
             self.number(format!("p{p}_{key}_ms"), value);
+        }
+    }
+
+    fn milliseconds(&mut self, label: &str, value: Option<f64>) {
+        match value {
+            Some(value) => self.decimal(label, value),
+            None => self.table.push_str(&format!("{label:<40} {:<10}\n", "-")),
         }
     }
 }
@@ -171,7 +189,7 @@ fn is_measured(metric: Metric, settings: &Settings) -> bool {
     }
 }
 
-fn samples(metric: Metric, completed: &[&Outcome]) -> Samples {
+fn samples(metric: Metric, completed: &[&Outcome]) -> Option<Samples> {
     match metric {
         Metric::Itl => {
             let itls = completed.iter().flat_map(|outcome| &outcome.itls);
@@ -291,6 +309,8 @@ pub(super) fn to_json(
         "max_concurrency": settings.max_concurrency,
     });
     let object = json.as_object_mut().expect("made as an object");
+    // As in vLLM, the key is there also if no goodput was asked for.
+    object.insert("request_goodput".to_owned(), Value::Null);
     object.extend(report.numbers.clone());
     object.insert("latencies".to_owned(), each(outcomes, |outcome| outcome.latency));
     object.insert("queue_times".to_owned(), each(outcomes, |outcome| outcome.queue_time));

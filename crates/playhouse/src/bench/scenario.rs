@@ -64,10 +64,19 @@ pub(super) fn overlay(
         .map_err(|error| CliError::usage(format!("a flag has no place in a scenario: {error}")))?;
     merged.extend(scenario.into_iter().filter(|(key, _)| !is_given(key)));
     let settings = merged.try_into().map_err(|error: toml::de::Error| {
-        failed(error.to_string().trim().to_owned())
+        failed(in_words(error.to_string().trim()))
             .hint("keys are the flags of `playhouse bench --help`, with _ for -")
     })?;
     Ok((settings, thresholds))
+}
+
+/// Returns an error of the parser with words in place of the types of this program.
+fn in_words(error: &str) -> String {
+    let types = ["usize", "u64", "u32", "u16"];
+    let whole =
+        |text: String, name| text.replace(&format!("expected {name}"), "expected a whole number");
+    let text = types.into_iter().fold(error.to_owned(), whole);
+    text.replace("expected f64", "expected a number")
 }
 
 // === impl Thresholds ===
@@ -93,12 +102,8 @@ impl Thresholds {
     /// Returns the first such threshold, with the valid names.
     pub(super) fn check(&self, numbers: &Map<String, Value>) -> Result<(), CliError> {
         for threshold in &self.0 {
-            if !numbers.get(threshold.key()).is_some_and(Value::is_number) {
-                let known: Vec<&str> = numbers
-                    .iter()
-                    .filter(|(_, value)| value.is_number())
-                    .map(|(key, _)| key.as_str())
-                    .collect();
+            if !numbers.contains_key(threshold.key()) {
+                let known: Vec<&str> = numbers.keys().map(String::as_str).collect();
                 return Err(CliError::usage(format!(
                     "threshold {}: the result has no number {}",
                     threshold.name,
@@ -110,23 +115,19 @@ impl Thresholds {
         Ok(())
     }
 
-    /// Compares a result with each threshold.
+    /// Compares a result with each threshold. A latency that no request had meets none.
     pub(super) fn judge(&self, numbers: &Map<String, Value>) -> Vec<Verdict> {
         let judge = |threshold: &Threshold| {
-            let found = numbers.get(threshold.key()).and_then(Value::as_f64);
-            let found = found.expect("thresholds were checked against the keys of a result");
+            let (name, limit) = (&threshold.name, threshold.limit);
+            let Some(found) = numbers.get(threshold.key()).and_then(Value::as_f64) else {
+                return Verdict { met: false, text: format!("FAIL {name:<36} no request had it") };
+            };
             let (met, sign) = match threshold.is_minimum() {
-                true => {
-                    (found >= threshold.limit, if found >= threshold.limit { ">=" } else { "<" })
-                }
-                false => {
-                    (found <= threshold.limit, if found <= threshold.limit { "<=" } else { ">" })
-                }
+                true => (found >= limit, if found >= limit { ">=" } else { "<" }),
+                false => (found <= limit, if found <= limit { "<=" } else { ">" }),
             };
             let mark = if met { "ok  " } else { "FAIL" };
-            let text =
-                format!("{mark} {:<36} {found:.2} {sign} {}", threshold.name, threshold.limit);
-            Verdict { met, text }
+            Verdict { met, text: format!("{mark} {name:<36} {found:.2} {sign} {limit}") }
         };
         self.0.iter().map(judge).collect()
     }

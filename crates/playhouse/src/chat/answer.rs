@@ -73,9 +73,15 @@ pub(super) async fn stream(
     Err(ClientError::BrokeOff("the stream ended without [DONE]".to_owned()).into())
 }
 
-/// Returns the tokens per second; 0 when no time has passed.
-pub(super) fn rate(tokens: u64, time: Duration) -> f64 {
-    if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() }
+/// The minimum time over which tokens have a rate: tokens that arrived together in one packet have none.
+const RATE_MIN: Duration = Duration::from_millis(100);
+
+/// Returns the tokens per second as a part of a line; nothing where that says nothing.
+pub(super) fn rate(tokens: u64, time: Duration) -> String {
+    match time < RATE_MIN {
+        true => String::new(),
+        false => format!(", {:.1} tok/s", tokens as f64 / time.as_secs_f64()),
+    }
 }
 
 // === impl Answer ===
@@ -113,9 +119,10 @@ impl Answer {
     /// Returns the numbers of the answer in a line.
     pub(super) fn line(&self, ended: Ended) -> String {
         let rate = rate(self.tokens.saturating_sub(1), self.decoding());
-        let first = self.first_token.unwrap_or_default().as_millis();
+        let first = self.first_token.map(|first| format!(", first token {} ms", first.as_millis()));
         let cancelled = if ended == Ended::Interrupted { ", cancelled" } else { "" };
-        format!("{} tokens, {rate:.1} tok/s, first token {first} ms{cancelled}", self.tokens)
+        let (tokens, first) = (self.tokens, first.unwrap_or_default());
+        format!("{tokens} tokens{rate}{first}{cancelled}")
     }
 }
 
@@ -178,10 +185,14 @@ mod tests {
             answer.line(Ended::Interrupted),
             "42 tokens, 31.5 tok/s, first token 120 ms, cancelled"
         );
-        let none = Answer::default();
-        assert_eq!(
-            none.line(Ended::Interrupted),
-            "0 tokens, 0.0 tok/s, first token 0 ms, cancelled"
-        );
+        assert_eq!(Answer::default().line(Ended::Interrupted), "0 tokens, cancelled");
+    }
+
+    #[test]
+    fn tokens_of_one_packet_have_no_rate() {
+        let at = Duration::from_millis(120);
+        let last_token = at + Duration::from_micros(7);
+        let answer = Answer { tokens: 2, first_token: Some(at), last_token, ..Answer::default() };
+        assert_eq!(answer.line(Ended::Complete), "2 tokens, first token 120 ms");
     }
 }

@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
 use crate::error::CliError;
-use crate::signals::Signals;
+use crate::signals::{Signals, StopSignal};
 
 /// The maximum reserve.
 const RESERVE_MAX: Duration = Duration::from_secs(5);
@@ -66,10 +66,10 @@ impl Shutdown {
     }
 
     /// Begins the shutdown, after a signal.
-    pub(super) fn begin(&self, signal: &str, signals: Signals) {
+    pub(super) fn begin(&self, signal: StopSignal, signals: Signals) {
         let requests = self.timeout - self.reserve();
         info!(
-            signal,
+            %signal,
             timeout = ?self.timeout,
             "shutting down: requests may run for another {requests:?}; a second signal ends at once"
         );

@@ -2,6 +2,10 @@ use std::collections::BTreeSet;
 
 use super::*;
 
+fn run(outcomes: Vec<Outcome>) -> Run {
+    Run { outcomes, seconds: 2.0, interrupted: None }
+}
+
 /// Three answers of 2, 3 and 1 tokens, and a failure.
 fn outcomes() -> Vec<Outcome> {
     let answer = |start, ttft, itls: &[f32], queue_time| Outcome {
@@ -39,7 +43,7 @@ fn the_table_is_that_of_vllm() {
         "--metric-percentiles",
         "50,99.9",
     ]);
-    let report = Report::new(&settings, &outcomes(), 2.0);
+    let report = Report::new(&settings, &run(outcomes()));
     let lines: Vec<&str> = report.table().lines().map(str::trim_end).collect();
     assert_eq!(
         lines.join("\n"),
@@ -98,9 +102,9 @@ P99.9 E2EL incl. Client Queue (ms):      1499.25
 fn the_json_has_the_keys_of_vllm() {
     let settings =
         Settings::of_flags(&["--save-detailed", "--percentile-metrics", "ttft,tpot,itl,e2el"]);
-    let outcomes = outcomes();
-    let report = Report::new(&settings, &outcomes, 2.0);
-    let json = to_json(&settings, "demo", "20260101-000000", &report, &outcomes);
+    let run = run(outcomes());
+    let report = Report::new(&settings, &run);
+    let json = to_json(&settings, "demo", "20260101-000000", &report, &run.outcomes);
     let keys: BTreeSet<&str> =
         json.as_object().expect("an object").keys().map(String::as_str).collect();
     let mut expected = BTreeSet::from([
@@ -152,7 +156,7 @@ fn the_json_has_the_keys_of_vllm() {
 #[test]
 fn only_detailed_results_have_each_request() {
     let settings = Settings::of_flags(&[]);
-    let report = Report::new(&settings, &outcomes(), 2.0);
+    let report = Report::new(&settings, &run(outcomes()));
     let json = to_json(&settings, "demo", "", &report, &outcomes());
     for key in ["input_lens", "output_lens", "ttfts", "itls", "generated_texts", "errors"] {
         assert!(json.get(key).is_none(), "{key}");
@@ -160,15 +164,55 @@ fn only_detailed_results_have_each_request() {
 }
 
 #[test]
-fn a_run_without_success_is_all_zeros() {
+fn a_run_without_success_has_no_latencies() {
     let settings = Settings::of_flags(&["--goodput", "ttft:1"]);
     let failed = vec![Outcome { error: Some("refused".to_owned()), ..Outcome::default() }; 2];
-    let report = Report::new(&settings, &failed, 2.0);
+    let report = Report::new(&settings, &run(failed));
     assert_eq!((&report.numbers["completed"], &report.numbers["failed"]), (&json!(0), &json!(2)));
     for (key, number) in &report.numbers {
-        let number = number.as_f64().unwrap_or_else(|| panic!("{key} is {number}"));
-        assert!(number == 0.0 || key == "failed" || key == "duration", "{key} is {number}");
+        match &**key {
+            "failed" | "duration" => {}
+            latency if latency.ends_with("_ms") => assert_eq!(number, &Value::Null, "{key}"),
+            _ => assert_eq!(number.as_f64(), Some(0.0), "{key}"),
+        }
     }
+    assert!(report.table().contains("Mean TTFT (ms):                          -         \n"));
+    assert!(report.table().contains("P99 ITL (ms):                            -         \n"));
+}
+
+/// An answer of one token has a time to it, and none between tokens.
+#[test]
+fn a_latency_that_no_answer_has_is_not_a_zero() {
+    let one = Outcome { ttft: 0.5, latency: 0.5, output_tokens: 1, ..Outcome::default() };
+    let report = Report::new(&Settings::of_flags(&[]), &run(vec![one]));
+    assert_eq!(report.numbers["mean_ttft_ms"], json!(500.0));
+    assert_eq!(report.numbers["mean_tpot_ms"], Value::Null);
+    assert_eq!(report.numbers["std_itl_ms"], Value::Null);
+}
+
+#[test]
+fn the_peak_is_no_less_than_the_mean() {
+    let itls = vec![0.25; 5];
+    let outcome =
+        Outcome { ttft: 0.1, latency: 1.35, itls, output_tokens: 6, ..Outcome::default() };
+    let short = Run { outcomes: vec![outcome; 8], seconds: 1.35, interrupted: None };
+    let report = Report::new(&Settings::of_flags(&[]), &short);
+    let number = |key: &str| report.numbers[key].as_f64().expect("a number");
+    // Four tokens of each answer fall into the first second, and two into the rest of 0.35 s.
+    assert!(number("output_throughput") > 32.0);
+    assert_eq!(number("max_output_tokens_per_s"), number("output_throughput"));
+}
+
+/// **B-5**
+#[test]
+fn an_interrupted_run_counts_what_it_cut_off() {
+    let cut = Run { interrupted: Some(3), ..run(outcomes()) };
+    let report = Report::new(&Settings::of_flags(&[]), &cut);
+    assert!(report.table().contains("Interrupted requests:                    3         \n"));
+    assert_eq!(
+        (&report.numbers["interrupted"], &report.numbers["completed"]),
+        (&json!(3), &json!(3))
+    );
 }
 
 #[test]
@@ -180,7 +224,7 @@ fn whole_answers_bring_their_tokens_at_their_end() {
         ..Outcome::default()
     };
     let outcomes = [answer(0.0, 0.9, 5), answer(0.0, 1.5, 7), answer(0.5, 0.75, 8)];
-    let report = Report::new(&Settings::of_flags(&["--no-stream"]), &outcomes, 2.0);
+    let report = Report::new(&Settings::of_flags(&["--no-stream"]), &run(outcomes.to_vec()));
     assert_eq!(report.numbers["max_output_tokens_per_s"], json!(15.0));
     assert_eq!(report.numbers["max_concurrent_requests"], json!(3));
 }

@@ -4,6 +4,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::*;
+use crate::bench::load::Run;
+use crate::bench::report::Report;
 use crate::bench::settings::Endpoint;
 
 /// A scenario in a file of its own, which is removed when this is dropped.
@@ -102,7 +104,7 @@ fn a_data_set_lies_beside_its_scenario() {
 fn wrong_files_are_refused_with_what_is_wrong() {
     for (name, text, why) in [
         ("unknown", "num_promts = 7", "unknown field `num_promts`, expected one of"),
-        ("type", "num_prompts = 'many'", "invalid type: string \"many\", expected usize"),
+        ("type", "num_prompts = 'many'", "invalid type: string \"many\", expected a whole number"),
         ("metric", "percentile_metrics = ['tfft']", "unknown variant `tfft`, expected one of"),
         ("toml", "num_prompts = = 7", "TOML parse error at line 1"),
         ("table", "thresholds = 3", "must be a table"),
@@ -119,17 +121,21 @@ fn wrong_files_are_refused_with_what_is_wrong() {
 
 #[test]
 fn thresholds_judge_numbers_by_name() {
-    let numbers = json!({"failed": 2, "p99_ttft_ms": 250.0, "request_goodput": null});
+    let numbers = json!({"failed": 2, "mean_itl_ms": null, "p99_ttft_ms": 250.0});
     let numbers = numbers.as_object().expect("an object");
     let thresholds = |text: &str| Thresholds::read(&text.parse().expect("TOML")).expect("valid");
-    let judged =
-        thresholds("max_failed = 1\nmax_p99_ttft_ms = 250\nmin_p99_ttft_ms = 251").judge(numbers);
+    let limits =
+        "max_failed = 1\nmax_mean_itl_ms = 9\nmax_p99_ttft_ms = 250\nmin_p99_ttft_ms = 251";
+    let limits = thresholds(limits);
+    limits.check(numbers).expect("the result has them all");
+    let judged = limits.judge(numbers);
     let verdicts: Vec<(bool, &str)> =
         judged.iter().map(|verdict| (verdict.met, verdict.text.as_str())).collect();
     assert_eq!(
         verdicts,
         [
             (false, "FAIL max_failed                           2.00 > 1"),
+            (false, "FAIL max_mean_itl_ms                      no request had it"),
             (true, "ok   max_p99_ttft_ms                      250.00 <= 250"),
             (false, "FAIL min_p99_ttft_ms                      250.00 < 251"),
         ]
@@ -139,7 +145,7 @@ fn thresholds_judge_numbers_by_name() {
     {
         let refused = thresholds(text).check(numbers).expect_err(text).text();
         assert!(
-            refused.contains(name) && refused.contains("it has failed, p99_ttft_ms"),
+            refused.contains(name) && refused.contains("it has failed, mean_itl_ms, p99_ttft_ms"),
             "{refused}"
         );
     }
@@ -155,7 +161,7 @@ fn the_scenarios_of_the_repository_are_valid() {
             let (settings, thresholds) = overlay(&path, &Settings::of_flags(&[]), |_| false)
                 .unwrap_or_else(|error| panic!("{}", error.text()));
             settings.check().unwrap_or_else(|error| panic!("{}: {}", path.display(), error.text()));
-            let report = crate::bench::report::Report::new(&settings, &[], 1.0);
+            let report = Report::new(&settings, &Run::default());
             thresholds.check(&report.numbers).unwrap_or_else(|error| panic!("{}", error.text()));
             count += 1;
         }
