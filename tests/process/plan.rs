@@ -123,13 +123,14 @@ fn bad_input_gets_every_reason_at_once() {
     let llama = model("llama-3.1-8b");
     let missing = format!("{MODELS}/no-such-model.json");
     let foreign = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deny.toml");
-    let cases: [(&[&str], i32, &[&str]); 24] = [
+    let cases: [(&[&str], i32, &[&str]); 25] = [
         (
             &[&llama, "-tp", "3", "-pp", "33"],
             2,
             &["4 rules", "heads-divide", "33 stages", "→ 2 or 4"],
         ),
         (&[&llama, "--tensor-paralel-size", "2"], 2, &["no such flag", "--tensor-parallel-size"]),
+        (&[&llama, "--hardwear", "8xH100"], 2, &["--hardwear", "'--hardware'"]),
         (&[&llama, "-tp", "3", "--tp", "4"], 2, &["-tp 3 and --tp 4 contradict"]),
         (&[&llama, "-tp", "0", "-pp", "0"], 2, &["2 rules", "tensor is 0", "pipeline is 0"]),
         (&[&llama, "-tp=-1"], 2, &["\"-1\""]),
@@ -240,9 +241,13 @@ fn help_has_a_line_for_every_flag_of_a_layout() {
             Command::new(env!("CARGO_BIN_EXE_playhouse")).args([command, "--help"]).output();
         let help = String::from_utf8(output.expect("the binary starts").stdout).expect("UTF-8");
         let layout = help.split("Layout:\n").nth(1).expect("a section");
-        for line in ["  -tp, --tensor-parallel-size N ", "  -ep, --enable-expert-parallel "] {
-            assert!(layout.contains(line), "{command}: {layout}");
-        }
+        assert!(layout.contains("  -tp, --tensor-parallel-size N "), "{command}: {layout}");
+        let expert = layout.contains("  -ep, --enable-expert-parallel ");
+        assert_eq!(
+            expert,
+            command == "plan",
+            "this version serves no expert parallelism: {layout}"
+        );
         assert!(layout.contains("--tp, --tp-size for --tensor-parallel-size"), "{layout}");
     }
 }

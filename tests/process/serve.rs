@@ -129,25 +129,105 @@ fn flags_out_of_range_are_refused_with_the_numbers() {
     assert_names(&message, &["100000000", "max_position_embeddings"]);
 }
 
-/// What `plan` understands of a command line, and `serve` would have to obey, is never dropped.
+/// What `plan` or another engine understands of a command line, and `serve` would have to obey, is never
+/// dropped, and named with what to do.
 #[test]
 fn what_is_not_served_is_refused() {
-    let cases: [(&[&str], &str); 9] = [
-        (&["--quantization", "fp8"], "bf16, f16 or f32"),
-        (&["--kv-cache-dtype", "fp8"], "type of the weights"),
-        (&["--nnodes", "2"], "playhouse node"),
-        (&["--gpu-memory-utilization", "0.9"], "--kv-cache-memory"),
-        (&["--max-running-requests", "8"], "--max-num-seqs"),
-        (&["--model", "/models/x"], "without --model"),
-        (&["-dcp", "2"], "tensor, pipeline and data parallel"),
-        (&["--enforce-eager"], "no such flag"),
-        (&["-tp", "3"], "heads"),
+    let cases: [(&[&str], &[&str]); 18] = [
+        (&["--quantization", "fp8"], &["--quantization fp8: ", "bf16, f16 or f32"]),
+        (&["--kv-cache-dtype", "fp8"], &["--kv-cache-dtype fp8: ", "type of the weights"]),
+        (&["--nnodes", "2"], &["--nnodes 2: ", "playhouse node"]),
+        (&["--gpu-memory-utilization", "0.9"], &["--kv-cache-memory"]),
+        (&["--max-running-requests", "8"], &["--max-num-seqs"]),
+        (&["--model", "/models/x"], &["--model /models/x: ", "as the first argument"]),
+        (&["-dcp", "2", "-ep"], &["-dcp 2: ", "-ep true: ", "(-tp, -pp, -dp)"]),
+        (&["-tp", "3"], &["heads cannot be split", "; give -tp "]),
+        (
+            &["-pp", "2", "--pipeline-partition", "1,1"],
+            &["--pipeline-partition hands out 2 layers"],
+        ),
+        (&["--swap-space", "4"], &["--swap-space: vLLM has this flag", "no such setting"]),
+        (&["--mem-fraction-static=0.8"], &["--mem-fraction-static: ", "--kv-cache-memory"]),
+        (&["--no-enable-prefix-caching"], &["cannot be turned off", "cache_salt"]),
+        (&["--block-size", "32"], &["--block-size 32: a KV block always has 16 tokens"]),
+        (&["--prot", "0"], &["--prot", "'--port'"]),
+        (&["--max-num-batchd-tokens", "1"], &["'--max-num-batched-tokens'"]),
+        (&["--tensor-paralel-size", "2"], &["'--tensor-parallel-size'"]),
+        (&["-tpp", "2"], &["-tpp", "-tp"]),
+        (&["--max-model-len", "4q"], &["'4q'", "4k (4000)"]),
     ];
     for (flags, named) in cases {
         let (code, message) = refused_with(flags);
         assert_eq!(code, 2, "{flags:?}: {message}");
-        assert!(message.contains(named), "{flags:?}: {message}");
+        for text in named {
+            assert!(message.contains(text), "{flags:?}: no {text:?} in {message}");
+        }
+        for internal in [" → ", "tensor =", "pipeline_partition", "attention_tensor"] {
+            assert!(!message.contains(internal), "{flags:?}: {message}");
+        }
     }
+}
+
+/// The flags of other engines for what is always so here, counts with units, and what `plan` prints of a
+/// layout that is served.
+#[test]
+fn what_is_so_anyway_may_be_said() {
+    let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("said-anyway.log");
+    let flags =
+        ["--enable-prefix-caching", "--enforce-eager", "--load-format", "auto", "-dcp", "1"];
+    let counts =
+        ["--max-model-len", "0.5K", "--max-num-seqs", "4", "--max-num-batched-tokens", "1K"];
+    let server = Server::start_logged(&[flags, counts].concat(), &[], &log);
+    assert!(server.banner.contains("context   512 tokens"), "{}", server.banner);
+    assert!(server.banner.contains("1024 tokens per step"), "{}", server.banner);
+    let log = fs::read_to_string(&log).expect("the log");
+    assert!(log.contains("--enable-prefix-caching: prefix caching is always on"), "{log}");
+    assert!(log.contains("--load-format auto: "), "{log}");
+}
+
+#[test]
+fn a_name_is_not_taken_for_the_model_nor_the_model_for_a_name() {
+    let model = format!("{REFERENCE}/qwen2-tied-f32");
+    let names = ["--served-model-name", "star,moon", "--served-model-name", "sun"];
+    let server = Server::start(&[&names[..], &[&model]].concat());
+    assert!(server.banner.contains("star, moon, sun"), "{}", server.banner);
+    assert!(server.banner.contains("Qwen2ForCausalLM"), "{}", server.banner);
+    let listed = server.get("/v1/models").json();
+    let ids: Vec<_> =
+        listed["data"].as_array().expect("a list").iter().map(|it| &it["id"]).collect();
+    assert_eq!(ids, ["star", "moon", "sun"]);
+    let (code, message) = refused_with(&["--served-model-name", "a,,b"]);
+    assert_eq!(code, 2, "{message}");
+}
+
+/// Each line of the help is a flag that can be given, once.
+#[test]
+fn the_help_has_what_can_be_given_and_nothing_twice() {
+    let output = Command::new(env!("CARGO_BIN_EXE_playhouse")).args(["serve", "--help"]).output();
+    let help = String::from_utf8(output.expect("the binary starts").stdout).expect("UTF-8");
+    let flag = |line: &str| {
+        let words = line.trim_start().split([' ', ',', '=']);
+        let long = |word: &&str| word.starts_with("--");
+        line.starts_with("  ")
+            .then(|| words.filter(|word| !word.is_empty()).find(long))
+            .flatten()
+            .map(str::to_owned)
+    };
+    // Descriptions are further in, and may begin with a flag.
+    let is_entry = |line: &&str| {
+        let text = line.trim_start();
+        text.starts_with('-') && line.len() - text.len() <= 6
+    };
+    let mut flags: Vec<String> = help.lines().filter(is_entry).filter_map(flag).collect();
+    let count = flags.len();
+    assert!(count > 30, "{help}");
+    flags.sort();
+    flags.dedup();
+    assert_eq!(flags.len(), count, "one is there twice: {help}");
+    for refused in ["--expert-parallel-size", "--nnodes", "--model ", "--gpu-memory-utilization"] {
+        assert!(!help.contains(refused), "{refused}: {help}");
+    }
+    assert!(help.contains("  -tp, --tensor-parallel-size N "), "{help}");
 }
 
 /// A completion of a reference prompt by token ids, over HTTP.

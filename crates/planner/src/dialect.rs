@@ -51,7 +51,7 @@ pub use grid::{GRID_MAX, Grid, Point};
 pub use key::Key;
 pub use note::{Note, NoteKind};
 pub use problem::Problem;
-pub use table::{Flag, Kind};
+pub use table::{Flag, Kind, Takes};
 pub use write::{Written, write};
 
 use settings::Settings;
@@ -81,6 +81,8 @@ pub struct Reading {
     pub model: Option<String>,
     /// The flags that describe the layout, with their values, as they were spelled.
     pub layout: Vec<String>,
+    /// All settings, with the flags and values as they were spelled.
+    pub given: Vec<(Key, String)>,
     /// Other parameters that planning needs.
     pub parameters: Parameters,
     /// Notes for a person about the meaning.
@@ -163,10 +165,14 @@ fn understood(heard: heard::Heard<'_>) -> Result<Reading, Vec<Problem>> {
     notes.append(&mut meaning.notes);
     notes.extend(checked::notes(table, &settings, vllm::headless(&meaning.spec)));
     notes.extend(differences(dialect, &meaning.spec, None));
-    let said = settings.iter().filter(|(key, _)| key.is_layout());
+    let given = settings.iter();
+    let given = given.map(|(key, given)| (key, format!("{} {}", given.spelling, given.value)));
+    let given: Vec<(Key, String)> = given.collect();
+    let said = given.iter().filter(|(key, _)| key.is_layout());
     Ok(Reading {
         dialect,
-        layout: said.map(|(_, given)| format!("{} {}", given.spelling, given.value)).collect(),
+        layout: said.map(|(_, text)| text.clone()).collect(),
+        given,
         spec: meaning.spec,
         model: settings.text(Key::Model).map(str::to_owned),
         parameters: parameters(&settings),
@@ -184,16 +190,33 @@ pub fn documents_of(dialect: Dialect, words: &[String]) -> Vec<String> {
     heard.settings.text(Key::ConfigFile).map(str::to_owned).into_iter().collect()
 }
 
-/// Returns the help for the flags of a dialect that planning reads, one line each.
+/// Returns the help for those flags of a dialect that planning reads and whose keys `is_shown` selects, one
+/// line each.
 #[must_use]
-pub fn help(dialect: Dialect) -> String {
-    dialect.table().help()
+pub fn help(dialect: Dialect, is_shown: impl Fn(Key) -> bool) -> String {
+    dialect.table().help(is_shown)
+}
+
+/// Returns the number of values that a flag takes in a dialect, whether planning reads or ignores the flag;
+/// `None` if the dialect does not have it. `word` is the flag with its dashes, perhaps with `=VALUE`.
+#[must_use]
+pub fn takes(dialect: Dialect, word: &str) -> Option<Takes> {
+    let name = word.split('=').next().unwrap_or(word);
+    dialect.table().takes(name.strip_prefix("--").unwrap_or(name))
 }
 
 /// Returns the flags of a dialect that planning reads.
 #[must_use]
 pub fn flags(dialect: Dialect) -> &'static [Flag] {
     dialect.table().flags
+}
+
+/// Returns the flag of a dialect that is most similar to `word`, if one is similar. `word` has its dashes, and
+/// perhaps `=VALUE`.
+#[must_use]
+pub fn nearest(dialect: Dialect, word: &str) -> Option<String> {
+    let name = word.split('=').next().unwrap_or(word);
+    dialect.table().nearest(name.strip_prefix("--").unwrap_or(name))
 }
 
 /// The meaning that an engine gives to settings.

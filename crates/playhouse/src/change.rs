@@ -13,6 +13,7 @@ use playhouse_admin::view::{DeploymentPatch, Plan};
 use crate::admin::{Accepted, AdminArgs, Request};
 use crate::error::CliError;
 use crate::follow::follow;
+use crate::number;
 use crate::output::{print, tell};
 use crate::terminal::visible;
 use crate::token::seconds;
@@ -60,7 +61,7 @@ pub(crate) struct ScaleArgs {
     /// What to change: replicas (dp), ranks of each stage (tp) or stages (pp)
     what: Dimension,
     /// The new number of them
-    #[arg(allow_negative_numbers = true)]
+    #[arg(allow_negative_numbers = true, value_parser = number::signed)]
     number: i64,
     #[command(flatten)]
     force: ForceArgs,
@@ -92,7 +93,8 @@ pub(crate) struct DrainCommand {
 enum DrainWhat {
     /// Take a replica out of service and move its requests; `restart` brings it back.
     Replica {
-        /// Id of the replica
+        /// Id of the replica, such as 1 or replica-1
+        #[arg(value_parser = number::replica)]
         id: u32,
         #[command(flatten)]
         drain: DrainArgs,
@@ -135,7 +137,8 @@ pub(crate) struct RestartCommand {
 enum RestartWhat {
     /// Restart a replica, in new processes; a drained or failed one, too.
     Replica {
-        /// Id of the replica
+        /// Id of the replica, such as 1 or replica-1
+        #[arg(value_parser = number::replica)]
         id: u32,
         #[command(flatten)]
         change: ChangeArgs,
@@ -153,7 +156,8 @@ pub(crate) struct RemoveCommand {
 enum RemoveWhat {
     /// Drain a replica and remove it.
     Replica {
-        /// Id of the replica
+        /// Id of the replica, such as 1 or replica-1
+        #[arg(value_parser = number::replica)]
         id: u32,
         #[command(flatten)]
         drain: DrainArgs,

@@ -22,6 +22,7 @@ use self::answer::{Answer, Sink};
 use self::input::{Command, Input};
 use crate::client::{Client, Target};
 use crate::error::CliError;
+use crate::number;
 use crate::secret;
 use crate::terminal::shows_colour;
 
@@ -51,16 +52,16 @@ pub(crate) struct ChatArgs {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// Sampling temperature; otherwise the server's default, as for the three below.
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", value_parser = number::decimal)]
     temperature: Option<f64>,
     /// Sample from the smallest set of tokens whose probability reaches this.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = number::decimal)]
     top_p: Option<f64>,
     /// Most tokens per answer.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::count::<u32>)]
     max_tokens: Option<u32>,
     /// Seed of sampling.
-    #[arg(long)]
+    #[arg(long, value_parser = number::whole::<u64>)]
     seed: Option<u64>,
     /// Key of the API, sent as a bearer token.
     #[arg(long, value_name = "KEY", env = "PLAYHOUSE_API_KEY", hide_env_values = true)]

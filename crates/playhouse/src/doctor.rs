@@ -21,6 +21,7 @@ use serde_json::json;
 
 pub(crate) use self::host::open_files_max;
 use crate::error::CliError;
+use crate::number;
 use crate::output::print;
 
 /// The flags of `playhouse doctor`.
@@ -39,7 +40,12 @@ pub(crate) struct DoctorArgs {
     #[arg(long, env = "PLAYHOUSE_HOST", default_value = "127.0.0.1")]
     host: String,
     /// Port on which `serve` would listen, or listens.
-    #[arg(long, env = "PLAYHOUSE_PORT", default_value_t = 8000)]
+    #[arg(
+        long,
+        env = "PLAYHOUSE_PORT",
+        default_value_t = 8000,
+        value_parser = number::whole::<u16>
+    )]
     port: u16,
     /// Also check this model folder.
     model: Option<PathBuf>,

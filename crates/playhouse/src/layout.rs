@@ -1,5 +1,7 @@
 //! From a parallel layout to the share of each rank of a replica.
 
+mod advice;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -111,7 +113,7 @@ fn replica_map(shape: &ModelShape, parallel: &ParallelSpec) -> Result<RankMap, C
             .hint("`playhouse plan` with the same flags shows where every rank would be"));
     }
     let refused = |broken: Vec<Violation>| {
-        let lines: Vec<_> = broken.iter().map(ToString::to_string).collect();
+        let lines: Vec<_> = broken.iter().map(advice::told).collect();
         CliError::usage(format!("the layout cannot run: {}", lines.join("\nerror: ")))
     };
     rank_map(parallel, shape).map_err(refused)?;

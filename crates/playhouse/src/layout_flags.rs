@@ -1,33 +1,70 @@
 //! The flags of a layout on our own command lines.
 //!
 //! `clap` cannot parse `-tp 2`, and `serve` and `plan` must accept all the spellings of the planner's
-//! table. So the flags of the layout are taken out of the command line before clap parses the rest; the
-//! planner parses them, and names the nearest flag for an unknown one.
+//! table. So the flags of the layout are taken out of the command line before clap parses the rest, and so
+//! are, for `serve`, those that only other engines have: `serve` says what becomes of each. `clap` gets
+//! the flags that nobody knows, and suggests the nearest.
 
 use std::ffi::OsString;
 
-use clap::Command;
-use playhouse_planner::dialect::{self, Dialect, Kind};
+use clap::{Arg, Command};
+use playhouse_planner::dialect::{self, Dialect, Flag, Key, Kind, Takes};
 
-/// Subcommands that take a layout.
-const COMMANDS: [&str; 2] = ["plan", "serve"];
+/// The subcommand that takes any layout.
+const PLAN: &str = "plan";
 
-/// A command line, split into two parts.
+/// The subcommand that takes the layouts that this version serves.
+const SERVE: &str = "serve";
+
+/// The engines whose flags `serve` knows by name.
+const OTHERS: [Dialect; 2] = [Dialect::Vllm, Dialect::Sglang];
+
+/// The settings of a layout that this version serves.
+const SERVED: [Key; 5] =
+    [Key::Tensor, Key::Pipeline, Key::PipelinePartition, Key::MicroBatchMax, Key::Data];
+
+/// Returns whether this version serves a layout with that setting.
+pub(crate) fn is_served(key: Key) -> bool {
+    SERVED.contains(&key)
+}
+
+/// A command line, split into its parts.
+#[derive(Default)]
 pub(crate) struct Split {
     /// The arguments for clap.
     pub(crate) rest: Vec<OsString>,
     /// The arguments for the planner.
     pub(crate) layout: Vec<String>,
+    /// The flags of other engines.
+    pub(crate) foreign: Vec<ForeignFlag>,
+}
+
+/// A flag that another engine has, as it was given to `serve`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ForeignFlag {
+    /// The flag, with its dashes.
+    pub(crate) flag: String,
+    /// The first value, if there is one.
+    pub(crate) value: Option<String>,
+    /// The engine that has the flag.
+    pub(crate) dialect: Dialect,
+}
+
+/// The reader of a flag.
+enum Reader {
+    Clap,
+    Planner,
+    Foreign(Dialect, Takes),
 }
 
 /// Takes the layout out of `args`, which begin with the program. `cli` is built already.
 pub(crate) fn split(args: Vec<OsString>, cli: &Command) -> Split {
     let command = args.get(1).and_then(|name| name.to_str());
-    let command = command.filter(|name| COMMANDS.contains(name));
+    let command = command.filter(|name| [PLAN, SERVE].contains(name));
     let Some(command) = command.and_then(|name| cli.find_subcommand(name)) else {
-        return Split { rest: args, layout: Vec::new() };
+        return Split { rest: args, ..Split::default() };
     };
-    let mut split = Split { rest: Vec::new(), layout: Vec::new() };
+    let mut split = Split::default();
     let mut args = args.into_iter();
     split.rest.extend(args.by_ref().take(2));
     while let Some(word) = args.next() {
@@ -37,28 +74,51 @@ pub(crate) fn split(args: Vec<OsString>, cli: &Command) -> Split {
             split.rest.extend(args.by_ref());
             break;
         }
-        match word.to_str().filter(|text| is_layout(text, command)) {
-            None => {
-                let follows = word.to_str().is_some_and(|text| takes_value(text, command));
+        let text = word.to_str().unwrap_or_default();
+        let following = args.as_slice().iter().map_while(|next| next.to_str());
+        let attached = text.contains('=');
+        match reader(text, command) {
+            Reader::Clap => {
+                let follows = takes_value(text, command);
                 split.rest.push(word);
                 split.rest.extend(args.by_ref().take(usize::from(follows)));
             }
-            Some(text) => {
+            Reader::Planner => {
                 // The argument after an unknown flag is taken for its value, if it may be one.
                 let next = args.as_slice().first().and_then(|next| next.to_str());
-                let is_value = next.is_some_and(|next| {
-                    // A number below zero is a value, if a bad one.
-                    !next.starts_with('-') || next[1..].starts_with(|c: char| c.is_ascii_digit())
-                });
                 let taken = kind(text) != Some(Kind::Switch) || next.is_some_and(is_count);
-                let follows = !text.contains('=') && is_value && taken;
+                let follows = !attached && next.is_some_and(is_value) && taken;
                 split.layout.push(text.to_owned());
                 let value = args.by_ref().take(usize::from(follows));
                 split.layout.extend(value.map(|value| value.to_string_lossy().into_owned()));
             }
+            Reader::Foreign(dialect, takes) => {
+                let most = match takes {
+                    _ if attached => 0,
+                    Takes::None => 0,
+                    Takes::One => 1,
+                    Takes::Many => usize::MAX,
+                };
+                let count = following.take_while(|next| is_value(next)).take(most).count();
+                let (flag, value) = match text.split_once('=') {
+                    Some((flag, value)) => (flag, Some(value.to_owned())),
+                    None => (text, None),
+                };
+                let flag = flag.to_owned();
+                let mut values = args.by_ref().take(count);
+                let next = values.next().map(|value| value.to_string_lossy().into_owned());
+                values.for_each(drop);
+                split.foreign.push(ForeignFlag { flag, value: value.or(next), dialect });
+            }
         }
     }
     split
+}
+
+/// Returns whether a word may be the value of the flag before it: a number below zero is a value, if a bad
+/// one.
+fn is_value(word: &str) -> bool {
+    !word.starts_with('-') || word[1..].starts_with(|c: char| c.is_ascii_digit())
 }
 
 /// Returns whether `word` looks like a value given to a switch, which has none: the planner reports that.
@@ -66,18 +126,54 @@ fn is_count(word: &str) -> bool {
     word.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Adds the flags of a layout to the help of the subcommands that take one.
-pub(crate) fn documented(mut cli: Command) -> Command {
-    for name in COMMANDS {
-        let flags = format!("Layout:\n{}", dialect::help(Dialect::Native));
-        cli = cli.mut_subcommand(name, |command| command.after_help(flags));
-    }
-    cli
+/// Adds the flags of a layout to the help of the subcommands that take one, and to the flags that clap
+/// suggests for one that it does not know.
+pub(crate) fn documented(cli: Command) -> Command {
+    cli.mut_subcommand(PLAN, |command| {
+        command.after_help(format!("Layout:\n{}", dialect::help(Dialect::Native, |_| true)))
+    })
+    .mut_subcommand(SERVE, |command| {
+        let help = dialect::help(Dialect::Native, is_served);
+        let help = format!(
+            "Layout:\n{help}\nFlags of vLLM and SGLang for what is always on here, such as \
+             --enable-prefix-caching, are accepted.\n`playhouse plan` takes all layouts, and shows \
+             where their ranks would be."
+        );
+        served_flags().map(suggested).fold(command.after_help(help), Command::arg)
+    })
 }
 
-/// Returns whether a flag is unknown to clap: one of the layout, or an unknown one.
-fn is_layout(word: &str, command: &Command) -> bool {
-    word.starts_with('-') && word.len() > 1 && argument(word, command).is_none()
+/// Returns the flags of the layouts that this version serves.
+fn served_flags() -> impl Iterator<Item = &'static Flag> {
+    dialect::flags(Dialect::Native).iter().filter(|flag| is_served(flag.key))
+}
+
+/// Returns an argument that clap suggests and never parses.
+fn suggested(flag: &'static Flag) -> Arg {
+    let names = flag.names.iter().copied().filter(|name| !name.starts_with('-'));
+    Arg::new(flag.names[0]).long(flag.names[0]).aliases(names.skip(1)).hide(true)
+}
+
+fn is_suggested(argument: &Arg) -> bool {
+    served_flags().any(|flag| argument.get_id() == flag.names[0])
+}
+
+/// Returns the reader of a word.
+fn reader(word: &str, command: &Command) -> Reader {
+    if !word.starts_with('-') || word.len() == 1 || argument(word, command).is_some() {
+        return Reader::Clap;
+    }
+    if dialect::takes(Dialect::Native, word).is_some() {
+        return Reader::Planner;
+    }
+    let has = |other: Dialect| Some(Reader::Foreign(other, dialect::takes(other, word)?));
+    match command.get_name() {
+        // Clap would read several short flags.
+        _ if !word.starts_with("--") => Reader::Planner,
+        SERVE => OTHERS.into_iter().find_map(has).unwrap_or(Reader::Clap),
+        _ if dialect::nearest(Dialect::Native, word).is_some() => Reader::Planner,
+        _ => Reader::Clap,
+    }
 }
 
 fn takes_value(word: &str, command: &Command) -> bool {
@@ -86,9 +182,10 @@ fn takes_value(word: &str, command: &Command) -> bool {
 }
 
 /// Returns clap's argument of that spelling.
-fn argument<'a>(word: &str, command: &'a Command) -> Option<&'a clap::Arg> {
+fn argument<'a>(word: &str, command: &'a Command) -> Option<&'a Arg> {
     let name = word.split('=').next().unwrap_or(word);
-    command.get_arguments().find(|argument| match name.strip_prefix("--") {
+    let mut own = command.get_arguments().filter(|argument| !is_suggested(argument));
+    own.find(|argument| match name.strip_prefix("--") {
         Some(long) => argument.get_long() == Some(long) || is_alias(argument, long),
         None => name
             .strip_prefix('-')
@@ -96,7 +193,7 @@ fn argument<'a>(word: &str, command: &'a Command) -> Option<&'a clap::Arg> {
     })
 }
 
-fn is_alias(argument: &clap::Arg, long: &str) -> bool {
+fn is_alias(argument: &Arg, long: &str) -> bool {
     argument.get_all_aliases().is_some_and(|aliases| aliases.contains(&long))
 }
 

@@ -21,10 +21,13 @@ mod layout;
 mod layout_flags;
 mod loading;
 mod node;
+mod number;
 mod operations;
 mod output;
 mod plan;
 mod progress;
+#[cfg(test)]
+mod prose;
 mod revoke;
 mod secret;
 mod serve;
@@ -99,12 +102,12 @@ enum Command {
 fn main() -> ExitCode {
     let mut cli = layout_flags::documented(Cli::command());
     cli.build();
-    let layout_flags::Split { rest, layout } =
+    let layout_flags::Split { rest, layout, foreign } =
         layout_flags::split(std::env::args_os().collect(), &cli);
     let cli =
         Cli::from_arg_matches(&cli.get_matches_from(rest)).unwrap_or_else(|error| error.exit());
     let outcome = match cli.command {
-        Command::Serve(args) => serve::run(&args, &layout),
+        Command::Serve(args) => serve::run(&args, &layout, &foreign),
         Command::Plan(args) => plan::run(&args, &layout),
         Command::Bench(args) => on_one_thread(bench::run(*args)),
         Command::Chat(args) => on_one_thread(chat::run(args)),

@@ -25,7 +25,7 @@ use crate::sizing::{Bytes, available_memory};
 
 /// The default filter of the log; `RUST_LOG` overrides it.
 pub(crate) const LOG_FILTER: &str = "warn,playhouse_cluster=info,playhouse_gateway=info,playhouse_telemetry=info,\
-     playhouse::progress=info,playhouse::serve::shutdown=info";
+     playhouse::progress=info,playhouse::serve=info";
 
 /// Offer the devices of this machine to a head, and run the ranks it places here.
 #[derive(Args)]

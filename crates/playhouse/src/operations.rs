@@ -11,6 +11,7 @@ use crate::admin::{Accepted, Admin, AdminArgs, Request};
 use crate::date::Date;
 use crate::error::CliError;
 use crate::follow::follow;
+use crate::number;
 use crate::output::{print, tell};
 use crate::table::{Cell, Mood, align};
 use crate::terminal::{shows_colour, visible};
@@ -21,6 +22,7 @@ use crate::wording::{change_words, phase_word};
 pub(crate) struct OperationsArgs {
     /// Id of the operation to show, with all its steps; without, a list of all that are known, the newest
     /// first
+    #[arg(value_parser = number::operation)]
     id: Option<u64>,
     /// Follow the operation, or the one that is under way, until it ends; succeed only if it is done
     #[arg(long, conflicts_with = "json")]
@@ -36,6 +38,7 @@ pub(crate) struct OperationsArgs {
 #[derive(Args)]
 pub(crate) struct AbortArgs {
     /// Id of the operation to end; its steps are undone as far as possible
+    #[arg(value_parser = number::operation)]
     id: u64,
     #[command(flatten)]
     admin: AdminArgs,

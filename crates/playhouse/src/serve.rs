@@ -3,8 +3,10 @@
 mod admin;
 mod audit;
 mod flags;
+mod foreign;
 mod join_token;
 pub(crate) mod keys;
+mod parallel;
 mod reload;
 mod renewals;
 mod scrape;
@@ -26,15 +28,16 @@ use playhouse_cluster::{
 use playhouse_gateway::{ApiKey, Gateway, GatewayConfig, serve};
 use playhouse_layout::GenerationDefaults;
 use playhouse_model::Dtype;
-use playhouse_planner::dialect::{self, Dialect, Parameters};
 use playhouse_rank::sweep_shared_memory;
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::{LogFormat, Metrics, SpanCounters, TraceSettings, Traces, init_logs};
 use playhouse_types::{DecoderSpec, ParallelSpec, Rope, RopeScaling};
 use tokio::net::TcpListener;
+use tracing::info;
 
 use self::admin::AdminListener;
 pub(crate) use self::flags::ServeArgs;
+use self::parallel::parallel;
 use self::reload::Reload;
 use self::shutdown::Shutdown;
 use self::state::State;
@@ -46,6 +49,7 @@ use crate::client::trusting;
 use crate::error::CliError;
 use crate::isolation::{Devices, Place, Venue};
 use crate::layout::{BLOCK_SIZE, ServedLayout};
+use crate::layout_flags::ForeignFlag;
 use crate::loading::{self, Language, Loaded};
 use crate::node::{DeviceList, LOG_FILTER};
 use crate::progress;
@@ -70,8 +74,13 @@ struct Doors {
 ///
 /// # Errors
 /// Returns any error that keeps the server from starting, before it has accepted a request.
-pub(crate) fn run(args: &ServeArgs, layout: &[String]) -> Result<ExitCode, CliError> {
+pub(crate) fn run(
+    args: &ServeArgs,
+    layout: &[String],
+    foreign: &[ForeignFlag],
+) -> Result<ExitCode, CliError> {
     let mut parallel = parallel(layout)?;
+    let notes = foreign::notes(foreign)?;
     let api_keys = api_keys(args)?;
     // Dropped last, so that all spans have been sent by then.
     let traces = traces(args)?;
@@ -80,6 +89,7 @@ pub(crate) fn run(args: &ServeArgs, layout: &[String]) -> Result<ExitCode, CliEr
     if args.log_format == LogFormat::Json {
         progress::log();
     }
+    notes.iter().for_each(|note| info!("{note}"));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -120,40 +130,6 @@ struct ServedModel {
     limits: Limits,
     cache: CacheSize,
     spans: SpanCounters,
-}
-
-/// Returns the layout of the flags.
-fn parallel(layout: &[String]) -> Result<ParallelSpec, CliError> {
-    let reading = dialect::read(Dialect::Native, layout, &[]).map_err(|problems| {
-        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        CliError::usage(lines.join("\nerror: "))
-    })?;
-    // `plan` understands these settings, but a server would have to obey them.
-    let Parameters { nodes, node_rank, devices_per_node, quantization, kv_dtype, .. } =
-        &reading.parameters;
-    let Parameters { context_tokens, dtype, requests_max, batch_tokens_max, .. } =
-        &reading.parameters;
-    let Parameters { block_tokens, memory_fraction, expert_slots, .. } = &reading.parameters;
-    let nodes = nodes.or(*node_rank).or(*devices_per_node).is_some();
-    let other = dtype.is_some() || expert_slots.is_some();
-    let refused = [
-        (reading.model.is_some(), "give the model without --model, as the first argument"),
-        (nodes, "machines join by `playhouse node`; see docs/cluster.md"),
-        (quantization.is_some(), "this version serves weights as bf16, f16 or f32 (--dtype)"),
-        (kv_dtype.is_some(), "the KV cache has the type of the weights (--dtype)"),
-        (block_tokens.is_some(), "a KV block has 16 tokens"),
-        (memory_fraction.is_some(), "give the memory of the KV cache as --kv-cache-memory"),
-        (context_tokens.is_some(), "`serve` spells it --max-model-len, in plain tokens"),
-        (requests_max.is_some(), "`serve` spells it --max-num-seqs"),
-        (batch_tokens_max.is_some(), "`serve` spells it --max-num-batched-tokens"),
-        (other, "`serve` has no such setting"),
-    ];
-    let refused: Vec<_> = refused.iter().filter(|(given, _)| *given).map(|(_, why)| *why).collect();
-    if refused.is_empty() {
-        return Ok(reading.spec);
-    }
-    let words = layout.join(" ").escape_debug().to_string();
-    Err(CliError::usage(format!("not served as asked for by `{words}`: {}", refused.join("; "))))
 }
 
 async fn run_cluster(
@@ -346,8 +322,8 @@ fn place(args: &ServeArgs, served: &ServedLayout) -> Result<Place, CliError> {
 fn step_deadline(args: &ServeArgs) -> StepDeadline {
     match args.step_deadline {
         None => StepDeadline::Measured,
-        Some(0) => StepDeadline::Never,
-        Some(seconds) => StepDeadline::Fixed(Duration::from_secs(seconds.into())),
+        Some(Duration::ZERO) => StepDeadline::Never,
+        Some(limit) => StepDeadline::Fixed(limit),
     }
 }
 

@@ -155,11 +155,14 @@ pub(super) enum Found {
     Ignored { why: Word, takes: Takes },
 }
 
-/// The number of values of an ignored flag.
+/// The number of values of a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Takes {
+pub enum Takes {
+    /// No value.
     None,
+    /// One value.
     One,
+    /// Any number of values.
     Many,
 }
 
@@ -233,6 +236,15 @@ impl Table {
         self.find_ignored(name).or_else(|| {
             let found = self.find_ignored(positive?)?;
             matches!(found, Found::Ignored { takes: Takes::None, .. }).then_some(found)
+        })
+    }
+
+    /// Returns the number of values that the flag called `name` takes.
+    pub(super) fn takes(&self, name: &str) -> Option<Takes> {
+        Some(match self.find(name)? {
+            Found::Flag { flag, .. } if flag.kind == Kind::Switch => Takes::None,
+            Found::Flag { .. } => Takes::One,
+            Found::Ignored { takes, .. } => takes,
         })
     }
 
@@ -326,12 +338,12 @@ impl Table {
         })
     }
 
-    /// Returns one line per flag with the spelling that is written and the short spelling; then the other
-    /// names.
-    pub(super) fn help(&self) -> String {
+    /// Returns one line per flag whose key `is_shown` selects, with the spelling that is written and the short
+    /// spelling; then the other names.
+    pub(super) fn help(&self, is_shown: impl Fn(Key) -> bool) -> String {
         let mut help = String::new();
         let mut others = Vec::new();
-        for flag in self.flags {
+        for flag in self.flags.iter().filter(|flag| is_shown(flag.key)) {
             let short = flag.names.iter().find(|name| name.starts_with('-'));
             let first = short.map_or_else(String::new, |short| format!("{short}, "));
             let name = dashed(flag.names[0]);

@@ -70,7 +70,7 @@ fn a_command_of_absurd_length_is_refused() {
 
 #[test]
 fn help_shows_spellings_values_and_meaning() {
-    let help = help(Dialect::Native);
+    let help = help(Dialect::Native, |_| true);
     let line = "  -tp, --tensor-parallel-size N            Ranks that share one stage.\n";
     assert!(help.contains(line), "{help}");
     assert!(help.contains("--tp, --tp-size for --tensor-parallel-size"), "{help}");

@@ -308,7 +308,7 @@ fn words() -> impl Strategy<Value = Vec<String>> {
 #[test]
 fn every_flag_stands_in_the_help_of_its_dialect() {
     for dialect in Dialect::ALL {
-        let help = help(dialect);
+        let help = help(dialect, |_| true);
         for flag in flags(dialect) {
             assert!(help.contains(flag.names[0]), "{dialect:?} {}", flag.names[0]);
         }

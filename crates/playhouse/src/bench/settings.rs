@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dataset::FIRST_TOKEN;
 use crate::error::CliError;
+use crate::number;
 
 /// The maximum of all counts; keeps sums and buffers in their ranges.
 const COUNT_MAX: usize = 100_000_000;
@@ -27,7 +28,12 @@ pub(super) struct Settings {
     #[arg(long, default_value = "127.0.0.1", help_heading = "Server")]
     pub(super) host: String,
     /// Port of the server.
-    #[arg(long, default_value_t = 8000, help_heading = "Server")]
+    #[arg(
+        long,
+        default_value_t = 8000,
+        help_heading = "Server",
+        value_parser = number::whole::<u16>
+    )]
     pub(super) port: u16,
     /// API endpoint.
     #[arg(long, value_enum, default_value_t = Endpoint::Completions, help_heading = "Server")]
@@ -37,27 +43,57 @@ pub(super) struct Settings {
     pub(super) model: Option<String>,
 
     /// Requests to send.
-    #[arg(long, value_name = "N", default_value_t = 1000, help_heading = "Load")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1000,
+        help_heading = "Load",
+        value_parser = number::count::<usize>
+    )]
     pub(super) num_prompts: usize,
     /// Requests per second, with random gaps; `inf` sends all at once.
-    #[arg(long, value_name = "RPS", default_value_t = f64::INFINITY, help_heading = "Load")]
+    #[arg(
+        long,
+        value_name = "RPS",
+        default_value_t = f64::INFINITY,
+        help_heading = "Load",
+        value_parser = number::decimal
+    )]
     pub(super) request_rate: f64,
     /// Shape of the gamma distribution of the gaps: 1 is a Poisson process, less comes in bursts,
     /// more is even, `inf` is a constant gap.
-    #[arg(long, value_name = "SHAPE", default_value_t = 1.0, help_heading = "Load")]
+    #[arg(
+        long,
+        value_name = "SHAPE",
+        default_value_t = 1.0,
+        help_heading = "Load",
+        value_parser = number::decimal
+    )]
     pub(super) burstiness: f64,
     /// Maximum number of requests in flight; further due requests wait. With a rate of `inf` this is a
     /// closed loop.
-    #[arg(long, value_name = "N", help_heading = "Load")]
+    #[arg(long, value_name = "N", help_heading = "Load", value_parser = number::count::<usize>)]
     pub(super) max_concurrency: Option<usize>,
     /// Requests sent before the measurement begins.
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Load")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        help_heading = "Load",
+        value_parser = number::count::<usize>
+    )]
     pub(super) num_warmups: usize,
     /// A request that takes longer has failed.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600, help_heading = "Load")]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 600,
+        help_heading = "Load",
+        value_parser = number::whole::<u64>
+    )]
     pub(super) request_timeout: u64,
     /// Seed of prompts, lengths and gaps.
-    #[arg(long, default_value_t = 0, help_heading = "Load")]
+    #[arg(long, default_value_t = 0, help_heading = "Load", value_parser = number::whole::<u32>)]
     pub(super) seed: u32,
 
     /// Where prompts come from.
@@ -72,7 +108,8 @@ pub(super) struct Settings {
         value_name = "N",
         default_value_t = 1024,
         visible_alias = "input-len",
-        help_heading = "Prompts"
+        help_heading = "Prompts",
+        value_parser = number::count::<usize>
     )]
     pub(super) random_input_len: usize,
     /// Tokens to generate per request, unless the dataset says so itself.
@@ -81,17 +118,36 @@ pub(super) struct Settings {
         value_name = "N",
         default_value_t = 128,
         visible_alias = "output-len",
-        help_heading = "Prompts"
+        help_heading = "Prompts",
+        value_parser = number::count::<usize>
     )]
     pub(super) random_output_len: usize,
     /// Random lengths are evenly spread over len × (1 - R) to len × (1 + R).
-    #[arg(long, value_name = "R", default_value_t = 0.0, help_heading = "Prompts")]
+    #[arg(
+        long,
+        value_name = "R",
+        default_value_t = 0.0,
+        help_heading = "Prompts",
+        value_parser = number::decimal
+    )]
     pub(super) random_range_ratio: f64,
     /// Tokens that all random prompts begin with.
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Prompts")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        help_heading = "Prompts",
+        value_parser = number::count::<usize>
+    )]
     pub(super) random_prefix_len: usize,
     /// Random token ids are below this. Must not exceed the vocabulary of the model.
-    #[arg(long, value_name = "N", default_value_t = 1000, help_heading = "Prompts")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1000,
+        help_heading = "Prompts",
+        value_parser = number::count::<u32>
+    )]
     pub(super) random_vocab_size: u32,
 
     /// Generate the full length even if the model would stop; the default for random prompts.
@@ -101,7 +157,7 @@ pub(super) struct Settings {
     )]
     pub(super) ignore_eos: Option<bool>,
     /// Sampling temperature; otherwise the server's default.
-    #[arg(long, value_name = "T", help_heading = "Request")]
+    #[arg(long, value_name = "T", help_heading = "Request", value_parser = number::decimal)]
     pub(super) temperature: Option<f64>,
     /// Ask for whole answers instead of streams. Only latencies of whole requests are known then.
     #[arg(
@@ -128,7 +184,8 @@ pub(super) struct Settings {
         value_name = "P",
         value_delimiter = ',',
         default_value = "99",
-        help_heading = "Report"
+        help_heading = "Report",
+        value_parser = number::decimal
     )]
     pub(super) metric_percentiles: Vec<f64>,
     /// Count as good only requests within these limits in milliseconds: ttft:500 tpot:50 e2el:9000.

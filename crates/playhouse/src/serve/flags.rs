@@ -5,6 +5,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use playhouse_cluster::Policy;
 use playhouse_model::Dtype;
@@ -14,6 +15,7 @@ use super::span;
 use crate::authority;
 use crate::isolation::Isolation;
 use crate::node::DeviceList;
+use crate::number;
 use crate::sizing::Bytes;
 
 /// Serve a model over the OpenAI API.
@@ -22,40 +24,75 @@ pub(crate) struct ServeArgs {
     /// Folder of a Hugging Face checkpoint; without one, the small model inside the binary
     pub(crate) model: Option<PathBuf>,
     /// Address to listen on
-    #[arg(long, env = "PLAYHOUSE_HOST", default_value = "127.0.0.1")]
+    #[arg(long, env = "PLAYHOUSE_HOST", default_value = "127.0.0.1", value_parser = number::host)]
     pub(crate) host: IpAddr,
     /// Port to listen on; 0 takes a free one
-    #[arg(long, env = "PLAYHOUSE_PORT", default_value_t = 8000)]
+    #[arg(
+        long,
+        env = "PLAYHOUSE_PORT",
+        default_value_t = 8000,
+        value_parser = number::whole::<u16>
+    )]
     pub(crate) port: u16,
-    /// Names that clients may call the model by; the first one is shown
-    #[arg(long, env = "PLAYHOUSE_SERVED_MODEL_NAME", num_args = 1.., value_name = "NAME")]
+    /// Name that clients may call the model by; several as a list with commas, or by several of these
+    /// flags. The first is shown
+    #[arg(
+        long,
+        env = "PLAYHOUSE_SERVED_MODEL_NAME",
+        value_name = "NAME",
+        value_delimiter = ',',
+        value_parser = NonEmptyStringValueParser::new()
+    )]
     pub(crate) served_model_name: Vec<String>,
     /// Longest sequence, prompt and output together, in tokens; as the model allows by default
-    #[arg(long, env = "PLAYHOUSE_MAX_MODEL_LEN", value_name = "TOKENS")]
+    #[arg(
+        long,
+        env = "PLAYHOUSE_MAX_MODEL_LEN",
+        value_name = "TOKENS",
+        value_parser = number::count::<NonZeroUsize>
+    )]
     pub(crate) max_model_len: Option<NonZeroUsize>,
     /// Sequences in one batch
-    #[arg(long, env = "PLAYHOUSE_MAX_NUM_SEQS", value_name = "N", default_value = "256")]
+    #[arg(
+        long,
+        env = "PLAYHOUSE_MAX_NUM_SEQS",
+        value_name = "N",
+        default_value = "256",
+        value_parser = number::count::<NonZeroUsize>
+    )]
     pub(crate) max_num_seqs: NonZeroUsize,
     /// Tokens in one step, prefill chunks and decodes together
     #[arg(
         long,
         env = "PLAYHOUSE_MAX_NUM_BATCHED_TOKENS",
         value_name = "TOKENS",
-        default_value = "512"
+        default_value = "512",
+        value_parser = number::count::<NonZeroUsize>
     )]
     pub(crate) max_num_batched_tokens: NonZeroUsize,
     /// Milliseconds that prompts may add to a step, so that running requests do not wait for long prompts
     /// of others; 0 is no limit
-    #[arg(long, env = "PLAYHOUSE_MAX_PREFILL_MS", value_name = "MS", default_value = "25")]
+    #[arg(
+        long,
+        env = "PLAYHOUSE_MAX_PREFILL_MS",
+        value_name = "MS",
+        default_value = "25",
+        value_parser = number::whole::<u32>
+    )]
     pub(crate) max_prefill_ms: u32,
     /// Steps in flight; by default one more than there are pipeline stages. With one stage, a step
     /// is then begun before the outcome of the last has been seen, if steps are short
-    #[arg(long, env = "PLAYHOUSE_MAX_CONCURRENT_BATCHES", value_name = "N")]
+    #[arg(
+        long,
+        env = "PLAYHOUSE_MAX_CONCURRENT_BATCHES",
+        value_name = "N",
+        value_parser = number::whole::<NonZeroUsize>
+    )]
     pub(crate) max_concurrent_batches: Option<NonZeroUsize>,
-    /// Seconds a step may take before its ranks count as hung and are restarted; 0 is no limit. By
-    /// default 20 times what such steps took lately, and 2.5 s at least
-    #[arg(long, env = "PLAYHOUSE_STEP_DEADLINE", value_name = "SECONDS")]
-    pub(crate) step_deadline: Option<u32>,
+    /// How long a step may take before its ranks count as hung and are restarted, such as 30s; 0 is no
+    /// limit. By default 20 times what such steps took lately, and 2.5s at least
+    #[arg(long, env = "PLAYHOUSE_STEP_DEADLINE", value_name = "TIME", value_parser = span::parse)]
+    pub(crate) step_deadline: Option<Duration>,
     /// Element type of weights, activations and KV cache; auto keeps that of the checkpoint
     #[arg(long, env = "PLAYHOUSE_DTYPE", default_value = "auto")]
     pub(crate) dtype: DtypeArg,
@@ -65,7 +102,12 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "PLAYHOUSE_KV_CACHE_MEMORY", value_name = "BYTES")]
     pub(crate) kv_cache_memory: Option<Bytes>,
     /// Threads that compute, which the ranks share; all cores by default
-    #[arg(long, env = "PLAYHOUSE_THREADS", value_name = "N")]
+    #[arg(
+        long,
+        env = "PLAYHOUSE_THREADS",
+        value_name = "N",
+        value_parser = number::whole::<NonZeroUsize>
+    )]
     pub(crate) threads: Option<NonZeroUsize>,
     /// Whether ranks are threads of this process or processes; threads if there is only one rank
     #[arg(long, env = "PLAYHOUSE_ISOLATION")]
@@ -76,14 +118,20 @@ pub(crate) struct ServeArgs {
     pub(crate) routing_policy: Policy,
     /// Requests accepted at once, running and waiting; more are refused. By default 8 for each of
     /// --max-num-seqs of every replica
-    #[arg(long, env = "PLAYHOUSE_MAX_QUEUED_REQUESTS", value_name = "N")]
+    #[arg(
+        long,
+        env = "PLAYHOUSE_MAX_QUEUED_REQUESTS",
+        value_name = "N",
+        value_parser = number::count::<NonZeroU32>
+    )]
     pub(crate) max_queued_requests: Option<NonZeroU32>,
     /// Prompt tokens of all accepted requests together; more are refused
     #[arg(
         long,
         env = "PLAYHOUSE_MAX_QUEUED_TOKENS",
         value_name = "TOKENS",
-        default_value = "4194304"
+        default_value = "4194304",
+        value_parser = number::count::<NonZeroU32>
     )]
     pub(crate) max_queued_tokens: NonZeroU32,
     /// How long requests wait while no replica can serve, such as 500ms, 60s or 2m
@@ -115,7 +163,8 @@ pub(crate) struct ServeArgs {
         long,
         env = "PLAYHOUSE_CLUSTER_LISTEN",
         value_name = "ADDRESS:PORT",
-        conflicts_with = "isolation"
+        conflicts_with = "isolation",
+        value_parser = number::socket
     )]
     pub(crate) cluster_listen: Option<SocketAddr>,
     /// Folder of the cluster's certificate authority, as `playhouse cluster init` made it
@@ -149,10 +198,21 @@ pub(crate) struct ServeArgs {
     pub(crate) join_token_file: Option<PathBuf>,
     /// Address of the admin API. One that other machines reach needs a token and speaks TLS: by
     /// --ssl-certfile, or with --cluster-listen by the cluster's authority
-    #[arg(long, env = "PLAYHOUSE_ADMIN_HOST", default_value = "127.0.0.1", value_name = "HOST")]
+    #[arg(
+        long,
+        env = "PLAYHOUSE_ADMIN_HOST",
+        default_value = "127.0.0.1",
+        value_name = "HOST",
+        value_parser = number::host
+    )]
     pub(crate) admin_host: IpAddr,
     /// Port of the admin API; the one after --port by default, 0 takes a free one
-    #[arg(long, env = "PLAYHOUSE_ADMIN_PORT", value_name = "PORT")]
+    #[arg(
+        long,
+        env = "PLAYHOUSE_ADMIN_PORT",
+        value_name = "PORT",
+        value_parser = number::whole::<u16>
+    )]
     pub(crate) admin_port: Option<u16>,
     /// Token of the admin API, better given by the environment, which `ps` does not show; without
     /// one, a new one is made and printed
@@ -195,7 +255,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "PLAYHOUSE_LOG_FORMAT", default_value_t, value_name = "FORMAT")]
     pub(crate) log_format: LogFormat,
     /// Makes the seeds of requests without one a fixed sequence
-    #[arg(long, env = "PLAYHOUSE_SEED", value_name = "SEED")]
+    #[arg(long, env = "PLAYHOUSE_SEED", value_name = "SEED", value_parser = number::whole::<u64>)]
     pub(crate) seed: Option<u64>,
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::number::fraction;
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The maximum duration: longer ones are typing errors, and arithmetic with deadlines stays safe.
@@ -15,7 +17,8 @@ const CERTIFICATE_MIN: Duration = Duration::from_secs(5);
 /// The maximum for a certificate: a longer lifetime may as well have no end.
 const CERTIFICATE_MAX: Duration = DAY.saturating_mul(3650);
 
-/// Parses a whole number and a unit: `500ms`, `60s`, `2m` or `1h`; seconds without one. A day at most.
+/// Parses a number of milliseconds or more and its unit: `500ms`, `7.5s`, `2m` or `1h`; seconds without one. A
+/// day at most.
 ///
 /// # Errors
 /// Returns the allowed values, for a person.
@@ -49,9 +52,9 @@ pub(crate) fn certificate(text: &str) -> Result<Duration, String> {
 }
 
 fn read(text: &str, examples: &str) -> Result<Duration, String> {
-    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let scale_ms = match unit {
+    let digits = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.');
+    let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
+    let scale_ms = match unit.trim_start() {
         "ms" => Some(1),
         "s" | "" => Some(1000),
         "m" => Some(60_000),
@@ -59,8 +62,8 @@ fn read(text: &str, examples: &str) -> Result<Duration, String> {
         "d" => Some(86_400_000),
         _ => None,
     };
-    let millis = number.parse::<u64>().ok().zip(scale_ms).and_then(|(n, ms)| n.checked_mul(ms));
-    let millis = millis.ok_or(format!("write a whole number and a unit, such as {examples}"))?;
+    let millis = scale_ms.and_then(|scale_ms| fraction(number, scale_ms));
+    let millis = millis.ok_or(format!("write a number and a unit, such as {examples}"))?;
     Ok(Duration::from_millis(millis))
 }
 
@@ -70,12 +73,19 @@ mod tests {
 
     #[test]
     fn a_span_is_a_number_and_a_unit() {
-        for (text, millis) in
-            [("0", 0), ("60", 60_000), ("500ms", 500), ("60s", 60_000), ("2m", 120_000)]
-        {
+        for (text, millis) in [
+            ("0", 0),
+            ("60", 60_000),
+            ("500ms", 500),
+            ("7.5s", 7500),
+            ("60 s", 60_000),
+            ("2m", 120_000),
+        ] {
             assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "s", "-1s", "1.5s", "1 s", "2d", "1é", "25h", "99999999999999999999h"] {
+        for text in
+            ["", "s", "-1s", ".s", "1.5.0s", "0.5ms", "2d", "1é", "25h", "99999999999999999999h"]
+        {
             assert!(parse(text).is_err(), "{text}");
         }
     }
