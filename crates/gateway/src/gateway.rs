@@ -35,6 +35,8 @@ pub struct GatewayConfig {
     pub eos_tokens: Vec<TokenId>,
     /// A seed that makes the seeds of requests without one a fixed sequence.
     pub seed: Option<u64>,
+    /// Whether each request is logged when its response has ended.
+    pub access_log: bool,
     /// The bounds on the resources that clients may use.
     pub limits: Limits,
 }
@@ -103,6 +105,7 @@ impl GatewayConfig {
             sampling: SamplingDefaults::default(),
             eos_tokens: Vec::new(),
             seed: None,
+            access_log: false,
             limits: Limits::default(),
         }
     }
@@ -206,6 +209,10 @@ impl Gateway {
     #[must_use]
     pub fn keys(&self) -> &KeyRing {
         &self.keys
+    }
+
+    pub(crate) fn logs_access(&self) -> bool {
+        self.config.access_log
     }
 
     pub(crate) fn tls(&self) -> Option<&Arc<ServerConfig>> {

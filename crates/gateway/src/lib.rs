@@ -82,6 +82,7 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod access_log;
 mod answer;
 mod auth;
 mod body;

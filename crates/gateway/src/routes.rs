@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 
+use crate::access_log::Access;
 use crate::answer::Answer;
 use crate::auth::{Key, PUBLIC_PATHS};
 use crate::body::parse_object;
@@ -97,6 +98,7 @@ async fn edge(State(gateway): Shared, mut request: Request, next: Next) -> Respo
     if let Some(key) = key {
         request.extensions_mut().insert(key);
     }
+    let access = gateway.logs_access().then(|| Access::begin(&request, labels, &id));
     let mut response = if admitted {
         answer(&gateway, request, next, &id).await
     } else {
@@ -111,7 +113,10 @@ async fn edge(State(gateway): Shared, mut request: Request, next: Next) -> Respo
     gateway.metrics().http_requests.get_or_create(&labels).inc();
     trace::responds(&span, &mut response);
     response.headers_mut().insert(REQUEST_ID, id);
-    response
+    match access {
+        Some(access) => access.responds(response),
+        None => response,
+    }
 }
 
 /// Returns the answer of a request's handler, or a 503 `draining` if the handler takes too long during a

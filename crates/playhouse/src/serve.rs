@@ -1,5 +1,6 @@
 //! `playhouse serve`: loads a model, wires the layers together and serves until told to stop.
 
+mod activity;
 mod admin;
 mod audit;
 mod flags;
@@ -33,6 +34,7 @@ use playhouse_scheduler::Limits;
 use playhouse_telemetry::{LogFormat, Metrics, SpanCounters, TraceSettings, Traces, init_logs};
 use playhouse_types::{DecoderSpec, ParallelSpec, Rope, RopeScaling};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tracing::info;
 
 use self::admin::AdminListener;
@@ -225,6 +227,10 @@ async fn run_cluster(
         tokio::spawn(reload.serve(gateway.keys().clone()));
     }
     banner.print()?;
+    let mut tasks = JoinSet::new();
+    if !args.disable_log_stats {
+        tasks.spawn(activity::log(cluster.front_door().clone()));
+    }
 
     let drained = serve(listener, gateway, shutdown.signal(signals)).await;
     let outcome = shutdown.outcome(drained);
@@ -364,5 +370,6 @@ fn gateway_config(args: &ServeArgs, loaded: &Loaded, api_keys: Vec<ApiKey>) -> G
     config.eos_tokens = eos_token_ids;
     config.api_keys = api_keys;
     config.seed = args.seed;
+    config.access_log = args.access_log;
     config
 }

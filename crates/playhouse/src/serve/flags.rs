@@ -5,7 +5,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::NonEmptyStringValueParser;
+use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use clap::{Args, ValueEnum};
 use playhouse_cluster::Policy;
 use playhouse_model::Dtype;
@@ -251,6 +251,16 @@ pub(crate) struct ServeArgs {
     /// docs/observability.md
     #[arg(long, env = "PLAYHOUSE_OTLP_TRACES_ENDPOINT", value_name = "URL")]
     pub(crate) otlp_traces_endpoint: Option<String>,
+    /// Log each request when its response has ended: client, key, path, status, bytes and milliseconds
+    #[arg(long, env = "PLAYHOUSE_ACCESS_LOG", value_parser = BoolishValueParser::new())]
+    pub(crate) access_log: bool,
+    /// Do not log throughput, queue and caches every ten seconds while the server is busy
+    #[arg(
+        long,
+        env = "PLAYHOUSE_DISABLE_LOG_STATS",
+        value_parser = BoolishValueParser::new()
+    )]
+    pub(crate) disable_log_stats: bool,
     /// How log lines look: pretty, or json for one object each
     #[arg(long, env = "PLAYHOUSE_LOG_FORMAT", default_value_t, value_name = "FORMAT")]
     pub(crate) log_format: LogFormat,
