@@ -9,9 +9,11 @@ use std::future::Future;
 use std::time::Duration;
 
 use axum::Router;
-use playhouse_listener::{Limits, Listener, Phases, Service, Stay};
+use axum::body::Bytes;
+use playhouse_listener::{Limits, Listener, Phases, Refusal, Service, Stay};
 use tokio::net::TcpListener;
 
+use crate::error::ApiError;
 use crate::operations::Operations;
 use crate::routes::{AdminConfig, router};
 
@@ -70,7 +72,12 @@ fn service(router: Router) -> Service {
         ping_interval: PING,
         ping_timeout: PING,
     };
-    Service { name: "admin", router, limits, phases: Phases::default(), explain: None }
+    Service { name: "admin", router, limits, phases: Phases::default(), explain }
+}
+
+/// Returns the error for a client whose request has an invalid head (**ADM-2**).
+fn explain(refusal: Refusal) -> Bytes {
+    ApiError::new(refusal.status(), refusal.code(), refusal.to_string()).body()
 }
 
 #[cfg(test)]

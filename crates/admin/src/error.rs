@@ -1,6 +1,7 @@
 //! Refusals and failures, in one form on every path (**ADM-2**).
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::http::header::{CONNECTION, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -43,6 +44,12 @@ impl ApiError {
             Self::new(StatusCode::BAD_REQUEST, "invalid_field", format!("{field}: {message}"));
         error.detail.field = Some(field.to_owned());
         error
+    }
+
+    /// Returns the error as JSON, without a response around it.
+    pub(crate) fn body(self) -> Bytes {
+        let body = ErrorBody { error: self.detail };
+        serde_json::to_vec(&body).expect("an error has texts and numbers only").into()
     }
 
     pub(crate) fn unauthorized() -> Self {

@@ -3,8 +3,7 @@
 //! - **ADM-1** every path but `/admin/v1/livez` requires the token, unknown paths too; the token is
 //!   compared in constant time.
 //! - **ADM-2** every answer of ours is JSON, or a stream of events for a client that asks for one, and
-//!   every error has the form of [`view::ErrorBody`], whatever the client sends. (Input that is not HTTP
-//!   gets hyper's 400 or 431 without a body, or over HTTP/2 the end of its stream.)
+//!   every error has the form of [`view::ErrorBody`], whatever the client sends.
 //! - **ADM-3** a client occupies one connection of [`CONNECTIONS_MAX`] for at most [`CONNECTION_MAX`],
 //!   and bounded memory, however slow the client is and however much it sends; over HTTP/2 with at most
 //!   [`REQUESTS_MAX`] concurrent requests. A client that follows an operation occupies one of

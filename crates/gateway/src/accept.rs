@@ -67,7 +67,7 @@ fn service(gateway: &Arc<Gateway>) -> Service {
         router: router(Arc::clone(gateway)),
         limits: bounds(gateway.limits()),
         phases: gateway.shutdown().phases().clone(),
-        explain: Some(explain),
+        explain,
     }
 }
 
@@ -92,18 +92,8 @@ fn bounds(limits: &Limits) -> Bounds {
 
 /// Returns the error for a client whose request has an invalid head (**GW-1**).
 fn explain(refusal: Refusal) -> Bytes {
-    let (code, message) = match refusal {
-        Refusal::HeadTimedOut(limit) => (
-            "headers_timeout",
-            format!("the headers of the request did not arrive within {limit:?}"),
-        ),
-        Refusal::HeadTooLarge => {
-            ("headers_too_large", "the headers of the request are too many or too large".to_owned())
-        }
-        Refusal::TargetTooLong => ("uri_too_long", "the request target is too long".to_owned()),
-        Refusal::Malformed => ("malformed_http", "the request is not valid HTTP/1.1".to_owned()),
-    };
+    let (status, code) = (refusal.status(), refusal.code());
     let mut body = BytesMut::new();
-    json::write(&mut body, &ApiError::refused(refusal.status(), code, message).body());
+    json::write(&mut body, &ApiError::refused(status, code, refusal.to_string()).body());
     body.freeze()
 }

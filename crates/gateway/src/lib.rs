@@ -2,8 +2,7 @@
 //! stream.
 //!
 //! - **GW-1** every answer has OpenAI's shape, every error too, whatever the client sends: no byte
-//!   sequence causes a 5xx or a panic (see `tests/http/fuzz.rs`). Over HTTP/2, a head that is too large gets
-//!   a bare 431.
+//!   sequence causes a 5xx or a panic (see `tests/http/fuzz.rs`).
 //! - **GW-2** a field is honoured, or ignored because it cannot change the answer, or refused by name
 //!   (the tables below).
 //! - **GW-3** a client that disconnects ends its generations, streamed or not (**G5**).

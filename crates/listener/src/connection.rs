@@ -21,13 +21,15 @@ use crate::body::Guarded;
 use crate::client::Client;
 use crate::limits::{Limits, Stay};
 use crate::phase::Phase;
+use crate::refusal::{FIELDS_MAX, Refusal};
 use crate::service::Service;
 use crate::socket::Socket;
 use crate::streams::{RESETS_MAX, SEND_BYTES, Spawn, Streams};
 use crate::turn::Turn;
 
-/// The maximum number of header fields in a request of HTTP/1.1.
-const HEADERS_MAX: usize = 100;
+/// HTTP/2: how many times the size of a valid head a head may be to be read, and refused by us. A larger one
+/// gets a 431 without a body, or the end of its connection.
+const HEADS_READ: usize = 4;
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,14 +99,25 @@ impl Service {
         let streams = Streams::new(self.limits.write_timeout);
         let builder = builder(&self.limits, streams.spawn());
         let (router, answers) = (self.router.clone(), turn.clone());
+        let (head_bytes, explain) = (self.limits.head_bytes, self.explain);
         let service = service_fn(move |request: Request<Incoming>| {
-            let version = request.version();
-            let busy = answers.busy(version);
-            let mut request = request.map(Body::new);
-            request.extensions_mut().insert(client.clone());
-            let response = router.clone().oneshot(request);
-            let guard = move |body| Guarded::new(body, version, busy);
-            async move { Ok::<_, Infallible>(response.await?.map(guard)) }
+            let busy = answers.busy(request.version());
+            let guard = move |body| Guarded::new(body, busy);
+            let answer = match Refusal::of_head(&request, head_bytes) {
+                Some(refusal) => Err(refusal.http2_response(explain)),
+                None => {
+                    let mut request = request.map(Body::new);
+                    request.extensions_mut().insert(client.clone());
+                    Ok(router.clone().oneshot(request))
+                }
+            };
+            async move {
+                let response = match answer {
+                    Ok(answer) => answer.await?,
+                    Err(refused) => refused,
+                };
+                Ok::<_, Infallible>(response.map(guard))
+            }
         });
         let end = {
             let mut connection = pin!(builder.serve_connection(socket, service));
@@ -156,8 +169,9 @@ fn builder(limits: &Limits, spawn: Spawn) -> auto::Builder<Spawn> {
         .header_read_timeout(None)
         .keep_alive(limits.stay == Stay::Requests)
         .max_buf_size(limits.head_bytes)
-        .max_headers(HEADERS_MAX);
-    let head_bytes = u32::try_from(limits.head_bytes).unwrap_or(u32::MAX);
+        .max_headers(FIELDS_MAX);
+    let head_bytes = limits.head_bytes.saturating_mul(HEADS_READ);
+    let head_bytes = u32::try_from(head_bytes).unwrap_or(u32::MAX);
     builder
         .http2()
         .timer(TokioTimer::new())

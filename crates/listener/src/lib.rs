@@ -17,6 +17,7 @@ mod connection;
 mod limits;
 mod listener;
 mod phase;
+mod piece;
 mod refusal;
 mod service;
 mod socket;

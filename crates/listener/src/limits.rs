@@ -23,7 +23,7 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// How long a connection that is new when the listener closes may take to ask its first request.
     pub farewell_timeout: Duration,
-    /// The maximum size of the head of a request.
+    /// The maximum size of the head of a request. Over HTTP/2 each field counts for 32 bytes more.
     pub head_bytes: usize,
     /// HTTP/2: the number of concurrent requests on one connection. Clients hold further requests back.
     pub streams: u32,

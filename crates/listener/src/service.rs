@@ -17,7 +17,6 @@ pub struct Service {
     pub limits: Limits,
     /// The progress of the API's shutdown.
     pub phases: Phases,
-    /// Makes the JSON body of an HTTP/1.1 response to a refused head. `None`: such a response has no
-    /// body.
-    pub explain: Option<fn(Refusal) -> Bytes>,
+    /// Makes the JSON body of a response to a refused head.
+    pub explain: fn(Refusal) -> Bytes,
 }

@@ -7,8 +7,8 @@
 //! - **SOC-2** between requests a connection may be silent for `idle_timeout`. A client of HTTP/2 is then
 //!   told to leave, and has `header_timeout` to do so.
 //! - **SOC-3** a client that does not take a byte of its answer for `write_timeout` is disconnected.
-//! - **SOC-4** the errors without a body that hyper itself writes (400, 414, 431) get one, if the service
-//!   has one.
+//! - **SOC-4** the errors without a body that hyper itself writes over HTTP/1.1 (400, 414, 431) get the body
+//!   that the service makes.
 
 use std::io;
 use std::pin::Pin;
@@ -33,7 +33,8 @@ pub(crate) struct Socket<S> {
     header_timeout: Duration,
     idle_timeout: Duration,
     write_timeout: Duration,
-    explain: Option<Explain>,
+    head_bytes: usize,
+    explain: Explain,
     protocol: Protocol,
     waiting: Waiting,
     /// The time since which no byte could be written.
@@ -97,6 +98,7 @@ impl<S> Socket<S> {
             header_timeout: limits.header_timeout,
             idle_timeout: limits.idle_timeout,
             write_timeout: limits.write_timeout,
+            head_bytes: limits.head_bytes,
             explain: service.explain,
             protocol: Protocol::Unknown(0),
             waiting: Waiting::Request(first),
@@ -211,7 +213,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
         let passed = this.poll_deadline(cx);
         if passed.is_err() && matches!(this.waiting, Waiting::Head(_)) {
             // No other task writes, as no answer is being made. Best effort, as the client may be gone.
-            let said = Refusal::HeadTimedOut(this.header_timeout).response(this.explain);
+            let said = Refusal::HeadTimedOut(this.header_timeout).http1_response(this.explain);
             let _ = Pin::new(&mut this.stream).poll_write(cx, &said);
             let _ = Pin::new(&mut this.stream).poll_flush(cx);
         }
@@ -227,9 +229,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if let (Some(explain), Some(refusal)) = (this.explain, Refusal::of_bare(bytes)) {
+        if let Some(refusal) = Refusal::of_bare(bytes, this.head_bytes) {
             if this.instead.is_empty() {
-                this.instead = refusal.explained(bytes, explain);
+                this.instead = refusal.explained(bytes, this.explain);
             }
             while !this.instead.is_empty() {
                 let written = Pin::new(&mut this.stream).poll_write(cx, &this.instead);

@@ -9,19 +9,22 @@
 //!   within `limits.ping_timeout` the connection ends. (The same bound ends incomplete heads, because no
 //!   frame may come between their parts.)
 //! - **H2-4** a stream is reset when its client opens no window for a piece of its answer for
-//!   `limits.write_timeout`. The other streams of the connection go on.
+//!   `limits.write_timeout`, the last piece included: an answer ends when all of its pieces are sent. The
+//!   other streams of the connection go on.
 //! - **H2-5** clients are told to leave a connection (GOAWAY) that is idle for too long, has had its only
 //!   request, or belongs to a listener that drains. The running requests of the connection end normally.
 
-use std::cell::Cell;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hyper::rt::Executor;
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
+
+use crate::piece::Unsent;
 
 /// The maximum number of streams that were opened and reset before they could be served; also the maximum
 /// number of streams that we have reset because of their input.
@@ -29,12 +32,6 @@ pub(crate) const RESETS_MAX: usize = 20;
 
 /// The bytes of an answer that a stream buffers until its client has room for them.
 pub(crate) const SEND_BYTES: usize = 64 << 10;
-
-tokio::task_local! {
-    /// The time since which the stream of this task holds a piece of its answer. Only hyper asks for the
-    /// next piece, when the client has opened its window, so only the body of the answer sees that.
-    static HELD: Cell<Option<Instant>>;
-}
 
 /// The tasks of one connection's streams. Dropping a `Streams` ends them.
 pub(crate) struct Streams {
@@ -63,10 +60,7 @@ impl Streams {
 
     /// Ends the remaining streams of a closed connection.
     pub(crate) async fn end(self) {
-        let mut tasks = {
-            let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *tasks)
-        };
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
         tasks.shutdown().await;
     }
 }
@@ -77,37 +71,31 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawn {
     fn execute(&self, stream: F) {
         // A closed connection has no streams.
         let Some(tasks) = self.tasks.upgrade() else { return };
-        let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tasks = tasks.lock();
         while tasks.try_join_next().is_some() {}
-        tasks.spawn(HELD.scope(Cell::new(None), until_stalled(stream, self.write_timeout)));
+        tasks.spawn(until_stalled(stream, self.write_timeout));
     }
 }
 
 /// Runs `stream` to its end, unless it stalls (**H2-4**): a stream that is dropped is reset.
 async fn until_stalled(stream: impl Future<Output = ()>, write_timeout: Duration) {
+    let unsent = Arc::<Unsent>::default();
     tokio::select! {
         biased;
-        () = stream => {}
-        () = stalled(write_timeout) => debug!("a stream is not read"),
+        () = Unsent::of_stream(Arc::clone(&unsent), stream) => {}
+        () = stalled(&unsent, write_timeout) => debug!("a stream is not read"),
     }
 }
 
-/// Completes when the stream of this task has held a piece of its answer for `write_timeout`.
-async fn stalled(write_timeout: Duration) {
+/// Completes when a piece of an answer was the next to send for `write_timeout`.
+async fn stalled(unsent: &Unsent, write_timeout: Duration) {
     let mut deadline = Instant::now() + write_timeout;
     loop {
         sleep_until(deadline).await;
         let now = Instant::now();
-        deadline = HELD.with(Cell::get).unwrap_or(now) + write_timeout;
+        deadline = unsent.since().unwrap_or(now) + write_timeout;
         if deadline <= now {
             return;
         }
     }
-}
-
-/// Records whether the stream of this task has just been given a piece of its answer; if not, it has
-/// nothing to send.
-pub(crate) fn given(piece: bool) {
-    // Outside such a task, the time is not read.
-    let _ = HELD.try_with(|held| held.set(piece.then(Instant::now)));
 }

@@ -10,7 +10,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use playhouse_cluster::FrontDoor;
-use playhouse_gateway::Drained;
+use playhouse_gateway::{Drained, GatewayConfig};
 use playhouse_types::GenerateRequest;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -25,8 +25,18 @@ const CHAT: &str = "/v1/chat/completions";
 type Sender = SendRequest<Full<Bytes>>;
 
 async fn connect(address: std::net::SocketAddr) -> (Sender, JoinHandle<hyper::Result<()>>) {
+    connect_with_window(address, None).await
+}
+
+/// Connects a client that has room for `window` bytes of each answer that it does not read.
+async fn connect_with_window(
+    address: std::net::SocketAddr,
+    window: Option<u32>,
+) -> (Sender, JoinHandle<hyper::Result<()>>) {
     let stream = TcpStream::connect(address).await.expect("the server listens");
-    let connected = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let connected =
+        builder.initial_stream_window_size(window).handshake(TokioIo::new(stream)).await;
     let (sender, connection) = connected.expect("it speaks HTTP/2");
     (sender, tokio::spawn(connection))
 }
@@ -132,6 +142,24 @@ async fn errors_have_the_one_shape_and_leave_the_connection_alone() {
     assert_eq!(get(&sender, "/livez").await.expect("answered").status, 200);
 }
 
+/// GW-1: hyper's client sends a head as large as this, and learns that it was too large.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_that_is_too_large_gets_an_error_in_the_one_shape() {
+    let server = Server::start(mute);
+    let (mut sender, _driver) = connect(server.address).await;
+    let head = Request::get("http://playhouse/livez").header("cookie", "a".repeat(100 << 10));
+    sender.ready().await.expect("open");
+    let answer = sender.send_request(head.body(Full::default()).expect("a request")).await;
+    let reply = whole(answer.expect("answered")).await.expect("whole");
+    assert_eq!(
+        (reply.error().0, &reply.json()["error"]["code"]),
+        (431, &json!("headers_too_large"))
+    );
+    assert_eq!(reply.header("content-type"), Some("application/json"));
+    assert!(reply.text().contains("at most 65536 bytes"), "{}", reply.text());
+    assert_eq!(get(&sender, "/livez").await.expect("answered").status, 200);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_requests_share_a_connection_and_the_bounds_of_the_house() {
     let server = Server::start(mute);
@@ -176,6 +204,26 @@ async fn a_stream_that_is_reset_cancels_its_generations_only() {
     until("all are cancelled", || server.door.in_flight() == 0);
     let metrics = get(&sender, "/metrics").await.expect("answered").text();
     assert!(metrics.contains("finished_reason=\"abort\"} 9"), "{metrics}");
+}
+
+/// GW-3: a client that has room for one byte of its answers, and does not read them, is a client that leaves,
+/// after the time that it has to take a piece of an answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_not_read_is_reset_and_its_generation_cancelled() {
+    let configure = |config: &mut GatewayConfig| {
+        config.limits.write_timeout = Duration::from_millis(300);
+        // Nothing more is to be sent.
+        config.limits.ping_interval = 10 * PATIENCE;
+    };
+    let server = Server::with(configure, begun);
+    let (sender, _driver) = connect_with_window(server.address, Some(1)).await;
+    let body = with(hello(), json!({"stream": true})).to_string();
+    let unread = send(&sender, CHAT, body).await.expect("it begins");
+    until("the generation is cancelled", || server.door.in_flight() == 0);
+    assert!(whole(unread).await.is_err(), "it was reset");
+    let (reads, _driver) = connect(server.address).await;
+    let metrics = get(&reads, "/metrics").await.expect("answered").text();
+    assert!(metrics.contains("finished_reason=\"abort\"} 1"), "{metrics}");
 }
 
 /// **END-1**, **END-2**

@@ -54,6 +54,16 @@ async fn what_is_not_read_at_the_end_is_cut_off_and_counted() {
     assert!(text(unread).await.is_err());
 }
 
+/// **H2-4**: the answer is given to its stream whole, and the client has room for one byte of it.
+#[tokio::test]
+async fn an_answer_that_its_stream_still_holds_at_the_end_is_cut_off_and_counted() {
+    let server = TestRoutes::new().listen(limits(), None).await;
+    let (mut sender, _driver) = http2_with_window(server.connect().await, Some(1)).await;
+    let unread = ask(&mut sender, "/").await.expect("it begins");
+    assert_eq!(server.stop().await.expect("no panic"), (false, 1));
+    assert!(text(unread).await.is_err());
+}
+
 /// **ACC-2**
 #[tokio::test]
 async fn strangers_give_way_when_they_are_to() {

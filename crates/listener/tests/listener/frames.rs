@@ -8,14 +8,20 @@ use crate::support::{TestRoutes, limits, soon};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
 pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;
 pub(crate) const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
 
+const END_STREAM: u8 = 1;
+
 /// END_STREAM and END_HEADERS.
 const WHOLE: u8 = 5;
+
+/// The identifier of the setting for the first window of every stream.
+const INITIAL_WINDOW_SIZE: u8 = 4;
 
 /// The head of `GET http://x/`, from the static table of HPACK.
 const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 1, b'x'];
@@ -30,7 +36,17 @@ pub(crate) fn get(stream: u32, path: &str) -> Vec<u8> {
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) kind: u8,
+    flags: u8,
     pub(crate) payload: Vec<u8>,
+}
+
+// === impl Frame ===
+
+impl Frame {
+    /// Returns whether a frame is the last of its stream.
+    pub(crate) fn ends_stream(&self) -> bool {
+        self.flags & END_STREAM != 0
+    }
 }
 
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -43,12 +59,18 @@ pub(crate) fn hello() -> Vec<u8> {
     [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()
 }
 
+/// Returns the beginning of a connection whose client has room for `window` bytes on every stream.
+pub(crate) fn hello_with_window(window: u32) -> Vec<u8> {
+    let setting = [&[0, INITIAL_WINDOW_SIZE][..], &window.to_be_bytes()].concat();
+    [PREFACE, &frame(SETTINGS, 0, 0, &setting)].concat()
+}
+
 pub(crate) async fn next(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Frame> {
     let mut head = [0; 9];
     stream.read_exact(&mut head).await?;
     let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
     stream.read_exact(&mut payload).await?;
-    Ok(Frame { kind: head[3], payload })
+    Ok(Frame { kind: head[3], flags: head[4], payload })
 }
 
 /// Returns the next frame of a kind.
@@ -86,7 +108,8 @@ async fn clients_are_told_their_limits() {
     let settings = next_of(&mut client, SETTINGS).await;
     let (streams, head_bytes, window) =
         (setting(&settings, 3), setting(&settings, 6), setting(&settings, 4));
-    assert_eq!((streams, head_bytes, window), (Some(32), Some(16 << 10), Some(1 << 16)));
+    // A larger head than the limit is read, so that it can be refused with an explanation.
+    assert_eq!((streams, head_bytes, window), (Some(32), Some(4 * (16 << 10)), Some(1 << 16)));
 }
 
 /// **H2-1**: a flood of streams that are reset at once (a rapid reset).

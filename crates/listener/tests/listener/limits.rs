@@ -7,7 +7,7 @@ use playhouse_listener::{End, Limits, Stay};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 
-use crate::frames::{self, GOAWAY, PING, frame, get, hello, next_of};
+use crate::frames::{self, DATA, GOAWAY, PING, frame, get, hello, hello_with_window, next_of};
 use crate::support::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -32,21 +32,27 @@ async fn no_more_streams_run_than_may() {
     }
 }
 
-/// **H2-1**
+/// **H2-1**: a head that hyper's client sends, as it has been told a larger size.
 #[tokio::test]
 async fn a_head_that_is_too_large_is_refused_and_the_connection_goes_on() {
     let (client, _served) = TestRoutes::new().attend(limits());
     let (mut sender, _driver) = http2(client).await;
-    let mut large = request("/");
-    for part in 0..20 {
-        let name = hyper::header::HeaderName::try_from(format!("x-{part}")).expect("a name");
-        large.headers_mut().insert(name, "a".repeat(1 << 10).parse().expect("a value"));
-    }
-    sender.ready().await.expect("open");
-    match soon(sender.send_request(large)).await {
-        Ok(answer) => assert_eq!(answer.status(), 431),
-        // The client has been told how large it may be.
-        Err(error) => assert!(!error.is_closed(), "{error:?}"),
+    let long = format!("/{}", "a".repeat(17 << 10));
+    for (kibibytes, path, status) in
+        [(15, "/", 200), (17, "/", 431), (40, "/", 431), (0, &long, 431)]
+    {
+        let mut large = request(path);
+        for part in 0..kibibytes {
+            let name = hyper::header::HeaderName::try_from(format!("x-{part}")).expect("a name");
+            large.headers_mut().insert(name, "a".repeat(980).parse().expect("a value"));
+        }
+        sender.ready().await.expect("open");
+        let answer = soon(sender.send_request(large)).await.expect("answered");
+        assert_eq!(answer.status(), status, "{kibibytes} KiB");
+        if status == 431 {
+            assert_eq!(answer.headers()["content-type"], "application/json");
+            assert_eq!(text(answer).await.expect("whole"), "headers_too_large");
+        }
     }
     assert_eq!(ask(&mut sender, "/").await.expect("answered").status(), 200);
 }
@@ -134,6 +140,50 @@ async fn a_stream_that_is_not_read_is_reset_and_others_go_on() {
     assert!(text(unread).await.is_err(), "it has no end");
     routes.release.send_replace(true);
     assert_eq!(other.await.expect("no panic").expect("answered"), "early late");
+}
+
+/// **H2-4**: a client that has room for one byte of each answer, or for none, and never for more. The last piece
+/// of an answer is no exception, nor is the only one.
+#[tokio::test(start_paused = true)]
+async fn a_stream_whose_window_stays_too_small_is_reset_in_time() {
+    for window in [0, 1, 8] {
+        let routes = TestRoutes::new();
+        // "early late" is given whole, and then the body has ended.
+        routes.release.send_replace(true);
+        let (client, served) = routes.attend(Limits { write_timeout: 5 * SECOND, ..limits() });
+        let (mut sender, driver) = http2_with_window(client, Some(window)).await;
+        let quiet = ask(&mut sender, "/quiet").await.expect("answered");
+        let endless = ask(&mut sender, "/endless").await.expect("answered");
+        let whole = ask(&mut sender, "/long").await.expect("answered");
+        let start = Instant::now();
+        routes.runs(0).await;
+        assert!(start.elapsed() <= 5 * SECOND + SECOND / 10, "{:?}", start.elapsed());
+        sleep(SECOND).await;
+        for unread in [quiet, endless, whole] {
+            assert!(text(unread).await.is_err(), "a window of {window}");
+        }
+        drop(sender);
+        driver.await.expect("no panic").expect("a proper end");
+        served.await.expect("no panic");
+    }
+}
+
+/// **H2-4**: an answer that fills the window exactly is sent whole, and its stream ends.
+#[tokio::test]
+async fn a_stream_whose_window_is_as_large_as_its_answer_ends() {
+    let (mut client, _served) = TestRoutes::new().attend(limits());
+    let window = u32::try_from("hello".len()).expect("a short answer");
+    client.write_all(&hello_with_window(window)).await.expect("it reads");
+    client.write_all(&get(1, "/")).await.expect("it reads");
+    let mut said: Vec<u8> = Vec::new();
+    loop {
+        let frame = next_of(&mut client, DATA).await;
+        said.extend(&frame.payload);
+        if frame.ends_stream() {
+            break;
+        }
+    }
+    assert_eq!(said, b"hello");
 }
 
 /// **H2-4**: a client that is slow, but not too slow.

@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use playhouse_listener::{Client, End, Limits, Listener, Phases, Service, Stay};
+use playhouse_listener::{Client, End, Limits, Listener, Phases, Refusal, Service, Stay};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
@@ -76,6 +76,7 @@ impl TestRoutes {
     fn router(&self) -> Router {
         Router::new()
             .route("/", any(|| async { "hello" }))
+            .route("/long", get(|| async { "long ".repeat(1000) }))
             .route("/held", get(held))
             .route("/quiet", get(quiet))
             .route("/endless", get(endless))
@@ -85,7 +86,7 @@ impl TestRoutes {
 
     pub(crate) fn service(&self, limits: Limits) -> Service {
         let (router, phases) = (self.router(), Phases::default());
-        Service { name: "test", router, limits, phases, explain: None }
+        Service { name: "test", router, limits, phases, explain }
     }
 
     /// Serves one client, which may be as slow as the clock of the test says.
@@ -136,6 +137,11 @@ impl Server {
         drop(self.stop);
         self.served
     }
+}
+
+/// The code alone.
+fn explain(refusal: Refusal) -> Bytes {
+    Bytes::from_static(refusal.code().as_bytes())
 }
 
 /// Answers when the test releases it.
@@ -202,12 +208,21 @@ pub(crate) fn limits() -> Limits {
     }
 }
 
-/// A client that speaks HTTP/2 at once.
+/// Connects a client that speaks HTTP/2 at once.
 pub(crate) async fn http2(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> (Sender, Driver) {
+    http2_with_window(stream, None).await
+}
+
+/// Connects a client that speaks HTTP/2 at once and has room for `window` bytes of each answer that it does
+/// not read.
+pub(crate) async fn http2_with_window(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    window: Option<u32>,
+) -> (Sender, Driver) {
     let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder.timer(TokioTimer::new());
+    builder.timer(TokioTimer::new()).initial_stream_window_size(window);
     let connected = builder.handshake(TokioIo::new(stream)).await;
     let (sender, connection) = connected.expect("it speaks HTTP/2");
     (sender, tokio::spawn(connection))
