@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
@@ -32,6 +33,9 @@ pub struct ProcessHost {
     head: SocketAddr,
     machine: String,
     embedded: Embedded,
+    /// The number of loads that were asked for. A load that is no longer the last of them changes nothing: its
+    /// epoch is over, and it may have waited for the lock while a later load had it.
+    loads: AtomicU64,
     held: Mutex<Held>,
 }
 
@@ -50,8 +54,9 @@ type Files = Vec<(OsString, u64, SystemTime)>;
 
 impl RankHost for ProcessHost {
     fn load(self: Arc<Self>, load: Load, progress: ReadProgress) -> Loading {
+        let number = self.loads.fetch_add(1, Ordering::Relaxed) + 1;
         Box::pin(async move {
-            let loaded = spawn_blocking(move || self.hold(&load, &progress)).await;
+            let loaded = spawn_blocking(move || self.hold(number, &load, &progress)).await;
             loaded.unwrap_or_else(|panic| Err(format!("reading weights: {panic}")))
         })
     }
@@ -87,12 +92,21 @@ impl ProcessHost {
     /// `machine` share memory; `embedded` is the model that needs no folder.
     #[must_use]
     pub fn new(head: SocketAddr, machine: String, embedded: Embedded) -> Self {
-        Self { head, machine, embedded, held: Mutex::default() }
+        Self { head, machine, embedded, loads: AtomicU64::new(0), held: Mutex::default() }
     }
 
-    /// Reads the weights that the rank does not hold yet, and listens for other ranks.
-    fn hold(&self, load: &Load, progress: &dyn Fn(u64, u64)) -> Result<Loaded, String> {
+    /// Reads the weights that the rank does not hold yet, and listens for other ranks, unless the load with this
+    /// `number` is no longer the last.
+    fn hold(
+        &self,
+        number: u64,
+        load: &Load,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<Loaded, String> {
         let mut held = self.held.lock();
+        if number != self.loads.load(Ordering::Relaxed) {
+            return Err("a later load has taken the place of this one".to_owned());
+        }
         let files = files(load);
         let same = |kept: &(Load, Files, _, _)| kept.0 == *load && kept.1 == files;
         let kept = held.loaded.take().filter(same);
@@ -189,47 +203,4 @@ fn group_place(group: Group, listener: TcpListener) -> io::Result<GroupPlace> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-    use std::fs::File;
-    use std::time::Duration;
-
-    use playhouse_layout::{Share, Slice};
-    use playhouse_wire::Dtype;
-
-    use super::*;
-
-    #[test]
-    fn weights_are_read_again_only_if_they_changed() {
-        let name = format!("playhouse-shard-{}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        let reference =
-            concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/reference/qwen2-tied-f32");
-        fs::create_dir_all(&folder).expect("the temporary folder can be written");
-        for name in ["config.json", "model.safetensors"] {
-            fs::copy(Path::new(reference).join(name), folder.join(name)).expect("there is room");
-        }
-        let load = Load {
-            model: Some(folder.display().to_string()),
-            dtype: Dtype::Auto,
-            share: Share { layers: Slice { first: 0, count: 1 }, ..Share::whole(2) },
-            groups: Vec::new(),
-            threads: 1,
-        };
-        let head = SocketAddr::from(([127, 0, 0, 1], 1));
-        let host = ProcessHost::new(head, String::new(), &[]);
-        let read = |load: &Load| {
-            let bytes = Cell::new(0);
-            host.hold(load, &|done, _| bytes.set(done)).expect("it can be read");
-            bytes.get() > 0
-        };
-        assert!(read(&load) && !read(&load) && !read(&load), "what is held is not read again");
-        assert!(read(&Load { share: Share::whole(2), ..load.clone() }), "another part is");
-        assert!(read(&load) && !read(&load));
-        let weights = File::options().write(true).open(folder.join("model.safetensors"));
-        let earlier = SystemTime::now() - Duration::from_secs(60);
-        weights.and_then(|file| file.set_modified(earlier)).expect("the file is ours");
-        assert!(read(&load) && !read(&load), "other files are");
-        fs::remove_dir_all(&folder).expect("it is there");
-    }
-}
+mod tests;
