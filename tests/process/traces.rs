@@ -14,10 +14,10 @@ use crate::ports::port;
 use crate::ranks::{children, kill};
 use crate::server::{Response, Server};
 
-/// Said in every prompt here, and nowhere else.
+/// A word in every prompt here, and nowhere else.
 const SECRET: &str = "zanzibar";
 
-/// A trace and a span of a client.
+/// The ids of a client's trace and span.
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
 
@@ -37,12 +37,12 @@ fn traceparent(trace: &str, flags: &str) -> String {
     format!("traceparent: 00-{trace}-{PARENT}-{flags}\r\n")
 }
 
-/// Where a server writes its log.
+/// Returns the path of a server's log.
 fn log(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
-/// The lines of a log, each of which is a JSON object.
+/// Returns the lines of a log, each of which is a JSON object.
 fn lines(log: &PathBuf) -> Vec<Value> {
     let text = fs::read_to_string(log).expect("a log");
     let parsed = text.lines().map(serde_json::from_str);
@@ -119,7 +119,8 @@ fn assert_says_what_was_asked(request: &Span) {
     assert!(first > 0.0 && first <= number("gen_ai.latency.e2e"));
 }
 
-/// A generation, its phases one after the other, and steps of two shards within them.
+/// Asserts that a request has one generation, its phases one after the other, and within them the steps of two
+/// shards.
 fn assert_has_phases(spans: &[Span], request: &Span) {
     let parts_of = |whole: &Span, name| -> Vec<Span> {
         let parts = named(spans, name).into_iter();
@@ -135,8 +136,14 @@ fn assert_has_phases(spans: &[Span], request: &Span) {
     assert!(phases.is_sorted_by_key(|phase| phase.start_time_unix_nano), "{phases:?}");
     let steps = parts_of(&phases[1], "step");
     assert!(!steps.is_empty(), "the prompt takes a step");
+    // The step that feeds the first token belongs to no prefill.
+    let number = |span: &Span, key| -> usize {
+        attribute(span, key).expect(key).parse().unwrap_or_else(|why| panic!("{key}: {why}"))
+    };
+    let fed: usize = steps.iter().map(|step| number(step, "playhouse.step.tokens")).sum();
+    let prompt = number(request, "gen_ai.usage.input_tokens");
+    assert_eq!(fed, prompt - number(generation, "playhouse.cached_tokens"));
     for step in &steps {
-        assert!(attribute(step, "playhouse.step.tokens").is_some());
         let mut shards: Vec<_> = parts_of(step, "shard")
             .iter()
             .map(|shard| attribute(shard, "playhouse.shard").expect("its place"))
@@ -213,7 +220,7 @@ fn a_collector_behind_tls_gets_spans_and_a_token_and_another_one_nothing() {
     assert!(head.contains("\r\nauthorization: bearer key-of-copper\r\n"), "{head}");
 }
 
-/// Prompts, answers and keys, over everything that is logged: starts, deaths, refusals.
+/// No prompt, answer or key is in the log of starts, deaths and refusals.
 #[test]
 fn nothing_a_client_says_is_logged() {
     let log = log("quiet.log");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use playhouse_layout::RankId;
 use playhouse_telemetry::TraceSpan;
-use playhouse_types::{StepId, StepOutcome, StepPlan};
+use playhouse_types::{Appended, StepId, StepOutcome, StepPlan};
 use ractor::ActorRef;
 
 use super::State;
@@ -140,9 +140,13 @@ impl State {
             for run in &plan.runs {
                 let id = self.scheduler.request_in(run.slot);
                 let Some(journey) = id.and_then(|id| self.sinks.journey(id)) else { continue };
+                // A run behind the prompt may be planned before the first token is delivered, or even sampled:
+                // the request is still in its prefill then.
+                let of_prompt = run.appended == Appended::Nothing;
+                let of_decode = due && !journey.prefills();
                 if others {
                     step.link(journey.span());
-                } else if !step.is_on() && (due || journey.prefills()) {
+                } else if !step.is_on() && (of_prompt || of_decode) {
                     step = journey.span().child("step");
                 }
             }
