@@ -11,7 +11,7 @@
 //! - **G5** at the end nothing is held: no request, no block, no device, no process.
 //! - **G7** the ranks of a group are of one epoch.
 //!
-//! The seed of a life that goes wrong is printed; `PLAYHOUSE_SIMULATION_SEED` lives it again,
+//! The panic of a life that goes wrong has its seed; `PLAYHOUSE_SIMULATION_SEED` lives it again,
 //! `PLAYHOUSE_SIMULATION_SEEDS` says how many lives there are (500, without optimization 50). A few seeds
 //! take one of several courses, because tokio draws in which order it wakes those that wait for one watch
 //! channel: with `RUSTFLAGS='--cfg tokio_unstable'` that is drawn from the same seed each time.
@@ -41,16 +41,17 @@ use tokio::time::{sleep, timeout};
 
 use crate::engines::scripted::{blueprint, layout, map};
 use crate::life::audience::clients;
-use crate::life::fate::{Fate, LONG, alone, live_all};
+use crate::life::fate::{Fate, LONG};
+use crate::life::lives::{alone, live_all};
 use crate::life::mine::Mine;
 use crate::life::operators::{draw_change, ended, idle, operators, repair};
 use machine::{Machine, World, devices, head_id, lives};
 
 const LIVES: u64 = if cfg!(debug_assertions) { 50 } else { 500 };
 
-/// Of the head's own machine.
+/// The number of devices of the head's own machine.
 const DEVICES: usize = 1;
-/// The nodes that there are at some time, and their devices.
+/// The names of all nodes, and the number of devices of each.
 const NODES: [(&str, usize); 3] = [("a", 2), ("b", 2), ("c", 2)];
 
 const LIMITS: Limits = Limits {
@@ -66,11 +67,11 @@ const LIMITS: Limits = Limits {
     prefix_caching: true,
 };
 
-/// On the virtual clock: what was done to a node is over by then, and the head has noticed; engines that
-/// do not end have been ended, which costs their replicas another restart.
+/// The virtual time after which every fault of a node is over and the head has noticed it. Hung engines have
+/// been ended by then, which costs their replicas another restart.
 const AFTERMATH: Duration = Duration::from_secs(20);
 
-/// A replica whose ranks are processes of the machines.
+/// Returns the blueprint of a replica whose ranks are processes of the machines.
 fn replica(layout: &ParallelSpec, control: &ControlPlane, fate: &Arc<Fate>) -> Blueprint {
     let map = Arc::new(map(layout));
     let load = |at| Load {
@@ -91,7 +92,7 @@ fn replica(layout: &ParallelSpec, control: &ControlPlane, fate: &Arc<Fate>) -> B
     blueprint(layout, LIMITS, mined(processes(config, control.clone()), fate))
 }
 
-/// Ranks whose replicas may panic when they hang.
+/// Returns a starter of ranks whose replica may panic when it ends a hung rank.
 fn mined(ranks: RankStarter, fate: &Arc<Fate>) -> RankStarter {
     let fate = Arc::clone(fate);
     Arc::new(move |epoch, rank, sink| {
@@ -101,14 +102,14 @@ fn mined(ranks: RankStarter, fate: &Arc<Fate>) -> RankStarter {
     })
 }
 
-/// The head, and a world in which its machines can live.
+/// Starts a head, and a world for its machines.
 async fn open(seed: u64, fate: &Arc<Fate>) -> (Cluster, Arc<World>) {
     let world = World::new(Arc::clone(fate), Network::new(seed));
     let own = Machine::new(&world, "the head's own");
     (start(&own, Arc::new(Ledger::in_memory())).await, world)
 }
 
-/// A head on a machine of its own, in the place of an earlier one if there was one.
+/// Starts a head on the machine `own`, in the place of an earlier head if there was one.
 async fn start(own: &Arc<Machine>, ledger: Arc<Ledger>) -> Cluster {
     let world = &own.world;
     let bound = world.network.endpoint(&head_id(), world.number(), LinkConfig::default());
@@ -145,7 +146,7 @@ async fn start(own: &Arc<Machine>, ledger: Arc<Ledger>) -> Cluster {
     Cluster::start(config).await.expect("the cluster starts")
 }
 
-/// A change of nodes or of replicas.
+/// Draws a change of nodes or of replicas.
 fn draw(fate: &Fate) -> Change {
     let node = NODES[fate.below(3) as usize].0.to_owned();
     match fate.below(9) {
@@ -166,7 +167,7 @@ async fn done(overview: &Overview, change: Change) {
     }
 }
 
-/// All nodes are back and may have ranks again.
+/// Waits until all nodes are back, and lets them have ranks again.
 async fn gather(overview: &Overview) {
     sleep(AFTERMATH).await;
     for (node, _) in NODES {
@@ -178,7 +179,7 @@ async fn gather(overview: &Overview) {
     }
 }
 
-/// **G5** every device can be had again, and no process lives that has none.
+/// Places a replica on every device (**G5**), and waits until no other process is left.
 async fn fill(overview: &Overview, world: &World) {
     let devices = DEVICES + NODES.iter().map(|(_, devices)| devices).sum::<usize>();
     let replicas = Some(devices as u32);
@@ -189,7 +190,7 @@ async fn fill(overview: &Overview, world: &World) {
     }
 }
 
-/// One life, and its course.
+/// Simulates one cluster and returns the course that it took.
 async fn live(seed: u64) -> u64 {
     let fate = Fate::new(seed);
     let (cluster, world) = open(seed, &fate).await;

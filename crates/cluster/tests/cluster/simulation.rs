@@ -3,7 +3,7 @@
 //! their mind and ask for the same again.
 //!
 //! **G1**, **G4**, **G5**: every request that is not given up gets all its tokens, once and in order; at the
-//! end nothing is held. The seed of a life that goes wrong is printed; `PLAYHOUSE_SIMULATION_SEED` lives it
+//! end nothing is held. The panic of a life that goes wrong has its seed; `PLAYHOUSE_SIMULATION_SEED` lives it
 //! again, `PLAYHOUSE_SIMULATION_SEEDS` says how many lives there are (500).
 
 use std::collections::HashMap;
@@ -25,12 +25,13 @@ use tokio::time::{sleep, timeout};
 
 use crate::engines::scripted::{Nobody, blueprint, layout, map, run};
 use crate::life::audience::{clients, count};
-use crate::life::fate::{Fate, LONG, alone, live_all};
+use crate::life::fate::{Fate, LONG};
+use crate::life::lives::{alone, live_all};
 use crate::life::mine::Mine;
 use crate::life::operators::{draw_change, idle, operators, repair};
 
 const LIVES: u64 = 500;
-/// Seeds that are lived twice.
+/// The number of seeds that are simulated twice.
 const SAME: u64 = 20;
 
 const DEVICES: usize = 6;
@@ -48,7 +49,7 @@ const LIMITS: Limits = Limits {
     prefix_caching: true,
 };
 
-/// Ranks that are tasks, and take virtual time for what they do.
+/// Returns a starter of ranks that are tasks and take virtual time for each step.
 fn ranks(fate: Arc<Fate>, layout: &ParallelSpec) -> RankStarter {
     let map = map(layout);
     Arc::new(move |epoch, rank, sink| {
@@ -121,7 +122,7 @@ async fn open(fate: &Arc<Fate>) -> Cluster {
     Cluster::start(config).await.expect("the cluster starts")
 }
 
-/// One life, and its course.
+/// Simulates one cluster and returns the course that it took.
 async fn live(seed: u64) -> u64 {
     let fate = Fate::new(seed);
     let cluster = open(&fate).await;
@@ -145,7 +146,7 @@ fn every_life_of_a_cluster_keeps_its_promises() {
     });
 }
 
-/// Of whatever goes wrong in a life, its seed is all that is needed.
+/// A seed alone repeats whatever goes wrong in a life.
 #[test]
 fn a_seed_always_takes_the_same_course() {
     live_all(SAME, |seed| assert_eq!(alone(live(seed)), alone(live(seed)), "two courses"));

@@ -1,4 +1,4 @@
-//! Who asks a cluster for tokens, and counts them.
+//! Clients that ask a cluster for tokens and check them.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -9,21 +9,21 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::life::fate::{Fate, LONG};
 
-/// What every sequence says: its length.
+/// Returns the token at a position, which is the position itself in every sequence.
 pub(crate) fn count(position: usize) -> TokenId {
     TokenId::try_from(position).expect("a short sequence")
 }
 
-/// What a client asks for, and how patient it is.
+/// The request of a client, and how long the client waits.
 struct Asked {
-    /// Of the prompt.
+    /// The length of the prompt.
     length: u32,
     tokens: u32,
     leaves_after: Option<u32>,
     deadline: Option<Instant>,
 }
 
-/// **G1** for one request, unless its client leaves.
+/// Reads one answer and asserts that it has every token once and in order (**G1**), unless its client leaves.
 async fn listen(fate: Arc<Fate>, mut generation: Generation, asked: Asked) {
     let Asked { length: first, tokens, leaves_after, deadline } = asked;
     let mut heard = Vec::new();
@@ -51,7 +51,7 @@ async fn listen(fate: Arc<Fate>, mut generation: Generation, asked: Asked) {
     assert_eq!(heard, (first..first + tokens).collect::<Vec<_>>(), "G1");
 }
 
-/// Requests come one after the other, at most `pause` milliseconds apart; each is waited for in the end.
+/// Sends requests at most `pause` milliseconds apart, and waits for all of their answers.
 pub(crate) async fn clients(fate: Arc<Fate>, door: FrontDoor, pause: u64) {
     let mut streams = Vec::new();
     for _ in 0..12 {

@@ -1,27 +1,26 @@
-//! What happens in a life of a cluster, drawn by its seed; and many lives, one after the other.
+//! The course of one simulated cluster, drawn by its seed.
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::runtime::Builder;
 use tokio::time::Instant;
 
-/// Of the virtual clock: a life takes seconds, and what hangs is seen after minutes at most.
+/// A virtual time after which a simulation must have ended: it takes seconds, and a hang is noticed within
+/// minutes.
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
 
-/// What happens in a life, drawn by its seed.
+/// The events of one simulation, drawn by its seed.
 pub(crate) struct Fate {
-    /// Of SplitMix64.
+    /// The state of SplitMix64.
     state: AtomicU64,
     began: Instant,
-    /// A sum over what was drawn, and when: two lives that have the same took the same course.
+    /// A hash of every draw and its time: two simulations with the same hash took the same course.
     course: AtomicU64,
-    /// Nothing goes wrong any more.
+    /// Whether no more faults happen.
     calm: AtomicBool,
-    /// A request that hangs its engine three times in a row fails, so that is left out.
+    /// The number of hangs that may still happen: a request that hangs its engine three times in a row fails.
     hangs_left: AtomicU64,
 }
 
@@ -46,7 +45,7 @@ impl Fate {
         (z ^ (z >> 31)) % count
     }
 
-    /// What happens now is a part of the course of this life.
+    /// Records an event in the course of this simulation.
     pub(crate) fn note(&self, what: u64) {
         let now = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let course = self.course.load(Ordering::Relaxed) ^ now.rotate_left(16) ^ what;
@@ -54,7 +53,7 @@ impl Fate {
         self.course.store(course.wrapping_mul(0x0100_0000_01b3), Ordering::Relaxed);
     }
 
-    /// Tells lives apart.
+    /// Returns the hash of the course so far.
     pub(crate) fn course(&self) -> u64 {
         self.course.load(Ordering::Relaxed)
     }
@@ -63,12 +62,12 @@ impl Fate {
         Duration::from_millis(range.start + self.below(range.end - range.start))
     }
 
-    /// Nothing goes wrong from now on.
+    /// Ends all faults from now on.
     pub(crate) fn calm_down(&self) {
         self.calm.store(true, Ordering::Relaxed);
     }
 
-    /// Once in so many times, while it is not calm.
+    /// Returns true once in `times` calls on average, until [`calm_down`](Self::calm_down).
     pub(crate) fn strikes(&self, times: u64) -> bool {
         self.below(times) == 0 && !self.calm.load(Ordering::Relaxed)
     }
@@ -78,31 +77,4 @@ impl Fate {
         let order = Ordering::Relaxed;
         self.strikes(400) && self.hangs_left.fetch_update(order, order, left).is_ok()
     }
-}
-
-/// Lives as many lives as there shall be, `lives` unless the environment says how many or which one. The
-/// seed of one that goes wrong is printed.
-#[expect(clippy::print_stderr, reason = "the seed is for whoever reads the failure")]
-pub(crate) fn live_all(lives: u64, live: impl Fn(u64)) {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
-    let seeds = match number("PLAYHOUSE_SIMULATION_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("PLAYHOUSE_SIMULATION_SEEDS").unwrap_or(lives),
-    };
-    for seed in seeds {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| live(seed))) {
-            eprintln!("PLAYHOUSE_SIMULATION_SEED={seed} lives that again");
-            resume_unwind(panic);
-        }
-    }
-}
-
-/// Lives one life, on a clock of its own.
-#[allow(unexpected_cfgs, reason = "what is unstable of tokio is for those who ask for it")]
-pub(crate) fn alone<L: Future>(life: L) -> L::Output {
-    let mut runtime = Builder::new_current_thread();
-    #[cfg(tokio_unstable)]
-    runtime.rng_seed(tokio::runtime::RngSeed::from_bytes(b"one course"));
-    let runtime = runtime.enable_all().start_paused(true).build().expect("a runtime");
-    runtime.block_on(life)
 }

@@ -1,4 +1,4 @@
-//! Lets the actor of a replica panic.
+//! Ranks that let the actor of their replica panic.
 
 use std::fmt;
 use std::pin::Pin;
@@ -8,7 +8,7 @@ use playhouse_cluster::RankHandle;
 
 use crate::life::fate::Fate;
 
-/// A handle that may panic its replica's actor when it shall end a rank that hangs.
+/// A handle of a rank that may panic the replica's actor when the actor ends the hung rank.
 pub(crate) struct Mine {
     inner: Arc<dyn RankHandle>,
     fate: Arc<Fate>,

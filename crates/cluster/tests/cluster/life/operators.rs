@@ -1,4 +1,4 @@
-//! Who changes a cluster while it serves, and brings it back.
+//! Operators that change a cluster while it serves, and repair it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use crate::engines::scripted::layout;
 use crate::life::fate::{Fate, LONG};
 
-/// A change of replicas.
+/// Draws a change of replicas.
 pub(crate) fn draw_change(fate: &Fate) -> Change {
     let replica = ReplicaId(fate.below(4) as u32);
     let deadline = fate.millis(0..200);
@@ -32,8 +32,8 @@ pub(crate) fn draw_change(fate: &Fate) -> Change {
     }
 }
 
-/// One operation after the other, at most `pause` milliseconds apart; some are aborted, and some of those
-/// are asked for again. Whatever is refused is refused.
+/// Requests changes at most `pause` milliseconds apart. Some are aborted, and some of those are requested again;
+/// changes may be refused.
 pub(crate) async fn operators(
     fate: Arc<Fate>,
     overview: Overview,
@@ -48,7 +48,7 @@ pub(crate) async fn operators(
 }
 
 impl Fate {
-    /// Carries a change out, or aborts it on the way: whether it was aborted.
+    /// Carries a change out or aborts it on the way. Returns whether it was aborted.
     async fn aborts(&self, overview: &Overview, change: &Change, pause: u64) -> bool {
         let answer = overview.change(change.clone(), None, false).await;
         let Ok(answer) = answer else { return false };
@@ -69,7 +69,7 @@ pub(crate) async fn ended(overview: &Overview, id: OperationId) -> Phase {
     end.expect("operations end").expect("the ledger is there").phase.clone()
 }
 
-/// Operators bring back what was drained or has failed.
+/// Restarts every replica that was drained or has failed.
 pub(crate) async fn repair(overview: &Overview) {
     for replica in overview.status().replicas {
         let rests = matches!(replica.state, ReplicaState::Drained | ReplicaState::Failed { .. });
@@ -84,7 +84,7 @@ pub(crate) async fn repair(overview: &Overview) {
     }
 }
 
-/// Waits until nothing is held, which may be a step after the last client has left.
+/// Waits until no replica holds a request or a block, which may be a step after the last client has left.
 pub(crate) async fn idle(overview: &Overview) {
     let holds =
         |replica: &ReplicaStatus| replica.running + replica.waiting + replica.kv_blocks_held > 0;
