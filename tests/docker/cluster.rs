@@ -1,5 +1,6 @@
-//! A cluster as `docker/docker-compose.yml` makes it.
+//! A cluster of containers, made by `docker/docker-compose.yml`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,16 +19,16 @@ use crate::rig::ports::port;
 use crate::rig::process::ADMIN_TOKEN;
 use crate::shell::{ROOT, ask, docker, finish};
 
-/// One cluster at a time: what happens is timed, and the machine may have two cores.
+/// Locks the machine for one cluster: tests measure times, and the machine may have two cores.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock()
 }
 
-/// Longest wait for anything that happens by itself; generous, because CI machines are slow.
+/// The maximum wait for an event; generous, because CI machines are slow.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Where compose finds the images of the overlay: made here, none is pulled.
+/// The registry in the names of the overlay's images, which are made here and not pulled.
 pub(crate) const REGISTRY: &str = "playhouse-test";
 
 /// A running cluster. It is taken down when dropped.
@@ -35,10 +36,10 @@ pub(crate) struct Cluster {
     project: String,
     compose: Vec<&'static str>,
     image: &'static str,
-    /// Of the secrets.
+    /// The folder of the secrets.
     folder: PathBuf,
     layout: &'static str,
-    /// What compose reads.
+    /// The files that compose reads, as `COMPOSE_FILE`.
     file: &'static str,
     pub(crate) api: SocketAddr,
     _alone: MutexGuard<'static, ()>,
@@ -47,7 +48,7 @@ pub(crate) struct Cluster {
 // === impl Cluster ===
 
 impl Cluster {
-    /// What can be started; `None` where docker cannot be used, which is said.
+    /// Returns a cluster that can be started; `None` where docker cannot be used, with a message.
     pub(crate) fn new(layout: &'static str) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let alone = alone();
@@ -69,7 +70,8 @@ impl Cluster {
         Some(Self { project, compose, image, folder, layout, file, api, _alone: alone })
     }
 
-    /// One with the overlay, the ports of which are fixed: on an address that nobody else uses.
+    /// Returns a cluster with the overlay. The ports of the overlay are fixed, so the cluster has an address of
+    /// its own.
     pub(crate) fn watched(layout: &'static str) -> Option<Self> {
         let mut cluster = Self::new(layout)?;
         cluster.file = "docker/docker-compose.yml:docker/docker-compose.observability.yml";
@@ -78,7 +80,7 @@ impl Cluster {
         Some(cluster)
     }
 
-    /// Starts it, and waits for the first answer: how long both took.
+    /// Starts the cluster and waits for its first answer. Returns how long both took.
     pub(crate) fn up(&self) -> Duration {
         let start = Instant::now();
         self.compose(&["up", "--detach", "--no-build"]);
@@ -86,12 +88,12 @@ impl Cluster {
         start.elapsed()
     }
 
-    /// What compose printed; it must succeed.
+    /// Runs compose, which must succeed, and returns its output.
     pub(crate) fn compose(&self, words: &[&str]) -> String {
         self.try_compose(words).unwrap_or_else(|why| panic!("{why}\n{}", self.logs()))
     }
 
-    /// What compose printed.
+    /// Runs compose and returns its output, or its errors if it fails.
     pub(crate) fn try_compose(&self, words: &[&str]) -> Result<String, String> {
         let [program, first @ ..] = &self.compose[..] else { unreachable!("never empty") };
         let mut command = Command::new(program);
@@ -99,7 +101,7 @@ impl Cluster {
         finish("compose", words, self.ours(&mut command).output())
     }
 
-    /// What a line of a page printed, run as it stands there but for the names of this cluster; it must
+    /// Runs a command of a page with the names of this cluster in it, and returns its output. The command must
     /// succeed.
     pub(crate) fn run(&self, line: &str) -> String {
         let folder = self.folder.to_str().expect("plain");
@@ -113,7 +115,7 @@ impl Cluster {
         finish("sh", &[&line], output).unwrap_or_else(|why| panic!("{why}\n{}", self.logs()))
     }
 
-    /// A command about this cluster and no other.
+    /// Sets the variables of a command so that it affects this cluster and no other.
     fn ours<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.current_dir(ROOT).stdin(Stdio::null());
         command.env("COMPOSE_PROJECT_NAME", &self.project);
@@ -124,7 +126,7 @@ impl Cluster {
         command.env("PLAYHOUSE_PORT", self.api.port().to_string())
     }
 
-    /// Asks until there is an answer.
+    /// Sends requests until one is answered. Returns how long that took.
     pub(crate) fn first_answer(&self) -> Duration {
         let ask = json!({ "prompt": "The capital of France is", "max_tokens": 4 }).to_string();
         let answered = await_for(PATIENCE, || {
@@ -134,7 +136,7 @@ impl Cluster {
         answered.unwrap_or_else(|limit| panic!("no answer in {limit:?}\n{}", self.logs()))
     }
 
-    /// The cluster as the admin API shows it, through the command line in the head's container.
+    /// Returns the status of the cluster, by the command line in the head's container.
     pub(crate) fn status(&self) -> Value {
         let head = self.head();
         // It fails while not all replicas serve, and prints all the same.
@@ -144,38 +146,54 @@ impl Cluster {
         serde_json::from_slice(&output.stdout).unwrap_or_default()
     }
 
-    /// How many nodes are connected.
-    pub(crate) fn nodes(&self) -> usize {
+    /// Returns the names of the nodes that are connected.
+    pub(crate) fn connected(&self) -> BTreeSet<String> {
         let status = self.status();
         let nodes = status["nodes"].as_array().into_iter().flatten();
-        nodes.filter(|node| node["connected"] == true).count()
+        let connected = nodes.filter(|node| node["connected"] == true);
+        connected.filter_map(|node| node["name"].as_str().map(str::to_owned)).collect()
     }
 
-    /// Whether so many replicas serve, and no other is there.
+    /// Returns the number of nodes that are connected.
+    pub(crate) fn nodes(&self) -> usize {
+        self.connected().len()
+    }
+
+    /// Returns the names of the nodes that have ranks.
+    pub(crate) fn hosts(&self) -> BTreeSet<String> {
+        let status = self.status();
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let stages = list(&status["replicas"]).into_iter().flat_map(move |it| list(&it["stages"]));
+        let shards = stages.flat_map(move |stage| list(&stage["shards"]));
+        let node = |shard: Value| shard["whereabouts"]["node"].as_str().map(str::to_owned);
+        shards.filter_map(node).collect()
+    }
+
+    /// Returns whether there are exactly `count` replicas and all of them serve.
     pub(crate) fn serve(&self, count: usize) -> bool {
         let status = self.status();
         let replicas = status["replicas"].as_array().map_or(&[][..], Vec::as_slice);
         replicas.len() == count && replicas.iter().all(|replica| replica["state"] == "serving")
     }
 
-    /// Waits for a condition.
+    /// Waits until `condition` holds. Returns how long that took.
     pub(crate) fn wait_until(&self, what: &str, condition: impl FnMut() -> bool) -> Duration {
         let waited = await_for(PATIENCE, condition);
         waited.unwrap_or_else(|limit| panic!("waited {limit:?} until {what}\n{}", self.logs()))
     }
 
-    /// The folder of the secrets.
+    /// Returns the folder of the secrets.
     pub(crate) fn secrets(&self) -> &Path {
         &self.folder
     }
 
-    /// The container of the head.
+    /// Returns the container of the head.
     pub(crate) fn head(&self) -> String {
         let mut heads = self.containers("head");
         heads.pop().unwrap_or_else(|| panic!("there is no head\n{}", self.logs()))
     }
 
-    /// The containers of a service, those that have ended, too.
+    /// Returns the containers of a service, including those that have ended.
     pub(crate) fn containers(&self, service: &str) -> Vec<String> {
         let project = format!("label=com.docker.compose.project={}", self.project);
         let service = format!("label=com.docker.compose.service={service}");
@@ -183,17 +201,28 @@ impl Cluster {
         docker(&words).lines().map(str::to_owned).collect()
     }
 
-    /// The network between nodes and head.
+    /// Returns the name of the volume that holds the key of a node, which is mounted in its container.
+    pub(crate) fn key_volume(node: &str) -> String {
+        let mounted = r#"{{range .Mounts}}{{if eq .Destination "/var/lib/playhouse/node"}}{{.Name}}{{end}}{{end}}"#;
+        docker(&["inspect", "--format", mounted, node])
+    }
+
+    /// Returns the name in docker of a volume of the compose file.
+    pub(crate) fn volume(&self, name: &str) -> String {
+        format!("{}_{name}", self.project)
+    }
+
+    /// Returns the name of the network between the nodes and the head.
     pub(crate) fn network(&self) -> String {
         format!("{}_cluster", self.project)
     }
 
-    /// What docker thinks of a container's health.
+    /// Returns the health of a container.
     pub(crate) fn health(&self, container: &str) -> String {
         docker(&["inspect", "--format", "{{.State.Health.Status}}", container])
     }
 
-    /// What everything has logged.
+    /// Returns the logs of all containers.
     pub(crate) fn logs(&self) -> String {
         self.try_compose(&["logs", "--no-color", "--timestamps"]).unwrap_or_else(|why| why)
     }

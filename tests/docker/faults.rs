@@ -1,4 +1,4 @@
-//! What happens to containers under load, and costs nobody anything.
+//! Faults of containers under load, which cost no client a token.
 
 use crate::cluster::Cluster;
 use crate::rig::answer::Answer;
@@ -6,10 +6,10 @@ use crate::rig::load::{DEMO, Request, play, play_on};
 use crate::rig::verdict::Verdict;
 use crate::shell::docker;
 
-/// Tokens that the clients have before something happens.
+/// The number of tokens that the clients have read when a fault strikes.
 const BEFORE_THE_FAULT: usize = 250;
 
-/// Something that docker does to a node, and how it is made good.
+/// A fault that docker causes on a node, and its repair.
 struct Fault {
     name: &'static str,
     strike: fn(&Cluster, &str),
@@ -36,8 +36,8 @@ const FAULTS: [Fault; 3] = [
     },
 ];
 
-/// Asks everything, and lets something happen in the midst of it.
-fn under_load(
+/// Sends all requests and returns their answers; `happen` runs when the clients have read the first tokens.
+pub(crate) fn under_load(
     cluster: &Cluster,
     requests: &[Request],
     happen: impl FnOnce() + Send,

@@ -1,4 +1,4 @@
-//! The image, made of the binary that is tested.
+//! The image of the binary under test.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use crate::shell::{ROOT, ask, docker, skip};
 
-/// Debian, and little else.
+/// The base image: a minimal Debian.
 pub(crate) const BASE: &str = "playhouse/base:bookworm";
 
-/// The name of the image; `None` where there can be none, which is said.
+/// Returns the name of the image; `None` where it cannot be made, with a message.
 pub(crate) fn image() -> Option<&'static str> {
     static IMAGE: OnceLock<Result<String, String>> = OnceLock::new();
     match IMAGE.get_or_init(make) {
@@ -54,7 +54,7 @@ fn make() -> Result<String, String> {
     Ok(image)
 }
 
-/// The image of the binary in a folder, made as the Dockerfile says: its id.
+/// Makes the image of the binary in a folder by the Dockerfile. Returns its id.
 fn build(image: &str, context: &str) -> Result<String, String> {
     let base = format!("{image}-base");
     let make = |file: &str, from: &str, target: &[&str], name: &str| {
@@ -67,7 +67,7 @@ fn build(image: &str, context: &str) -> Result<String, String> {
     make("Dockerfile.prebuilt", &base, &[], image)
 }
 
-/// Whether containers run here, see folders of ours and can be reached, and compose is there.
+/// Checks that containers run here, see our folders and can be reached, and that compose is installed.
 fn runs() -> Result<(), String> {
     let compose = ask("docker", &["compose", "version"]);
     compose.or_else(|_| ask("docker-compose", &["version"]))?;
@@ -80,7 +80,7 @@ fn runs() -> Result<(), String> {
     ran.map(drop).map_err(|why| format!("containers do not run here: {why}"))
 }
 
-/// Without what only debuggers read, as the Dockerfile does it.
+/// Copies a program without its debug symbols, as the Dockerfile does.
 fn copy(program: &str, to: &Path) {
     let stripped = Command::new("strip").arg("-o").arg(to).arg(program).status();
     if !stripped.is_ok_and(|status| status.success()) {
@@ -112,7 +112,7 @@ fn the_image_is_small_and_has_a_user_a_health_check_and_a_process_1() {
     assert_eq!(words(&config["Healthcheck"]["Test"]), "CMD playhouse doctor --health");
 }
 
-/// No user, no right, no file: the least that anybody can give a container.
+/// The container gets no network, no capability and no file that it can write.
 #[test]
 fn the_image_serves_where_nothing_is_permitted() {
     let Some(image) = image() else { return };
@@ -133,7 +133,7 @@ fn the_builder_has_the_toolchain_that_the_sources_name() {
     assert!(file.contains(&builder), "docker/Dockerfile builds with another Rust than {channel}");
 }
 
-/// The files and folders that the sources name above their crate, as `include_str!` does.
+/// Returns the files and folders above its crate that a source names, as in `include_str!`.
 fn named_above(source: &Path) -> Vec<PathBuf> {
     let text = fs::read_to_string(source).expect("a source");
     let literals = text.split("\"../").skip(1).filter_map(|rest| rest.split('"').next());
@@ -141,7 +141,7 @@ fn named_above(source: &Path) -> Vec<PathBuf> {
     literals.map(|literal| folder.join("..").join(literal)).collect()
 }
 
-/// Every Rust source below a folder.
+/// Returns every Rust source below a folder.
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut sources = Vec::new();
     for path in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("one").path()) {

@@ -15,14 +15,14 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_playhouse");
 
 const FILES: [&str; 2] = ["head.yaml", "node.yaml"];
 
-/// Of the package that has the schemas.
+/// The Python package that has the schemas.
 const VALIDATOR: &str = "kubernetes-validate==1.37.0";
 
 fn path(file: &str) -> String {
     format!("{ROOT}/docker/k8s/{file}")
 }
 
-/// Every object of every file.
+/// Returns every object of every file.
 fn objects() -> Vec<Value> {
     let of_file = |file: &str| {
         let text = fs::read_to_string(path(file)).expect("it is there");
@@ -40,7 +40,7 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// The pods: name, and what is in them.
+/// Returns the name and the template of every pod.
 fn pods(objects: &[Value]) -> Vec<(&str, &Value)> {
     let of = |kind| of_kind(objects, kind);
     let owners = of("Deployment").chain(of("StatefulSet"));
@@ -59,7 +59,7 @@ fn words(value: &Value) -> Vec<&str> {
     list(value).iter().map(|word| word.as_str().expect("a text")).collect()
 }
 
-/// A Python with the validator, made once for this machine.
+/// Returns the validator, in a Python environment that is made once for this machine.
 fn validator() -> Result<PathBuf, String> {
     let folder = std::env::temp_dir().join(format!("playhouse-{VALIDATOR}"));
     let program = folder.join("bin/kubernetes-validate");
@@ -93,7 +93,7 @@ fn the_manifests_are_what_kubernetes_understands() {
     assert!(refused.is_err_and(|why| why.contains("readyProbe")));
 }
 
-/// What `--help` shows of a subcommand.
+/// Returns the `--help` of a subcommand.
 fn help(words: &[&str]) -> String {
     let words = [words, &["--help"]].concat();
     ask(env!("CARGO_BIN_EXE_playhouse"), &words).unwrap_or_else(|why| panic!("{why}"))
@@ -129,10 +129,10 @@ fn every_argument_and_variable_is_one_of_the_command_line() {
     }
 }
 
-/// A machine in place of the pods: a folder for their volumes, and the program.
+/// A machine in place of the pods: the program, and a folder for the volumes.
 struct Machine {
     folder: PathBuf,
-    /// Port of the head's admin API.
+    /// The port of the head's admin API.
     admin: String,
     head: Option<Child>,
 }
@@ -149,7 +149,7 @@ impl Machine {
             .replace("https://127.0.0.1:8001", &admin)
     }
 
-    /// A command with the variables of a container.
+    /// Returns a command with the variables of a container.
     fn command(&self, container: &Value, words: &[&str]) -> Command {
         let [program, words @ ..] = words else { panic!("no command") };
         let mut command = Command::new(program);
@@ -163,7 +163,7 @@ impl Machine {
         command
     }
 
-    /// What a script of a container prints.
+    /// Runs a script of a container and returns its output.
     fn run(&self, container: &Value, script: &str) -> String {
         let output = self.command(container, &["sh", "-ec", &self.here(script)]).output();
         finish("sh", &[script], output).unwrap_or_else(|why| panic!("{why}"))

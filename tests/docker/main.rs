@@ -3,6 +3,7 @@
 //! - The image is small, and runs without rights on a file system that cannot be written.
 //! - The cluster of `docker/docker-compose.yml` answers, grows, stops in order, and loses no token when a
 //!   node is killed, paused or cut off.
+//! - Its operators drain, scale, renew and revoke it (`operators`), and no key outlives its node.
 //! - What it lacks is said in one line.
 //! - Prometheus in the overlay reads the head's metrics.
 //! - The scripts and manifests for Slurm and Kubernetes start what they say (`slurm`, `kubernetes`).
@@ -20,6 +21,7 @@ mod faults;
 mod image;
 mod kubernetes;
 mod missing;
+mod operators;
 mod overlay;
 mod page;
 mod shell;

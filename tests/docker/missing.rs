@@ -1,4 +1,4 @@
-//! What a cluster lacks is said in one line.
+//! A cluster without a secret or a model, which names what is missing in one line.
 
 use std::fs;
 

@@ -12,10 +12,10 @@ use crate::image::BASE;
 use crate::rig::http;
 use crate::shell::{ROOT, ask, docker, skip};
 
-/// Of Prometheus, in the overlay.
+/// The port of Prometheus in the overlay.
 const PORT: u16 = 9090;
 
-/// As the image of the Prometheus project is made: its user, its folders, its program as entry point.
+/// The image of Prometheus, with the user, the folders and the entry point of the project's own image.
 const DOCKERFILE: &str = r#"
 COPY prometheus /bin/prometheus
 RUN install -d -o nobody -g nogroup /prometheus /etc/prometheus
@@ -24,7 +24,7 @@ WORKDIR /prometheus
 ENTRYPOINT ["/bin/prometheus"]
 "#;
 
-/// Makes the image, under its name in the overlay; none where there is no Prometheus, which is said.
+/// Makes the image under its name in the overlay; returns `None` without a Prometheus, with a message.
 fn make_image() -> Option<()> {
     let Ok(program) = ask("sh", &["-c", "command -v prometheus"]) else {
         skip("prometheus is not installed, so the overlay was not started");
@@ -45,7 +45,7 @@ fn make_image() -> Option<()> {
     Some(())
 }
 
-/// The values of a query, none while Prometheus starts.
+/// Returns the values of a query, none while Prometheus starts.
 fn values(prometheus: SocketAddr, query: &str) -> Vec<String> {
     let path = format!("/api/v1/query?query={query}");
     let Ok((200, body)) = http::get(prometheus, &path) else { return Vec::new() };

@@ -1,10 +1,10 @@
-//! The commands of the pages, run as they stand there.
+//! The commands in the pages of the documentation.
 
 use std::fs;
 
 use crate::shell::ROOT;
 
-/// The lines of every `sh` block of a page.
+/// Returns the lines of every `sh` block of a page.
 pub(crate) fn commands(page: &str) -> Vec<String> {
     let text = fs::read_to_string(format!("{ROOT}/{page}")).expect(page);
     let blocks = text.split("```sh\n").skip(1);

@@ -5,12 +5,12 @@ use std::process::{Command, Output, Stdio};
 
 pub(crate) const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-/// What a command printed, if it succeeded.
+/// Runs a command and returns its output, or its errors if it fails.
 pub(crate) fn ask(program: &str, words: &[&str]) -> Result<String, String> {
     finish(program, words, Command::new(program).args(words).stdin(Stdio::null()).output())
 }
 
-/// What a command printed, both streams together if it failed.
+/// Returns the standard output of a finished command, or both of its streams if the command failed.
 pub(crate) fn finish(
     program: &str,
     words: &[&str],
@@ -25,12 +25,18 @@ pub(crate) fn finish(
     }
 }
 
-/// What docker printed; it must succeed.
+/// Runs docker, which must succeed, and returns its output.
 pub(crate) fn docker(words: &[&str]) -> String {
     ask("docker", words).unwrap_or_else(|why| panic!("{why}")).trim().to_owned()
 }
 
-/// Past the capture of the test harness: a test that did not run says so.
+/// Returns whether docker has a volume of this name.
+pub(crate) fn volume_exists(name: &str) -> bool {
+    let names = docker(&["volume", "ls", "--quiet"]);
+    names.lines().any(|line| line == name)
+}
+
+/// Reports that a test did not run, past the capture of the test harness.
 pub(crate) fn skip(why: &str) {
     let text = format!("\n*** NOT TESTED: {why} ***\n");
     std::io::stderr().write_all(text.as_bytes()).expect("stderr is open");

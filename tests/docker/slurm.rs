@@ -61,7 +61,7 @@ impl Job {
         Self { script, folder, api, _alone: alone }
     }
 
-    /// What everybody has logged.
+    /// Returns the logs of all processes.
     fn logs(&self) -> String {
         let files = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let logs = files.map(|file| file.path()).filter(|file| is_log(file));

@@ -1,4 +1,4 @@
-//! A cluster with a model of its own, stopped in the midst of its work.
+//! A cluster with a mounted model, whose head is stopped under load.
 
 use std::time::Duration;
 
@@ -12,18 +12,18 @@ use crate::rig::patience::await_for;
 use crate::rig::verdict::Verdict;
 use crate::shell::docker;
 
-/// How many streams are open when the head is stopped; one of them is of three choices.
+/// The number of streams that are open when the head is stopped; one of them has three choices.
 const STREAMS: usize = 8;
 const CHOICES: usize = 10;
 
-/// Times to try to have all of them there at once, and how long the last of them may take to come.
+/// The number of attempts to have all streams open at once, and how long the last stream may take to open.
 const ATTEMPTS: usize = 9;
 const ARRIVAL: Duration = Duration::from_secs(20);
 
-/// What the compose file gives a container to stop in.
+/// The time that the compose file gives a container to stop.
 const GRACE: Duration = Duration::from_secs(35);
 
-/// Choices that run or wait, by the metrics.
+/// Returns the number of choices that run or wait, by the metrics.
 fn accepted(cluster: &Cluster) -> usize {
     let (_, text) = http::get(cluster.api, "/metrics").expect("the API answers");
     let of = |name: &str| -> usize {
@@ -34,7 +34,7 @@ fn accepted(cluster: &Cluster) -> usize {
     of("vllm:num_requests_running{") + of("vllm:num_requests_waiting{")
 }
 
-/// `docker stop` lets requests end that run, and exit codes say so.
+/// `docker stop` lets running requests end, and every container exits with 0.
 #[test]
 fn a_mounted_model_is_served_to_the_last_token_when_the_head_is_stopped() {
     let Some(cluster) = Cluster::new("-tp 2 -dp 2") else { return };

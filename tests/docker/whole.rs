@@ -1,5 +1,5 @@
-//! The cluster as users have it, by the commands of `docs/compose.md`: up, healthy, more of it, the head
-//! anew, down.
+//! The compose cluster by the commands of `docs/compose.md`: it is started, checked, scaled, restarted and
+//! removed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,9 +10,9 @@ use crate::cluster::Cluster;
 use crate::page::commands;
 use crate::rig::load::{DEMO, Model, play};
 use crate::rig::verdict::Verdict;
-use crate::shell::{ask, docker};
+use crate::shell::{ask, docker, volume_exists};
 
-/// What every process of a container must be: without rights, and on files that cannot be written.
+/// Asserts that a container has no capabilities and a read-only file system.
 fn assert_confined(container: &str) {
     let status = docker(&["exec", container, "cat", "/proc/1/status"]);
     for fact in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1"] {
@@ -23,7 +23,7 @@ fn assert_confined(container: &str) {
     assert!(refused.contains("Read-only file system"), "{refused}");
 }
 
-/// Whoever is left behind by a process that ends is reaped, by process 1.
+/// Asserts that process 1 of a container reaps orphans.
 fn assert_reaped(cluster: &Cluster, container: &str) {
     let run = |script: &str| docker(&["exec", container, "sh", "-c", script]);
     run("sleep 0.1 & exec true");
@@ -32,7 +32,7 @@ fn assert_reaped(cluster: &Cluster, container: &str) {
     });
 }
 
-/// Random, and for nobody who cannot enter their folder.
+/// Asserts that the secrets are random, and readable only for users who can enter their folder.
 fn assert_secrets_made(cluster: &Cluster) {
     let mode = |path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
     assert_eq!(mode(cluster.secrets().to_owned()), 0o700);
@@ -42,7 +42,7 @@ fn assert_secrets_made(cluster: &Cluster) {
     assert!(secret.len() == 48 && secret.bytes().all(|byte| byte.is_ascii_hexdigit()));
 }
 
-/// Every request is answered in full.
+/// Asserts that the cluster answers every request in full.
 fn answers_in_full(cluster: &Cluster, model: &Model, what: &str) {
     let requests = model.requests(0);
     let (answers, ()) = play(&requests, cluster.api, |_| ());
@@ -54,7 +54,7 @@ fn answers_in_full(cluster: &Cluster, model: &Model, what: &str) {
 fn the_commands_of_the_page_bring_a_cluster_up_change_it_and_take_it_down() {
     let Some(cluster) = Cluster::new("-tp 2 -dp 2") else { return };
     let page = commands("docs/compose.md");
-    let [secrets, up, ask, file, status, more, scale, restart, down, _model, build] = &page[..]
+    let [secrets, up, ask, file, status, more, scale, restart, remove, down, .., build] = &page[..]
     else {
         panic!("{page:?}")
     };
@@ -95,18 +95,15 @@ fn the_commands_of_the_page_bring_a_cluster_up_change_it_and_take_it_down() {
     cluster.wait_until("what was asked for serves again", || cluster.serve(4));
     answers_in_full(&cluster, &DEMO, "after the restart");
 
-    // Nodes' volumes have no names, by which they could be found later.
-    let volumes = "{{range .Mounts}}{{.Name}}\n{{end}}";
-    let volumes: Vec<String> = cluster
-        .containers("node")
-        .iter()
-        .map(|node| docker(&["inspect", "--format", volumes, node]))
-        .collect();
-    cluster.run(down);
-    for volume in volumes.iter().flat_map(|lines| lines.split_whitespace()) {
-        // That of the join token is shared, and goes with the cluster.
-        drop(crate::shell::ask("docker", &["volume", "rm", volume]));
+    let keys: Vec<_> =
+        cluster.containers("node").iter().map(|it| Cluster::key_volume(it)).collect();
+    assert_eq!(keys.len(), 4);
+    cluster.run(remove);
+    for key in keys {
+        assert!(!volume_exists(&key), "the key of a node is left behind");
     }
+    cluster.run(down);
+    assert!(volume_exists(&cluster.volume("cluster")), "the authority is there for the next start");
     assert!(cluster.containers("node").is_empty() && cluster.containers("head").is_empty());
     // Run by `image`, with bases and a binary of its own.
     assert_eq!(build, "docker build -f docker/Dockerfile --target runtime -t playhouse .");
