@@ -11,14 +11,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Below it are the ports of well-known services.
 const FIRST: u32 = 20_000;
 
-/// A port that nobody has, for TCP and for UDP, and that nobody else gets from here.
+/// Returns a port that is free for TCP and UDP, and that no other caller gets.
 #[allow(dead_code, reason = "some tests need several")]
 pub(crate) fn port() -> u16 {
     let [port] = ports();
     port
 }
 
-/// As [`port`], of several in a row.
+/// Returns several free ports in a row, as [`port`] returns one.
 pub(crate) fn ports<const N: usize>() -> [u16; N] {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").expect("Linux");

@@ -13,7 +13,7 @@ use crate::rig::fault::{Fault, can_deafen};
 use crate::rig::load::DEMO;
 use crate::scenario::{Heal, Scenario};
 
-/// Where a head in the first namespace listens.
+/// The address at which a head in the first namespace listens.
 const HOST: &str = "10.77.0.1";
 
 /// Plays in the first of three namespaces, with a node in each of the others.
@@ -43,7 +43,7 @@ fn play(layout: &[&str], act: impl FnOnce(&mut Scenario, &[String]) + Send) {
     }
 }
 
-/// Past the capture of the test harness: a test that did not run says so.
+/// Reports that a test did not run, past the capture of the test harness.
 fn skip(why: &str) {
     let text = format!("\n*** NOT TESTED: {why} here ***\n");
     std::io::stderr().write_all(text.as_bytes()).expect("stderr is open");

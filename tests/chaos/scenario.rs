@@ -30,14 +30,14 @@ pub(crate) enum Heal {
 pub(crate) struct Scenario {
     pub(crate) cluster: Cluster,
     requests: Vec<Request>,
-    /// What the cluster answers when nothing happens.
+    /// The answers of the undisturbed cluster.
     expected: Vec<Answer>,
 }
 
 // === impl Scenario ===
 
 impl Scenario {
-    /// Asks everything once with nothing happening.
+    /// Gets the answers of the undisturbed cluster.
     pub(crate) fn open(model: &Model, cluster: Cluster) -> Self {
         let requests = model.requests(0);
         let (expected, ()) = play(&requests, cluster.api, |_| ());
@@ -46,7 +46,7 @@ impl Scenario {
         Self { cluster, requests, expected }
     }
 
-    /// Lets something happen in the midst of the load, which costs nobody anything (**G1**, **G2**).
+    /// Runs `happen` during the load, and asserts that it costs no client a token (**G1**, **G2**).
     pub(crate) fn during_the_load<T>(&mut self, happen: impl FnOnce(&mut Cluster) -> T) -> T {
         let Self { cluster, requests, expected } = self;
         let (answers, result) = play_on(requests, cluster.api, |progress| {

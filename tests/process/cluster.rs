@@ -27,20 +27,20 @@ pub(crate) struct Folder(pub(crate) PathBuf);
 pub(crate) struct Process {
     child: Child,
     said: BufReader<ChildStdout>,
-    /// What it says on standard error, line by line.
+    /// The lines of the standard error of the process.
     errors: Receiver<String>,
 }
 
 /// A head that waits for nodes, or has them.
 pub(crate) struct Head {
     pub(crate) process: Process,
-    /// Where nodes join.
+    /// The address at which nodes join.
     pub(crate) join: String,
     /// URL of the admin API.
     pub(crate) admin: String,
     folder: Folder,
     namespace: Option<String>,
-    /// What it was started with.
+    /// The arguments of the head.
     words: Vec<String>,
 }
 
@@ -133,7 +133,7 @@ impl Process {
         self.child.id()
     }
 
-    /// Whether it has ended. One that has may be waited for.
+    /// Returns whether the process has ended, without waiting for it.
     pub(crate) fn has_ended(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
         stat.rsplit(')').next().is_none_or(|rest| rest.starts_with(" Z"))
@@ -260,7 +260,7 @@ impl Head {
         words.map(str::to_owned).collect()
     }
 
-    /// Where the OpenAI API is, once every rank has a node.
+    /// Returns the address of the OpenAI API, once every rank has a node.
     pub(crate) fn api(&mut self) -> String {
         let url = self.process.after("API       http://");
         url.split('/').next().expect("a URL").to_owned()

@@ -92,7 +92,7 @@ impl Collector {
         self.received.lock().head.clone()
     }
 
-    /// Whether a text was received anywhere.
+    /// Returns whether a text was received anywhere.
     pub(crate) fn knows(&self, text: &str) -> bool {
         let received = self.received.lock();
         received.raw.windows(text.len()).any(|window| window == text.as_bytes())

@@ -23,7 +23,7 @@ fn tokens(reply: &Value) -> Value {
     reply["choices"][0]["token_ids"].clone()
 }
 
-/// What one server with the same layout answers.
+/// Returns the answer of one server with the same layout.
 fn expected() -> Vec<Value> {
     let server = Server::start(&LAYOUT);
     (0..2).map(|index| tokens(&server.post("/v1/completions", &request(index)).json())).collect()

@@ -101,14 +101,14 @@ fn undisturbed<T>(layout: &[&str], hang: impl Fn(&Server) -> Option<T>) -> Optio
     Some((server, hung))
 }
 
-/// Past the capture of the test harness: a test that did not run says so.
+/// Reports that a test did not run, past the capture of the test harness.
 pub(crate) fn not_tested(why: &str) {
     let text = format!("\n*** NOT TESTED: {why} ***\n");
     std::io::stderr().write_all(text.as_bytes()).expect("stderr is open");
 }
 
-/// As the head measured it: not before its time, and long before the groups of ranks give up. Steps of
-/// a debug build on a busy machine may take more than the 125 ms that **G3** speaks of.
+/// Asserts that the head detected the hang neither too early nor as late as the groups of ranks give up. Steps of
+/// a debug build on a busy machine may take more than the 125 ms of **G3**.
 fn was_seen_in_time(server: &Server) {
     assert_eq!(server.metric("playhouse_hang_detection_seconds_count"), 1.0);
     let seen = server.metric("playhouse_hang_detection_seconds_sum");
@@ -139,7 +139,7 @@ fn a_server_with_an_engine_that_hangs_stops_all_the_same() {
     assert_eq!(server.wait().code(), Some(0));
 }
 
-/// Without a deadline nothing is ended, and nobody is told that all is well.
+/// Without a deadline, no rank is ended, and the server does not report that it is ready.
 #[test]
 fn a_replica_that_makes_no_progress_is_not_ready() {
     let server = Server::start(&["--step-deadline", "0"]);

@@ -23,7 +23,7 @@ fn tokens(reply: &Value) -> Value {
     reply["choices"][0]["token_ids"].clone()
 }
 
-/// What one server with the same layout answers.
+/// Returns the answer of one server with the same layout.
 fn expected(layout: &[&str], requests: u64) -> Vec<Value> {
     let server = Server::start(layout);
     let answer = |index| tokens(&server.post("/v1/completions", &request(index)).json());

@@ -22,7 +22,7 @@ fn request(max_tokens: u32) -> Value {
     })
 }
 
-/// How often certificates of peers of this role were renewed.
+/// Returns how often certificates of peers of this role were renewed.
 fn renewals(api: &str, role: &str) -> u64 {
     let metrics = get(api, "/metrics", "");
     let renewed = |line: &&str| {
@@ -34,7 +34,7 @@ fn renewals(api: &str, role: &str) -> u64 {
     line.rsplit(' ').next().and_then(|count| count.parse().ok()).expect("a number")
 }
 
-/// What must be the same if nobody was lost: the epoch and the processes of the ranks.
+/// Returns the epoch and the processes of the ranks, which stay the same while no rank is lost.
 fn cast(head: &Head) -> (Value, Vec<Value>) {
     let status = head.status();
     let replica = &status["replicas"][0];
@@ -43,7 +43,7 @@ fn cast(head: &Head) -> (Value, Vec<Value>) {
     (replica["epoch"].clone(), shards.map(|shard| shard["whereabouts"]["pid"].clone()).collect())
 }
 
-/// Begins a stream, and gives each of its events when it is asked for.
+/// Begins a stream and returns an iterator over its events.
 fn stream(api: &str, request: &Value) -> impl Iterator<Item = String> + use<> {
     let mut stream = TcpStream::connect(api).expect("the head listens");
     stream.set_read_timeout(Some(Duration::from_secs(120))).expect("a timeout can be set");
@@ -56,7 +56,7 @@ fn stream(api: &str, request: &Value) -> impl Iterator<Item = String> + use<> {
     lines.filter_map(|line| line.strip_prefix("data: ").map(str::to_owned))
 }
 
-/// The tokens of a stream that ends as it should.
+/// Returns the tokens of a stream, which must end properly.
 fn whole_stream(api: &str, request: &Value) -> Value {
     let mut tokens = Vec::new();
     for event in stream(api, request) {

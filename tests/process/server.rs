@@ -39,18 +39,18 @@ impl Server {
         Self::start_with(args, &[])
     }
 
-    /// As [`Server::start`], with more in its environment.
+    /// Starts a server as [`Server::start`] does, with more variables in its environment.
     pub(crate) fn start_with(args: &[&str], environment: &[(&str, &str)]) -> Self {
         Self::launch(Command::new(BINARY), args, environment, Stdio::null())
     }
 
-    /// As [`Server::start_with`], and writes its log into a new file.
+    /// Starts a server as [`Server::start_with`] does, with its log in a new file.
     pub(crate) fn start_logged(args: &[&str], environment: &[(&str, &str)], log: &Path) -> Self {
         let log = File::create(log).expect("the file of the log");
         Self::launch(Command::new(BINARY), args, environment, log.into())
     }
 
-    /// As [`Server::start_logged`], by a program that ends with becoming what its arguments say.
+    /// Starts a server as [`Server::start_logged`] does, by a program that becomes it by `exec`.
     pub(crate) fn start_by(mut program: Command, args: &[&str], log: &Path) -> Self {
         let log = File::create(log).expect("the file of the log");
         program.arg(BINARY);

@@ -10,44 +10,44 @@ use tokio::time::Instant;
 use super::http;
 use super::load::{Progress, Request};
 
-/// What a client got.
+/// An answer as a client got it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Answer {
     pub(crate) choices: Vec<Choice>,
-    /// Prompt and completion tokens, each time they were told.
+    /// The numbers of prompt and completion tokens, once for each event with them.
     pub(crate) usages: Vec<[u64; 2]>,
-    /// Whatever is no part of a good answer: a refusal, an error event, a broken connection.
+    /// The error, if there was one: a refusal, an error event, a broken connection.
     pub(crate) errors: Vec<String>,
-    /// How often the stream said that it is over.
+    /// The number of `[DONE]` events.
     pub(crate) dones: usize,
     pub(crate) timing: Timing,
 }
 
-/// One of the `n` of an answer.
+/// One choice of an answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Choice {
     pub(crate) tokens: Vec<u64>,
     pub(crate) text: String,
-    /// As they are written: equal numbers have equal digits.
+    /// The log-probabilities as text: equal numbers have equal digits.
     pub(crate) logprobs: Vec<String>,
-    /// Each one that was given.
+    /// Every finish reason that the stream gave.
     pub(crate) finishes: Vec<String>,
 }
 
-/// When things came.
+/// The times at which tokens came.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Timing {
-    /// From the request to its first token.
+    /// The time from the request to its first token.
     pub(crate) first: Option<Duration>,
     /// The longest silence between two tokens.
     pub(crate) gap: Duration,
 }
 
-/// Reads events, however they are cut.
+/// A reader of events, wherever the stream is cut into pieces.
 #[derive(Default)]
 struct Reader {
     answer: Answer,
-    /// Of an event that has not come to its end.
+    /// The bytes of an event that is incomplete.
     rest: Vec<u8>,
     latest: Option<Instant>,
 }
@@ -55,7 +55,7 @@ struct Reader {
 // === impl Answer ===
 
 impl Answer {
-    /// Asks, and reads to the end.
+    /// Sends a request and reads its answer to the end.
     pub(crate) fn to(request: &Request, api: SocketAddr, progress: &Progress) -> Self {
         let mut reader = Reader::default();
         if let Err(why) = reader.read(request, api, progress) {
@@ -64,17 +64,17 @@ impl Answer {
         reader.answer
     }
 
-    /// Why this is no answer, if it is none.
+    /// Returns the error of the answer, if there was one.
     pub(crate) fn failure(&self) -> Option<String> {
         (!self.errors.is_empty()).then(|| self.errors.join("; "))
     }
 
-    /// Whether it came to a good end.
+    /// Returns whether the answer is complete and without an error.
     pub(crate) fn is_whole(&self, choices: usize) -> bool {
         self.failure().is_none() && self.truncation(choices).is_none()
     }
 
-    /// What is missing of a whole answer with so many choices, or is there twice.
+    /// Returns the first part of an answer with `choices` choices that is missing or there twice.
     pub(crate) fn truncation(&self, choices: usize) -> Option<String> {
         let finishes: Vec<_> = self.choices.iter().map(|choice| choice.finishes.len()).collect();
         let whole = self.dones == 1 && self.usages.len() == 1 && finishes == vec![1; choices];
@@ -155,7 +155,7 @@ impl Reader {
 }
 
 impl Answer {
-    /// What an event says of one choice; how many tokens that was.
+    /// Adds the part of an event about one choice. Returns the number of its tokens.
     fn add(&mut self, piece: &Value) -> usize {
         let index = piece["index"].as_u64().and_then(|index| usize::try_from(index).ok());
         let index = index.expect("a choice has an index");

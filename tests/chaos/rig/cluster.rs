@@ -1,4 +1,4 @@
-//! A whole cluster of real processes, with an eye on everything that runs in it.
+//! A cluster of real processes, which knows every process that ever ran in it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,24 +20,24 @@ use super::ports::ports;
 use super::process::{Process, family, is_ours, lives, resident_kib, signal};
 use super::throttle::Throttled;
 
-/// One cluster at a time: faults are timed, and the machine may have two cores.
+/// A lock that admits one cluster at a time: faults are timed, and the machine may have two cores.
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// A running cluster. Everything in it is killed when it is dropped.
 pub(crate) struct Cluster {
     head: Process,
-    /// What it was started with.
+    /// The arguments of the head.
     words: Vec<String>,
     pub(crate) api: SocketAddr,
     admin: SocketAddr,
-    /// Where nodes join.
+    /// The address at which nodes join.
     join: String,
     nodes: Vec<Node>,
     /// Processes that a fault has stopped, until it is made good.
     frozen: Vec<(Fault, Vec<u32>)>,
     /// Processes that a fault slows down, until it is made good.
     throttled: Vec<(Fault, Throttled)>,
-    /// Which a fault can take away.
+    /// The checkpoint, which a fault can take away.
     checkpoint: Option<Checkpoint>,
     /// Every process that was ever seen in it.
     seen: Mutex<BTreeSet<u32>>,
@@ -73,7 +73,7 @@ impl Cluster {
         Self::open(model, layout, "127.0.0.1", &[], None)
     }
 
-    /// As [`local`](Self::local), the head started by a program that ends with becoming it.
+    /// Starts a cluster as [`local`](Self::local) does; the head is started by a program that becomes it by `exec`.
     pub(crate) fn local_by(program: Command, model: &Model, layout: &[&str]) -> Self {
         Self::open(model, layout, "127.0.0.1", &[], Some(program))
     }
@@ -233,31 +233,31 @@ impl Cluster {
         Process::start(None, &words, &self.folder.log("operator"))
     }
 
-    /// Notes everything that runs in the cluster now.
+    /// Records every process that runs in the cluster now.
     fn look_round(&self) {
         let all: Vec<u32> = self.parents().flat_map(family).collect();
         self.seen.lock().extend(all);
     }
 
-    /// How often each replica has started.
+    /// Returns how often each replica has started.
     pub(crate) fn epochs(&self) -> Vec<u64> {
         let status = self.status();
         replicas(&status).map(|replica| replica["epoch"].as_u64().expect("an epoch")).collect()
     }
 
-    /// What each replica is doing.
+    /// Returns the state of each replica.
     pub(crate) fn states(&self) -> Vec<String> {
         let status = self.status();
         let state = |replica: &Value| replica["state"].as_str().expect("a state").to_owned();
         replicas(&status).map(state).collect()
     }
 
-    /// Whether every replica serves.
+    /// Returns whether every replica serves.
     pub(crate) fn all_serve(&self) -> bool {
         self.states().iter().all(|state| state == "serving")
     }
 
-    /// The process of a rank, if it has one now.
+    /// Returns the process of a rank, if it has one now.
     pub(crate) fn shard(&self, At { replica, stage, tensor }: At) -> Option<u32> {
         pid(&self.status()["replicas"][replica]["stages"][stage]["shards"][tensor])
     }
@@ -332,7 +332,7 @@ impl Cluster {
         sitting.map(|(index, _)| index).collect()
     }
 
-    /// Whether the head is connected with a node.
+    /// Returns whether the head is connected with a node.
     pub(crate) fn is_connected(&self, index: usize) -> bool {
         let status = self.status();
         let nodes = status["nodes"].as_array().into_iter().flatten();
@@ -340,12 +340,12 @@ impl Cluster {
         own.any(|node| node["connected"] == true)
     }
 
-    /// Memory of the head, in KiB.
+    /// Returns the memory of the head in KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
         resident_kib(self.head.pid())
     }
 
-    /// The value of a metric, summed over its labels.
+    /// Returns the value of a metric, summed over its labels.
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let (_, text) = http::get(self.api, "/metrics").expect("the API answers");
         let values = text.lines().filter_map(|line| {
@@ -371,13 +371,13 @@ impl Cluster {
         shared_memory().difference(&self.others).cloned().collect()
     }
 
-    /// The head and the nodes that run.
+    /// Returns the processes of the head and the nodes that run.
     fn parents(&self) -> impl Iterator<Item = u32> {
         let nodes = self.nodes.iter().filter_map(|node| node.process.as_ref());
         nodes.chain([&self.head]).map(Process::pid)
     }
 
-    /// What must hold when nobody asks anything any more: no permit and no block is held (**G5**).
+    /// Returns whether no permit and no block is held (**G5**), as must be when no request runs.
     pub(crate) fn is_empty(&self) -> bool {
         let status = self.status();
         let idle = |replica: &Value| {
@@ -388,7 +388,7 @@ impl Cluster {
             && self.metric("playhouse_kv_blocks_held") == 0.0
     }
 
-    /// Stops everything as an operator does. Nothing may be left, and nothing may have panicked.
+    /// Stops the cluster as an operator does, and asserts that no process is left and none has panicked.
     pub(crate) fn close(mut self) {
         self.look_round();
         let Self { head, nodes, seen, folder, .. } = &mut self;
@@ -406,7 +406,7 @@ impl Cluster {
         wait_until("no shared memory is left", || self.shared_memory().is_empty());
     }
 
-    /// What was logged, for whoever wants to know why.
+    /// Returns the logs of all processes.
     pub(crate) fn logs(&self) -> String {
         self.folder.logs()
     }
@@ -445,7 +445,7 @@ fn pid(shard: &Value) -> Option<u32> {
     shard["whereabouts"]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
 }
 
-/// What follows `mark` on its line.
+/// Returns the text behind `mark` on its line.
 fn after<'a>(text: &'a str, mark: &str) -> &'a str {
     let rest = text.split_once(mark).unwrap_or_else(|| panic!("no `{mark}` in:\n{text}")).1;
     rest.lines().next().unwrap_or_default().trim()

@@ -40,7 +40,7 @@ pub(crate) enum Fault {
     TakeCheckpoint,
     /// The cable of a node is pulled: its end in the namespace that is named goes down.
     CutNode {
-        /// Where the other end of the cable is.
+        /// The namespace at the other end of the cable.
         space: String,
         /// The other end.
         link: String,
@@ -122,7 +122,7 @@ impl Fault {
         }
     }
 
-    /// Within what time the cluster has to see it (**G3**).
+    /// Returns the time within which the cluster must detect the fault (**G3**).
     pub(crate) fn seen_within(&self) -> Duration {
         match self {
             Self::KillShard(_) | Self::KillReplica(_) | Self::StopNode(_) => Duration::from_secs(1),
@@ -132,7 +132,7 @@ impl Fault {
     }
 }
 
-/// Whether network namespaces here can drop packets.
+/// Returns whether network namespaces here can drop packets.
 pub(crate) fn can_deafen(space: &str) -> bool {
     deafen(space) && nft(space, "flush ruleset")
 }

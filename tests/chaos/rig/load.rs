@@ -10,18 +10,18 @@ use serde_json::{Value, json};
 use super::answer::Answer;
 use super::patience::PATIENCE;
 
-/// Streams at a time.
+/// The number of concurrent streams.
 pub(crate) const STREAMS: usize = 32;
 
-/// What is served.
+/// A model that a cluster serves.
 pub(crate) struct Model {
     /// `None` is the one inside the binary.
     pub(crate) folder: Option<&'static str>,
-    /// Tokens of a long prompt.
+    /// The number of tokens of a long prompt.
     pub(crate) long: u64,
-    /// Tokens of an answer.
+    /// The number of tokens of an answer.
     pub(crate) length: u64,
-    /// Tokens that end a text: never sampled, because what follows them is all the same.
+    /// The tokens that end a text. They are never sampled, because all texts go on alike behind them.
     pub(crate) ends: &'static [u64],
 }
 
@@ -40,13 +40,13 @@ pub(crate) const REFERENCE: Model = Model {
 pub(crate) struct Request {
     pub(crate) path: &'static str,
     pub(crate) body: Value,
-    /// How many choices are wanted.
+    /// The number of choices.
     pub(crate) choices: usize,
-    /// Which session it belongs to.
+    /// The session of the request.
     pub(crate) session: Option<String>,
 }
 
-/// How far a load has come.
+/// The progress of a load.
 pub(crate) struct Progress {
     count: Mutex<Count>,
     changed: Condvar,
@@ -61,7 +61,7 @@ struct Count {
 // === impl Model ===
 
 impl Model {
-    /// [`STREAMS`] requests of all kinds. Those of different rounds have different prompts.
+    /// Returns [`STREAMS`] requests of all kinds. Requests of different rounds have different prompts.
     pub(crate) fn requests(&self, round: u64) -> Vec<Request> {
         (0..STREAMS as u64).map(|index| self.request(round * STREAMS as u64 + index)).collect()
     }
@@ -106,7 +106,7 @@ impl Model {
         Request { path, body, choices, session: None }
     }
 
-    /// Tokens that are words of every tokenizer here.
+    /// Returns a prompt of tokens that every tokenizer here has.
     fn long_prompt(&self, number: u64) -> Value {
         (0..self.long).map(|at| 10 + (at * at + number * 31) % 240).collect::<Vec<_>>().into()
     }
@@ -115,7 +115,7 @@ impl Model {
 // === impl Progress ===
 
 impl Progress {
-    /// Of so many streams that begin.
+    /// Returns the progress of a load of `streams` streams that begins.
     pub(crate) fn new(streams: usize) -> Self {
         let count = Mutex::new(Count { tokens: 0, open: streams });
         Self { count, changed: Condvar::new() }
@@ -131,7 +131,7 @@ impl Progress {
         self.changed.notify_all();
     }
 
-    /// Waits until the clients have so many more tokens than now.
+    /// Waits until the clients have read `more` further tokens.
     pub(crate) fn wait_for_tokens(&self, more: usize) {
         let mut count = self.count.lock();
         let until = count.tokens + more;
@@ -143,7 +143,7 @@ impl Progress {
     }
 }
 
-/// Set when dropped, also by a panic: clients stop then.
+/// A guard that stops the clients when it is dropped, also by a panic.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -152,9 +152,9 @@ impl Drop for Over<'_> {
     }
 }
 
-/// Asks everything at once, each on a connection of its own, and again as long as something happens
-/// `meanwhile`: it meets requests that are under way, however late it comes. All answers to each
-/// request; who gets one that is not whole does not ask again.
+/// Sends all requests at once, each on a connection of its own, and repeats each until `meanwhile` has returned:
+/// requests are under way whenever it acts. Returns all answers to each request; a request whose answer was
+/// incomplete is not repeated.
 pub(crate) fn play_on<T>(
     requests: &[Request],
     api: SocketAddr,
@@ -183,7 +183,7 @@ pub(crate) fn play_on<T>(
     })
 }
 
-/// Asks everything at once, each on a connection of its own, and does something `meanwhile`.
+/// Sends all requests at once, each on a connection of its own, and runs `meanwhile`.
 pub(crate) fn play<T>(
     requests: &[Request],
     api: SocketAddr,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Longest wait for anything that happens by itself; generous, because CI machines are slow.
+/// The maximum wait for an event; generous, because CI machines are slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Between two looks: often enough to time a recovery, seldom enough to leave the cores alone.

@@ -16,7 +16,7 @@ pub(crate) const ADMIN_TOKEN: &str = "admin-token-of-a-test";
 pub(crate) struct Process {
     child: Child,
     said: BufReader<ChildStdout>,
-    /// What it says on standard error.
+    /// The file with the standard error of the process.
     log: PathBuf,
 }
 
@@ -36,7 +36,7 @@ impl Process {
         }
     }
 
-    /// As [`start`](Self::start), by a program that ends with becoming what its arguments say.
+    /// Starts a process as [`start`](Self::start) does, by a program that becomes it by `exec`.
     pub(crate) fn start_by(mut program: Command, args: &[&str], log: &Path) -> Self {
         program.arg(PROGRAM);
         Self::run(program, args, log)
@@ -51,7 +51,7 @@ impl Process {
         Self { child, said, log: log.to_owned() }
     }
 
-    /// What it prints, up to the line with `mark`.
+    /// Returns the output up to the line with `mark`.
     pub(crate) fn hear(&mut self, mark: &str) -> String {
         let mut heard = String::new();
         while !heard.contains(mark) {
@@ -96,13 +96,13 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
     let _ = kill_process(pid, signal);
 }
 
-/// Whether a process runs. A zombie has ended; its parent has not noticed yet.
+/// Returns whether a process runs. A zombie has ended; its parent has not reaped it yet.
 pub(crate) fn lives(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     !stat.is_empty() && !stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z"))
 }
 
-/// Whether it is one of the program that is tested, and not a later process of the same id.
+/// Returns whether a process runs the program under test, and is no later process with the same id.
 pub(crate) fn is_ours(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "playhouse")
 }

@@ -1,11 +1,11 @@
-//! What clients may complain about.
+//! The faults that clients find in their answers.
 
 use std::fmt;
 
 use super::answer::Answer;
 use super::load::Request;
 
-/// Requests that did not get what an undisturbed cluster answers, and how.
+/// The requests that did not get the answer of an undisturbed cluster, and the differences.
 #[derive(Default)]
 pub(crate) struct Verdict {
     pub(crate) asked: usize,
@@ -26,7 +26,7 @@ impl Verdict {
         verdict
     }
 
-    /// As [`of`](Self::of), with all answers that each request got.
+    /// Compares all answers to each request, as [`of`](Self::of) does for one answer.
     pub(crate) fn of_all(
         requests: &[Request],
         expected: &[Answer],

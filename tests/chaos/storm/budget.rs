@@ -12,19 +12,20 @@ use crate::rig::fault::Fault;
 /// storm is not to find out what a crash loop does.
 const RESTARTS_MAX: usize = 4;
 
-/// Of service, as the cluster counts it: a machine that restarts slowly is not given up for that.
+/// The time of service within which restarts count, as the cluster counts it: a slow start is not held against a
+/// machine.
 const PERIOD: Duration = Duration::from_secs(62);
 
-/// After so long a fault has come to nothing.
+/// The time after which a fault that caused no restart has come to nothing.
 const AWAITED: Duration = Duration::from_secs(10);
 
-/// What the replicas have been put to.
+/// The restarts that faults have cost the replicas.
 pub(crate) struct Budget {
     looked: Instant,
     accounts: [Account; REPLICAS],
 }
 
-/// Of one replica.
+/// The restarts of one replica.
 #[derive(Default)]
 struct Account {
     epoch: u64,

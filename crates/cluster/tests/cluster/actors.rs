@@ -37,7 +37,7 @@ const LIMITS: Limits = Limits {
     prefix_caching: true,
 };
 
-/// Whatever has to happen happens within this, however busy the machine is.
+/// The maximum wait for an event that must happen, however busy the machine is.
 const LONG: Duration = Duration::from_secs(60);
 
 /// The token at a position is the position.

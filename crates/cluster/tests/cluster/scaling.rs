@@ -33,11 +33,11 @@ const LIMITS: Limits = Limits {
     prefix_caching: true,
 };
 
-/// How long a step takes, so that streams outlive the changes.
+/// The duration of a step, which lets streams outlive the changes.
 const STEP: Duration = Duration::from_millis(2);
 const TOKENS: u32 = 300;
 
-/// Whatever has to happen happens within this.
+/// The maximum wait for an event that must happen.
 const SOON: Duration = Duration::from_secs(20);
 
 fn count(position: usize) -> TokenId {

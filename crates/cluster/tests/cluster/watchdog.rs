@@ -268,7 +268,7 @@ async fn the_requests_of_a_replica_that_hangs_go_on_in_another() {
     assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
 }
 
-/// Whether the poisoned request takes its slot with this plan, or ran with it before.
+/// Returns whether the poisoned request takes a slot with this plan, or has taken one before.
 fn has_poison(plan: &StepPlan) -> bool {
     plan.admitted.iter().any(|admitted| admitted.prompt_tokens == 77)
 }
@@ -308,7 +308,7 @@ async fn a_request_that_hangs_every_engine_fails_alone() {
     assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
 }
 
-/// Without a deadline nothing is ended, but everybody can see that nothing moves.
+/// Without a deadline, no rank is ended, and the status shows that the replica is stalled.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_whose_work_does_not_move_says_since_when() {
     let trap = Trap::default();
@@ -357,7 +357,7 @@ async fn new_requests_go_past_a_replica_that_hesitates() {
     assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
 }
 
-/// Who stops a cluster does not wait for a rank that hangs.
+/// The stop of a cluster does not wait for a hung rank.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hung_engine_does_not_keep_the_cluster_from_stopping() {
     let trap = Trap::default();

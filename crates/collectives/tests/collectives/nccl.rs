@@ -52,7 +52,7 @@ fn everywhere(act: impl Fn(&Communicator, &Device) + Sync) {
     }
 }
 
-/// A part of a longer tensor: CUDA has no empty ones.
+/// Returns a part of a longer tensor: CUDA has no empty tensors.
 fn tensor<T: Value + WithDType>(mut values: Vec<T>, device: &Device) -> Tensor {
     let len = values.len();
     values.push(T::value(99, 99));
@@ -63,13 +63,13 @@ fn elements<T: Value + WithDType>(tensor: &Tensor) -> Vec<T> {
     tensor.to_vec1().unwrap()
 }
 
-/// Equal parts, and parts of different lengths, some of them empty.
+/// Returns the lengths of equal parts, and of different parts, some of them empty.
 fn counts(ranks: usize, len: usize) -> [Vec<usize>; 2] {
     let uneven = (0..ranks).map(|rank| if rank % 3 == 1 { 0 } else { len / (rank + 1) + rank });
     [vec![len; ranks], uneven.collect()]
 }
 
-/// Whole numbers so small that no order of summing rounds (**NC-3**).
+/// Returns whole numbers so small that no order of summing rounds (**NC-3**).
 fn whole<T: WithDType>(rank: usize, len: usize) -> Vec<T> {
     (0..len).map(|index| T::from_f64(((7 * rank + index) % 13) as f64)).collect()
 }
@@ -176,7 +176,7 @@ fn all_ranks_get_the_same_bits() {
     assert!(sums.iter().all(|sum| *sum == sums[0]));
 }
 
-/// What waits for the last rank, which does not come.
+/// Returns the error of an operation that waits for the last rank, which does not come.
 fn wait(group: &Communicator, device: &Device) -> CollectiveError {
     group.all_reduce(tensor(values::<f32>(0, 4_099), device)).unwrap_err()
 }

@@ -52,7 +52,7 @@ impl Cast {
         self.try_play(|joined| act(joined.unwrap()))
     }
 
-    /// As [`play`](Self::play), with what became of joining.
+    /// Runs `act` as [`play`](Self::play) does, with the result of joining.
     pub(crate) fn try_play<R: Send>(
         &self,
         act: impl Fn(Result<Group, JoinError>) -> R + Sync,
@@ -130,7 +130,7 @@ naive_sum!(bf16, bf16::to_f32, bf16::from_f32);
 naive_sum!(f16, f16::to_f32, f16::from_f32);
 naive_sum!(f32, |value| value, |sum| sum);
 
-/// What `rank` contributes.
+/// Returns the values that `rank` contributes.
 pub(crate) fn values<T: Value>(rank: usize, len: usize) -> Vec<T> {
     (0..len).map(|index| T::value(rank, index)).collect()
 }

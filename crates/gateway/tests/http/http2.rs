@@ -41,7 +41,7 @@ async fn connect_with_window(
     (sender, tokio::spawn(connection))
 }
 
-/// Sends a request; its answer begins.
+/// Sends a request and returns its answer, whose body may be incomplete.
 async fn send(
     sender: &Sender,
     path: &str,
@@ -74,7 +74,7 @@ async fn chat(sender: &Sender, more: Value) -> hyper::Result<Reply> {
     whole(send(sender, CHAT, with(hello(), more).to_string()).await?).await
 }
 
-/// A request whose answer is read elsewhere.
+/// Sends a request and reads its answer in a task.
 fn ask(sender: &Sender, more: Value) -> JoinHandle<hyper::Result<Reply>> {
     let sender = sender.clone();
     tokio::spawn(async move { chat(&sender, more).await })
@@ -84,7 +84,7 @@ async fn soon<T>(act: impl Future<Output = T>) -> T {
     timeout(PATIENCE, act).await.expect("in time")
 }
 
-/// An engine that says a word at once, and nothing more until it is left.
+/// An engine that emits one token at once, and nothing more until its client leaves.
 fn begun(request: GenerateRequest, emissions: Emissions) {
     let first = speech(&request, &tokens_of("a")).swap_remove(0);
     tokio::spawn(async move {

@@ -107,7 +107,7 @@ impl TestGateway {
         self.kill_for_long_at(0);
     }
 
-    /// As [`kill_for_long`](Self::kill_for_long), by a step with this number or a later one.
+    /// Kills the rank as [`kill_for_long`](Self::kill_for_long) does, in a step with this number or a later one.
     fn kill_for_long_at(&self, step: u64) {
         self.gate.close(0);
         self.kill.store(step, Ordering::SeqCst);

@@ -139,7 +139,7 @@ impl Server {
     }
 }
 
-/// The code alone.
+/// Returns the code of a refusal as the body of its response.
 fn explain(refusal: Refusal) -> Bytes {
     Bytes::from_static(refusal.code().as_bytes())
 }
@@ -168,7 +168,7 @@ async fn endless(State(routes): State<TestRoutes>) -> Body {
     })))
 }
 
-/// As [`held`], for a client that may stay.
+/// Answers as [`held`] does, to a client that may stay.
 async fn stay(State(routes): State<TestRoutes>, request: axum::extract::Request) -> &'static str {
     Client::of(&request).expect("every connection says who it is").stay();
     held(State(routes)).await
@@ -238,7 +238,7 @@ pub(crate) async fn ask(sender: &mut Sender, path: &str) -> hyper::Result<Respon
     sender.send_request(request(path)).await
 }
 
-/// The rest of an answer.
+/// Reads an answer to its end.
 pub(crate) async fn text(response: Response<Incoming>) -> hyper::Result<String> {
     let body = response.into_body().collect().await?.to_bytes();
     Ok(String::from_utf8(body.to_vec()).expect("UTF-8"))
@@ -255,7 +255,7 @@ pub(crate) async fn told_to_leave(sender: &mut Sender) {
     soon(told).await;
 }
 
-/// A client that is never served says nothing.
+/// Returns a future that never completes.
 pub(crate) fn never() -> impl Future<Output = ()> {
     pending()
 }

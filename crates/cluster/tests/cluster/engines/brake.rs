@@ -10,13 +10,13 @@ pub(crate) struct Brake(Arc<(Mutex<Grip>, Condvar)>);
 
 #[derive(Default)]
 struct Grip {
-    /// How many steps may still begin; `None` is any number.
+    /// The number of steps that may still begin; `None` for any number.
     steps: Option<u64>,
     /// The next step fails, also one that is held.
     kill: bool,
 }
 
-/// What engines ask before each step.
+/// The check that engines make before each step.
 #[derive(Clone)]
 pub(crate) struct Brakes(Arc<(Mutex<Grip>, Condvar)>);
 
@@ -28,7 +28,7 @@ impl Brake {
         Brakes(Arc::clone(&self.0))
     }
 
-    /// So many more steps begin, and no other.
+    /// Lets this number of further steps begin, and no other.
     pub(crate) fn hold_after(&self, steps: u64) {
         self.change(|grip| grip.steps = Some(steps));
     }

@@ -28,7 +28,7 @@ pub(crate) fn engines(script: Script, fault: Fault) -> RankStarter {
     engines_of(script, &layout(1, 1), Arc::new(move |_, plan| fault(plan)))
 }
 
-/// As [`engines`], of the ranks of a layout.
+/// Returns a starter of the ranks of a layout, as [`engines`] does for one rank.
 pub(crate) fn engines_of(script: Script, layout: &ParallelSpec, fault: RankFault) -> RankStarter {
     let map = map(layout);
     Arc::new(move |epoch, rank, sink| {
@@ -39,7 +39,7 @@ pub(crate) fn engines_of(script: Script, layout: &ParallelSpec, fault: RankFault
     })
 }
 
-/// As [`Fault`], for a rank.
+/// A [`Fault`] of one rank.
 pub(crate) type RankFault = Arc<dyn Fn(RankId, &StepPlan) -> Result<(), String> + Send + Sync>;
 
 /// Replicas whose ranks `starter` starts. A single stage has one step at a time.
@@ -70,7 +70,7 @@ pub(crate) fn layout(tensor: u32, pipeline: u32) -> ParallelSpec {
     ParallelSpec { tensor, pipeline, ..ParallelSpec::default() }
 }
 
-/// Where its ranks are. Nobody asks for their layers.
+/// Returns the rank map of a layout, for a model whose layers do not matter.
 pub(crate) fn map(layout: &ParallelSpec) -> RankMap {
     RankMap::of_layers(layout, layout.pipeline.into())
 }
@@ -115,7 +115,7 @@ fn start(
     })
 }
 
-/// What a scripted engine is held by: it ends by itself, or when its test lets it.
+/// The handle of a scripted engine, which ends by itself or when its test lets it.
 #[derive(Debug)]
 pub(crate) struct Nobody;
 
@@ -125,7 +125,7 @@ impl RankHandle for Nobody {
     fn vacate(&self) {}
 }
 
-/// What a plan comes to. `lengths` are those of the sequences, by slot.
+/// Returns the outcome of a plan. `lengths` are the lengths of the sequences, by slot.
 pub(crate) fn run(
     script: Script,
     lengths: &mut HashMap<Slot, usize>,

@@ -1,4 +1,4 @@
-//! A machine is gone, and the head hears of it in any order.
+//! The loss of a machine, which the head detects by its ranks and its agent in any order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use super::machine::{Machine, World};
 use super::{NODES, open};
 use crate::life::fate::{Fate, LONG};
 
-/// From the moment on at which nothing comes from it: the idle timeout, a keep-alive that is looked for
-/// once more, and a start.
+/// The maximum time from the silence of a machine to the next start of its rank: the idle timeout, one more
+/// keep-alive, and a start.
 const FAILOVER: Duration = Duration::from_millis(1250);
 
-/// A head and its nodes, to which nothing happens by itself. All replicas serve.
+/// Starts a head and its nodes without any fault, and waits until all replicas serve.
 async fn calm(seed: u64) -> (Cluster, Arc<World>, Vec<Arc<Machine>>) {
     let fate = Fate::new(seed);
     fate.calm_down();
@@ -25,7 +25,7 @@ async fn calm(seed: u64) -> (Cluster, Arc<World>, Vec<Arc<Machine>>) {
     (cluster, world, machines)
 }
 
-/// A machine with an agent that is not told to stop.
+/// Starts a machine with an agent that is not told to stop.
 pub(crate) fn begin(world: &Arc<World>, name: &str, devices: usize) -> Arc<Machine> {
     let machine = Machine::new(world, name);
     let (stop, stopped) = oneshot::channel();
@@ -37,7 +37,7 @@ pub(crate) fn begin(world: &Arc<World>, name: &str, devices: usize) -> Arc<Machi
     machine
 }
 
-/// The node of a replica of one rank.
+/// Returns the node of a replica of one rank.
 fn node_of(replica: &ReplicaStatus) -> String {
     let Some(Whereabouts { node, .. }) = &replica.stages[0].shards[0].whereabouts else {
         panic!("it serves: {replica:?}")
@@ -45,13 +45,13 @@ fn node_of(replica: &ReplicaStatus) -> String {
     node.clone()
 }
 
-/// The replica that sits on a node.
+/// Returns the replica whose rank is on a node.
 fn remote(overview: &Overview) -> ReplicaStatus {
     let mut replicas = overview.status().replicas.into_iter();
     replicas.find(|it| node_of(it) != HEAD).expect("the head has one device")
 }
 
-/// The ranks of a machine fall silent, and its agent later or earlier by as much as this.
+/// Suspends the ranks of a machine, and its agent later or earlier by this number of milliseconds.
 async fn lose(agent_after: i64) {
     let (cluster, world, machines) = calm(1).await;
     let overview = cluster.overview();

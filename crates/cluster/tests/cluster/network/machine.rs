@@ -17,16 +17,16 @@ use tokio::time::sleep;
 use super::process;
 use crate::life::fate::Fate;
 
-/// What all machines of a life have in common.
+/// The state that all machines of a simulation share.
 pub(crate) struct World {
     pub(crate) fate: Arc<Fate>,
     pub(crate) network: Network,
-    /// Where the head listens.
+    /// The address at which the head listens.
     pub(crate) head: SocketAddr,
     /// Rank processes that live.
     pub(crate) live: AtomicUsize,
     started: AtomicU64,
-    /// Who was in which group of which epoch.
+    /// The members of each group of each epoch.
     groups: Mutex<BTreeMap<(String, Epoch), Vec<Member>>>,
     accusations: Mutex<Vec<String>>,
 }
@@ -122,7 +122,7 @@ impl Machine {
         Arc::new(move |_, _, identity| process::start(&machine, &identity))
     }
 
-    /// What its agent is called.
+    /// Returns the id of the machine's agent.
     pub(crate) fn id(&self) -> PeerId {
         PeerId::new(Role::Node, &self.name).expect("a good name")
     }

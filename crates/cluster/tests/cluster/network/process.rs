@@ -25,13 +25,13 @@ use crate::life::audience::count;
 const SIGKILL: i32 = 9;
 const SIGSEGV: i32 = 11;
 
-/// What a rank computes with.
+/// The engine of a rank.
 struct Script {
     id: PeerId,
     machine: Arc<Machine>,
     /// Times it was told to load.
     loads: AtomicU64,
-    /// Whether it has the outcomes, as its last load says.
+    /// Whether the rank reports outcomes, by its last load.
     samples: AtomicBool,
     /// Ends the process at once.
     death: mpsc::Sender<ExitStatus>,
@@ -71,7 +71,7 @@ pub(crate) fn start(machine: &Arc<Machine>, identity: &[u8]) -> io::Result<Child
     Ok(child)
 }
 
-/// Until it ends by itself, is killed, or its machine goes down.
+/// Runs the process until it ends by itself, is killed, or its machine goes down.
 async fn live(
     way: Way,
     script: Script,

@@ -1,4 +1,4 @@
-//! The head is gone, and another one takes its place (**G7**).
+//! A head that takes the place of another (**G7**).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use super::{done, start};
 use crate::engines::scripted::layout;
 use crate::life::fate::{Fate, LONG};
 
-/// Nobody is waited for.
+/// The maximum time of a start in which the head waits for no node.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
-/// As long as a head waits for those who may not come.
+/// How long a head waits for nodes that may not come.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// A world in which nothing happens by itself, and the machine of its head.
+/// Returns the machine of the head in a world without faults.
 fn calm() -> Arc<Machine> {
     let fate = Fate::new(1);
     fate.calm_down();
@@ -31,7 +31,7 @@ fn calm() -> Arc<Machine> {
     Machine::new(&world, "the head's own")
 }
 
-/// What a head before this one was asked for.
+/// Returns the ledger of an earlier head that was to run `replicas` replicas.
 fn ledger(replicas: u32) -> Arc<Ledger> {
     let ledger = Ledger::in_memory();
     let desired = Desired { replicas, layout: layout(1, 1) };
@@ -39,7 +39,8 @@ fn ledger(replicas: u32) -> Arc<Ledger> {
     Arc::new(ledger)
 }
 
-/// How long a head takes that comes back to `hosts`, of which those in `back` are there without a process.
+/// Returns how long a head takes to serve whose ranks were on `hosts`, while the nodes in `back` are there and
+/// run no process.
 async fn takes(hosts: Option<&[&str]>, back: &[&str]) -> Duration {
     let own = calm();
     let machines: Vec<_> = back.iter().map(|name| begin(&own.world, name, 2)).collect();
@@ -102,7 +103,7 @@ async fn a_drained_replica_rests_under_the_next_head() {
     }
 }
 
-/// Of each replica, once all serve.
+/// Returns the epoch and the process of each replica, once all replicas serve.
 async fn processes(cluster: &Cluster) -> BTreeMap<ReplicaId, (Epoch, Whereabouts)> {
     let all = || {
         let replicas = cluster.overview().status().replicas.into_iter();
