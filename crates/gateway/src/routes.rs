@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{MatchedPath, Path, RawQuery, Request, State};
-use axum::http::header::{CONNECTION, CONTENT_TYPE};
+use axum::http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, VARY};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use playhouse_telemetry::{CONTENT_TYPE as METRICS_TYPE, HttpLabels, Refusal, StatusClass};
+use playhouse_telemetry::{Exposition, HttpLabels, Refusal, StatusClass};
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
@@ -108,7 +108,7 @@ async fn edge(State(gateway): Shared, mut request: Request, next: Next) -> Respo
         // A client that retries on another connection finds another server.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let status = StatusClass(response.status().as_u16());
+    let status = StatusClass::of(response.status().as_u16());
     let labels = HttpLabels { handler: labels.0, method: labels.1, status };
     gateway.metrics().http_requests.get_or_create(&labels).inc();
     trace::responds(&span, &mut response);
@@ -400,8 +400,11 @@ async fn version() -> Response {
     json_response(json!({ "version": env!("CARGO_PKG_VERSION") }))
 }
 
-async fn metrics(State(gateway): Shared) -> Response {
-    ([(CONTENT_TYPE, METRICS_TYPE)], gateway.metrics().encode()).into_response()
+async fn metrics(State(gateway): Shared, headers: HeaderMap) -> Response {
+    let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let exposition = Exposition::accepted(accept);
+    let headers = [(CONTENT_TYPE, exposition.content_type()), (VARY, "accept")];
+    (headers, gateway.metrics().encode(exposition)).into_response()
 }
 
 fn json_response(value: Value) -> Response {

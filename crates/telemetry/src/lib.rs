@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod cause;
+mod exposition;
 mod fleet;
 mod logs;
 mod metrics;
@@ -20,14 +21,15 @@ mod span;
 mod traces;
 
 pub use cause::{Cause, CauseCounters};
+pub use exposition::Exposition;
 pub use fleet::{
     CertificateKind, DeviceCondition, FleetMetrics, NodeCondition, OperationCounters,
     OperationOutcome, ReplicaCondition,
 };
 pub use logs::{LogFormat, LogsAlreadySet, init_child_logs, init_logs};
 pub use metrics::{
-    CONTENT_TYPE, FinishLabels, Finished, Holder, HttpLabels, Metrics, Refusal, RefusalLabels,
-    RenewalLabels, RenewalOutcome, StatusClass, StreamFailure, StreamFailureLabels,
+    FinishLabels, Finished, Holder, HttpLabels, Metrics, Refusal, RefusalLabels, RenewalLabels,
+    RenewalOutcome, StatusClass, StreamFailure, StreamFailureLabels,
 };
 pub use process::{ProcessMetrics, ProcessUsage};
 pub use replica::{LatencyMetrics, ReplicaMetrics};

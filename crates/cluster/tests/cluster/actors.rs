@@ -13,7 +13,7 @@ use playhouse_cluster::{
 };
 use playhouse_engine::StepPort;
 use playhouse_scheduler::Limits;
-use playhouse_telemetry::Metrics;
+use playhouse_telemetry::{Exposition, Metrics};
 use playhouse_types::{
     BlockSize, Epoch, FinishReason, ParallelSpec, ReplicaId, SamplingParams, StepOutcome, StepPlan,
     TokenId,
@@ -634,7 +634,11 @@ async fn requests_leave_a_replica_that_is_many_times_slower_than_its_peers() {
     }
     assert!(left.elapsed() < Duration::from_secs(30), "{:?}", left.elapsed());
     let moved = "engine=\"0\",cause=\"slow\"} 4";
-    assert!(metrics.encode().contains(moved), "{}", metrics.encode());
+    assert!(
+        metrics.encode(Exposition::Text).contains(moved),
+        "{}",
+        metrics.encode(Exposition::Text)
+    );
     // New ones do not go there while it is left alone.
     for n in 1..5 {
         assert_eq!(collect(&mut submit(door, n * 10, 3)).await.0.len(), 3);

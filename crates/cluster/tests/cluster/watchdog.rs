@@ -10,7 +10,7 @@ use playhouse_cluster::{
 };
 use playhouse_layout::RankId;
 use playhouse_scheduler::Limits;
-use playhouse_telemetry::Metrics;
+use playhouse_telemetry::{Exposition, Metrics};
 use playhouse_types::{
     BlockSize, Epoch, FinishReason, ParallelSpec, ReplicaId, SamplingParams, StepPlan, TokenId,
 };
@@ -156,7 +156,7 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Counted over all labels but these.
 fn metric(metrics: &Metrics, name: &str, label: &str) -> f64 {
-    let text = metrics.encode();
+    let text = metrics.encode(Exposition::Text);
     let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
     lines.map(|line| line.rsplit(' ').next().and_then(|it| it.parse().ok()).unwrap_or(0.0)).sum()
 }
@@ -262,7 +262,7 @@ async fn the_requests_of_a_replica_that_hangs_go_on_in_another() {
         assert_eq!(finish, FinishReason::Length);
     }
     let moved = metric(&metrics, "playhouse_migrations_total", "engine=\"0\",cause=\"hang\"");
-    assert_eq!(moved, 2.0, "{}", metrics.encode());
+    assert_eq!(moved, 2.0, "{}", metrics.encode(Exposition::Text));
     assert_eq!(metric(&metrics, "playhouse_migrations_total", ""), 2.0);
     trap.open();
     assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
