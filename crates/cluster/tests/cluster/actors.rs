@@ -9,7 +9,7 @@ use std::time::Duration;
 use playhouse_cluster::{
     AdmissionLimits, Answer, Capacity, Change, Cluster, DeploymentConfig, Desired, FrontDoor,
     Generation, Ledger, Loss, LossCause, Operation, Phase, Policy, RankEvent, RankHandle, RankPort,
-    RankStarter, ReplicaState, StartedRank, StepDeadline, Submission,
+    RankStarter, ReplicaState, StartedRank, StepDeadline, Submission, WeightsProgress,
 };
 use playhouse_engine::StepPort;
 use playhouse_scheduler::Limits;
@@ -86,6 +86,8 @@ impl Setup {
                 let blueprint = blueprint(&layout, LIMITS, starter(&layout));
                 Box::pin(std::future::ready(Ok(blueprint)))
             }),
+            limits: LIMITS,
+            weights: WeightsProgress::default(),
             ledger: Arc::new(Ledger::in_memory()),
             control: None,
             devices: 64,

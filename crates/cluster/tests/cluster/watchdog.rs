@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use playhouse_cluster::{
     AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, FrontDoor, Generation, Ledger,
-    Policy, RankStarter, ReplicaState, StepDeadline, Submission,
+    Policy, RankStarter, ReplicaState, StepDeadline, Submission, WeightsProgress,
 };
 use playhouse_layout::RankId;
 use playhouse_scheduler::Limits;
@@ -110,6 +110,8 @@ async fn start_on(
     let config = DeploymentConfig {
         desired: Desired { replicas, layout: layout.clone() },
         blueprints: blueprints(starter, LIMITS),
+        limits: LIMITS,
+        weights: WeightsProgress::default(),
         ledger: Arc::new(Ledger::in_memory()),
         control: None,
         devices: replicas as usize * map(&layout).replica_ranks(),
