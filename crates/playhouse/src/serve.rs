@@ -3,6 +3,7 @@
 mod activity;
 mod admin;
 mod audit;
+mod cors;
 mod flags;
 mod foreign;
 mod join_token;
@@ -36,7 +37,7 @@ use playhouse_types::{DecoderSpec, ParallelSpec, Rope, RopeScaling};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{info, warn};
 
 use self::admin::AdminListener;
 pub(crate) use self::flags::ServeArgs;
@@ -104,6 +105,12 @@ pub(crate) fn run(
         CliError::failure(format!("cannot listen on {address}: {why}"))
             .hint("another server may be running there; choose a free port with --port")
     })?;
+    if api_keys.is_empty() && !args.host.is_loopback() {
+        warn!(
+            host = %args.host,
+            "no API key is set: everyone who reaches this machine can use the API (--api-key-file sets one)"
+        );
+    }
     let certificate = Certificate::of(args)?;
     let tls = certificate.clone().map(tls::server).transpose()?;
     let admin = runtime.block_on(AdminListener::bind(args, tls.clone()))?;
@@ -381,5 +388,7 @@ fn gateway_config(args: &ServeArgs, loaded: &Loaded, api_keys: Vec<ApiKey>) -> G
     config.api_keys = api_keys;
     config.seed = args.seed;
     config.access_log = args.access_log;
+    config.cors = args.cors.cors();
+    config.limits.idle_timeout = args.timeout_keep_alive;
     config
 }
