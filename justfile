@@ -10,6 +10,10 @@ clippy:
 test:
     cargo test --profile ci --workspace --locked
 
+# The feature `cuda`, with nvcc and without a GPU; crates/collectives/src/lib.rs says what it needs.
+cuda:
+    cargo clippy --profile ci -p playhouse-collectives --features cuda --all-targets --locked -- -D warnings
+
 # So many minutes of faults: half an hour of them, or three with `just chaos 3`.
 chaos MINUTES="30":
     PLAYHOUSE_CHAOS_MINUTES={{MINUTES}} cargo test --profile ci -p playhouse --locked --test chaos storm -- --nocapture

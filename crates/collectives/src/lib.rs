@@ -20,7 +20,9 @@
 //! The feature `cuda` adds groups of NVIDIA GPUs over NCCL; the module `nccl` describes the differences. The
 //! feature needs a CUDA toolkit with `nvcc` in `PATH` and `CUDA_HOME` set, and `libnccl` in the linker's
 //! search path. To build without a GPU, also set `CUDA_COMPUTE_CAP` (`90` for an H100) and let `LIBRARY_PATH`
-//! name the toolkit's `lib64/stubs`.
+//! name the toolkit's `lib64/stubs`. A check (`just cuda`) needs the compiler alone, which PyPI has in the
+//! packages `nvidia-cuda-nvcc`, `nvidia-cuda-crt`, `nvidia-cuda-runtime`, `nvidia-cuda-cccl` and `nvidia-nvvm`,
+//! all of one version.
 //!
 //! ```text
 //! cargo test -p playhouse-collectives --features cuda                      # without a GPU
