@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod config;
 mod output;
 mod sequence_state;
 mod slots;
@@ -27,26 +28,14 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use playhouse_model::Model;
-use playhouse_types::{BlockSize, Epoch, StepId, StepOutcome, StepPlan};
+use playhouse_types::{Epoch, StepId, StepOutcome, StepPlan};
 
+pub use config::EngineConfig;
 use worker::Worker;
 
 /// Plans that wait beside the one being executed. A pipeline of one stage keeps two steps in
 /// flight; the rest is room for plans that only release slots.
 pub const STEPS_QUEUED_MAX: usize = 4;
-
-/// The configuration of an engine.
-#[derive(Clone, Copy, Debug)]
-pub struct EngineConfig {
-    /// Epoch of the plans that the engine executes.
-    pub epoch: Epoch,
-    /// Blocks of the KV cache.
-    pub kv_blocks: usize,
-    /// Tokens per block.
-    pub block_size: BlockSize,
-    /// Number of slots for sequences.
-    pub max_num_seqs: usize,
-}
 
 /// An event that an engine reports from its own thread.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,8 +3,8 @@
 use playhouse_model::{ForwardError, Hidden, KvCache, Model};
 use playhouse_types::{Appended, Epoch, Run, Slot, StepId, StepOutcome, StepPlan};
 
-use crate::EngineConfig;
 use crate::batch::Batch;
+use crate::config::EngineConfig;
 use crate::sequence_state::SequenceState;
 use crate::slots::Slots;
 
@@ -49,7 +49,11 @@ impl StepError {
 
 impl<'a> Worker<'a> {
     pub(crate) fn new(model: &'a Model, config: &'a EngineConfig) -> Result<Self, StepError> {
-        let cache = KvCache::new(model.spec(), config.kv_blocks, config.block_size, model.dtype())?;
+        let EngineConfig { kv_blocks, block_size, .. } = *config;
+        let cache = KvCache::new(model.spec(), kv_blocks, block_size, model.dtype());
+        let cache = cache.map_err(|why| {
+            StepError::Build(format!("cannot make a KV cache of {kv_blocks} blocks: {why}"))
+        })?;
         let slots = Slots::new(config.max_num_seqs);
         Ok(Self { model, config, cache, slots, next_step: StepId(0) })
     }

@@ -15,10 +15,6 @@ use std::path::{Component, Path, PathBuf};
 
 use playhouse_layout::{CONFIG_FILE, ConfigError, GenerationDefaults, ModelShape};
 use playhouse_ops::{Mapped, map_file};
-use playhouse_types::CheckpointDigest;
-use sha2::{Digest, Sha256};
-
-use crate::{Weights, WeightsError};
 
 /// Largest file that [`Checkpoint::read`] returns, in bytes. The largest published tokenizers have about 35
 /// MB.
@@ -160,32 +156,6 @@ impl Checkpoint {
     /// When the file is missing, or describes no decoder that Playhouse can run.
     pub fn shape(&self) -> Result<ModelShape, CheckpointError> {
         Ok(ModelShape::parse_plain(&self.require(CONFIG_FILE)?, &SERVED)?)
-    }
-
-    /// Returns the digest that distinguishes the checkpoint from others. The digest covers the meaning of
-    /// `shape` for the tokens of a model, however the file spells it, and the weights. With the same release
-    /// of Playhouse, equal checkpoints have equal digests.
-    ///
-    /// # Errors
-    /// When the files with the weights are missing or malformed.
-    pub fn digest(&self, shape: &ModelShape) -> Result<CheckpointDigest, WeightsError> {
-        let ModelShape { architecture, spec, dtype, .. } = shape;
-        let config = Sha256::digest(format!("{architecture} {spec:?} {dtype:?}")).into();
-        Ok(CheckpointDigest { config, weights: Weights::digest(self)? })
-    }
-
-    /// Checks that the weights still have this digest: files that were replaced by renaming do not show that
-    /// in their maps.
-    ///
-    /// # Errors
-    /// Returns an error when the weights are others now, or cannot be read.
-    pub fn check_weights(&self, digest: &[u8; 32]) -> Result<(), WeightsError> {
-        if Weights::digest(self)? == *digest {
-            return Ok(());
-        }
-        let reason =
-            "the weights were replaced; restart the server to serve the new ones".to_owned();
-        Err(WeightsError::File { file: self.place(), reason })
     }
 
     /// Reads `generation_config.json`; without the file, returns only the end-of-sequence tokens of `shape`.

@@ -1,10 +1,8 @@
 //! Keys and values of every layer.
 
-use candle_core::DType;
+use candle_core::{DType, Result};
 use playhouse_ops::KvLayer;
 use playhouse_types::{Attention, BlockSize, DecoderSpec, LayerSpec};
-
-use crate::ForwardError;
 
 /// The paged KV cache of a model: a number of blocks of [`BlockSize`] tokens in each layer.
 ///
@@ -29,14 +27,14 @@ impl KvCache {
         blocks: usize,
         block_size: BlockSize,
         dtype: DType,
-    ) -> Result<Self, ForwardError> {
+    ) -> Result<Self> {
         let layer = |layer: &LayerSpec| {
             let Attention::Gqa(gqa) = layer.attention else {
                 candle_core::bail!("a cache for latent attention is not there yet");
             };
             KvLayer::zeros(blocks, block_size, gqa.kv_heads, gqa.head_dim, dtype)
         };
-        let layers = spec.layers.iter().map(layer).collect::<candle_core::Result<_>>()?;
+        let layers = spec.layers.iter().map(layer).collect::<Result<_>>()?;
         Ok(Self { block_size, layers })
     }
 

@@ -30,6 +30,7 @@ use playhouse_types::DecoderSpec;
 use safetensors::Dtype as StoredDtype;
 
 use self::archive::{Archive, Stored};
+pub use self::digest::checkpoint_digest;
 pub(crate) use self::layer::{DenseWeights, GqaWeights, LayerWeights, Linear};
 use self::part::TensorPart;
 use crate::{Checkpoint, CheckpointError, Shard};
@@ -207,6 +208,20 @@ impl Weights {
     /// When the files are not safetensors.
     pub fn digest(checkpoint: &Checkpoint) -> Result<[u8; 32], WeightsError> {
         digest::digest(checkpoint)
+    }
+
+    /// Checks that the weights of a checkpoint still have this digest: files that were replaced by renaming do
+    /// not show that in their maps.
+    ///
+    /// # Errors
+    /// Returns an error when the weights are others now, or cannot be read.
+    pub fn check_digest(checkpoint: &Checkpoint, digest: &[u8; 32]) -> Result<(), WeightsError> {
+        if Self::digest(checkpoint)? == *digest {
+            return Ok(());
+        }
+        let reason =
+            "the weights were replaced; restart the server to serve the new ones".to_owned();
+        Err(WeightsError::File { file: checkpoint.place(), reason })
     }
 
     /// Returns the element type of all weights.

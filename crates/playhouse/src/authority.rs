@@ -24,7 +24,7 @@ const REVOKED: &str = "revoked";
 const REVOKED_NEW: &str = "revoked.new";
 
 /// The trust of a head: its authority, and the revoked certificates.
-pub(crate) struct Trust {
+pub(crate) struct ClusterTrust {
     pub(crate) authority: Authority,
     pub(crate) revocations: Revocations,
     pub(crate) keep_revocations: KeepRevocations,
@@ -73,9 +73,9 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-// === impl Trust ===
+// === impl ClusterTrust ===
 
-impl Trust {
+impl ClusterTrust {
     /// Returns the trust of an authority that ends with this process.
     pub(crate) fn passing(authority: Authority) -> Self {
         let revocations = Revocations::default();
@@ -88,7 +88,7 @@ impl Trust {
 /// # Errors
 /// Returns an error when there is no authority, with how to make one; or when the list of revoked
 /// certificates cannot be read.
-pub(crate) fn read(dir: &Path) -> Result<Trust, CliError> {
+pub(crate) fn read(dir: &Path) -> Result<ClusterTrust, CliError> {
     let authority = read_authority(dir)?;
     let list = dir.join(REVOKED);
     let failed =
@@ -101,7 +101,7 @@ pub(crate) fn read(dir: &Path) -> Result<Trust, CliError> {
     };
     let dir = dir.to_owned();
     let keep_revocations = Box::new(move |list: &Revocations| replace_list(&dir, list));
-    Ok(Trust { authority, revocations, keep_revocations })
+    Ok(ClusterTrust { authority, revocations, keep_revocations })
 }
 
 /// Replaces the list so that there is always a whole one.

@@ -8,16 +8,16 @@ use std::thread::available_parallelism;
 use clap::ValueEnum;
 use playhouse_cluster::{
     Child, ControlConfig, ControlPlane, Device, ExpectedWeights, Listener, MemoryNeeds,
-    RemoteConfig, Share, WeightsProgress, WeightsRead, processes,
+    RemoteConfig, processes,
 };
 use playhouse_link::{Authority, TellRenewal};
-use playhouse_model::{Dtype, Shard};
+use playhouse_model::{Dtype, Shard, checkpoint_digest};
 use playhouse_ops::Isa;
 use playhouse_rank::{ReplicaModel, StarterMaker, ThreadRanks};
 use playhouse_scheduler::Limits;
 use playhouse_wire::Load;
 
-use crate::authority::Trust;
+use crate::authority::ClusterTrust;
 use crate::error::CliError;
 use crate::layout::ServedLayout;
 use crate::loading::Loaded;
@@ -41,7 +41,7 @@ pub(crate) enum Place {
     Children(Devices),
     /// The nodes that join at this address and have a certificate of this authority, and the devices of
     /// this machine, if it has some.
-    Nodes(SocketAddr, Box<Trust>, Option<Devices>),
+    Nodes(SocketAddr, Box<ClusterTrust>, Option<Devices>),
 }
 
 /// Devices of this machine, each for one rank.
@@ -54,17 +54,15 @@ pub(crate) struct Devices {
 /// The place where the ranks of a deployment run, prepared to start them.
 #[derive(Clone)]
 pub(crate) struct Venue {
-    kind: Kind,
+    kind: VenueKind,
     /// The number of devices for ranks that are threads.
     pub(crate) devices: usize,
     /// The same, as text.
     pub(crate) text: String,
-    /// The progress of the weights of ranks that are threads.
-    pub(crate) weights: WeightsProgress,
 }
 
 #[derive(Clone)]
-enum Kind {
+enum VenueKind {
     Threads(Arc<ThreadRanks>),
     Processes(Box<Processes>),
 }
@@ -94,32 +92,33 @@ impl Venue {
         let text = place.text();
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let (kind, devices) = match place {
-            Place::Here(devices) => {
-                (Kind::Threads(Arc::new(ThreadRanks::new(devices.threads_each))), devices.count)
-            }
+            Place::Here(devices) => (
+                VenueKind::Threads(Arc::new(ThreadRanks::new(devices.threads_each))),
+                devices.count,
+            ),
             Place::Children(devices) => {
                 let authority = Authority::new().map_err(failed)?;
-                let (trust, devices) = (Trust::passing(authority), devices.list());
+                let (trust, devices) = (ClusterTrust::passing(authority), devices.list());
                 let memory = devices.first().map(|device| device.memory_bytes);
                 let control = control(loopback, trust, devices, false, tell_renewal)?;
                 let weights = expected(loaded)?;
-                (Kind::Processes(Box::new(Processes { control, memory, weights })), 0)
+                (VenueKind::Processes(Box::new(Processes { control, memory, weights })), 0)
             }
             Place::Nodes(address, trust, devices) => {
                 let devices = devices.map(Devices::list).unwrap_or_default();
                 let control = control(address, *trust, devices, true, tell_renewal)?;
                 let (memory, weights) = (None, expected(loaded)?);
-                (Kind::Processes(Box::new(Processes { control, memory, weights })), 0)
+                (VenueKind::Processes(Box::new(Processes { control, memory, weights })), 0)
             }
         };
-        Ok(Self { kind, devices, text, weights: WeightsProgress::default() })
+        Ok(Self { kind, devices, text })
     }
 
     /// Returns the control plane, unless ranks are threads.
     pub(crate) fn control(&self) -> Option<&ControlPlane> {
         match &self.kind {
-            Kind::Threads(_) => None,
-            Kind::Processes(processes) => Some(&processes.control),
+            VenueKind::Threads(_) => None,
+            VenueKind::Processes(processes) => Some(&processes.control),
         }
     }
 
@@ -136,7 +135,7 @@ impl Venue {
         cache: CacheSize,
     ) -> Result<StarterMaker, CliError> {
         match &self.kind {
-            Kind::Threads(ranks) => {
+            VenueKind::Threads(ranks) => {
                 let model = ReplicaModel {
                     checkpoint: loaded.checkpoint.clone(),
                     spec: loaded.shape.spec.clone(),
@@ -144,10 +143,9 @@ impl Venue {
                     map: Arc::clone(&served.map),
                     shards: served.shards.clone(),
                 };
-                let shown = shown(self.weights.clone(), &served.shares);
-                ranks.starters(&model, limits, shown).map_err(failed)
+                ranks.starters(&model, limits, shown()).map_err(failed)
             }
-            Kind::Processes(common) => {
+            VenueKind::Processes(common) => {
                 let Processes { control, memory, weights } = (**common).clone();
                 let config = remote(loaded, served, limits, cache, weights);
                 if let Some(why) = memory.and_then(|memory| config.memory.misfit(memory)) {
@@ -218,14 +216,14 @@ impl Devices {
 
 fn control(
     address: SocketAddr,
-    trust: Trust,
+    trust: ClusterTrust,
     devices: Vec<Device>,
     admits_nodes: bool,
     tell_renewal: TellRenewal,
 ) -> Result<ControlPlane, CliError> {
     let program = std::env::current_exe()
         .map_err(|why| CliError::failure(format!("cannot find this program's own file: {why}")))?;
-    let Trust { authority, revocations, keep_revocations } = trust;
+    let ClusterTrust { authority, revocations, keep_revocations } = trust;
     let listener = Listener::bind(address, &authority).map_err(failed)?;
     let children = Child::starter(program);
     let config = ControlConfig {
@@ -244,7 +242,7 @@ fn control(
 /// Returns the digest that every rank's weights must have, as the checkpoint is now.
 fn expected(loaded: &Loaded) -> Result<ExpectedWeights, CliError> {
     let folder = loaded.folder.as_ref().map(|folder| folder.display().to_string());
-    let digest = loaded.checkpoint.digest(&loaded.shape).map_err(failed)?;
+    let digest = checkpoint_digest(&loaded.checkpoint, &loaded.shape).map_err(failed)?;
     Ok(ExpectedWeights { folder, digest })
 }
 
@@ -284,21 +282,13 @@ fn remote(
     }
 }
 
-/// Returns a function that shows the progress of reading the weights of each rank, one after the other,
-/// and records it in `weights`.
-fn shown(weights: WeightsProgress, shares: &[Share]) -> impl FnMut(usize, usize) + use<> {
-    let held: Vec<u64> = shares.iter().map(|share| share.weight_bytes).collect();
-    let (mut progress, mut begun) = (None, 0_usize);
+/// Returns a function that shows the progress of reading the weights of each rank.
+fn shown() -> impl FnMut(usize, usize) {
+    let mut progress = None;
     move |done, total| {
         if done == 0 {
-            (progress, begun) = (None, begun + 1);
+            progress = None;
         }
-        let before = &held[..begun.saturating_sub(1).min(held.len())];
-        let own = held.get(before.len()).copied().unwrap_or_default();
-        // A rank may hold less than it reads.
-        let own = (own as f64 * done as f64 / total.max(1) as f64) as u64;
-        let (read, total_held) = (before.iter().sum::<u64>() + own, held.iter().sum());
-        weights.set(WeightsRead { read, total: total_held, begun, ranks: held.len() });
         let start = || Progress::start("loading weights", total as u64, Unit::Bytes);
         progress.get_or_insert_with(start).set(done as u64);
     }

@@ -16,7 +16,7 @@ use playhouse_cluster::{Loading, RankEngine, RankHost, ReadProgress};
 use playhouse_collectives::{AbortHandle, Member, Secret};
 use playhouse_engine::{EngineConfig, EngineEvent};
 use playhouse_layout::GroupKind;
-use playhouse_model::{Checkpoint, Dtype, Shard, Weights};
+use playhouse_model::{Checkpoint, Dtype, Shard, Weights, checkpoint_digest};
 use playhouse_ops::Threads;
 use playhouse_types::{BlockSize, CheckpointDigest};
 use playhouse_wire::{Group, Join, Load, Loaded};
@@ -36,11 +36,11 @@ pub struct ProcessHost {
     /// The number of loads that were asked for. A load that is no longer the last of them changes nothing: its
     /// epoch is over, and it may have waited for the lock while a later load had it.
     loads: AtomicU64,
-    held: Mutex<Held>,
+    held: Mutex<HeldRank>,
 }
 
 #[derive(Default)]
-struct Held {
+struct HeldRank {
     loaded: Option<(Load, Files, RankModel, CheckpointDigest)>,
     /// Listeners for the groups of the next epoch.
     listeners: Option<Vec<(GroupKind, TcpListener)>>,
@@ -173,7 +173,7 @@ fn read(
         None => Checkpoint::embedded(embedded),
     };
     let shape = checkpoint.shape().map_err(|why| why.to_string())?;
-    let digest = checkpoint.digest(&shape).map_err(|why| why.to_string())?;
+    let digest = checkpoint_digest(&checkpoint, &shape).map_err(|why| why.to_string())?;
     let spec = shape.spec;
     let shard = Shard::new(&spec, &load.share).map_err(|why| why.to_string())?;
     let dtype = match load.dtype {
@@ -186,7 +186,7 @@ fn read(
         progress(done as u64, total as u64);
     });
     let weights = weights.map_err(|why| why.to_string())?;
-    checkpoint.check_weights(&digest.weights).map_err(|why| why.to_string())?;
+    Weights::check_digest(&checkpoint, &digest.weights).map_err(|why| why.to_string())?;
     let threads = NonZeroUsize::new(load.threads as usize).unwrap_or(NonZeroUsize::MIN);
     Ok((RankModel { spec, weights, threads: Threads::new(threads) }, digest))
 }

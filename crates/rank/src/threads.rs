@@ -45,13 +45,13 @@ pub struct ReplicaModel {
 pub struct ThreadRanks {
     threads_each: NonZeroUsize,
     /// Weights of each layout, shared by its replicas and kept as long as one of these exists.
-    held: Mutex<Vec<Held>>,
+    held: Mutex<Vec<HeldWeights>>,
     /// The digest of the weights that were read first: all replicas serve the same.
     digest: OnceLock<[u8; 32]>,
 }
 
 /// The weights that the ranks of a replica hold.
-struct Held {
+struct HeldWeights {
     shards: Vec<Shard>,
     weights: Weak<Vec<Weights>>,
 }
@@ -145,9 +145,9 @@ impl ThreadRanks {
         };
         let load = |shard| Weights::load(checkpoint, spec, shard, *dtype, &mut progress);
         let weights = Arc::new(shards.iter().map(load).collect::<Result<Vec<_>, _>>()?);
-        checkpoint.check_weights(digest)?;
+        Weights::check_digest(checkpoint, digest)?;
         self.digest.get_or_init(|| *digest);
-        held.push(Held { shards: shards.clone(), weights: Arc::downgrade(&weights) });
+        held.push(HeldWeights { shards: shards.clone(), weights: Arc::downgrade(&weights) });
         Ok(weights)
     }
 }

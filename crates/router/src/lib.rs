@@ -41,8 +41,8 @@ mod replica;
 mod router;
 
 pub use policy::{Policy, UnknownPolicy};
-pub use replica::{Load, REQUEST_TOKENS, UNREPORTED_MAX};
-pub use router::{Applied, Ask, COLD_TOKENS, Pick, Router};
+pub use replica::{Applied, Load, REQUEST_TOKENS, UNREPORTED_MAX};
+pub use router::{Ask, COLD_TOKENS, Pick, Router};
 
 #[cfg(doc)]
 use playhouse_types::PrefixEvent;

@@ -4,8 +4,6 @@ use std::collections::VecDeque;
 
 use playhouse_types::{Epoch, PrefixEvent, ReplicaId};
 
-use crate::Applied;
-
 /// The cost of a request beside its prefill, in tokens of prefill: its decode takes a share of this many
 /// steps. Less than most answers have, because a token of decode is cheaper where memory is the limit.
 pub const REQUEST_TOKENS: u32 = 64;
@@ -36,6 +34,19 @@ pub struct Load {
     pub kv_used_blocks: u32,
     /// The number of all KV blocks.
     pub kv_total_blocks: u32,
+}
+
+/// The result of applying an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// The index has changed as the event says.
+    Applied,
+    /// Events before this one were lost. The blocks of its replica are forgotten; ask for all of them,
+    /// as [`PrefixEvent::Reset`] and what follows.
+    Gap,
+    /// The event changed nothing: it is of an older epoch or was heard before, its replica is not known,
+    /// or a gap was found and the reset has not come.
+    Stale,
 }
 
 /// The state of one replica.

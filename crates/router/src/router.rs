@@ -3,8 +3,8 @@
 use playhouse_types::{BlockSize, Epoch, PrefixEvent, ReplicaId, splitmix64};
 
 use crate::index::PrefixIndex;
-use crate::replica::Replica;
-use crate::{Load, Policy};
+use crate::policy::Policy;
+use crate::replica::{Applied, Load, Replica};
 
 /// The number of tokens up to which a cached prefix counts as none (**RO-4**): four blocks, into which
 /// the head of most chat templates fits.
@@ -50,19 +50,6 @@ pub struct Pick {
     /// The number of tokens of the prompt in the replica's prefix cache, as far as its events tell. As
     /// in the block pool, whole blocks only, and at least one token is left to compute.
     pub cached_tokens_expected: u32,
-}
-
-/// The result of applying an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Applied {
-    /// The index has changed as the event says.
-    Applied,
-    /// Events before this one were lost. The blocks of its replica are forgotten; ask for all of them,
-    /// as [`PrefixEvent::Reset`] and what follows.
-    Gap,
-    /// The event changed nothing: it is of an older epoch or was heard before, its replica is not known,
-    /// or a gap was found and the reset has not come.
-    Stale,
 }
 
 /// A replica that may be picked.

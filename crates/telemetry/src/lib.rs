@@ -9,8 +9,8 @@
 //! (see `gateway`).
 #![forbid(unsafe_code)]
 
+mod buckets;
 mod cause;
-mod exposition;
 mod fleet;
 mod logs;
 mod metrics;
@@ -18,18 +18,18 @@ pub mod names;
 mod process;
 mod replica;
 mod span;
+mod spellings;
 mod traces;
 
 pub use cause::{Cause, CauseCounters};
-pub use exposition::Exposition;
 pub use fleet::{
     CertificateKind, DeviceCondition, FleetMetrics, NodeCondition, OperationCounters,
     OperationOutcome, ReplicaCondition,
 };
 pub use logs::{LogFormat, LogsAlreadySet, init_child_logs, init_logs};
 pub use metrics::{
-    FinishLabels, Finished, Holder, HttpLabels, Metrics, Refusal, RefusalLabels, RenewalLabels,
-    RenewalOutcome, StatusClass, StreamFailure, StreamFailureLabels,
+    CONTENT_TYPE, FinishLabels, Finished, Holder, HttpLabels, Metrics, Refusal, RefusalLabels,
+    RenewalLabels, RenewalOutcome, StatusClass, StreamFailure, StreamFailureLabels,
 };
 pub use process::{ProcessMetrics, ProcessUsage};
 pub use replica::{LatencyMetrics, ReplicaMetrics};

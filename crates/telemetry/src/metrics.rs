@@ -1,7 +1,6 @@
 //! Typed handles of every metric, and their text form.
 
 use std::fmt::{self, Write};
-use std::iter;
 use std::sync::OnceLock;
 
 use prometheus_client::encoding::text::encode;
@@ -10,14 +9,18 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Metric, Registry};
+use prometheus_client::registry::Registry;
 
-use crate::exposition::{Exposition, to_text};
+use crate::buckets::{SECONDS, TOKENS};
 use crate::fleet::{FleetMetrics, OperationCounters};
-use crate::names::{self, Name};
+use crate::names;
 use crate::process::ProcessMetrics;
 use crate::replica::{LatencyMetrics, ReplicaFamilies, ReplicaMetrics};
+use crate::spellings::Spellings;
 use crate::traces::SpanCounters;
+
+/// The content type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Every metric of one served model; the metrics of its replicas are labelled `engine`, as in vLLM. Handles
 /// are shared with the registry: recording is a few atomic operations (a short lock for histograms), and
@@ -86,10 +89,9 @@ pub struct HttpLabels {
     pub status: StatusClass,
 }
 
-/// The first digit of an HTTP status, written `2xx`. Statuses of one class are equal, because each of
-/// them would be a series of the same labels.
+/// The first digit of an HTTP status, written `2xx`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct StatusClass(u16);
+pub struct StatusClass(pub u16);
 
 /// Labels of [`Metrics::request_success`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -191,9 +193,6 @@ pub enum RenewalOutcome {
     refused,
 }
 
-/// Registers a metric under each of its names.
-pub(crate) struct Spellings<'a>(&'a mut Registry);
-
 // === impl Metrics ===
 
 impl Metrics {
@@ -276,33 +275,15 @@ impl Metrics {
         drop(self.on_scrape.0.set(Box::new(look)));
     }
 
-    /// Encodes all metrics in a text format.
+    /// Encodes all metrics in the OpenMetrics text format ([`CONTENT_TYPE`]).
     #[must_use]
-    pub fn encode(&self, exposition: Exposition) -> String {
+    pub fn encode(&self) -> String {
         if let Some(look) = self.on_scrape.0.get() {
             look(self);
         }
         let mut text = String::with_capacity(32 << 10);
         encode(&mut text, &self.registry).expect("writing to a String cannot fail");
-        match exposition {
-            Exposition::OpenMetrics => text,
-            Exposition::Text => to_text(&text),
-        }
-    }
-}
-
-// === impl Spellings ===
-
-impl Spellings<'_> {
-    pub(crate) fn metric<M: Metric + Clone>(&mut self, name: Name, metric: M) -> M {
-        for spelling in iter::once(name.ours).chain(name.vllm) {
-            self.0.register(spelling, name.help, metric.clone());
-        }
-        metric
-    }
-
-    fn histogram(&mut self, name: Name, bounds: &[f64]) -> Histogram {
-        self.metric(name, Histogram::new(bounds.iter().copied()))
+        text
     }
 }
 
@@ -335,35 +316,16 @@ impl Refusal {
 
 // === impl StatusClass ===
 
-impl StatusClass {
-    /// Returns the class of a status.
-    #[must_use]
-    pub fn of(status: u16) -> Self {
-        Self(status / 100)
-    }
-}
-
 impl EncodeLabelValue for StatusClass {
     fn encode(&self, encoder: &mut LabelValueEncoder) -> fmt::Result {
-        write!(encoder, "{}xx", self.0)
+        write!(encoder, "{}xx", self.0 / 100)
     }
 }
-
-/// Buckets of seconds, from a fast decode step to a long generation.
-pub(crate) const SECONDS: &[f64] = &[
-    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75,
-    1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
-];
-
-/// Buckets of tokens: vLLM's 1-2-5 series, up to the longest contexts in use.
-pub(crate) const TOKENS: &[f64] = &[
-    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5,
-    5e5, 1e6,
-];
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::iter;
 
     use super::*;
     use crate::fleet::{CertificateKind, NodeCondition};
@@ -390,10 +352,10 @@ mod tests {
             .get_or_create(&HttpLabels {
                 handler: "/v1/models/{id}",
                 method: "GET",
-                status: StatusClass::of(404),
+                status: StatusClass(404),
             })
             .inc();
-        let text = metrics.encode(Exposition::OpenMetrics);
+        let text = metrics.encode();
         let series = series(&text);
         let labels = r#"model_name="tiny""#;
         for prefix in ["playhouse_", "vllm:"] {
@@ -407,30 +369,13 @@ mod tests {
     }
 
     #[test]
-    fn statuses_of_one_class_are_one_series() {
-        let metrics = Metrics::new("tiny");
-        for status in [400, 404, 499, 500, 503, 200] {
-            let (handler, status) = ("/health", StatusClass::of(status));
-            let labels = HttpLabels { handler, method: "GET", status };
-            metrics.http_requests.get_or_create(&labels).inc();
-        }
-        let text = metrics.encode(Exposition::Text);
-        let lines = text.lines().filter(|line| !line.starts_with('#'));
-        let lines: Vec<_> = lines.map(|line| line.rsplit_once(' ').expect("a value").0).collect();
-        assert_eq!(series(&text).len(), lines.len(), "no series is written twice");
-        let refused =
-            r#"http_requests_total{model_name="tiny",handler="/health",method="GET",status="4xx"}"#;
-        assert_eq!(series(&text)[refused], 3.0);
-    }
-
-    #[test]
     fn every_name_is_exported_once_with_its_type_and_the_text_ends_properly() {
         let metrics = Metrics::new("tiny");
         metrics.replica(0).has_blocks(16, 9);
         metrics.fleet.certificate(CertificateKind::tls, Some(std::time::UNIX_EPOCH));
-        let labels = HttpLabels { handler: "/health", method: "GET", status: StatusClass::of(200) };
+        let labels = HttpLabels { handler: "/health", method: "GET", status: StatusClass(200) };
         metrics.http_requests.get_or_create(&labels).inc();
-        let text = metrics.encode(Exposition::OpenMetrics);
+        let text = metrics.encode();
         for name in names::ALL {
             for spelling in iter::once(name.ours).chain(name.vllm) {
                 let prefix = format!("# TYPE {spelling} ");
@@ -451,19 +396,14 @@ mod tests {
         });
         let series = r#"playhouse_nodes{model_name="tiny",state="lost"}"#;
         for count in 1..4 {
-            assert!(
-                metrics.encode(Exposition::OpenMetrics).contains(&format!("{series} {count}\n"))
-            );
+            assert!(metrics.encode().contains(&format!("{series} {count}\n")));
         }
-        assert!(
-            metrics.encode(Exposition::OpenMetrics).contains(r#"playhouse_build_info{version=""#),
-            "no model"
-        );
+        assert!(metrics.encode().contains(r#"playhouse_build_info{version=""#), "no model");
     }
 
     #[test]
     fn a_hostile_model_name_stays_inside_its_label() {
-        let text = Metrics::new("a\"} 1\n\\b").encode(Exposition::OpenMetrics);
+        let text = Metrics::new("a\"} 1\n\\b").encode();
         assert!(text.contains(r#"model_name="a\"} 1\n\\b""#));
     }
 }

@@ -8,8 +8,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
-use crate::metrics::Spellings;
 use crate::names;
+use crate::spellings::Spellings;
 
 /// The metrics of this process. Recorded by the command line.
 #[derive(Debug)]

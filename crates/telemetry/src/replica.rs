@@ -8,9 +8,10 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
+use crate::buckets::{SECONDS, TOKENS};
 use crate::cause::{CauseCounters, CauseLabels};
-use crate::metrics::{SECONDS, Spellings, TOKENS};
 use crate::names::{self, Name};
+use crate::spellings::Spellings;
 
 /// The metrics of one replica. Recorded by the cluster.
 #[derive(Clone, Debug)]

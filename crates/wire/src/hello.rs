@@ -6,7 +6,10 @@
 use playhouse_types::Epoch;
 
 use crate::message::message;
-use crate::{BadName, PROTOCOL_VERSION, PeerId, Request, Role};
+use crate::{BadName, PeerId, Request, Role};
+
+/// The version of every message of this crate. Any change of their bytes increases it.
+pub const PROTOCOL_VERSION: u32 = 1;
 
 /// The number of bytes before the first frame of a hello.
 pub const PREFACE_BYTES: usize = 8;

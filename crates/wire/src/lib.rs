@@ -32,7 +32,8 @@ pub use bulk::BulkOpening;
 pub use frame::{Frame, FrameDecoder, FrameError, HEADER_BYTES};
 pub use generation::{GenerationEvent, GenerationRequest, NotTaken};
 pub use hello::{
-    Hello, HelloReply, PREFACE_BYTES, PrefaceError, Refusal, check_preface, preface, preface_of,
+    Hello, HelloReply, PREFACE_BYTES, PROTOCOL_VERSION, PrefaceError, Refusal, check_preface,
+    preface, preface_of,
 };
 pub use join::{
     IdentityBundle, JoinRefusal, JoinReply, JoinRequest, RenewRefusal, RenewReply, RenewRequest,
@@ -46,6 +47,3 @@ pub use note::{Exit, ExitStatus, HeadNote, PeerNote};
 pub use peer::{BadName, NAME_BYTES_MAX, PeerId, Role};
 pub use shard::{Dtype, Group, Join, Load, Loaded, Member, ShardCommand, ShardEvent};
 pub use step::{StepCommand, StepEvent};
-
-/// The version of every message of this crate. Any change of their bytes increases it.
-pub const PROTOCOL_VERSION: u32 = 1;

@@ -7,6 +7,8 @@
 //!
 //! The digest guards against files that were not copied, not against a deliberate change of single bytes.
 
+use playhouse_layout::ModelShape;
+use playhouse_types::CheckpointDigest;
 use sha2::{Digest, Sha256};
 
 use super::WeightsError;
@@ -19,7 +21,22 @@ const SAMPLES: usize = 512;
 /// Most bytes after the headers that are read.
 const SAMPLED_BYTES_MAX: usize = SAMPLES * SAMPLE_BYTES;
 
-/// Returns the digest of a checkpoint (**WD-1**).
+/// Returns the [`CheckpointDigest`] that distinguishes a checkpoint from others. The digest covers the meaning
+/// of `shape` for the tokens of a model, however `config.json` spells it, and the weights. With the same release
+/// of Playhouse, equal checkpoints have equal digests.
+///
+/// # Errors
+/// When the files with the weights are missing or malformed.
+pub fn checkpoint_digest(
+    checkpoint: &Checkpoint,
+    shape: &ModelShape,
+) -> Result<CheckpointDigest, WeightsError> {
+    let ModelShape { architecture, spec, dtype, .. } = shape;
+    let config = Sha256::digest(format!("{architecture} {spec:?} {dtype:?}")).into();
+    Ok(CheckpointDigest { config, weights: digest(checkpoint)? })
+}
+
+/// Returns the digest of a checkpoint's weights (**WD-1**).
 pub(super) fn digest(checkpoint: &Checkpoint) -> Result<[u8; 32], WeightsError> {
     let archive = Archive::open(checkpoint)?;
     let mut sum = Sha256::new();
