@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use playhouse_engine::{EngineConfig, EngineEvent, StepPort, spawn};
-use playhouse_layout::ModelShape;
+use playhouse_layout::{Inventory, ModelShape};
 use playhouse_model::{Dtype, Groups, KvCache, Model, Weights};
 use playhouse_ops::Threads;
 use playhouse_types::{
@@ -29,10 +29,10 @@ const CONFIG: &str = r#"{
     "tie_word_embeddings": true, "max_position_embeddings": 32768
 }"#;
 const EPOCH: Epoch = Epoch(0);
-const SEATS: u32 = 16;
-/// Tokens a seat may hold.
-const SEAT_TOKENS: usize = 640;
-const SEAT_BLOCKS: usize = BlockSize::CPU.full_blocks(SEAT_TOKENS);
+const SLOTS: u32 = 16;
+/// Tokens of a sequence at most.
+const SLOT_TOKENS: usize = 640;
+const SLOT_BLOCKS: usize = BlockSize::CPU.full_blocks(SLOT_TOKENS);
 
 struct Bench {
     port: StepPort,
@@ -46,7 +46,7 @@ fn main() {
     let shape = ModelShape::parse(CONFIG.as_bytes()).expect("the config is valid");
     let spec = &shape.spec;
     let weights = Weights::random(spec, Dtype::Bf16, 1).expect("there is memory");
-    let (parameters, bandwidth) = (shape.parameters(), read_bandwidth(&threads));
+    let (parameters, bandwidth) = (Inventory::of(&shape).parameters(), read_bandwidth(&threads));
     println!(
         "{} M parameters in bf16, {} threads, {:?}; memory is read at {:.1} GB/s",
         parameters / 1_000_000,
@@ -103,12 +103,12 @@ fn read_bandwidth(threads: &Threads) -> f64 {
 
 impl Bench {
     fn new(model: Model) -> Self {
-        let kv_blocks = SEATS as usize * SEAT_BLOCKS;
+        let kv_blocks = SLOTS as usize * SLOT_BLOCKS;
         let config = EngineConfig {
             epoch: EPOCH,
             kv_blocks,
             block_size: BlockSize::CPU,
-            max_num_seqs: SEATS as usize,
+            max_num_seqs: SLOTS as usize,
         };
         let (sender, events) = sync_channel(1);
         let on_event = move |event| {
@@ -137,7 +137,7 @@ impl Bench {
         }
     }
 
-    /// Fills `batch` seats with `context` tokens each; the time that took.
+    /// Fills `batch` slots with `context` tokens each, and returns the time that took.
     fn fill(&mut self, batch: u32, context: usize, temperature: f32) -> Duration {
         let sampling = Arc::new(SamplingParams { temperature, ..SamplingParams::greedy(u32::MAX) });
         let tokens: Vec<TokenId> = (0..context as u32).map(|i| 7 + i * 37 % 150_000).collect();
@@ -153,8 +153,8 @@ impl Bench {
             start: 0,
             tokens: context as u32,
             appended: Appended::Nothing,
-            new_blocks: (0..SEAT_BLOCKS as u32)
-                .map(|block| BlockId(slot * SEAT_BLOCKS as u32 + block))
+            new_blocks: (0..SLOT_BLOCKS as u32)
+                .map(|block| BlockId(slot * SLOT_BLOCKS as u32 + block))
                 .collect(),
             logits: Logits::Last,
         };

@@ -8,8 +8,6 @@
 //!   family's config class. A decoder of no family in the table is read as Llama with the sizes in the file,
 //!   all of which must be there; [`ModelShape::note`] says so. Such a decoder is refused when it has experts
 //!   or latent attention.
-//! - **CF-4** [`ModelShape::parameters`] and [`ModelShape::checkpoint_bytes`] are exact for the
-//!   families of the table.
 //!
 //! Not here: whether Playhouse can run the model (see `playhouse-model`).
 
@@ -19,7 +17,6 @@ mod generation;
 mod quantization;
 mod reader;
 mod rope;
-mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -27,8 +24,7 @@ use playhouse_types::{DecoderSpec, FeedForward, TokenId};
 
 use self::fields::{Fields, parse_object};
 pub use self::generation::GenerationDefaults;
-pub use self::stored::WeightType;
-use crate::Inventory;
+use crate::weight_type::WeightType;
 
 /// Largest sizes that a config may ask for: beyond the largest published models by an order of magnitude, and
 /// so small that no product of them overflows 64 bits.
@@ -154,20 +150,6 @@ impl ModelShape {
                 self.architecture
             )
         })
-    }
-
-    /// Returns the number of weights of the model, each counted once: a tied head adds none. The extra layers
-    /// of multi-token prediction are not counted.
-    #[must_use]
-    pub fn parameters(&self) -> u64 {
-        Inventory::of(self).total(crate::Weight::parameters)
-    }
-
-    /// Returns the number of bytes of the tensors of a checkpoint of this shape, scales and zero points
-    /// included.
-    #[must_use]
-    pub fn checkpoint_bytes(&self) -> u64 {
-        Inventory::of(self).total(crate::Weight::bytes)
     }
 
     /// Returns whether the model has a layer that routes to experts.

@@ -6,13 +6,18 @@
 //!   except when there are fewer KV heads than ranks: several ranks then hold the same head.
 //! - **IN-2** bytes include scales, zero points and group indices of quantized matrices, counted for
 //!   the slice a rank holds.
+//! - **IN-3** [`Inventory::parameters`] and [`Inventory::bytes`] are exact for the families that the reader of
+//!   `config.json` knows.
 
 mod layer_list;
 
 use playhouse_types::{DecoderSpec, LayerSpec};
 
 use self::layer_list::weights;
-use crate::{ModelShape, Slice, WeightType};
+use crate::config::ModelShape;
+use crate::product::product;
+use crate::slice::Slice;
+use crate::weight_type::WeightType;
 
 /// All weights of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,12 +172,6 @@ pub enum Axis {
     Head(u64),
 }
 
-/// Returns the product of the factors, saturating at the largest number.
-#[must_use]
-pub fn product(factors: &[u64]) -> u64 {
-    factors.iter().fold(1, |product, &factor| product.saturating_mul(factor))
-}
-
 // === impl Inventory ===
 
 impl Inventory {
@@ -214,6 +213,19 @@ impl Inventory {
     /// Returns the weights outside of the layers.
     pub fn ends(&self) -> impl Iterator<Item = &Weight> {
         [&self.embedding, &self.norm].into_iter().chain(&self.head)
+    }
+
+    /// Returns the number of parameters of the model, each counted once: a tied head adds none. The extra layers
+    /// of multi-token prediction are not counted.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        self.total(Weight::parameters)
+    }
+
+    /// Returns the number of bytes of the tensors of a checkpoint, scales and zero points included.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.total(Weight::bytes)
     }
 
     /// Returns the sum of a measure over every weight, each counted once.

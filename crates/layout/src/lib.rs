@@ -11,21 +11,25 @@ mod group;
 mod inventory;
 mod machine;
 mod placement;
+mod product;
 mod rank_id;
 mod rank_map;
 mod share;
 mod slice;
+mod weight_type;
 mod widths;
 
 pub use config::{
-    CONFIG_FILE, ConfigError, GenerationDefaults, ModelShape, WeightType, limits as config_limits,
+    CONFIG_FILE, ConfigError, GenerationDefaults, ModelShape, limits as config_limits,
 };
 pub use group::{GroupKind, Groups};
-pub use inventory::{Axis, Cut, Inventory, LayerRun, TensorRole, Weight, product};
+pub use inventory::{Axis, Cut, Inventory, LayerRun, TensorRole, Weight};
 pub use machine::{DeviceIndex, Machine};
 pub use placement::{CrossDomain, Placement, PlacementError};
+pub use product::product;
 pub use rank_id::RankId;
 pub use rank_map::{Coordinates, RankMap};
-pub use share::{ExpertPart, Experts, Part, Share};
+pub use share::{ExpertPart, ExpertSlice, Part, Share};
 pub use slice::Slice;
+pub use weight_type::WeightType;
 pub use widths::Widths;

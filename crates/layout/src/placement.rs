@@ -34,10 +34,10 @@ pub enum CrossDomain {
 /// A device for every rank.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
-    /// Names of the nodes to which the indices in `seats` refer.
+    /// Names of the nodes to which the indices in `devices` refer.
     pub nodes: Vec<String>,
     /// The device of each rank.
-    pub seats: Vec<DeviceIndex>,
+    pub devices: Vec<DeviceIndex>,
     /// Number of ranks of a stage, by which a later placement recognises stages.
     pub stage_ranks: u32,
     /// First ranks of the stages that span several domains.
@@ -115,18 +115,18 @@ impl Placement {
     /// Returns the name of the node on which a rank runs.
     #[must_use]
     pub fn node(&self, rank: u32) -> Option<&str> {
-        let seat = self.seats.get(rank as usize)?;
-        self.nodes.get(seat.node as usize).map(String::as_str)
+        let device = self.devices.get(rank as usize)?;
+        self.nodes.get(device.node as usize).map(String::as_str)
     }
 
     /// Returns the ranks of both placements whose device changed since `before`.
     #[must_use]
     pub fn moved(&self, before: &Placement) -> Vec<u32> {
         let at = |placement: &Placement, rank: u32| {
-            let device = placement.seats.get(rank as usize)?.device;
+            let device = placement.devices.get(rank as usize)?.device;
             Some((placement.node(rank)?.to_owned(), device))
         };
-        let both = u32::try_from(self.seats.len().min(before.seats.len())).unwrap_or(u32::MAX);
+        let both = u32::try_from(self.devices.len().min(before.devices.len())).unwrap_or(u32::MAX);
         (0..both).filter(|&rank| at(self, rank) != at(before, rank)).collect()
     }
 }
@@ -151,9 +151,9 @@ impl<'a> FreeDevices<'a> {
         let stages = widths.replicas as usize * widths.stages as usize;
         let free = Machine::domains(machines);
         let mut domain_of = vec![0; machines.len()];
-        for (domain, seats) in free.iter().enumerate() {
-            for seat in seats {
-                domain_of[seat.node as usize] = domain;
+        for (domain, devices) in free.iter().enumerate() {
+            for device in devices {
+                domain_of[device.node as usize] = domain;
             }
         }
         Self { map, machines, free, domain_of, stages: vec![Vec::new(); stages] }
@@ -165,31 +165,33 @@ impl<'a> FreeDevices<'a> {
 
     /// Leaves every stage where it was, as far as the stage's devices are still there (**PC-5**).
     fn keep(&mut self, previous: &Placement, cross: CrossDomain) {
-        // A placement may come from a file: a seat given twice counts once.
+        // A placement may come from a file: a device given twice counts once.
         let mut taken = HashSet::new();
-        let mut now = |seat: &DeviceIndex| {
-            let name = previous.nodes.get(seat.node as usize)?;
+        let mut now = |before: &DeviceIndex| {
+            let name = previous.nodes.get(before.node as usize)?;
             let node = self.machines.iter().position(|node| node.name == *name)?;
-            let there = seat.device < self.machines[node].devices;
-            let seat = DeviceIndex { node: u32::try_from(node).ok()?, device: seat.device };
-            (there && taken.insert(seat)).then_some(seat)
+            let there = before.device < self.machines[node].devices;
+            let device = DeviceIndex { node: u32::try_from(node).ok()?, device: before.device };
+            (there && taken.insert(device)).then_some(device)
         };
         let before: Vec<Vec<Option<DeviceIndex>>> = previous
-            .seats
+            .devices
             .chunks(self.size())
-            .map(|seats| seats.iter().map(&mut now).collect())
+            .map(|devices| devices.iter().map(&mut now).collect())
             .collect();
         let stages = self.stages.len().min(before.len());
-        for (stage, seats) in before[..stages].iter().enumerate() {
-            let whole: Option<Vec<DeviceIndex>> = seats.iter().copied().collect();
-            let Some(whole) = whole.filter(|seats| seats.len() == self.size()) else { continue };
+        for (stage, devices) in before[..stages].iter().enumerate() {
+            let whole: Option<Vec<DeviceIndex>> = devices.iter().copied().collect();
+            let Some(whole) = whole.filter(|devices| devices.len() == self.size()) else {
+                continue;
+            };
             if !self.crosses(&whole) || cross == CrossDomain::Warn {
                 self.take(stage, whole);
             }
         }
-        for (stage, seats) in before[..stages].iter().enumerate() {
+        for (stage, devices) in before[..stages].iter().enumerate() {
             if self.stages[stage].is_empty() {
-                self.mend(stage, seats);
+                self.mend(stage, devices);
             }
         }
     }
@@ -198,21 +200,21 @@ impl<'a> FreeDevices<'a> {
     /// room.
     fn mend(&mut self, stage: usize, before: &[Option<DeviceIndex>]) {
         let survivors = |free: &[DeviceIndex]| {
-            before.iter().flatten().filter(|seat| free.contains(seat)).count()
+            before.iter().flatten().filter(|device| free.contains(device)).count()
         };
         let fits = |free: &&Vec<DeviceIndex>| free.len() >= self.size() && survivors(free) > 0;
         let most = self.free.iter().filter(fits).rev().max_by_key(|free| survivors(free));
         let Some(free) = most else { return };
-        let stays = |seat: &Option<DeviceIndex>| seat.filter(|seat| free.contains(seat));
+        let stays = |device: &Option<DeviceIndex>| device.filter(|device| free.contains(device));
         let mut others: Vec<DeviceIndex> =
-            free.iter().filter(|seat| !before.contains(&Some(**seat))).copied().collect();
+            free.iter().filter(|device| !before.contains(&Some(**device))).copied().collect();
         others.reverse();
-        let mut seats = Vec::with_capacity(self.size());
-        for seat in before {
-            seats.extend(stays(seat).or_else(|| others.pop()));
+        let mut devices = Vec::with_capacity(self.size());
+        for device in before {
+            devices.extend(stays(device).or_else(|| others.pop()));
         }
-        if seats.len() == self.size() {
-            self.take(stage, seats);
+        if devices.len() == self.size() {
+            self.take(stage, devices);
         }
     }
 
@@ -228,12 +230,12 @@ impl<'a> FreeDevices<'a> {
             for stage in homeless {
                 let has_room = |&at: &usize| self.free[at].len() >= self.size();
                 domain = domain.filter(has_room).or_else(|| self.roomiest(self.size()));
-                let seats = match domain {
+                let devices = match domain {
                     Some(domain) => self.choose(domain),
                     None if cross == CrossDomain::Warn => self.gather(),
                     None => return Err(self.refused(stage)),
                 };
-                self.take(stage, seats);
+                self.take(stage, devices);
             }
         }
         Ok(())
@@ -248,13 +250,13 @@ impl<'a> FreeDevices<'a> {
     /// Chooses devices for a stage in a domain: on the node that the stage fills best, else in order.
     fn choose(&self, domain: usize) -> Vec<DeviceIndex> {
         let free = &self.free[domain];
-        let on = |node: u32| free.iter().filter(|seat| seat.node == node).count();
+        let on = |node: u32| free.iter().filter(|device| device.node == node).count();
         let best = free
             .iter()
-            .map(|seat| seat.node)
+            .map(|device| device.node)
             .filter(|&node| on(node) >= self.size())
             .min_by_key(|&node| (on(node), node));
-        let wanted = |seat: &&DeviceIndex| best.is_none_or(|node| seat.node == node);
+        let wanted = |device: &&DeviceIndex| best.is_none_or(|node| device.node == node);
         free.iter().filter(wanted).take(self.size()).copied().collect()
     }
 
@@ -265,14 +267,14 @@ impl<'a> FreeDevices<'a> {
         domains.into_iter().flatten().take(self.size()).copied().collect()
     }
 
-    fn take(&mut self, stage: usize, seats: Vec<DeviceIndex>) {
+    fn take(&mut self, stage: usize, devices: Vec<DeviceIndex>) {
         let mut domains: Vec<_> =
-            seats.iter().map(|seat| self.domain_of[seat.node as usize]).collect();
+            devices.iter().map(|device| self.domain_of[device.node as usize]).collect();
         domains.dedup();
         for domain in domains {
-            self.free[domain].retain(|seat| !seats.contains(seat));
+            self.free[domain].retain(|device| !devices.contains(device));
         }
-        self.stages[stage] = seats;
+        self.stages[stage] = devices;
     }
 
     fn refused(&self, stage: usize) -> PlacementError {
@@ -286,8 +288,8 @@ impl<'a> FreeDevices<'a> {
     }
 
     /// Returns whether a stage spans several domains.
-    fn crosses(&self, seats: &[DeviceIndex]) -> bool {
-        let mut domains = seats.iter().map(|seat| self.domain_of[seat.node as usize]);
+    fn crosses(&self, devices: &[DeviceIndex]) -> bool {
+        let mut domains = devices.iter().map(|device| self.domain_of[device.node as usize]);
         let first = domains.next();
         domains.any(|domain| Some(domain) != first)
     }
@@ -296,12 +298,12 @@ impl<'a> FreeDevices<'a> {
         let stages = self.stages.iter().zip((0..).step_by(self.size()));
         Placement {
             crossing: stages
-                .filter(|(seats, _)| self.crosses(seats))
+                .filter(|(devices, _)| self.crosses(devices))
                 .map(|(_, first)| first)
                 .collect(),
             nodes: self.machines.iter().map(|node| node.name.clone()).collect(),
             stage_ranks: self.map.widths().stage_ranks,
-            seats: self.stages.concat(),
+            devices: self.stages.concat(),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::ops::Range;
 use playhouse_types::{ExpertPlacement, ParallelSpec};
 use serde::{Deserialize, Serialize};
 
-use crate::{Axis, ExpertPart, Experts, ModelShape, Part, Share, Slice, Widths};
+use crate::{Axis, ExpertPart, ExpertSlice, ModelShape, Part, Share, Slice, Widths};
 
 /// A layout with every rank in its place. Small, because coordinates are computed on request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,7 +215,7 @@ impl RankMap {
 
     /// Returns the physical experts that a rank holds in a layer with `logical` experts.
     #[must_use]
-    pub fn experts(&self, at: &Coordinates, logical: u64) -> Experts {
+    pub fn experts(&self, at: &Coordinates, logical: u64) -> ExpertSlice {
         self.share(at).experts(logical)
     }
 }

@@ -9,8 +9,9 @@
 use playhouse_types::{Attention, ExpertPlacement};
 use serde::{Deserialize, Serialize};
 
-use crate::inventory::product;
-use crate::{Axis, Cut, Inventory, Slice, Weight};
+use crate::inventory::{Axis, Cut, Inventory, Weight};
+use crate::product::product;
+use crate::slice::Slice;
 
 /// The share of a model that one rank holds, whatever the sizes of the model's layers.
 #[derive(
@@ -89,7 +90,7 @@ pub struct ExpertPart {
 /// The physical experts `first`, `first + step`, …: `count` of them. Physical expert `p` is a copy of logical
 /// expert `p % experts` until load is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Experts {
+pub struct ExpertSlice {
     /// First physical expert.
     pub first: u64,
     /// Number of physical experts.
@@ -248,14 +249,18 @@ impl Share {
     /// Returns the physical experts that the rank holds in a layer with `logical` experts. Linear and
     /// round-robin follow vLLM's rules.
     #[must_use]
-    pub fn experts(&self, logical: u64) -> Experts {
+    pub fn experts(&self, logical: u64) -> ExpertSlice {
         let ExpertPart { part, placement, redundant } = self.experts;
         let slice = part.slice(logical.saturating_add(redundant));
         match placement {
-            ExpertPlacement::Linear => Experts { first: slice.first, count: slice.count, step: 1 },
-            ExpertPlacement::RoundRobin => {
-                Experts { first: part.at.into(), count: slice.count, step: part.of.max(1).into() }
+            ExpertPlacement::Linear => {
+                ExpertSlice { first: slice.first, count: slice.count, step: 1 }
             }
+            ExpertPlacement::RoundRobin => ExpertSlice {
+                first: part.at.into(),
+                count: slice.count,
+                step: part.of.max(1).into(),
+            },
         }
     }
 }
@@ -274,9 +279,9 @@ impl Part {
     }
 }
 
-// === impl Experts ===
+// === impl ExpertSlice ===
 
-impl Experts {
+impl ExpertSlice {
     /// Returns the index of each physical expert.
     pub fn iter(&self) -> impl Iterator<Item = u64> + use<> {
         let Self { first, count, step } = *self;

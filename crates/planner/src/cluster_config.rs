@@ -37,7 +37,7 @@ pub struct ClusterConfig {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct ClusterFile {
     #[serde(default)]
     parallel: ParallelSpec,
     #[serde(default)]
@@ -70,7 +70,7 @@ impl ClusterConfig {
     /// # Errors
     /// When the text cannot be read; the error gives the position (**CC-1**).
     pub fn parse(text: &str) -> Result<Self, HardwareError> {
-        let File { parallel, serving, nodes } =
+        let ClusterFile { parallel, serving, nodes } =
             toml::from_str(text).map_err(|why| HardwareError::Toml(why.to_string()))?;
         Ok(Self { parallel, hardware: Hardware::from_entries(&nodes)?, serving })
     }

@@ -86,7 +86,7 @@ pub enum HardwareError {
 /// The TOML file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct HardwareFile {
     nodes: Vec<Entry>,
 }
 
@@ -146,7 +146,7 @@ impl Hardware {
     /// # Errors
     /// As [`Hardware::parse`], and when two nodes have the same name.
     pub fn from_toml(text: &str) -> Result<Self, HardwareError> {
-        let file: File =
+        let file: HardwareFile =
             toml::from_str(text).map_err(|error| HardwareError::Toml(error.to_string()))?;
         Self::from_entries(&file.nodes)
     }

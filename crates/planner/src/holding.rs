@@ -1,6 +1,6 @@
 //! The share of a model that a rank holds, in the units of the model.
 
-use playhouse_layout::{Experts, Share};
+use playhouse_layout::{ExpertSlice, Share};
 use serde::{Deserialize, Serialize};
 
 use playhouse_types::{Attention, FeedForward};
@@ -17,7 +17,7 @@ pub struct Holding {
     /// Key and value heads; `None` for latent attention, whose compressed KV has no heads.
     pub kv_heads: Option<Slice>,
     /// Experts of a routed layer; `None` for a model without routed layers.
-    pub experts: Option<Experts>,
+    pub experts: Option<ExpertSlice>,
     /// Rows of the embedding table; `None` after the first stage.
     pub embedding: Option<Slice>,
     /// Rows of the language-model head; `None` before the last stage.

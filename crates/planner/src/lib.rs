@@ -17,8 +17,8 @@ mod rules;
 mod traffic;
 
 use playhouse_layout::{
-    Axis, Coordinates, CrossDomain, Cut, Experts, GroupKind, Groups, Inventory, LayerRun, Machine,
-    ModelShape, Placement, PlacementError, RankMap, Slice, Weight, WeightType, Widths,
+    Axis, Coordinates, CrossDomain, Cut, ExpertSlice, GroupKind, Groups, Inventory, LayerRun,
+    Machine, ModelShape, Placement, PlacementError, RankMap, Slice, Weight, WeightType, Widths,
 };
 
 pub use cluster_config::ClusterConfig;

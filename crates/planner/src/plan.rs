@@ -70,7 +70,7 @@ pub struct StageTraffic {
 const WIDER_MAX: u32 = 16;
 
 /// The input of a plan.
-struct Ground<'a> {
+struct PlanInput<'a> {
     spec: &'a ParallelSpec,
     shape: &'a ModelShape,
     hardware: &'a Hardware,
@@ -119,21 +119,21 @@ impl Plan {
         for at in map.ranks() {
             let holding = Holding::of(&map.share(&at), shape);
             let memory = RankMemory::of(&map, shape, &inventory, &at, serving);
-            let seat = hardware.and_then(|hardware| plan.seat(hardware, at.rank));
-            let kv_tokens = match (hardware, seat) {
+            let place = hardware.and_then(|hardware| plan.place(hardware, at.rank));
+            let kv_tokens = match (hardware, place) {
                 (Some(hardware), Some((node, device))) => {
                     let usable = serving.usable_bytes(node.device.memory_bytes);
                     let room = memory.tokens_in(usable);
                     if room.is_none() {
-                        let ground = Ground { spec, shape, hardware, serving, cross };
-                        return Err(vec![ground.too_small(at.rank, node, device, &memory)]);
+                        let input = PlanInput { spec, shape, hardware, serving, cross };
+                        return Err(vec![input.too_small(at.rank, node, device, &memory)]);
                     }
                     room
                 }
                 _ => None,
             };
-            let node = seat.map(|(node, _)| node.name.clone());
-            let device = seat.map(|(_, device)| device);
+            let node = place.map(|(node, _)| node.name.clone());
+            let device = place.map(|(_, device)| device);
             plan.ranks.push(PlannedRank { at, node, device, holding, memory, kv_tokens });
         }
         plan.kv_tokens = plan.capacity();
@@ -154,9 +154,10 @@ impl Plan {
         generated(&self.serving, &self.widths)
     }
 
-    fn seat<'a>(&self, hardware: &'a Hardware, rank: u32) -> Option<(&'a Node, u32)> {
-        let seat = self.placement.as_ref()?.seats.get(rank as usize)?;
-        Some((hardware.nodes.get(seat.node as usize)?, seat.device))
+    /// Returns the node of a rank, and the index of its device there.
+    fn place<'a>(&self, hardware: &'a Hardware, rank: u32) -> Option<(&'a Node, u32)> {
+        let device = self.placement.as_ref()?.devices.get(rank as usize)?;
+        Some((hardware.nodes.get(device.node as usize)?, device.device))
     }
 
     /// Returns the tokens of KV in all replicas: an attention-DP group of a replica has as many as its
@@ -215,9 +216,9 @@ fn generated(serving: &Serving, widths: &Widths) -> u64 {
     serving.running.div_ceil(u64::from(widths.stages).max(1))
 }
 
-// === impl Ground ===
+// === impl PlanInput ===
 
-impl Ground<'_> {
+impl PlanInput<'_> {
     /// Reports a device that is too small for what a rank needs, with the nearest wider layouts that fit.
     fn too_small(&self, rank: u32, node: &Node, device: u32, memory: &RankMemory) -> Violation {
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
@@ -275,8 +276,8 @@ impl Ground<'_> {
         let placement = Placement::new(&map, &self.hardware.machines(), self.cross, None).ok()?;
         let inventory = Inventory::of(self.shape);
         map.ranks().try_for_each(|at| {
-            let seat = placement.seats.get(at.rank as usize)?;
-            let node = self.hardware.nodes.get(seat.node as usize)?;
+            let device = placement.devices.get(at.rank as usize)?;
+            let node = self.hardware.nodes.get(device.node as usize)?;
             let memory = RankMemory::of(&map, self.shape, &inventory, &at, self.serving);
             let usable = self.serving.usable_bytes(node.device.memory_bytes);
             memory.tokens_in(usable).map(|_| ())

@@ -99,7 +99,7 @@ const PLAINNESS: f64 = 0.98;
 const BALANCED_REQUESTS: u64 = 16;
 
 /// The input that all layouts of a recommendation share.
-struct Ground<'a> {
+struct RecommendationInput<'a> {
     shape: &'a ModelShape,
     inventory: Inventory,
     device: DeviceType,
@@ -124,7 +124,8 @@ pub fn recommend(shape: &ModelShape, hardware: &Hardware, wish: &Wish) -> Recomm
         return Recommendation { ranked: Vec::new(), cut: Vec::new(), candidates: 0, capped };
     };
     let inventory = Inventory::of(shape);
-    let ground = Ground { shape, inventory, device, domain: hardware.domain_devices(), wish };
+    let ground =
+        RecommendationInput { shape, inventory, device, domain: hardware.domain_devices(), wish };
     let mut ranked = Vec::new();
     let mut cut: BTreeMap<String, (Cuts, f64)> = BTreeMap::new();
     let candidates = specs.len();
@@ -188,9 +189,9 @@ fn gib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 30)
 }
 
-// === impl Ground ===
+// === impl RecommendationInput ===
 
-impl Ground<'_> {
+impl RecommendationInput<'_> {
     fn rank(&self, spec: &ParallelSpec) -> Result<Ranked, Refusal> {
         let Self { shape, wish, .. } = *self;
         let map = checked_map(spec, shape, wish.serving.block_tokens)

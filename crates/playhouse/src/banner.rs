@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use playhouse_gateway::GatewayConfig;
+use playhouse_layout::Inventory;
 use playhouse_scheduler::Limits;
 
 use crate::error::CliError;
@@ -63,7 +64,7 @@ impl Banner {
                 format!(
                     "{}, {} parameters, {}",
                     loaded.shape.architecture,
-                    count(loaded.shape.parameters()),
+                    count(Inventory::of(&loaded.shape).parameters()),
                     served.dtype_name
                 ),
             ),
@@ -106,14 +107,12 @@ impl Banner {
         Self(text + "\n")
     }
 
-    /// Returns the banner of a head that waits for nodes, and answers at the URL `api` meanwhile; `admin` is the
-    /// address of the admin API, as text.
-    pub(crate) fn waiting(join_at: SocketAddr, devices: usize, admin: &str, api: &str) -> Self {
+    /// Returns the banner of a head that waits for nodes; `admin` is the address of the admin API, as text.
+    pub(crate) fn waiting(join_at: SocketAddr, devices: usize, admin: &str) -> Self {
         Self(format!(
-            "playhouse {}\n\n  waiting   for {} of nodes that join at {join_at}\n  admin     {admin}\n  \
-             requests  wait at {api}/v1 until then\n\n",
+            "playhouse {}\n\n  waiting   for {} of nodes that join at {join_at}\n  admin     {admin}\n\n",
             env!("CARGO_PKG_VERSION"),
-            plural(devices, "device"),
+            plural(devices, "device")
         ))
     }
 

@@ -6,7 +6,7 @@ use playhouse_layout::{CrossDomain, DeviceIndex, Machine, Placement, RankMap};
 use playhouse_types::ReplicaId;
 
 use super::leases::LeaseId;
-use super::{Assignment, DeviceInventory, Free, Unplaced};
+use super::{Assignment, DeviceInventory, Free};
 use crate::head::HEAD;
 use crate::memory::MemoryNeeds;
 
@@ -25,24 +25,10 @@ impl DeviceInventory {
         let sound = free.iter().filter(|(node, _)| !self.failing.contains(node));
         let sound = sound.cloned().collect();
         let assignments = self.fitting(&sound, replica, &own, map, needs);
-        let assignments = assignments.or_else(|_| self.fitting(&free, replica, &own, map, needs));
-        match &assignments {
-            Ok(assignments) => {
-                self.leases.set(lease, assignments.clone());
-                self.unplaced.remove(&lease);
-            }
-            Err(reason) => {
-                let ranks = map.replica_ranks();
-                self.unplaced.insert(lease, Unplaced { ranks, reason: reason.clone() });
-            }
-        }
-        assignments
-    }
-
-    /// Ends a lease: its devices are free, and its ranks wait for none.
-    pub(super) fn end_lease(&mut self, lease: LeaseId) {
-        self.leases.remove(lease);
-        self.unplaced.remove(&lease);
+        let assignments =
+            assignments.or_else(|_| self.fitting(&free, replica, &own, map, needs))?;
+        self.leases.set(lease, assignments.clone());
+        Ok(assignments)
     }
 
     /// Assigns these devices: those that are large enough for every rank, or else any that are large
@@ -84,8 +70,8 @@ impl DeviceInventory {
             domain: name.clone(),
         });
         let machines: Vec<_> = machines.collect();
-        let sat = !own.is_empty();
-        let previous = sat.then(|| previous(own, &free, map)).flatten();
+        let had_devices = !own.is_empty();
+        let previous = had_devices.then(|| previous(own, &free, map)).flatten();
         let placed = Placement::new(map, &machines, CrossDomain::Warn, previous.as_ref());
         let placed = placed.map_err(|why| format!("{replica}: {why}"))?;
         let assignment = |assignment: &DeviceIndex| {
@@ -93,7 +79,7 @@ impl DeviceInventory {
             let (device, threads) = devices[assignment.device as usize];
             Assignment { node: node.clone(), device, threads }
         };
-        let assignments: Vec<Assignment> = placed.seats.iter().map(assignment).collect();
+        let assignments: Vec<Assignment> = placed.devices.iter().map(assignment).collect();
         let in_doubt = |assignment: &&Assignment| {
             self.nodes.get(&assignment.node).is_some_and(|entry| !entry.ending.is_empty())
         };
@@ -188,8 +174,7 @@ fn previous(assignments: &[Assignment], free: &Free, map: &RankMap) -> Option<Pl
         let device = free[node].1.iter().position(|(index, _)| *index == assignment.device)?;
         Some(DeviceIndex { node: number(node), device: number(device) })
     };
-    let assignments: Vec<_> =
-        assignments.iter().map(|assignment| named(assignment).unwrap_or(gone)).collect();
+    let devices = assignments.iter().map(|assignment| named(assignment).unwrap_or(gone)).collect();
     let stage_ranks = map.widths().stage_ranks;
-    Some(Placement { nodes, seats: assignments, stage_ranks, crossing: Vec::new() })
+    Some(Placement { nodes, devices, stage_ranks, crossing: Vec::new() })
 }

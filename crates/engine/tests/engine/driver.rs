@@ -17,7 +17,7 @@ use playhouse_types::{
 
 pub(crate) const EPOCH: Epoch = Epoch(3);
 const KV_BLOCKS: u32 = 512;
-const SEATS: usize = 32;
+const SLOTS: usize = 32;
 /// Events nobody has looked at yet; a driver has one step in flight.
 const EVENTS_MAX: usize = 4;
 
@@ -111,7 +111,7 @@ impl Driver {
             epoch: EPOCH,
             kv_blocks: KV_BLOCKS as usize,
             block_size: BlockSize::CPU,
-            max_num_seqs: SEATS,
+            max_num_seqs: SLOTS,
         };
         let (sender, events) = sync_channel(EVENTS_MAX);
         let on_event = move |event| {

@@ -7,7 +7,7 @@ use super::{ConfigError, WeightType};
 const BLOCK_MAX: usize = 1 << 20;
 
 /// How a checkpoint stores its tensors.
-pub(super) struct Storage {
+pub(super) struct CheckpointStorage {
     /// Matrices of attention and feed-forward.
     pub(super) weights: WeightType,
     /// Everything else.
@@ -18,9 +18,9 @@ pub(super) struct Storage {
     pub(super) unquantized: Vec<String>,
 }
 
-// === impl Storage ===
+// === impl CheckpointStorage ===
 
-impl Storage {
+impl CheckpointStorage {
     /// Reads the keys of `text` and, where it has none, those of `top`.
     pub(super) fn read(top: &Fields<'_>, text: &Fields<'_>) -> Result<Self, ConfigError> {
         let dtype = match dtype(text)? {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::family::{Experts, FAMILIES, Family, LLAMA, Latent, Window};
 use super::fields::{Fields, whole};
-use super::quantization::Storage;
+use super::quantization::CheckpointStorage;
 use super::rope::{self, LayerKinds, Ropes};
 use super::{ConfigError, ModelShape, limits};
 
@@ -41,7 +41,7 @@ pub(super) fn shape(top: &Fields<'_>, text: &Fields<'_>) -> Result<ModelShape, C
     if !known {
         refuse_foreign(&architecture, text)?;
     }
-    let storage = Storage::read(top, text)?;
+    let storage = CheckpointStorage::read(top, text)?;
     let spec = Reader { family, known, top, fields: text }.decoder()?;
     let eos_token_ids = match text.tokens("eos_token_id", spec.vocab)? {
         Some(ids) => ids,
@@ -51,7 +51,7 @@ pub(super) fn shape(top: &Fields<'_>, text: &Fields<'_>) -> Result<ModelShape, C
             family.defaults.eos.into_iter().filter(exists).collect()
         }
     };
-    let Storage { weights, plain, dtype, unquantized } = storage;
+    let CheckpointStorage { weights, plain, dtype, unquantized } = storage;
     Ok(ModelShape { architecture, spec, weights, plain, unquantized, dtype, eos_token_ids })
 }
 

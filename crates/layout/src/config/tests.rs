@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::Inventory;
 
 /// Merges `changes` into a small config of `architecture`; `"-"` as a value removes the key.
 fn config(architecture: &str, changes: Value) -> Value {
@@ -63,7 +64,7 @@ fn a_published_config_gives_its_parameter_count() {
             "use_sliding_window": false, "vocab_size": 151_936, "eos_token_id": 151_643
         }),
     );
-    assert_eq!(qwen.parameters(), 494_032_768, "Qwen2.5-0.5B");
+    assert_eq!(Inventory::of(&qwen).parameters(), 494_032_768, "Qwen2.5-0.5B");
     assert_eq!(gqa(&qwen).kv_width(), 128);
     assert!(qwen.spec.layers.iter().all(|layer| layer.window.is_none()));
     assert_eq!((qwen.dtype, qwen.eos_token_ids), (Some(WeightType::Bf16), vec![151_643]));
@@ -76,7 +77,7 @@ fn a_published_config_gives_its_parameter_count() {
             "tie_word_embeddings": true, "vocab_size": 151_936
         }),
     );
-    assert_eq!(qwen3.parameters(), 596_049_920, "Qwen3-0.6B");
+    assert_eq!(Inventory::of(&qwen3).parameters(), 596_049_920, "Qwen3-0.6B");
     assert!(gqa(&qwen3).qk_norm);
 }
 
@@ -86,7 +87,7 @@ fn missing_keys_have_the_defaults_of_the_config_class() {
         parse(&json!({ "architectures": [architecture] })).expect("defaults are valid")
     };
     let llama = bare("LlamaForCausalLM");
-    assert_eq!(llama.parameters(), 6_738_415_616, "Llama 2 7B");
+    assert_eq!(Inventory::of(&llama).parameters(), 6_738_415_616, "Llama 2 7B");
     assert_eq!((llama.spec.max_positions, llama.eos_token_ids), (2048, vec![2]));
     let plain = Rope { dims: 128, theta: 10_000.0, scaling: RopeScaling::Default };
     assert_eq!(llama.spec.ropes, [plain]);
@@ -94,7 +95,7 @@ fn missing_keys_have_the_defaults_of_the_config_class() {
     let mistral = bare("MistralForCausalLM");
     assert_eq!(gqa(&mistral).kv_heads, 8);
     assert_eq!(mistral.spec.layers[31].window, Some(4096));
-    assert_eq!(mistral.parameters(), 7_241_732_096, "Mistral 7B");
+    assert_eq!(Inventory::of(&mistral).parameters(), 7_241_732_096, "Mistral 7B");
 
     let qwen3 = bare("Qwen3ForCausalLM");
     assert_eq!((gqa(&qwen3).head_dim, qwen3.dtype), (128, None));
@@ -444,7 +445,7 @@ proptest! {
         let changes = changes.into_iter().collect();
         if let Ok(shape) = parse(&config(DENSE[family], Value::Object(changes))) {
             let spec = &shape.spec;
-            prop_assert!(spec.norm_eps > 0.0 && shape.parameters() > 0);
+            prop_assert!(spec.norm_eps > 0.0 && Inventory::of(&shape).parameters() > 0);
             for layer in &spec.layers {
                 let Attention::Gqa(gqa) = layer.attention else { panic!("{layer:?}") };
                 prop_assert_eq!(gqa.heads % gqa.kv_heads, 0);

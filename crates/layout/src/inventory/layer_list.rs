@@ -2,8 +2,9 @@
 
 use playhouse_types::{Attention, DecoderSpec, FeedForward, Gqa, LayerSpec, Mla, Moe};
 
-use super::{Axis, Cut, Storage, TensorRole, Weight, product};
-use crate::WeightType;
+use super::{Axis, Cut, Storage, TensorRole, Weight};
+use crate::product::product;
+use crate::weight_type::WeightType;
 
 /// The weights of one layer, `at` layers into the model.
 pub(super) fn weights(spec: &DecoderSpec, storage: &Storage<'_>, at: usize) -> Vec<Weight> {

@@ -40,13 +40,13 @@ pub(super) const RULES: &[(Word, Refuse)] = &[
 /// A rule that a table names.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
-pub(super) struct Rule {
+pub(super) struct NamedRule {
     pub(super) refuse: Refuse,
 }
 
-// === impl Rule ===
+// === impl NamedRule ===
 
-impl TryFrom<String> for Rule {
+impl TryFrom<String> for NamedRule {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {

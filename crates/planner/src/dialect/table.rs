@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use playhouse_types::Role;
 use serde::Deserialize;
 
-use super::rule::Rule;
+use super::rule::NamedRule;
 use super::settings::Settings;
 use super::tables::{self, Word, Words};
 use super::{Key, nearest};
@@ -58,7 +58,7 @@ pub(super) struct Table {
     pub(super) roles: Roles,
     /// Names of the rules on several flags together, in the order of the reports.
     #[serde(default, deserialize_with = "tables::entries")]
-    pub(super) rules: &'static [Rule],
+    pub(super) rules: &'static [NamedRule],
     /// Environment variables that planning reads.
     #[serde(default, deserialize_with = "tables::entries")]
     pub(super) variables: &'static [Flag],

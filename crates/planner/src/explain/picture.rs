@@ -133,7 +133,7 @@ impl Plan {
 
     fn draw_rank(&self, svg: &mut String, (x, y): (usize, usize), rank: &PlannedRank) {
         let node = self.placement.as_ref().and_then(|placement| {
-            placement.seats.get(rank.at.rank as usize).map(|seat| seat.node as usize)
+            placement.devices.get(rank.at.rank as usize).map(|device| device.node as usize)
         });
         let fill = node.map_or("#eef2f6", |node| FILLS[node % FILLS.len()]);
         frame(svg, (x, y, CELL_WIDTH, CELL_HEIGHT), fill, "#555555", 1);

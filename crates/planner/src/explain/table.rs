@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::names::{bytes, layout, range, set, thousands, visible};
-use crate::{Exchange, Experts, GroupKind, Operation, Plan, PlannedRank, Slice, StageTraffic};
+use crate::{Exchange, ExpertSlice, GroupKind, Operation, Plan, PlannedRank, Slice, StageTraffic};
 
 /// A column of the table: its title, and the function that fills it for a rank.
 struct Column {
@@ -168,8 +168,8 @@ fn rows(held: Option<Slice>) -> String {
 }
 
 /// `0-31`, or `3,11,…,59` for round-robin.
-fn experts(experts: Experts) -> String {
-    let Experts { first, count, step } = experts;
+fn experts(experts: ExpertSlice) -> String {
+    let ExpertSlice { first, count, step } = experts;
     let at = |place: u64| first.saturating_add(step.saturating_mul(place));
     match (count, step) {
         (0, _) => "-".to_owned(),

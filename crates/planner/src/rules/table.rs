@@ -18,7 +18,7 @@ pub(crate) struct Rule {
 type Check = fn(&Case<'_>, &mut Findings) -> Option<()>;
 
 /// One breach of a rule.
-struct Found {
+struct Breach {
     message: String,
     /// Numbers that mend this breach, if not the rule's.
     fields: Option<&'static [Field]>,
@@ -28,7 +28,7 @@ struct Found {
 
 /// The breaches that one rule found.
 pub(crate) struct Findings {
-    found: Vec<Found>,
+    found: Vec<Breach>,
     /// Whether messages are dropped: thousands of candidates are tried for the nearest values.
     quiet: bool,
 }
@@ -147,7 +147,7 @@ impl Rule {
     /// Returns every breach of the rule by `case`.
     pub(crate) fn findings(&'static self, case: &Case<'_>) -> Vec<Finding<'static>> {
         let found = self.run(case, false).into_iter();
-        let finding = |Found { message, fields, hint }| Finding {
+        let finding = |Breach { message, fields, hint }| Finding {
             rule: self,
             message,
             fields: fields.unwrap_or(self.fields),
@@ -161,7 +161,7 @@ impl Rule {
         self.run(case, true).len()
     }
 
-    fn run(&self, case: &Case<'_>, quiet: bool) -> Vec<Found> {
+    fn run(&self, case: &Case<'_>, quiet: bool) -> Vec<Breach> {
         let mut out = Findings { found: Vec::new(), quiet };
         (self.check)(case, &mut out);
         out.found
@@ -191,7 +191,7 @@ impl Findings {
 
     fn add(&mut self, message: fmt::Arguments<'_>, fields: Option<&'static [Field]>) {
         let message = if self.quiet { String::new() } else { message.to_string() };
-        self.found.push(Found { message, fields, hint: String::new() });
+        self.found.push(Breach { message, fields, hint: String::new() });
     }
 }
 

@@ -26,7 +26,7 @@ fn place(map: &RankMap, hardware: &Hardware) -> Placement {
 
 /// The node of each rank.
 fn nodes(placement: &Placement) -> Vec<u32> {
-    placement.seats.iter().map(|seat| seat.node).collect()
+    placement.devices.iter().map(|device| device.node).collect()
 }
 
 #[test]
@@ -186,8 +186,8 @@ fn a_lost_node_moves_only_its_own_stages() {
 fn a_lost_device_moves_one_rank_where_its_node_has_another() {
     let (map, mut hardware) = (map(1, 1, 4), hardware("8xH100"));
     let mut before = place(&map, &hardware);
-    for (seat, device) in before.seats.iter_mut().zip([2, 7, 3, 1]) {
-        seat.device = device;
+    for (device, index) in before.devices.iter_mut().zip([2, 7, 3, 1]) {
+        device.device = index;
     }
     hardware.nodes[0].devices = 7;
     let after = Placement::new(&map, &hardware.machines(), CrossDomain::Refuse, Some(&before))
@@ -200,12 +200,12 @@ fn a_lost_device_moves_one_rank_where_its_node_has_another() {
 fn a_broken_previous_placement_does_not_break_the_next() {
     let (map, hardware) = (map(2, 1, 4), hardware("2x8xH100"));
     let mut before = place(&map, &hardware);
-    let first = before.seats[0];
-    before.seats.fill(first);
-    before.seats[7].node = 9;
+    let first = before.devices[0];
+    before.devices.fill(first);
+    before.devices[7].node = 9;
     let after = Placement::new(&map, &hardware.machines(), CrossDomain::Refuse, Some(&before))
         .expect("room");
-    assert_eq!(after.seats.iter().collect::<HashSet<_>>().len(), 8);
+    assert_eq!(after.devices.iter().collect::<HashSet<_>>().len(), 8);
     assert_eq!(after.crossing, [] as [u32; 0]);
 }
 
@@ -240,7 +240,7 @@ proptest! {
         let before = Placement::new(&map, &machines.machines(), CrossDomain::Refuse, None);
         prop_assert_eq!(before.is_ok(), room(&sizes), "room is found where there is some");
         let Ok(before) = before else { return Ok(()) };
-        prop_assert_eq!(before.seats.iter().collect::<HashSet<_>>().len(), before.seats.len());
+        prop_assert_eq!(before.devices.iter().collect::<HashSet<_>>().len(), before.devices.len());
         prop_assert_eq!(&place(&map, &machines), &before);
 
         for (node, devices) in machines.nodes.iter_mut().zip(&later) {
@@ -250,10 +250,10 @@ proptest! {
         let now: Vec<_> = machines.nodes.iter().map(|node| node.devices).collect();
         prop_assert_eq!(after.is_ok(), room(&now));
         let Ok(after) = after else { return Ok(()) };
-        prop_assert_eq!(after.seats.iter().collect::<HashSet<_>>().len(), after.seats.len());
+        prop_assert_eq!(after.devices.iter().collect::<HashSet<_>>().len(), after.devices.len());
         let moved: HashSet<_> = after.moved(&before).into_iter().collect();
-        for (stage, seats) in (0..).zip(before.seats.chunks(tensor as usize)) {
-            let whole = seats.iter().all(|seat| seat.device < now[seat.node as usize]);
+        for (stage, devices) in (0..).zip(before.devices.chunks(tensor as usize)) {
+            let whole = devices.iter().all(|device| device.device < now[device.node as usize]);
             let ranks = stage * tensor..(stage + 1) * tensor;
             prop_assert!(!whole || ranks.clone().all(|rank| !moved.contains(&rank)), "{:?}", ranks);
             let first = after.node(ranks.start);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use playhouse_layout::{ConfigError, ModelShape, WeightType};
+use playhouse_layout::{ConfigError, Inventory, ModelShape, WeightType};
 use playhouse_types::{Attention, FeedForward, Mla};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -39,7 +39,7 @@ fn parameters_of_published_models_are_exact() {
         // Its card says 671 B, the file index 685 B: that counts the layer of multi-token prediction.
         ("deepseek-v3", 671_026_419_200),
     ] {
-        assert_eq!(shape(name).parameters(), parameters, "{name}");
+        assert_eq!(Inventory::of(&shape(name)).parameters(), parameters, "{name}");
     }
 }
 
@@ -97,7 +97,7 @@ fn bytes_of_every_reference_checkpoint_are_those_of_its_tensors() {
         let mut shape = ModelShape::parse(&config).expect("a decoder");
         (shape.weights, shape.plain) = (stored(&folder), stored(&folder));
         let found = tensor_bytes(&folder, shape.spec.tied_embeddings);
-        assert_eq!(shape.checkpoint_bytes(), found, "{}", folder.display());
+        assert_eq!(Inventory::of(&shape).bytes(), found, "{}", folder.display());
     }
 }
 
@@ -109,9 +109,9 @@ fn quantized_bytes_count_scales_zero_points_and_indices() {
     let plain = 7_615_616_512 - matrices;
     let groups = matrices / 128;
     let awq = matrices / 2 + groups / 2 + 2 * groups + 2 * plain;
-    assert_eq!(shape("qwen2.5-7b-awq").checkpoint_bytes(), awq);
+    assert_eq!(Inventory::of(&shape("qwen2.5-7b-awq")).bytes(), awq);
     let inputs = 28 * (3584 * 6 + 18_944);
-    assert_eq!(shape("qwen2.5-7b-gptq").checkpoint_bytes(), awq + 4 * inputs);
+    assert_eq!(Inventory::of(&shape("qwen2.5-7b-gptq")).bytes(), awq + 4 * inputs);
 
     let deepseek = shape("deepseek-v3");
     assert_eq!(deepseek.weights, WeightType::Fp8 { block: Some((128, 128)) });
@@ -119,8 +119,8 @@ fn quantized_bytes_count_scales_zero_points_and_indices() {
     // Plain: embeddings and head, norms, routers and their f32 biases.
     let untouched = 2 * 129_280 * 7168 + 7168 + 61 * (2 * 7168 + 1536 + 512) + 58 * 256 * 7168;
     let matrices = 671_026_419_200 - untouched - 58 * 256;
-    assert_eq!(plain.checkpoint_bytes(), 2 * (matrices + untouched) + 4 * 58 * 256);
-    let scales = (deepseek.checkpoint_bytes() - matrices - 2 * untouched - 4 * 58 * 256) / 4;
+    assert_eq!(Inventory::of(&plain).bytes(), 2 * (matrices + untouched) + 4 * 58 * 256);
+    let scales = (Inventory::of(&deepseek).bytes() - matrices - 2 * untouched - 4 * 58 * 256) / 4;
     // kv_a_proj has 576 rows: its last block of rows is half full.
     assert_eq!(scales, (matrices + 61 * 64 * 7168) / (128 * 128));
 }
@@ -128,13 +128,13 @@ fn quantized_bytes_count_scales_zero_points_and_indices() {
 #[test]
 fn modules_named_unquantized_stay_plain() {
     let mut shape = shape("qwen2.5-7b-awq");
-    let all = shape.checkpoint_bytes();
+    let all = Inventory::of(&shape).bytes();
     shape.unquantized = vec!["model.layers.1.mlp".to_owned()];
     let matrices = 3 * 3584 * 18_944;
     let packed = matrices / 2 + matrices / 256 + matrices / 64;
-    assert_eq!(shape.checkpoint_bytes() - all, 2 * matrices - packed, "layer 1, not layer 10");
+    assert_eq!(Inventory::of(&shape).bytes() - all, 2 * matrices - packed, "layer 1, not layer 10");
     shape.unquantized = vec!["mlp".to_owned()];
-    assert_eq!(shape.checkpoint_bytes() - all, 28 * (2 * matrices - packed));
+    assert_eq!(Inventory::of(&shape).bytes() - all, 28 * (2 * matrices - packed));
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn a_foreign_decoder_is_read_by_the_standard_keys_or_refused_by_the_missing_one(
     config["architectures"] = vec!["GraniteForCausalLM"].into();
     let foreign = ModelShape::parse(config.to_string().as_bytes()).unwrap();
     assert_eq!(foreign.architecture, "GraniteForCausalLM");
-    assert_eq!(foreign.parameters(), 8_030_261_248);
+    assert_eq!(Inventory::of(&foreign).parameters(), 8_030_261_248);
     let note = foreign.note().expect("a note");
     assert!(note.starts_with("GraniteForCausalLM is read as Llama"), "{note}");
     assert_eq!(shape("llama-3.1-8b").note(), None);
@@ -219,7 +219,7 @@ fn a_multimodal_file_is_read_at_its_text_config() {
         "text_config": text,
     });
     let shape = ModelShape::parse(whole.to_string().as_bytes()).unwrap();
-    assert_eq!(shape.parameters(), 7_241_732_096);
+    assert_eq!(Inventory::of(&shape).parameters(), 7_241_732_096);
     assert_eq!(shape.weights, WeightType::Bf16, "the nearer dtype counts");
     whole["text_config"]["vocab_size"] = 0.into();
     let refused = ModelShape::parse(whole.to_string().as_bytes()).unwrap_err();
@@ -277,8 +277,8 @@ proptest! {
             config[key.get(&keys)] = NUMBERS[number].into();
         }
         if let Ok(shape) = ModelShape::parse(config.to_string().as_bytes()) {
-            prop_assert!(shape.parameters() > 0);
-            prop_assert!(shape.checkpoint_bytes() < u64::MAX);
+            prop_assert!(Inventory::of(&shape).parameters() > 0);
+            prop_assert!(Inventory::of(&shape).bytes() < u64::MAX);
         }
     }
 }

@@ -170,7 +170,7 @@ fn weights_of_the_ranks_are_the_checkpoint_cut() {
         let inventory = Inventory::of(&shape);
         let map = map(&ParallelSpec::default(), &shape);
         let bytes = map.share(&map.coordinates(0)).weight_bytes(&inventory);
-        assert_eq!(bytes, shape.checkpoint_bytes(), "{name}");
+        assert_eq!(bytes, Inventory::of(&shape).bytes(), "{name}");
     }
     let shape = shape("llama-3.1-8b.json");
     let inventory = Inventory::of(&shape);
@@ -190,7 +190,7 @@ fn a_tied_table_is_copied_to_the_last_stage() {
     let spec = ParallelSpec { pipeline: 2, ..ParallelSpec::default() };
     let map = map(&spec, &shape);
     let bytes: u64 = map.ranks().map(|at| map.share(&at).weight_bytes(&inventory)).sum();
-    assert_eq!(bytes, shape.checkpoint_bytes() + 2 * 151_936 * 896);
+    assert_eq!(bytes, Inventory::of(&shape).bytes() + 2 * 151_936 * 896);
 }
 
 /// Under attention-DP attention weights are whole on each rank of the group, experts are not.

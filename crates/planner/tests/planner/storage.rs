@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use playhouse_layout::{CrossDomain, ModelShape, WeightType};
+use playhouse_layout::{CrossDomain, Inventory, ModelShape, WeightType};
 use playhouse_planner::dialect::{Dialect, Reading, read, write};
 use playhouse_planner::{KvType, Plan, RuleSet, Serving};
 
@@ -136,7 +136,7 @@ fn what_is_not_counted_and_what_is_rewritten_is_said() {
     let mut halved = whole.clone();
     let notes = said("m", &mut halved);
     assert!(notes.contains("rewritten --dtype"), "{notes}");
-    assert_eq!(halved.checkpoint_bytes() * 2, whole.checkpoint_bytes());
+    assert_eq!(Inventory::of(&halved).bytes() * 2, Inventory::of(&whole).bytes());
 }
 
 /// A layout is planned with the blocks that the command names.
