@@ -63,6 +63,7 @@
 //! text (see `gateway`), anything about layers, devices or ranks (see `engine`).
 #![forbid(unsafe_code)]
 
+mod emitted;
 mod hashed_request;
 mod limits;
 mod queue;
@@ -75,8 +76,9 @@ mod terms;
 
 pub use playhouse_kvcache::PoolStats;
 
+pub use emitted::Emitted;
 pub use hashed_request::HashedRequest;
 pub use limits::{Limits, NeverFits};
-pub use scheduler::{BrokenContract, Emitted, MovedRequest, Scheduler};
+pub use scheduler::{BrokenContract, MovedRequest, Scheduler};
 pub use stats::{Stats, TIMINGS_MAX, Timings};
 pub use terms::{Tenant, Terms};

@@ -6,9 +6,9 @@ use std::time::Duration;
 use playhouse_kvcache::BlockPool;
 use playhouse_types::{
     BlockId, Emission, Epoch, FinishReason, GenerateRequest, PrefixEvent, RequestId, Slot, StepId,
-    TokenId,
 };
 
+use crate::emitted::Emitted;
 use crate::queue::Queue;
 use crate::sequence::{Sequence, as_u32};
 use crate::tempo::Tempo;
@@ -35,7 +35,7 @@ pub struct Scheduler {
     pool: BlockPool,
     waiting: Queue,
     /// The requests with a slot, by slot.
-    seats: Vec<Option<Sequence>>,
+    slots: Vec<Option<Sequence>>,
     /// The slots of running requests, in order of priority and arrival (**S-3**).
     running: Vec<Slot>,
     /// The empty slots, the next to be given last.
@@ -60,23 +60,6 @@ pub struct Scheduler {
 #[derive(Debug)]
 pub struct MovedRequest(Sequence);
 
-/// The state of a request outside of any scheduler: enough to go on behind its last token after its
-/// scheduler was lost with everything that it had in memory.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Emitted {
-    /// The sampled tokens that were emitted, in order.
-    pub tokens: Vec<TokenId>,
-    /// The number of prompt log-probabilities that were emitted.
-    pub prompt_logprobs: usize,
-    /// The number of tokens found in the prefix cache when the request was admitted first, if it was.
-    pub cached_tokens: Option<usize>,
-    /// The time at which the request was enqueued first.
-    pub arrived: Duration,
-    /// The number of schedulers that were lost while they computed the request. The second makes it a
-    /// suspect (**S-9**).
-    pub losses: u32,
-}
-
 /// The work of a step in flight, in plan order.
 #[derive(Debug)]
 struct Flight {
@@ -90,7 +73,7 @@ struct Flight {
 #[derive(Debug)]
 enum Planned {
     /// The run feeds this many tokens of the sequence in this slot.
-    Seated { slot: Slot, tokens: usize },
+    Running { slot: Slot, tokens: usize },
     /// The sequence has ended since. The last step with it holds its blocks, because the step writes to
     /// them.
     Orphaned { slot: Slot, blocks: Vec<BlockId> },
@@ -129,7 +112,7 @@ impl Scheduler {
             next_step: 0,
             pool: BlockPool::new(limits.kv_blocks, limits.block_size),
             waiting: Queue::default(),
-            seats: (0..limits.max_num_seqs).map(|_| None).collect(),
+            slots: (0..limits.max_num_seqs).map(|_| None).collect(),
             running: Vec::with_capacity(limits.max_num_seqs),
             empty: all_slots(limits.max_num_seqs),
             released: Vec::new(),
@@ -206,10 +189,10 @@ impl Scheduler {
         if let Some(sequence) = self.waiting.remove(id) {
             return Some(self.end(&sequence, FinishReason::Cancelled));
         }
-        let at = self.running.iter().position(|&slot| self.seated(slot).request.id == id)?;
+        let at = self.running.iter().position(|&slot| self.sequence(slot).request.id == id)?;
         let slot = self.running.remove(at);
         let mut sequence = self.vacate(slot);
-        self.orphan(slot, sequence.unseat());
+        self.orphan(slot, sequence.release());
         Some(self.end(&sequence, FinishReason::Cancelled))
     }
 
@@ -222,7 +205,7 @@ impl Scheduler {
     /// Returns the request in a slot, if there is one.
     #[must_use]
     pub fn request_in(&self, Slot(slot): Slot) -> Option<RequestId> {
-        let sequence = self.seats.get(slot as usize)?.as_ref()?;
+        let sequence = self.slots.get(slot as usize)?.as_ref()?;
         Some(sequence.request.id)
     }
 
@@ -243,7 +226,7 @@ impl Scheduler {
         for slot in std::mem::take(&mut self.running).into_iter().rev() {
             let mut sequence = self.vacate(slot);
             let guilty = of_step && sequence.is_in_flight() && sequence.blame();
-            sequence.unseat();
+            sequence.release();
             if guilty {
                 let why = "the engine died twice computing this request, and again when it was \
                            tried alone";
@@ -278,10 +261,10 @@ impl Scheduler {
     /// Takes all slots away, so that [`evacuate`](Self::evacuate) gives every request up. What steps in
     /// flight compute of those requests is not read, and is computed again elsewhere (**S-12**); the
     /// steps hold the blocks of the requests until then.
-    pub fn unseat_all(&mut self) {
+    pub fn vacate_all(&mut self) {
         for slot in std::mem::take(&mut self.running).into_iter().rev() {
             let mut sequence = self.vacate(slot);
-            self.orphan(slot, sequence.unseat());
+            self.orphan(slot, sequence.release());
             self.waiting.insert(sequence);
         }
     }
@@ -336,7 +319,7 @@ impl Scheduler {
     /// before a request that arrives next. A request that only decodes has one such token. O(running).
     #[must_use]
     pub fn tokens_left(&self) -> usize {
-        let running = self.running.iter().map(|&slot| self.seated(slot).remaining());
+        let running = self.running.iter().map(|&slot| self.sequence(slot).remaining());
         self.waiting.tokens() + running.sum::<usize>()
     }
 
@@ -362,47 +345,51 @@ impl Scheduler {
         let orphans = self.flights.iter().flat_map(|flight| &flight.runs);
         let orphans = orphans.filter_map(|planned| match planned {
             Planned::Orphaned { blocks, .. } => Some(&blocks[..]),
-            Planned::Seated { .. } => None,
+            Planned::Running { .. } => None,
         });
-        let tables = self.seats.iter().flatten().map(|sequence| &sequence.blocks[..]);
+        let tables = self.slots.iter().flatten().map(|sequence| &sequence.blocks[..]);
         self.pool.check(tables.chain(orphans));
         let mut slots: Vec<Slot> = self.running.iter().chain(&self.empty).copied().collect();
         slots.sort_unstable();
         let mut expected = all_slots(self.limits.max_num_seqs);
         expected.reverse();
-        assert_eq!(slots, expected, "every seat is either taken or empty");
-        let in_order = self.running.is_sorted_by_key(|&slot| self.seated(slot).order());
+        assert_eq!(slots, expected, "every slot is either taken or empty");
+        let in_order = self.running.is_sorted_by_key(|&slot| self.sequence(slot).order());
         assert!(in_order, "S-3: {:?}", self.running);
-        for (at, seat) in self.seats.iter().enumerate() {
+        for (at, sequence) in self.slots.iter().enumerate() {
             let taken = self.running.contains(&Slot(as_u32(at)));
-            assert_eq!(seat.is_some(), taken, "the sequence in seat {at}, and its place in order");
+            assert_eq!(
+                sequence.is_some(),
+                taken,
+                "the sequence in slot {at}, and its place in order"
+            );
         }
     }
 
     /// Returns the sequence in a slot that is taken.
-    fn seated(&self, slot: Slot) -> &Sequence {
-        self.seats[slot.0 as usize].as_ref().expect("a running slot has a sequence")
+    fn sequence(&self, slot: Slot) -> &Sequence {
+        self.slots[slot.0 as usize].as_ref().expect("a running slot has a sequence")
     }
 
-    fn seated_mut(&mut self, slot: Slot) -> &mut Sequence {
-        self.seats[slot.0 as usize].as_mut().expect("a running slot has a sequence")
+    fn sequence_mut(&mut self, slot: Slot) -> &mut Sequence {
+        self.slots[slot.0 as usize].as_mut().expect("a running slot has a sequence")
     }
 
     /// Empties a slot. The caller sees to `running` and to the blocks.
     fn vacate(&mut self, slot: Slot) -> Sequence {
-        let sequence = self.seats[slot.0 as usize].take().expect("a running slot has a sequence");
+        let sequence = self.slots[slot.0 as usize].take().expect("a running slot has a sequence");
         self.released.push(slot);
         self.empty.push(slot);
         sequence
     }
 
-    /// Frees the blocks of a sequence that has ended in slot `seat`, now or with the last of its runs in
+    /// Frees the blocks of a sequence that has ended in slot `ended`, now or with the last of its runs in
     /// flight. The slot can have earlier orphans already.
-    fn orphan(&mut self, seat: Slot, mut blocks: Vec<BlockId>) {
+    fn orphan(&mut self, ended: Slot, mut blocks: Vec<BlockId>) {
         let runs = self.flights.iter_mut().rev().flat_map(|flight| &mut flight.runs);
         for planned in runs {
-            if matches!(planned, Planned::Seated { slot, .. } if *slot == seat) {
-                *planned = Planned::Orphaned { slot: seat, blocks: std::mem::take(&mut blocks) };
+            if matches!(planned, Planned::Running { slot, .. } if *slot == ended) {
+                *planned = Planned::Orphaned { slot: ended, blocks: std::mem::take(&mut blocks) };
             }
         }
         self.pool.release(&blocks);

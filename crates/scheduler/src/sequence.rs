@@ -51,7 +51,7 @@ pub(crate) struct Sequence {
     cached_tokens: Option<usize>,
     pub(crate) preemptions: u32,
     pub(crate) arrived: Duration,
-    seated: Option<Duration>,
+    admitted: Option<Duration>,
     first_token: Option<Duration>,
 }
 
@@ -85,7 +85,7 @@ impl Sequence {
             cached_tokens: None,
             preemptions: 0,
             arrived: now,
-            seated: None,
+            admitted: None,
             first_token: None,
         }
     }
@@ -104,7 +104,7 @@ impl Sequence {
         }
         (sequence.reported, sequence.cached_tokens) = (prompt_logprobs, cached_tokens);
         if !tokens.is_empty() {
-            (sequence.seated, sequence.first_token) = (Some(arrived), Some(arrived));
+            (sequence.admitted, sequence.first_token) = (Some(arrived), Some(arrived));
         }
         sequence.generated = tokens;
         // Its exact position is not known: at its next token at the latest.
@@ -122,7 +122,7 @@ impl Sequence {
 
     /// Returns the time from which the sequence is expired: `None`, once it had a slot (**S-13**).
     pub(crate) fn deadline(&self) -> Option<Duration> {
-        self.terms.deadline.filter(|_| self.seated.is_none())
+        self.terms.deadline.filter(|_| self.admitted.is_none())
     }
 
     pub(crate) fn prompt_len(&self) -> usize {
@@ -229,18 +229,18 @@ impl Sequence {
     }
 
     /// Records that the sequence was given a slot, and that its first `cached` tokens are in the cache.
-    pub(crate) fn seat(&mut self, blocks: Vec<BlockId>, cached: usize, now: Duration) {
+    pub(crate) fn admit(&mut self, blocks: Vec<BlockId>, cached: usize, now: Duration) {
         self.blocks = blocks;
         self.computed = cached;
         self.planned = cached;
         self.told = self.known();
         self.published = self.block_size.full_blocks(cached);
         self.cached_tokens.get_or_insert(cached);
-        self.seated.get_or_insert(now);
+        self.admitted.get_or_insert(now);
     }
 
     /// Takes the slot from the sequence, and returns its blocks, to which the caller sees.
-    pub(crate) fn unseat(&mut self) -> Vec<BlockId> {
+    pub(crate) fn release(&mut self) -> Vec<BlockId> {
         self.computed = 0;
         self.planned = 0;
         self.published = 0;
@@ -327,8 +327,11 @@ impl Sequence {
         let since = |start: Duration, end: Duration| end.saturating_sub(start);
         Timings {
             id: self.request.id,
-            queue: since(self.arrived, self.seated.unwrap_or(end)),
-            prefill: self.seated.zip(self.first_token).map(|(seat, first)| since(seat, first)),
+            queue: since(self.arrived, self.admitted.unwrap_or(end)),
+            prefill: self
+                .admitted
+                .zip(self.first_token)
+                .map(|(admitted, first)| since(admitted, first)),
             decode: self.first_token.map(|first| since(first, end)),
             prompt_tokens: self.prompt_len(),
             cached_tokens: self.cached_tokens.unwrap_or(0),

@@ -34,7 +34,7 @@ impl State {
         self.report.slower_than_peers(Some(times as u32));
         self.readmission = Some(self.timers.set(me, sleep(away), ReplicaMsg::Readmit));
         self.cause = LossCause::Slow;
-        self.scheduler.unseat_all();
+        self.scheduler.vacate_all();
         self.hand_over();
     }
 

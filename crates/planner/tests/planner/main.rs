@@ -16,3 +16,5 @@ mod shape;
 mod shares;
 mod storage;
 mod traffic;
+#[path = "../../../../tests/transcript.rs"]
+mod transcript;

@@ -1,7 +1,5 @@
-//! What is said, as text: every file of `tests/said` is a list of questions and answers.
-//!
-//! A file is prose (lines with `#`), then questions, `----`, and what they print, up to an empty
-//! line. `REWRITE=1 cargo test -p playhouse-planner --test planner said` writes the answers: read the diff.
+//! What is said, as text: every [transcript](crate::transcript) of `tests/said` is a list of questions and
+//! answers. `REWRITE=1 cargo test -p playhouse-planner --test planner said` accepts what is said.
 //!
 //! ```text
 //! model NAME key=value …          as in tests/examples
@@ -11,63 +9,30 @@
 //! grid sglang                     reads FILE as the autotuner's grid
 //! ```
 
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::shape;
 use playhouse_layout::ModelShape;
 use playhouse_planner::dialect::{Dialect, Document, Grid, Reading, read, write};
+
+use crate::shape;
+use crate::transcript::{Player, play_folder};
 
 #[test]
 fn engines_rules_and_grids_say_what_is_written() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/said");
-    let files = std::fs::read_dir(folder).expect("the folder of answers");
-    let mut files: Vec<PathBuf> = files.map(|file| file.expect("a file").path()).collect();
-    files.sort();
-    assert!(files.len() >= 4, "{} files", files.len());
-    let rewrite = std::env::var_os("REWRITE").is_some();
-    let mut failures = String::new();
-    for file in files {
-        let written = std::fs::read_to_string(&file).expect("a readable file");
-        let said = play(&written);
-        if said != written && rewrite {
-            std::fs::write(&file, &said).expect("a writable file");
-        } else if said != written {
-            let _ = writeln!(failures, "{}:\n{said}", file.display());
-        }
-    }
-    assert!(failures.is_empty(), "said (REWRITE=1 accepts)\n{failures}");
+    play_folder::<Planner>(&folder, 4);
 }
 
-/// The file with what its questions print now.
-fn play(file: &str) -> String {
-    let mut world = World::default();
-    let mut played = String::new();
-    let mut lines = file.lines();
-    while let Some(line) = lines.next() {
-        played += line;
-        played.push('\n');
-        if line == "----" {
-            played += &std::mem::take(&mut world.said);
-            lines.by_ref().take_while(|line| !line.is_empty()).for_each(drop);
-            played.push('\n');
-        } else if !line.is_empty() && !line.starts_with('#') {
-            world.ask(line);
-        }
-    }
-    assert!(world.said.is_empty(), "questions without ---- print {:?}", world.said);
-    played.trim_end().to_owned() + "\n"
-}
-
+/// The model and the file that questions are about.
 #[derive(Default)]
-struct World {
+struct Planner {
     shape: Option<ModelShape>,
     text: String,
     said: String,
 }
 
-impl World {
-    fn ask(&mut self, line: &str) {
+impl Player for Planner {
+    fn run(&mut self, line: &str) {
         if let Some(yaml) = line.strip_prefix('|') {
             self.text += yaml.strip_prefix(' ').unwrap_or(yaml);
             self.text.push('\n');
@@ -82,6 +47,12 @@ impl World {
         }
     }
 
+    fn printed(&mut self) -> &mut String {
+        &mut self.said
+    }
+}
+
+impl Planner {
     fn command(&mut self, from: &str, to: &str, words: &str) {
         let document = self.document();
         let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();

@@ -34,7 +34,7 @@ struct Admissible {
 
 /// The suspect that runs alone (**S-9**).
 enum Suspect {
-    Seated(Slot),
+    Running(Slot),
     Queued(Admissible),
 }
 
@@ -66,10 +66,10 @@ impl Scheduler {
         match self.suspect() {
             Some(_) if !self.flights.is_empty() => return None,
             // What it was blamed for may reach beyond its known tokens, by one that was sampled since.
-            Some(Suspect::Seated(slot)) => match self.grow(slot) {
+            Some(Suspect::Running(slot)) => match self.grow(slot) {
                 Growth::Room(new_blocks) => {
                     let tokens_max = draft.budget;
-                    draft.run(slot, self.seated_mut(slot), tokens_max, new_blocks);
+                    draft.run(slot, self.sequence_mut(slot), tokens_max, new_blocks);
                 }
                 // The suspect waits for room, as a suspect in the queue does.
                 Growth::Starved | Growth::Preempted => drop(self.plan_running(&mut draft)),
@@ -107,9 +107,9 @@ impl Scheduler {
 
     /// Returns the first suspect, unless the suspect waits for room.
     fn suspect(&self) -> Option<Suspect> {
-        let is_suspect = |slot: &&Slot| self.seated(**slot).suspect_until.is_some();
+        let is_suspect = |slot: &&Slot| self.sequence(**slot).suspect_until.is_some();
         if let Some(&slot) = self.running.iter().find(is_suspect) {
-            return Some(Suspect::Seated(slot));
+            return Some(Suspect::Running(slot));
         }
         let head = self.waiting.front()?;
         head.suspect_until?;
@@ -120,7 +120,7 @@ impl Scheduler {
     /// were blocks enough for all of them.
     fn plan_running(&mut self, draft: &mut Draft) -> bool {
         let lookahead = self.limits.lookahead;
-        let can_run = |slot: &&Slot| self.seated(**slot).feedable(lookahead) > 0;
+        let can_run = |slot: &&Slot| self.sequence(**slot).feedable(lookahead) > 0;
         let mut behind = self.running.iter().filter(can_run).count();
         let preemptions = self.preemptions;
         let mut starved = false;
@@ -128,7 +128,7 @@ impl Scheduler {
         while at < self.running.len() && draft.budget > 0 && draft.share > 0 {
             let slot = self.running[at];
             at += 1;
-            let sequence = self.seated(slot);
+            let sequence = self.sequence(slot);
             if sequence.feedable(lookahead) == 0 {
                 continue;
             }
@@ -141,7 +141,7 @@ impl Scheduler {
                 Growth::Room(new_blocks) => {
                     // S-7: a chunk leaves one token for each sequence that is still to come.
                     let tokens_max = draft.budget.saturating_sub(behind).max(1);
-                    draft.run(slot, self.seated_mut(slot), tokens_max, new_blocks);
+                    draft.run(slot, self.sequence_mut(slot), tokens_max, new_blocks);
                 }
                 Growth::Starved => starved = true,
                 Growth::Preempted => break,
@@ -152,12 +152,12 @@ impl Scheduler {
 
     /// Makes room for the next token of a running sequence, at the expense of the last in order. A sequence that is alone always finds room: no context is longer than the pool.
     fn grow(&mut self, slot: Slot) -> Growth {
-        if !self.seated(slot).needs_block() {
+        if !self.sequence(slot).needs_block() {
             return Growth::Room(Vec::new());
         }
         while !self.pool.can_take(1) {
             let last = *self.running.last().expect("the sequence that grows is running");
-            if self.seated(last).is_in_flight() {
+            if self.sequence(last).is_in_flight() {
                 return Growth::Starved;
             }
             self.preempt(last);
@@ -166,7 +166,7 @@ impl Scheduler {
             }
         }
         let new_blocks = self.pool.take(1);
-        self.seated_mut(slot).blocks.extend_from_slice(&new_blocks);
+        self.sequence_mut(slot).blocks.extend_from_slice(&new_blocks);
         Growth::Room(new_blocks)
     }
 
@@ -174,7 +174,7 @@ impl Scheduler {
     fn preempt(&mut self, last: Slot) {
         assert_eq!(self.running.pop(), Some(last), "the last in order gives way");
         let mut sequence = self.vacate(last);
-        self.pool.release(&sequence.unseat());
+        self.pool.release(&sequence.release());
         sequence.preemptions += 1;
         self.preemptions += 1;
         self.waiting.insert(sequence);
@@ -188,7 +188,7 @@ impl Scheduler {
         if self.waiting.len() < 2 || self.waiting.len() > self.empty.len() {
             return nobody;
         }
-        let running = self.running.iter().map(|&slot| self.seated(slot));
+        let running = self.running.iter().map(|&slot| self.sequence(slot));
         let (mut moving, mut tokens) = (0, self.waiting.tokens());
         for feedable in running.map(|running| running.feedable(self.limits.lookahead)) {
             moving += usize::from(feedable > 0);
@@ -232,7 +232,7 @@ impl Scheduler {
         {
             let head = self.waiting.pop_front().expect("it has a head");
             let slot = self.admit(head, admissible, draft);
-            growing += usize::from(self.seated(slot).may_grow());
+            growing += usize::from(self.sequence(slot).may_grow());
         }
     }
 
@@ -256,16 +256,16 @@ impl Scheduler {
 
     /// Returns the number of running sequences that will want another block.
     fn growing(&self) -> usize {
-        self.running.iter().filter(|&&slot| self.seated(slot).may_grow()).count()
+        self.running.iter().filter(|&&slot| self.sequence(slot).may_grow()).count()
     }
 
     /// Gives a slot to a sequence from the queue and plans its first run.
     fn admit(&mut self, mut sequence: Sequence, admissible: Admissible, draft: &mut Draft) -> Slot {
         let Admissible { prefix, new_blocks } = admissible;
-        let slot = self.empty.pop().expect("there is a seat for whoever is admissible");
+        let slot = self.empty.pop().expect("an admissible sequence finds an empty slot");
         let new_blocks = self.pool.admit(&prefix, new_blocks);
         let table = [&prefix.blocks[..], &new_blocks].concat();
-        sequence.seat(table, prefix.blocks.len() * self.limits.block_size.tokens(), self.clock);
+        sequence.admit(table, prefix.blocks.len() * self.limits.block_size.tokens(), self.clock);
         draft.admitted.push(Admitted {
             slot,
             tokens: sequence.tokens(),
@@ -276,9 +276,9 @@ impl Scheduler {
         draft.run(slot, &mut sequence, draft.budget, new_blocks);
         self.waiting.charge(sequence.terms.tenant, sequence.remaining());
         let order = sequence.order();
-        let at = self.running.partition_point(|&other| self.seated(other).order() < order);
+        let at = self.running.partition_point(|&other| self.sequence(other).order() < order);
         self.running.insert(at, slot);
-        self.seats[slot.0 as usize] = Some(sequence);
+        self.slots[slot.0 as usize] = Some(sequence);
         slot
     }
 
@@ -331,7 +331,7 @@ impl Draft {
         let (start, appended, logits) = sequence.plan(tokens);
         self.budget -= tokens;
         self.share -= 1;
-        self.planned.push(Planned::Seated { slot, tokens });
+        self.planned.push(Planned::Running { slot, tokens });
         self.runs.push(Run {
             slot,
             start: as_u32(start),

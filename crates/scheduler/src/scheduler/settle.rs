@@ -99,14 +99,14 @@ impl Scheduler {
         let mut emissions = Vec::with_capacity(runs.len());
         for (planned, run) in runs.into_iter().zip(outcome.runs) {
             match planned {
-                Planned::Seated { slot, tokens } => {
+                Planned::Running { slot, tokens } => {
                     emissions.extend(self.settle(slot, tokens, run));
                 }
                 Planned::Orphaned { blocks, .. } => self.pool.release(&blocks),
             }
         }
         if emissions.iter().any(|emission| emission.finish.is_some()) {
-            self.running.retain(|slot| self.seats[slot.0 as usize].is_some());
+            self.running.retain(|slot| self.slots[slot.0 as usize].is_some());
         }
         Ok(emissions)
     }
@@ -129,8 +129,8 @@ impl Scheduler {
                 return Err(BrokenContract::OtherSlot { step, slot, found: run.slot });
             }
             // The outcome of a sequence that has ended since is not read.
-            let Planned::Seated { tokens, .. } = planned else { continue };
-            let (samples, prompt_logprobs) = self.seated(slot).expects(*tokens);
+            let Planned::Running { tokens, .. } = planned else { continue };
+            let (samples, prompt_logprobs) = self.sequence(slot).expects(*tokens);
             let found = run.sampled.len();
             if found != usize::from(samples) {
                 return Err(BrokenContract::Sampled { step, slot, samples, found });
@@ -146,7 +146,7 @@ impl Scheduler {
     /// Takes in one run of a sequence that has not ended.
     fn settle(&mut self, slot: Slot, tokens: usize, run: RunOutcome) -> Option<Emission> {
         let now = self.clock;
-        let sequence = self.seated_mut(slot);
+        let sequence = self.sequence_mut(slot);
         let start = sequence.advance(tokens);
         let prompt = start.min(sequence.prompt_len())..sequence.computed.min(sequence.prompt_len());
         let sampled = run.sampled.into_iter().next();
@@ -165,7 +165,7 @@ impl Scheduler {
         self.publish(slot);
         if emission.finish.is_some() {
             let mut sequence = self.vacate(slot);
-            self.orphan(slot, sequence.unseat());
+            self.orphan(slot, sequence.release());
             self.record(&sequence);
         }
         (emission.token.is_some() || !emission.prompt_logprobs.is_empty()).then_some(emission)
@@ -173,8 +173,8 @@ impl Scheduler {
 
     /// Offers the blocks that a sequence has filled to the prefix index (**S-8**).
     fn publish(&mut self, slot: Slot) {
-        let seat = &mut self.seats[slot.0 as usize];
-        let sequence = seat.as_mut().expect("a running slot has a sequence");
+        let sequence = self.slots[slot.0 as usize].as_mut();
+        let sequence = sequence.expect("a running slot has a sequence");
         let Some(chain) = &sequence.chain else { return };
         let full = self.limits.block_size.full_blocks(sequence.computed);
         for at in sequence.published..full {
@@ -189,7 +189,7 @@ impl Scheduler {
 impl Planned {
     fn slot(&self) -> Slot {
         match *self {
-            Self::Seated { slot, .. } | Self::Orphaned { slot, .. } => slot,
+            Self::Running { slot, .. } | Self::Orphaned { slot, .. } => slot,
         }
     }
 }

@@ -2,3 +2,5 @@
 
 mod props;
 mod scenarios;
+#[path = "../../../../tests/transcript.rs"]
+mod transcript;

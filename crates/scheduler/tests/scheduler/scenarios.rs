@@ -1,8 +1,6 @@
-//! Policy as text: every file of `tests/scenarios` is played against a scheduler.
-//!
-//! A file is prose (lines with `#`), then blocks of commands, `----`, and what they print, up to an
-//! empty line. After every command the scheduler's books are checked. `REWRITE=1 cargo test -p
-//! playhouse-scheduler --test scheduler scenarios` writes what was printed into the files: read the diff.
+//! Policy as text: every [transcript](crate::transcript) of `tests/scenarios` is played against a scheduler.
+//! After every command the scheduler's books are checked. `REWRITE=1 cargo test -p playhouse-scheduler --test
+//! scheduler scenarios` accepts what is printed.
 //!
 //! ```text
 //! limits seqs=4 budget=64 len=256 blocks=16 cache=on lookahead=off     a new scheduler; these are the defaults
@@ -23,7 +21,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,73 +32,25 @@ use playhouse_types::{
     TokenLogprobs,
 };
 
+use crate::transcript::{Player, play_folder};
+
 #[test]
 fn scenarios_play_as_written() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
-    let files = std::fs::read_dir(folder).expect("the folder of scenarios");
-    let mut files: Vec<PathBuf> = files.map(|file| file.expect("a file").path()).collect();
-    files.sort();
-    assert!(files.len() >= 15, "{} scenarios were found", files.len());
-    let rewrite = std::env::var_os("REWRITE").is_some();
-    let mut failures = String::new();
-    for file in files {
-        let written = std::fs::read_to_string(&file).expect("a readable scenario");
-        let played = play(&written);
-        if played != written && rewrite {
-            std::fs::write(&file, &played).expect("a writable scenario");
-        } else if played != written {
-            let name = file.file_name().expect("a file has a name").display();
-            let _ = writeln!(failures, "{name}:\n{}", diff(&written, &played));
-        }
-    }
-    assert!(failures.is_empty(), "- written, + played (REWRITE=1 accepts)\n{failures}");
-}
-
-/// The file with what its commands print now.
-fn play(file: &str) -> String {
-    let mut world = World::new(&Words::parse(""));
-    let mut played = String::new();
-    let mut lines = file.lines();
-    while let Some(line) = lines.next() {
-        played += line;
-        played.push('\n');
-        if line == "----" {
-            played += &std::mem::take(&mut world.printed);
-            lines.by_ref().take_while(|line| !line.is_empty()).for_each(drop);
-            played.push('\n');
-        } else if !line.is_empty() && !line.starts_with('#') {
-            world.run(line);
-        }
-    }
-    assert!(world.printed.is_empty(), "commands without ---- print {:?}", world.printed);
-    // Blocks end in an empty line, the file does not.
-    played.trim_end().to_owned() + "\n"
-}
-
-/// The lines between the first and the last difference.
-fn diff(written: &str, played: &str) -> String {
-    let (old, new): (Vec<&str>, Vec<&str>) = (written.lines().collect(), played.lines().collect());
-    let head = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
-    let (old, new) = (&old[head..], &new[head..]);
-    let tail = old.iter().rev().zip(new.iter().rev()).take_while(|(old, new)| old == new).count();
-    let mut text = format!("  line {}\n", head + 1);
-    for (mark, lines) in [('-', &old[..old.len() - tail]), ('+', &new[..new.len() - tail])] {
-        lines.iter().for_each(|line| text += &format!("{mark} {line}\n"));
-    }
-    text
+    play_folder::<Replica>(&folder, 15);
 }
 
 /// The words of a command after its name: `a`, `max=4`, `logprobs`.
 struct Words<'a>(Vec<(&'a str, &'a str)>);
 
 /// A scheduler, an engine which has everything in mind that it was told, and a clock.
-struct World {
+struct Replica {
     scheduler: Scheduler,
     epoch: u64,
     now: Duration,
     sampling: BTreeMap<RequestId, Arc<SamplingParams>>,
-    /// Who sits where, and how long the prompt is: as the plans told.
-    seats: HashMap<Slot, (RequestId, u32)>,
+    /// The request in each slot and the length of its prompt, as the plans told.
+    slots: HashMap<Slot, (RequestId, u32)>,
     plans: VecDeque<StepPlan>,
     /// Plans whose outcomes did not come before a restart.
     lost: VecDeque<StepPlan>,
@@ -141,9 +91,9 @@ impl<'a> Words<'a> {
     }
 }
 
-// === impl World ===
+// === impl Replica ===
 
-impl World {
+impl Replica {
     fn new(words: &Words<'_>) -> Self {
         let limits = Limits {
             max_num_seqs: words.number("seqs", 4) as usize,
@@ -164,48 +114,12 @@ impl World {
             epoch: 1,
             now: Duration::ZERO,
             sampling: BTreeMap::new(),
-            seats: HashMap::new(),
+            slots: HashMap::new(),
             plans: VecDeque::new(),
             lost: VecDeque::new(),
             emitted: BTreeMap::new(),
             printed: String::new(),
         }
-    }
-
-    fn run(&mut self, line: &str) {
-        let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
-        let words = Words::parse(rest);
-        match command {
-            "limits" => *self = Self::new(&words),
-            "enqueue" => self.enqueue(&words),
-            "plan" => drop(self.plan()),
-            "apply" => self.apply(&words),
-            "step" => {
-                if self.plan() {
-                    self.apply(&words);
-                }
-            }
-            "drive" => self.drive(words.0.first().map_or(u64::MAX, |word| number(word.0))),
-            "cancel" => {
-                let emission = self.scheduler.cancel(id(words.first()));
-                self.print_emissions(emission.as_slice());
-            }
-            "restart" => self.restart(),
-            "resize" => {
-                self.scheduler.resize(u32::try_from(number(words.first())).expect("few blocks"));
-            }
-            "late" => {
-                let plan = self.lost.pop_front().expect("a step was in flight at the restart");
-                let outcome = self.outcome(&plan, &words);
-                let emissions = self.scheduler.apply(outcome, self.now).expect("the plan's");
-                self.print_emissions(&emissions);
-            }
-            "wait" => self.now += Duration::from_millis(number(words.first())),
-            "stats" => self.stats(),
-            "timings" => self.timings(),
-            _ => panic!("no such command: {line}"),
-        }
-        self.scheduler.check();
     }
 
     fn enqueue(&mut self, words: &Words<'_>) {
@@ -241,7 +155,7 @@ impl World {
             self.printed += "no plan\n";
             return false;
         };
-        self.take_seats(&plan);
+        self.follow_slots(&plan);
         let _ = write!(self.printed, "{}", plan.step);
         for slot in &plan.released {
             let _ = write!(self.printed, ", release {}", slot.0);
@@ -249,7 +163,7 @@ impl World {
         self.printed.push('\n');
         for admitted in &plan.admitted {
             let Admitted { slot, tokens, blocks, .. } = admitted;
-            let name = name(self.seats[slot].0);
+            let name = name(self.slots[slot].0);
             let _ = write!(self.printed, "  admit {name} to {}: {} tokens", slot.0, tokens.len());
             for (at, block) in blocks.iter().enumerate() {
                 let cached = if at == 0 { ", cached in" } else { "" };
@@ -271,15 +185,15 @@ impl World {
         true
     }
 
-    fn take_seats(&mut self, plan: &StepPlan) {
+    fn follow_slots(&mut self, plan: &StepPlan) {
         for slot in &plan.released {
-            self.seats.remove(slot).expect("a released seat was taken");
+            self.slots.remove(slot).expect("a released slot was taken");
         }
         for admitted in &plan.admitted {
             let mut requests = self.sampling.iter();
             let request = requests.find(|request| Arc::ptr_eq(request.1, &admitted.sampling));
-            let seat = (*request.expect("its sampling names it").0, admitted.prompt_tokens);
-            assert!(self.seats.insert(admitted.slot, seat).is_none(), "the seat was empty");
+            let request = (*request.expect("its sampling names it").0, admitted.prompt_tokens);
+            assert!(self.slots.insert(admitted.slot, request).is_none(), "the slot was empty");
         }
     }
 
@@ -295,9 +209,9 @@ impl World {
     fn outcome(&self, plan: &StepPlan, words: &Words<'_>) -> StepOutcome {
         let outcome = |(at, run): (usize, &Run)| {
             let end = run.start + run.tokens;
-            let name = self.seats.get(&run.slot).map_or(String::new(), |seat| name(seat.0));
+            let name = self.slots.get(&run.slot).map_or(String::new(), |request| name(request.0));
             let token = words.number(&name, 1000 + u64::from(end)) as TokenId;
-            let prompt = self.seats.get(&run.slot).map_or(0, |seat| seat.1);
+            let prompt = self.slots.get(&run.slot).map_or(0, |request| request.1);
             let all = run.logits == Logits::All;
             let logprob = |position| TokenLogprobs {
                 token: 0,
@@ -322,7 +236,7 @@ impl World {
     fn samples(&self, plan: &StepPlan, at: usize) -> bool {
         let run = &plan.runs[at];
         let known = || {
-            let (id, prompt) = self.seats[&run.slot];
+            let (id, prompt) = self.slots[&run.slot];
             prompt as usize + self.emitted.get(&id).map_or(0, Vec::len)
         };
         match run.logits {
@@ -356,7 +270,7 @@ impl World {
         self.epoch += 1;
         self.lost.extend(std::mem::take(&mut self.plans));
         let emissions = self.scheduler.restart(Epoch(self.epoch), true);
-        self.seats.clear();
+        self.slots.clear();
         self.print_emissions(&emissions);
     }
 
@@ -438,7 +352,55 @@ impl World {
     }
 
     fn name_of(&self, slot: Slot) -> String {
-        name(self.seats[&slot].0)
+        name(self.slots[&slot].0)
+    }
+}
+
+impl Default for Replica {
+    fn default() -> Self {
+        Self::new(&Words::parse(""))
+    }
+}
+
+impl Player for Replica {
+    fn run(&mut self, line: &str) {
+        let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let words = Words::parse(rest);
+        match command {
+            "limits" => *self = Self::new(&words),
+            "enqueue" => self.enqueue(&words),
+            "plan" => drop(self.plan()),
+            "apply" => self.apply(&words),
+            "step" => {
+                if self.plan() {
+                    self.apply(&words);
+                }
+            }
+            "drive" => self.drive(words.0.first().map_or(u64::MAX, |word| number(word.0))),
+            "cancel" => {
+                let emission = self.scheduler.cancel(id(words.first()));
+                self.print_emissions(emission.as_slice());
+            }
+            "restart" => self.restart(),
+            "resize" => {
+                self.scheduler.resize(u32::try_from(number(words.first())).expect("few blocks"));
+            }
+            "late" => {
+                let plan = self.lost.pop_front().expect("a step was in flight at the restart");
+                let outcome = self.outcome(&plan, &words);
+                let emissions = self.scheduler.apply(outcome, self.now).expect("the plan's");
+                self.print_emissions(&emissions);
+            }
+            "wait" => self.now += Duration::from_millis(number(words.first())),
+            "stats" => self.stats(),
+            "timings" => self.timings(),
+            _ => panic!("no such command: {line}"),
+        }
+        self.scheduler.check();
+    }
+
+    fn printed(&mut self) -> &mut String {
+        &mut self.printed
     }
 }
 

@@ -24,7 +24,7 @@ struct Entry {
 }
 
 /// One sequence, as executed so far.
-struct Seat {
+struct SlotState {
     tokens: Vec<TokenId>,
     /// Sampled, and not yet brought back by a run.
     unsaid: Option<TokenId>,
@@ -45,7 +45,7 @@ struct Received {
 pub(crate) struct Engine {
     limits: Limits,
     kv: Vec<Option<Entry>>,
-    seats: HashMap<Slot, Seat>,
+    slots: HashMap<Slot, SlotState>,
     /// Block tables after everything received.
     tables: HashMap<Slot, Vec<BlockId>>,
     received: VecDeque<Received>,
@@ -59,8 +59,8 @@ pub(crate) type Salts = HashMap<u64, u64>;
 impl Engine {
     pub(crate) fn new(limits: Limits) -> Self {
         let positions = limits.kv_blocks as usize * BlockSize::CPU.tokens();
-        let (seats, tables) = (HashMap::new(), HashMap::new());
-        Self { limits, kv: vec![None; positions], seats, tables, received: VecDeque::new() }
+        let (slots, tables) = (HashMap::new(), HashMap::new());
+        Self { limits, kv: vec![None; positions], slots, tables, received: VecDeque::new() }
     }
 
     /// Queues a plan after checking what can be checked before it is executed.
@@ -83,7 +83,7 @@ impl Engine {
         for run in &plan.runs {
             assert!(slots.insert(run.slot), "S-6: two runs of {} in a plan", run.slot);
             assert!(run.new_blocks.iter().all(|block| !in_flight.contains(block)), "S-8");
-            let table = self.tables.get_mut(&run.slot).expect("a run has a seat");
+            let table = self.tables.get_mut(&run.slot).expect("a run has a slot");
             table.extend(&run.new_blocks);
             let (first, last) = (run.start, run.start + run.tokens - 1);
             let range =
@@ -97,11 +97,11 @@ impl Engine {
     pub(crate) fn execute(&mut self, salts: &Salts) -> StepOutcome {
         let plan = self.received.pop_front().expect("a plan was received").plan;
         for slot in &plan.released {
-            self.seats.remove(slot);
+            self.slots.remove(slot);
         }
         for admitted in plan.admitted {
             let salt = salts[&admitted.sampling.seed];
-            let seat = Seat {
+            let state = SlotState {
                 tokens: admitted.tokens.to_vec(),
                 unsaid: None,
                 prompt: admitted.prompt_tokens as usize,
@@ -110,11 +110,11 @@ impl Engine {
                 computed: admitted.blocks.len() * BlockSize::CPU.tokens(),
                 table: admitted.blocks,
             };
-            self.seats.insert(admitted.slot, seat);
+            self.slots.insert(admitted.slot, state);
         }
         for run in &plan.runs {
-            let seat = self.seats.get_mut(&run.slot).expect("a run has a seat");
-            seat.table.extend(&run.new_blocks);
+            let state = self.slots.get_mut(&run.slot).expect("a run has a slot");
+            state.table.extend(&run.new_blocks);
         }
         let runs = plan.runs.iter().map(|run| self.compute(run)).collect();
         StepOutcome { epoch: plan.epoch, step: plan.step, runs }
@@ -123,8 +123,8 @@ impl Engine {
     fn compute(&mut self, run: &Run) -> RunOutcome {
         let (start, end) = (run.start as usize, (run.start + run.tokens) as usize);
         self.check_writes(run.slot, start, end);
-        let seat = self.seats.get_mut(&run.slot).expect("a run has a seat");
-        let sampled = seat.unsaid.take();
+        let state = self.slots.get_mut(&run.slot).expect("a run has a slot");
+        let sampled = state.unsaid.take();
         match run.appended {
             Appended::Nothing => assert_eq!(sampled, None, "a run brings the token before it"),
             Appended::Token(token) => assert_eq!(sampled, Some(token), "the token before it"),
@@ -133,14 +133,18 @@ impl Engine {
                 assert!(sampled.is_some(), "a token was sampled before");
             }
         }
-        seat.tokens.extend(sampled);
-        assert_eq!(start, seat.computed, "runs of {} are contiguous", run.slot);
-        assert!(start < end && end <= seat.tokens.len(), "{start}..{end} of {}", seat.tokens.len());
+        state.tokens.extend(sampled);
+        assert_eq!(start, state.computed, "runs of {} are contiguous", run.slot);
+        assert!(
+            start < end && end <= state.tokens.len(),
+            "{start}..{end} of {}",
+            state.tokens.len()
+        );
         let mut history = 0;
-        for (position, &token) in seat.tokens[..end].iter().enumerate() {
+        for (position, &token) in state.tokens[..end].iter().enumerate() {
             history = mix(history, token);
-            let entry = Entry { history, salt: seat.salt };
-            let block = seat.table[position / BlockSize::CPU.tokens()].0 as usize;
+            let entry = Entry { history, salt: state.salt };
+            let block = state.table[position / BlockSize::CPU.tokens()].0 as usize;
             let cell =
                 &mut self.kv[block * BlockSize::CPU.tokens() + position % BlockSize::CPU.tokens()];
             if position < start {
@@ -149,19 +153,19 @@ impl Engine {
                 *cell = Some(entry);
             }
         }
-        seat.computed = end;
-        let samples = end == seat.tokens.len();
+        state.computed = end;
+        let samples = end == state.tokens.len();
         match run.logits {
             Logits::None => assert!(!samples, "the last known token needs logits"),
             Logits::Last => assert!(samples, "there are known tokens after the last row"),
-            Logits::All => assert!(seat.sampling.prompt_logprobs.is_some()),
+            Logits::All => assert!(state.sampling.prompt_logprobs.is_some()),
         }
-        let reported = (start + 1..(end + 1).min(seat.prompt)).map(prompt_logprob);
+        let reported = (start + 1..(end + 1).min(state.prompt)).map(prompt_logprob);
         let prompt_logprobs =
             if run.logits == Logits::All { reported.collect() } else { Vec::new() };
         let sampled = samples.then(|| {
-            let token = sample(history, &seat.sampling, seat.tokens.len() - seat.prompt);
-            seat.unsaid = Some(token);
+            let token = sample(history, &state.sampling, state.tokens.len() - state.prompt);
+            state.unsaid = Some(token);
             Sampled { token, logprobs: None }
         });
         RunOutcome { slot: run.slot, sampled: Vec::from_iter(sampled), prompt_logprobs }
@@ -169,9 +173,9 @@ impl Engine {
 
     /// S-1: nobody else has a block that is written to.
     fn check_writes(&self, writer: Slot, start: usize, end: usize) {
-        let table = &self.seats[&writer].table;
+        let table = &self.slots[&writer].table;
         for block in &table[start / BlockSize::CPU.tokens()..=(end - 1) / BlockSize::CPU.tokens()] {
-            let holders = self.seats.iter().filter(|(_, seat)| seat.table.contains(block));
+            let holders = self.slots.iter().filter(|(_, state)| state.table.contains(block));
             assert_eq!(holders.count(), 1, "S-1: holders of {block}, which {writer} writes to");
         }
     }
