@@ -6,16 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use playhouse_cluster::{
-    AdmissionLimits, Awaited, Capacity, Change, Cluster, DeploymentConfig, Desired, FrontDoor,
-    Generation, Ledger, Policy, RankStarter, Refused, Rejected, ReplicaState, StepDeadline,
-    Submission, WeightsProgress, WeightsRead,
+    AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, Ledger, Policy, RankStarter,
+    Rejected, ReplicaState, StepDeadline,
 };
 use playhouse_layout::RankId;
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
-use playhouse_types::{BlockSize, FinishReason, ReplicaId, SamplingParams, TokenId};
-use tokio::sync::oneshot;
+use playhouse_types::{BlockSize, FinishReason, ReplicaId};
 
+use crate::caller::{collect, count, submit};
 use crate::engines::scripted::{
     Fault, RankFault, blueprints, engines, engines_of, layout, no_fault,
 };
@@ -38,17 +37,10 @@ const ADMISSION: AdmissionLimits = AdmissionLimits {
     no_capacity_timeout: Duration::from_secs(60),
 };
 
-/// The token at a position is the position.
-fn count(position: usize) -> TokenId {
-    TokenId::try_from(position).expect("a short sequence")
-}
-
 fn config(starter: RankStarter, metrics: Arc<Metrics>) -> DeploymentConfig {
     DeploymentConfig {
         desired: Desired { replicas: 1, layout: layout(1, 1) },
         blueprints: blueprints(starter, LIMITS),
-        limits: LIMITS,
-        weights: WeightsProgress::default(),
         ledger: Arc::new(Ledger::in_memory()),
         control: None,
         devices: 1,
@@ -71,23 +63,6 @@ async fn start(starter: RankStarter, metrics: &Arc<Metrics>) -> Cluster {
 
 fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::new("test"))
-}
-
-fn submit(door: &FrontDoor, prompt: u32, max_tokens: u32) -> Result<Generation, Rejected> {
-    let prompt: Vec<TokenId> = (0..prompt).collect();
-    door.submit(Submission::new(prompt.into(), Arc::new(SamplingParams::greedy(max_tokens))))
-}
-
-async fn collect(generation: &mut Generation) -> (Vec<TokenId>, FinishReason) {
-    let mut tokens = Vec::new();
-    while let Some(emission) = generation.next().await {
-        tokens.extend(emission.token.map(|sampled| sampled.token));
-        if let Some(finish) = emission.finish {
-            assert!(generation.next().await.is_none(), "C-1: nothing after the end");
-            return (tokens, finish);
-        }
-    }
-    panic!("C-1: every generation ends with a reason");
 }
 
 /// A fault that lets each step pass only when the test says so, and says when one waits.
@@ -368,43 +343,5 @@ async fn dropping_a_generation_that_moves_frees_its_blocks() {
     while held() > 0 || door.in_flight() > 0 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_open_cluster_takes_requests_while_its_weights_are_read() {
-    let (release, released) = oneshot::channel::<()>();
-    let (released, metrics) = (Mutex::new(Some(released)), metrics());
-    let mut config = config(engines(count, no_fault()), metrics);
-    let (draft, weights) = (config.blueprints.clone(), config.weights.clone());
-    config.blueprints = Arc::new(move |layout| {
-        // Only the first blueprint has weights to read.
-        let (released, draft) = (released.lock().expect("no panic").take(), draft(layout));
-        Box::pin(async move {
-            if let Some(released) = released {
-                drop(released.await);
-            }
-            draft.await
-        })
-    });
-    let cluster = Cluster::open(config).await.expect("the actors start");
-    let door = cluster.front_door();
-    assert_eq!(door.awaited(), Some(Awaited::Start));
-    let read = WeightsRead { read: 3 << 29, total: 5 << 30, begun: 2, ranks: 3 };
-    weights.set(read);
-    let text = door.awaited().expect("nothing serves").to_string();
-    assert_eq!(text, "loading weights: 1.5 of 5.0 GiB on 2 of 3 ranks");
-    let mut early = submit(door, 5, 3).expect("accepted");
-
-    let change = Change::RestartReplica { replica: ReplicaId(0) };
-    let refused = cluster.overview().change(change, None, false).await;
-    assert_eq!(refused, Err(Refused::Starting), "there is nothing to change yet");
-
-    release.send(()).expect("somebody waits for the weights or will");
-    cluster.launch().await.expect("the replica starts");
-    cluster.serving().await.expect("it serves");
-    assert_eq!(door.awaited(), None);
-    let (tokens, finish) = collect(&mut early).await;
-    assert_eq!((tokens, finish), (vec![5, 6, 7], FinishReason::Length));
     assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
 }

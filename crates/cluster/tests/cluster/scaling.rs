@@ -9,7 +9,7 @@ use std::time::Duration;
 use playhouse_cluster::{
     AdmissionLimits, Answer, Capacity, Change, Cluster, DeploymentConfig, Desired, Ledger, Loss,
     LossCause, Operation, Phase, Policy, RankEvent, RankPort, RankStarter, Refused, ReplicaState,
-    StartedRank, StepDeadline, Submission, WeightsProgress,
+    StartedRank, StepDeadline, Submission,
 };
 use playhouse_engine::StepPort;
 use playhouse_scheduler::Limits;
@@ -17,8 +17,11 @@ use playhouse_telemetry::Metrics;
 use playhouse_types::{BlockSize, FinishReason, ParallelSpec, ReplicaId, SamplingParams, TokenId};
 use tokio::time::{sleep, timeout};
 
+use crate::caller::count;
 use crate::engines::brake::Brake;
 use crate::engines::scripted::{Nobody, RankFault, blueprint, engines_of, layout};
+use crate::operator::{begin, ended};
+use crate::setup::paced;
 
 const LIMITS: Limits = Limits {
     max_num_seqs: 8,
@@ -39,19 +42,6 @@ const TOKENS: u32 = 300;
 
 /// The maximum wait for an event that must happen.
 const SOON: Duration = Duration::from_secs(20);
-
-fn count(position: usize) -> TokenId {
-    TokenId::try_from(position).expect("a short sequence")
-}
-
-/// Ranks that take [`STEP`] for each step.
-#[allow(clippy::disallowed_methods, reason = "computing takes time; nothing is waited for")]
-fn paced() -> RankFault {
-    Arc::new(|_, _| {
-        std::thread::sleep(STEP);
-        Ok(())
-    })
-}
 
 /// A layout whose ranks cannot be loaded.
 fn stillborn_layout() -> ParallelSpec {
@@ -85,8 +75,6 @@ async fn start_with(
             let ranks = if layout == stillborn_layout() { stillborn() } else { ranks };
             Box::pin(ready(Ok(blueprint(&layout, LIMITS, ranks))))
         }),
-        limits: LIMITS,
-        weights: WeightsProgress::default(),
         ledger: Arc::new(Ledger::in_memory()),
         control: None,
         devices,
@@ -108,7 +96,7 @@ async fn start_with(
 }
 
 async fn start(replicas: u32, first: ParallelSpec, devices: usize) -> Cluster {
-    start_with(replicas, first, devices, paced()).await
+    start_with(replicas, first, devices, paced(STEP)).await
 }
 
 /// Streams that run meanwhile; each says how it ended. **G1**: every one has all its tokens.
@@ -149,23 +137,10 @@ fn deployment(replicas: Option<u32>, layout: Option<ParallelSpec>) -> Change {
     Change::Deployment { replicas, layout, force: false }
 }
 
-async fn begin(cluster: &Cluster, change: Change) -> Result<Operation, Refused> {
-    match cluster.overview().change(change, None, false).await? {
-        Answer::Accepted(operation) => Ok(*operation),
-        Answer::Planned(_) => panic!("it was not a dry run"),
-    }
-}
-
 /// Begins a change and waits for its end.
 async fn change(cluster: &Cluster, change: Change) -> Operation {
     let operation = begin(cluster, change).await.expect("accepted");
     ended(cluster, &operation).await
-}
-
-async fn ended(cluster: &Cluster, operation: &Operation) -> Operation {
-    let mut watch = cluster.overview().operation(operation.id).expect("it is known");
-    let end = timeout(SOON, watch.wait_for(|operation| operation.phase.is_end())).await;
-    end.expect("operations end").expect("the ledger is there").clone()
 }
 
 /// Ids and states, by id.

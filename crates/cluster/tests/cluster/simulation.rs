@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use playhouse_cluster::{
     AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, Ledger, Loss, LossCause, Policy,
-    RankEvent, RankPort, RankSink, RankStarter, StartedRank, StepDeadline, WeightsProgress,
+    RankEvent, RankPort, RankSink, RankStarter, StartedRank, StepDeadline,
 };
 use playhouse_engine::STEPS_QUEUED_MAX;
 use playhouse_scheduler::Limits;
@@ -23,8 +23,9 @@ use playhouse_types::{BlockSize, Epoch, ParallelSpec, StepPlan};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use crate::caller::count;
 use crate::engines::scripted::{Nobody, blueprint, layout, map, run};
-use crate::life::audience::{clients, count};
+use crate::life::audience::clients;
 use crate::life::fate::{Fate, LONG};
 use crate::life::lives::{alone, live_all};
 use crate::life::mine::Mine;
@@ -105,8 +106,6 @@ async fn open(fate: &Arc<Fate>) -> Cluster {
             let ranks = ranks(Arc::clone(&ranks_of), &layout);
             Box::pin(ready(Ok(blueprint(&layout, LIMITS, ranks))))
         }),
-        limits: LIMITS,
-        weights: WeightsProgress::default(),
         ledger: Arc::new(Ledger::in_memory()),
         control: None,
         devices: DEVICES,

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use playhouse_cluster::{
     AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, FrontDoor, Generation, Ledger,
-    Policy, Rejected, ReplicaState, StepDeadline, Submission, WeightsProgress,
+    Policy, Rejected, ReplicaState, StepDeadline,
 };
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
-use playhouse_types::{BlockSize, FinishReason, SamplingParams, TokenId};
+use playhouse_types::{BlockSize, FinishReason, TokenId};
 use tokio::time::Instant;
 
+use crate::caller::{LONG, collect, count, submit, until};
 use crate::engines::brake::Brake;
 use crate::engines::scripted::{RankFault, blueprints, engines_of, layout};
 use crate::engines::start_gate::StartGate;
@@ -30,8 +31,6 @@ const LIMITS: Limits = Limits {
     prefix_caching: true,
 };
 
-/// Longer than any test takes.
-const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(200);
 
 /// A cluster whose replicas come and go as a test says.
@@ -54,8 +53,6 @@ impl TestCluster {
         let config = DeploymentConfig {
             desired: Desired { replicas, layout: layout(1, 1) },
             blueprints: blueprints(gate.before(engines_of(count, &layout(1, 1), fault)), LIMITS),
-            limits: LIMITS,
-            weights: WeightsProgress::default(),
             ledger: Arc::new(Ledger::in_memory()),
             control: None,
             devices: replicas as usize,
@@ -97,36 +94,6 @@ impl TestCluster {
     async fn stop(self, deadline: Duration) -> u32 {
         drop((self.gate, self.brake));
         self.actors.stop(deadline).await
-    }
-}
-
-/// The token at a position is the position.
-fn count(position: usize) -> TokenId {
-    TokenId::try_from(position).expect("a short sequence")
-}
-
-fn submit(door: &FrontDoor, prompt: u32, max_tokens: u32) -> Result<Generation, Rejected> {
-    let prompt: Vec<TokenId> = (0..prompt).collect();
-    door.submit(Submission::new(prompt.into(), Arc::new(SamplingParams::greedy(max_tokens))))
-}
-
-async fn collect(generation: &mut Generation) -> (Vec<TokenId>, FinishReason) {
-    let mut tokens = Vec::new();
-    while let Some(emission) = generation.next().await {
-        tokens.extend(emission.token.map(|sampled| sampled.token));
-        if let Some(finish) = emission.finish {
-            assert!(generation.next().await.is_none(), "C-1: nothing after the end");
-            return (tokens, finish);
-        }
-    }
-    panic!("C-1: every generation ends with a reason");
-}
-
-async fn until(what: &str, condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < LONG, "never happened: {what}");
-        tokio::task::yield_now().await;
     }
 }
 

@@ -5,17 +5,16 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use playhouse_cluster::{
-    AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, FrontDoor, Generation, Ledger,
-    Policy, RankStarter, ReplicaState, StepDeadline, Submission, WeightsProgress,
+    AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, Ledger, Policy, RankStarter,
+    ReplicaState, StepDeadline,
 };
 use playhouse_layout::RankId;
 use playhouse_scheduler::Limits;
-use playhouse_telemetry::{Exposition, Metrics};
-use playhouse_types::{
-    BlockSize, Epoch, FinishReason, ParallelSpec, ReplicaId, SamplingParams, StepPlan, TokenId,
-};
+use playhouse_telemetry::Metrics;
+use playhouse_types::{BlockSize, Epoch, FinishReason, ParallelSpec, ReplicaId, StepPlan};
 use tokio::time::Instant;
 
+use crate::caller::{accepted, collect, count, until};
 use crate::engines::brake::Brake;
 use crate::engines::scripted::{RankFault, blueprints, engines_of, layout, map};
 
@@ -96,7 +95,7 @@ async fn start(
     step_deadline: StepDeadline,
     fault: RankFault,
 ) -> (Cluster, Arc<Metrics>) {
-    let starter = engines_of(|position| position as TokenId, &layout, fault);
+    let starter = engines_of(count, &layout, fault);
     start_on(starter, replicas, layout, step_deadline).await
 }
 
@@ -110,8 +109,6 @@ async fn start_on(
     let config = DeploymentConfig {
         desired: Desired { replicas, layout: layout.clone() },
         blueprints: blueprints(starter, LIMITS),
-        limits: LIMITS,
-        weights: WeightsProgress::default(),
         ledger: Arc::new(Ledger::in_memory()),
         control: None,
         devices: replicas as usize * map(&layout).replica_ranks(),
@@ -131,34 +128,9 @@ async fn start_on(
     (cluster, metrics)
 }
 
-fn submit(door: &FrontDoor, prompt: u32, max_tokens: u32) -> Generation {
-    let prompt: Vec<TokenId> = (0..prompt).collect();
-    let sampling = Arc::new(SamplingParams::greedy(max_tokens));
-    door.submit(Submission::new(prompt.into(), sampling)).expect("accepted")
-}
-
-async fn collect(generation: &mut Generation) -> (Vec<TokenId>, FinishReason) {
-    let mut tokens = Vec::new();
-    while let Some(emission) = generation.next().await {
-        tokens.extend(emission.token.map(|sampled| sampled.token));
-        if let Some(finish) = emission.finish {
-            return (tokens, finish);
-        }
-    }
-    panic!("C-1: every generation ends with a reason");
-}
-
-async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "waited too long until {what}");
-        tokio::task::yield_now().await;
-    }
-}
-
 /// Counted over all labels but these.
 fn metric(metrics: &Metrics, name: &str, label: &str) -> f64 {
-    let text = metrics.encode(Exposition::Text);
+    let text = metrics.encode();
     let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
     lines.map(|line| line.rsplit(' ').next().and_then(|it| it.parse().ok()).unwrap_or(0.0)).sum()
 }
@@ -185,7 +157,7 @@ async fn a_hang_is_seen_in_under_3_s_and_what_it_says_later_is_not_heard() {
     let fault = hang_once(&trap, 20, |_| true);
     let (cluster, metrics) = start(1, layout(1, 1), StepDeadline::Measured, fault).await;
     let door = cluster.front_door();
-    let mut running: Vec<_> = (1..4).map(|n| submit(door, n * 20, 180)).collect();
+    let mut running: Vec<_> = (1..4).map(|n| accepted(door, n * 20, 180)).collect();
     until("it hangs", || trap.engines() == 1).await;
     let caught = trap.lock().at.expect("it was caught");
     until("it is seen", || metrics.replica(0).replica_restarts.get() == 1).await;
@@ -221,7 +193,7 @@ async fn whichever_rank_hangs_it_is_seen_and_named() {
         let trap = Trap::default();
         let _opens = Opens(trap.clone());
         let fault = hang_once(&trap, 5, move |rank| rank.index == stage * 2 + tensor);
-        let engines = engines_of(|position| position as TokenId, &layout(2, 2), fault);
+        let engines = engines_of(count, &layout(2, 2), fault);
         // The next epoch begins when its cause was read.
         let gate = trap.clone();
         let starter: RankStarter = Arc::new(move |epoch, rank, sink| {
@@ -232,7 +204,7 @@ async fn whichever_rank_hangs_it_is_seen_and_named() {
         });
         let (cluster, _) = start_on(starter, 1, layout(2, 2), DEADLINE).await;
         let door = cluster.front_door();
-        let mut generation = submit(door, 20, 60);
+        let mut generation = accepted(door, 20, 60);
         let mut why = String::new();
         until("it is seen", || match &door.replicas()[0].state {
             ReplicaState::Restarting { reason } => {
@@ -257,14 +229,14 @@ async fn the_requests_of_a_replica_that_hangs_go_on_in_another() {
     let _opens = Opens(trap.clone());
     let fault = hang_once(&trap, 5, |rank| rank.replica == ReplicaId(0));
     let (cluster, metrics) = start(2, layout(1, 1), DEADLINE, fault).await;
-    let mut running: Vec<_> = (1..5).map(|n| submit(cluster.front_door(), n * 20, 100)).collect();
+    let mut running: Vec<_> = (1..5).map(|n| accepted(cluster.front_door(), n * 20, 100)).collect();
     for (n, generation) in (1..5).zip(&mut running) {
         let (tokens, finish) = collect(generation).await;
         assert_eq!(tokens, (n * 20..n * 20 + 100).collect::<Vec<_>>(), "C-6");
         assert_eq!(finish, FinishReason::Length);
     }
     let moved = metric(&metrics, "playhouse_migrations_total", "engine=\"0\",cause=\"hang\"");
-    assert_eq!(moved, 2.0, "{}", metrics.encode(Exposition::Text));
+    assert_eq!(moved, 2.0, "{}", metrics.encode());
     assert_eq!(metric(&metrics, "playhouse_migrations_total", ""), 2.0);
     trap.open();
     assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
@@ -294,8 +266,8 @@ async fn a_request_that_hangs_every_engine_fails_alone() {
     });
     let (cluster, metrics) = start(1, layout(1, 1), DEADLINE, fault).await;
     let door = cluster.front_door();
-    let mut healthy: Vec<_> = (1..4).map(|n| submit(door, n * 10, 50)).collect();
-    let mut poison = submit(door, 77, 50);
+    let mut healthy: Vec<_> = (1..4).map(|n| accepted(door, n * 10, 50)).collect();
+    let mut poison = accepted(door, 77, 50);
     brake.release();
     let (tokens, finish) = collect(&mut poison).await;
     assert!(tokens.is_empty());
@@ -319,7 +291,7 @@ async fn a_replica_whose_work_does_not_move_says_since_when() {
     let (cluster, _) = start(1, layout(1, 1), StepDeadline::Never, fault).await;
     let door = cluster.front_door();
     assert_eq!(door.replicas()[0].progress.waited(), None, "it has no work");
-    let mut generation = submit(door, 20, 50);
+    let mut generation = accepted(door, 20, 50);
     until("it hangs", || trap.engines() == 1).await;
     let half = Duration::from_millis(500);
     until("that is seen", || door.replicas()[0].progress.waited() > Some(half)).await;
@@ -340,13 +312,13 @@ async fn new_requests_go_past_a_replica_that_hesitates() {
     let fault = hang_once(&trap, 40, |rank| rank.replica == ReplicaId(0));
     let (cluster, _) = start(2, layout(1, 1), StepDeadline::Never, fault).await;
     let door = cluster.front_door();
-    let mut caught = vec![submit(door, 20, 100), submit(door, 40, 100)];
+    let mut caught = vec![accepted(door, 20, 100), accepted(door, 40, 100)];
     until("it hangs", || trap.engines() == 1).await;
     until("that is noticed", || !door.replicas()[0].is_quick()).await;
     assert!(door.replicas()[0].is_healthy(), "nothing is done about it yet");
     // In turn, half of them would hang.
     for n in 1..9 {
-        let mut generation = submit(door, n * 10, 20);
+        let mut generation = accepted(door, n * 10, 20);
         let answer = tokio::time::timeout(Duration::from_secs(30), collect(&mut generation)).await;
         assert_eq!(answer.expect("it is answered").0, (n * 10..n * 10 + 20).collect::<Vec<_>>());
     }
@@ -366,7 +338,7 @@ async fn a_hung_engine_does_not_keep_the_cluster_from_stopping() {
     let _opens = Opens(trap.clone());
     let fault = hang_once(&trap, 5, |_| true);
     let (cluster, _) = start(1, layout(1, 1), DEADLINE, fault).await;
-    let mut generation = submit(cluster.front_door(), 20, 50);
+    let mut generation = accepted(cluster.front_door(), 20, 50);
     assert_eq!(collect(&mut generation).await.0, (20..70).collect::<Vec<_>>());
     assert_eq!(trap.engines(), 1);
     let stopped = tokio::time::timeout(Duration::from_secs(5), cluster.stop(Duration::ZERO)).await;

@@ -4,15 +4,10 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use playhouse_cluster::{FrontDoor, Generation, Submission};
-use playhouse_types::{FinishReason, SamplingParams, TokenId};
+use playhouse_types::{FinishReason, SamplingParams};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::life::fate::{Fate, LONG};
-
-/// Returns the token at a position, which is the position itself in every sequence.
-pub(crate) fn count(position: usize) -> TokenId {
-    TokenId::try_from(position).expect("a short sequence")
-}
 
 /// The request of a client, and how long the client waits.
 struct Asked {

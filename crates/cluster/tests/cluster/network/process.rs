@@ -19,8 +19,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
 use super::machine::Machine;
+use crate::caller::count;
 use crate::engines::scripted::run;
-use crate::life::audience::count;
 
 const SIGKILL: i32 = 9;
 const SIGSEGV: i32 = 11;
