@@ -206,7 +206,7 @@ fn operations_are_a_table_the_newest_first() {
     let read: view::Operation = serde_json::from_str(&json).expect("JSON");
     assert_eq!((read.id, read.steps.len()), (1, 2));
     let json = ask(&head, &["operations", "--json"]).stdout;
-    let read: view::Operations = serde_json::from_str(&json).expect("JSON");
+    let read: view::OperationList = serde_json::from_str(&json).expect("JSON");
     assert_eq!(read.operations.len(), 2);
 }
 

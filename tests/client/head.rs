@@ -114,12 +114,7 @@ impl Operations for Script {
     }
 
     async fn deployment(&self) -> DeploymentStatus {
-        DeploymentStatus {
-            desired: self.ledger.desired().expect("it is set"),
-            drained: self.ledger.drained(),
-            running: self.ledger.running(),
-            durable: false,
-        }
+        DeploymentStatus::from(&*self.ledger)
     }
 
     /// There is a replica 0 and a node `rack-1`; nothing else is checked.

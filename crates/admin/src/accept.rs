@@ -51,8 +51,7 @@ pub async fn serve(
     operations: impl Operations,
     shutdown: impl Future<Output = ()>,
 ) {
-    let is_loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
-    let service = service(router(&config, operations, is_loopback));
+    let service = service(router(&config, operations));
     Listener::new(listener, config.tls, service).accept_until(shutdown).await;
 }
 

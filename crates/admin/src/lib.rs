@@ -13,8 +13,6 @@
 //!   taken, the oldest connection that has not shown the token is closed.
 //! - **ADM-6** a stream of events has every step of its operation once and in order, also across
 //!   reconnections with `Last-Event-ID`, and then its end.
-//! - **ADM-7** no web page of another site is answered, whatever it sends: not by its `Origin`, and on
-//!   loopback not by the name by which it calls the server.
 //!
 //! | Path | |
 //! |---|---|
@@ -23,7 +21,7 @@
 //! | `PATCH /admin/v1/deployment` | [`view::DeploymentPatch`] → 202 [`view::Operation`] |
 //! | `POST /admin/v1/replicas/{id}/drain`, `.../restart`, `DELETE /admin/v1/replicas/{id}` | 202 |
 //! | `POST`, `DELETE /admin/v1/nodes/{name}/drain`, `DELETE /admin/v1/nodes/{name}` | 202 |
-//! | `GET /admin/v1/operations` | [`view::Operations`] |
+//! | `GET /admin/v1/operations` | [`view::OperationList`] |
 //! | `GET /admin/v1/operations/{id}` | [`view::Operation`], or a stream of events |
 //! | `DELETE /admin/v1/operations/{id}` | aborts it: 202 |
 //! | `POST /admin/v1/tokens` | [`view::TokenRequest`] → [`view::Token`] |

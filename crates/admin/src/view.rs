@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 mod operation;
 
 pub use self::operation::{
-    Actual, Change, Deployment, DeploymentPatch, Drained, Operation, Operations, Phase, Plan,
+    Actual, Change, Deployment, DeploymentPatch, Drained, Operation, OperationList, Phase, Plan,
     Shape, Step,
 };
 
@@ -333,7 +333,7 @@ impl From<ShardStatus> for Shard {
             Rank::Ready => (ShardState::Ready, None),
             Rank::Lost => (ShardState::Lost, None),
         };
-        let seated = |place: playhouse_cluster::Whereabouts| Whereabouts {
+        let located = |place: playhouse_cluster::Whereabouts| Whereabouts {
             node: place.node,
             device: place.device,
             pid: place.pid,
@@ -341,7 +341,7 @@ impl From<ShardStatus> for Shard {
         Self {
             state,
             loading,
-            whereabouts: whereabouts.map(seated),
+            whereabouts: whereabouts.map(located),
             layers: share.layers,
             query_heads: share.query_heads,
             kv_heads: share.kv_heads,

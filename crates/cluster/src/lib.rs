@@ -29,7 +29,6 @@
 #![forbid(unsafe_code)]
 
 mod admission;
-mod awaited;
 mod blueprint;
 mod child;
 mod clock;
@@ -51,7 +50,6 @@ mod nodes;
 mod oom_kills;
 mod operation;
 mod outlier;
-mod outlook;
 mod overview;
 mod pace;
 mod peer_paces;
@@ -73,7 +71,6 @@ mod watchdog;
 mod weights;
 
 pub use admission::{AdmissionLimits, Capacity, Client, ClientLimits, Measure};
-pub use awaited::{Awaited, MissingDevices, WeightsProgress, WeightsRead};
 pub use blueprint::{Blueprint, Blueprints, Drafting};
 pub use child::{Child, ChildStarter};
 pub use cluster::{Cluster, DeploymentConfig};

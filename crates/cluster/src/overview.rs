@@ -35,6 +35,19 @@ pub struct DeploymentStatus {
     pub durable: bool,
 }
 
+// === impl DeploymentStatus ===
+
+impl From<&Ledger> for DeploymentStatus {
+    fn from(ledger: &Ledger) -> Self {
+        Self {
+            desired: ledger.desired().unwrap_or_default(),
+            drained: ledger.drained(),
+            running: ledger.running(),
+            durable: ledger.is_durable(),
+        }
+    }
+}
+
 // === impl Overview ===
 
 impl Overview {
@@ -68,12 +81,7 @@ impl Overview {
     /// Returns the deployment that is wanted, and the operation that leads there.
     #[must_use]
     pub fn deployment(&self) -> DeploymentStatus {
-        DeploymentStatus {
-            desired: self.ledger.desired().unwrap_or_default(),
-            drained: self.ledger.drained(),
-            running: self.ledger.running(),
-            durable: self.ledger.is_durable(),
-        }
+        DeploymentStatus::from(&*self.ledger)
     }
 
     /// Begins a change, or with `dry_run` only works it out. A repeated call with the same `key` returns

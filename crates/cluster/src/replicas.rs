@@ -13,13 +13,11 @@ use ractor::{ActorId, ActorRef, ActorStatus, MessagingErr};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::awaited::Awaited;
 use crate::clock::Clock;
 use crate::departures::Departures;
 use crate::live_ranks::LiveRanks;
 use crate::mail::{Pending, ReplicaMsg, WaitingRoom};
 use crate::outlier::Peers;
-use crate::outlook::Outlook;
 use crate::peer_paces::PeerPaces;
 use crate::progress::Progress;
 use crate::routing::Routing;
@@ -35,7 +33,6 @@ pub(crate) struct Replicas {
     routing: Routing,
     paces: PeerPaces,
     clock: Clock,
-    outlook: Outlook,
 }
 
 /// One replica of the list.
@@ -107,18 +104,12 @@ impl ReplicaEntry {
 // === impl Replicas ===
 
 impl Replicas {
-    /// Creates an empty list. A request is without a replica for `timeout` at most; `outlook` sees what
-    /// keeps replicas from starting.
-    pub(crate) fn new(
-        routing: Routing,
-        timeout: Duration,
-        metrics: Arc<Metrics>,
-        outlook: Outlook,
-    ) -> Self {
+    /// Creates an empty list. A request is without a replica for `timeout` at most.
+    pub(crate) fn new(routing: Routing, timeout: Duration, metrics: Arc<Metrics>) -> Self {
         let clock = Clock::start();
         let waiting = Arc::new(WaitingRoom::new(timeout, clock, metrics));
         let paces = PeerPaces::default();
-        Self { entries: DashMap::new(), waiting, routing, paces, clock, outlook }
+        Self { entries: DashMap::new(), waiting, routing, paces, clock }
     }
 
     /// Creates a list of one replica that always serves, in tests of the layers above.
@@ -141,8 +132,7 @@ impl Replicas {
         });
         let routing = Routing::new(Policy::default(), 0);
         routing.add(id);
-        let metrics = Arc::new(Metrics::new("scripted"));
-        let replicas = Self::new(routing, Duration::ZERO, metrics, Outlook::default());
+        let replicas = Self::new(routing, Duration::ZERO, Arc::new(Metrics::new("scripted")));
         replicas.add(ReplicaEntry {
             id,
             layout: ParallelSpec { tensor: 1, pipeline: 1, ..ParallelSpec::default() },
@@ -293,9 +283,20 @@ impl Replicas {
         self.entries.iter().any(|it| it.id != than && it.suits(ReplicaStatus::serves))
     }
 
-    /// Returns what the cluster waits for, while no replica can make progress.
-    pub(crate) fn awaited(&self) -> Option<Awaited> {
-        (!self.any_serves()).then(|| self.outlook.awaited(&self.statuses()))
+    /// Describes what is wrong with the first replica, for a person who waits for any.
+    pub(crate) fn why_nobody_serves(&self) -> String {
+        let Some(entry) = self.all().into_iter().next() else {
+            return "there is no replica".to_owned();
+        };
+        let how = match &entry.status.borrow().state {
+            ReplicaState::Starting => "is starting".to_owned(),
+            ReplicaState::Serving => "serves again".to_owned(),
+            ReplicaState::Restarting { reason } => format!("restarts: {reason}"),
+            ReplicaState::Failed { reason } => format!("failed: {reason}"),
+            ReplicaState::Draining | ReplicaState::Drained => "was drained".to_owned(),
+            ReplicaState::Stopped => "was stopped".to_owned(),
+        };
+        format!("{} {how}", entry.id)
     }
 
     /// Returns whether some replica serves and is not stalled.

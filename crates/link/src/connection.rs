@@ -39,13 +39,13 @@ pub(crate) struct RecvHalf {
 #[derive(Debug)]
 enum SendStream {
     Quic(quinn::SendStream),
-    Twin(twin::SendStream),
+    Twin(twin::TwinSendStream),
 }
 
 #[derive(Debug)]
 enum RecvStream {
     Quic(quinn::RecvStream),
-    Twin(twin::RecvStream),
+    Twin(twin::TwinRecvStream),
 }
 
 // === impl Connection ===

@@ -17,5 +17,5 @@ mod world;
 
 pub use network::Network;
 
-pub(crate) use end::{End, RecvStream, SendStream};
+pub(crate) use end::{End, TwinRecvStream, TwinSendStream};
 pub(crate) use network::Host;

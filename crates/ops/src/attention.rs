@@ -14,7 +14,7 @@ use std::cmp::Reverse;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, WithDType, bail};
 
 use crate::context::Context;
-use crate::element::{Element, Shared, elements, with_element};
+use crate::element::{Element, SharedSlice, elements, with_element};
 use crate::kv::{KvLayer, KvShape};
 use crate::ragged::Ragged;
 use crate::threads::Threads;
@@ -125,7 +125,7 @@ impl Attention<'_> {
         if operands.q.is_empty() {
             return out;
         }
-        let shared = Shared::new(&mut out);
+        let shared = SharedSlice::new(&mut out);
         let group = operands.heads / kv_heads;
         let tiles = self.row_tiles(TILE_QUERIES.div_ceil(group));
         // With few rows, threads share the query heads of a KV head.

@@ -330,18 +330,18 @@ fn storage_dtype(storage: &CpuStorage) -> candle_core::DType {
 }
 
 /// A slice that several tasks write at once, each a part of its own.
-pub(crate) struct Shared<'a, E> {
+pub(crate) struct SharedSlice<'a, E> {
     start: *mut E,
     len: usize,
     slice: PhantomData<&'a mut [E]>,
 }
 
 // SAFETY: parts handed out do not overlap, by the contract of `part`.
-unsafe impl<E: Send> Sync for Shared<'_, E> {}
+unsafe impl<E: Send> Sync for SharedSlice<'_, E> {}
 
-// === impl Shared ===
+// === impl SharedSlice ===
 
-impl<'a, E> Shared<'a, E> {
+impl<'a, E> SharedSlice<'a, E> {
     pub(crate) fn new(slice: &'a mut [E]) -> Self {
         Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }

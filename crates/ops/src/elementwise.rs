@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDTyp
 
 use crate::context::Context;
 use crate::element::{
-    Element, Shared, elements, load_up_to, unwritten, with_element, write_up_to, written,
+    Element, SharedSlice, elements, load_up_to, unwritten, with_element, write_up_to, written,
 };
 use crate::isa::Kernel;
 use crate::norm::GRAIN;
@@ -25,12 +25,12 @@ struct Elementwise<'a> {
     threads: &'a Threads,
 }
 
-struct Part<'a, E> {
+struct ElementRange<'a, E> {
     pairing: Pairing,
     a: &'a [E],
     b: &'a [E],
     range: Range<usize>,
-    out: &'a Shared<'a, MaybeUninit<E>>,
+    out: &'a SharedSlice<'a, MaybeUninit<E>>,
 }
 
 /// Computes `x + y`, rounded once. Both tensors have one shape and type.
@@ -66,9 +66,9 @@ impl Elementwise<'_> {
 
     fn forward<E: Element>(&self, a: &[E], b: &[E]) -> Vec<E> {
         let mut out = unwritten::<E>(a.len());
-        let shared = Shared::new(&mut out);
+        let shared = SharedSlice::new(&mut out);
         self.threads.run_ranges(a.len(), GRAIN, |range| {
-            let kernel = Part { pairing: self.pairing, a, b, range, out: &shared };
+            let kernel = ElementRange { pairing: self.pairing, a, b, range, out: &shared };
             self.threads.isa().dispatch(kernel);
         });
         // SAFETY: the ranges are all of it, and each is written from end to end.
@@ -101,9 +101,9 @@ impl CustomOp2 for Elementwise<'_> {
     }
 }
 
-// === impl Part ===
+// === impl ElementRange ===
 
-impl<E: Element> Kernel for Part<'_, E> {
+impl<E: Element> Kernel for ElementRange<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let (a, b) = (&self.a[self.range.clone()], &self.b[self.range.clone()]);

@@ -24,7 +24,7 @@ use candle_core::{
 
 use crate::context::Context;
 use crate::element::{
-    Element, STEP, Shared, elements, load_up_to, unwritten, with_element, write_up_to, written,
+    Element, STEP, SharedSlice, elements, load_up_to, unwritten, with_element, write_up_to, written,
 };
 use crate::simd::{Shapes, Simd};
 use crate::threads::Threads;
@@ -111,13 +111,13 @@ impl Linear<'_> {
             match self.rounding {
                 Rounding::Operands => {
                     let mut out = unwritten::<E>(rows * outer);
-                    product.compute(&Output::Operands(Shared::new(&mut out)), self.threads);
+                    product.compute(&Output::Operands(SharedSlice::new(&mut out)), self.threads);
                     // SAFETY: the chunks are all columns, and each finishes all its rows.
                     E::to_cpu_storage_owned(unsafe { written(out) })
                 }
                 Rounding::F32 => {
                     let mut out = unwritten::<f32>(rows * outer);
-                    product.compute(&Output::F32(Shared::new(&mut out)), self.threads);
+                    product.compute(&Output::F32(SharedSlice::new(&mut out)), self.threads);
                     // SAFETY: as above.
                     f32::to_cpu_storage_owned(unsafe { written(out) })
                 }
@@ -177,8 +177,8 @@ struct Product<'a, E> {
 
 /// `[rows, outer]`, rounded or not. One type for both, so that kernels exist once.
 enum Output<'a, E> {
-    Operands(Shared<'a, MaybeUninit<E>>),
-    F32(Shared<'a, MaybeUninit<f32>>),
+    Operands(SharedSlice<'a, MaybeUninit<E>>),
+    F32(SharedSlice<'a, MaybeUninit<f32>>),
 }
 
 /// Cuts rows into the heights of [`Shapes`], tallest first: `(first row, height)`.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, WithDType, bail};
 
 use crate::context::Context;
-use crate::element::{Element, Shared, elements, load_up_to, store_up_to, with_element};
+use crate::element::{Element, SharedSlice, elements, load_up_to, store_up_to, with_element};
 use crate::isa::Kernel;
 use crate::simd::{LANES, Simd};
 use crate::threads::Threads;
@@ -18,12 +18,12 @@ struct RmsNorm<'a> {
     threads: &'a Threads,
 }
 
-struct Rows<'a, E> {
+struct NormRows<'a, E> {
     x: &'a [E],
     weight: &'a [E],
     eps: f32,
     rows: Range<usize>,
-    out: &'a Shared<'a, E>,
+    out: &'a SharedSlice<'a, E>,
 }
 
 /// Computes `x / sqrt(mean(x^2) + eps) * weight` over the last dimension of `x` (`[..., width]`), with
@@ -74,18 +74,18 @@ impl RmsNorm<'_> {
         if width == 0 {
             return out;
         }
-        let shared = Shared::new(&mut out);
+        let shared = SharedSlice::new(&mut out);
         self.threads.run_ranges(x.len() / width, GRAIN.div_ceil(width), |rows| {
-            let kernel = Rows { x, weight, eps: self.eps, rows, out: &shared };
+            let kernel = NormRows { x, weight, eps: self.eps, rows, out: &shared };
             self.threads.isa().dispatch(kernel);
         });
         out
     }
 }
 
-// === impl Rows ===
+// === impl NormRows ===
 
-impl<E: Element> Kernel for Rows<'_, E> {
+impl<E: Element> Kernel for NormRows<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let width = self.weight.len();

@@ -8,7 +8,7 @@ use candle_core::{
 
 use crate::context::Context;
 use crate::element::{
-    Element, Shared, elements, elements_mut, load_up_to, store_up_to, with_element,
+    Element, SharedSlice, elements, elements_mut, load_up_to, store_up_to, with_element,
 };
 use crate::isa::Kernel;
 use crate::kv::{BLOCK_TOKENS, KvLayer, KvShape};
@@ -88,7 +88,7 @@ struct RotateRows<'a, E> {
     head_dim: usize,
     width: usize,
     rows: Range<usize>,
-    out: &'a Shared<'a, E>,
+    out: &'a SharedSlice<'a, E>,
 }
 
 #[derive(Clone, Copy)]
@@ -110,7 +110,7 @@ struct StoreKeys<'a, E> {
     rope: &'a RopeRows,
     shape: KvShape,
     writes: &'a [Write],
-    cache: &'a Shared<'a, E>,
+    cache: &'a SharedSlice<'a, E>,
 }
 
 // === impl Rotate ===
@@ -137,7 +137,7 @@ impl Rotate<'_> {
         if width == 0 {
             return out;
         }
-        let shared = Shared::new(&mut out);
+        let shared = SharedSlice::new(&mut out);
         let Self { rope, head_dim, threads } = *self;
         threads.run_ranges(x.len() / width, GRAIN.div_ceil(width), |rows| {
             threads.isa().dispatch(RotateRows { x, rope, head_dim, width, rows, out: &shared });
@@ -194,7 +194,7 @@ impl InplaceOp2 for Store<'_> {
 
 impl Store<'_> {
     fn keys<E: Element>(&self, keys: &[E], cache: &mut [E]) {
-        let cache = Shared::new(cache);
+        let cache = SharedSlice::new(cache);
         let Self { rope, shape, ragged, threads, .. } = *self;
         let grain = GRAIN.div_ceil(shape.kv_heads * shape.head_elements());
         threads.run_ranges(ragged.writes().len(), grain, |range| {

@@ -42,7 +42,7 @@ pub struct Threads {
 
 #[derive(Debug)]
 struct Pool {
-    shared: Arc<Shared>,
+    shared: Arc<PoolState>,
     workers: Vec<JoinHandle<()>>,
     /// Lock held during a job: one job at a time.
     turn: Mutex<()>,
@@ -50,7 +50,7 @@ struct Pool {
     scratch: Scratch,
 }
 
-struct Shared {
+struct PoolState {
     /// `epoch << 32 | OPEN | WAITED | workers inside`.
     gate: AtomicU64,
     /// Written only while the gate is closed and no worker is inside; read only from inside.
@@ -79,9 +79,9 @@ thread_local! {
 
 // SAFETY: `job` follows the protocol of `gate` described at the fields; the task it points to is
 // `Sync`, and everything else is atomic or locked.
-unsafe impl Send for Shared {}
+unsafe impl Send for PoolState {}
 // SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for PoolState {}
 
 // === impl Threads ===
 
@@ -103,7 +103,7 @@ impl Threads {
     #[must_use]
     pub fn with_isa(count: NonZeroUsize, isa: Isa) -> Self {
         assert!(isa.is_available(), "this CPU has no {isa}; available: {:?}", Isa::available());
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(PoolState::new());
         let workers = (1..count.get())
             .map(|index| {
                 let shared = Arc::clone(&shared);
@@ -172,9 +172,9 @@ impl Drop for Pool {
     }
 }
 
-// === impl Shared ===
+// === impl PoolState ===
 
-impl Shared {
+impl PoolState {
     fn new() -> Self {
         Self {
             gate: AtomicU64::new(0),
@@ -310,7 +310,7 @@ impl Shared {
     }
 }
 
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for PoolState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared").field("gate", &self.gate).finish_non_exhaustive()
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hyper::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 use playhouse_admin::view::{
-    Cluster, ErrorBody, ErrorDetail, Operation, Operations, Plan, Revoked, Token, TokenRequest,
+    Cluster, ErrorBody, ErrorDetail, Operation, OperationList, Plan, Revoked, Token, TokenRequest,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -132,7 +132,7 @@ impl Admin {
     ///
     /// # Errors
     /// Returns an error for a missing answer or a refusal.
-    pub(crate) async fn operations(&self) -> Result<Operations, CliError> {
+    pub(crate) async fn operations(&self) -> Result<OperationList, CliError> {
         read(self.0.get("/admin/v1/operations").await).await
     }
 

@@ -19,7 +19,8 @@ use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::answer::{Answer, Sink};
-use self::input::{Command, Input};
+use self::input::{ChatCommand, Input};
+use crate::client::completion::StreamOptions;
 use crate::client::{Client, Target};
 use crate::error::CliError;
 use crate::number;
@@ -76,16 +77,16 @@ pub(crate) struct ChatArgs {
 
 /// One message of the conversation.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Message {
+struct ChatMessage {
     role: &'static str,
     content: String,
 }
 
 /// The body of a request.
 #[derive(Serialize)]
-struct Request<'a> {
+struct ChatRequest<'a> {
     model: &'a str,
-    messages: Vec<&'a Message>,
+    messages: Vec<&'a ChatMessage>,
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,21 +99,16 @@ struct Request<'a> {
     stream_options: StreamOptions,
 }
 
-#[derive(Serialize)]
-struct StreamOptions {
-    include_usage: bool,
-}
-
 /// A conversation and the server it is held with.
 struct Session {
     client: Client,
     args: ChatArgs,
     model: String,
     /// The turns so far, without the system prompt.
-    history: Vec<Message>,
+    history: Vec<ChatMessage>,
     interrupt: Signal,
     terminal: Terminal,
-    totals: Totals,
+    totals: SessionTotals,
 }
 
 /// The way in which an answer ended.
@@ -133,7 +129,7 @@ struct Terminal {
 
 /// The totals of a session.
 #[derive(Default)]
-struct Totals {
+struct SessionTotals {
     answers: u32,
     tokens: u64,
     /// The number of tokens after the first of each answer, and the time they took.
@@ -160,7 +156,7 @@ pub(crate) async fn run(args: ChatArgs) -> Result<ExitCode, CliError> {
         .map_err(|error| CliError::failure(format!("cannot listen for Ctrl-C: {error}")))?;
     let terminal = Terminal::of_this_process();
     let history = Vec::new();
-    let totals = Totals::default();
+    let totals = SessionTotals::default();
     let mut session = Session { client, args, model, history, interrupt, terminal, totals };
     match session.args.quick.take() {
         Some(question) => match session.turn(question).await? {
@@ -190,15 +186,15 @@ impl Session {
                 self.remark("");
                 return Ok(ExitCode::SUCCESS);
             };
-            let done = match Command::parse(&line) {
-                Command::Nothing => Ok(()),
-                Command::Quit => return Ok(ExitCode::SUCCESS),
-                Command::Say(question) => self.turn(question.to_owned()).await.map(|_| ()),
-                Command::Reset => self.reset(),
-                Command::System(text) => self.set_system(text),
-                Command::Stats => self.tell(&self.totals.text()),
-                Command::Help => self.tell(HELP),
-                Command::Unknown(name) => {
+            let done = match ChatCommand::parse(&line) {
+                ChatCommand::Nothing => Ok(()),
+                ChatCommand::Quit => return Ok(ExitCode::SUCCESS),
+                ChatCommand::Say(question) => self.turn(question.to_owned()).await.map(|_| ()),
+                ChatCommand::Reset => self.reset(),
+                ChatCommand::System(text) => self.set_system(text),
+                ChatCommand::Stats => self.tell(&self.totals.text()),
+                ChatCommand::Help => self.tell(HELP),
+                ChatCommand::Unknown(name) => {
                     Err(CliError::failure(format!("there is no command {name}"))
                         .hint("/help lists the commands"))
                 }
@@ -216,7 +212,7 @@ impl Session {
 
     /// Sends a question, prints the answer as it comes, and keeps both.
     async fn turn(&mut self, question: String) -> Result<Ended, CliError> {
-        self.history.push(Message { role: "user", content: question });
+        self.history.push(ChatMessage { role: "user", content: question });
         let mut sink = Sink::new(self.terminal);
         let mut answer = Answer::default();
         let body = self.request();
@@ -251,14 +247,14 @@ impl Session {
             // Many templates refuse a conversation with an empty message of the assistant.
             self.history.pop();
         } else {
-            self.history.push(Message { role: "assistant", content: answer.text });
+            self.history.push(ChatMessage { role: "assistant", content: answer.text });
         }
     }
 
     fn request(&self) -> Bytes {
         let system = self.args.system.as_ref();
-        let system = system.map(|text| Message { role: "system", content: text.clone() });
-        let request = Request {
+        let system = system.map(|text| ChatMessage { role: "system", content: text.clone() });
+        let request = ChatRequest {
             model: &self.model,
             messages: system.iter().chain(&self.history).collect(),
             temperature: self.args.temperature,
@@ -322,9 +318,9 @@ impl Terminal {
     }
 }
 
-// === impl Totals ===
+// === impl SessionTotals ===
 
-impl Totals {
+impl SessionTotals {
     fn add(&mut self, answer: &Answer) {
         self.answers += 1;
         self.tokens += answer.tokens;

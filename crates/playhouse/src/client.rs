@@ -188,10 +188,10 @@ impl Client {
     pub(crate) async fn first_model(&self) -> Result<String, ClientError> {
         #[derive(Deserialize)]
         struct Models {
-            data: Vec<Model>,
+            data: Vec<ListedModel>,
         }
         #[derive(Deserialize)]
-        struct Model {
+        struct ListedModel {
             id: String,
         }
         let body = self.get("/v1/models").await?.success().await?.whole(MODELS_BODY_MAX).await?;

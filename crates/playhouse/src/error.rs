@@ -8,7 +8,7 @@ use crate::signals::StopSignal;
 /// The reason why a command failed, for a person.
 #[derive(Debug)]
 pub(crate) struct CliError {
-    kind: Kind,
+    kind: FailureKind,
     pub(crate) message: String,
     hint: Option<String>,
     /// Whether a server was not reached, so that trying again may help.
@@ -16,7 +16,7 @@ pub(crate) struct CliError {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Kind {
+enum FailureKind {
     /// The command line or a scenario file is wrong: exit code 2, as for clap's own errors.
     Usage,
     /// Anything else that went wrong: exit code 1.
@@ -32,26 +32,26 @@ enum Kind {
 impl CliError {
     /// Returns an error for a wrong command line (exit code 2).
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Usage, message: message.into(), hint: None, unreached: false }
+        Self { kind: FailureKind::Usage, message: message.into(), hint: None, unreached: false }
     }
 
     /// Returns an error for a valid command that failed (exit code 1).
     pub(crate) fn failure(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Failure, message: message.into(), hint: None, unreached: false }
+        Self { kind: FailureKind::Failure, message: message.into(), hint: None, unreached: false }
     }
 
     /// Returns an error for a command that a signal ended before it was done (exit code 128 and the number
     /// of the signal).
     pub(crate) fn stopped(signal: StopSignal, message: impl Into<String>) -> Self {
-        let kind = Kind::Stopped(signal);
+        let kind = FailureKind::Stopped(signal);
         Self { kind, message: message.into(), hint: None, unreached: false }
     }
 
     /// Returns an error for standard output that could not be written.
     pub(crate) fn output(error: io::Error) -> Self {
         let kind = match error.kind() {
-            io::ErrorKind::BrokenPipe => Kind::ReaderGone,
-            _ => Kind::Failure,
+            io::ErrorKind::BrokenPipe => FailureKind::ReaderGone,
+            _ => FailureKind::Failure,
         };
         Self {
             kind,
@@ -98,15 +98,15 @@ impl CliError {
 
     /// Prints the error on standard error and returns the exit code of the process.
     pub(crate) fn report(&self) -> ExitCode {
-        if self.kind != Kind::ReaderGone {
+        if self.kind != FailureKind::ReaderGone {
             // If standard error is closed too, there is nowhere to report.
             let _ = io::stderr().write_all(self.text().as_bytes());
         }
         match self.kind {
-            Kind::Usage => ExitCode::from(2),
-            Kind::Failure => ExitCode::FAILURE,
-            Kind::Stopped(signal) => ExitCode::from(signal.exit_status()),
-            Kind::ReaderGone => ExitCode::SUCCESS,
+            FailureKind::Usage => ExitCode::from(2),
+            FailureKind::Failure => ExitCode::FAILURE,
+            FailureKind::Stopped(signal) => ExitCode::from(signal.exit_status()),
+            FailureKind::ReaderGone => ExitCode::SUCCESS,
         }
     }
 }
@@ -145,8 +145,8 @@ mod tests {
     #[test]
     fn a_reader_that_left_is_not_an_error() {
         let gone = CliError::output(io::Error::from(io::ErrorKind::BrokenPipe));
-        assert_eq!(gone.kind, Kind::ReaderGone);
+        assert_eq!(gone.kind, FailureKind::ReaderGone);
         let full = CliError::output(io::Error::from(io::ErrorKind::StorageFull));
-        assert_eq!(full.kind, Kind::Failure);
+        assert_eq!(full.kind, FailureKind::Failure);
     }
 }

@@ -35,7 +35,7 @@ enum Event {
 }
 
 /// The reader of an operation's stream, with its position.
-struct Reader {
+struct StepReader {
     id: u64,
     /// The id of the last event.
     seen: u64,
@@ -48,7 +48,7 @@ struct Reader {
 /// # Errors
 /// Returns an error if the operation was not done, or cannot be followed.
 pub(crate) async fn follow(admin: &Admin, id: u64) -> Result<ExitCode, CliError> {
-    let mut reader = Reader { id, seen: 0, heard: Instant::now() };
+    let mut reader = StepReader { id, seen: 0, heard: Instant::now() };
     loop {
         match reader.read(admin).await {
             Ok(Some(operation)) => return outcome(&operation),
@@ -76,9 +76,9 @@ fn outcome(operation: &Operation) -> Result<ExitCode, CliError> {
     }
 }
 
-// === impl Reader ===
+// === impl StepReader ===
 
-impl Reader {
+impl StepReader {
     /// Reads one stream until it breaks off or the operation ends.
     async fn read(&mut self, admin: &Admin) -> Result<Option<Operation>, CliError> {
         let mut stream = admin.follow(self.id, self.seen).await?;

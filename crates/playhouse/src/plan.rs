@@ -34,7 +34,7 @@ pub(crate) struct PlanArgs {
     grid: Option<String>,
     /// Print the layout in the words of this engine, or as toml
     #[arg(long, value_name = "ENGINE")]
-    to: Option<Target>,
+    to: Option<TargetDialect>,
     /// Check against the rules of this engine; by default those of --from, else our own
     #[arg(long, value_name = "ENGINE")]
     rules: Option<Engine>,
@@ -80,7 +80,7 @@ enum Engine {
 
 /// The engine whose flags are printed.
 #[derive(Clone, Copy, ValueEnum)]
-enum Target {
+enum TargetDialect {
     #[value(alias = "playhouse")]
     Toml,
     Vllm,
@@ -219,7 +219,7 @@ fn print_recommendation(
 
 fn print_words(
     args: &PlanArgs,
-    target: Target,
+    target: TargetDialect,
     reading: &Reading,
     setting: &Setting,
     said: &mut Said,
@@ -287,9 +287,9 @@ impl Engine {
     }
 }
 
-// === impl Target ===
+// === impl TargetDialect ===
 
-impl Target {
+impl TargetDialect {
     fn dialect(self) -> Dialect {
         match self {
             Self::Toml => Dialect::Native,

@@ -93,7 +93,7 @@ pub struct Plan {
 
 /// The list of all known operations.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Operations {
+pub struct OperationList {
     /// The operations, the newest first, each with its last step only.
     pub operations: Vec<Operation>,
 }

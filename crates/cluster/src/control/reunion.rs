@@ -39,15 +39,13 @@ const CLAIM: Duration = Duration::from_secs(60);
 /// The state of a reunion: the nodes and processes that are still there, as far as is known.
 #[derive(Debug, Default)]
 pub(super) struct Reunion {
-    table: Mutex<Table>,
+    table: Mutex<ReunionTable>,
     /// Notifies that a node or process has come.
     came: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
-struct Table {
-    /// Whether a head waits for its peers to come back.
-    waits: bool,
+struct ReunionTable {
     over: bool,
     /// Nodes that have come.
     back: HashSet<String>,
@@ -91,7 +89,6 @@ impl ControlPlane {
         let serving = (desired.replicas as usize).saturating_sub(drained.replicas.len());
         if self.inner.admits_nodes {
             info!("looking for what an earlier head has left of {serving} replicas");
-            reunion.table.lock().waits = true;
             let mut came = reunion.came.subscribe();
             let over = || {
                 let table = reunion.table.lock();
@@ -115,12 +112,6 @@ impl ControlPlane {
             }
         });
         epochs
-    }
-
-    /// Returns whether the head waits for processes of an earlier head.
-    pub(crate) fn looks_back(&self) -> bool {
-        let table = self.inner.reunion.table.lock();
-        table.waits && !table.over
     }
 
     /// Ends every process that an earlier head has left, because the wanted deployment was not written
@@ -195,9 +186,9 @@ impl Reunion {
     }
 }
 
-// === impl Table ===
+// === impl ReunionTable ===
 
-impl Table {
+impl ReunionTable {
     /// Returns the number of replicas of which every rank is there.
     fn whole(&self, layout: &ParallelSpec) -> usize {
         let there = |(name, it): (&String, &Offered)| {

@@ -7,10 +7,10 @@ use playhouse_types::ReplicaId;
 
 /// The replica that has a request, for its caller to read. Clones are of the same request.
 #[derive(Clone, Debug)]
-pub(crate) struct Home(Arc<Place>);
+pub(crate) struct Home(Arc<HomeState>);
 
 #[derive(Debug)]
-struct Place {
+struct HomeState {
     /// The replica, or [`PARKED`].
     replica: AtomicU32,
     /// How many tokens there were when the request last left a replica, or [`NEVER`].
@@ -28,7 +28,7 @@ const NEVER: u32 = u32::MAX;
 impl Home {
     /// The home of a request that goes to `replica`, or is parked.
     pub(crate) fn new(replica: Option<ReplicaId>) -> Self {
-        Self(Arc::new(Place {
+        Self(Arc::new(HomeState {
             replica: AtomicU32::new(replica.map_or(PARKED, |replica| replica.0)),
             moved_at: AtomicU32::new(NEVER),
         }))

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use tracing::info;
 
 use super::leases::LeaseId;
-use super::{Assignment, Nodes, Shared};
+use super::{Assignment, Nodes, SharedNodes};
 use crate::memory::MemoryNeeds;
 
 /// The devices of one start of a replica. Dropping it frees them (**ND-3**).
@@ -38,7 +38,7 @@ impl Lease {
         needs: &MemoryNeeds,
         patience: Duration,
     ) -> Result<Vec<Assignment>, String> {
-        let Shared { changed, .. } = &*self.nodes.shared;
+        let SharedNodes { changed, .. } = &*self.nodes.shared;
         let mut changes = changed.subscribe();
         let mut why = String::new();
         let placed = timeout(patience, async {
@@ -65,7 +65,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.nodes.inventory().end_lease(self.id);
+        self.nodes.inventory().leases.remove(self.id);
         self.nodes.shared.changed.send_replace(());
     }
 }

@@ -21,11 +21,11 @@ pub(super) struct Rendezvous {
     /// The name of the epoch's groups.
     name: String,
     secret: [u8; 32],
-    table: watch::Sender<Table>,
+    table: watch::Sender<RendezvousTable>,
 }
 
 #[derive(Debug)]
-struct Table {
+struct RendezvousTable {
     /// How each rank is reached in its groups, by rank, as far as the ranks have come.
     members: Vec<Option<Members>>,
     /// The rank that has left before all had come.
@@ -51,7 +51,7 @@ pub(super) struct Attendance<'a> {
 impl Rendezvous {
     pub(super) fn new(name: String, map: Arc<RankMap>, secret: [u8; 32]) -> Self {
         let members = vec![None; map.replica_ranks()];
-        let table = watch::Sender::new(Table { members, left: None, heard: 0 });
+        let table = watch::Sender::new(RendezvousTable { members, left: None, heard: 0 });
         Self { map, name, secret, table }
     }
 

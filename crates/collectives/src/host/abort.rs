@@ -18,11 +18,11 @@ use crate::error::Cause;
 /// every join that is still under way. Clones are the same handle. An aborted handle stays aborted.
 #[derive(Clone, Debug, Default)]
 pub struct AbortHandle {
-    shared: Arc<Shared>,
+    shared: Arc<AbortState>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct AbortState {
     /// Set while `groups` is locked; read without it by joins, which look every few milliseconds.
     aborted: AtomicBool,
     groups: Mutex<Vec<Joined>>,

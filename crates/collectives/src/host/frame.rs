@@ -12,7 +12,7 @@ pub(super) const FRAME_BYTES_MAX: usize = 64 << 10;
 
 /// The purpose of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FrameKind {
     /// Bytes of the ring.
     Data,
     /// The sender has left; no frame follows.
@@ -40,13 +40,13 @@ impl Frames {
     }
 
     /// Returns the header of the next frame.
-    pub(super) fn announce(&mut self, kind: Kind, len: usize) -> [u8; HEADER_BYTES] {
+    pub(super) fn announce(&mut self, kind: FrameKind, len: usize) -> [u8; HEADER_BYTES] {
         let number = self.next;
         self.next += 1;
         let kind: u32 = match kind {
-            Kind::Data => 1,
-            Kind::Bye => 2,
-            Kind::Abort => 3,
+            FrameKind::Data => 1,
+            FrameKind::Bye => 2,
+            FrameKind::Abort => 3,
         };
         let len = u32::try_from(len).expect("a frame has at most 64 KiB");
         let mut header = [0; HEADER_BYTES];
@@ -61,7 +61,7 @@ impl Frames {
     pub(super) fn accept(
         &mut self,
         header: &[u8; HEADER_BYTES],
-    ) -> Result<(Kind, usize), BadFrame> {
+    ) -> Result<(FrameKind, usize), BadFrame> {
         let long = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("8 bytes"));
         let short = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4 bytes"));
         if long(0) != self.epoch || long(8) != self.next {
@@ -70,9 +70,9 @@ impl Frames {
         self.next += 1;
         let len = short(20) as usize;
         match short(16) {
-            1 if (1..=FRAME_BYTES_MAX).contains(&len) => Ok((Kind::Data, len)),
-            2 if len == 0 => Ok((Kind::Bye, len)),
-            3 if len == 8 => Ok((Kind::Abort, len)),
+            1 if (1..=FRAME_BYTES_MAX).contains(&len) => Ok((FrameKind::Data, len)),
+            2 if len == 0 => Ok((FrameKind::Bye, len)),
+            3 if len == 8 => Ok((FrameKind::Abort, len)),
             _ => Err(BadFrame),
         }
     }
@@ -85,27 +85,29 @@ mod tests {
     #[test]
     fn frames_are_accepted_in_order_only() {
         let (mut out, mut back) = (Frames::new(7), Frames::new(7));
-        let first = out.announce(Kind::Data, FRAME_BYTES_MAX);
-        let second = out.announce(Kind::Abort, 8);
+        let first = out.announce(FrameKind::Data, FRAME_BYTES_MAX);
+        let second = out.announce(FrameKind::Abort, 8);
         assert_eq!(back.accept(&second), Err(BadFrame), "out of order");
-        assert_eq!(back.accept(&first), Ok((Kind::Data, FRAME_BYTES_MAX)));
+        assert_eq!(back.accept(&first), Ok((FrameKind::Data, FRAME_BYTES_MAX)));
         assert_eq!(back.accept(&first), Err(BadFrame), "twice");
-        assert_eq!(back.accept(&second), Ok((Kind::Abort, 8)));
+        assert_eq!(back.accept(&second), Ok((FrameKind::Abort, 8)));
     }
 
     #[test]
     fn frames_of_another_epoch_are_refused() {
-        let header = Frames::new(6).announce(Kind::Data, 1);
+        let header = Frames::new(6).announce(FrameKind::Data, 1);
         assert_eq!(Frames::new(7).accept(&header), Err(BadFrame));
     }
 
     #[test]
     fn lengths_and_kinds_out_of_range_are_refused() {
-        for (kind, len) in [(Kind::Data, FRAME_BYTES_MAX + 1), (Kind::Data, 0), (Kind::Bye, 1)] {
+        for (kind, len) in
+            [(FrameKind::Data, FRAME_BYTES_MAX + 1), (FrameKind::Data, 0), (FrameKind::Bye, 1)]
+        {
             let header = Frames::new(1).announce(kind, len);
             assert_eq!(Frames::new(1).accept(&header), Err(BadFrame), "{kind:?} {len}");
         }
-        let mut header = Frames::new(1).announce(Kind::Data, 1);
+        let mut header = Frames::new(1).announce(FrameKind::Data, 1);
         header[16] = 9;
         assert_eq!(Frames::new(1).accept(&header), Err(BadFrame));
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::bell::Bell;
 use super::clock::Deadline;
-use super::frame::{FRAME_BYTES_MAX, Frames, HEADER_BYTES, Kind};
+use super::frame::{FRAME_BYTES_MAX, FrameKind, Frames, HEADER_BYTES};
 use super::fuse::Fuse;
 use super::memory::{Memory, PAGE, Place};
 use super::ring::{Marks, Reader, Site, Writer};
@@ -158,17 +158,17 @@ impl Wire {
             let is_closing = self.closing.load(Ordering::Acquire);
             let len = ring.available().min(FRAME_BYTES_MAX);
             if let Some(cause) = self.fuse.cause() {
-                let header = frames.announce(Kind::Abort, 8);
+                let header = frames.announce(FrameKind::Abort, 8);
                 self.write([&header, &cause.to_word().to_le_bytes(), &[]])?;
                 return self.stream.shutdown(Shutdown::Write);
             }
             if len > 0 {
-                let header = frames.announce(Kind::Data, len);
+                let header = frames.announce(FrameKind::Data, len);
                 let [first, second] = ring.peek(0, len);
                 self.write([&header, first, second])?;
                 ring.consume(len);
             } else if is_closing {
-                self.write([&frames.announce(Kind::Bye, 0), &[], &[]])?;
+                self.write([&frames.announce(FrameKind::Bye, 0), &[], &[]])?;
                 return self.stream.shutdown(Shutdown::Write);
             } else {
                 self.outward.sleep_unless(NAP, || {
@@ -194,9 +194,9 @@ impl Wire {
             (&self.stream).read_exact(&mut header)?;
             let frame = frames.accept(&header).map_err(|_| io::ErrorKind::InvalidData)?;
             match frame {
-                (Kind::Data, len) => self.receive_data(ring, len)?,
-                (Kind::Bye, _) => return Ok(()),
-                (Kind::Abort, _) => {
+                (FrameKind::Data, len) => self.receive_data(ring, len)?,
+                (FrameKind::Bye, _) => return Ok(()),
+                (FrameKind::Abort, _) => {
                     let mut word = [0; 8];
                     (&self.stream).read_exact(&mut word)?;
                     if let Some(cause) = Cause::from_word(u64::from_le_bytes(word)) {

@@ -24,11 +24,11 @@ pub(crate) struct End {
 
 /// The half of a stream that this side writes.
 #[derive(Debug)]
-pub(crate) struct SendStream(Half);
+pub(crate) struct TwinSendStream(Half);
 
 /// The half of a stream that this side reads.
 #[derive(Debug)]
-pub(crate) struct RecvStream(Half);
+pub(crate) struct TwinRecvStream(Half);
 
 #[derive(Debug)]
 struct Half {
@@ -44,7 +44,10 @@ impl End {
         self.other.clone()
     }
 
-    pub(crate) fn open(&self, both_ways: bool) -> Result<(SendStream, RecvStream), PeerLost> {
+    pub(crate) fn open(
+        &self,
+        both_ways: bool,
+    ) -> Result<(TwinSendStream, TwinRecvStream), PeerLost> {
         let (pair, side) = (self.pair, self.side);
         let stream = self.world.change(|state| {
             if let Poll::Ready(lost) = state.lost(pair, side, Instant::now()) {
@@ -64,7 +67,7 @@ impl End {
     pub(crate) async fn accept(
         &self,
         both_ways: bool,
-    ) -> Result<(SendStream, RecvStream), PeerLost> {
+    ) -> Result<(TwinSendStream, TwinRecvStream), PeerLost> {
         let (pair, side) = (self.pair, self.side);
         let accepted = self.world.wait(|state, now| {
             Look::unless_lost(state, pair, side, now, |state| {
@@ -107,9 +110,9 @@ impl End {
         wait.await.err().unwrap_or(PeerLost::Local)
     }
 
-    fn halves(&self, stream: u64) -> (SendStream, RecvStream) {
+    fn halves(&self, stream: u64) -> (TwinSendStream, TwinRecvStream) {
         let half = || Half { end: self.clone(), stream };
-        (SendStream(half()), RecvStream(half()))
+        (TwinSendStream(half()), TwinRecvStream(half()))
     }
 }
 
@@ -125,9 +128,9 @@ pub(super) fn close(state: &mut State, pair: u64, side: usize, heard: PeerLost) 
     pair.sides[1 - side].farewell.get_or_insert((at, heard));
 }
 
-// === impl SendStream ===
+// === impl TwinSendStream ===
 
-impl SendStream {
+impl TwinSendStream {
     /// Writes some of `bytes`. Cancel-safe.
     pub(crate) async fn write(&mut self, bytes: &mut Bytes) -> Result<(), StreamEnd> {
         let Half { end: End { world, pair, side, .. }, stream } = &self.0;
@@ -161,9 +164,9 @@ impl SendStream {
     }
 }
 
-// === impl RecvStream ===
+// === impl TwinRecvStream ===
 
-impl RecvStream {
+impl TwinRecvStream {
     /// Returns the next bytes; `None` at the end. Cancel-safe.
     pub(crate) async fn read(&mut self, max: usize) -> Result<Option<Bytes>, StreamEnd> {
         let Half { end: End { world, pair, side, .. }, stream } = &self.0;

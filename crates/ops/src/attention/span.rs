@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Operands;
-use crate::element::{Element, Shared, load_up_to, store_up_to};
+use crate::element::{Element, SharedSlice, load_up_to, store_up_to};
 use crate::isa::Kernel;
 use crate::kv::BLOCK_TOKENS;
 use crate::ragged::Sequence;
@@ -24,7 +24,7 @@ pub(super) struct Tile<'a, E> {
     pub(super) kv_head: usize,
     /// Query heads.
     pub(super) heads: Range<usize>,
-    pub(super) out: &'a Shared<'a, E>,
+    pub(super) out: &'a SharedSlice<'a, E>,
     pub(super) scratch: &'a Scratch,
 }
 

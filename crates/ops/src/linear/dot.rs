@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Output, Panels, Product, with_shape};
 use crate::Threads;
-use crate::element::{Element, STEP, Shared, load_step_up_to, load_up_to};
+use crate::element::{Element, STEP, SharedSlice, load_step_up_to, load_up_to};
 use crate::isa::Kernel;
 use crate::scratch::Line;
 use crate::simd::{LANES, Simd};
@@ -25,20 +25,20 @@ const CHUNKS_PER_THREAD: usize = 4;
 struct Stage<'a, E> {
     product: Product<'a, E>,
     rows: Range<usize>,
-    staged: &'a Shared<'a, Line>,
+    staged: &'a SharedSlice<'a, Line>,
 }
 
 /// Some columns for all rows.
-struct Chunk<'a, E> {
+struct DotChunk<'a, E> {
     product: Product<'a, E>,
     columns: Range<usize>,
     staged: &'a [Line],
     out: &'a Output<'a, E>,
 }
 
-/// A panel within a [`Chunk`].
+/// A panel within a [`DotChunk`].
 struct Panel<'a, 'c, E> {
-    chunk: &'c Chunk<'a, E>,
+    chunk: &'c DotChunk<'a, E>,
     /// The first row in `x`.
     row: usize,
     x: &'c [Line],
@@ -48,7 +48,7 @@ pub(super) fn compute<E: Element>(product: Product<'_, E>, out: &Output<'_, E>, 
     let Product { rows, inner, outer, .. } = product;
     let isa = threads.isa();
     let mut staged = threads.scratch().lines(2 * inner.div_ceil(STEP) * rows);
-    let shared = Shared::new(&mut staged);
+    let shared = SharedSlice::new(&mut staged);
     threads.run_ranges(rows, ROWS_PER_TASK, |rows| {
         isa.dispatch(Stage { product, rows, staged: &shared });
     });
@@ -56,7 +56,7 @@ pub(super) fn compute<E: Element>(product: Product<'_, E>, out: &Output<'_, E>, 
     let balanced = outer.div_ceil(CHUNKS_PER_THREAD * threads.count());
     let columns = cached.min(balanced).next_multiple_of(COLUMNS_MIN).min(COLUMNS);
     threads.run_ranges(outer, columns.max(COLUMNS_MIN), |columns| {
-        isa.dispatch(Chunk { product, columns, staged: &staged, out });
+        isa.dispatch(DotChunk { product, columns, staged: &staged, out });
     });
 }
 
@@ -85,9 +85,9 @@ impl<E: Element> Kernel for Stage<'_, E> {
     }
 }
 
-// === impl Chunk ===
+// === impl DotChunk ===
 
-impl<E: Element> Kernel for Chunk<'_, E> {
+impl<E: Element> Kernel for DotChunk<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let row_lines = self.product.lines::<S>();
@@ -128,7 +128,7 @@ impl<E: Element> Panel<'_, '_, E> {
                 if start < columns.end {
                     let range = start..columns.end.min(start + LANES);
                     let sums = load_up_to(simd, sums);
-                    let Chunk { product, out, .. } = self.chunk;
+                    let DotChunk { product, out, .. } = self.chunk;
                     // SAFETY: a task has its own columns.
                     unsafe { product.finish(simd, sums, self.row + m, range, out) };
                 }

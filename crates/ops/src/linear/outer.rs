@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::{Output, Panels, Product, with_shape};
 use crate::Threads;
-use crate::element::{Element, STEP, Shared, load_step_up_to, load_up_to, store_up_to};
+use crate::element::{Element, STEP, SharedSlice, load_step_up_to, load_up_to, store_up_to};
 use crate::isa::Kernel;
 use crate::scratch::{Line, Scratch};
 use crate::simd::{LANES, Simd};
@@ -39,11 +39,11 @@ struct PackRows<'a, E> {
     product: Product<'a, E>,
     first: usize,
     rows: Range<usize>,
-    packed: &'a Shared<'a, f32>,
+    packed: &'a SharedSlice<'a, f32>,
 }
 
 /// Some columns for all packed rows.
-struct Chunk<'a, E> {
+struct OuterChunk<'a, E> {
     product: Product<'a, E>,
     rows: Range<usize>,
     columns: Range<usize>,
@@ -60,7 +60,7 @@ pub(super) fn compute<E: Element>(product: Product<'_, E>, out: &Output<'_, E>, 
     let columns = chunk_columns(row_floats, outer, threads.count());
     for first in (0..rows).step_by(ROWS) {
         let rows = first..rows.min(first + ROWS);
-        let packed = Shared::new(lines.floats_mut());
+        let packed = SharedSlice::new(lines.floats_mut());
         threads.run_ranges(rows.len(), ROWS_PER_TASK, |part| {
             let rows = first + part.start..first + part.end;
             isa.dispatch(PackRows { product, first, rows, packed: &packed });
@@ -68,7 +68,7 @@ pub(super) fn compute<E: Element>(product: Product<'_, E>, out: &Output<'_, E>, 
         let packed = lines.floats();
         threads.run_ranges(outer, columns, |columns| {
             let (rows, scratch) = (rows.clone(), threads.scratch());
-            isa.dispatch(Chunk { product, rows, columns, packed, out, scratch });
+            isa.dispatch(OuterChunk { product, rows, columns, packed, out, scratch });
         });
     }
 }
@@ -97,9 +97,9 @@ impl<E: Element> Kernel for PackRows<'_, E> {
     }
 }
 
-// === impl Chunk ===
+// === impl OuterChunk ===
 
-impl<E: Element> Kernel for Chunk<'_, E> {
+impl<E: Element> Kernel for OuterChunk<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let lines = self.product.lines::<S>();
@@ -131,7 +131,7 @@ impl<E: Element> Kernel for Chunk<'_, E> {
     }
 }
 
-impl<E: Element> Chunk<'_, E> {
+impl<E: Element> OuterChunk<'_, E> {
     #[inline(always)]
     fn pack_columns<S: Simd>(&self, simd: S, packed: &mut [f32]) {
         let Product { weight, inner, .. } = self.product;

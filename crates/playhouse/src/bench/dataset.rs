@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::random::Random;
 use super::settings::{Endpoint, Settings};
+use crate::client::completion::StreamOptions;
 use crate::error::CliError;
 
 /// The lowest random token id: the ids below are special tokens in the vocabularies of Llama and others,
@@ -31,7 +32,7 @@ pub(super) struct Prepared {
 }
 
 /// A prompt for the model.
-struct Sample {
+struct PromptSample {
     prompt: Prompt,
     prompt_tokens: usize,
     output_len: usize,
@@ -46,7 +47,7 @@ enum Prompt {
 
 /// A line of a file of prompts. vLLM's custom dataset has `output_tokens`.
 #[derive(Deserialize)]
-struct Line {
+struct PromptLine {
     prompt: String,
     #[serde(alias = "output_tokens")]
     output_len: Option<usize>,
@@ -79,11 +80,6 @@ struct Message<'a> {
     content: &'a Prompt,
 }
 
-#[derive(Serialize)]
-struct StreamOptions {
-    include_usage: bool,
-}
-
 /// Returns the requests that `settings` ask for, in the order of sending.
 ///
 /// # Errors
@@ -113,9 +109,9 @@ impl Prepared {
     }
 }
 
-// === impl Sample ===
+// === impl PromptSample ===
 
-impl Sample {
+impl PromptSample {
     fn prepare(&self, settings: &Settings, model: &str) -> Prepared {
         let chat = settings.endpoint == Endpoint::Chat;
         let stream = !settings.no_stream;
@@ -155,7 +151,7 @@ impl<'a> RandomPrompts<'a> {
         prompts
     }
 
-    fn next(&mut self) -> Sample {
+    fn next(&mut self) -> PromptSample {
         let input_len = self.length(self.settings.random_input_len);
         let output_len = self.length(self.settings.random_output_len);
         let mut tokens = self.prefix.clone();
@@ -165,7 +161,7 @@ impl<'a> RandomPrompts<'a> {
             Endpoint::Completions => Prompt::Tokens(tokens),
             Endpoint::Chat => Prompt::Text(words(&tokens)),
         };
-        Sample { prompt, prompt_tokens, output_len }
+        PromptSample { prompt, prompt_tokens, output_len }
     }
 
     fn tokens(&mut self, count: usize) -> Vec<u32> {
@@ -255,7 +251,7 @@ fn words(tokens: &[u32]) -> String {
     tokens.iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
-fn read_prompts(path: &Path, settings: &Settings) -> Result<Vec<Sample>, CliError> {
+fn read_prompts(path: &Path, settings: &Settings) -> Result<Vec<PromptSample>, CliError> {
     let failed = |what: String| CliError::failure(format!("{}: {what}", path.display()));
     let file = File::open(path).map_err(|error| failed(error.to_string()))?;
     let mut reader = BufReader::new(file);
@@ -277,13 +273,13 @@ fn read_prompts(path: &Path, settings: &Settings) -> Result<Vec<Sample>, CliErro
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let sample: Line = serde_json::from_slice(&line).map_err(|error| {
+        let sample: PromptLine = serde_json::from_slice(&line).map_err(|error| {
             failed(format!("line {number}: {error}"))
                 .hint(r#"each line is JSON such as {"prompt": "Hello", "output_len": 64}"#)
         })?;
         let output_len = sample.output_len.unwrap_or(settings.random_output_len);
         let prompt = Prompt::Text(sample.prompt);
-        samples.push(Sample { prompt, prompt_tokens: 0, output_len });
+        samples.push(PromptSample { prompt, prompt_tokens: 0, output_len });
     }
     if samples.is_empty() {
         return Err(failed("has no prompts".to_owned()));

@@ -14,7 +14,7 @@ pub(super) struct Input(mpsc::Receiver<io::Result<String>>);
 
 /// A parsed line.
 #[derive(Debug, PartialEq)]
-pub(super) enum Command<'a> {
+pub(super) enum ChatCommand<'a> {
     Nothing,
     Say(&'a str),
     Reset,
@@ -65,9 +65,9 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<String>> {
     Ok((!line.is_empty()).then(|| String::from_utf8_lossy(&line).trim_end().to_owned()))
 }
 
-// === impl Command ===
+// === impl ChatCommand ===
 
-impl<'a> Command<'a> {
+impl<'a> ChatCommand<'a> {
     /// Parses a line: a command if it begins with a slash.
     pub(super) fn parse(line: &'a str) -> Self {
         let line = line.trim();
@@ -92,17 +92,17 @@ mod tests {
     #[test]
     fn lines_are_understood() {
         for (line, command) in [
-            ("  ", Command::Nothing),
-            ("What is 2 + 2?", Command::Say("What is 2 + 2?")),
-            ("/reset", Command::Reset),
-            ("/system  You are a pirate. ", Command::System("You are a pirate.")),
-            ("/system", Command::System("")),
-            ("/stats", Command::Stats),
-            ("/help", Command::Help),
-            (" /quit", Command::Quit),
-            ("/sytem hello", Command::Unknown("/sytem")),
+            ("  ", ChatCommand::Nothing),
+            ("What is 2 + 2?", ChatCommand::Say("What is 2 + 2?")),
+            ("/reset", ChatCommand::Reset),
+            ("/system  You are a pirate. ", ChatCommand::System("You are a pirate.")),
+            ("/system", ChatCommand::System("")),
+            ("/stats", ChatCommand::Stats),
+            ("/help", ChatCommand::Help),
+            (" /quit", ChatCommand::Quit),
+            ("/sytem hello", ChatCommand::Unknown("/sytem")),
         ] {
-            assert_eq!(Command::parse(line), command);
+            assert_eq!(ChatCommand::parse(line), command);
         }
     }
 

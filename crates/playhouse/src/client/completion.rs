@@ -4,13 +4,15 @@
 //! Parsing an event allocates nothing, except for text with JSON escapes and for errors; other fields are
 //! skipped, not built. A client that only counts tokens need not even parse most events: see
 //! [`TokenScan`].
+//!
+//! Of requests, only the option that asks a stream for token counts is here.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use memchr::memmem::Finder;
-use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 
 /// An answer, or one event of a streamed answer.
 #[derive(Debug, Deserialize)]
@@ -34,6 +36,13 @@ pub(crate) struct TokenScan {
     content: Finder<'static>,
     usage: Finder<'static>,
     error: Finder<'static>,
+}
+
+/// The `stream_options` of a request.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct StreamOptions {
+    /// Whether the last event of the stream has token counts.
+    pub(crate) include_usage: bool,
 }
 
 /// The token counts of an answer. Servers may omit either.

@@ -16,7 +16,7 @@ use crate::error::CliError;
 /// The verdicts on a grid.
 #[derive(Serialize)]
 struct Verdicts<'a> {
-    points: Vec<Verdict<'a>>,
+    points: Vec<Combination<'a>>,
     /// The number of combinations of the grid, including those that were not checked.
     total: u64,
     /// The members of the file that are no list.
@@ -25,7 +25,7 @@ struct Verdicts<'a> {
 
 /// One combination.
 #[derive(Serialize)]
-struct Verdict<'a> {
+struct Combination<'a> {
     values: BTreeMap<&'a str, &'a str>,
     /// The layout, if it can run.
     layout: Option<String>,
@@ -55,7 +55,7 @@ pub(super) fn run(
 
 fn text(verdicts: &Verdicts<'_>) -> String {
     let mut text = String::new();
-    for Verdict { values, layout, reasons } in &verdicts.points {
+    for Combination { values, layout, reasons } in &verdicts.points {
         let values: Vec<_> = values.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let (mark, why) = match layout {
             Some(layout) => ("ok ", layout.clone()),
@@ -75,9 +75,9 @@ fn text(verdicts: &Verdicts<'_>) -> String {
     text
 }
 
-fn verdict<'a>(point: &'a Point, dialect: Dialect, shape: Option<&ModelShape>) -> Verdict<'a> {
+fn verdict<'a>(point: &'a Point, dialect: Dialect, shape: Option<&ModelShape>) -> Combination<'a> {
     let values = point.values.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let refused = |reasons| Verdict { values, layout: None, reasons };
+    let refused = |reasons| Combination { values, layout: None, reasons };
     let mut reading = match &point.reading {
         Ok(reading) => reading.clone(),
         Err(problems) => return refused(problems.iter().map(ToString::to_string).collect()),
@@ -90,5 +90,5 @@ fn verdict<'a>(point: &'a Point, dialect: Dialect, shape: Option<&ModelShape>) -
     if !violations.is_empty() {
         return refused(violations.iter().map(|broken| broken.message.clone()).collect());
     }
-    Verdict { layout: Some(layout(&reading.spec)), ..refused(Vec::new()) }
+    Combination { layout: Some(layout(&reading.spec)), ..refused(Vec::new()) }
 }

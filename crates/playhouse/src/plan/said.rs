@@ -21,7 +21,7 @@ pub(super) struct Said {
 
 /// The JSON of an outcome.
 #[derive(Serialize)]
-struct Outcome<'a, T: Serialize> {
+struct JsonOutcome<'a, T: Serialize> {
     #[serde(flatten)]
     answer: T,
     notes: &'a [Note],
@@ -127,7 +127,7 @@ impl Said {
         let misread =
             |problem| Misread { problem: Problem::name(problem), message: problem.to_string() };
         let problems = problems.iter().map(misread).collect();
-        let outcome = Outcome { answer, notes: &self.notes, violations, problems };
+        let outcome = JsonOutcome { answer, notes: &self.notes, violations, problems };
         let json = serde_json::to_string_pretty(&outcome);
         json.map(|json| json + "\n").map_err(|why| CliError::failure(why.to_string()))
     }

@@ -17,7 +17,7 @@ use crate::error::CliError;
 pub(crate) struct AuditFile(Mutex<File>);
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct AuditLine<'a> {
     time: String,
     #[serde(flatten)]
     entry: &'a AuditEntry,
@@ -42,7 +42,7 @@ impl AuditFile {
 impl AuditLog for AuditFile {
     fn write(&self, entry: &AuditEntry) -> io::Result<()> {
         let time = Date::of(SystemTime::now()).rfc3339();
-        let mut line = serde_json::to_vec(&Line { time, entry })?;
+        let mut line = serde_json::to_vec(&AuditLine { time, entry })?;
         line.push(b'\n');
         let mut file = self.0.lock();
         let before = file.metadata()?.len();
