@@ -1,12 +1,11 @@
-//! No circles inside a crate. Each top-level module, its file and its folder, is a room; a room that names
-//! something of another depends on it. Test code and `lib.rs` itself are left out.
+//! No circles inside a crate. Each top-level module, its file and its folder, is a room, and so is the root of
+//! the crate, which depends on all of them; a room that names something of another depends on it. Test code
+//! is left out. And a word is one type: no two types of a crate have the same name.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-
-/// Crates whose modules still go in circles.
-const WITH_CIRCLES: [&str; 5] = ["layout", "model", "router", "scheduler", "telemetry"];
 
 /// The rooms of a crate: each with the rooms that it names, and one thing that it names there.
 type Rooms = BTreeMap<String, BTreeMap<String, String>>;
@@ -16,23 +15,44 @@ const MARKS: [&str; 9] = ["::", "{", "}", "(", ")", "[", "]", ",", ";"];
 
 #[test]
 fn no_crate_has_a_circle_of_modules() {
-    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let folders = fs::read_dir(crates).expect("the folder of crates is read");
-    let mut folders: Vec<PathBuf> = folders.map(|entry| entry.expect("an entry").path()).collect();
-    folders.sort();
     let mut wrong = String::new();
-    for folder in folders {
-        let name = folder.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
-        let circle = circle(&rooms(&folder.join("src")));
-        match (circle, WITH_CIRCLES.contains(&&*name)) {
-            (Some(circle), false) => wrong += &format!("{name}: {circle}\n"),
-            (None, true) => {
-                wrong += &format!("{name} has no circle any more: say so in this test\n");
-            }
-            _ => {}
+    for (name, src) in crates() {
+        if let Some(circle) = circle(&rooms(&src)) {
+            wrong += &format!("{name}: {circle}\n");
         }
     }
     assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+fn a_crate_has_one_type_of_a_name() {
+    let mut wrong = String::new();
+    for (name, src) in crates() {
+        let (_, code) = root(&src);
+        let inner = modules(&code);
+        let inner = inner.iter().flat_map(|module| module_words(&src, module, 1));
+        let mut seen = BTreeSet::new();
+        for named in types(&[code.clone(), inner.collect()].concat()) {
+            if !seen.insert(named.clone()) {
+                wrong += &format!("{name}: two types have the name `{named}`\n");
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+fn declared_types_are_found() {
+    let source = r#"
+        pub(crate) struct A<'a>(&'a str); enum B { C }
+        // struct Comment;
+        trait D { type Assigned; }
+        type E = (A<'static>, F);
+        #[cfg(test)]
+        mod tests { struct G; }
+        fn f() { struct H { text: &'static str } print("struct Text"); }
+    "#;
+    assert_eq!(types(&words(source)), ["A", "B", "D", "H"]);
 }
 
 #[test]
@@ -47,38 +67,110 @@ fn a_circle_is_found_and_test_code_is_left_out() {
         "##,
     );
     assert_eq!(names(&words), ["D", "a", "inline", "last"].map(str::to_owned).into());
+    let source =
+        "use super::super::a; mod b { use super::own; use super::super::super::c; } use super::d;";
+    let rooted = from_root(&self::words(source), 2);
+    assert_eq!(names(&rooted), ["a", "c"].map(str::to_owned).into());
+    let root = self::words("mod a; use a::A; pub use other::B; struct C;");
+    let known = imports(&root, &["a".to_owned()].into());
+    let known = known.iter().map(|(name, module)| (&**name, module.as_deref()));
+    assert!(known.eq([("A", Some("a")), ("B", None)]), "`C` is the root's own");
     let edge = |to: &str| BTreeMap::from([(to.to_owned(), "Thing".to_owned())]);
     let rooms = [("a", "b"), ("b", "c"), ("c", "b")].map(|(from, to)| (from.to_owned(), edge(to)));
     let found = circle(&rooms.into()).expect("there is one");
     assert_eq!(found, "`b` names `Thing` of `c`, which names `Thing` of `b`");
 }
 
+/// Each crate, with the folder of its source.
+fn crates() -> Vec<(String, PathBuf)> {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let folders = fs::read_dir(crates).expect("the folder of crates is read");
+    let of_crate = |entry: io::Result<fs::DirEntry>| {
+        let entry = entry.expect("an entry");
+        (entry.file_name().into_string().expect("a name"), entry.path().join("src"))
+    };
+    let mut crates: Vec<_> = folders.map(of_crate).collect();
+    crates.sort();
+    crates
+}
+
+/// The root of a crate and its words.
+fn root(src: &Path) -> (&'static str, Vec<String>) {
+    let root = ["lib", "main"].into_iter().find(|it| src.join(it).with_extension("rs").exists());
+    let root = root.expect("a crate has a root");
+    (root, words(&read(&src.join(root).with_extension("rs"))))
+}
+
+/// The names of the types and traits that these words declare; an alias is no type of its own.
+fn types(words: &[String]) -> Vec<String> {
+    let declared = words.windows(2).filter(|two| ["struct", "enum", "trait"].contains(&&*two[0]));
+    // In a macro, the name is a parameter.
+    declared.map(|two| two[1].clone()).filter(|name| name != "$").collect()
+}
+
 /// The rooms of the crate with its source in this folder.
 fn rooms(src: &Path) -> Rooms {
-    let root = ["lib.rs", "main.rs"].map(|file| src.join(file)).into_iter().find(|it| it.exists());
-    let root = words(&read(&root.expect("a crate has a root")));
-    let modules = modules(&root);
-    let exports = exports(&root, &modules);
+    let (root, code) = root(src);
+    let modules = modules(&code);
+    let imports = imports(&code, &modules);
     let of_module = |module: &String| {
         let mut named = BTreeMap::new();
-        for name in names(&module_words(src, module)) {
-            let room = if modules.contains(&name) { Some(&name) } else { exports.get(&name) };
-            if let Some(room) = room.filter(|room| *room != module) {
-                named.insert(room.clone(), name);
+        for name in names(&module_words(src, module, 1)) {
+            let room = match imports.get(&name) {
+                _ if modules.contains(&name) => Some(&*name),
+                Some(of_module) => of_module.as_deref(),
+                None => Some(root),
+            };
+            if let Some(room) = room.filter(|room| room != module) {
+                named.insert(room.to_owned(), name);
             }
         }
         (module.clone(), named)
     };
-    modules.iter().map(of_module).collect()
+    let of_root = modules.iter().map(|module| (module.clone(), module.clone())).collect();
+    modules.iter().map(of_module).chain([(root.to_owned(), of_root)]).collect()
 }
 
-/// The words of a module of this folder, and of the modules inside it.
-fn module_words(folder: &Path, module: &str) -> Vec<String> {
-    let mut all = words(&read(&folder.join(format!("{module}.rs"))));
+/// The words of a module of this folder, which is `depth` modules below the root, and of the modules inside it.
+fn module_words(folder: &Path, module: &str, depth: usize) -> Vec<String> {
+    let mut all = from_root(&words(&read(&folder.join(format!("{module}.rs")))), depth);
     for inner in modules(&all) {
-        all.extend(module_words(&folder.join(module), &inner));
+        all.extend(module_words(&folder.join(module), &inner, depth + 1));
     }
     all
+}
+
+/// The words of a module `depth` modules below the root, with `crate` for as many `super` as lead there.
+fn from_root(words: &[String], depth: usize) -> Vec<String> {
+    let mut rooted = Vec::new();
+    let mut blocks = 0;
+    // The blocks around each module that has no file of its own.
+    let mut inline = Vec::new();
+    let mut at = 0;
+    while at < words.len() {
+        let supers = words[at..].chunks(2).take_while(|two| two[0] == "super").count();
+        if supers > 0 && supers == depth + inline.len() {
+            rooted.push("crate".to_owned());
+            at += 2 * supers - 1;
+            continue;
+        }
+        match &*words[at] {
+            "{" => {
+                if at >= 2 && words[at - 2] == "mod" {
+                    inline.push(blocks);
+                }
+                blocks += 1;
+            }
+            "}" => {
+                blocks -= 1;
+                inline.pop_if(|around| *around == blocks);
+            }
+            _ => {}
+        }
+        rooted.push(words[at].clone());
+        at += 1;
+    }
+    rooted
 }
 
 fn read(file: &Path) -> String {
@@ -91,20 +183,21 @@ fn modules(words: &[String]) -> BTreeSet<String> {
     files.map(|three| three[1].clone()).collect()
 }
 
-/// What the root gives out under its own name, with the module that has it: `use module::{Name, …};`.
-fn exports(root: &[String], modules: &BTreeSet<String>) -> BTreeMap<String, String> {
-    let mut exports = BTreeMap::new();
+/// What the root has under its own name by `use`, with the module that has it: `use module::{Name, …};`; `None`
+/// for a name of another crate.
+fn imports(root: &[String], modules: &BTreeSet<String>) -> BTreeMap<String, Option<String>> {
+    let mut imports = BTreeMap::new();
     for (at, _) in root.iter().enumerate().filter(|(_, word)| *word == "use") {
         let tree: Vec<_> = root[at + 1..].iter().take_while(|word| *word != ";").collect();
-        let Some(module) = tree.iter().find(|word| modules.contains(**word)) else { continue };
+        let module = tree.iter().find(|word| modules.contains(**word));
         let ends = tree.iter().skip(1).map(|word| word.as_str()).chain([";"]);
         for (name, end) in tree.iter().zip(ends) {
             if [",", "}", ";"].contains(&end) && !MARKS.contains(&name.as_str()) {
-                exports.insert((*name).clone(), (*module).clone());
+                imports.insert((*name).clone(), module.map(|module| (*module).clone()));
             }
         }
     }
-    exports
+    imports
 }
 
 /// The first name of each path that begins with `crate`.
@@ -125,9 +218,10 @@ fn names(words: &[String]) -> BTreeSet<String> {
                 "}" => depth -= 1,
                 _ => {}
             }
+            let begins = two[0] == "{" || two[0] == ",";
             match depth {
                 0 => break,
-                1 if two[0] == "{" || two[0] == "," => drop(names.insert(two[1].clone())),
+                1 if begins && two[1] != "}" => drop(names.insert(two[1].clone())),
                 _ => {}
             }
         }

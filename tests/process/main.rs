@@ -33,7 +33,6 @@ mod secrets;
 mod serve;
 mod server;
 mod shutdown;
-mod starting;
 mod state;
 mod tenants;
 mod traces;

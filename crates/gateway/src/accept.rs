@@ -43,10 +43,7 @@ pub async fn serve(
 ) -> Drained {
     let gateway = Arc::new(gateway);
     let (door, shutdown, limits) = (gateway.front_door(), gateway.shutdown(), gateway.limits());
-    // Nothing else is certain about an address that is not known.
-    let is_loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
-    let service = service(&gateway, is_loopback);
-    let mut listener = Listener::new(listener, gateway.tls().cloned(), service);
+    let mut listener = Listener::new(listener, gateway.tls().cloned(), service(&gateway));
     listener.accept_until(signal).await;
     let deadline = Instant::now() + limits.drain_timeout;
     info!(in_flight = door.in_flight(), deadline = ?limits.drain_timeout, "draining");
@@ -64,10 +61,10 @@ pub async fn serve(
     drained
 }
 
-fn service(gateway: &Arc<Gateway>, is_loopback: bool) -> Service {
+fn service(gateway: &Arc<Gateway>) -> Service {
     Service {
         name: "api",
-        router: router(Arc::clone(gateway), is_loopback),
+        router: router(Arc::clone(gateway)),
         limits: bounds(gateway.limits()),
         phases: gateway.shutdown().phases().clone(),
         explain,

@@ -11,7 +11,6 @@ mod errors;
 mod fuzz;
 mod http2;
 mod limits;
-mod pages;
 mod parked;
 mod shutdown;
 mod sockets;
