@@ -90,7 +90,7 @@ fn stream(api: &str) -> BufReader<TcpStream> {
     body["stream"] = json!(true);
     (body["max_tokens"], body["n"]) = (json!(1500), json!(32));
     let body = body.to_string();
-    let head = "POST /v1/completions HTTP/1.1\r\nhost: playhouse\r\nconnection: close\r\n";
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
     write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).expect("sent");
     let mut reader = BufReader::new(stream);
     let mut line = String::new();

@@ -141,10 +141,15 @@ impl Process {
 
     /// Asks the process to stop, and waits until it has.
     pub(crate) fn stop(&mut self) {
-        let pid = self.child.id().to_string();
-        let asked = Command::new("kill").args(["-s", "TERM", &pid]).status();
-        assert!(asked.expect("kill runs").success());
+        self.signal("TERM");
         assert_eq!(self.child.wait().expect("ours").code(), Some(0));
+    }
+
+    /// Sends the process a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.pid().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.expect("kill runs").success());
     }
 
     pub(crate) fn kill(&mut self) {
@@ -260,6 +265,12 @@ impl Head {
         words.map(str::to_owned).collect()
     }
 
+    /// Returns the address of the OpenAI API while the head waits for nodes.
+    pub(crate) fn early_api(&mut self) -> String {
+        let url = self.process.after("wait at http://");
+        url.split('/').next().expect("a URL").to_owned()
+    }
+
     /// Returns the address of the OpenAI API, once every rank has a node.
     pub(crate) fn api(&mut self) -> String {
         let url = self.process.after("API       http://");
@@ -285,7 +296,7 @@ pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
 pub(crate) fn get(address: &str, path: &str, headers: &str) -> String {
     use std::io::Write;
     let mut stream = TcpStream::connect(address).expect("the head listens");
-    let head = format!("GET {path} HTTP/1.1\r\nhost: playhouse\r\nconnection: close\r\n");
+    let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
     write!(stream, "{head}{headers}\r\n").expect("sent");
     let mut reply = String::new();
     stream.read_to_string(&mut reply).expect("UTF-8");
@@ -298,7 +309,7 @@ pub(crate) fn post(address: &str, body: &Value) -> Value {
     let mut stream = TcpStream::connect(address).expect("the head listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
     let body = body.to_string();
-    let head = "POST /v1/completions HTTP/1.1\r\nhost: playhouse\r\nconnection: close\r\n";
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
     write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).expect("sent");
     let mut reply = String::new();
     stream.read_to_string(&mut reply).expect("UTF-8");

@@ -1,7 +1,6 @@
 //! Two agents with one name: on one folder, and on two machines with copies of it.
 
 use std::fs;
-use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -53,12 +52,6 @@ fn epoch(head: &Head) -> Value {
 
 fn address(head: &Head) -> Value {
     head.status()["nodes"][0]["address"].clone()
-}
-
-fn signal(process: &Process, signal: &str) {
-    let pid = process.pid().to_string();
-    let sent = Command::new("kill").args(["-s", signal, &pid]).status();
-    assert!(sent.expect("kill runs").success());
 }
 
 #[test]
@@ -123,7 +116,7 @@ fn lk9_copies_of_a_folder_wait_until_the_node_that_is_connected_has_gone() {
 fn ag1_an_agent_that_stood_still_while_another_took_its_name_keeps_trying() {
     let (head, node, api) = served();
     let first = address(&head);
-    signal(&node, "STOP");
+    node.signal("STOP");
     // Held up for as long as the silence of the first takes to be noticed, and not refused.
     let second = copy(&head, "copy", "cpu:2");
     wait_until("the copy is connected", || {
@@ -131,7 +124,7 @@ fn ag1_an_agent_that_stood_still_while_another_took_its_name_keeps_trying() {
         status["nodes"][0]["connected"] == true && status["nodes"][0]["address"] != first
     });
     let taken = address(&head);
-    signal(&node, "CONT");
+    node.signal("CONT");
     let said = node.complains("is taken");
     assert!(said.contains(taken.as_str().expect("an address")), "{said}");
     assert_eq!(address(&head), taken, "it does not displace the other");

@@ -33,6 +33,7 @@ mod secrets;
 mod serve;
 mod server;
 mod shutdown;
+mod starting;
 mod state;
 mod tenants;
 mod traces;

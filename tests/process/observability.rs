@@ -68,7 +68,7 @@ fn exported() -> (BTreeSet<String>, String) {
     let server = Server::start(&["-dp", "2"]);
     let body = serde_json::json!({ "prompt": "Once", "max_tokens": 4 });
     assert_eq!(server.post("/v1/completions", &body).status, 200);
-    let text = server.get("/metrics").body;
+    let text = server.send("GET", "/metrics", "accept: application/openmetrics-text\r\n", "").body;
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let names = lines.map(|line| line[..line.find(['{', ' ']).expect("a value")].to_owned());
     (names.collect(), text.clone())

@@ -50,7 +50,7 @@ fn stream(api: &str, request: &Value) -> impl Iterator<Item = String> + use<> {
     let mut body = request.clone();
     body["stream"] = json!(true);
     let body = body.to_string();
-    let head = "POST /v1/completions HTTP/1.1\r\nhost: playhouse\r\nconnection: close\r\n";
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
     write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).expect("sent");
     let lines = BufReader::new(stream).lines().map(|line| line.expect("UTF-8"));
     lines.filter_map(|line| line.strip_prefix("data: ").map(str::to_owned))

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
+use crate::ports::ports;
 use crate::server::Server;
 use serde_json::{Value, json};
 
@@ -81,6 +82,79 @@ fn a_port_in_use_is_named_with_a_hint() {
     let port = taken.local_addr().expect("bound").port().to_string();
     let message = refused(&["--port", &port]);
     assert_names(&message, &[&port, "in use", "hint:"]);
+}
+
+#[test]
+fn an_admin_port_that_nobody_asked_for_gives_way_and_one_that_was_asked_for_does_not() {
+    let [port, taken] = ports().map(|port: u16| port);
+    let _taken = TcpListener::bind(("127.0.0.1", taken)).expect("it was free");
+    let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("admin-port.log");
+    let port = port.to_string();
+    let server = Server::start_on(&port, &["--threads", "1"], &log);
+    let line = server.banner.lines().find(|line| line.trim_start().starts_with("admin "));
+    let line = line.expect("the banner names the admin API");
+    assert_names(line, &["http://127.0.0.1:", &format!("{taken} is in use")]);
+    assert!(!line.contains(&format!("127.0.0.1:{taken}/")), "{line}");
+    let said = fs::read_to_string(&log).expect("a log");
+    assert_names(&said, &[&taken.to_string(), "--admin-port"]);
+    let (admin, free) = (taken.to_string(), ["--port", "0"]);
+    let message = refused(&[&free[..], &["--admin-port", &admin]].concat());
+    assert_names(&message, &[&admin, "in use", "hint:", "--admin-port"]);
+}
+
+#[test]
+fn a_server_for_other_machines_without_a_key_warns() {
+    let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("no-key.log");
+    let said = |environment: &[(&str, &str)]| {
+        let server = Server::start_logged(&["--host", "0.0.0.0"], environment, &log);
+        assert_eq!(server.get("/v1/models").status, if environment.is_empty() { 200 } else { 401 });
+        fs::read_to_string(&log).expect("a log")
+    };
+    assert_names(&said(&[]), &["WARN", "no API key", "0.0.0.0", "--api-key-file"]);
+    let with_key = said(&[("PLAYHOUSE_API_KEY", "secret")]);
+    assert!(!with_key.contains("no API key"), "{with_key}");
+}
+
+#[test]
+fn an_idle_connection_is_kept_for_as_long_as_the_flag_says() {
+    let server = Server::start(&["--timeout-keep-alive", "1"]);
+    let mut stream = server.connect();
+    let begun = SystemTime::now();
+    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    // It is answered, and read to the end of the connection.
+    stream.read_to_string(&mut answer).expect("closed in order");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let kept = begun.elapsed().unwrap_or_default();
+    assert!((1..60).contains(&kept.as_secs()), "{kept:?}");
+    let (code, message) = refused_with(&["--timeout-keep-alive", "0"]);
+    assert_eq!(code, 2, "{message}");
+    assert_names(&message, &["--timeout-keep-alive", "1s to 24h"]);
+}
+
+#[test]
+fn pages_that_are_named_may_use_the_api_and_others_may_not() {
+    let flags = ["--allowed-origins", r#"["https://chat.example"]"#, "--allow-credentials"];
+    let server = Server::start(&[&flags[..], &["--allowed-methods", "POST"]].concat());
+    let ask = |method: &str, origin: &str| {
+        let origin = format!("origin: {origin}\r\naccess-control-request-method: POST\r\n");
+        server.send(method, "/v1/completions", &origin, r#"{"prompt": "x", "max_tokens": 1}"#)
+    };
+    let answer = ask("POST", "https://chat.example");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://chat.example"));
+    let preflight = ask("OPTIONS", "https://chat.example");
+    assert_eq!(
+        (preflight.status, preflight.header("access-control-allow-methods")),
+        (200, Some("post"))
+    );
+    assert_eq!(preflight.header("access-control-allow-credentials"), Some("true"));
+    let refused = ask("POST", "http://localhost:5173");
+    assert_eq!(refused.status, 403);
+    assert_names(&refused.body, &["foreign_origin", "http://localhost:5173", "--allowed-origins"]);
+    let (code, message) = refused_with(&["--allowed-origins", "chat.example"]);
+    assert_eq!(code, 2, "{message}");
+    assert_names(&message, &["--allowed-origins", "chat.example", "http://localhost:5173"]);
 }
 
 #[test]
@@ -302,7 +376,7 @@ fn long_stream(server: &Server, choices: usize) -> BufReader<std::net::TcpStream
     .to_string();
     let mut stream = server.connect();
     let length = body.len();
-    let head = "POST /v1/completions HTTP/1.1\r\nhost: playhouse\r\nconnection: close\r\n";
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
     write!(stream, "{head}content-length: {length}\r\n\r\n{body}").expect("sent");
     let mut reader = BufReader::new(stream);
     let mut line = String::new();

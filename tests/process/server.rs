@@ -57,7 +57,18 @@ impl Server {
         Self::launch(program, args, &[], log.into())
     }
 
-    fn launch(
+    /// As [`Server::start_logged`], on this port.
+    pub(crate) fn start_on(port: &str, args: &[&str], log: &Path) -> Self {
+        let log = File::create(log).expect("the file of the log");
+        Self::launch_on(port, Command::new(BINARY), args, &[], log.into())
+    }
+
+    fn launch(program: Command, args: &[&str], environment: &[(&str, &str)], log: Stdio) -> Self {
+        Self::launch_on("0", program, args, environment, log)
+    }
+
+    fn launch_on(
+        port: &str,
         mut program: Command,
         args: &[&str],
         environment: &[(&str, &str)],
@@ -66,7 +77,7 @@ impl Server {
         let mut child = program
             .arg("serve")
             .args(args)
-            .args(["--port", "0"])
+            .args(["--port", port])
             .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -111,16 +122,7 @@ impl Server {
 
     /// One request on a connection of its own.
     pub(crate) fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Response {
-        let mut stream = self.connect();
-        let length = body.len();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: playhouse\r\nconnection: close\r\n\
-             {headers}content-length: {length}\r\n\r\n{body}"
-        );
-        stream.write_all(request.as_bytes()).expect("the request is sent");
-        let mut raw = Vec::new();
-        stream.read_to_end(&mut raw).expect("the response is read");
-        Response::parse(&String::from_utf8(raw).expect("the response is UTF-8"))
+        Response::to(self.connect(), method, path, headers, body)
     }
 
     /// The value of a metric, summed over its labels.
@@ -171,6 +173,26 @@ impl Drop for Server {
 // === impl Response ===
 
 impl Response {
+    /// Sends a request over a new connection, and reads the whole response.
+    pub(crate) fn to(
+        mut stream: TcpStream,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+             {headers}content-length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).expect("the request is sent");
+        let mut raw = Vec::new();
+        stream.read_to_end(&mut raw).expect("the response is read");
+        Self::parse(&String::from_utf8(raw).expect("the response is UTF-8"))
+    }
+
     pub(crate) fn parse(raw: &str) -> Self {
         let (head, body) = raw.split_once("\r\n\r\n").expect("a header block");
         let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");

@@ -37,7 +37,7 @@ fn work(more: &Value) -> String {
 /// Sends the head of a request and so much of its body.
 fn send(server: &Server, body: &str, sent: usize) -> BufReader<TcpStream> {
     let mut stream = server.connect();
-    let head = "POST /v1/completions HTTP/1.1\r\nhost: playhouse\r\nconnection: close\r\n";
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
     let (length, part) = (body.len(), &body[..sent]);
     write!(stream, "{head}content-length: {length}\r\n\r\n{part}").expect("sent");
     BufReader::new(stream)
@@ -89,7 +89,7 @@ fn terminate(server: Server) -> (Option<i32>, Duration) {
 /// A connection on which something was asked and answered.
 fn kept_alive(server: &Server) -> BufReader<TcpStream> {
     let mut reader = BufReader::new(server.connect());
-    reader.get_mut().write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").expect("sent");
+    reader.get_mut().write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("sent");
     let mut line = String::new();
     while line != "\r\n" {
         line.clear();
@@ -191,7 +191,7 @@ fn while_it_drains_everybody_is_told_and_idle_connections_delay_nothing() {
     assert_eq!(server.get("/livez").status, 200, "the listener accepts");
     let body: Value = serde_json::from_str(&work(&json!({}))).expect("JSON");
     assert_is_draining(&server.post("/v1/completions", &body));
-    let head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}";
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n{}";
     asks_again.get_mut().write_all(head.as_bytes()).expect("the connection lives");
     assert_is_draining(&Response::parse(&rest(asks_again)));
     assert!(server.metric("playhouse_requests_running") > 0.0, "the stream runs on");

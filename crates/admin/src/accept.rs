@@ -51,7 +51,8 @@ pub async fn serve(
     operations: impl Operations,
     shutdown: impl Future<Output = ()>,
 ) {
-    let service = service(router(&config, operations));
+    let is_loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+    let service = service(router(&config, operations, is_loopback));
     Listener::new(listener, config.tls, service).accept_until(shutdown).await;
 }
 

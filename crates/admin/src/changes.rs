@@ -303,6 +303,7 @@ impl From<Refused> for ApiError {
             Refused::Devices(_) => (StatusCode::UNPROCESSABLE_ENTITY, "devices"),
             Refused::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             Refused::NeedsForce(_) => (StatusCode::CONFLICT, "needs_force"),
+            Refused::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
             Refused::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             Refused::Journal(_) => (StatusCode::SERVICE_UNAVAILABLE, "journal_failed"),
         };

@@ -13,6 +13,8 @@
 //!   taken, the oldest connection that has not shown the token is closed.
 //! - **ADM-6** a stream of events has every step of its operation once and in order, also across
 //!   reconnections with `Last-Event-ID`, and then its end.
+//! - **ADM-7** no web page of another site is answered, whatever it sends: not by its `Origin`, and on
+//!   loopback not by the name by which it calls the server.
 //!
 //! | Path | |
 //! |---|---|

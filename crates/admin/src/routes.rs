@@ -11,7 +11,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Extension, Json, Router};
-use playhouse_listener::Client;
+use playhouse_listener::{Client, WebPage};
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::api_state::ApiState;
@@ -45,9 +45,22 @@ pub struct AdminConfig {
     pub tls: Option<Arc<ServerConfig>>,
 }
 
-/// Returns the router of the whole HTTP service.
-pub(crate) fn router<O: Operations>(config: &AdminConfig, operations: O) -> Router {
-    let token = Arc::new(AdminToken::new(&config.token));
+/// The rules of admission.
+#[derive(Clone)]
+struct Admission {
+    token: Arc<AdminToken>,
+    /// Whether only this machine can reach the listener.
+    is_loopback: bool,
+}
+
+/// Returns the router of the whole HTTP service on a listener that only this machine can reach, or others
+/// too.
+pub(crate) fn router<O: Operations>(
+    config: &AdminConfig,
+    operations: O,
+    is_loopback: bool,
+) -> Router {
+    let admission = Admission { token: Arc::new(AdminToken::new(&config.token)), is_loopback };
     let audited = Audit::new(config.audit.clone());
     let shared = ApiState { operations, streams: Streams::new() };
     Router::new()
@@ -59,7 +72,7 @@ pub(crate) fn router<O: Operations>(config: &AdminConfig, operations: O) -> Rout
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(audited, audit))
-        .layer(from_fn_with_state(token, admit))
+        .layer(from_fn_with_state(admission, admit))
         .with_state(shared)
 }
 
@@ -83,17 +96,39 @@ fn operation_routes<O: Operations>() -> Router<ApiState<O>> {
 }
 
 /// Denies access by default (**ADM-1**): a path added later is closed until it is listed as public.
-async fn admit(State(token): State<Arc<AdminToken>>, request: Request, next: Next) -> Response {
-    if token.admits(request.headers()) {
+async fn admit(State(admission): State<Admission>, request: Request, next: Next) -> Response {
+    let is_public = request.uri().path() == PUBLIC_PATH;
+    if !is_public && let Err(foreign) = check_page(&request, admission.is_loopback) {
+        return foreign.into_response();
+    }
+    if admission.token.admits(request.headers()) {
         if let Some(client) = Client::of(&request) {
             client.admit();
         }
-        next.run(request).await
-    } else if request.uri().path() == PUBLIC_PATH {
-        next.run(request).await
-    } else {
-        ApiError::unauthorized().into_response()
+    } else if !is_public {
+        return ApiError::unauthorized().into_response();
     }
+    next.run(request).await
+}
+
+/// Checks that no web page of another site sends the request, and none that has pointed its own name to
+/// this machine (**ADM-7**).
+fn check_page(request: &Request, is_loopback: bool) -> Result<(), ApiError> {
+    let page = WebPage::of(request);
+    let (code, message) = if is_loopback && !page.calls_by_own_name() {
+        let message = format!(
+            "the request calls the server {:?}, which is not a name of this machine: call it localhost, \
+             or listen on another address with --admin-host",
+            page.called()
+        );
+        ("foreign_host", message)
+    } else if !page.is_same_origin() {
+        let origin = page.origin.unwrap_or_default();
+        ("foreign_origin", format!("web pages of {origin:?} may not use the admin API"))
+    } else {
+        return Ok(());
+    };
+    Err(ApiError::new(StatusCode::FORBIDDEN, code, message))
 }
 
 async fn cluster<O: Operations>(State(shared): State<ApiState<O>>) -> Json<Cluster> {

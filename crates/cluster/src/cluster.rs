@@ -1,10 +1,12 @@
 //! [`Cluster`]: the handle by which the program holds the actor tree.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use playhouse_router::Policy;
+use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
 use playhouse_types::{Epoch, FinishReason, ReplicaId};
 use ractor::{Actor, ActorCell, ActorRef};
@@ -13,7 +15,8 @@ use tokio::time::timeout;
 use tracing::{error, warn};
 
 use crate::admission::AdmissionLimits;
-use crate::blueprint::{Blueprint, Blueprints};
+use crate::awaited::WeightsProgress;
+use crate::blueprint::Blueprints;
 use crate::control::ControlPlane;
 use crate::deployment::{Deployment, DeploymentState, Fleet, FleetConfig};
 use crate::dispatcher::Dispatcher;
@@ -21,6 +24,7 @@ use crate::front_door::{Bounds, FrontDoor};
 use crate::ledger::{Drained, Ledger};
 use crate::mail::DeploymentMsg;
 use crate::operation::Desired;
+use crate::outlook::Outlook;
 use crate::overview::Overview;
 use crate::replicas::Replicas;
 use crate::routing::Routing;
@@ -37,6 +41,11 @@ pub struct DeploymentConfig {
     pub desired: Desired,
     /// Makes the blueprints of replicas.
     pub blueprints: Blueprints,
+    /// The bounds against which the front door checks requests: those of every blueprint, as far as they
+    /// do not depend on its layout.
+    pub limits: Limits,
+    /// The progress of the weights that `blueprints` reads.
+    pub weights: WeightsProgress,
     /// The ledger of what operators asked for.
     pub ledger: Arc<Ledger>,
     /// The longest time that a step may take before its ranks count as hung.
@@ -61,13 +70,15 @@ pub struct DeploymentConfig {
 
 /// A running cluster. Dropping the handle leaves the actors running until the runtime ends; call
 /// [`Cluster::stop`].
-#[derive(Debug)]
 pub struct Cluster {
     front_door: FrontDoor,
     control: Option<ControlPlane>,
     ledger: Arc<Ledger>,
     /// Whether an earlier head wrote down what is wanted.
     returns: bool,
+    /// The deployment to launch.
+    desired: Desired,
+    fleet: Arc<Fleet>,
     deployment: ActorRef<DeploymentMsg>,
     actors: JoinHandle<()>,
     replicas: Arc<Replicas>,
@@ -76,12 +87,34 @@ pub struct Cluster {
 
 // === impl Cluster ===
 
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("front_door", &self.front_door).finish_non_exhaustive()
+    }
+}
+
 impl Cluster {
-    /// Starts the actor tree. Requests may be submitted at once; they wait until a replica serves.
+    /// Opens a cluster and launches its replicas.
     ///
     /// # Errors
-    /// When an actor refuses to start, with nothing left running.
+    /// See [`Cluster::open`] and [`Cluster::launch`]; nothing is left running.
     pub async fn start(config: DeploymentConfig) -> Result<Self, StartError> {
+        let cluster = Self::open(config).await?;
+        match cluster.launch().await {
+            Ok(()) => Ok(cluster),
+            Err(why) => {
+                cluster.stop(Duration::ZERO).await;
+                Err(why)
+            }
+        }
+    }
+
+    /// Starts the actor tree without replicas. Requests may be submitted at once; they wait until
+    /// [`Cluster::launch`] has started a replica that serves.
+    ///
+    /// # Errors
+    /// When an actor refuses to start, or the wanted deployment cannot be written down.
+    pub async fn open(config: DeploymentConfig) -> Result<Self, StartError> {
         let DeploymentConfig { blueprints, ledger, control, devices, .. } = config;
         let returns = ledger.desired().is_some();
         let desired = wanted(&ledger, config.desired).await?;
@@ -89,7 +122,9 @@ impl Cluster {
         let patience = config.admission.no_capacity_timeout;
         // Routing is not secret: a fixed seed keeps it reproducible.
         let routing = Routing::new(config.policy, 0);
-        let replicas = Arc::new(Replicas::new(routing, patience, Arc::clone(&config.metrics)));
+        let outlook = Outlook { control: control.clone(), weights: config.weights };
+        let metrics = Arc::clone(&config.metrics);
+        let replicas = Arc::new(Replicas::new(routing, patience, metrics, outlook));
         let fleet = Arc::new(Fleet::new(FleetConfig {
             replicas: Arc::clone(&replicas),
             blueprints,
@@ -100,17 +135,43 @@ impl Cluster {
             metrics: config.metrics,
             tasks: tasks.clone(),
         }));
-        let first = fleet.blueprint(desired.layout.clone()).await;
-        let Blueprint { limits, .. } = first.map_err(StartError::Refused)?;
         let state = DeploymentState::new(Arc::clone(&fleet), Arc::clone(&ledger), tasks.clone());
         let (deployment, actors) = Actor::spawn(None, Deployment, state).await?;
         tasks.spawn(Dispatcher::keep(Arc::clone(&replicas)));
+        let DeploymentConfig { limits, vocab, shared_prompt_max, admission, .. } = config;
+        let bounds = Bounds { limits, admission, vocab, shared_prompt_max };
+        let front_door = FrontDoor::new(Arc::clone(&replicas), bounds);
+        Ok(Self {
+            front_door,
+            control,
+            ledger,
+            returns,
+            desired,
+            fleet,
+            deployment,
+            actors,
+            replicas,
+            tasks,
+        })
+    }
+
+    /// Launches the replicas of the wanted deployment, after ranks of an earlier head had time to come
+    /// back. Changes are refused until then. Weights may have to be read first, so this can take minutes.
+    ///
+    /// # Errors
+    /// When the model cannot be divided as wanted, or a replica cannot be started.
+    pub async fn launch(&self) -> Result<(), StartError> {
+        let Self { fleet, ledger, control, desired, .. } = self;
+        // An invalid layout is reported before nodes are waited for. Kept, because the weights that are
+        // read for a blueprint live as long as a blueprint or a replica has them.
+        let first = fleet.blueprint(desired.layout.clone()).await;
+        let _first = first.map_err(StartError::Refused)?;
         let drained = ledger.drained();
         drained.nodes.iter().for_each(|node| fleet.cordon(node, true));
         drained.removed.iter().for_each(|node| fleet.forget(node));
-        let before = match &control {
-            Some(control) if returns => {
-                control.reunite(&desired, &drained, ledger.hosts().as_ref()).await
+        let before = match control {
+            Some(control) if self.returns => {
+                control.reunite(desired, &drained, ledger.hosts().as_ref()).await
             }
             Some(control) => {
                 control.start_alone();
@@ -118,20 +179,14 @@ impl Cluster {
             }
             None => BTreeMap::new(),
         };
-        let started = start_all(&fleet, deployment.get_cell(), &desired, &drained, before).await;
-        if let Err(why) = started {
-            deployment.stop(None);
-            drop(actors.await);
-            tasks.stop();
-            return Err(StartError::Refused(why));
-        }
-        let DeploymentConfig { vocab, shared_prompt_max, admission, .. } = config;
-        let bounds = Bounds { limits, admission, vocab, shared_prompt_max };
-        let front_door = FrontDoor::new(Arc::clone(&replicas), bounds);
+        let deployment = self.deployment.get_cell();
+        let started = start_all(fleet, deployment, desired, &drained, before).await;
+        started.map_err(StartError::Refused)?;
+        fleet.set_launched();
         if let Some(control) = control.clone() {
-            tasks.spawn(keep_hosts(control, Arc::clone(&ledger)));
+            self.tasks.spawn(keep_hosts(control, Arc::clone(ledger)));
         }
-        Ok(Self { front_door, control, ledger, returns, deployment, actors, replicas, tasks })
+        Ok(())
     }
 
     /// Waits until no replica is in its first start and at least one serves. A replica that has lost a

@@ -127,6 +127,9 @@ impl DeploymentState {
         if let Some(known) = self.ledger.known(&change, key.as_deref())? {
             return Ok(Answer::Accepted(Box::new(known)));
         }
+        if !self.fleet.is_launched() {
+            return Err(Refused::Starting);
+        }
         if let Some(running) = self.ledger.running() {
             return Err(Refused::Busy { running });
         }

@@ -57,7 +57,8 @@ impl Dispatcher {
             return pending.sink.end(FinishReason::Expired);
         }
         let seconds = self.waiting.timeout().as_secs_f32();
-        let why = self.replicas.why_nobody_serves();
+        let awaited = self.replicas.awaited();
+        let why = awaited.map_or_else(|| "one serves again".to_owned(), |it| it.in_full());
         warn!(request = %pending.request().request.id, why, "no replica served in time");
         let why = format!("no replica could serve it within {seconds} s: {why}");
         pending.sink.end(FinishReason::Unserved(why));

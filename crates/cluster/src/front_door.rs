@@ -12,6 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::admission::{
     Admission, AdmissionLimits, Capacity, Client, ClientLimits, Full, Measure, Place,
 };
+use crate::awaited::Awaited;
 use crate::generation::{self, Generation};
 use crate::mail::{Asked, Pending};
 use crate::replicas::Replicas;
@@ -212,6 +213,12 @@ impl FrontDoor {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         !self.is_draining() && self.shared.replicas.any_serves()
+    }
+
+    /// Returns what the cluster waits for; `None` while a replica can make progress.
+    #[must_use]
+    pub fn awaited(&self) -> Option<Awaited> {
+        self.shared.replicas.awaited()
     }
 
     /// Returns whether new requests are refused because the server is going down.

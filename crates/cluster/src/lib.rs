@@ -29,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod awaited;
 mod blueprint;
 mod child;
 mod clock;
@@ -50,6 +51,7 @@ mod nodes;
 mod oom_kills;
 mod operation;
 mod outlier;
+mod outlook;
 mod overview;
 mod pace;
 mod peer_paces;
@@ -71,6 +73,7 @@ mod watchdog;
 mod weights;
 
 pub use admission::{AdmissionLimits, Capacity, Client, ClientLimits, Measure};
+pub use awaited::{Awaited, MissingDevices, WeightsProgress, WeightsRead};
 pub use blueprint::{Blueprint, Blueprints, Drafting};
 pub use child::{Child, ChildStarter};
 pub use cluster::{Cluster, DeploymentConfig};

@@ -35,8 +35,9 @@ pub(crate) use self::device::Assignment;
 pub(crate) use self::lease::{Lease, Starting};
 
 use self::entry::{NodeEntry, left};
-use self::leases::Leases;
+use self::leases::{LeaseId, Leases};
 
+use crate::awaited::MissingDevices;
 use crate::head::HEAD;
 use crate::status::{DeviceStatus, NodeStatus};
 
@@ -71,6 +72,15 @@ struct DeviceInventory {
     failing: BTreeSet<String>,
     /// Nodes that were cut off and have not joined again: nothing waits for them.
     cut_off: BTreeSet<String>,
+    /// The leases whose ranks could not be placed when that was tried last.
+    unplaced: BTreeMap<LeaseId, Unplaced>,
+}
+
+/// The ranks of a lease that have no devices.
+#[derive(Debug)]
+struct Unplaced {
+    ranks: usize,
+    reason: String,
 }
 
 /// Devices with their threads, by node.
@@ -81,7 +91,7 @@ type Free = Vec<(String, Vec<(u32, u32)>)>;
 impl Nodes {
     pub(crate) fn new(here: Vec<Device>) -> Self {
         let (nodes, leases, remembered) = Default::default();
-        let (cordoned, removed, failing, cut_off) = Default::default();
+        let (cordoned, removed, failing, cut_off, unplaced) = Default::default();
         let inventory = DeviceInventory {
             here,
             nodes,
@@ -91,6 +101,7 @@ impl Nodes {
             removed,
             failing,
             cut_off,
+            unplaced,
         };
         let shared =
             SharedNodes { inventory: Mutex::new(inventory), changed: watch::Sender::new(()) };
@@ -248,6 +259,16 @@ impl Nodes {
             (name, free.map_or(0, |(_, devices)| devices.len()))
         };
         names.map(count).collect()
+    }
+
+    /// Returns the devices that ranks wait for; `None` if every lease has its devices.
+    pub(crate) fn missing(&self) -> Option<MissingDevices> {
+        let inventory = self.inventory();
+        let (first, Unplaced { reason, .. }) = inventory.unplaced.first_key_value()?;
+        let wanted: usize = inventory.unplaced.values().map(|lease| lease.ranks).sum();
+        let free: usize =
+            inventory.free(Some(*first)).iter().map(|(_, devices)| devices.len()).sum();
+        Some(MissingDevices { count: wanted.saturating_sub(free), reason: reason.clone() })
     }
 
     /// Returns the names of nodes that have been connected, and of those that were drained or removed.

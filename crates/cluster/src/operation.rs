@@ -182,6 +182,9 @@ pub enum Refused {
     /// No replica would be left to serve.
     #[error("{0}: say `force` if that is meant")]
     NeedsForce(String),
+    /// The head has not started its first replicas yet.
+    #[error("the head is starting: ask again when it has launched its replicas")]
+    Starting,
     /// The head is going down.
     #[error("the head is shutting down")]
     Draining,

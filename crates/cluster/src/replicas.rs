@@ -13,11 +13,13 @@ use ractor::{ActorId, ActorRef, ActorStatus, MessagingErr};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::awaited::Awaited;
 use crate::clock::Clock;
 use crate::departures::Departures;
 use crate::live_ranks::LiveRanks;
 use crate::mail::{Pending, ReplicaMsg, WaitingRoom};
 use crate::outlier::Peers;
+use crate::outlook::Outlook;
 use crate::peer_paces::PeerPaces;
 use crate::progress::Progress;
 use crate::routing::Routing;
@@ -33,6 +35,7 @@ pub(crate) struct Replicas {
     routing: Routing,
     paces: PeerPaces,
     clock: Clock,
+    outlook: Outlook,
 }
 
 /// One replica of the list.
@@ -104,12 +107,18 @@ impl ReplicaEntry {
 // === impl Replicas ===
 
 impl Replicas {
-    /// Creates an empty list. A request is without a replica for `timeout` at most.
-    pub(crate) fn new(routing: Routing, timeout: Duration, metrics: Arc<Metrics>) -> Self {
+    /// Creates an empty list. A request is without a replica for `timeout` at most; `outlook` sees what
+    /// keeps replicas from starting.
+    pub(crate) fn new(
+        routing: Routing,
+        timeout: Duration,
+        metrics: Arc<Metrics>,
+        outlook: Outlook,
+    ) -> Self {
         let clock = Clock::start();
         let waiting = Arc::new(WaitingRoom::new(timeout, clock, metrics));
         let paces = PeerPaces::default();
-        Self { entries: DashMap::new(), waiting, routing, paces, clock }
+        Self { entries: DashMap::new(), waiting, routing, paces, clock, outlook }
     }
 
     /// Creates a list of one replica that always serves, in tests of the layers above.
@@ -132,7 +141,8 @@ impl Replicas {
         });
         let routing = Routing::new(Policy::default(), 0);
         routing.add(id);
-        let replicas = Self::new(routing, Duration::ZERO, Arc::new(Metrics::new("scripted")));
+        let metrics = Arc::new(Metrics::new("scripted"));
+        let replicas = Self::new(routing, Duration::ZERO, metrics, Outlook::default());
         replicas.add(ReplicaEntry {
             id,
             layout: ParallelSpec { tensor: 1, pipeline: 1, ..ParallelSpec::default() },
@@ -283,20 +293,9 @@ impl Replicas {
         self.entries.iter().any(|it| it.id != than && it.suits(ReplicaStatus::serves))
     }
 
-    /// Describes what is wrong with the first replica, for a person who waits for any.
-    pub(crate) fn why_nobody_serves(&self) -> String {
-        let Some(entry) = self.all().into_iter().next() else {
-            return "there is no replica".to_owned();
-        };
-        let how = match &entry.status.borrow().state {
-            ReplicaState::Starting => "is starting".to_owned(),
-            ReplicaState::Serving => "serves again".to_owned(),
-            ReplicaState::Restarting { reason } => format!("restarts: {reason}"),
-            ReplicaState::Failed { reason } => format!("failed: {reason}"),
-            ReplicaState::Draining | ReplicaState::Drained => "was drained".to_owned(),
-            ReplicaState::Stopped => "was stopped".to_owned(),
-        };
-        format!("{} {how}", entry.id)
+    /// Returns what the cluster waits for, while no replica can make progress.
+    pub(crate) fn awaited(&self) -> Option<Awaited> {
+        (!self.any_serves()).then(|| self.outlook.awaited(&self.statuses()))
     }
 
     /// Returns whether some replica serves and is not stalled.

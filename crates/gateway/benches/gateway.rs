@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use playhouse_cluster::{
     AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, Ledger, Policy, StepDeadline,
+    WeightsProgress,
 };
 use playhouse_gateway::{ChatTemplate, Gateway, GatewayConfig, Tokenizer, serve};
 use playhouse_scheduler::Limits;
@@ -273,6 +274,8 @@ async fn start() -> SocketAddr {
     let deployment = DeploymentConfig {
         desired: Desired { replicas: 1, layout: layout(1, 1) },
         blueprints: blueprints(engines(letter, no_fault()), LIMITS),
+        limits: LIMITS,
+        weights: WeightsProgress::default(),
         ledger: Arc::new(Ledger::in_memory()),
         control: None,
         devices: 1,

@@ -43,7 +43,10 @@ pub async fn serve(
 ) -> Drained {
     let gateway = Arc::new(gateway);
     let (door, shutdown, limits) = (gateway.front_door(), gateway.shutdown(), gateway.limits());
-    let mut listener = Listener::new(listener, gateway.tls().cloned(), service(&gateway));
+    // Nothing else is certain about an address that is not known.
+    let is_loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+    let service = service(&gateway, is_loopback);
+    let mut listener = Listener::new(listener, gateway.tls().cloned(), service);
     listener.accept_until(signal).await;
     let deadline = Instant::now() + limits.drain_timeout;
     info!(in_flight = door.in_flight(), deadline = ?limits.drain_timeout, "draining");
@@ -61,10 +64,10 @@ pub async fn serve(
     drained
 }
 
-fn service(gateway: &Arc<Gateway>) -> Service {
+fn service(gateway: &Arc<Gateway>, is_loopback: bool) -> Service {
     Service {
         name: "api",
-        router: router(Arc::clone(gateway)),
+        router: router(Arc::clone(gateway), is_loopback),
         limits: bounds(gateway.limits()),
         phases: gateway.shutdown().phases().clone(),
         explain,

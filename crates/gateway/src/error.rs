@@ -42,7 +42,7 @@ struct ErrorFields<'a> {
 pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
 
 /// A header that openai-python respects before `Retry-After`, which has whole seconds only.
-const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+pub(crate) const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
 // === impl ApiError ===
 

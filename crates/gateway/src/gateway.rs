@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::auth::{ApiKey, KeyRing};
+use crate::cors::Cors;
 use crate::gateway_error::GatewayError;
 use crate::sampling_defaults::SamplingDefaults;
 use crate::shutdown::Shutdown;
@@ -37,6 +38,8 @@ pub struct GatewayConfig {
     pub seed: Option<u64>,
     /// Whether each request is logged when its response has ended.
     pub access_log: bool,
+    /// The web pages that may use the API.
+    pub cors: Cors,
     /// The bounds on the resources that clients may use.
     pub limits: Limits,
 }
@@ -47,7 +50,8 @@ pub struct Limits {
     /// The time from the first byte of a request (for a new connection: from its start) to the end of its
     /// headers. After that, the connection is closed.
     pub header_timeout: Duration,
-    /// How long a connection may wait between two requests.
+    /// How long a connection may wait between two requests. Longer than the pools of common clients keep
+    /// one (Go's for 90 s): a client loses the request that it sends while its connection is closed.
     pub idle_timeout: Duration,
     /// The time from the end of the headers to the end of the body. After that, the answer is 408.
     pub body_timeout: Duration,
@@ -106,6 +110,7 @@ impl GatewayConfig {
             eos_tokens: Vec::new(),
             seed: None,
             access_log: false,
+            cors: Cors::default(),
             limits: Limits::default(),
         }
     }
@@ -117,7 +122,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             header_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_secs(75),
+            idle_timeout: Duration::from_secs(120),
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(60),
             body_bytes: 32 << 20,
@@ -199,6 +204,10 @@ impl Gateway {
 
     pub(crate) fn eos_tokens(&self) -> &[TokenId] {
         &self.config.eos_tokens
+    }
+
+    pub(crate) fn cors(&self) -> &Cors {
+        &self.config.cors
     }
 
     pub(crate) fn limits(&self) -> &Limits {

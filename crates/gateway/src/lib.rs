@@ -28,10 +28,12 @@
 //! | `GET /livez` * | 200 while the process runs |
 //! | `GET /readyz` *, `/health` * | 200 when a request would be taken, else 503; `?verbose` says more |
 //! | `GET /version` * | the version |
-//! | `GET /metrics` | OpenMetrics text |
+//! | `GET /metrics` | Prometheus text, or OpenMetrics for clients that accept it |
 //!
 //! With an API key set, every path requires one except those marked *: access is denied by default, so a
 //! path added later is closed until it is listed as public. (vLLM requires a key under `/v1` only.)
+//!
+//! Web pages of other sites are refused unless an API key is set or the operator names them (`cors`).
 //!
 //! With several replicas and the routing policy `session`, requests with the same `x-session-id`
 //! go to the same replica. With `x-request-timeout-ms` a request that has not begun by then ends as
@@ -87,6 +89,7 @@ mod auth;
 mod body;
 mod caller;
 mod choice;
+mod cors;
 mod error;
 mod fields;
 mod gateway;
@@ -107,6 +110,7 @@ mod trace;
 
 pub use accept::{Drained, serve};
 pub use auth::{ApiKey, KeyRing};
+pub use cors::{Allowed, Cors};
 pub use gateway::{Gateway, GatewayConfig, Limits};
 pub use gateway_error::GatewayError;
 pub use sampling_defaults::SamplingDefaults;

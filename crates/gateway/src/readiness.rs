@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
-use playhouse_cluster::{FrontDoor, ReplicaState, ReplicaStatus};
+use playhouse_cluster::{Awaited, FrontDoor, ReplicaState, ReplicaStatus};
 use serde_json::{Value, json};
 
 use crate::error::{ApiError, Result};
@@ -25,30 +25,56 @@ pub(crate) enum Detail {
 /// # Errors
 /// Returns why the gateway is not ready, unless details are wanted.
 pub(crate) fn answer(door: &FrontDoor, detail: Detail) -> Result<Response> {
-    let missing = match () {
-        () if door.is_draining() => Some(("draining", "the server is shutting down")),
-        () if !door.is_ready() => Some(("unavailable", "no replica can take work")),
-        () => None,
+    let missing = match door.is_draining() {
+        true => Some(Missing::draining()),
+        false => door.awaited().map(Missing::from),
     };
     match (missing, detail) {
         (None, Detail::Verdict) => Ok(json_with(StatusCode::OK, &json!({ "status": "ready" }))),
-        (Some((code, why)), Detail::Verdict) => {
-            Err(ApiError::unavailable(code, format!("not ready: {why}")))
+        (Some(Missing { code, text, .. }), Detail::Verdict) => {
+            Err(ApiError::unavailable(code, format!("not ready: {text}")))
         }
         (None, _) => Ok(json_with(StatusCode::OK, &checks(door, None, detail))),
-        (Some((_, why)), _) => {
-            Ok(json_with(StatusCode::SERVICE_UNAVAILABLE, &checks(door, Some(why), detail)))
+        (missing, _) => {
+            Ok(json_with(StatusCode::SERVICE_UNAVAILABLE, &checks(door, missing, detail)))
         }
     }
 }
 
-fn checks(door: &FrontDoor, missing: Option<&str>, detail: Detail) -> Value {
+/// What keeps the gateway from being ready.
+struct Missing {
+    code: &'static str,
+    /// A phrase for everyone.
+    text: String,
+    /// The details, for trusted clients.
+    reason: Option<String>,
+}
+
+// === impl Missing ===
+
+impl Missing {
+    fn draining() -> Self {
+        let text = "the server is shutting down".to_owned();
+        Self { code: "draining", text, reason: None }
+    }
+}
+
+impl From<Awaited> for Missing {
+    fn from(awaited: Awaited) -> Self {
+        let reason = awaited.reason().map(str::to_owned);
+        Self { code: "unavailable", text: awaited.to_string(), reason }
+    }
+}
+
+fn checks(door: &FrontDoor, missing: Option<Missing>, detail: Detail) -> Value {
     let replicas = door.replicas();
     let progress = if replicas.iter().any(ReplicaStatus::is_healthy) { "ok" } else { "none" };
     let draining = if door.is_draining() { "yes" } else { "no" };
+    let reason = missing.as_ref().and_then(|it| it.reason.as_ref());
     json!({
         "status": if missing.is_some() { "not ready" } else { "ready" },
-        "missing": missing,
+        "missing": missing.as_ref().map(|it| &it.text),
+        "reason": reason.filter(|_| detail == Detail::Reasons),
         "checks": { "replica": progress, "draining": draining },
         "replicas": replicas.iter().map(|replica| show(replica, detail)).collect::<Vec<_>>(),
     })

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{MatchedPath, Path, RawQuery, Request, State};
-use axum::http::header::{CONNECTION, CONTENT_TYPE};
+use axum::http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, RETRY_AFTER, VARY};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use playhouse_telemetry::{CONTENT_TYPE as METRICS_TYPE, HttpLabels, Refusal, StatusClass};
+use playhouse_telemetry::{Exposition, HttpLabels, Refusal, StatusClass};
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
@@ -26,7 +26,7 @@ use crate::answer::Answer;
 use crate::auth::{Key, PUBLIC_PATHS};
 use crate::body::parse_object;
 use crate::caller::Caller;
-use crate::error::{ApiError, Result};
+use crate::error::{ApiError, RETRY_AFTER_MS, Result};
 use crate::fields::Fields;
 use crate::gateway::Gateway;
 use crate::readiness::{self, Detail};
@@ -62,8 +62,21 @@ const PATHS: &[&str] = &[
     "/metrics",
 ];
 
-/// Returns the router of the whole HTTP service.
-pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
+/// The state of the layer around every request.
+#[derive(Clone)]
+struct Edge {
+    gateway: Arc<Gateway>,
+    /// Whether only this machine can reach the listener.
+    is_loopback: bool,
+}
+
+/// Returns the router of the whole HTTP service on a listener that only this machine can reach, or others
+/// too.
+pub(crate) fn router(gateway: Arc<Gateway>, is_loopback: bool) -> Router {
+    let edges = Edge { gateway: Arc::clone(&gateway), is_loopback };
+    let asked = Arc::clone(&gateway);
+    let is_open = move || asked.keys().is_empty();
+    let cors = gateway.cors().layer([REQUEST_ID, RETRY_AFTER, RETRY_AFTER_MS], is_open);
     Router::new()
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
@@ -78,14 +91,16 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/metrics", get(metrics))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(from_fn_with_state(Arc::clone(&gateway), edge))
+        .layer(from_fn_with_state(edges, edge))
+        .layer(cors)
         .with_state(gateway)
 }
 
 // Around every request
 
-/// Handles the request id, the key, panics and metrics around every request.
-async fn edge(State(gateway): Shared, mut request: Request, next: Next) -> Response {
+/// Handles the request id, foreign web pages, the key, panics and metrics around every request.
+async fn edge(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
+    let Edge { gateway, is_loopback } = edge;
     let id = request_id(&gateway, &request);
     let labels = (handler(&request), method(request.method()));
     let span = trace::begin(&labels, request.headers(), &id);
@@ -94,21 +109,26 @@ async fn edge(State(gateway): Shared, mut request: Request, next: Next) -> Respo
     }
     let public = PUBLIC_PATHS.contains(&request.uri().path());
     let key = gateway.keys().of(request.headers());
-    let admitted = public || gateway.keys().is_empty() || key.is_some();
+    let is_open = gateway.keys().is_empty();
+    let admitted = public || is_open || key.is_some();
     if let Some(key) = key {
         request.extensions_mut().insert(key);
     }
     let access = gateway.logs_access().then(|| Access::begin(&request, labels, &id));
-    let mut response = if admitted {
-        answer(&gateway, request, next, &id).await
-    } else {
-        ApiError::unauthorized().into_response()
+    let refused = match gateway.cors().check(&request, is_open, is_loopback) {
+        Err(error) if !public => Some(error),
+        _ if !admitted => Some(ApiError::unauthorized()),
+        _ => None,
+    };
+    let mut response = match refused {
+        None => answer(&gateway, request, next, &id).await,
+        Some(error) => error.into_response(),
     };
     if gateway.shutdown().is(Phase::Draining) {
         // A client that retries on another connection finds another server.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let status = StatusClass(response.status().as_u16());
+    let status = StatusClass::of(response.status().as_u16());
     let labels = HttpLabels { handler: labels.0, method: labels.1, status };
     gateway.metrics().http_requests.get_or_create(&labels).inc();
     trace::responds(&span, &mut response);
@@ -400,8 +420,11 @@ async fn version() -> Response {
     json_response(json!({ "version": env!("CARGO_PKG_VERSION") }))
 }
 
-async fn metrics(State(gateway): Shared) -> Response {
-    ([(CONTENT_TYPE, METRICS_TYPE)], gateway.metrics().encode()).into_response()
+async fn metrics(State(gateway): Shared, headers: HeaderMap) -> Response {
+    let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let exposition = Exposition::accepted(accept);
+    let headers = [(CONTENT_TYPE, exposition.content_type()), (VARY, "accept")];
+    (headers, gateway.metrics().encode(exposition)).into_response()
 }
 
 fn json_response(value: Value) -> Response {

@@ -23,6 +23,7 @@ mod service;
 mod socket;
 mod streams;
 mod turn;
+mod web_page;
 
 pub use client::Client;
 pub use connection::End;
@@ -31,3 +32,4 @@ pub use listener::{Connections, Listener};
 pub use phase::{Phase, Phases};
 pub use refusal::Refusal;
 pub use service::Service;
+pub use web_page::{WebPage, host_of};

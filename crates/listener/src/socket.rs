@@ -7,10 +7,14 @@
 //! - **SOC-2** between requests a connection may be silent for `idle_timeout`. A client of HTTP/2 is then
 //!   told to leave, and has `header_timeout` to do so.
 //! - **SOC-3** a client that does not take a byte of its answer for `write_timeout` is disconnected.
-//! - **SOC-4** the errors without a body that hyper itself writes over HTTP/1.1 (400, 414, 431) get the body
+//! - **SOC-4** a client of HTTP/1.1 that leaves while its answer is made is noticed at once, as long as it has
+//!   sent no more than `head_bytes` ahead. (Hyper stops to read when it has bytes of a later request, such
+//!   as a pipelined one or an empty line.)
+//! - **SOC-5** the errors without a body that hyper itself writes over HTTP/1.1 (400, 414, 431) get the body
 //!   that the service makes.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -26,7 +30,10 @@ use crate::turn::Turn;
 /// The first bytes that an HTTP/2 client sends.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A stream, over TCP or TLS, that fails when the client is too slow.
+/// The bytes of one look ahead.
+const AHEAD_BYTES: usize = 8 << 10;
+
+/// A stream, over TCP or TLS, that fails when the client is too slow or leaves.
 pub(crate) struct Socket<S> {
     stream: S,
     turn: Turn,
@@ -41,6 +48,12 @@ pub(crate) struct Socket<S> {
     stalled: Option<Instant>,
     /// The bytes that are written in place of an error without a body.
     instead: BytesMut,
+    /// Bytes of the client that hyper has not asked for yet, `ahead_max` at most (**SOC-4**).
+    ahead: BytesMut,
+    ahead_max: usize,
+    /// Whether hyper waits for bytes of the client, and so learns by itself that the client leaves. Nothing
+    /// is read ahead then: hyper would not look for it.
+    is_read: bool,
     /// Fires at least every `header_timeout` while a deadline is pending. The timer is set again only
     /// when it fires, because deadlines move with every request and timers are not free.
     tick: Pin<Box<Sleep>>,
@@ -104,6 +117,9 @@ impl<S> Socket<S> {
             waiting: Waiting::Request(first),
             stalled: None,
             instead: BytesMut::new(),
+            ahead: BytesMut::new(),
+            ahead_max: limits.head_bytes,
+            is_read: false,
             tick: Box::pin(sleep_until(first)),
         }
     }
@@ -197,6 +213,31 @@ impl<S> Socket<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Socket<S> {
+    /// Reads ahead of hyper while it makes an answer and does not read itself, until nothing more has come.
+    /// Returns an error when the client has left (**SOC-4**).
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.is_read || self.protocol != Protocol::Http1 || !self.turn.is_busy() {
+            return Ok(());
+        }
+        let mut piece = [MaybeUninit::uninit(); AHEAD_BYTES];
+        while self.ahead.len() < self.ahead_max {
+            let mut buffer = ReadBuf::uninit(&mut piece);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer)? {
+                Poll::Pending => break,
+                Poll::Ready(()) if buffer.filled().is_empty() => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the client has left",
+                    ));
+                }
+                Poll::Ready(()) => self.ahead.extend_from_slice(buffer.filled()),
+            }
+        }
+        Ok(())
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -206,10 +247,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
         let this = self.get_mut();
         this.update();
         let before = buffer.filled().len();
+        this.is_read = false;
+        if !this.ahead.is_empty() {
+            let count = this.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&this.ahead.split_to(count));
+            this.read(&buffer.filled()[before..]);
+            return Poll::Ready(Ok(()));
+        }
         if Pin::new(&mut this.stream).poll_read(cx, buffer)?.is_ready() {
             this.read(&buffer.filled()[before..]);
             return Poll::Ready(Ok(()));
         }
+        this.is_read = true;
         let passed = this.poll_deadline(cx);
         if passed.is_err() && matches!(this.waiting, Waiting::Head(_)) {
             // No other task writes, as no answer is being made. Best effort, as the client may be gone.
@@ -222,7 +271,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -264,6 +313,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // TLS buffers some of the written bytes.
         let this = self.get_mut();
+        this.poll_ahead(cx)?;
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         this.written(cx, flushed)
     }

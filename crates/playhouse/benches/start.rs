@@ -41,7 +41,7 @@ fn address(server: &mut Child) -> String {
 fn first_token(address: &str) {
     let mut stream = TcpStream::connect(address).expect("the server listens");
     let length = BODY.len();
-    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: playhouse\r\n";
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n";
     write!(stream, "{head}content-length: {length}\r\n\r\n{BODY}").expect("the request is sent");
     let mut lines = BufReader::new(stream).lines().map(|line| line.expect("UTF-8"));
     // The first event carries the role only.

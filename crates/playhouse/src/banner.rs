@@ -107,12 +107,14 @@ impl Banner {
         Self(text + "\n")
     }
 
-    /// Returns the banner of a head that waits for nodes; `admin` is the address of the admin API, as text.
-    pub(crate) fn waiting(join_at: SocketAddr, devices: usize, admin: &str) -> Self {
+    /// Returns the banner of a head that waits for nodes, and answers at the URL `api` meanwhile; `admin` is the
+    /// address of the admin API, as text.
+    pub(crate) fn waiting(join_at: SocketAddr, devices: usize, admin: &str, api: &str) -> Self {
         Self(format!(
-            "playhouse {}\n\n  waiting   for {} of nodes that join at {join_at}\n  admin     {admin}\n\n",
+            "playhouse {}\n\n  waiting   for {} of nodes that join at {join_at}\n  admin     {admin}\n  \
+             requests  wait at {api}/v1 until then\n\n",
             env!("CARGO_PKG_VERSION"),
-            plural(devices, "device")
+            plural(devices, "device"),
         ))
     }
 

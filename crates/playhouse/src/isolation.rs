@@ -8,7 +8,7 @@ use std::thread::available_parallelism;
 use clap::ValueEnum;
 use playhouse_cluster::{
     Child, ControlConfig, ControlPlane, Device, ExpectedWeights, Listener, MemoryNeeds,
-    RemoteConfig, processes,
+    RemoteConfig, Share, WeightsProgress, WeightsRead, processes,
 };
 use playhouse_link::{Authority, TellRenewal};
 use playhouse_model::{Dtype, Shard, checkpoint_digest};
@@ -59,6 +59,8 @@ pub(crate) struct Venue {
     pub(crate) devices: usize,
     /// The same, as text.
     pub(crate) text: String,
+    /// The progress of the weights of ranks that are threads.
+    pub(crate) weights: WeightsProgress,
 }
 
 #[derive(Clone)]
@@ -111,7 +113,7 @@ impl Venue {
                 (VenueKind::Processes(Box::new(Processes { control, memory, weights })), 0)
             }
         };
-        Ok(Self { kind, devices, text })
+        Ok(Self { kind, devices, text, weights: WeightsProgress::default() })
     }
 
     /// Returns the control plane, unless ranks are threads.
@@ -143,7 +145,8 @@ impl Venue {
                     map: Arc::clone(&served.map),
                     shards: served.shards.clone(),
                 };
-                ranks.starters(&model, limits, shown()).map_err(failed)
+                let shown = shown(self.weights.clone(), &served.shares);
+                ranks.starters(&model, limits, shown).map_err(failed)
             }
             VenueKind::Processes(common) => {
                 let Processes { control, memory, weights } = (**common).clone();
@@ -282,13 +285,21 @@ fn remote(
     }
 }
 
-/// Returns a function that shows the progress of reading the weights of each rank.
-fn shown() -> impl FnMut(usize, usize) {
-    let mut progress = None;
+/// Returns a function that shows the progress of reading the weights of each rank, one after the other,
+/// and records it in `weights`.
+fn shown(weights: WeightsProgress, shares: &[Share]) -> impl FnMut(usize, usize) + use<> {
+    let held: Vec<u64> = shares.iter().map(|share| share.weight_bytes).collect();
+    let (mut progress, mut begun) = (None, 0_usize);
     move |done, total| {
         if done == 0 {
-            progress = None;
+            (progress, begun) = (None, begun + 1);
         }
+        let before = &held[..begun.saturating_sub(1).min(held.len())];
+        let own = held.get(before.len()).copied().unwrap_or_default();
+        // A rank may hold less than it reads.
+        let own = (own as f64 * done as f64 / total.max(1) as f64) as u64;
+        let (read, total_held) = (before.iter().sum::<u64>() + own, held.iter().sum());
+        weights.set(WeightsRead { read, total: total_held, begun, ranks: held.len() });
         let start = || Progress::start("loading weights", total as u64, Unit::Bytes);
         progress.get_or_insert_with(start).set(done as u64);
     }

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use playhouse_cluster::{FrontDoor, ShardState, ShardStatus};
+use playhouse_cluster::{FrontDoor, WeightsRead};
 use playhouse_gateway::{ChatTemplate, Tokenizer};
 use playhouse_layout::{GenerationDefaults, ModelShape};
 use playhouse_model::Checkpoint;
@@ -82,25 +82,11 @@ struct ShownWeights<'a> {
 
 impl ShownWeights<'_> {
     fn update(&mut self) {
-        let replicas = self.door.replicas();
-        let stages = replicas.iter().flat_map(|replica| &replica.stages);
-        let shards: Vec<_> = stages.flat_map(|stage| &stage.shards).collect();
-        let read = |shard: &&ShardStatus| match shard.state {
-            ShardState::Ready => Some(shard.share.weight_bytes),
-            // A rank may hold less than it reads.
-            ShardState::Loading { bytes, of } => {
-                let part = bytes as f64 / of.max(1) as f64;
-                Some((shard.share.weight_bytes as f64 * part) as u64)
-            }
-            ShardState::Starting | ShardState::Lost => None,
-        };
-        let read: Vec<u64> = shards.iter().filter_map(|shard| read(shard)).collect();
-        if read.is_empty() {
+        let Some(WeightsRead { read, total, .. }) = WeightsRead::of(&self.door.replicas()) else {
             return;
-        }
-        let all = shards.iter().map(|shard| shard.share.weight_bytes).sum();
-        let start = || Progress::start("loading weights", all, Unit::Bytes);
-        self.progress.get_or_insert_with(start).set(read.iter().sum());
+        };
+        let start = || Progress::start("loading weights", total, Unit::Bytes);
+        self.progress.get_or_insert_with(start).set(read);
     }
 }
 

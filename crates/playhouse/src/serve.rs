@@ -3,6 +3,7 @@
 mod activity;
 mod admin;
 mod audit;
+mod cors;
 mod flags;
 mod foreign;
 mod join_token;
@@ -13,6 +14,7 @@ mod renewals;
 mod scrape;
 mod shutdown;
 mod span;
+mod start;
 mod state;
 mod tls;
 
@@ -23,8 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use playhouse_cluster::{
-    AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, StartError, StepDeadline,
-    replica_layout,
+    AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, StepDeadline, replica_layout,
 };
 use playhouse_gateway::{ApiKey, Gateway, GatewayConfig, serve};
 use playhouse_layout::GenerationDefaults;
@@ -34,18 +35,20 @@ use playhouse_scheduler::Limits;
 use playhouse_telemetry::{LogFormat, Metrics, SpanCounters, TraceSettings, Traces, init_logs};
 use playhouse_types::{DecoderSpec, ParallelSpec, Rope, RopeScaling};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{info, warn};
 
 use self::admin::AdminListener;
 pub(crate) use self::flags::ServeArgs;
 use self::parallel::parallel;
 use self::reload::Reload;
 use self::shutdown::Shutdown;
+use self::start::{AwaitedNodes, Early, Start, not_started};
 use self::state::State;
 use self::tls::Certificate;
 use crate::authority;
-use crate::banner::{Banner, Reached};
+use crate::banner::{Banner, Reached, scheme};
 use crate::blueprints::Model;
 use crate::client::trusting;
 use crate::error::CliError;
@@ -56,7 +59,7 @@ use crate::loading::{self, Language, Loaded};
 use crate::node::{DeviceList, LOG_FILTER};
 use crate::progress;
 use crate::secret;
-use crate::signals::{Signals, StopSignal};
+use crate::signals::Signals;
 use crate::sizing::{Bytes, CacheSize, available_memory};
 
 /// The default number of accepted requests for each that can run: a queue of a few batches.
@@ -75,7 +78,7 @@ struct Doors {
 /// Loads a model, serves it, and drains.
 ///
 /// # Errors
-/// Returns any error that keeps the server from starting, before it has accepted a request.
+/// Returns any error that keeps the server from starting, and those of its end.
 pub(crate) fn run(
     args: &ServeArgs,
     layout: &[String],
@@ -102,6 +105,12 @@ pub(crate) fn run(
         CliError::failure(format!("cannot listen on {address}: {why}"))
             .hint("another server may be running there; choose a free port with --port")
     })?;
+    if api_keys.is_empty() && !args.host.is_loopback() {
+        warn!(
+            host = %args.host,
+            "no API key is set: everyone who reaches this machine can use the API (--api-key-file sets one)"
+        );
+    }
     let certificate = Certificate::of(args)?;
     let tls = certificate.clone().map(tls::server).transpose()?;
     let admin = runtime.block_on(AdminListener::bind(args, tls.clone()))?;
@@ -157,7 +166,8 @@ async fn run_cluster(
     let venue = Venue::new(place(args, &served)?, &loaded, tell_renewal)?;
     let reached = Reached { address, admin: &admin.text, state: &state.text };
     let banner = Banner::new(&config, &loaded, &served, &venue, (&limits, cache), reached);
-    let (control, devices) = (venue.control().cloned(), venue.devices);
+    let (control, devices, weights) =
+        (venue.control().cloned(), venue.devices, venue.weights.clone());
     let blueprints = Model {
         loaded: Arc::clone(&loaded),
         dtype: served.dtype,
@@ -169,18 +179,25 @@ async fn run_cluster(
     }
     .blueprints();
     let desired = Desired { replicas: served.replicas.get(), layout: replica_layout(&parallel) };
-    // Errors of the layout are reported before the head waits for nodes.
-    let _first = blueprints(desired.layout.clone()).await.map_err(CliError::failure)?;
-    if let Some(control) = control.as_ref().filter(|_| args.cluster_listen.is_some()) {
-        if let Some(file) = &args.join_token_file {
-            join_token::keep(file, control)?;
-        }
-        Banner::waiting(control.address(), served.world(), &admin.text).print()?;
-    }
+    let api = format!("{}://{address}", scheme(config.tls.is_some()));
+    let start = Start {
+        blueprints: blueprints.clone(),
+        layout: desired.layout.clone(),
+        shows_loading: control.is_some(),
+        nodes: control.clone().filter(|_| args.cluster_listen.is_some()).map(|control| {
+            AwaitedNodes {
+                join_token_file: args.join_token_file.clone(),
+                banner: Banner::waiting(control.address(), served.world(), &admin.text, &api),
+                control,
+            }
+        }),
+    };
     let spec = &loaded.shape.spec;
     let deployment = DeploymentConfig {
         desired,
         blueprints,
+        limits,
+        weights,
         admission: admission(args, &limits),
         vocab: u32::try_from(spec.vocab).unwrap_or(u32::MAX),
         shared_prompt_max: shared_prompt_max(spec),
@@ -191,48 +208,48 @@ async fn run_cluster(
         metrics: Arc::clone(&metrics),
         ledger: state.ledger,
     };
-    let shows_loading = deployment.control.is_some();
-    let failed = |why: StartError| CliError::failure(why.to_string());
-    let stopped = |signal: StopSignal| {
-        CliError::failure(format!("stopped by {signal} before the model was loaded"))
-    };
-    let cluster = tokio::select! {
-        started = Cluster::start(deployment) => started.map_err(failed)?,
-        // The start may wait for nodes. Their ranks are left for the next head.
-        signal = signals.next() => {
-            shutdown.begin(signal, signals);
-            return Err(stopped(signal));
-        }
-    };
+    let cluster = Cluster::open(deployment).await.map_err(not_started)?;
     scrape::look_up(&metrics, cluster.overview(), certificate);
     admin.serve(cluster.overview());
-    let serving = tokio::select! {
-        serving = cluster.serving() => serving.map_err(failed),
-        never = loading::show(cluster.front_door()), if shows_loading => match never {},
-        signal = signals.next() => {
-            shutdown.begin(signal, signals);
-            shutdown.stop(cluster).await;
-            return Err(stopped(signal));
-        }
-    };
-    if let Err(why) = serving {
-        signals.stop_at_next();
-        shutdown.stop(cluster).await;
-        return Err(why);
-    }
     let Language { tokenizer, template } = language;
     let gateway = Gateway::new(config, cluster.front_door().clone(), tokenizer, template, metrics)
         .map_err(|why| CliError::failure(why.to_string()))?;
     if let Some(reload) = reload {
         tokio::spawn(reload.serve(gateway.keys().clone()));
     }
-    banner.print()?;
+    // Clients are answered from now on; what they ask for waits until a replica serves.
+    let (end, ended) = oneshot::channel::<()>();
+    let api = tokio::spawn(serve(listener, gateway, async move { drop(ended.await) }));
+    let started = tokio::select! {
+        started = start.run(&cluster) => started.and_then(|()| banner.print()).map_err(Early::Failure),
+        signal = signals.next() => Err(Early::Signal(signal)),
+    };
+    if let Err(early) = started {
+        let why = match early {
+            Early::Failure(why) => {
+                signals.stop_at_next();
+                why
+            }
+            Early::Signal(signal) => {
+                shutdown.begin(signal, signals);
+                CliError::failure(format!("stopped by {signal} before the model was loaded"))
+            }
+        };
+        if cluster.front_door().in_flight() == 0 {
+            // There is nothing to drain.
+            api.abort();
+        }
+        drop(end);
+        shutdown.give_up(cluster, api).await;
+        return Err(why);
+    }
     let mut tasks = JoinSet::new();
     if !args.disable_log_stats {
         tasks.spawn(activity::log(cluster.front_door().clone()));
     }
-
-    let drained = serve(listener, gateway, shutdown.signal(signals)).await;
+    shutdown.signal(signals).await;
+    drop(end);
+    let drained = api.await.map_err(|why| CliError::failure(why.to_string()))?;
     let outcome = shutdown.outcome(drained);
     shutdown.stop(cluster).await;
     outcome.map(|()| ExitCode::SUCCESS)
@@ -371,5 +388,7 @@ fn gateway_config(args: &ServeArgs, loaded: &Loaded, api_keys: Vec<ApiKey>) -> G
     config.api_keys = api_keys;
     config.seed = args.seed;
     config.access_log = args.access_log;
+    config.cors = args.cors.cors();
+    config.limits.idle_timeout = args.timeout_keep_alive;
     config
 }

@@ -11,7 +11,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use playhouse_telemetry::{HttpLabels, Metrics, StatusClass};
+use playhouse_telemetry::{Exposition, HttpLabels, Metrics, StatusClass};
 
 const ROUNDS: usize = 200;
 
@@ -21,12 +21,12 @@ fn main() {
     let mut times: Vec<f64> = (0..ROUNDS)
         .map(|_| {
             let start = Instant::now();
-            black_box(metrics.encode());
+            black_box(metrics.encode(Exposition::OpenMetrics));
             start.elapsed().as_secs_f64() * 1e3
         })
         .collect();
     times.sort_unstable_by(f64::total_cmp);
-    let text = metrics.encode();
+    let text = metrics.encode(Exposition::OpenMetrics);
     let series = text.lines().filter(|line| !line.starts_with('#')).count();
     let size = text.len() as f64 / 1024.0;
     let at = |part: f64| times[(times.len() as f64 * part) as usize];
@@ -40,7 +40,7 @@ fn main() {
 fn used(replicas: u32) -> Metrics {
     let metrics = Metrics::new("a-model-with-a-name");
     for handler in ["/v1/chat/completions", "/v1/completions", "/metrics"] {
-        let labels = HttpLabels { handler, method: "POST", status: StatusClass(200) };
+        let labels = HttpLabels { handler, method: "POST", status: StatusClass::of(200) };
         metrics.http_requests.get_or_create(&labels).inc();
     }
     for id in 0..replicas {

@@ -11,6 +11,7 @@
 
 mod buckets;
 mod cause;
+mod exposition;
 mod fleet;
 mod logs;
 mod metrics;
@@ -22,14 +23,15 @@ mod spellings;
 mod traces;
 
 pub use cause::{Cause, CauseCounters};
+pub use exposition::Exposition;
 pub use fleet::{
     CertificateKind, DeviceCondition, FleetMetrics, NodeCondition, OperationCounters,
     OperationOutcome, ReplicaCondition,
 };
 pub use logs::{LogFormat, LogsAlreadySet, init_child_logs, init_logs};
 pub use metrics::{
-    CONTENT_TYPE, FinishLabels, Finished, Holder, HttpLabels, Metrics, Refusal, RefusalLabels,
-    RenewalLabels, RenewalOutcome, StatusClass, StreamFailure, StreamFailureLabels,
+    FinishLabels, Finished, Holder, HttpLabels, Metrics, Refusal, RefusalLabels, RenewalLabels,
+    RenewalOutcome, StatusClass, StreamFailure, StreamFailureLabels,
 };
 pub use process::{ProcessMetrics, ProcessUsage};
 pub use replica::{LatencyMetrics, ReplicaMetrics};

@@ -12,15 +12,13 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::buckets::{SECONDS, TOKENS};
+use crate::exposition::{Exposition, to_text};
 use crate::fleet::{FleetMetrics, OperationCounters};
 use crate::names;
 use crate::process::ProcessMetrics;
 use crate::replica::{LatencyMetrics, ReplicaFamilies, ReplicaMetrics};
 use crate::spellings::Spellings;
 use crate::traces::SpanCounters;
-
-/// The content type of [`Metrics::encode`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Every metric of one served model; the metrics of its replicas are labelled `engine`, as in vLLM. Handles
 /// are shared with the registry: recording is a few atomic operations (a short lock for histograms), and
@@ -89,9 +87,10 @@ pub struct HttpLabels {
     pub status: StatusClass,
 }
 
-/// The first digit of an HTTP status, written `2xx`.
+/// The first digit of an HTTP status, written `2xx`. Statuses of one class are equal, because each of
+/// them would be a series of the same labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct StatusClass(pub u16);
+pub struct StatusClass(u16);
 
 /// Labels of [`Metrics::request_success`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -275,15 +274,18 @@ impl Metrics {
         drop(self.on_scrape.0.set(Box::new(look)));
     }
 
-    /// Encodes all metrics in the OpenMetrics text format ([`CONTENT_TYPE`]).
+    /// Encodes all metrics in a text format.
     #[must_use]
-    pub fn encode(&self) -> String {
+    pub fn encode(&self, exposition: Exposition) -> String {
         if let Some(look) = self.on_scrape.0.get() {
             look(self);
         }
         let mut text = String::with_capacity(32 << 10);
         encode(&mut text, &self.registry).expect("writing to a String cannot fail");
-        text
+        match exposition {
+            Exposition::OpenMetrics => text,
+            Exposition::Text => to_text(&text),
+        }
     }
 }
 
@@ -316,9 +318,17 @@ impl Refusal {
 
 // === impl StatusClass ===
 
+impl StatusClass {
+    /// Returns the class of a status.
+    #[must_use]
+    pub fn of(status: u16) -> Self {
+        Self(status / 100)
+    }
+}
+
 impl EncodeLabelValue for StatusClass {
     fn encode(&self, encoder: &mut LabelValueEncoder) -> fmt::Result {
-        write!(encoder, "{}xx", self.0 / 100)
+        write!(encoder, "{}xx", self.0)
     }
 }
 
@@ -352,10 +362,10 @@ mod tests {
             .get_or_create(&HttpLabels {
                 handler: "/v1/models/{id}",
                 method: "GET",
-                status: StatusClass(404),
+                status: StatusClass::of(404),
             })
             .inc();
-        let text = metrics.encode();
+        let text = metrics.encode(Exposition::OpenMetrics);
         let series = series(&text);
         let labels = r#"model_name="tiny""#;
         for prefix in ["playhouse_", "vllm:"] {
@@ -369,13 +379,30 @@ mod tests {
     }
 
     #[test]
+    fn statuses_of_one_class_are_one_series() {
+        let metrics = Metrics::new("tiny");
+        for status in [400, 404, 499, 500, 503, 200] {
+            let (handler, status) = ("/health", StatusClass::of(status));
+            let labels = HttpLabels { handler, method: "GET", status };
+            metrics.http_requests.get_or_create(&labels).inc();
+        }
+        let text = metrics.encode(Exposition::Text);
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let lines: Vec<_> = lines.map(|line| line.rsplit_once(' ').expect("a value").0).collect();
+        assert_eq!(series(&text).len(), lines.len(), "no series is written twice");
+        let refused =
+            r#"http_requests_total{model_name="tiny",handler="/health",method="GET",status="4xx"}"#;
+        assert_eq!(series(&text)[refused], 3.0);
+    }
+
+    #[test]
     fn every_name_is_exported_once_with_its_type_and_the_text_ends_properly() {
         let metrics = Metrics::new("tiny");
         metrics.replica(0).has_blocks(16, 9);
         metrics.fleet.certificate(CertificateKind::tls, Some(std::time::UNIX_EPOCH));
-        let labels = HttpLabels { handler: "/health", method: "GET", status: StatusClass(200) };
+        let labels = HttpLabels { handler: "/health", method: "GET", status: StatusClass::of(200) };
         metrics.http_requests.get_or_create(&labels).inc();
-        let text = metrics.encode();
+        let text = metrics.encode(Exposition::OpenMetrics);
         for name in names::ALL {
             for spelling in iter::once(name.ours).chain(name.vllm) {
                 let prefix = format!("# TYPE {spelling} ");
@@ -396,14 +423,19 @@ mod tests {
         });
         let series = r#"playhouse_nodes{model_name="tiny",state="lost"}"#;
         for count in 1..4 {
-            assert!(metrics.encode().contains(&format!("{series} {count}\n")));
+            assert!(
+                metrics.encode(Exposition::OpenMetrics).contains(&format!("{series} {count}\n"))
+            );
         }
-        assert!(metrics.encode().contains(r#"playhouse_build_info{version=""#), "no model");
+        assert!(
+            metrics.encode(Exposition::OpenMetrics).contains(r#"playhouse_build_info{version=""#),
+            "no model"
+        );
     }
 
     #[test]
     fn a_hostile_model_name_stays_inside_its_label() {
-        let text = Metrics::new("a\"} 1\n\\b").encode();
+        let text = Metrics::new("a\"} 1\n\\b").encode(Exposition::OpenMetrics);
         assert!(text.contains(r#"model_name="a\"} 1\n\\b""#));
     }
 }

@@ -73,7 +73,7 @@ pub(crate) fn send_in_session(
     let length = body.len();
     // One write: the rest of a request must not wait for an acknowledgement of its beginning.
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: playhouse\r\nconnection: close\r\n\
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
          authorization: Bearer {ADMIN_TOKEN}\r\ncontent-type: application/json\r\n\
          {session}content-length: {length}\r\n\r\n{body}"
     );

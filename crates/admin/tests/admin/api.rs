@@ -71,14 +71,50 @@ async fn every_path_but_livez_asks_for_the_token() {
             "authorization: correct horse\r\n",
             "x-api-key: correct horse\r\n",
         ] {
-            let request = format!("GET /admin/v1/{path} HTTP/1.1\r\nhost: x\r\n{given}\r\n");
+            let request =
+                format!("GET /admin/v1/{path} HTTP/1.1\r\nhost: localhost\r\n{given}\r\n");
             let (status, body) = raw(address, request.as_bytes()).await;
             let body = serde_json::from_str(&body).expect("JSON");
             assert_eq!((status, error(body).code.as_str()), (401, "unauthorized"), "{request}");
         }
     }
-    let (status, body) = raw(address, b"GET /admin/v1/livez HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let (status, body) =
+        raw(address, b"GET /admin/v1/livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     assert_eq!((status, body.as_str()), (200, "{\"status\":\"alive\"}"));
+}
+
+/// ADM-7
+#[tokio::test]
+async fn no_page_of_another_site_is_answered_even_with_the_token() {
+    let (address, _stop) = start(granted).await;
+    let ask = async |headers: &str| {
+        let token = "authorization: Bearer correct horse\r\n";
+        let request = format!("GET /admin/v1/cluster HTTP/1.1\r\n{headers}{token}\r\n");
+        raw(address, request.as_bytes()).await
+    };
+    for (headers, code) in [
+        ("host: localhost\r\norigin: https://evil.example\r\n", "foreign_origin"),
+        ("host: localhost:1\r\norigin: http://localhost:5173\r\n", "foreign_origin"),
+        ("host: localhost\r\norigin: null\r\n", "foreign_origin"),
+        ("host: evil.example:1\r\norigin: http://evil.example:1\r\n", "foreign_host"),
+        ("host: evil.example\r\n", "foreign_host"),
+    ] {
+        let (status, body) = ask(headers).await;
+        let body = serde_json::from_str(&body).expect("JSON");
+        assert_eq!((status, error(body).code.as_str()), (403, code), "{headers}");
+    }
+    for headers in [
+        "host: localhost:1\r\norigin: http://localhost:1\r\n",
+        "host: 127.0.0.1\r\n",
+        "host: [::1]:8001\r\n",
+        "host: 192.0.2.7:8001\r\n",
+        "",
+    ] {
+        assert_eq!(ask(headers).await.0, 200, "{headers}");
+    }
+    let (status, _) =
+        raw(address, b"GET /admin/v1/livez HTTP/1.1\r\nhost: probe.example\r\n\r\n").await;
+    assert_eq!(status, 200, "probes call it as they like");
 }
 
 #[tokio::test]
@@ -229,7 +265,7 @@ async fn it_speaks_http2() {
     let (sender, connection) = connected.expect("it speaks HTTP/2");
     let left = tokio::spawn(connection);
     let ask = |path: &str, token: &str, accept: &str| {
-        let asked = Request::get(format!("http://admin/admin/v1/{path}"))
+        let asked = Request::get(format!("http://localhost/admin/v1/{path}"))
             .header("authorization", format!("Bearer {token}"))
             .header("accept", accept)
             .body(Empty::<Bytes>::new())
@@ -290,7 +326,8 @@ async fn the_description_is_that_of_the_answers() {
             }
             let open = operation["security"] == json!([]);
             let (refused, answer) =
-                raw(address, format!("{line} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await;
+                raw(address, format!("{line} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())
+                    .await;
             assert_eq!(open, refused != 401, "{line}");
             if !open {
                 let answer = serde_json::from_str(&answer).expect("JSON");

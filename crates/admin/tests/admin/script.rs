@@ -228,7 +228,7 @@ pub(crate) async fn raw(address: SocketAddr, request: &[u8]) -> (u16, String) {
 pub(crate) fn request(line: &str, headers: &str, body: &str) -> String {
     let length = body.len();
     let head = format!("authorization: Bearer {TOKEN}\r\ncontent-length: {length}\r\n{headers}");
-    format!("{line} HTTP/1.1\r\nhost: x\r\n{head}\r\n{body}")
+    format!("{line} HTTP/1.1\r\nhost: localhost\r\n{head}\r\n{body}")
 }
 
 pub(crate) async fn ask(address: SocketAddr, line: &str, body: &str) -> (u16, Value) {

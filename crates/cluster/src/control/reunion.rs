@@ -46,6 +46,8 @@ pub(super) struct Reunion {
 
 #[derive(Debug, Default)]
 struct ReunionTable {
+    /// Whether a head waits for its peers to come back.
+    waits: bool,
     over: bool,
     /// Nodes that have come.
     back: HashSet<String>,
@@ -89,6 +91,7 @@ impl ControlPlane {
         let serving = (desired.replicas as usize).saturating_sub(drained.replicas.len());
         if self.inner.admits_nodes {
             info!("looking for what an earlier head has left of {serving} replicas");
+            reunion.table.lock().waits = true;
             let mut came = reunion.came.subscribe();
             let over = || {
                 let table = reunion.table.lock();
@@ -112,6 +115,12 @@ impl ControlPlane {
             }
         });
         epochs
+    }
+
+    /// Returns whether the head waits for processes of an earlier head.
+    pub(crate) fn looks_back(&self) -> bool {
+        let table = self.inner.reunion.table.lock();
+        table.waits && !table.over
     }
 
     /// Ends every process that an earlier head has left, because the wanted deployment was not written

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -51,6 +52,8 @@ pub(crate) struct Fleet {
     starters: Mutex<HashMap<ReplicaId, RankStarter>>,
     /// Held while actors are replaced (**FL-1**).
     replacing: AsyncMutex<()>,
+    /// Whether the first replicas were started. Changes are worked out from replicas that are there.
+    launched: AtomicBool,
 }
 
 /// The configuration that all replicas of a deployment share.
@@ -72,8 +75,18 @@ pub(crate) struct FleetConfig {
 
 impl Fleet {
     pub(crate) fn new(config: FleetConfig) -> Self {
-        let (past, retiring, starters, replacing) = Default::default();
-        Self { config, past, retiring, starters, replacing }
+        let (past, retiring, starters, replacing, launched) = Default::default();
+        Self { config, past, retiring, starters, replacing, launched }
+    }
+
+    /// Records that the first replicas were started.
+    pub(crate) fn set_launched(&self) {
+        self.launched.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether the first replicas were started.
+    pub(crate) fn is_launched(&self) -> bool {
+        self.launched.load(Ordering::Relaxed)
     }
 
     /// Records that an earlier head had this replica, in an epoch that is over.

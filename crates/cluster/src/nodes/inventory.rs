@@ -6,7 +6,7 @@ use playhouse_layout::{CrossDomain, DeviceIndex, Machine, Placement, RankMap};
 use playhouse_types::ReplicaId;
 
 use super::leases::LeaseId;
-use super::{Assignment, DeviceInventory, Free};
+use super::{Assignment, DeviceInventory, Free, Unplaced};
 use crate::head::HEAD;
 use crate::memory::MemoryNeeds;
 
@@ -25,10 +25,24 @@ impl DeviceInventory {
         let sound = free.iter().filter(|(node, _)| !self.failing.contains(node));
         let sound = sound.cloned().collect();
         let assignments = self.fitting(&sound, replica, &own, map, needs);
-        let assignments =
-            assignments.or_else(|_| self.fitting(&free, replica, &own, map, needs))?;
-        self.leases.set(lease, assignments.clone());
-        Ok(assignments)
+        let assignments = assignments.or_else(|_| self.fitting(&free, replica, &own, map, needs));
+        match &assignments {
+            Ok(assignments) => {
+                self.leases.set(lease, assignments.clone());
+                self.unplaced.remove(&lease);
+            }
+            Err(reason) => {
+                let ranks = map.replica_ranks();
+                self.unplaced.insert(lease, Unplaced { ranks, reason: reason.clone() });
+            }
+        }
+        assignments
+    }
+
+    /// Ends a lease: its devices are free, and its ranks wait for none.
+    pub(super) fn end_lease(&mut self, lease: LeaseId) {
+        self.leases.remove(lease);
+        self.unplaced.remove(&lease);
     }
 
     /// Assigns these devices: those that are large enough for every rank, or else any that are large

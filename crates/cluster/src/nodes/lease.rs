@@ -65,7 +65,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.nodes.inventory().leases.remove(self.id);
+        self.nodes.inventory().end_lease(self.id);
         self.nodes.shared.changed.send_replace(());
     }
 }

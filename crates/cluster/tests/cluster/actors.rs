@@ -11,6 +11,7 @@ use playhouse_cluster::{
     StartedRank,
 };
 use playhouse_engine::StepPort;
+use playhouse_telemetry::Exposition;
 use playhouse_types::{Epoch, FinishReason, ReplicaId, StepOutcome, StepPlan};
 use tokio::time::{Instant, sleep};
 
@@ -326,7 +327,8 @@ async fn requests_leave_a_replica_that_is_many_times_slower_than_its_peers() {
     }
     assert!(left.elapsed() < Duration::from_secs(30), "{:?}", left.elapsed());
     let moved = "engine=\"0\",cause=\"slow\"} 4";
-    assert!(metrics.encode().contains(moved), "{}", metrics.encode());
+    let text = metrics.encode(Exposition::Text);
+    assert!(text.contains(moved), "{text}");
     // New ones do not go there while it is left alone.
     for n in 1..5 {
         assert_eq!(collect(&mut accepted(door, n * 10, 3)).await.0.len(), 3);

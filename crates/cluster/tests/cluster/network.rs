@@ -30,7 +30,7 @@ use std::time::Duration;
 use playhouse_cluster::{
     AdmissionLimits, Answer, Blueprint, Capacity, Change, Cluster, ControlConfig, ControlPlane,
     DeploymentConfig, Desired, ExpectedWeights, Ledger, Listener, MemoryNeeds, Overview, Phase,
-    Policy, RankStarter, RemoteConfig, StartedRank, StepDeadline, processes,
+    Policy, RankStarter, RemoteConfig, StartedRank, StepDeadline, WeightsProgress, processes,
 };
 use playhouse_link::{Authority, LinkConfig, Network, Revocations};
 use playhouse_scheduler::Limits;
@@ -129,6 +129,8 @@ async fn start(own: &Arc<Machine>, ledger: Arc<Ledger>) -> Cluster {
         blueprints: Arc::new(move |layout| {
             Box::pin(ready(Ok(replica(&layout, &of_replicas, &fate))))
         }),
+        limits: LIMITS,
+        weights: WeightsProgress::default(),
         ledger,
         control: Some(control),
         devices: 0,

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use playhouse_cluster::{
-    AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, Ledger, Policy, RankStarter,
-    Rejected, ReplicaState, StepDeadline,
+    AdmissionLimits, Awaited, Capacity, Change, Cluster, DeploymentConfig, Desired, Ledger, Policy,
+    RankStarter, Refused, Rejected, ReplicaState, StepDeadline, WeightsProgress, WeightsRead,
 };
 use playhouse_layout::RankId;
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
 use playhouse_types::{BlockSize, FinishReason, ReplicaId};
+use tokio::sync::oneshot;
 
 use crate::caller::{collect, count, submit};
 use crate::engines::scripted::{
@@ -41,6 +42,8 @@ fn config(starter: RankStarter, metrics: Arc<Metrics>) -> DeploymentConfig {
     DeploymentConfig {
         desired: Desired { replicas: 1, layout: layout(1, 1) },
         blueprints: blueprints(starter, LIMITS),
+        limits: LIMITS,
+        weights: WeightsProgress::default(),
         ledger: Arc::new(Ledger::in_memory()),
         control: None,
         devices: 1,
@@ -343,5 +346,43 @@ async fn dropping_a_generation_that_moves_frees_its_blocks() {
     while held() > 0 || door.in_flight() > 0 {
         tokio::task::yield_now().await;
     }
+    assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_cluster_takes_requests_while_its_weights_are_read() {
+    let (release, released) = oneshot::channel::<()>();
+    let (released, metrics) = (Mutex::new(Some(released)), metrics());
+    let mut config = config(engines(count, no_fault()), metrics);
+    let (draft, weights) = (config.blueprints.clone(), config.weights.clone());
+    config.blueprints = Arc::new(move |layout| {
+        // Only the first blueprint has weights to read.
+        let (released, draft) = (released.lock().expect("no panic").take(), draft(layout));
+        Box::pin(async move {
+            if let Some(released) = released {
+                drop(released.await);
+            }
+            draft.await
+        })
+    });
+    let cluster = Cluster::open(config).await.expect("the actors start");
+    let door = cluster.front_door();
+    assert_eq!(door.awaited(), Some(Awaited::Start));
+    let read = WeightsRead { read: 3 << 29, total: 5 << 30, begun: 2, ranks: 3 };
+    weights.set(read);
+    let text = door.awaited().expect("nothing serves").to_string();
+    assert_eq!(text, "loading weights: 1.5 of 5.0 GiB on 2 of 3 ranks");
+    let mut early = submit(door, 5, 3).expect("accepted");
+
+    let change = Change::RestartReplica { replica: ReplicaId(0) };
+    let refused = cluster.overview().change(change, None, false).await;
+    assert_eq!(refused, Err(Refused::Starting), "there is nothing to change yet");
+
+    release.send(()).expect("somebody waits for the weights or will");
+    cluster.launch().await.expect("the replica starts");
+    cluster.serving().await.expect("it serves");
+    assert_eq!(door.awaited(), None);
+    let (tokens, finish) = collect(&mut early).await;
+    assert_eq!((tokens, finish), (vec![5, 6, 7], FinishReason::Length));
     assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use playhouse_cluster::{
     AdmissionLimits, Answer, Capacity, Change, Cluster, DeploymentConfig, Desired, Ledger, Loss,
     LossCause, Operation, Phase, Policy, RankEvent, RankPort, RankStarter, Refused, ReplicaState,
-    StartedRank, StepDeadline, Submission,
+    StartedRank, StepDeadline, Submission, WeightsProgress,
 };
 use playhouse_engine::StepPort;
 use playhouse_scheduler::Limits;
@@ -75,6 +75,8 @@ async fn start_with(
             let ranks = if layout == stillborn_layout() { stillborn() } else { ranks };
             Box::pin(ready(Ok(blueprint(&layout, LIMITS, ranks))))
         }),
+        limits: LIMITS,
+        weights: WeightsProgress::default(),
         ledger: Arc::new(Ledger::in_memory()),
         control: None,
         devices,

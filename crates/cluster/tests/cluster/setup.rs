@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use playhouse_cluster::{
     AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, Ledger, Policy, RankStarter,
-    StepDeadline,
+    StepDeadline, WeightsProgress,
 };
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
@@ -70,6 +70,8 @@ impl Setup {
                 let blueprint = blueprint(&layout, LIMITS, starter(&layout));
                 Box::pin(std::future::ready(Ok(blueprint)))
             }),
+            limits: LIMITS,
+            weights: WeightsProgress::default(),
             ledger: Arc::new(Ledger::in_memory()),
             control: None,
             devices: 64,

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use playhouse_cluster::{
     AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, Ledger, Loss, LossCause, Policy,
-    RankEvent, RankPort, RankSink, RankStarter, StartedRank, StepDeadline,
+    RankEvent, RankPort, RankSink, RankStarter, StartedRank, StepDeadline, WeightsProgress,
 };
 use playhouse_engine::STEPS_QUEUED_MAX;
 use playhouse_scheduler::Limits;
@@ -106,6 +106,8 @@ async fn open(fate: &Arc<Fate>) -> Cluster {
             let ranks = ranks(Arc::clone(&ranks_of), &layout);
             Box::pin(ready(Ok(blueprint(&layout, LIMITS, ranks))))
         }),
+        limits: LIMITS,
+        weights: WeightsProgress::default(),
         ledger: Arc::new(Ledger::in_memory()),
         control: None,
         devices: DEVICES,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use playhouse_cluster::{
     AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, FrontDoor, Generation, Ledger,
-    Policy, Rejected, ReplicaState, StepDeadline,
+    Policy, Rejected, ReplicaState, StepDeadline, WeightsProgress,
 };
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
@@ -53,6 +53,8 @@ impl TestCluster {
         let config = DeploymentConfig {
             desired: Desired { replicas, layout: layout(1, 1) },
             blueprints: blueprints(gate.before(engines_of(count, &layout(1, 1), fault)), LIMITS),
+            limits: LIMITS,
+            weights: WeightsProgress::default(),
             ledger: Arc::new(Ledger::in_memory()),
             control: None,
             devices: replicas as usize,

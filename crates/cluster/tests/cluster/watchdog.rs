@@ -6,11 +6,11 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use playhouse_cluster::{
     AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, Ledger, Policy, RankStarter,
-    ReplicaState, StepDeadline,
+    ReplicaState, StepDeadline, WeightsProgress,
 };
 use playhouse_layout::RankId;
 use playhouse_scheduler::Limits;
-use playhouse_telemetry::Metrics;
+use playhouse_telemetry::{Exposition, Metrics};
 use playhouse_types::{BlockSize, Epoch, FinishReason, ParallelSpec, ReplicaId, StepPlan};
 use tokio::time::Instant;
 
@@ -109,6 +109,8 @@ async fn start_on(
     let config = DeploymentConfig {
         desired: Desired { replicas, layout: layout.clone() },
         blueprints: blueprints(starter, LIMITS),
+        limits: LIMITS,
+        weights: WeightsProgress::default(),
         ledger: Arc::new(Ledger::in_memory()),
         control: None,
         devices: replicas as usize * map(&layout).replica_ranks(),
@@ -130,7 +132,7 @@ async fn start_on(
 
 /// Counted over all labels but these.
 fn metric(metrics: &Metrics, name: &str, label: &str) -> f64 {
-    let text = metrics.encode();
+    let text = metrics.encode(Exposition::Text);
     let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
     lines.map(|line| line.rsplit(' ').next().and_then(|it| it.parse().ok()).unwrap_or(0.0)).sum()
 }
@@ -236,7 +238,7 @@ async fn the_requests_of_a_replica_that_hangs_go_on_in_another() {
         assert_eq!(finish, FinishReason::Length);
     }
     let moved = metric(&metrics, "playhouse_migrations_total", "engine=\"0\",cause=\"hang\"");
-    assert_eq!(moved, 2.0, "{}", metrics.encode());
+    assert_eq!(moved, 2.0, "{}", metrics.encode(Exposition::Text));
     assert_eq!(metric(&metrics, "playhouse_migrations_total", ""), 2.0);
     trap.open();
     assert_eq!(cluster.stop(Duration::from_secs(10)).await, 0);

@@ -305,10 +305,18 @@ fn requests_are_counted_and_timed() {
     let server = Server::start(murmuring("abc"));
     server.post(CHAT, &hello()).ok();
     server.post(CHAT, &json!({})).error();
+    // Another status of the same class, which is not another series.
+    server.post(CHAT, &with(hello(), json!({"model": "another"}))).error();
     let reply = server.get("/metrics");
-    let expected = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let expected = "text/plain; version=0.0.4; charset=utf-8";
     assert_eq!(reply.header("content-type"), Some(expected));
     let text = reply.text();
+    let accept = "accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n";
+    let request = format!("GET /metrics HTTP/1.1\r\nhost: localhost\r\n{accept}\r\n");
+    let reply = server.raw(request.as_bytes());
+    let expected = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert_eq!(reply.header("content-type"), Some(expected));
+    assert!(reply.text().ends_with("# EOF\n") && !text.contains("# EOF"));
     let labels = format!(r#"model_name="{MODEL}""#);
     let tokens = tokens_of("abc").len() + 1;
     for line in [
@@ -320,7 +328,7 @@ fn requests_are_counted_and_timed() {
             "http_requests_total{{{labels},handler=\"{CHAT}\",method=\"POST\",status=\"2xx\"}} 1"
         ),
         format!(
-            "http_requests_total{{{labels},handler=\"{CHAT}\",method=\"POST\",status=\"4xx\"}} 1"
+            "http_requests_total{{{labels},handler=\"{CHAT}\",method=\"POST\",status=\"4xx\"}} 2"
         ),
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");

@@ -47,7 +47,7 @@ async fn send(
     path: &str,
     body: impl Into<Bytes>,
 ) -> hyper::Result<Response<Incoming>> {
-    let target = format!("http://playhouse{path}");
+    let target = format!("http://localhost{path}");
     let body: Bytes = body.into();
     let method = if body.is_empty() { "GET" } else { "POST" };
     let request = Request::builder().method(method).uri(target).body(Full::new(body));

@@ -16,7 +16,7 @@ fn ask(key: &str, header: &str, more: serde_json::Value) -> Vec<u8> {
     let body = with(hello(), more).to_string();
     let length = body.len();
     let head = format!(
-        "POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n{header}\
+        "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\n{header}\
          content-length: {length}\r\n\r\n"
     );
     [head.as_bytes(), body.as_bytes()].concat()
@@ -62,7 +62,8 @@ fn g6_a_key_over_its_own_limit_is_429_and_full_queues_503() {
     assert_eq!((reply.error().0, &reply.json()["error"]["code"]), (503, &json!("overloaded")));
     assert!(openai_wait(&reply) >= 1.0);
 
-    let metrics = server.raw(b"GET /metrics HTTP/1.1\r\nhost: x\r\nx-api-key: l\r\n\r\n").text();
+    let metrics =
+        server.raw(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nx-api-key: l\r\n\r\n").text();
     for series in [r#"reason="over_limit",key="small"} 1"#, r#"reason="overloaded",key="large"} 1"#]
     {
         assert!(metrics.contains(series), "{series} in {metrics}");
@@ -109,7 +110,8 @@ fn g6_refusals_take_less_than_50_ms() {
 fn every_key_lets_in_and_no_other() {
     let server = Server::with(|config| config.api_keys = keys(ClientLimits::default()), mute);
     let models = |key: &str| {
-        let request = format!("GET /v1/models HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\n\r\n");
+        let request =
+            format!("GET /v1/models HTTP/1.1\r\nhost: localhost\r\nx-api-key: {key}\r\n\r\n");
         server.raw(request.as_bytes()).status
     };
     assert_eq!(["s", "l", "", "sl", "small"].map(models), [200, 200, 401, 401, 401]);

@@ -11,6 +11,7 @@ mod errors;
 mod fuzz;
 mod http2;
 mod limits;
+mod pages;
 mod parked;
 mod shutdown;
 mod sockets;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use playhouse_cluster::{
     AdmissionLimits, Capacity, Cluster, DeploymentConfig, Desired, Ledger, Policy, StepDeadline,
+    WeightsProgress,
 };
 use playhouse_scheduler::Limits;
 use playhouse_telemetry::Metrics;
@@ -79,6 +80,8 @@ impl TestGateway {
         let config = DeploymentConfig {
             desired: Desired { replicas: 1, layout: layout(1, 1) },
             blueprints: blueprints(gate.before(starter), LIMITS),
+            limits: LIMITS,
+            weights: WeightsProgress::default(),
             ledger: Arc::new(Ledger::in_memory()),
             control: None,
             devices: 1,
@@ -154,7 +157,7 @@ fn g1_a_parked_request_is_refused_at_the_timeout() {
         assert!(start.elapsed() >= timeout, "{:?}", start.elapsed());
         let (status, _, message) = reply.error();
         assert_eq!(status, 503);
-        let why = "no replica could serve it within 0.2 s: replica-0 is starting";
+        let why = "no replica could serve it within 0.2 s: waiting for 1 rank to start";
         assert_eq!(message, why);
         assert_eq!(reply.json()["error"]["code"], "unavailable");
         assert_eq!(reply.header("retry-after"), Some("1"));
@@ -239,7 +242,9 @@ fn g6_a_request_whose_time_is_up_before_it_begins_is_503() {
     let body = with(hello(), json!({"max_tokens": 2})).to_string();
     let length = body.len();
     let ask = |more: &str| {
-        let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\n{more}content-length: {length}\r\n");
+        let head = format!(
+            "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\n{more}content-length: {length}\r\n"
+        );
         gateway.server.raw(format!("{head}\r\n{body}").as_bytes())
     };
     let expired = |reply: &Reply| {

@@ -74,7 +74,7 @@ fn accepted_requests_finish_while_the_listener_accepts_and_refuses() {
     let stopping = stop(server);
     until("the server drains", || door.is_draining());
     let mut fresh = TcpStream::connect(address).expect("the listener accepts");
-    fresh.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n").expect("open");
+    fresh.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("open");
     let reply = Reply::read(&mut BufReader::new(fresh)).expect("answered");
     assert_eq!((reply.error().0, reply.header("connection")), (503, Some("close")));
     // The body is read to its end, so that its sender sees the answer.

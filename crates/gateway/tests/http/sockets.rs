@@ -44,7 +44,7 @@ fn headers_that_do_not_come_are_408() {
     assert_eq!(words, b"", "nothing was asked, so nothing is answered");
     assert!(taken >= Duration::from_millis(250), "{taken:?}");
     assert!(taken < Duration::from_secs(5), "{taken:?}");
-    for sent in [&b"GET"[..], b"GET /livez HTTP/1.1\r\nhost: x\r\n"] {
+    for sent in [&b"GET"[..], b"GET /livez HTTP/1.1\r\nhost: localhost\r\n"] {
         let answered = || Some(last_words(&server, sent)).filter(|(words, _)| !words.is_empty());
         let (words, taken) = in_time(answered);
         assert!(taken >= Duration::from_millis(250), "{taken:?}");
@@ -54,7 +54,7 @@ fn headers_that_do_not_come_are_408() {
         assert_eq!(reply.json()["error"]["code"], "headers_timeout");
         assert_eq!(reply.header("connection"), Some("close"));
     }
-    let whole = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let whole = b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let words = in_time(|| Some(last_words(&server, whole).0).filter(|words| !words.is_empty()));
     assert_eq!(Reply::read(&mut &words[..]).expect("an answer").status, 200);
 }
@@ -90,7 +90,7 @@ fn an_idle_connection_outlives_the_header_deadline_and_ends_at_its_own() {
         mute,
     );
     let ask = |stream: &TcpStream| {
-        let asked = (&*stream).write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n");
+        let asked = (&*stream).write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n");
         asked.and_then(|()| Reply::read(&mut BufReader::new(stream)))
     };
     let stream = in_time(|| Some(server.connect()).filter(|stream| ask(stream).is_ok()));
@@ -112,8 +112,9 @@ fn a_body_that_does_not_come_is_408() {
     let reply = server.raw(&request);
     assert_eq!(reply.error().0, 408);
     assert_eq!(reply.header("connection"), Some("close"));
-    let chunked =
-        format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\n");
+    let chunked = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n1\r\n"
+    );
     assert_eq!(server.raw(chunked.as_bytes()).error().0, 408);
 }
 
@@ -123,11 +124,13 @@ fn a_body_that_is_too_large_is_413() {
     assert_eq!(server.post_bytes(CHAT, &[b' '; 1001]).error().0, 413);
     assert_eq!(server.post_bytes(CHAT, &[b' '; 1000]).error().0, 400);
     // Announced, and not worth waiting for.
-    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\n\r\n");
+    let head =
+        format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999\r\n\r\n");
     assert_eq!(server.raw(head.as_bytes()).error().0, 413);
     // No length, no end.
     let mut stream = server.connect();
-    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
+    let head =
+        format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n");
     stream.write_all(head.as_bytes()).expect("open");
     let chunk = [&b"200\r\n"[..], &[b' '; 0x200], b"\r\n"].concat();
     for _ in 0..8 {
@@ -144,7 +147,8 @@ fn bodies_share_their_room() {
         mute,
     );
     let length = 250 << 10;
-    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+    let head =
+        format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n");
     let (first, last) = (vec![b' '; length - 1], [b' ']);
     let begin = || {
         let mut stream = server.connect();
@@ -285,7 +289,9 @@ fn connections_beyond_the_cap_wait_for_their_turn() {
     let server = Server::with(move |config| config.limits.connections = one, mute);
     let holder = server.connect();
     let mut waiting = server.connect();
-    waiting.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").expect("queued by the kernel");
+    waiting
+        .write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .expect("queued by the kernel");
     waiting.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
     assert!(waiting.read(&mut [0]).is_err(), "not yet");
     drop(holder);

@@ -1,6 +1,7 @@
-//! **ACC-2**, **ACC-3**, **H2-5**: how a listener ends, over HTTP/2.
+//! **ACC-2**, **ACC-3**, **H2-5**: how a listener ends, over HTTP/2; **SOC-4**: how a client leaves.
 
 use playhouse_listener::{Limits, Phase};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::*;
@@ -81,4 +82,52 @@ async fn strangers_give_way_when_they_are_to() {
     for (sender, _) in &mut connected {
         assert_eq!(ask(sender, "/").await.expect("it was the latest").status(), 200);
     }
+}
+
+/// **SOC-4**: hyper has bytes of its own to look at, and does not look for the end behind them.
+#[tokio::test]
+async fn a_client_that_leaves_after_more_than_its_request_is_noticed() {
+    let request = "GET /held HTTP/1.1\r\nhost: routes\r\n\r\n";
+    let body = "GET /held HTTP/1.1\r\nhost: routes\r\ncontent-length: 2\r\n\r\n{}";
+    let long = format!("{request}{}", "x".repeat(10 << 10));
+    for sent in [
+        vec![request],
+        vec![request, "\r\n"],
+        vec![body, "\r\n"],
+        vec![request, request],
+        vec![request, "\r\n", "\r\n", "GET"],
+        vec![&long],
+    ] {
+        let routes = TestRoutes::new();
+        let (mut client, served) = routes.attend(limits());
+        for piece in &sent {
+            client.write_all(piece.as_bytes()).await.expect("it reads");
+            routes.runs(1).await;
+        }
+        drop(client);
+        soon(served).await.expect("no panic");
+        assert_eq!(routes.running(), 0, "{sent:?}");
+    }
+}
+
+/// **SOC-4**: what was read ahead is not lost.
+#[tokio::test]
+async fn requests_that_come_ahead_are_answered_in_their_turn() {
+    let routes = TestRoutes::new();
+    let (mut client, _served) = routes.attend(limits());
+    let first = "GET /held HTTP/1.1\r\nhost: routes\r\n\r\n";
+    client.write_all(first.as_bytes()).await.expect("it reads");
+    routes.runs(1).await;
+    // In pieces, of which hyper reads the first one.
+    let rest =
+        "\r\nGET / HTTP/1.1\r\nhost: routes\r\n\r\nGET / HTTP/1.1\r\nconnection: close\r\n\r\n";
+    for piece in rest.as_bytes().chunks(7) {
+        client.write_all(piece).await.expect("it reads");
+        tokio::task::yield_now().await;
+    }
+    routes.release.send_replace(true);
+    let mut answers = String::new();
+    soon(client.read_to_string(&mut answers)).await.expect("UTF-8");
+    let bodies = ["late", "hello", "hello"].map(|body| answers.matches(body).count());
+    assert_eq!(bodies, [1, 2, 2], "{answers}");
 }

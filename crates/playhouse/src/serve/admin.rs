@@ -1,5 +1,6 @@
 //! The listener of the admin API and its token.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use playhouse_cluster::Overview;
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
+use tracing::warn;
 
 use super::ServeArgs;
 use super::audit::AuditFile;
@@ -58,7 +60,18 @@ impl AdminListener {
             None if !address.ip().is_loopback() => (Some(signed(args)?), true),
             tls => (tls, false),
         };
-        let bound = TcpListener::bind(address).await.and_then(|it| Ok((it.local_addr()?, it)));
+        let mut taken = String::new();
+        let bound = match TcpListener::bind(address).await {
+            // Only a port that was asked for must be had.
+            Err(why) if why.kind() == ErrorKind::AddrInUse && args.admin_port.is_none() => {
+                let port = address.port();
+                warn!("the admin API takes a free port, because {port} is in use (--admin-port)");
+                taken = format!("; {port} is in use");
+                TcpListener::bind(SocketAddr::new(args.admin_host, 0)).await
+            }
+            bound => bound,
+        };
+        let bound = bound.and_then(|listener| Ok((listener.local_addr()?, listener)));
         let (address, listener) = bound.map_err(|why| {
             CliError::failure(format!("cannot listen on {address}: {why}"))
                 .hint("this is the port of the admin API; choose a free one with --admin-port")
@@ -79,7 +92,7 @@ impl AdminListener {
         } else {
             String::new()
         };
-        let text = format!("{}://{address}/admin/v1 ({how}{who})", scheme(tls.is_some()));
+        let text = format!("{}://{address}/admin/v1 ({how}{who}{taken})", scheme(tls.is_some()));
         Ok(Self { listener, token, audit, tls, text })
     }
 

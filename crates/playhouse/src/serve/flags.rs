@@ -11,6 +11,7 @@ use playhouse_cluster::Policy;
 use playhouse_model::Dtype;
 use playhouse_telemetry::LogFormat;
 
+use super::cors::CorsArgs;
 use super::span;
 use crate::authority;
 use crate::isolation::Isolation;
@@ -206,7 +207,8 @@ pub(crate) struct ServeArgs {
         value_parser = number::host
     )]
     pub(crate) admin_host: IpAddr,
-    /// Port of the admin API; the one after --port by default, 0 takes a free one
+    /// Port of the admin API; 0 takes a free one. By default the one after --port, or a free one if that is
+    /// taken
     #[arg(
         long,
         env = "PLAYHOUSE_ADMIN_PORT",
@@ -239,6 +241,17 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "PLAYHOUSE_API_KEYS_FILE", value_name = "FILE",
         conflicts_with_all = ["api_key", "api_key_file"])]
     pub(crate) api_keys_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) cors: CorsArgs,
+    /// How long the OpenAI API keeps a connection that carries no request, such as 30s or 10m
+    #[arg(
+        long,
+        env = "PLAYHOUSE_TIMEOUT_KEEP_ALIVE",
+        value_name = "TIME",
+        default_value = "120s",
+        value_parser = span::keep_alive
+    )]
+    pub(crate) timeout_keep_alive: Duration,
     /// Certificate for clients of the OpenAI and the admin API, in PEM; without one, the OpenAI API is
     /// plain HTTP, and so is the admin API on this machine
     #[arg(long, env = "PLAYHOUSE_SSL_CERTFILE", value_name = "FILE", requires = "ssl_keyfile")]

@@ -19,7 +19,8 @@ use std::time::Duration;
 
 use playhouse_cluster::Cluster;
 use playhouse_gateway::{Drained, Limits};
-use tokio::time::{Instant, timeout_at};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, info, warn};
 
 use crate::error::CliError;
@@ -91,6 +92,13 @@ impl Shutdown {
         if timeout_at(until, cluster.stop(Duration::ZERO)).await.is_err() {
             error!("a rank has not ended in time: the process ends without it");
         }
+    }
+
+    /// Ends a cluster that has not served. Requests that wait are told of the end, and clients that do
+    /// not read that are not waited for.
+    pub(super) async fn give_up(&self, cluster: Cluster, api: JoinHandle<Drained>) {
+        self.stop(cluster).await;
+        drop(timeout(self.reserve() / 5, api).await);
     }
 
     /// Returns the outcome of the requests for the exit status.

@@ -12,6 +12,9 @@ const LONGEST: Duration = DAY;
 /// The minimum for a shutdown, of which clients need a part to read that their requests have ended.
 const SHUTDOWN_MIN: Duration = Duration::from_secs(1);
 
+/// The minimum for an idle connection.
+const KEEP_ALIVE_MIN: Duration = Duration::from_secs(1);
+
 /// The minimum for a certificate, which has whole seconds and is renewed before it expires.
 const CERTIFICATE_MIN: Duration = Duration::from_secs(5);
 /// The maximum for a certificate: a longer lifetime may as well have no end.
@@ -25,6 +28,18 @@ const CERTIFICATE_MAX: Duration = DAY.saturating_mul(3650);
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let span = read(text, "500ms, 60s, 2m or 1h")?;
     if span > LONGEST { Err("must be at most 24h".to_owned()) } else { Ok(span) }
+}
+
+/// Parses how long an idle connection is kept: at least a second, so that a client can use it again.
+///
+/// # Errors
+/// Returns the allowed values, for a person.
+pub(crate) fn keep_alive(text: &str) -> Result<Duration, String> {
+    let span = read(text, "30s, 120s or 10m")?;
+    match (KEEP_ALIVE_MIN..=LONGEST).contains(&span) {
+        true => Ok(span),
+        false => Err("must be from 1s to 24h".to_owned()),
+    }
 }
 
 /// Parses the duration of a shutdown: from a second, so that clients can be told, to a day.
