@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::http::uri::{Authority, PathAndQuery};
 use hyper::{Request, Response, StatusCode, Version};
 
 /// The maximum number of fields in the head of a request of HTTP/1.1.
@@ -137,8 +138,8 @@ fn head_bytes<B>(request: &Request<B>) -> usize {
     let pseudo_fields = [
         (":method", Some(method)),
         (":scheme", uri.scheme_str()),
-        (":authority", uri.authority().map(|authority| authority.as_str())),
-        (":path", uri.path_and_query().map(|path| path.as_str())),
+        (":authority", uri.authority().map(Authority::as_str)),
+        (":path", uri.path_and_query().map(PathAndQuery::as_str)),
     ];
     let pseudo_fields =
         pseudo_fields.into_iter().filter_map(|(name, value)| Some((name.len(), value?.len())));
