@@ -79,9 +79,22 @@ const B200: DeviceType = DeviceType {
     source: "NVIDIA HGX B200 data sheet (1,000 W); 400 Gb/s per GPU",
     ..H100
 };
+const MI300X: DeviceType = DeviceType {
+    name: "MI300X",
+    memory_bytes: 196_592 * MIB,
+    memory_bandwidth: 5.3e12,
+    bf16_flops: 1307e12,
+    fp8_flops: 2614e12,
+    link_bandwidth: 448e9,
+    link_latency: FABRIC,
+    network_bandwidth: 50e9,
+    network_latency: RDMA,
+    domain_devices: None,
+    source: "AMD Instinct MI300X data sheet (7 links of 64 GB/s each way); 400 Gb/s assumed",
+};
 
 /// Every known type with its other names.
-const DEVICES: [(DeviceType, &[&str]); 11] = [
+const DEVICES: [(DeviceType, &[&str]); 16] = [
     (H100, &["h100sxm", "h100sxm5", "h10080gb"]),
     (
         DeviceType {
@@ -92,6 +105,27 @@ const DEVICES: [(DeviceType, &[&str]); 11] = [
             ..H100
         },
         &["h200sxm", "h200141gb"],
+    ),
+    (
+        DeviceType {
+            name: "H800",
+            link_bandwidth: 200e9,
+            source: "NVIDIA H800 SXM data sheet: an H100 with NVLink of 400 GB/s; 400 Gb/s assumed",
+            ..H100
+        },
+        &["h800sxm", "h80080gb"],
+    ),
+    (
+        DeviceType {
+            name: "H20",
+            memory_bytes: 97_871 * MIB,
+            memory_bandwidth: 4e12,
+            bf16_flops: 148e12,
+            fp8_flops: 296e12,
+            source: "NVIDIA H20 data sheet (96 GB, NVLink of 900 GB/s); 400 Gb/s assumed",
+            ..H100
+        },
+        &["h20sxm", "h2096gb"],
     ),
     (A100, &["a10080g", "a10080gb", "a100sxm"]),
     (
@@ -139,6 +173,18 @@ const DEVICES: [(DeviceType, &[&str]); 11] = [
     (B200, &["b200sxm"]),
     (
         DeviceType {
+            name: "B300",
+            memory_bytes: 275_040 * MIB,
+            memory_bandwidth: 7.75e12,
+            network_bandwidth: 100e9,
+            source: "NVIDIA Blackwell Ultra data sheet, HGX B300: 62 TB/s and 36 PFLOPS of bf16 with \
+                     sparsity over 8 GPUs; 800 Gb/s per GPU",
+            ..B200
+        },
+        &["b300sxm"],
+    ),
+    (
+        DeviceType {
             name: "GB200",
             memory_bytes: 189_471 * MIB,
             memory_bandwidth: 8e12,
@@ -152,17 +198,30 @@ const DEVICES: [(DeviceType, &[&str]); 11] = [
     ),
     (
         DeviceType {
-            name: "MI300X",
-            memory_bytes: 196_592 * MIB,
-            memory_bandwidth: 5.3e12,
-            bf16_flops: 1307e12,
-            fp8_flops: 2614e12,
-            link_bandwidth: 448e9,
-            link_latency: FABRIC,
-            network_bandwidth: 50e9,
-            network_latency: RDMA,
-            domain_devices: None,
-            source: "AMD Instinct MI300X data sheet (7 links of 64 GB/s each way); 400 Gb/s assumed",
+            name: "GB300",
+            memory_bytes: 284_208 * MIB,
+            memory_bandwidth: 8e12,
+            bf16_flops: 2500e12,
+            fp8_flops: 5000e12,
+            network_bandwidth: 100e9,
+            domain_devices: Some(72),
+            source: "NVIDIA Blackwell Ultra data sheet, GB300 NVL72 per GPU; nodes of 4 share an NVLink \
+                     domain of 72; 800 Gb/s per GPU",
+            ..B200
+        },
+        &["gb300nvl72"],
+    ),
+    (MI300X, &[]),
+    (
+        DeviceType {
+            name: "MI355X",
+            memory_bytes: 294_896 * MIB,
+            memory_bandwidth: 8e12,
+            bf16_flops: 2517e12,
+            fp8_flops: 5033e12,
+            link_bandwidth: 537.6e9,
+            source: "AMD Instinct MI355X data sheet (7 links of 76.8 GB/s each way); 400 Gb/s assumed",
+            ..MI300X
         },
         &[],
     ),
