@@ -5,7 +5,9 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-const MODELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../planner/tests/models");
+use crate::cluster::Folder;
+
+const MODELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../planner/src/published");
 
 fn plan(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_playhouse"));
@@ -80,12 +82,11 @@ fn a_command_line_is_read_from_one_engine_and_written_for_another() {
 
 #[test]
 fn files_stand_in_for_words() {
-    let folder = std::env::temp_dir().join(format!("playhouse-plan-{}", std::process::id()));
-    fs::create_dir_all(&folder).expect("a folder");
+    let folder = Folder::new();
     let write = |name: &str, text: &str| {
         let path = folder.join(name);
         fs::write(&path, text).expect("a file");
-        path.to_str().expect("UTF-8").to_owned()
+        path
     };
     let settings = write("sglang.yaml", "tp: 4\ndp: 2\nenable_dp_attention: true\n");
     let spec = printed(&["--from", "sglang", "--settings", &settings, "--to", "toml"]);
@@ -104,7 +105,6 @@ fn files_stand_in_for_words() {
     let config = printed(&[&model, "--config", &config]);
     assert!(config.starts_with("DP 2 × PP 1 × TP 4: 8 ranks"), "{config}");
     assert_eq!(config, printed(&[&model, "-tp", "4", "-dp", "2", "--hardware", &hardware]));
-    fs::remove_dir_all(&folder).expect("the folder is ours");
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn bad_input_gets_every_reason_at_once() {
     let llama = model("llama-3.1-8b");
     let missing = format!("{MODELS}/no-such-model.json");
     let foreign = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deny.toml");
-    let cases: [(&[&str], i32, &[&str]); 25] = [
+    let cases: [(&[&str], i32, &[&str]); 27] = [
         (
             &[&llama, "-tp", "3", "-pp", "33"],
             2,
@@ -170,7 +170,13 @@ fn bad_input_gets_every_reason_at_once() {
         (&["/no\u{1b}[31m/model"], 1, &["/no\\u{1b}[31m/model"]),
         (&[&llama, "--preset", "fast"], 2, &["\"fast\"", "balanced"]),
         (&[&llama, "--hardware", "2x8xH1000"], 2, &["unknown device `H1000`", "H100"]),
-        (&[&missing, "-tp", "2"], 1, &["no-such-model.json"]),
+        (&[&missing, "-tp", "2"], 1, &["no-such-model.json", "comes with"]),
+        (&["lama-3.1-70b", "-tp", "2"], 1, &["lama-3.1-70b: no such", "mean llama-3.1-70b?"]),
+        (
+            &["--from", "vllm", "--", "vllm", "serve", "org/Qwen3-31B"],
+            2,
+            &["config.json of org/Qwen3-31B", "mean qwen3-32b?"],
+        ),
         (&[foreign, "-tp", "2"], 1, &["deny.toml"]),
         (&["-tp", "2"], 2, &["without the config.json", "first argument"]),
     ];
@@ -249,6 +255,87 @@ fn help_has_a_line_for_every_flag_of_a_layout() {
             "this version serves no expert parallelism: {layout}"
         );
         assert!(layout.contains("--tp, --tp-size for --tensor-parallel-size"), "{layout}");
+    }
+}
+
+#[test]
+fn a_well_known_model_needs_no_file() {
+    let file = printed(&[&model("llama-3.1-70b"), "-tp", "8"]);
+    for name in ["llama-3.1-70b", "meta-llama/Llama-3.3-70B-Instruct", "LLAMA-3.1-70B"] {
+        assert_eq!(printed(&[name, "-tp", "8"]), file, "{name}");
+    }
+    let words = ["--from", "vllm", "--", "vllm", "serve", "meta-llama/Llama-3.1-70B", "-tp", "8"];
+    assert_eq!(printed(&words), file);
+    let notes = String::from_utf8(plan(&words).stderr).expect("UTF-8");
+    assert!(
+        notes.contains("note: chosen meta-llama/Llama-3.1-70B: its sizes are those that come"),
+        "{notes}"
+    );
+    let placed = printed(&["llama-3.1-70b", "-tp", "8", "--hardware", "8xH100"]);
+    assert_eq!(printed(&["llama-3.1-70b", "-tp", "8", "--device", "8xh100"]), placed);
+}
+
+#[test]
+fn a_file_goes_before_a_model_of_the_same_name() {
+    let folder = Folder::new();
+    fs::copy(model("qwen2.5-7b"), folder.join("llama-3.1-8b")).expect("a file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_playhouse"));
+    command.args(["plan", "llama-3.1-8b", "-tp", "2"]).current_dir(&folder.0);
+    let output = command.output().expect("the binary starts");
+    let file = printed(&[&model("qwen2.5-7b"), "-tp", "2"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), file);
+}
+
+/// Two context servers of two ranks leave the last four devices to the generation server.
+#[test]
+fn servers_behind_a_front_door_are_planned_side_by_side() {
+    let folder = Folder::new();
+    let name = folder.join("servers.yaml");
+    let section = |name: &str, count: u32, width: u32| {
+        format!("{name}: {{num_instances: {count}, tensor_parallel_size: {width}}}\n")
+    };
+    let write = |generation: u32| {
+        let sections =
+            [section("context_servers", 2, 2), section("generation_servers", 1, generation)];
+        fs::write(&name, sections.concat()).expect("a file");
+    };
+    write(4);
+    let words = ["--from", "tensorrt-llm", "--", "trtllm-serve", "disaggregated", "-c", &name];
+    let model = ["llama-3.1-8b", "--hardware", "8xH100"];
+    let answer = printed(&[&model[..], &["--format", "json"], &words].concat());
+    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+    let servers = answer["servers"].as_array().expect("two kinds");
+    let devices = |at: usize| -> Vec<u64> {
+        let ranks = servers[at]["ranks"].as_array().expect("ranks");
+        ranks.iter().map(|rank| rank["device"].as_u64().expect("a device")).collect()
+    };
+    assert_eq!(servers[0]["section"], "context_servers");
+    assert_eq!(servers[0]["count"], 2);
+    assert_eq!((devices(0), devices(1)), (vec![0, 1, 2, 3], vec![4, 5, 6, 7]));
+    let text = printed(&[&model[..], &words].concat());
+    assert!(text.contains("# context_servers: 2\nDP 2 × PP 1 × TP 2: 4 ranks\n"), "{text}");
+    assert!(text.contains("# generation_servers: 1\nDP 1 × PP 1 × TP 4: 4 ranks\n"), "{text}");
+
+    let commands = printed(&[&["--to", "sglang"][..], &words].concat());
+    assert!(commands.contains("--tp-size 2 --disaggregation-mode prefill\n"), "{commands}");
+    assert!(commands.contains("--tp-size 4 --disaggregation-mode decode\n"), "{commands}");
+
+    write(8);
+    let (code, error) = refused(&[&model[..], &words].concat());
+    assert_eq!(code, 2);
+    assert!(error.contains("8 ranks need as many devices, the hardware has 4"), "{error}");
+    let (code, error) = refused(&[&["--format", "svg"][..], &model, &words].concat());
+    assert_eq!(code, 2);
+    assert!(error.contains("is no picture"), "{error}");
+}
+
+#[test]
+fn a_translation_names_what_it_leaves_out_by_its_flag() {
+    let words = ["vllm", "serve", "m", "-tp", "2", "--max-model-len", "32K", "-n", "2"];
+    let output = plan(&[&["--from", "vllm", "--to", "toml", "--"][..], &words].concat());
+    let notes = String::from_utf8(output.stderr).expect("UTF-8");
+    for note in ["ignored MODEL: ", "ignored --max-model-len: ", "ignored -n: "] {
+        assert!(notes.contains(note), "{note}: {notes}");
     }
 }
 

@@ -16,7 +16,7 @@ use playhouse_types::{ExpertBalance, ExpertParallel, ParallelSpec};
 const RUNS: usize = 20;
 
 fn shape(name: &str) -> ModelShape {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/published").join(name);
     ModelShape::parse(&fs::read(path).expect(name)).expect(name)
 }
 

@@ -14,6 +14,8 @@
 //!
 //! Not here: whether the layout can run (see [`check`](crate::check), which [`Reading::check`] calls).
 
+use std::collections::BTreeMap;
+
 use playhouse_types::{ExpertParallel, ParallelSpec};
 
 use crate::rules::check_with;
@@ -27,13 +29,13 @@ mod heard;
 mod key;
 mod machines;
 mod native;
-mod nearest;
 mod note;
 mod pairs;
 mod place;
 mod problem;
 mod program;
 mod rule;
+mod servers;
 mod settings;
 mod sglang;
 mod storage;
@@ -51,6 +53,7 @@ pub use grid::{GRID_MAX, Grid, Point};
 pub use key::Key;
 pub use note::{Note, NoteKind};
 pub use problem::Problem;
+pub use servers::{Servers, read_servers};
 pub use table::{Flag, Kind, Takes};
 pub use write::{Written, write};
 
@@ -122,6 +125,8 @@ pub struct Parameters {
     pub memory_fraction: Option<f64>,
     /// Physical experts of a layer, redundant ones included (TensorRT-LLM); see [`Reading::settle`].
     pub expert_slots: Option<u32>,
+    /// The flags that gave these parameters and the model, as they were spelled.
+    pub spellings: BTreeMap<Key, String>,
 }
 
 /// Reads a command line: the words after `--from NAME --`. `documents` are the files that the command names
@@ -185,9 +190,11 @@ fn understood(heard: heard::Heard<'_>) -> Result<Reading, Vec<Problem>> {
 /// Returns the files that a command line names; the caller reads them and passes them to [`read`].
 #[must_use]
 pub fn documents_of(dialect: Dialect, words: &[String]) -> Vec<String> {
+    let front = servers::document_of(dialect, words);
     let mut heard = heard::Heard::new(dialect, &[]);
     heard.command(words);
-    heard.settings.text(Key::ConfigFile).map(str::to_owned).into_iter().collect()
+    let named = heard.settings.text(Key::ConfigFile).map(str::to_owned);
+    front.into_iter().chain(named).collect()
 }
 
 /// Returns the help for those flags of a dialect that planning reads and whose keys `is_shown` selects, one
@@ -216,7 +223,7 @@ pub fn flags(dialect: Dialect) -> &'static [Flag] {
 #[must_use]
 pub fn nearest(dialect: Dialect, word: &str) -> Option<String> {
     let name = word.split('=').next().unwrap_or(word);
-    dialect.table().nearest(name.strip_prefix("--").unwrap_or(name))
+    dialect.table().nearest(name.strip_prefix("--").unwrap_or(name), false)
 }
 
 /// The meaning that an engine gives to settings.
@@ -229,6 +236,7 @@ struct Meaning {
 
 fn parameters(settings: &Settings) -> Parameters {
     let text = |key| settings.text(key).map(str::to_owned);
+    let kept = settings.iter().filter(|(key, _)| !key.is_layout() && !key.is_checked());
     Parameters {
         nodes: settings.size(Key::Nodes),
         node_rank: settings.size(Key::NodeRank),
@@ -241,7 +249,9 @@ fn parameters(settings: &Settings) -> Parameters {
         requests_max: settings.size(Key::RequestsMax),
         batch_tokens_max: settings.tokens(Key::BatchTokensMax),
         memory_fraction: settings.fraction(Key::MemoryFraction),
-        expert_slots: settings.size(Key::ExpertSlots),
+        // 0 is no balancer.
+        expert_slots: settings.size(Key::ExpertSlots).filter(|slots| *slots > 0),
+        spellings: kept.map(|(key, given)| (key, given.spelling.clone())).collect(),
     }
 }
 

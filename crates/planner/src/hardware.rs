@@ -25,7 +25,7 @@ use playhouse_layout::DeviceIndex;
 use serde::Deserialize;
 
 pub use self::device::DeviceType;
-use crate::{Machine, RANKS_MAX};
+use crate::{Machine, Placement, RANKS_MAX};
 
 /// The nodes of a cluster, in a fixed order.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +41,8 @@ pub struct Node {
     pub name: String,
     /// Number of devices.
     pub devices: u32,
+    /// Index of the first of these devices on the machine.
+    pub first_device: u32,
     /// Type of the devices.
     pub device: DeviceType,
     /// Nodes of one domain reach each other's devices over the fast link.
@@ -135,7 +137,7 @@ impl Hardware {
                     }
                     None => name.clone(),
                 };
-                nodes.push(Node { name, devices: per_node, device, domain });
+                nodes.push(Node { name, devices: per_node, first_device: 0, device, domain });
             }
         }
         Ok(Self { nodes })
@@ -164,7 +166,8 @@ impl Hardware {
                 let alone = entry.count == 1;
                 let name = if alone { entry.name.clone() } else { format!("{}-{at}", entry.name) };
                 let domain = entry.domain.clone().unwrap_or_else(|| name.clone());
-                nodes.push(Node { name, devices: entry.devices, device, domain });
+                let devices = entry.devices;
+                nodes.push(Node { name, devices, first_device: 0, device, domain });
             }
         }
         if nodes.iter().all(|node| node.devices == 0) {
@@ -182,6 +185,20 @@ impl Hardware {
     #[must_use]
     pub fn devices(&self) -> u64 {
         self.nodes.iter().map(|node| u64::from(node.devices)).sum()
+    }
+
+    /// Returns the devices that are left beside `placement`: those of each node after the last in use.
+    #[must_use]
+    pub fn left(&self, placement: &Placement) -> Self {
+        let mut nodes = self.nodes.clone();
+        for (at, node) in nodes.iter_mut().enumerate() {
+            let here = placement.devices.iter().filter(|device| device.node as usize == at);
+            let used = here.map(|device| device.device.saturating_add(1)).max().unwrap_or(0);
+            let used = used.min(node.devices);
+            node.devices -= used;
+            node.first_device = node.first_device.saturating_add(used);
+        }
+        Self { nodes }
     }
 
     /// Takes the smallest value of each quantity over all devices, because the weakest device limits a

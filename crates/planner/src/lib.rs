@@ -10,7 +10,9 @@ mod explain;
 mod hardware;
 mod holding;
 mod memory;
+mod nearest;
 mod plan;
+mod published;
 mod recommend;
 mod roofline;
 mod rules;
@@ -27,6 +29,7 @@ pub use hardware::{DeviceType, Hardware, HardwareError, Node};
 pub use holding::Holding;
 pub use memory::{KvType, RankMemory, Serving};
 pub use plan::{Plan, PlannedRank, StageTraffic};
+pub use published::PublishedModel;
 pub use recommend::{
     CANDIDATES_MAX, Cuts, Goal, RANKED_MAX, Ranked, Recommendation, Wish, candidates, recommend,
 };

@@ -133,7 +133,7 @@ impl Plan {
                 _ => None,
             };
             let node = place.map(|(node, _)| node.name.clone());
-            let device = place.map(|(_, device)| device);
+            let device = place.map(|(node, device)| node.first_device.saturating_add(device));
             plan.ranks.push(PlannedRank { at, node, device, holding, memory, kv_tokens });
         }
         plan.kv_tokens = plan.capacity();
@@ -222,6 +222,7 @@ impl PlanInput<'_> {
     /// Reports a device that is too small for what a rank needs, with the nearest wider layouts that fit.
     fn too_small(&self, rank: u32, node: &Node, device: u32, memory: &RankMemory) -> Violation {
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        let device = node.first_device.saturating_add(device);
         let has = node.device.memory_bytes;
         let (percent, usable) = (self.serving.memory_percent, self.serving.usable_bytes(has));
         let needed = memory.weight_bytes.saturating_add(memory.workspace_bytes);

@@ -5,6 +5,7 @@
 
 mod grid;
 mod said;
+mod servers;
 mod sources;
 
 use std::process::ExitCode;
@@ -13,6 +14,7 @@ use clap::{Args, ValueEnum};
 use playhouse_layout::{CrossDomain, ModelShape};
 use playhouse_planner::dialect::{self, Dialect, Document, Reading};
 use playhouse_planner::{Goal, Hardware, Plan, Serving, Wish, recommend};
+use playhouse_types::ParallelSpec;
 use serde::Serialize;
 
 use self::said::Said;
@@ -21,7 +23,7 @@ use crate::error::CliError;
 /// Show where every rank of a layout lands, check it, translate it, or recommend one.
 #[derive(Args)]
 pub(crate) struct PlanArgs {
-    /// Folder of a Hugging Face checkpoint, or its config.json
+    /// Folder of a Hugging Face checkpoint, its config.json, or a well-known model such as llama-3.1-70b
     model: Option<String>,
     /// Read the words after `--` as the command line of this engine
     #[arg(long, value_name = "ENGINE")]
@@ -39,7 +41,7 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_name = "ENGINE")]
     rules: Option<Engine>,
     /// The machines, such as 2x8xH100, or a TOML file of nodes
-    #[arg(long, value_name = "NODES")]
+    #[arg(long, value_name = "NODES", visible_alias = "device")]
     hardware: Option<String>,
     /// Recommend layouts for this goal; needs --hardware
     #[arg(
@@ -110,13 +112,19 @@ struct Setting {
     serving: Serving,
 }
 
+/// What is known of a layout before it is planned.
+struct Asked {
+    reading: Reading,
+    setting: Setting,
+}
+
 /// The flags for an engine, in JSON.
 #[derive(Serialize)]
-struct Words<'a> {
+struct Words {
     engine: &'static str,
     command: String,
-    words: &'a [String],
-    document: Option<&'a Document>,
+    words: Vec<String>,
+    document: Option<Document>,
 }
 
 /// Reads, checks and prints a plan. The exit code is 2 when the layout cannot run, as for bad usage; 1
@@ -126,8 +134,14 @@ struct Words<'a> {
 /// Returns an error for input that cannot be read or understood.
 pub(crate) fn run(args: &PlanArgs, layout: &[String]) -> Result<ExitCode, CliError> {
     let mut said = Said::new(args.format);
-    let sources::Asked { mut reading, cluster } = match sources::layout(args, layout)? {
-        Ok(asked) => asked,
+    if let Some(servers) = sources::servers(args, layout)? {
+        return match servers {
+            Ok(servers) => servers::run(args, servers, &mut said),
+            Err(problems) => said.misread(&problems),
+        };
+    }
+    let sources::Layout { reading, cluster } = match sources::layout(args, layout)? {
+        Ok(layout) => layout,
         Err(problems) => return said.misread(&problems),
     };
     let (hardware, serving) = match cluster {
@@ -137,60 +151,59 @@ pub(crate) fn run(args: &PlanArgs, layout: &[String]) -> Result<ExitCode, CliErr
             other.map_or_else(Serving::default, |cluster| cluster.serving),
         ),
     };
-    let mut serving = sources::serving(serving, &reading);
-    let mut shape = sources::shape(args.model.as_deref(), reading.model.as_deref())?;
-    if let Some(shape) = &mut shape {
-        reading.store(shape, &mut serving);
-        reading.settle(shape);
-    }
-    let setting = Setting { shape, hardware, serving };
+    let asked = Asked::new(args, reading, hardware, serving)?;
     if let Some(file) = &args.grid {
-        return grid::run(file, args.dialect(), setting.shape.as_ref(), &said);
+        return grid::run(file, args.dialect(), asked.setting.shape.as_ref(), &said);
     }
-    said.note(&reading.notes);
-    let rules = args.rules.map_or(args.dialect(), Engine::dialect);
-    let mut violations = reading.check(setting.shape.as_ref(), rules.rules());
-    violations
-        .extend(setting.hardware.iter().flat_map(|hardware| reading.check_hardware(hardware)));
-    if !violations.is_empty() {
-        return said.refuse(&violations, rules);
+    if let Some(refused) = asked.refused(args, &mut said)? {
+        return Ok(refused);
     }
+    let Asked { reading, setting } = &asked;
     match (args.goal, args.to) {
-        (Some(goal), _) => print_recommendation(args, goal.into(), &reading, &setting, &said),
-        (None, Some(target)) => print_words(args, target, &reading, &setting, &mut said),
-        (None, None) => print_plan(args, &reading, &setting, &said),
+        (Some(goal), _) => print_recommendation(args, goal.into(), reading, setting, &said),
+        (None, Some(target)) => match written(args, target, reading, setting, &mut said)? {
+            Ok(words) => said.answer(&words, || words.text()),
+            Err(refused) => Ok(refused),
+        },
+        (None, None) => match planned(args, &reading.spec, &asked, &said)? {
+            Ok(plan) if args.format == Format::Svg => said.answer(&plan, || plan.to_svg()),
+            Ok(plan) => said.answer(&plan, || plan.to_string()),
+            Err(refused) => Ok(refused),
+        },
     }
 }
 
-fn print_plan(
+/// Plans `spec`, which is the layout of `asked` or several times that; the inner error is the exit code of a
+/// refusal that is printed.
+fn planned(
     args: &PlanArgs,
-    reading: &Reading,
-    setting: &Setting,
+    spec: &ParallelSpec,
+    asked: &Asked,
     said: &Said,
-) -> Result<ExitCode, CliError> {
+) -> Result<Result<Plan, ExitCode>, CliError> {
+    let Asked { reading, setting } = asked;
     let Some(shape) = &setting.shape else {
-        let asked =
-            reading.model.as_deref().map_or_else(String::new, |model| format!(" of {model}"));
+        let model = reading.model.as_deref();
+        let of = model.map_or_else(String::new, |model| format!(" of {model}"));
         return Err(CliError::usage(format!(
-            "the layout is valid, but without the config.json{asked} no rank can be shown"
+            "the layout is valid, but without the config.json{of} no rank can be shown"
         ))
-        .hint("give the folder of the checkpoint, or its config.json, as the first argument"));
+        .hint(format!(
+            "as the first argument, {}",
+            sources::models_hint(model.unwrap_or_default())
+        )));
     };
     let cross = if args.strict_placement { CrossDomain::Refuse } else { CrossDomain::Warn };
-    let plan = Plan::new(&reading.spec, shape, setting.hardware.as_ref(), &setting.serving, cross);
-    match plan {
-        Ok(plan) if args.format == Format::Svg => said.answer(&plan, || plan.to_svg()),
-        Ok(plan) => said.answer(&plan, || plan.to_string()),
-        Err(violations) => {
-            if args.dialect() != Dialect::Native || args.rules.is_some() {
-                let engine = args.rules.map_or(args.dialect(), Engine::dialect).name();
-                said.complain(&format!(
-                    "note: {engine} accepts the layout; it cannot be planned here"
-                ));
-            }
-            said.refuse(&violations, Dialect::Native)
-        }
+    let plan = Plan::new(spec, shape, setting.hardware.as_ref(), &setting.serving, cross);
+    let violations = match plan {
+        Ok(plan) => return Ok(Ok(plan)),
+        Err(violations) => violations,
+    };
+    if args.dialect() != Dialect::Native || args.rules.is_some() {
+        let engine = args.rules.map_or(args.dialect(), Engine::dialect).name();
+        said.complain(&format!("note: {engine} accepts the layout; it cannot be planned here"));
     }
+    said.refuse(&violations, Dialect::Native).map(Err)
 }
 
 fn print_recommendation(
@@ -217,45 +230,77 @@ fn print_recommendation(
     Ok(if recommendation.ranked.is_empty() { ExitCode::from(2) } else { ExitCode::SUCCESS })
 }
 
-fn print_words(
+/// Writes the layout for another engine; the inner error is the exit code of a refusal that is printed.
+fn written(
     args: &PlanArgs,
     target: TargetDialect,
     reading: &Reading,
     setting: &Setting,
     said: &mut Said,
-) -> Result<ExitCode, CliError> {
+) -> Result<Result<Words, ExitCode>, CliError> {
     args.no_picture("a command line")?;
     let dialect = target.dialect();
     let model = reading.model.as_deref().or(args.model.as_deref());
     let shape = setting.shape.as_ref();
     match dialect::write(dialect, &reading.spec, model, shape, &reading.parameters) {
-        Err(violations) => said.refuse(&violations, dialect),
+        Err(violations) => said.refuse(&violations, dialect).map(Err),
         Ok(written) => {
             said.note(&written.notes);
-            let words = Words {
-                engine: dialect.name(),
-                command: written.line(),
-                words: &written.words,
-                document: written.document.as_ref(),
-            };
-            said.answer(&words, || text_of(&words))
+            let command = written.line();
+            let engine = dialect.name();
+            Ok(Ok(Words { engine, command, words: written.words, document: written.document }))
         }
     }
 }
 
-/// Returns the command, followed by its file.
-fn text_of(words: &Words<'_>) -> String {
-    let mut text = words.command.clone();
-    if !text.is_empty() {
-        text.push('\n');
-    }
-    if let Some(document) = words.document {
-        if !text.is_empty() {
-            text += &format!("\n# {}\n", document.name);
+// === impl Asked ===
+
+impl Asked {
+    /// Settles what depends on the model.
+    fn new(
+        args: &PlanArgs,
+        mut reading: Reading,
+        hardware: Option<Hardware>,
+        serving: Serving,
+    ) -> Result<Self, CliError> {
+        let mut serving = sources::serving(serving, &reading);
+        let mut shape = sources::shape(args.model.as_deref(), &mut reading)?;
+        if let Some(shape) = &mut shape {
+            reading.store(shape, &mut serving);
+            reading.settle(shape);
         }
-        text += &document.text;
+        Ok(Self { reading, setting: Setting { shape, hardware, serving } })
     }
-    text
+
+    /// Prints the notes, and checks the layout; returns the exit code of a refusal.
+    fn refused(&self, args: &PlanArgs, said: &mut Said) -> Result<Option<ExitCode>, CliError> {
+        let Self { reading, setting } = self;
+        said.note(&reading.notes);
+        let rules = args.rules.map_or(args.dialect(), Engine::dialect);
+        let mut violations = reading.check(setting.shape.as_ref(), rules.rules());
+        violations
+            .extend(setting.hardware.iter().flat_map(|hardware| reading.check_hardware(hardware)));
+        if violations.is_empty() { Ok(None) } else { said.refuse(&violations, rules).map(Some) }
+    }
+}
+
+// === impl Words ===
+
+impl Words {
+    /// Returns the command, followed by its file.
+    fn text(&self) -> String {
+        let mut text = self.command.clone();
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        if let Some(document) = &self.document {
+            if !text.is_empty() {
+                text += &format!("\n# {}\n", document.name);
+            }
+            text += &document.text;
+        }
+        text
+    }
 }
 
 // === impl PlanArgs ===

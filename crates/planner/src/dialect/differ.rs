@@ -5,6 +5,7 @@ use playhouse_types::{ExpertParallel, ExpertPlacement, ParallelSpec};
 use crate::rules::Facts;
 use crate::{ModelShape, Widths};
 
+use super::table::MoreLayers;
 use super::{Dialect, Note, NoteKind};
 
 /// Returns what to know before the numbers of `spec`, read in `dialect`, are given to another engine. When
@@ -180,7 +181,15 @@ fn uneven_stages(dialect: Dialect, spec: &ParallelSpec, facts: Option<&Facts>) -
     if rest == 0 || layers < stages || spec.pipeline_partition.is_some() {
         return None;
     }
-    let theirs = dialect.table().more_layers?;
+    let (theirs, first) = match dialect.table().more_layers {
+        MoreLayers::First => return None,
+        MoreLayers::BeforeLast => ("before the last", stages - 1 - rest),
+        MoreLayers::Last => ("at the end", stages - rest),
+    };
+    if first == 0 {
+        // The longer stages are the first ones there, too.
+        return None;
+    }
     note(
         "uneven stages",
         format!(

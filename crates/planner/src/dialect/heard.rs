@@ -13,15 +13,16 @@ pub(super) struct Heard<'a> {
     pub(super) dialect: Dialect,
     pub(super) table: &'static Table,
     documents: &'a [Document],
-    layer: u8,
+    /// Layer of the settings that are read now.
+    pub(super) layer: u8,
     pub(super) settings: Settings,
     pub(super) notes: Vec<Note>,
     pub(super) problems: Vec<Problem>,
 }
 
 /// Layers of settings, weakest first; [`Table::file_wins`] lifts the file over the command.
-const FILE: u8 = 1;
-const COMMAND: u8 = 2;
+pub(super) const FILE: u8 = 1;
+pub(super) const COMMAND: u8 = 2;
 const WINNING_FILE: u8 = 3;
 
 // === impl Heard ===
@@ -37,6 +38,18 @@ impl<'a> Heard<'a> {
             notes: Vec::new(),
             problems: Vec::new(),
         }
+    }
+
+    /// Returns the flag called `name`, if this command has it.
+    pub(super) fn find(&self, name: &str) -> Option<Found> {
+        let router = self.settings.on(Key::RouterServers);
+        let here = |found: &Found| router || !matches!(found, Found::Ignored { router: true, .. });
+        self.table.find(name).filter(here)
+    }
+
+    /// Returns the most similar name of a flag that this command has.
+    pub(super) fn nearest(&self, name: &str) -> Option<String> {
+        self.table.nearest(name, self.settings.on(Key::RouterServers))
     }
 
     /// Takes a tree of settings: `--a '{"b": 1}'`.
@@ -93,7 +106,7 @@ impl<'a> Heard<'a> {
         if value.is_null() {
             return;
         }
-        match (self.table.find(name), value) {
+        match (self.find(name), value) {
             // Before what is ignored: `name.*` there is the rest of a table that is read.
             (None | Some(Found::Ignored { .. }), Json::Object(members))
                 if self.table.has_below(name) =>
@@ -122,7 +135,6 @@ impl<'a> Heard<'a> {
                 flag: spelling.to_owned(),
                 engine: self.table.engine,
                 nearest: self
-                    .table
                     .nearest(name)
                     .map(|nearest| nearest.trim_start_matches('-').to_owned()),
             }),

@@ -62,6 +62,7 @@ keys! {
     AttentionTensor = "Ranks that split the heads of a request.";
     AttentionContext = "Ranks that split the tokens of a request in attention.";
     Experts = "Spread whole experts over the ranks of all replicas.";
+    DeepEp = "Spread experts over a stage, and exchange tokens by DeepEP (SGLang).";
     ExpertWidth = "Spread whole experts over so many ranks of a stage.";
     MoeTensor = "Ranks that split each expert.";
     MoeData = "Copies of the experts within a stage.";
@@ -89,6 +90,7 @@ keys! {
     ExpertSlots = "Physical experts of a layer, counted together.";
 
     MultiPortBalancing = "One supervised front door per replica (vLLM).";
+    RouterServers = "A server of its own for each replica, behind a router (SGLang).";
     Headless = "No front door on this node (vLLM).";
     ContextSwitch = "Split the tokens of a prefill (SGLang).";
     DataLmHead = "A whole language-model head per attention group (SGLang).";

@@ -1,6 +1,6 @@
 //! What a command says of the machines, held against the machines there are.
 
-use crate::{Hardware, Violation};
+use crate::{Hardware, Node, Violation};
 
 use super::Reading;
 
@@ -27,14 +27,16 @@ impl Reading {
             )
         });
         let devices = parameters.devices_per_node.and_then(|asked| {
-            let node = hardware.nodes.iter().find(|node| node.devices != asked)?;
+            let devices = |node: &Node| node.first_device.saturating_add(node.devices);
+            let node = hardware.nodes.iter().find(|node| devices(node) != asked)?;
             Some(Violation::new(
                 "devices-match",
                 format!(
                     "the command is for {asked} devices of a node, {} has {}",
-                    node.name, node.devices
+                    node.name,
+                    devices(node)
                 ),
-                format!("devices = {asked} → {}, or other hardware", node.devices),
+                format!("devices = {asked} → {}, or other hardware", devices(node)),
             ))
         });
         [counted, range, devices].into_iter().flatten().collect()

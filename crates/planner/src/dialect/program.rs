@@ -38,6 +38,10 @@ const WRAPPERS: &[&str] = &[
 pub(super) struct Command<'w> {
     /// Words that start the program.
     pub(super) before: &'w [String],
+    /// The program, if the command names one.
+    pub(super) program: Option<&'w str>,
+    /// The subcommand that serves, if the command names it.
+    pub(super) subcommand: Option<&'w str>,
     /// Words for the program.
     pub(super) flags: &'w [String],
 }
@@ -48,11 +52,12 @@ impl<'w> Command<'w> {
     /// Splits the words of a command of `dialect`'s engine. Without a program, all words are flags.
     pub(super) fn of(dialect: Dialect, words: &'w [String]) -> Result<Self, Problem> {
         let table = dialect.table();
-        let Some(first) = words.first() else { return Ok(Self { before: &[], flags: words }) };
+        let bare = |words| Self::with(table, &[], None, words);
+        let Some(first) = words.first() else { return bare(words) };
         let wrapper = file_name(first);
         let python = wrapper.starts_with("python");
         if !python && !WRAPPERS.contains(&wrapper) && speaker(wrapper).is_none() {
-            return Ok(Self { before: &[], flags: subcommand(table, words)? });
+            return bare(words);
         }
         let image = words.iter().position(|word| table.images.contains(&image_name(word)));
         let found = image.map(|at| (at, file_name(&words[at]), dialect)).or_else(|| program(words));
@@ -68,7 +73,25 @@ impl<'w> Command<'w> {
             });
         }
         let before = if python { &[][..] } else { &words[..at] };
-        Ok(Self { before, flags: subcommand(table, &words[at + 1..])? })
+        Self::with(table, before, Some(named), &words[at + 1..])
+    }
+
+    /// Takes the subcommand off the words after the program.
+    fn with(
+        table: &Table,
+        before: &'w [String],
+        program: Option<&'w str>,
+        words: &'w [String],
+    ) -> Result<Self, Problem> {
+        let command = Self { before, program, subcommand: None, flags: words };
+        let [word, flags @ ..] = words else { return Ok(command) };
+        if let Some((_, reason)) = table.rankless.iter().find(|(name, _)| name == word) {
+            return Err(Problem::NoRanks { command: word.clone(), reason });
+        }
+        if !table.subcommands.contains(&word.as_str()) {
+            return Ok(command);
+        }
+        Ok(Self { subcommand: Some(word), flags, ..command })
     }
 }
 
@@ -82,15 +105,6 @@ fn program(words: &[String]) -> Option<(usize, &str, Dialect)> {
     let after_flag = |at: usize| at > 0 && words[at - 1].starts_with('-') && words[at - 1] != "-m";
     let sure = (0..words.len()).filter(|at| !after_flag(*at)).find_map(named);
     sure.or_else(|| (0..words.len()).find_map(named))
-}
-
-/// The words after a subcommand that serves.
-fn subcommand<'w>(table: &Table, words: &'w [String]) -> Result<&'w [String], Problem> {
-    let [word, rest @ ..] = words else { return Ok(words) };
-    if let Some((_, reason)) = table.rankless.iter().find(|(name, _)| name == word) {
-        return Err(Problem::NoRanks { command: word.clone(), reason });
-    }
-    Ok(if table.subcommands.contains(&word.as_str()) { rest } else { words })
 }
 
 /// Returns the dialect of a program.

@@ -50,19 +50,27 @@ fn balance(settings: &Settings) -> ExpertBalance {
 }
 
 /// Sets the replicas: `--dp-size` counts replicas, or attention groups with `--enable-dp-attention`
-/// (**PL-6**).
+/// (**PL-6**). A router makes each replica a server with a `--dp-size` of 1.
 fn replicas(settings: &Settings, spec: &mut ParallelSpec, notes: &mut Vec<Note>) {
     let data = settings.size(Key::Data).unwrap_or(1);
     let groups = settings.size(Key::AttentionData).unwrap_or(1);
-    let switched = settings.on(Key::AttentionDataSwitch);
+    let servers = settings.on(Key::RouterServers);
+    let switched = settings.on(Key::AttentionDataSwitch) && !servers;
     (spec.data, spec.attention_data) =
         if switched && groups == 1 { (1, data) } else { (data, groups) };
     let spelling = settings.spelling(Key::AttentionDataSwitch);
+    if settings.on(Key::AttentionDataSwitch) && servers {
+        let message = format!(
+            "the router starts {data} servers with dp-size 1 each, which turns attention data \
+             parallelism off"
+        );
+        notes.push(Note::new(NoteKind::Rewritten, spelling, message));
+    }
     if switched && data == 1 && groups == 1 {
         let message = "SGLang turns attention data parallelism off where dp-size is 1";
         notes.push(Note::new(NoteKind::Rewritten, spelling, message));
     }
-    if settings.on(Key::DataLmHead) && spec.data.max(spec.attention_data) == 1 {
+    if settings.on(Key::DataLmHead) && (servers || spec.data.max(spec.attention_data) == 1) {
         notes.push(Note::new(
             NoteKind::Rewritten,
             settings.spelling(Key::DataLmHead),
@@ -84,15 +92,22 @@ fn replicas(settings: &Settings, spec: &mut ParallelSpec, notes: &mut Vec<Note>)
     }
 }
 
+/// Returns the way in which tokens reach their experts; `none` is an all-reduce.
+fn all_to_all(settings: &Settings) -> &str {
+    let usual = if settings.on(Key::DeepEp) { "deepep" } else { "none" };
+    settings.text(Key::AllToAll).unwrap_or(usual)
+}
+
 /// Sets the expert width as the engine would change it (**PL-6**).
 fn experts(settings: &Settings, spec: &mut ParallelSpec, notes: &mut Vec<Note>) {
     let mut width = settings.size(Key::ExpertWidth).unwrap_or(1);
     let stage = settings.size(Key::Tensor).unwrap_or(1);
-    let backend = settings.text(Key::AllToAll).unwrap_or("none");
+    let backend = all_to_all(settings);
     if backend != "none" && width != stage {
+        let key = if settings.on(Key::DeepEp) { Key::DeepEp } else { Key::AllToAll };
         notes.push(Note::new(
             NoteKind::Rewritten,
-            settings.spelling(Key::AllToAll),
+            settings.spelling(key),
             format!("with {backend}, SGLang makes ep-size {width} the tp-size, {stage}"),
         ));
         width = stage;

@@ -7,10 +7,11 @@ use std::fmt::Write as _;
 use playhouse_types::Role;
 use serde::Deserialize;
 
+use super::Key;
 use super::rule::NamedRule;
 use super::settings::Settings;
 use super::tables::{self, Word, Words};
-use super::{Key, nearest};
+use crate::nearest::nearest;
 
 /// The table of one engine's words.
 #[derive(Deserialize)]
@@ -34,21 +35,30 @@ pub(super) struct Table {
     /// Subcommands that start no ranks, with what each does instead.
     #[serde(default, deserialize_with = "tables::pairs")]
     pub(super) rankless: &'static [(Word, Word)],
-    /// Whether a word without a flag names the model.
+    /// Where a word without a flag names the model.
     #[serde(default)]
-    pub(super) bare_model: bool,
+    pub(super) bare_model: BareModel,
+    /// The program that starts a server for each replica, and a router in front of the servers.
+    #[serde(default, deserialize_with = "tables::some_word")]
+    pub(super) router: Option<Word>,
+    /// Whether the beginning of a long name stands for the name, if only one begins so.
+    #[serde(default)]
+    pub(super) abbreviates: bool,
     /// Whether a settings file wins over the command line.
     #[serde(default)]
     pub(super) file_wins: bool,
     /// Whether `name=value` without dashes is a setting, as in TensorRT-LLM's `Mapping`.
     #[serde(default)]
     pub(super) pairs: bool,
+    /// The subcommands that stand in front of servers, and their file.
+    #[serde(default)]
+    pub(super) front_door: Option<FrontDoor>,
     /// The flag that tells each node the address of node 0.
     #[serde(default, deserialize_with = "tables::some_word")]
     pub(super) head_address: Option<Word>,
-    /// The stages that get one more layer where stages do not divide the layers, if not the first stages.
-    #[serde(default, deserialize_with = "tables::some_word")]
-    pub(super) more_layers: Option<Word>,
+    /// The stages that get one more layer where stages do not divide the layers.
+    #[serde(default)]
+    pub(super) more_layers: MoreLayers,
     /// Whether f32 weights run in two bytes when the command does not give a type.
     #[serde(default)]
     pub(super) halves_f32: bool,
@@ -68,6 +78,57 @@ pub(super) struct Table {
     /// Flags that planning ignores.
     #[serde(default, deserialize_with = "tables::entries")]
     pub(super) ignored: &'static [Ignored],
+}
+
+/// The part of an engine's table about its front door.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FrontDoor {
+    /// Subcommands that read the file.
+    #[serde(deserialize_with = "tables::words")]
+    pub(super) commands: Words,
+    /// Those of the subcommands that also start the servers.
+    #[serde(deserialize_with = "tables::words")]
+    pub(super) starting: Words,
+    /// Spellings of the flag that names the file.
+    #[serde(deserialize_with = "tables::words")]
+    pub(super) file: Words,
+    /// Flags with a value that no layout depends on.
+    #[serde(deserialize_with = "tables::words")]
+    pub(super) values: Words,
+    /// Members of the file that are the front door's own.
+    #[serde(deserialize_with = "tables::words")]
+    pub(super) own: Words,
+    /// Members of a section that are the front door's own.
+    #[serde(deserialize_with = "tables::words")]
+    pub(super) addresses: Words,
+    /// The sections, each with the role of its servers.
+    #[serde(deserialize_with = "tables::pairs")]
+    pub(super) sections: &'static [(Word, Word)],
+}
+
+/// The places of a command where a word without a flag names the model.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum BareModel {
+    #[default]
+    Nowhere,
+    Anywhere,
+    /// Right after the subcommand.
+    AfterSubcommand,
+}
+
+/// The stages to which an engine gives one more layer where stages do not divide the layers.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum MoreLayers {
+    /// The first stages, as in a layout.
+    #[default]
+    First,
+    /// The stages before the last one, which also holds the head.
+    BeforeLast,
+    /// The last stages.
+    Last,
 }
 
 /// The words of an engine for a [`Role`].
@@ -137,6 +198,9 @@ pub(super) struct Ignored {
     /// Reason why a plan does not depend on these flags.
     #[serde(deserialize_with = "tables::word")]
     pub(super) why: Word,
+    /// Whether only [`Table::router`] has these flags.
+    #[serde(default)]
+    pub(super) router: bool,
     /// Flags without a value.
     #[serde(default, deserialize_with = "tables::words")]
     pub(super) switches: Words,
@@ -152,7 +216,7 @@ pub(super) struct Ignored {
 #[derive(Clone, Copy)]
 pub(super) enum Found {
     Flag { flag: &'static Flag, negated: bool },
-    Ignored { why: Word, takes: Takes },
+    Ignored { why: Word, takes: Takes, router: bool },
 }
 
 /// The number of values of a flag.
@@ -258,8 +322,23 @@ impl Table {
             let (_, takes) = kinds
                 .into_iter()
                 .find(|(names, _)| names.iter().any(|other| covers(other, name)))?;
-            Some(Found::Ignored { why: group.why, takes })
+            Some(Found::Ignored { why: group.why, takes, router: group.router })
         })
+    }
+
+    /// Returns the one name that begins with `name`, where the engine completes names.
+    pub(super) fn completed(&self, name: &str) -> Option<Word> {
+        let own = self.flags.iter().flat_map(|flag| flag.names.iter().copied());
+        let ignored = self.ignored.iter().filter(|group| !group.router);
+        let names = own.chain(ignored.flat_map(Ignored::names));
+        let begins = |other: &Word| {
+            other.is_char_boundary(name.len())
+                && same(name, &other[..name.len()])
+                && !other[name.len()..].contains(['.', '*'])
+        };
+        let mut found = names.filter(|other| other.len() > name.len()).filter(begins);
+        let first = found.next().filter(|_| self.abbreviates && !name.is_empty())?;
+        found.next().is_none().then_some(first)
     }
 
     /// Returns whether some flag lies below `name`, as `a.b` below `a`.
@@ -272,12 +351,14 @@ impl Table {
         })
     }
 
-    /// Returns the most similar name that exists, in the spelling that is written.
-    pub(super) fn nearest(&self, name: &str) -> Option<String> {
+    /// Returns the most similar name that exists, in the spelling that is written. `router` tells whether
+    /// the command is [`Table::router`].
+    pub(super) fn nearest(&self, name: &str, router: bool) -> Option<String> {
         let own = self.flags.iter().flat_map(|flag| flag.names.iter().copied());
-        let ignored = self.ignored.iter().flat_map(Ignored::names);
+        let ignored = self.ignored.iter().filter(|group| router || !group.router);
+        let ignored = ignored.flat_map(Ignored::names);
         let ignored = ignored.filter(|name| !name.ends_with('*'));
-        nearest::nearest(name, own).or_else(|| nearest::nearest(name, ignored)).map(dashed)
+        nearest(name, own).or_else(|| nearest(name, ignored)).map(dashed)
     }
 
     /// Returns the flag with which a setting of `key` is written.

@@ -26,7 +26,7 @@ pub(super) fn interpret(settings: &Settings, meaning: &mut Meaning) {
 pub(super) fn idle_balance(settings: &Settings, spec: &ParallelSpec, notes: &mut Vec<Note>) {
     for key in [Key::BalanceWindow, Key::BalanceInterval] {
         if settings.get(key).is_some() && spec.expert_balance.is_none() {
-            let message = "it has no effect: expert balancing is off (--enable-eplb)";
+            let message = "no layout depends on it: expert balancing is off (--enable-eplb)";
             notes.push(Note::new(NoteKind::Ignored, settings.spelling(key), message));
         }
     }

@@ -5,10 +5,12 @@ use serde_json::Value as Json;
 use super::heard::Heard;
 use super::pairs;
 use super::program::Command;
-use super::table::{Flag, Found, Kind, Takes, dashed};
+use super::table::{BareModel, Flag, Found, Kind, Takes, dashed};
 use super::value::Value;
-use super::{Key, Problem};
+use super::{Key, NoteKind, Problem};
 
+/// The spelling of a model that no flag names.
+const MODEL: &str = "MODEL";
 /// Most words of a command that are read: a longer text is no command line.
 const WORDS_MAX: usize = 4096;
 
@@ -43,20 +45,33 @@ impl Heard<'_> {
 
     /// Returns the words after the program and its launcher; `None` for another engine's program.
     fn program<'w>(&mut self, words: &'w [String]) -> Option<&'w [String]> {
-        match Command::of(self.dialect, words) {
-            Ok(Command { before: [], flags }) => Some(flags),
-            Ok(Command { before, flags }) => {
-                // Among the words of what starts the program, too, some mean something.
-                for (name, value) in before.iter().filter_map(|word| variable(word)) {
-                    self.known_variable(name, value);
-                }
-                self.ignore(&before[0], "what starts the program does not move its ranks");
-                Some(flags)
-            }
+        let command = match Command::of(self.dialect, words) {
+            Ok(command) => command,
             Err(problem) => {
                 self.problems.push(problem);
-                None
+                return None;
             }
+        };
+        if let [first, ..] = command.before {
+            // Among the words of what starts the program, too, some mean something.
+            for (name, value) in command.before.iter().filter_map(|word| variable(word)) {
+                self.known_variable(name, value);
+            }
+            self.ignore(first, "what starts the program does not move its ranks");
+        }
+        if let Some(router) = command.program.filter(|_| command.program == self.table.router) {
+            self.record(router, Key::RouterServers, Value::Switch(true));
+        }
+        match command.flags {
+            [model, rest @ ..]
+                if self.table.bare_model == BareModel::AfterSubcommand
+                    && command.subcommand.is_some()
+                    && !is_flag(model) =>
+            {
+                self.set(MODEL, Key::Model, Kind::Text, model);
+                Some(rest)
+            }
+            flags => Some(flags),
         }
     }
 
@@ -109,8 +124,8 @@ impl Heard<'_> {
 
     fn bare(&mut self, word: &str) {
         let model = self.settings.text(Key::Model).map(str::to_owned);
-        if model.is_none() && self.table.bare_model {
-            self.set("MODEL", Key::Model, Kind::Text, word);
+        if model.is_none() && self.table.bare_model == BareModel::Anywhere {
+            self.set(MODEL, Key::Model, Kind::Text, word);
         } else {
             self.problems.push(Problem::StrayWord { word: word.to_owned(), model });
         }
@@ -125,7 +140,7 @@ impl Heard<'_> {
             (None, _) => (word, None),
         };
         let name = spelling.strip_prefix("--").unwrap_or(spelling);
-        let Some(found) = self.table.find(name) else {
+        let Some(found) = self.find(name).or_else(|| self.completed(spelling, name)) else {
             return self.unknown(spelling, name, attached, rest);
         };
         let values = rest.iter().take_while(|word| !self.starts_flag(word)).count();
@@ -149,7 +164,7 @@ impl Heard<'_> {
                 let takes = (flag.kind != Kind::Switch || member) && attached.is_none();
                 &rest[usize::from(takes).min(values)..]
             }
-            Found::Ignored { why, takes } => {
+            Found::Ignored { why, takes, .. } => {
                 self.ignore(spelling, why);
                 if takes == Takes::One && attached.is_none() && values == 0 {
                     let wants = "a value".to_owned();
@@ -164,6 +179,14 @@ impl Heard<'_> {
                 &rest[used..]
             }
         }
+    }
+
+    /// Returns the flag of which `name` is the beginning, if the engine completes names and there is one.
+    fn completed(&mut self, spelling: &str, name: &str) -> Option<Found> {
+        let whole = self.table.completed(name).filter(|_| spelling.starts_with("--"))?;
+        let message = format!("{} completes it to --{whole}", self.table.engine);
+        self.note(NoteKind::Rewritten, spelling, message);
+        self.find(whole)
     }
 
     pub(super) fn known(
@@ -219,7 +242,7 @@ impl Heard<'_> {
         self.problems.push(Problem::UnknownFlag {
             flag: spelling.to_owned(),
             engine: self.table.engine,
-            nearest: self.table.nearest(name),
+            nearest: self.nearest(name),
         });
         // What follows is most likely its value, and no model.
         let values = rest.iter().take_while(|word| !self.starts_flag(word)).count();

@@ -10,7 +10,7 @@ use crate::rules::check_with;
 use crate::{ModelShape, Serving, Violation};
 
 use super::settings::Settings;
-use super::table::{Flag, Table, dashed};
+use super::table::{BareModel, Flag, Table, dashed};
 use super::value::Value;
 use super::{Dialect, Document, Key, Note, NoteKind, Parameters, sglang, storage, tensorrt, vllm};
 
@@ -118,7 +118,7 @@ impl Written {
             .chain(valued(parameters))
             .map(|(key, value)| {
                 let message = format!("a layout has no place for it ({value})");
-                Note::new(NoteKind::Ignored, subject(key), message)
+                Note::new(NoteKind::Ignored, parameters.subject(key), message)
             })
             .collect();
         Self { words: Vec::new(), document, notes }
@@ -142,7 +142,7 @@ impl Written {
         if settings.get(Key::AttentionTensor).is_some() {
             if let Some(model) = model {
                 let message = format!("a Mapping has no place for it ({model})");
-                notes.push(Note::new(NoteKind::Ignored, subject(Key::Model), message));
+                notes.push(Note::new(NoteKind::Ignored, parameters.subject(Key::Model), message));
             }
             notes.push(Note::new(
                 NoteKind::Ignored,
@@ -160,7 +160,7 @@ impl Written {
             .collect();
         words.extend(table.command.iter().map(|word| (*word).to_owned()));
         match model {
-            Some(model) if table.bare_model => words.push(model.to_owned()),
+            Some(model) if table.bare_model == BareModel::Anywhere => words.push(model.to_owned()),
             Some(model) => settings.set(Key::Model, Value::Text(model.to_owned())),
             None => {}
         }
@@ -191,11 +191,6 @@ impl Written {
     }
 }
 
-/// What a note is about that no flag of the target says.
-fn subject(key: Key) -> &'static str {
-    key.about().trim_end_matches('.')
-}
-
 /// The parameters that are given.
 fn valued(parameters: &Parameters) -> impl Iterator<Item = (Key, Value)> {
     let text = |text: &Option<String>| text.clone().map(Value::Text);
@@ -214,6 +209,17 @@ fn valued(parameters: &Parameters) -> impl Iterator<Item = (Key, Value)> {
         (Key::ExpertSlots, parameters.expert_slots.map(Value::Size)),
     ];
     values.into_iter().filter_map(|(key, value)| Some((key, value?)))
+}
+
+// === impl Parameters ===
+
+impl Parameters {
+    /// Returns the flag that gave `key`, else Playhouse's own flag.
+    fn subject(&self, key: Key) -> String {
+        let own = || Dialect::Native.table().flag_of(key).map(|flag| dashed(flag.names[0]));
+        let given = self.spellings.get(&key).cloned().or_else(own);
+        given.unwrap_or_else(|| key.about().to_owned())
+    }
 }
 
 /// A command for several nodes is not the same on each of them.
@@ -263,7 +269,7 @@ fn add_parameters(
             Ok(value) => settings.set(key, value),
             Err(what) => {
                 let message = format!("{} has no {what} for it ({value})", table.engine);
-                notes.push(Note::new(NoteKind::Ignored, subject(key), message));
+                notes.push(Note::new(NoteKind::Ignored, parameters.subject(key), message));
             }
         }
     }

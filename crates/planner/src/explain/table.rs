@@ -1,14 +1,16 @@
-//! A plan as text: a row per rank, the groups, the traffic.
+//! A plan as text: a row for the ranks that hold equally much, the groups, the traffic.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::names::{bytes, layout, range, set, thousands, visible};
 use crate::{Exchange, ExpertSlice, GroupKind, Operation, Plan, PlannedRank, Slice, StageTraffic};
 
-/// A column of the table: its title, and the function that fills it for a rank.
+/// A column of the table: its title, and the function that fills it for a row of ranks; `None` where the
+/// cells of the ranks cannot stand in one.
 struct Column {
     title: &'static str,
-    cell: fn(&PlannedRank) -> String,
+    cell: fn(&[PlannedRank]) -> Option<String>,
 }
 
 // === impl Plan ===
@@ -37,57 +39,77 @@ impl Plan {
         let widths = &self.widths;
         let optional = |wanted: bool, title, cell| wanted.then_some(Column { title, cell });
         let routed = self.ranks.iter().any(|rank| rank.holding.experts.is_some());
+        let experts_title =
+            if self.spec.redundant_experts > 0 { "expert slots" } else { "experts" };
         let placed = self.placement.is_some();
-        let alike = widths.embedding_tensor == widths.head_tensor;
+        let shared = widths.embedding_tensor == widths.head_tensor;
         [
-            optional(true, "rank", |rank| rank.at.rank.to_string()),
-            optional(placed, "node", |rank| visible(rank.node.as_deref().unwrap_or_default())),
-            optional(placed, "device", |rank| {
-                rank.device.map(|device| device.to_string()).unwrap_or_default()
+            optional(true, "rank", |ranks| span(ranks, |rank| Some(rank.at.rank))),
+            optional(placed, "node", |ranks| {
+                same(ranks, |rank| visible(rank.node.as_deref().unwrap_or_default()))
             }),
-            optional(true, "replica", |rank| rank.at.replica.to_string()),
-            optional(true, "stage", |rank| rank.at.stage.to_string()),
-            optional(true, "TP", |rank| rank.at.tensor.to_string()),
-            optional(widths.attention_context > 1, "CP", |rank| rank.at.context.to_string()),
-            optional(widths.decode_context > 1, "DCP", |rank| rank.at.decode_context.to_string()),
-            optional(widths.attention_data > 1, "attn-DP", |rank| {
-                rank.at.attention_data.to_string()
+            optional(placed, "device", |ranks| span(ranks, |rank| rank.device)),
+            optional(true, "replica", |ranks| span(ranks, |rank| Some(rank.at.replica))),
+            optional(true, "stage", |ranks| span(ranks, |rank| Some(rank.at.stage))),
+            optional(true, "TP", |ranks| span(ranks, |rank| Some(rank.at.tensor))),
+            optional(widths.attention_context > 1, "CP", |ranks| {
+                span(ranks, |rank| Some(rank.at.context))
             }),
-            optional(widths.expert() > 1, "EP", |rank| rank.at.expert.to_string()),
-            optional(routed && widths.expert_slices() > 1, "MoE-TP", |rank| {
-                rank.at.moe_tensor.to_string()
+            optional(widths.decode_context > 1, "DCP", |ranks| {
+                span(ranks, |rank| Some(rank.at.decode_context))
             }),
-            optional(true, "layers", |rank| range(rank.holding.layers)),
-            optional(true, "heads", |rank| range(rank.holding.query_heads)),
-            optional(true, "KV heads", |rank| {
-                rank.holding.kv_heads.map_or_else(|| "latent".to_owned(), range)
+            optional(widths.attention_data > 1, "attn-DP", |ranks| {
+                span(ranks, |rank| Some(rank.at.attention_data))
             }),
-            optional(routed, "experts", |rank| {
-                rank.holding.experts.map_or_else(String::new, experts)
+            optional(widths.expert() > 1, "EP", |ranks| span(ranks, |rank| Some(rank.at.expert))),
+            optional(routed && widths.expert_slices() > 1, "MoE-TP", |ranks| {
+                span(ranks, |rank| Some(rank.at.moe_tensor))
             }),
-            optional(alike, "vocabulary", |rank| {
-                rows(rank.holding.head.or(rank.holding.embedding))
+            optional(true, "layers", |ranks| same(ranks, |rank| range(rank.holding.layers))),
+            optional(true, "heads", |ranks| {
+                slices(ranks, "-", |rank| Some(rank.holding.query_heads))
             }),
-            optional(!alike, "embedding", |rank| rows(rank.holding.embedding)),
-            optional(!alike, "head", |rank| rows(rank.holding.head)),
-            optional(true, "weights", |rank| bytes(rank.memory.weight_bytes)),
-            optional(true, "KV/token", |rank| bytes(rank.memory.kv_bytes_per_token)),
-            optional(true, "workspace", |rank| bytes(rank.memory.workspace_bytes)),
-            optional(placed, "KV tokens", |rank| rank.kv_tokens.map(thousands).unwrap_or_default()),
+            optional(true, "KV heads", |ranks| {
+                slices(ranks, "latent", |rank| rank.holding.kv_heads)
+            }),
+            optional(routed, experts_title, experts),
+            optional(shared, "vocabulary", |ranks| {
+                slices(ranks, "-", |rank| rank.holding.head.or(rank.holding.embedding))
+            }),
+            optional(!shared, "embedding", |ranks| {
+                slices(ranks, "-", |rank| rank.holding.embedding)
+            }),
+            optional(!shared, "head", |ranks| slices(ranks, "-", |rank| rank.holding.head)),
+            optional(true, "weights", |ranks| same(ranks, |rank| bytes(rank.memory.weight_bytes))),
+            optional(true, "KV/token", |ranks| {
+                same(ranks, |rank| bytes(rank.memory.kv_bytes_per_token))
+            }),
+            optional(true, "workspace", |ranks| {
+                same(ranks, |rank| bytes(rank.memory.workspace_bytes))
+            }),
+            optional(placed, "KV tokens", |ranks| {
+                same(ranks, |rank| rank.kv_tokens.map(thousands).unwrap_or_default())
+            }),
         ]
         .into_iter()
         .flatten()
         .collect()
     }
 
+    /// Writes a row for each run of ranks that hold equally much, side by side.
     fn write_ranks(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = self.columns();
-        let row = |rank: &PlannedRank| -> Vec<String> {
-            columns.iter().map(|column| (column.cell)(rank)).collect()
+        let row = |ranks: &[PlannedRank]| -> Option<Vec<String>> {
+            columns.iter().map(|column| (column.cell)(ranks)).collect()
         };
         let title = columns.iter().map(|column| column.title.to_owned()).collect();
-        let rows: Vec<Vec<String>> =
-            std::iter::once(title).chain(self.ranks.iter().map(row)).collect();
+        let mut rows: Vec<Vec<String>> = vec![title];
+        for run in self.ranks.chunk_by(alike) {
+            match row(run) {
+                Some(row) => rows.push(row),
+                None => rows.extend(run.chunks(1).filter_map(row)),
+            }
+        }
         write_aligned(out, &rows)
     }
 
@@ -162,13 +184,75 @@ fn write_aligned(out: &mut fmt::Formatter<'_>, rows: &[Vec<String>]) -> fmt::Res
     Ok(())
 }
 
-/// Rows of the vocabulary that a rank holds, or `-` for none.
-fn rows(held: Option<Slice>) -> String {
-    held.map_or_else(|| "-".to_owned(), range)
+/// Returns whether two ranks are in one place and hold equally much.
+fn alike(one: &PlannedRank, other: &PlannedRank) -> bool {
+    let place = |rank: &PlannedRank| (rank.at.stage, rank.holding.layers, rank.kv_tokens);
+    one.node == other.node && one.memory == other.memory && place(one) == place(other)
 }
 
-/// `0-31`, or `3,11,…,59` for round-robin.
-fn experts(experts: ExpertSlice) -> String {
+/// Returns what is the same for all ranks.
+fn same(ranks: &[PlannedRank], cell: impl Fn(&PlannedRank) -> String) -> Option<String> {
+    let first = cell(ranks.first()?);
+    ranks[1..].iter().all(|rank| cell(rank) == first).then_some(first)
+}
+
+/// Returns the numbers of the ranks, from the first to the last: `0-7`.
+fn span(ranks: &[PlannedRank], number: fn(&PlannedRank) -> Option<u32>) -> Option<String> {
+    let numbers: Vec<u32> = ranks.iter().filter_map(number).collect();
+    let (first, last) = (numbers.iter().min()?, numbers.iter().max()?);
+    Some(if first == last { first.to_string() } else { format!("{first}-{last}") })
+}
+
+/// Returns the slice of all ranks, and how much each holds if it is less: `0-31 (4 each)`; `none` if none holds
+/// any.
+fn slices(
+    ranks: &[PlannedRank],
+    none: &str,
+    held: fn(&PlannedRank) -> Option<Slice>,
+) -> Option<String> {
+    let slices: Option<Vec<Slice>> = ranks.iter().map(held).collect();
+    match slices {
+        Some(slices) => union(slices),
+        None => ranks.iter().all(|rank| held(rank).is_none()).then(|| none.to_owned()),
+    }
+}
+
+/// Returns the union of slices that are equally long and leave no gap.
+fn union(mut slices: Vec<Slice>) -> Option<String> {
+    slices.sort_unstable_by_key(|slice| slice.first);
+    slices.dedup();
+    let (first, last) = (*slices.first()?, *slices.last()?);
+    if slices.len() == 1 {
+        return Some(range(first));
+    }
+    let joined = |two: &[Slice]| two[0].count == two[1].count && two[0].end() == two[1].first;
+    let whole = Slice { first: first.first, count: last.end() - first.first };
+    let each = thousands(first.count);
+    slices.windows(2).all(joined).then(|| format!("{} ({each} each)", range(whole)))
+}
+
+/// Returns the experts of the ranks: `0-31`, or `3,11,…,59` for round-robin, and how many each holds if
+/// several hold different ones.
+fn experts(ranks: &[PlannedRank]) -> Option<String> {
+    let held: Vec<ExpertSlice> = ranks.iter().filter_map(|rank| rank.holding.experts).collect();
+    let Some(first) = held.first() else { return Some(String::new()) };
+    if held.iter().all(|experts| experts == first) {
+        return Some(listed(*first));
+    }
+    if held.iter().any(|experts| (experts.count, experts.step) != (first.count, first.step)) {
+        return None;
+    }
+    if first.step == 1 {
+        let slice = |experts: &ExpertSlice| Slice { first: experts.first, count: experts.count };
+        return union(held.iter().map(slice).collect());
+    }
+    // Ranks that take turns hold all experts together, if all of them are here.
+    let starts: BTreeSet<u64> = held.iter().map(|experts| experts.first).collect();
+    let whole = Slice { first: 0, count: first.step.saturating_mul(first.count) };
+    starts.into_iter().eq(0..first.step).then(|| format!("{} ({} each)", range(whole), first.count))
+}
+
+fn listed(experts: ExpertSlice) -> String {
     let ExpertSlice { first, count, step } = experts;
     let at = |place: u64| first.saturating_add(step.saturating_mul(place));
     match (count, step) {

@@ -43,6 +43,7 @@ pub(super) fn physical_experts_divide(case: &Case<'_>, out: &mut Findings) -> Op
     experts_divide(case, out)
 }
 
+/// Checks that every rank holds equally many experts; redundant experts fill the gaps.
 pub(super) fn experts_divide(case: &Case<'_>, out: &mut Findings) -> Option<()> {
     let ranks = case.expert_ranks.filter(|_| case.spreads_experts())?;
     let redundant = case.spec.redundant_experts;
@@ -57,18 +58,6 @@ pub(super) fn experts_divide(case: &Case<'_>, out: &mut Findings) -> Option<()> 
             ));
             return None;
         }
-    }
-    None
-}
-
-/// Checks that every rank holds equally many experts. Redundant experts can fill the gaps, and need
-/// balancing.
-pub(super) fn experts_divide_or_balance(case: &Case<'_>, out: &mut Findings) -> Option<()> {
-    experts_divide(case, out);
-    let (ranks, experts) = (case.expert_ranks?, case.facts?.experts.first()?);
-    if case.spec.expert_balance.is_none() {
-        let missing = ranks - experts % ranks;
-        out.or(format_args!("redundant_experts = {missing} with balancing on (expert_balance)"));
     }
     None
 }

@@ -99,9 +99,9 @@ const RULES: &[Rule] = rules! {
     "experts-need-moe" [N V] experts::experts_need_moe, [ExpertWithin], "leave the expert parameters out";
     "experts-fit" [N V S T] experts::experts_fit, [ExpertWithin Data Tensor], "";
     "physical-experts-divide" [V] experts::physical_experts_divide, [RedundantExperts], "";
-    "experts-divide" [N] experts::experts_divide_or_balance, [ExpertWithin RedundantExperts Data Tensor], "";
+    "experts-divide" [N] experts::experts_divide, [ExpertWithin RedundantExperts Data Tensor], "";
     "experts-divide" [S T] experts::experts_divide, [ExpertWithin RedundantExperts], "";
-    "redundant-needs-balance" [N V] experts::redundant_needs_balance, [RedundantExperts], "turn balancing on (expert_balance)";
+    "redundant-needs-balance" [V] experts::redundant_needs_balance, [RedundantExperts], "turn balancing on (expert_balance)";
     "balance-needs-experts" [N V S] experts::balance_needs_experts, [ExpertWithin], "turn expert parallelism on, or balancing off";
     "balance-needs-ranks" [N V S] experts::balance_needs_ranks, [Tensor Data], "turn balancing off";
     "redundancy-cap" [N V] experts::redundancy_cap, [RedundantExperts], "";

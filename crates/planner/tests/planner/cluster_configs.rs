@@ -41,7 +41,7 @@ fn every_file_is_a_preset_and_plans_as_reviewed() {
         assert_eq!(ClusterConfig::preset(name).as_ref(), Some(&config));
         let said = text.to_lowercase().replace("\n# ", " ");
         assert!(said.contains(&format!("for {model}")), "{name}: the comment names {model}");
-        let shape = fs::read(here(&format!("tests/models/{model}.json"))).expect(model);
+        let shape = fs::read(here(&format!("src/published/{model}.json"))).expect(model);
         let shape = ModelShape::parse(&shape).expect(model);
         let ClusterConfig { parallel, hardware, serving } = &config;
         let plan = Plan::new(parallel, &shape, Some(hardware), serving, CrossDomain::Warn);

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use playhouse_layout::{CrossDomain, GroupKind, ModelShape};
 use playhouse_planner::{Exchange, Hardware, Plan, Serving, layout};
-use playhouse_types::{ExpertParallel, ParallelSpec};
+use playhouse_types::{ExpertParallel, ExpertPlacement, ParallelSpec};
 use serde_json::Value;
 
 fn shape(name: &str) -> ModelShape {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/published").join(name);
     ModelShape::parse(&fs::read(path).expect(name)).expect(name)
 }
 
@@ -65,6 +65,82 @@ fn experts_and_attention_data_have_columns_of_their_own() {
     let plan = plan(&spec, "deepseek-v3.json", Some("2x8xH100"));
     golden("deepseek-v3-on-2x8xh100.txt", &plan.to_string());
     golden("deepseek-v3-on-2x8xh100.svg", &plan.to_svg());
+}
+
+/// The rows of the table of ranks, each without its padding.
+fn rows(plan: &Plan) -> Vec<String> {
+    let text = plan.to_string();
+    let table = text.split("\n\n").nth(1).expect("the table").lines().skip(1);
+    table.map(|row| row.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+/// Ranks that hold equally much stand in one row, with what they hold together and what each holds.
+#[test]
+fn equal_ranks_share_a_row() {
+    let spec = ParallelSpec { tensor: 4, data: 2, ..ParallelSpec::default() };
+    let [row] = &rows(&plan(&spec, "llama-3.1-8b.json", None))[..] else { panic!("one row") };
+    assert!(
+        row.starts_with(
+            "0-7 0-1 0 0-3 0-31 0-31 (8 each) 0-7 (2 each) 0-128255 (32,064 each) 3.74 GiB"
+        ),
+        "{row}"
+    );
+    // Several ranks have a copy of the same KV head.
+    let copies = ParallelSpec { tensor: 16, ..ParallelSpec::default() };
+    let [row] = &rows(&plan(&copies, "llama-3.1-8b.json", None))[..] else { panic!("one row") };
+    assert!(row.contains(" 0-31 (2 each) 0-7 (1 each) "), "{row}");
+}
+
+#[test]
+fn ranks_that_differ_have_rows_of_their_own() {
+    let spec = ParallelSpec { tensor: 7, ..ParallelSpec::default() };
+    let shape = ModelShape::parse(
+        br#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 896, "num_hidden_layers": 2,
+            "num_attention_heads": 7, "num_key_value_heads": 7, "intermediate_size": 700,
+            "vocab_size": 100, "max_position_embeddings": 64}"#,
+    )
+    .expect("a config");
+    let serving = Serving::default();
+    let uneven = Plan::new(&spec, &shape, None, &serving, CrossDomain::Warn).expect("a plan");
+    let ranks: Vec<_> =
+        rows(&uneven).iter().map(|row| row.split(' ').next().expect("a cell").to_owned()).collect();
+    assert_eq!(ranks, ["0-1", "2-6"], "100 rows over 7 ranks: 15, 15, and 14 each");
+    // Nodes and stages are never mixed.
+    let nodes = rows(&plan(&eight(), "llama-3.1-8b.json", Some("2x4xH100")));
+    assert_eq!(nodes.len(), 4, "{nodes:?}");
+}
+
+/// Experts that go round and round: together the ranks hold all of them, or the row is not shared.
+#[test]
+fn ranks_that_take_turns_with_experts_share_a_row_if_all_are_in_it() {
+    let spec = ParallelSpec {
+        tensor: 8,
+        expert: ExpertParallel::Within(8),
+        expert_placement: ExpertPlacement::RoundRobin,
+        ..ParallelSpec::default()
+    };
+    let whole = rows(&plan(&spec, "qwen3-30b-a3b.json", None));
+    assert!(matches!(&whole[..], [row] if row.contains(" 0-127 (16 each) ")), "{whole:?}");
+    let halves = rows(&plan(&spec, "qwen3-30b-a3b.json", Some("2x4xH100")));
+    assert_eq!(halves.len(), 8, "{halves:?}");
+    assert!(halves[3].contains(" 3,11,…,123 "), "{halves:?}");
+}
+
+/// Of 288 slots, 32 hold a second copy of an expert.
+#[test]
+fn redundant_experts_are_shown_as_slots() {
+    let spec = ParallelSpec {
+        tensor: 72,
+        attention_data: 72,
+        expert: ExpertParallel::Within(72),
+        moe_dense_tensor: Some(1),
+        redundant_experts: 32,
+        ..ParallelSpec::default()
+    };
+    let plan = plan(&spec, "deepseek-v3.json", None);
+    assert!(plan.to_string().contains(" expert slots "), "{plan}");
+    let [row] = &rows(&plan)[..] else { panic!("one row") };
+    assert!(row.starts_with("0-71 ") && row.contains(" 0-287 (4 each) "), "{row}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn hardware(text: &str) -> Hardware {
 }
 
 fn map(data: u32, pipeline: u32, tensor: u32) -> RankMap {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models/llama-3.1-8b.json");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/published/llama-3.1-8b.json");
     let shape = ModelShape::parse(&fs::read(path).expect("a config")).expect("a shape");
     let spec = ParallelSpec { data, pipeline, tensor, ..ParallelSpec::default() };
     rank_map(&spec, &shape).expect("a layout that can run")
@@ -41,6 +41,11 @@ fn short_descriptions_name_nodes_devices_and_type() {
         ("2x4090", 1, 2, "RTX4090"),
         ("4xa100-40g", 1, 4, "A100-40G"),
         ("18x4xGB200", 18, 72, "GB200"),
+        ("18x4xgb300", 18, 72, "GB300"),
+        ("8xB300", 1, 8, "B300"),
+        ("h20", 1, 1, "H20"),
+        ("2x8xH800", 2, 16, "H800"),
+        ("8xMI355X", 1, 8, "MI355X"),
     ] {
         match Hardware::parse(text) {
             Ok(found) => {
@@ -122,6 +127,17 @@ fn every_device_type_is_found_by_its_name_and_has_sane_numbers() {
         assert!(device.link_bandwidth > device.network_bandwidth, "{name}");
         assert!(!device.source.is_empty());
     }
+}
+
+/// What a command of several kinds of servers plans on: the devices after those in use, with their numbers.
+#[test]
+fn the_devices_left_beside_a_placement_keep_their_numbers() {
+    let whole = hardware("2x8xH100");
+    let left = whole.left(&place(&map(1, 1, 4), &whole));
+    let devices: Vec<_> = left.nodes.iter().map(|node| (node.first_device, node.devices)).collect();
+    assert_eq!(devices, [(4, 4), (0, 8)]);
+    let all = left.left(&place(&map(3, 1, 4), &left));
+    assert_eq!(all.devices(), 0);
 }
 
 /// **PC-3**: a replica that fits on a node stays on it; the next goes to the emptiest.

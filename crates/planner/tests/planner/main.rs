@@ -11,6 +11,7 @@ mod props;
 mod ranks;
 mod recommend;
 mod said;
+mod servers;
 #[path = "../examples/shape.rs"]
 mod shape;
 mod shares;

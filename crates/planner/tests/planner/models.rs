@@ -1,17 +1,18 @@
-//! What the planner reads from the `config.json` files of published models (`tests/models`) and of
+//! What the planner reads from the `config.json` files of published models (`src/published`) and of
 //! the reference checkpoints of this repository.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use playhouse_layout::{ConfigError, Inventory, ModelShape, WeightType};
+use playhouse_planner::PublishedModel;
 use playhouse_types::{Attention, FeedForward, Mla};
 use proptest::prelude::*;
 use serde_json::Value;
 
 fn fixture(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/published").join(name);
     fs::read(path).expect(name)
 }
 
@@ -23,24 +24,82 @@ fn shape(name: &str) -> ModelShape {
 /// computed a second time from the layer sizes by a program that shares nothing with this crate.
 #[test]
 fn parameters_of_published_models_are_exact() {
+    let mut checked = BTreeSet::new();
     for (name, parameters) in [
         ("llama-2-7b", 6_738_415_616),
         ("llama-2-13b", 13_015_864_320),
+        ("llama-2-70b", 68_976_648_192),
+        ("llama-3-8b", 8_030_261_248),
+        ("llama-3-70b", 70_553_706_496),
         ("llama-3.1-8b", 8_030_261_248),
         ("llama-3.1-70b", 70_553_706_496),
         ("llama-3.1-405b", 405_853_388_800),
+        ("llama-3.2-1b", 1_235_814_400),
+        ("llama-3.2-3b", 3_212_749_824),
+        ("tinyllama-1.1b", 1_100_048_384),
         ("qwen2.5-0.5b", 494_032_768),
+        ("qwen2.5-1.5b", 1_543_714_304),
+        ("qwen2.5-3b", 3_085_938_688),
         ("qwen2.5-7b", 7_615_616_512),
+        ("qwen2.5-7b-awq", 7_615_616_512),
+        ("qwen2.5-7b-gptq", 7_615_616_512),
+        ("qwen2.5-14b", 14_770_033_664),
+        ("qwen2.5-32b", 32_763_876_352),
+        ("qwen2.5-72b", 72_706_203_648),
         ("mistral-7b-v0.1", 7_241_732_096),
+        ("mistral-7b-v0.2", 7_241_732_096),
+        ("mistral-7b-v0.3", 7_248_023_552),
         ("mixtral-8x7b", 46_702_792_704),
+        ("mixtral-8x22b", 140_620_634_112),
+        ("qwen3-0.6b", 596_049_920),
+        ("qwen3-1.7b", 1_720_574_976),
+        ("qwen3-4b", 4_022_468_096),
+        ("qwen3-8b", 8_190_735_360),
+        ("qwen3-14b", 14_768_307_200),
+        ("qwen3-32b", 32_762_123_264),
+        ("qwen3-32b-fp8", 32_762_123_264),
         ("qwen3-30b-a3b", 30_532_122_624),
+        ("qwen3-30b-a3b-fp8", 30_532_122_624),
+        ("qwen3-235b-a22b", 235_093_634_560),
+        ("qwen3-235b-a22b-fp8", 235_093_634_560),
+        ("qwen3-coder-480b-a35b", 480_154_875_392),
         ("qwen1.5-moe-a2.7b", 14_315_784_192),
         ("deepseek-v2-lite", 15_706_484_224),
         // Its card says 671 B, the file index 685 B: that counts the layer of multi-token prediction.
         ("deepseek-v3", 671_026_419_200),
+        ("kimi-k2", 1_026_408_232_448),
     ] {
         assert_eq!(Inventory::of(&shape(name)).parameters(), parameters, "{name}");
+        checked.insert(name);
     }
+    let all: BTreeSet<_> = PublishedModel::all().map(|model| model.name).collect();
+    assert_eq!(checked, all, "every model that is built in is checked");
+}
+
+#[test]
+fn a_published_model_is_found_by_the_names_of_the_hub_in_any_case() {
+    for (name, found) in [
+        ("llama-3.1-70b", Some("llama-3.1-70b")),
+        ("Llama-3.1-70B", Some("llama-3.1-70b")),
+        ("meta-llama/Llama-3.1-70B-Instruct", Some("llama-3.1-70b")),
+        ("meta-llama/Meta-Llama-3.1-70B-Instruct", Some("llama-3.1-70b")),
+        ("meta-llama/Llama-3.3-70B-Instruct", Some("llama-3.1-70b")),
+        ("meta-llama/Llama-2-7b-chat-hf", Some("llama-2-7b")),
+        ("deepseek-ai/DeepSeek-R1-0528", Some("deepseek-v3")),
+        ("/data/DeepSeek-V3/", Some("deepseek-v3")),
+        ("mistralai/Mistral-7B-Instruct-v0.3", Some("mistral-7b-v0.3")),
+        ("Qwen/Qwen2.5-7B-Instruct-AWQ", Some("qwen2.5-7b-awq")),
+        ("Qwen/Qwen3-30B-A3B-FP8", Some("qwen3-30b-a3b-fp8")),
+        // Sizes of another file: their weights are stored otherwise.
+        ("nvidia/Llama-3.1-70B-Instruct-FP8", None),
+        ("llama", None),
+        ("", None),
+    ] {
+        assert_eq!(PublishedModel::find(name).map(|model| model.name), found, "{name}");
+    }
+    assert_eq!(PublishedModel::nearest("lama-3.1-70b"), Some("llama-3.1-70b"));
+    assert_eq!(PublishedModel::nearest("org/Qwen3-32"), Some("qwen3-32b"));
+    assert_eq!(PublishedModel::nearest("/no/such/folder"), None);
 }
 
 /// The sum of the tensors in the safetensors headers of a folder, without the second copy that a

@@ -19,7 +19,7 @@ fn held(map: &RankMap, shape: &ModelShape, at: &Coordinates) -> Holding {
 }
 
 fn shape(name: &str) -> ModelShape {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/published").join(name);
     ModelShape::parse(&fs::read(path).expect(name)).expect(name)
 }
 

@@ -8,7 +8,7 @@ use playhouse_planner::dialect::{Dialect, Reading, read, write};
 use playhouse_planner::{KvType, Plan, RuleSet, Serving};
 
 fn shape(name: &str) -> ModelShape {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/models/{name}.json"));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/published/{name}.json"));
     ModelShape::parse(&fs::read(path).expect(name)).expect(name)
 }
 

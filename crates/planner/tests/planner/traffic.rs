@@ -8,7 +8,7 @@ use playhouse_planner::{Operation, Serving, StepLoad, exchanges, rank_map};
 use playhouse_types::{ExpertParallel, ParallelSpec};
 
 fn shape(name: &str) -> ModelShape {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/published").join(name);
     ModelShape::parse(&fs::read(path).expect(name)).expect(name)
 }
 

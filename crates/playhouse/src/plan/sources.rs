@@ -5,8 +5,10 @@ use std::io::Read as _;
 use std::path::Path;
 
 use playhouse_layout::ModelShape;
-use playhouse_planner::dialect::{self, Dialect, Document, Problem, Reading};
-use playhouse_planner::{ClusterConfig, Hardware, Serving, layout as layout_name};
+use playhouse_planner::dialect::{
+    self, Dialect, Document, Key, Note, NoteKind, Problem, Reading, Servers,
+};
+use playhouse_planner::{ClusterConfig, Hardware, PublishedModel, Serving, layout as layout_name};
 
 use super::PlanArgs;
 use crate::error::CliError;
@@ -15,10 +17,23 @@ use crate::error::CliError;
 const BYTES_MAX: u64 = 1 << 20;
 
 /// The layout that was asked for.
-pub(super) struct Asked {
+pub(super) struct Layout {
     pub(super) reading: Reading,
     /// The cluster file or preset that the layout is from.
     pub(super) cluster: Option<ClusterConfig>,
+}
+
+/// Returns the servers of a command that stands in front of several kinds of them; `None` for any other input.
+/// The inner error has the input that was not understood.
+pub(super) fn servers(
+    args: &PlanArgs,
+    flags: &[String],
+) -> Result<Option<Result<Vec<Servers>, Vec<Problem>>>, CliError> {
+    if args.from.is_none() || !flags.is_empty() {
+        return Ok(None);
+    }
+    let documents = documents(args.dialect(), &args.words)?;
+    Ok(dialect::read_servers(args.dialect(), &args.words, &documents))
 }
 
 /// Returns the layout, from the one source that gives it; the inner error has the input that was not
@@ -26,7 +41,7 @@ pub(super) struct Asked {
 pub(super) fn layout(
     args: &PlanArgs,
     flags: &[String],
-) -> Result<Result<Asked, Vec<Problem>>, CliError> {
+) -> Result<Result<Layout, Vec<Problem>>, CliError> {
     let cluster = cluster(args)?;
     let file = cluster.as_ref().map(|_| match &args.preset {
         Some(name) => format!("--preset {name}"),
@@ -62,9 +77,12 @@ pub(super) fn layout(
             return Err(given_twice(&reading.layout.join(", "), &has));
         }
         reading.spec = cluster.parallel.clone();
-        reading.parameters.block_tokens.get_or_insert(cluster.serving.block_tokens);
+        if reading.parameters.block_tokens.is_none() {
+            reading.parameters.block_tokens = Some(cluster.serving.block_tokens);
+            reading.parameters.spellings.insert(Key::BlockTokens, "block_tokens".to_owned());
+        }
     }
-    Ok(Ok(Asked { reading, cluster }))
+    Ok(Ok(Layout { reading, cluster }))
 }
 
 fn given_twice(first: &str, second: &str) -> CliError {
@@ -73,9 +91,12 @@ fn given_twice(first: &str, second: &str) -> CliError {
 }
 
 fn read(dialect: Dialect, words: &[String]) -> Result<Result<Reading, Vec<Problem>>, CliError> {
-    let files = dialect::documents_of(dialect, words);
-    let documents = files.iter().map(|name| document(name)).collect::<Result<Vec<_>, _>>()?;
-    Ok(dialect::read(dialect, words, &documents))
+    Ok(dialect::read(dialect, words, &documents(dialect, words)?))
+}
+
+/// Reads the files that a command line names.
+fn documents(dialect: Dialect, words: &[String]) -> Result<Vec<Document>, CliError> {
+    dialect::documents_of(dialect, words).iter().map(|name| document(name)).collect()
 }
 
 fn cluster(args: &PlanArgs) -> Result<Option<ClusterConfig>, CliError> {
@@ -101,23 +122,49 @@ pub(super) fn hardware(text: &str) -> Result<Hardware, CliError> {
     Hardware::parse(text).map_err(|why| CliError::usage(why.to_string()))
 }
 
-/// Returns the shape of the model: of the first argument, else of the model in a command line, if it is
-/// here.
+/// Returns the shape of the model: of the first argument, else of the model in a command line, if its sizes
+/// are known here.
 pub(super) fn shape(
     argument: Option<&str>,
-    named: Option<&str>,
+    reading: &mut Reading,
 ) -> Result<Option<ModelShape>, CliError> {
-    let path = match (argument, named) {
-        (Some(path), _) => Path::new(path),
-        (None, Some(named)) if Path::new(named).exists() => Path::new(named),
-        // The argument is a name on a hub.
-        (None, _) => return Ok(None),
-    };
+    let Some(model) = argument.or(reading.model.as_deref()) else { return Ok(None) };
+    let path = Path::new(model);
+    if !path.exists() {
+        let Some(published) = PublishedModel::find(model) else {
+            // The model of a command line may be on a hub only; its layout can be checked all the same.
+            return if argument.is_none() { Ok(None) } else { Err(unknown_model(model)) };
+        };
+        let message = format!("its sizes are those that come with playhouse as {}", published.name);
+        reading.notes.push(Note { kind: NoteKind::Chosen, about: model.to_owned(), message });
+        return Ok(Some(published.shape()));
+    }
     let path = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
     let name = path.display().to_string();
     let text = document(&name)?.text;
     let shape = ModelShape::parse(text.as_bytes());
     shape.map(Some).map_err(|why| CliError::failure(format!("{name}: {why}")))
+}
+
+fn unknown_model(model: &str) -> CliError {
+    CliError::failure(format!(
+        "{model}: no such file or folder, and no model that comes with playhouse"
+    ))
+    .hint(models_hint(model))
+}
+
+/// Returns what to give instead of a model whose sizes are not known here.
+pub(super) fn models_hint(model: &str) -> String {
+    let instead = match PublishedModel::nearest(model) {
+        Some(nearest) => format!("did you mean {nearest}?"),
+        None => {
+            let names: Vec<_> = PublishedModel::all().map(|model| model.name).collect();
+            format!("it comes with {}", names.join(", "))
+        }
+    };
+    format!(
+        "give the folder of the checkpoint, its config.json, or a model that comes with playhouse: {instead}"
+    )
 }
 
 /// Returns the use of the layout, with the settings of a command line.

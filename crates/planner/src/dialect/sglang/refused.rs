@@ -182,7 +182,7 @@ pub(in crate::dialect) fn balance(
     spec: &ParallelSpec,
     out: &mut Vec<Violation>,
 ) {
-    let no_exchange = settings.text(Key::AllToAll).unwrap_or("none") == "none";
+    let no_exchange = super::all_to_all(settings) == "none";
     if let Some(algorithm) = settings
         .text(Key::DispatchAlgorithm)
         .filter(|algorithm| no_exchange && ["static", "lp"].contains(algorithm))

@@ -1,11 +1,11 @@
-//! The name that is most similar to a word.
+//! The name of a flag or a model that is most similar to a word.
 
-/// Most characters of a name that are compared: a longer word is no flag.
+/// Most characters of a name that are compared: a longer word is no name.
 const NAME_MAX: usize = 128;
 
 /// Returns the candidate most similar to `word`: a candidate that `word` begins, else the candidate the
 /// fewest edits away, if the edits are at most a third of `word`.
-pub(super) fn nearest<'a>(
+pub(crate) fn nearest<'a>(
     word: &str,
     candidates: impl Iterator<Item = &'a str>,
 ) -> Option<&'a str> {
