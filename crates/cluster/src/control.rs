@@ -97,7 +97,7 @@ pub(crate) struct Process {
 }
 
 /// An entry in the list of awaited processes, for as long as a launch waits.
-struct Awaited<'a> {
+struct AwaitedProcess<'a> {
     inner: &'a Inner,
     id: PeerId,
 }
@@ -229,7 +229,7 @@ impl ControlPlane {
         let identity = identity.map_err(|why| Loss::outside(why.to_string()))?;
         let (arrived, arrival) = oneshot::channel();
         inner.awaited.lock().insert(id.clone(), arrived);
-        let _awaited = Awaited { inner, id };
+        let _awaited = AwaitedProcess { inner, id };
         let (pid, mut exited, hold) = self.spawn(name, &assignment, identity).await?;
         let came = tokio::select! {
             biased;
@@ -393,9 +393,9 @@ impl Process {
     }
 }
 
-// === impl Awaited ===
+// === impl AwaitedProcess ===
 
-impl Drop for Awaited<'_> {
+impl Drop for AwaitedProcess<'_> {
     fn drop(&mut self) {
         self.inner.awaited.lock().remove(&self.id);
     }
