@@ -140,7 +140,7 @@ pub(crate) fn run(args: &PlanArgs, layout: &[String]) -> Result<ExitCode, CliErr
             Err(problems) => said.misread(&problems),
         };
     }
-    let sources::Layout { reading, cluster } = match sources::layout(args, layout)? {
+    let sources::GivenLayout { reading, cluster } = match sources::layout(args, layout)? {
         Ok(layout) => layout,
         Err(problems) => return said.misread(&problems),
     };

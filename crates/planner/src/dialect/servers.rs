@@ -20,7 +20,7 @@ pub struct Servers {
 }
 
 /// A command of a front door.
-struct Command<'w> {
+struct FrontDoorCommand<'w> {
     dialect: Dialect,
     door: &'static FrontDoor,
     /// Whether the command starts the servers.
@@ -44,18 +44,18 @@ pub fn read_servers(
     words: &[String],
     documents: &[Document],
 ) -> Option<Result<Vec<Servers>, Vec<Problem>>> {
-    let command = Command::of(dialect, words)?;
+    let command = FrontDoorCommand::of(dialect, words)?;
     Some(command.servers(documents))
 }
 
 /// Returns the file that the command of a front door names.
 pub(super) fn document_of(dialect: Dialect, words: &[String]) -> Option<String> {
-    Command::of(dialect, words)?.file.map(str::to_owned)
+    FrontDoorCommand::of(dialect, words)?.file.map(str::to_owned)
 }
 
-// === impl Command ===
+// === impl FrontDoorCommand ===
 
-impl<'w> Command<'w> {
+impl<'w> FrontDoorCommand<'w> {
     fn of(dialect: Dialect, words: &'w [String]) -> Option<Self> {
         let table = dialect.table();
         let door = table.front_door.as_ref()?;

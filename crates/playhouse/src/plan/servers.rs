@@ -13,22 +13,22 @@ use crate::error::CliError;
 
 /// The answer for all kinds of servers.
 #[derive(Serialize)]
-struct Answers {
-    servers: Vec<Answer>,
+struct SectionAnswers {
+    servers: Vec<SectionAnswer>,
 }
 
 /// The answer for one kind of servers.
 #[derive(Serialize)]
-struct Answer {
+struct SectionAnswer {
     section: &'static str,
     count: u32,
     #[serde(flatten)]
-    layout: Layout,
+    layout: SectionLayout,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Layout {
+enum SectionLayout {
     /// The plan of all servers of the kind, each a replica.
     Planned(Box<Plan>),
     /// The command of one of them.
@@ -46,7 +46,7 @@ pub(super) fn run(
         return Err(CliError::usage("--goal asks for a layout, and the command gives one"));
     }
     let mut hardware = args.hardware.as_deref().map(sources::hardware).transpose()?;
-    let mut answers = Answers { servers: Vec::new() };
+    let mut answers = SectionAnswers { servers: Vec::new() };
     for Servers { section, count, reading } in servers {
         let asked = Asked::new(args, reading, hardware.take(), Serving::default())?;
         if let Some(refused) = asked.refused(args, said)? {
@@ -54,43 +54,43 @@ pub(super) fn run(
         }
         let layout = match args.to {
             Some(target) => match written(args, target, &asked.reading, &asked.setting, said)? {
-                Ok(words) => Layout::Written(words),
+                Ok(words) => SectionLayout::Written(words),
                 Err(refused) => return Ok(refused),
             },
             None => {
                 let mut spec = asked.reading.spec.clone();
                 spec.data = spec.data.saturating_mul(count);
                 match planned(args, &spec, &asked, said)? {
-                    Ok(plan) => Layout::Planned(Box::new(plan)),
+                    Ok(plan) => SectionLayout::Planned(Box::new(plan)),
                     Err(refused) => return Ok(refused),
                 }
             }
         };
         hardware = left(asked.setting.hardware, &layout);
-        answers.servers.push(Answer { section, count, layout });
+        answers.servers.push(SectionAnswer { section, count, layout });
     }
     said.answer(&answers, || answers.text())
 }
 
 /// Returns the devices that the layout leaves.
-fn left(hardware: Option<Hardware>, layout: &Layout) -> Option<Hardware> {
+fn left(hardware: Option<Hardware>, layout: &SectionLayout) -> Option<Hardware> {
     match layout {
-        Layout::Planned(plan) => Some(hardware?.left(plan.placement.as_ref()?)),
-        Layout::Written(_) => hardware,
+        SectionLayout::Planned(plan) => Some(hardware?.left(plan.placement.as_ref()?)),
+        SectionLayout::Written(_) => hardware,
     }
 }
 
-// === impl Answers ===
+// === impl SectionAnswers ===
 
-impl Answers {
+impl SectionAnswers {
     fn text(&self) -> String {
         let mut text = String::new();
-        for Answer { section, count, layout } in &self.servers {
+        for SectionAnswer { section, count, layout } in &self.servers {
             let gap = if text.is_empty() { "" } else { "\n" };
             let _ = writeln!(text, "{gap}# {section}: {count}");
             match layout {
-                Layout::Planned(plan) => text += &plan.to_string(),
-                Layout::Written(words) => text += &words.text(),
+                SectionLayout::Planned(plan) => text += &plan.to_string(),
+                SectionLayout::Written(words) => text += &words.text(),
             }
         }
         text

@@ -17,7 +17,7 @@ use crate::error::CliError;
 const BYTES_MAX: u64 = 1 << 20;
 
 /// The layout that was asked for.
-pub(super) struct Layout {
+pub(super) struct GivenLayout {
     pub(super) reading: Reading,
     /// The cluster file or preset that the layout is from.
     pub(super) cluster: Option<ClusterConfig>,
@@ -41,7 +41,7 @@ pub(super) fn servers(
 pub(super) fn layout(
     args: &PlanArgs,
     flags: &[String],
-) -> Result<Result<Layout, Vec<Problem>>, CliError> {
+) -> Result<Result<GivenLayout, Vec<Problem>>, CliError> {
     let cluster = cluster(args)?;
     let file = cluster.as_ref().map(|_| match &args.preset {
         Some(name) => format!("--preset {name}"),
@@ -82,7 +82,7 @@ pub(super) fn layout(
             reading.parameters.spellings.insert(Key::BlockTokens, "block_tokens".to_owned());
         }
     }
-    Ok(Ok(Layout { reading, cluster }))
+    Ok(Ok(GivenLayout { reading, cluster }))
 }
 
 fn given_twice(first: &str, second: &str) -> CliError {
