@@ -19,7 +19,7 @@ use crate::engines::start_gate::StartGate;
 use crate::operator::{done, drain, scale, state};
 use crate::setup::{Setup, braked};
 
-/// Panics its replica's actor when that ends a rank which hangs, while `armed`.
+/// A handle that panics its replica's actor when the actor ends a hung rank, while `armed`.
 #[derive(Debug)]
 struct PanicOnce {
     armed: Arc<AtomicBool>,
@@ -64,7 +64,7 @@ impl Mined {
         Self { cluster, brake, gate, armed, metrics }
     }
 
-    /// The actor of some replica panics while it has all of these requests.
+    /// Lets the actor of a replica panic while the replica has all requests.
     async fn panic(&self) {
         self.armed.store(true, Ordering::SeqCst);
         until("an actor panics", || !self.armed.load(Ordering::SeqCst)).await;
@@ -133,7 +133,7 @@ async fn a_request_whose_only_replica_panicked_ends_at_its_first_deadline() {
     mined.stop().await;
 }
 
-/// That this thread has used.
+/// Returns the processor time that this thread has used.
 fn processor_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     let nanos = u32::try_from(time.tv_nsec).expect("less than a second");

@@ -28,7 +28,7 @@ const LIMITS: Limits = Limits {
     prefix_caching: true,
 };
 
-/// Ranks that take a time for each step.
+/// Returns the fault of ranks that take a time for each step.
 #[allow(clippy::disallowed_methods, reason = "computing takes time; nothing is waited for")]
 pub(crate) fn paced(step: Duration) -> RankFault {
     Arc::new(move |_, _| {
@@ -37,13 +37,13 @@ pub(crate) fn paced(step: Duration) -> RankFault {
     })
 }
 
-/// Ranks before whose steps a brake is.
+/// Returns the fault of ranks whose steps a brake holds.
 pub(crate) fn braked(brake: &Brake) -> RankFault {
     let brakes = brake.brakes();
     Arc::new(move |_, _| brakes.before_a_step())
 }
 
-/// The cluster of a test.
+/// The replicas and the deadlines of a test's cluster.
 pub(crate) struct Setup {
     pub(crate) replicas: u32,
     pub(crate) layout: ParallelSpec,

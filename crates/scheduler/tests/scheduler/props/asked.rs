@@ -37,7 +37,7 @@ impl Asked {
         }
     }
 
-    /// S-4, S-5 and S-9 for this request, once all is over.
+    /// Checks **S-4**, **S-5** and **S-9** for this request, which has ended.
     pub(crate) fn judge(&self, limits: &Limits) {
         let id = self.request.id;
         let (tokens, finish) = alone(&self.request, limits);
