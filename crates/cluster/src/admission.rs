@@ -9,6 +9,8 @@
 //! - **AD-3** a refused client is told to come back when the requests that are queued now will have been
 //!   admitted to batches, at the pace at which requests leave: in 1 s to 60 s, which is what
 //!   `openai-python` heeds.
+//! - **AD-4** generations that exceed a bound together, whatever else is in the cluster, are told apart from
+//!   those that have to wait: repeating them would be in vain.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -71,6 +73,29 @@ pub(crate) enum Full {
     Cluster,
     /// A limit of the client: what is limited, and the limit.
     Client(Measure, u32),
+}
+
+/// The generations of one request are more than a bound allows, whatever else is in the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{asked} {measure} in one request can never fit: at most {limit} are taken at once")]
+pub struct Excess {
+    /// The holder of the limit.
+    pub holder: LimitHolder,
+    /// The quantity that exceeds the limit.
+    pub measure: Measure,
+    /// The quantity that the request needs.
+    pub asked: u64,
+    /// The limit of that quantity.
+    pub limit: u32,
+}
+
+/// The holder of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitHolder {
+    /// The whole cluster.
+    Cluster,
+    /// The client.
+    Client,
 }
 
 /// The quantity that a limit counts.
@@ -166,6 +191,20 @@ impl Admission {
         Ok(Place { admission: Arc::clone(self), _cluster: cluster, _client: of_client })
     }
 
+    /// Checks whether requests with prompts of these lengths fit an empty cluster together (**AD-4**).
+    pub(crate) fn check_together(
+        &self,
+        prompts: impl Iterator<Item = usize> + Clone,
+        client: Option<&Client>,
+        replicas: usize,
+    ) -> Result<(), Excess> {
+        if let Some(Client { budget, .. }) = client {
+            budget.check_together(prompts.clone(), budget.requests.most, LimitHolder::Client)?;
+        }
+        let most = self.requests.among(replicas);
+        self.cluster.check_together(prompts, most, LimitHolder::Cluster)
+    }
+
     /// The number of requests in the cluster.
     pub(crate) fn requests(&self) -> u32 {
         *self.cluster.requests.taken.borrow()
@@ -214,11 +253,31 @@ impl Budget {
     /// Takes one request, of at most `requests`, and its prompt tokens; otherwise returns the quantity
     /// that is exhausted.
     fn take(&self, prompt_tokens: usize, requests: u32) -> Result<[Taken; 2], Measure> {
-        let tokens = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
         let request = self.requests.take(1, requests).ok_or(Measure::Requests)?;
-        let most = self.prompt_tokens.most;
-        let tokens = self.prompt_tokens.take(tokens.min(most), most);
+        let tokens = self.counted(prompt_tokens);
+        let tokens = self.prompt_tokens.take(tokens, self.prompt_tokens.most);
         Ok([request, tokens.ok_or(Measure::PromptTokens)?])
+    }
+
+    /// Returns what a prompt counts: one that is longer than the bound is accepted alone.
+    fn counted(&self, prompt_tokens: usize) -> u32 {
+        u32::try_from(prompt_tokens).unwrap_or(u32::MAX).min(self.prompt_tokens.most)
+    }
+
+    fn check_together(
+        &self,
+        prompts: impl Iterator<Item = usize> + Clone,
+        requests: u32,
+        holder: LimitHolder,
+    ) -> Result<(), Excess> {
+        let tokens: u64 = prompts.clone().map(|tokens| u64::from(self.counted(tokens))).sum();
+        let needs = [
+            (Measure::Requests, prompts.count() as u64, requests),
+            (Measure::PromptTokens, tokens, self.prompt_tokens.most),
+        ];
+        let excess = needs.into_iter().find(|&(_, asked, limit)| asked > limit.into());
+        excess
+            .map_or(Ok(()), |(measure, asked, limit)| Err(Excess { holder, measure, asked, limit }))
     }
 }
 
@@ -325,6 +384,33 @@ mod tests {
         drop((first, second, third, fourth));
         assert_eq!(cluster.requests(), 0);
         assert!(cluster.enter(1000, Some(&small), 1).is_ok(), "a long one is let in alone");
+    }
+
+    /// **AD-4**
+    #[test]
+    fn what_exceeds_a_bound_by_itself_is_told_so_whatever_else_is_there() {
+        let cluster = admission();
+        let small = client(&cluster, 2, 30);
+        let check =
+            |prompts: &[usize], client| cluster.check_together(prompts.iter().copied(), client, 1);
+        let excess = |holder, measure, asked, limit| Err(Excess { holder, measure, asked, limit });
+        assert_eq!(check(&[10, 20], Some(&small)), Ok(()));
+        assert_eq!(check(&[1000], Some(&small)), Ok(()), "a long one is let in alone");
+        assert_eq!(
+            check(&[1, 1, 1], Some(&small)),
+            excess(LimitHolder::Client, Measure::Requests, 3, 2)
+        );
+        assert_eq!(
+            check(&[10, 1000], Some(&small)),
+            excess(LimitHolder::Client, Measure::PromptTokens, 40, 30)
+        );
+        assert_eq!(check(&[1; 5], None), excess(LimitHolder::Cluster, Measure::Requests, 5, 4));
+        assert_eq!(
+            check(&[60, 60], None),
+            excess(LimitHolder::Cluster, Measure::PromptTokens, 120, 100)
+        );
+        let _place = cluster.enter(100, None, 1).expect("room");
+        assert_eq!(check(&[100], None), Ok(()), "it waits for room");
     }
 
     /// **AD-1**

@@ -10,7 +10,7 @@ use playhouse_types::{BlockSize, Emission, GenerateRequest, RequestId};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::admission::{
-    Admission, AdmissionLimits, Capacity, Client, ClientLimits, Full, Measure, Place,
+    Admission, AdmissionLimits, Capacity, Client, ClientLimits, Excess, Full, Measure, Place,
 };
 use crate::awaited::Awaited;
 use crate::generation::{self, Generation};
@@ -69,6 +69,9 @@ pub enum Rejected {
         /// The client's limit of that quantity.
         limit: u32,
     },
+    /// The generations of one request are more than the cluster or the client may have at once.
+    #[error(transparent)]
+    NeverTogether(#[from] Excess),
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
@@ -179,6 +182,20 @@ impl FrontDoor {
             None => shared.replicas.park(Pending::new(sink)),
         }
         Ok(generation)
+    }
+
+    /// Checks whether requests with prompts of these lengths, in tokens, could be in the cluster at the same
+    /// time if nothing else were there.
+    ///
+    /// # Errors
+    /// [`Rejected::NeverTogether`]
+    pub fn check_together(
+        &self,
+        prompts: impl Iterator<Item = usize> + Clone,
+        client: Option<&Client>,
+    ) -> Result<(), Rejected> {
+        let replicas = self.shared.replicas.routing().replicas();
+        Ok(self.shared.admission.check_together(prompts, client, replicas)?)
     }
 
     fn enter(&self, prompt_tokens: usize, client: Option<&Client>) -> Result<Place, Rejected> {

@@ -72,7 +72,9 @@ mod timer;
 mod watchdog;
 mod weights;
 
-pub use admission::{AdmissionLimits, Capacity, Client, ClientLimits, Measure};
+pub use admission::{
+    AdmissionLimits, Capacity, Client, ClientLimits, Excess, LimitHolder, Measure,
+};
 pub use awaited::{Awaited, MissingDevices, WeightsProgress, WeightsRead};
 pub use blueprint::{Blueprint, Blueprints, Drafting};
 pub use child::{Child, ChildStarter};
