@@ -17,6 +17,7 @@ mod namespaces;
 mod nodes;
 mod observability;
 mod out_of_memory;
+mod oversized;
 mod plan;
 #[path = "../ports.rs"]
 mod ports;

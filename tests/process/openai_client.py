@@ -92,6 +92,19 @@ refused(bad, lambda: chat(stop=["x"] * 17), param="stop")
 refused(bad, lambda: chat(messages=[]), param="messages")
 refused(bad, lambda: chat(tools=[{"type": "function", "function": {"name": "f"}}]), param="tools")
 text = refused(bad, lambda: complete([70] * 5000), code="context_length_exceeded")
-assert "5000" in text and "2048" in text, text
+assert "5000" in text and "maximum context length is 2048 tokens" in text, text
+seven = "Seven sailors saw"
+copies = complete([seven] * 4, temperature=1.5, max_tokens=16, extra_body={"ignore_eos": True})
+assert len({choice.text for choice in copies.choices}) > 1, "copies of a prompt are draws of their own"
+assert chat(max_completion_tokens=65_536).choices[0].finish_reason == "stop"
+called = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}}
+history = [
+    {"role": "user", "content": "What is 1 + 2?"},
+    {"role": "assistant", "content": None, "tool_calls": [called]},
+    {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "3"}]},
+    {"role": "user", "content": "Thank you."},
+]
+assert chat(messages=history, max_completion_tokens=4).choices[0].message.role == "assistant"
+refused(bad, lambda: chat(extra_body={"regex": "[0-9]+"}), param="regex", code="unsupported_parameter")
 
 print(f"openai {openai.__version__}: all good")

@@ -1,7 +1,10 @@
 //! Who is let in, who comes first, and who waits for a replica: the flags and the file of
 //! `docs/operations.md`.
 
+use std::cell::RefCell;
 use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -36,6 +39,22 @@ fn ask(server: &Server, headers: &str, more: &Value) -> Response {
     server.send("POST", "/v1/completions", headers, &body.to_string())
 }
 
+/// A stream that runs until it is dropped.
+fn hold(server: &Server, headers: &str, more: &Value) -> TcpStream {
+    let mut body =
+        json!({ "prompt": "Once", "max_tokens": 2000, "ignore_eos": true, "stream": true });
+    let fields = more.as_object().expect("an object").clone();
+    body.as_object_mut().expect("an object").extend(fields);
+    let body = body.to_string();
+    let length = body.len();
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nhost: playhouse\r\n{headers}content-length: {length}\r\n\r\n"
+    );
+    let mut stream = server.connect();
+    stream.write_all([head, body].concat().as_bytes()).expect("the request is sent");
+    stream
+}
+
 /// What `openai-python` reads before it tries again: `retry-after-ms`, heeded up to a minute.
 fn assert_says_when_to_come_back(response: &Response) {
     let millis: u64 = response.header("retry-after-ms").expect("there").parse().expect("a number");
@@ -60,14 +79,32 @@ fn the_keys_and_the_command_of_the_page_work() {
         let response = ask(&server, key, &json!({ "n": 4, "priority": -3 }));
         assert_eq!(response.status, 200, "{}", response.body);
     }
-    let refused = ask(&server, batch, &json!({ "n": 5 }));
-    assert_eq!(refused.status, 429, "{}", refused.body);
-    assert_eq!(refused.json()["error"]["code"], "rate_limit_exceeded");
-    assert_says_when_to_come_back(&refused);
-    let refused = ask(&server, chat, &json!({ "n": 128, "prompt": vec!["Once"; 5] }));
-    assert_eq!(refused.status, 503, "{}", refused.body);
-    assert_eq!(refused.json()["error"]["code"], "overloaded");
-    assert_says_when_to_come_back(&refused);
+    // What can never fit is a mistake.
+    for (key, more) in
+        [(batch, json!({ "n": 5 })), (chat, json!({ "n": 128, "prompt": vec!["Once"; 5] }))]
+    {
+        let refused = ask(&server, key, &more);
+        assert_eq!((refused.status, refused.header("retry-after")), (400, None));
+        assert_eq!(refused.json()["error"]["code"], "request_too_large");
+    }
+    let full = |key: &str, more: &Value, status: u16| {
+        server.wait_until("there is room", |server| ask(server, key, more).status == 200);
+        let _held = hold(&server, key, more);
+        let refused = RefCell::new(None);
+        server.wait_until("there is no room", |server| {
+            let response = ask(server, key, &json!({}));
+            let is_refused = response.status != 200;
+            refused.replace(Some(response));
+            is_refused
+        });
+        let refused = refused.take().expect("asked at least once");
+        assert_eq!(refused.status, status, "{}", refused.body);
+        assert_says_when_to_come_back(&refused);
+        refused.json()["error"]["code"].clone()
+    };
+    assert_eq!(full(batch, &json!({ "n": 4 }), 429), "rate_limit_exceeded");
+    let all = json!({ "n": 128, "prompt": vec!["Once"; 4] });
+    assert_eq!(full(chat, &all, 503), "overloaded");
 
     let metrics = server.send("GET", "/metrics", chat, "").body;
     for labels in [r#"reason="over_limit",key="batch"} 1"#, r#"reason="overloaded",key="chat"} 1"#]

@@ -39,10 +39,19 @@ impl Answer {
         caller: Caller,
         arrived: Instant,
     ) -> Result<Self> {
-        let Job { form, prompts, n, stops, cache_salt, priority } = job;
+        let Job { form, prompts, n, stops, cache_salt, priority, .. } = job;
         let reply = Reply::new(gateway, &form);
         let setting = Setting { gateway: Arc::clone(gateway), form, stops, caller, arrived };
         gateway.metrics().request_n.observe(n.into());
+        let refused = |rejected: Rejected| {
+            setting.refused(reason_of(&rejected));
+            ApiError::from(rejected)
+        };
+        let door = gateway.front_door();
+        let lengths = prompts
+            .iter()
+            .flat_map(|work| std::iter::repeat_n(work.prompt.tokens.len(), n as usize));
+        door.check_together(lengths, setting.caller.client()).map_err(refused)?;
         if let Some(work) = prompts.first() {
             trace::asks(&setting, &work.sampling, n);
         }
@@ -53,7 +62,6 @@ impl Answer {
                 let seed = work.sampling.seed.wrapping_add(choice.into());
                 let sampling = Arc::new(SamplingParams { seed, ..work.sampling.clone() });
                 let tokens = Arc::clone(&prompt.tokens);
-                let door = gateway.front_door();
                 let caller = &setting.caller;
                 let submission = Submission {
                     cache_salt: gateway.keys().salt(caller.key(), cache_salt),
@@ -64,10 +72,7 @@ impl Answer {
                     span: caller.span.clone(),
                     ..Submission::new(tokens, Arc::clone(&sampling))
                 };
-                let generation = door.submit(submission).map_err(|rejected| {
-                    setting.refused(reason_of(&rejected));
-                    ApiError::from(rejected)
-                })?;
+                let generation = door.submit(submission).map_err(refused)?;
                 let index = choices.len();
                 let prompt = Arc::clone(&prompt);
                 choices.push(Choice::new(&setting, index, prompt, &sampling, generation));
@@ -175,6 +180,6 @@ fn reason_of(rejected: &Rejected) -> Refusal {
         Rejected::Overloaded { .. } => Refusal::overloaded,
         Rejected::OverLimit { .. } => Refusal::over_limit,
         Rejected::Draining => Refusal::draining,
-        Rejected::NeverFits { .. } => Refusal::never_fits,
+        Rejected::NeverFits { .. } | Rejected::NeverTogether(_) => Refusal::never_fits,
     }
 }

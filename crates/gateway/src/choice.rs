@@ -1,5 +1,7 @@
 //! One choice of an answer while it grows: it turns emissions into text and log-probabilities.
 
+mod echo;
+
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -292,24 +294,17 @@ impl Choice {
     /// Puts the prompt before the completion.
     fn echo(&mut self, gateway: &Gateway, form: &Form) {
         self.echoed = true;
-        let tokenizer = gateway.tokenizer();
-        let tokens = &self.prompt.tokens;
+        let (tokenizer, prompt) = (gateway.tokenizer(), Arc::clone(&self.prompt));
+        let decoded = || tokenizer.decode(&prompt.tokens, form.skip_special_tokens);
+        let text = prompt.text.clone().unwrap_or_else(decoded);
         if form.logprobs {
             let mut given = std::mem::take(&mut self.prompt_logprobs).into_iter();
-            let mut detokenizer = Detokenizer::new(form.skip_special_tokens, true);
-            let mut offset = 0;
-            for (position, &token) in tokens.iter().enumerate() {
+            let offsets = echo::offsets(tokenizer, &prompt, &text, form.skip_special_tokens);
+            for (position, (&token, offset)) in prompt.tokens.iter().zip(offsets).enumerate() {
                 let logprobs = if position == 0 { None } else { given.next() };
                 self.delta.logprobs.push(Entry { token, logprobs, offset });
-                self.scratch.clear();
-                detokenizer.push(tokenizer, token, &mut self.scratch);
-                offset += self.scratch.chars().count();
             }
         }
-        let text = match &self.prompt.text {
-            Some(text) => text.clone(),
-            None => tokenizer.decode(tokens, form.skip_special_tokens),
-        };
         self.characters = text.chars().count();
         self.delta.text.push_str(&text);
     }

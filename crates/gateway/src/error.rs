@@ -7,7 +7,7 @@ use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
-use playhouse_cluster::Rejected;
+use playhouse_cluster::{Excess, LimitHolder, Measure, Rejected};
 use serde::Serialize;
 
 use crate::json;
@@ -43,6 +43,9 @@ pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
 
 /// A header that openai-python respects before `Retry-After`, which has whole seconds only.
 pub(crate) const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+
+/// OpenAI's code for a request that does not fit the context.
+const CONTEXT_LENGTH_EXCEEDED: &str = "context_length_exceeded";
 
 // === impl ApiError ===
 
@@ -82,6 +85,35 @@ impl ApiError {
     /// Returns a 500 for a valid request that the engine could not run.
     pub(crate) fn engine_failed(reason: &str) -> Self {
         Self::internal(format!("the generation failed: {reason}")).with_code("engine_failed")
+    }
+
+    /// Returns a 400 for a prompt that has `length`, such as `5000 tokens`, and does not fit a context of
+    /// `limit` tokens. Clients recognise such errors by these words, so that they can shorten the
+    /// conversation: LiteLLM and its fallbacks by "this model's maximum context length is", LangChain and
+    /// coding assistants by "prompt is too long" or "exceeds the context window".
+    pub(crate) fn prompt_too_long(limit: usize, length: impl std::fmt::Display) -> Self {
+        Self::bad_request(format!(
+            "prompt is too long: it has {length}, and with one for the answer exceeds the context \
+             window. This model's maximum context length is {limit} tokens (--max-model-len)"
+        ))
+        .with_code(CONTEXT_LENGTH_EXCEEDED)
+    }
+
+    /// Returns a 400 for a prompt that fits a context of `limit` tokens, but not together with the
+    /// `asked` tokens of the field `param`.
+    pub(crate) fn answer_too_long(limit: usize, prompt: usize, param: &str, asked: u32) -> Self {
+        let both = prompt + asked as usize;
+        let error = Self::bad_request(format!(
+            "{param}: This model's maximum context length is {limit} tokens (--max-model-len), but the \
+             prompt has {prompt} tokens and {param} is {asked}, {both} in all: lower {param} or shorten \
+             the prompt"
+        ));
+        Self { param: Some(param.to_owned()), ..error.with_code(CONTEXT_LENGTH_EXCEEDED) }
+    }
+
+    /// Returns the error of a request whose client has left, which nobody reads.
+    pub(crate) fn client_left() -> Self {
+        Self::bad_request("the client has left").with_code("client_left")
     }
 
     pub(crate) fn unauthorized() -> Self {
@@ -163,11 +195,30 @@ impl From<Rejected> for ApiError {
                 .with_code("rate_limit_exceeded")
             },
             Rejected::Draining => Self::draining(),
-            Rejected::NeverFits { tokens, limit } => Self::bad_request(format!(
-                "the request needs room for {tokens} tokens, but the whole KV cache holds {limit}: \
-                 shorten the prompt or lower max_tokens"
-            ))
-            .with_code("context_length_exceeded"),
+            Rejected::NeverFits { tokens, limit } => {
+                Self::prompt_too_long(limit, format_args!("{} tokens", tokens - 1))
+            }
+            Rejected::NeverTogether(Excess { holder, measure, asked, limit }) => {
+                let (who, flag) = match (holder, measure) {
+                    (LimitHolder::Cluster, Measure::Requests) => {
+                        ("this server", "--max-queued-requests")
+                    }
+                    (LimitHolder::Cluster, Measure::PromptTokens) => {
+                        ("this server", "--max-queued-tokens")
+                    }
+                    (LimitHolder::Client, Measure::Requests) => {
+                        ("your API key", "max_concurrent_requests of the key")
+                    }
+                    (LimitHolder::Client, Measure::PromptTokens) => {
+                        ("your API key", "max_queued_tokens of the key")
+                    }
+                };
+                Self::bad_request(format!(
+                    "the prompts of this request times n are {asked} {measure}, but {who} has at most \
+                     {limit} at once ({flag}): send them in several requests"
+                ))
+                .with_code("request_too_large")
+            }
         }
     }
 }

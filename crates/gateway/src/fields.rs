@@ -1,6 +1,6 @@
 //! A reader of JSON objects, field by field, with errors that name the field.
 //!
-//! - **FLD-1** `null` counts as absent; unknown fields are ignored; `16.0` is accepted as an integer.
+//! - **FLD-1** `null` counts as absent; `16.0` is accepted as an integer.
 //! - **FLD-2** an error names the field with its path, the value given and what is allowed.
 
 use playhouse_types::TokenId;
@@ -109,7 +109,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-pub(crate) fn token_ids(list: &[Value], path: &str, vocab: u32) -> Result<Vec<TokenId>> {
+fn token_ids(list: &[Value], path: &str, vocab: u32) -> Result<Vec<TokenId>> {
     list.iter()
         .enumerate()
         .map(|(index, value)| {
@@ -129,7 +129,8 @@ pub(crate) fn number(value: &Value, path: &str) -> Result<f32> {
     Ok(given as f32)
 }
 
-fn integer(value: &Value, path: &str, min: i64, max: i64) -> Result<i64> {
+/// Returns the integer at `path`, which must be in `min..=max`.
+pub(crate) fn integer(value: &Value, path: &str, min: i64, max: i64) -> Result<i64> {
     if !value.is_number() {
         return Err(wrong_type(path, "an integer", value));
     }

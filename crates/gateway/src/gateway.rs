@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use playhouse_cluster::FrontDoor;
@@ -15,6 +16,7 @@ use tokio_rustls::rustls::ServerConfig;
 use crate::auth::{ApiKey, KeyRing};
 use crate::cors::Cors;
 use crate::gateway_error::GatewayError;
+use crate::known_fields::UnknownFields;
 use crate::sampling_defaults::SamplingDefaults;
 use crate::shutdown::Shutdown;
 use crate::template::{ChatTemplate, unix_now};
@@ -62,6 +64,9 @@ pub struct Limits {
     /// The bytes that the bodies over 64 KiB of all requests may occupy while they are read and parsed. A
     /// body that finds no room waits, within `body_timeout`. At least `body_bytes`.
     pub bodies_bytes: usize,
+    /// How many large bodies may be parsed and tokenized at a time; others wait for their turn. By default
+    /// one for each core.
+    pub intakes: NonZeroUsize,
     /// The number of concurrent connections; more wait in the kernel's queue.
     pub connections: NonZeroUsize,
     /// The longest silence in a stream; after that, an SSE comment tells proxies that the stream is
@@ -88,6 +93,9 @@ pub struct Gateway {
     shutdown: Shutdown,
     /// KiB that bodies may still occupy.
     body_room: Arc<Semaphore>,
+    /// The turns of large bodies.
+    intakes: Arc<Semaphore>,
+    unknown_fields: UnknownFields,
 }
 
 /// A sequence of numbers that do not repeat and cannot be told from random numbers without its key.
@@ -127,6 +135,7 @@ impl Default for Limits {
             write_timeout: Duration::from_secs(60),
             body_bytes: 32 << 20,
             bodies_bytes: 1 << 30,
+            intakes: available_parallelism().unwrap_or(NonZeroUsize::MIN),
             connections: NonZeroUsize::new(8192).expect("not zero"),
             ping_interval: Duration::from_secs(15),
             drain_timeout: Duration::from_secs(120),
@@ -185,6 +194,8 @@ impl Gateway {
             seeds: Sequence::new(config.seed.map_or_else(random, Ok)?),
             shutdown: Shutdown::default(),
             body_room: Arc::new(Semaphore::new(config.limits.body_room())),
+            intakes: Arc::new(Semaphore::new(config.limits.intakes.get())),
+            unknown_fields: UnknownFields::default(),
             config,
         })
     }
@@ -192,6 +203,15 @@ impl Gateway {
     /// Returns the room for bodies, in KiB.
     pub(crate) fn body_room(&self) -> &Arc<Semaphore> {
         &self.body_room
+    }
+
+    /// Returns the turns of large bodies.
+    pub(crate) fn intakes(&self) -> &Arc<Semaphore> {
+        &self.intakes
+    }
+
+    pub(crate) fn unknown_fields(&self) -> &UnknownFields {
+        &self.unknown_fields
     }
 
     pub(crate) fn model_names(&self) -> &[String] {

@@ -7,12 +7,12 @@
 //!   (the tables below).
 //! - **GW-3** a client that disconnects ends its generations, streamed or not (**G5**).
 //! - **GW-4** a refusal for lack of capacity is immediate and says when to retry (**G6**): 429 when the
-//!   API key has reached its limits, 503 when the queues are full.
+//!   API key has reached its limits, 503 when the queues are full. What can never fit is 400.
 //! - **GW-5** a stream has exactly the text of the whole answer, in whole code points.
 //!
 //! The path of a request: [`serve`] accepts it on a [`Listener`](playhouse_listener::Listener)
-//! (`accept`), `routes` finds its handler and reads its body, `request` turns it into checked work (with
-//! [`ChatTemplate`] and [`Tokenizer`]), `answer` submits that to the front door, `choice` turns emissions
+//! (`accept`), `routes` finds its handler, `intake` reads its body (with `upload`, `body` and `known_fields`),
+//! `request` turns it into checked work (with [`ChatTemplate`] and [`Tokenizer`]), `answer` submits that to the front door, `choice` turns emissions
 //! into text (with `stop`), and `respond` or `stream` sends it in the JSON of `reply`. `shutdown`
 //! documents the end of a gateway.
 //!
@@ -40,7 +40,8 @@
 //! 503 `timeout` instead of being computed.
 //!
 //! # Fields
-//! `null` is absent; `16.0` is an integer; unknown fields are ignored.
+//! `null` is absent; `16.0` is an integer. The header `x-ignored-fields` of an answer names the fields that are
+//! unknown and ignored. `docs/api.md` has the reasons for what differs from other servers.
 //!
 //! | Honoured by both | |
 //! |---|---|
@@ -49,7 +50,7 @@
 //! | `stream`, `stream_options` | `include_usage`, `continuous_usage_stats` |
 //! | `temperature` `top_p` `top_k` `min_p` `repetition_penalty` | absent: the model's defaults; `top_k` 0 or -1 is off |
 //! | `presence_penalty` `frequency_penalty` `logit_bias` | `logit_bias` maps token ids to -100..100 |
-//! | `seed` | absent: a new one per request |
+//! | `seed` | absent: a new one per prompt |
 //! | `stop` | up to 16 strings; `stop_reason` tells which one |
 //! | `include_stop_str_in_output` | keeps the stop string, or the text of the stop token |
 //! | `stop_token_ids` `ignore_eos` `min_tokens` | stop strings do not count before `min_tokens` either |
@@ -59,8 +60,8 @@
 //!
 //! | Chat | |
 //! |---|---|
-//! | `messages` | roles system, developer (as system), user, assistant, tool; content a string or text parts (joined by newlines) |
-//! | `max_completion_tokens`, `max_tokens` | absent: to the end of the context |
+//! | `messages` | roles system, developer (as system), user, assistant, tool; content a string or text parts (joined by newlines); calls of tools and their results |
+//! | `max_completion_tokens`, `max_tokens` | an upper bound; absent: to the end of the context |
 //! | `logprobs`, `top_logprobs` | up to 20, with exact `bytes` |
 //! | `add_generation_prompt`, `continue_final_message` | as in transformers |
 //! | `chat_template_kwargs`, `reasoning_effort` | variables of the template; scalars only |
@@ -68,7 +69,7 @@
 //! | Completions | |
 //! |---|---|
 //! | `prompt` | a string, token ids, or a list of either |
-//! | `max_tokens` | absent: 16; 0 with `echo` only scores the prompt |
+//! | `max_tokens` | must fit the context with the prompt; absent: 16; 0 with `echo` only scores the prompt |
 //! | `echo`, `logprobs` | up to 20 alternatives; the first prompt token has none |
 //!
 //! | Ignored: cannot change the answer | |
@@ -76,10 +77,12 @@
 //! | `user` `safety_identifier` `metadata` `store` `service_tier` `prompt_cache_key` | for OpenAI's own bookkeeping |
 //! | `request_id` `session_id` | send `x-request-id`, `x-session-id` |
 //! | `parallel_tool_calls` `include_reasoning` `truncation_side` `spaces_between_special_tokens` | say how to do what was not asked for |
+//! | `routed_dp_rank` `cache_prompt` `dry_base` … | other servers' hints, and the details of what is refused by its own name |
 //!
-//! Refused with `unsupported_parameter` unless they ask for nothing: tools and functions, structured
-//! output, `suffix`, beam search and `best_of`, embeddings and media as prompts, templates in requests,
-//! `prompt_logprobs` (use `echo`), and the rest of the list in `request/unsupported.rs`.
+//! Refused with `unsupported_parameter` unless they ask for nothing: tools that may be called, structured
+//! output and grammars, `suffix`, beam search and `best_of`, samplers of other servers, adapters, embeddings and
+//! media as prompts, templates in requests, `prompt_logprobs` (use `echo`), and the rest of the list in
+//! `known_fields/unsupported.rs`.
 #![forbid(unsafe_code)]
 
 mod accept;
@@ -94,7 +97,9 @@ mod error;
 mod fields;
 mod gateway;
 mod gateway_error;
+mod intake;
 mod json;
+mod known_fields;
 mod readiness;
 mod reply;
 mod request;
@@ -107,6 +112,7 @@ mod stream;
 mod template;
 mod tokenizer;
 mod trace;
+mod upload;
 
 pub use accept::{Drained, serve};
 pub use auth::{ApiKey, KeyRing};

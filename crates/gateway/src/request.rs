@@ -1,17 +1,20 @@
 //! Request bodies to checked work. This is the only place where OpenAI's fields are read.
 //!
 //! - **REQ-1** a field is honoured, or ignored because it cannot change the answer, or refused by name:
-//!   never silently dropped. [`unsupported`] has the refused fields.
+//!   never silently dropped. `known_fields` has the lists; the answer names fields that are in none of them.
 //! - **REQ-2** a parsed request satisfies [`SamplingParams::check`], and its prompt plus `max_tokens` fit
 //!   the context.
+//!
+//! - **REQ-3** every generation of a request is a draw of its own: without a seed, each prompt gets one, and
+//!   each choice adds its index.
 //!
 //! Everything here is synchronous and touches no engine.
 
 mod chat;
 mod completion;
+mod message;
 mod prompt;
 mod sampling;
-mod unsupported;
 
 use std::sync::Arc;
 
@@ -22,16 +25,18 @@ pub(crate) use chat::parse_chat;
 pub(crate) use completion::parse_completion;
 pub(crate) use prompt::{Conversation, Prompt};
 
+use crate::body::PROMPTS_MAX;
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
 use crate::gateway::Gateway;
+use crate::known_fields::Ignored;
 use crate::stop::{STOPS_MAX, Stops};
 
 /// The maximum number of choices per prompt.
 pub(crate) const N_MAX: u32 = 128;
 
 /// The maximum number of generations of one request: prompts times choices.
-pub(crate) const GENERATIONS_MAX: usize = 1024;
+const GENERATIONS_MAX: usize = PROMPTS_MAX;
 
 /// A parsed and checked request.
 pub(crate) struct Job {
@@ -44,6 +49,8 @@ pub(crate) struct Job {
     pub(crate) cache_salt: u64,
     /// The priority; lower is earlier.
     pub(crate) priority: i32,
+    /// The fields that have no effect.
+    pub(crate) ignored: Ignored,
 }
 
 /// A prompt with the parameters of its first choice; the others add their index to the seed.
@@ -162,7 +169,7 @@ fn priority(fields: &Fields<'_>) -> Result<i32> {
     Ok(i32::try_from(given).expect("between two i32"))
 }
 
-/// Gives every prompt its `max_tokens` and checks the result (**REQ-2**).
+/// Gives every prompt its seed and its `max_tokens`, and checks the result (**REQ-2**, **REQ-3**).
 fn work(
     gateway: &Gateway,
     fields: &Fields<'_>,
@@ -170,55 +177,50 @@ fn work(
     sampling: &SamplingParams,
     max_tokens: MaxTokens,
 ) -> Result<Vec<Work>> {
+    let seed = sampling::seed(fields)?;
+    let limit = gateway.front_door().max_model_len();
     prompts
         .into_iter()
         .map(|prompt| {
-            let limit = gateway.front_door().max_model_len();
-            let max_tokens = max_tokens.within(limit, prompt.tokens.len())?;
-            let sampling = SamplingParams { max_tokens, ..sampling.clone() };
+            let max_tokens = max_tokens.within(limit, prompt.tokens.len(), sampling.min_tokens)?;
+            let seed = seed.unwrap_or_else(|| gateway.draw());
+            let sampling = SamplingParams { max_tokens, seed, ..sampling.clone() };
             sampling::check(gateway, fields, &sampling)?;
             Ok(Work { prompt, sampling })
         })
         .collect()
 }
 
-/// The fields of a request that limit the length of its answer.
+/// The maximum length of an answer.
 #[derive(Clone, Copy)]
-pub(crate) struct MaxTokens {
-    /// The given limit; an error quotes it.
-    pub(crate) given: Option<u32>,
-    /// The limit when none is given, at most.
-    pub(crate) default: u32,
+pub(crate) enum MaxTokens {
+    /// The answer ends earlier where the context ends.
+    AtMost(u32),
+    /// The context must have room for so much.
+    Exactly(u32),
 }
 
 // === impl MaxTokens ===
 
 impl MaxTokens {
     /// Returns the limit for a prompt of this length in a context of `limit` tokens; at least 1.
-    fn within(self, limit: usize, prompt: usize) -> Result<u32> {
-        let room = limit.saturating_sub(prompt);
+    fn within(self, limit: usize, prompt: usize, min_tokens: u32) -> Result<u32> {
+        let room = u32::try_from(limit.saturating_sub(prompt)).unwrap_or(u32::MAX);
         if room == 0 {
-            return Err(context_length_exceeded(format!(
-                "the prompt has {prompt} tokens and leaves no room for an answer: the context \
-                 length is {limit} tokens"
-            )));
+            return Err(ApiError::prompt_too_long(limit, format_args!("{prompt} tokens")));
         }
-        let room = u32::try_from(room).unwrap_or(u32::MAX);
-        match self.given {
-            Some(given) if given > room => Err(context_length_exceeded(format!(
-                "the prompt has {prompt} tokens and max_tokens is {given}, {} in all: the context \
-                 length is {limit} tokens",
-                prompt + given as usize
-            ))),
+        match self {
+            Self::Exactly(asked) if asked > room => {
+                Err(ApiError::answer_too_long(limit, prompt, "max_tokens", asked))
+            }
+            Self::AtMost(most) if min_tokens > room && min_tokens <= most => {
+                Err(ApiError::answer_too_long(limit, prompt, "min_tokens", min_tokens))
+            }
             // `max_tokens: 0` still needs a step: the engine generates one token, which no client sees.
-            Some(given) => Ok(given.max(1)),
-            None => Ok(self.default.min(room)),
+            Self::Exactly(asked) => Ok(asked.max(1)),
+            Self::AtMost(most) => Ok(most.min(room)),
         }
     }
-}
-
-fn context_length_exceeded(message: String) -> ApiError {
-    ApiError::bad_request(message).with_code("context_length_exceeded")
 }
 
 /// Checks the bound on prompts times choices.

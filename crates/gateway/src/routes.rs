@@ -4,7 +4,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{MatchedPath, Path, RawQuery, Request, State};
 use axum::http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, RETRY_AFTER, VARY};
@@ -12,35 +11,29 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use bytes::Bytes;
 use futures_util::FutureExt;
-use http_body::Body as _;
-use http_body_util::BodyExt;
 use playhouse_telemetry::{Exposition, HttpLabels, Refusal, StatusClass};
 use serde_json::{Value, json};
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::access_log::Access;
 use crate::answer::Answer;
 use crate::auth::{Key, PUBLIC_PATHS};
-use crate::body::parse_object;
 use crate::caller::Caller;
 use crate::error::{ApiError, RETRY_AFTER_MS, Result};
 use crate::fields::Fields;
 use crate::gateway::Gateway;
+use crate::intake::{Extent, Intake, take_in};
+use crate::known_fields::{Endpoint, Ignored};
 use crate::readiness::{self, Detail};
-use crate::request::{self, Conversation, Job, Prompt};
+use crate::request::{self, Conversation, Job};
 use crate::respond::respond;
 use crate::shutdown::Phase;
 use crate::tokenizer::panic_text;
 use crate::trace;
+use crate::upload::read_body;
 
 type Shared = State<Arc<Gateway>>;
-
-/// Bodies above this are read on the blocking pool: templating and tokenizing them takes long
-/// enough to make other connections of the same thread wait.
-const INLINE_BYTES: usize = 32 << 10;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -203,93 +196,6 @@ async fn method_not_allowed(request: Request) -> ApiError {
     ApiError::refused(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }
 
-/// The bytes of a body that need no room among those of all requests.
-const FREE_BODY_BYTES: usize = 64 << 10;
-
-/// The body of a request, with the room that it takes until it is parsed.
-struct HeldBody {
-    bytes: Bytes,
-    _room: Option<OwnedSemaphorePermit>,
-}
-
-/// Reads the whole body, bounded in size and in time. A body that is slightly too large is read to its
-/// end: a client that still sends when the connection closes does not see the answer.
-async fn read_body(gateway: &Gateway, mut body: Body) -> Result<HeldBody> {
-    let limits = gateway.limits();
-    let too_large = || {
-        let message = format!("the body is larger than {} bytes", limits.body_bytes);
-        ApiError::refused(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
-    };
-    let discarded_max = 4 * limits.body_bytes;
-    if body.size_hint().lower() > discarded_max as u64 {
-        return Err(too_large());
-    }
-    let whole = body.size_hint().upper().unwrap_or(u64::MAX).min(limits.body_bytes as u64);
-    let whole_kib = u32::try_from(whole.div_ceil(1024)).unwrap_or(u32::MAX);
-    let reading = async {
-        let mut total = 0;
-        let mut first = Bytes::new();
-        let mut rest = Vec::new();
-        let mut room: Option<OwnedSemaphorePermit> = None;
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| {
-                ApiError::bad_request(format!("the body could not be read: {error}"))
-            })?;
-            let Ok(data) = frame.into_data() else { continue };
-            total += data.len();
-            if total > discarded_max {
-                return Err(too_large());
-            }
-            if total > limits.body_bytes {
-                (rest, room) = (Vec::new(), None);
-                continue;
-            }
-            if total > FREE_BODY_BYTES && room.is_none() {
-                // All of it at once: bodies that hold a part would wait for each other.
-                let place = Arc::clone(gateway.body_room()).acquire_many_owned(whole_kib).await;
-                room = Some(place.expect("nothing closes it"));
-            }
-            if first.is_empty() {
-                // Most bodies are one frame: no copy.
-                first = data;
-            } else {
-                rest.extend_from_slice(&data);
-            }
-        }
-        if total > limits.body_bytes {
-            return Err(too_large());
-        }
-        let bytes = if rest.is_empty() { first } else { [&*first, &rest].concat().into() };
-        Ok(HeldBody { bytes, _room: room })
-    };
-    timeout(limits.body_timeout, reading).await.unwrap_or_else(|_| {
-        let seconds = limits.body_timeout.as_secs_f32();
-        let message = format!("the body did not arrive within {seconds} s");
-        Err(ApiError::refused(StatusCode::REQUEST_TIMEOUT, "body_timeout", message))
-    })
-}
-
-/// Runs `work` on the body, on the blocking pool if the body is long.
-async fn with_body<T: Send + 'static>(
-    gateway: &Arc<Gateway>,
-    request: Request,
-    work: impl FnOnce(&Gateway, &[u8]) -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let body = read_body(gateway, request.into_body()).await?;
-    if body.bytes.len() <= INLINE_BYTES {
-        return work(gateway, &body.bytes);
-    }
-    let gateway = Arc::clone(gateway);
-    match tokio::task::spawn_blocking(move || work(&gateway, &body.bytes)).await {
-        Ok(result) => result,
-        // The caller turns a panic into a 500; without a panic, the runtime is shutting down.
-        Err(failed) => match failed.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(ApiError::draining()),
-        },
-    }
-}
-
 // Generation
 
 async fn chat_completions(State(gateway): Shared, request: Request) -> Result<Response> {
@@ -303,7 +209,7 @@ async fn completions(State(gateway): Shared, request: Request) -> Result<Respons
 async fn generate(
     gateway: &Arc<Gateway>,
     request: Request,
-    parse: fn(&Gateway, &[u8]) -> Result<Job>,
+    parse: fn(&Intake<'_>, &[u8]) -> Result<Job>,
 ) -> Result<Response> {
     let arrived = Instant::now();
     let caller = Caller::of(&request)?;
@@ -313,51 +219,64 @@ async fn generate(
         gateway.refused(Refusal::draining, caller.name());
         return Err(ApiError::draining());
     }
-    let job = with_body(gateway, request, parse).await?;
-    respond(Answer::submit(gateway, job, caller, arrived)?).await
+    let mut job = take_in(gateway, request, parse).await?;
+    let ignored = std::mem::take(&mut job.ignored);
+    let mut response = respond(Answer::submit(gateway, job, caller, arrived)?).await?;
+    ignored.announce(response.headers_mut());
+    Ok(response)
 }
 
 // Tokens
 
 async fn tokenize(State(gateway): Shared, request: Request) -> Result<Response> {
-    let reply = with_body(&gateway, request, |gateway, body| {
-        let object = parse_object(body)?;
-        let fields = Fields::new(&object);
+    let reply = take_in(&gateway, request, |intake, body| {
+        let (object, ignored) = intake.parse(body, Endpoint::Tokenize)?;
+        let (gateway, fields) = (intake.gateway, Fields::new(&object.fields));
         request::model(gateway, &fields)?;
-        let prompt = if fields.get("messages").is_some() {
-            Conversation::parse(&fields)?.prompt(gateway)?
+        let tokens = if fields.get("messages").is_some() {
+            Conversation::parse(&fields)?.tokens(intake, Extent::Document)?
         } else {
-            let text = fields
-                .string("prompt")?
+            let text = object
+                .prompt
                 .ok_or_else(|| fields.bad("prompt", "is required, unless there are messages"))?;
+            let text = text.into_text().ok_or_else(|| fields.bad("prompt", "must be a string"))?;
             let add_special_tokens = fields.flag("add_special_tokens", true)?;
-            Prompt::from_text(gateway, "prompt", text, add_special_tokens)?
+            intake.encode("prompt", &text, add_special_tokens, Extent::Document)?
         };
-        let tokens = &*prompt.tokens;
         let strings = fields.flag("return_token_strs", false)?.then(|| {
             tokens.iter().map(|&token| gateway.tokenizer().token_text(token)).collect::<Vec<_>>()
         });
-        Ok(json!({
+        let reply = json!({
             "count": tokens.len(),
             "max_model_len": gateway.front_door().max_model_len(),
             "tokens": tokens,
             "token_strs": strings,
-        }))
+        });
+        Ok((reply.to_string(), ignored))
     });
-    reply.await.map(json_response)
+    reply.await.map(answered)
 }
 
 async fn detokenize(State(gateway): Shared, request: Request) -> Result<Response> {
-    let reply = with_body(&gateway, request, |gateway, body| {
-        let object = parse_object(body)?;
-        let fields = Fields::new(&object);
+    let reply = take_in(&gateway, request, |intake, body| {
+        let (object, ignored) = intake.parse(body, Endpoint::Detokenize)?;
+        let (gateway, fields) = (intake.gateway, Fields::new(&object.fields));
         request::model(gateway, &fields)?;
-        let tokens = fields
-            .token_ids("tokens", gateway.front_door().vocab())?
-            .ok_or_else(|| fields.bad("tokens", "is required"))?;
-        Ok(json!({ "prompt": gateway.tokenizer().decode(&tokens, false) }))
+        let tokens = object.tokens.ok_or_else(|| fields.bad("tokens", "is required"))?;
+        let tokens = tokens
+            .into_tokens()
+            .ok_or_else(|| fields.bad("tokens", "must be a list of token ids"))?;
+        let reply = json!({ "prompt": gateway.tokenizer().decode(&tokens, false) });
+        Ok((reply.to_string(), ignored))
     });
-    reply.await.map(json_response)
+    reply.await.map(answered)
+}
+
+/// Returns the answer to a request with fields that have no effect.
+fn answered((json, ignored): (String, Ignored)) -> Response {
+    let mut response = ([(CONTENT_TYPE, "application/json")], json).into_response();
+    ignored.announce(response.headers_mut());
+    response
 }
 
 // Models, probes, metrics

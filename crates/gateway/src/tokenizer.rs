@@ -13,7 +13,9 @@
 //! difference from `tokenizers` is intended: a run of fallback bytes that is only partly valid keeps its
 //! valid characters, where `tokenizers` replaces the whole run, which no streaming decoder can do.
 
+mod bound;
 mod detokenizer;
+mod literal;
 mod pieces;
 #[cfg(test)]
 mod tests;
@@ -21,15 +23,20 @@ mod tests;
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use aho_corasick::AhoCorasick;
 use playhouse_types::TokenId;
 
 pub use detokenizer::Detokenizer;
+pub(crate) use literal::unused_mark;
 use pieces::Pieces;
 
 /// A tokenizer, loaded from a model's `tokenizer.json`.
 pub struct Tokenizer {
     encoder: tokenizers::Tokenizer,
     pieces: Pieces,
+    bytes_per_token_max: Option<usize>,
+    /// The special tokens, to find where a text spells them.
+    special: Option<AhoCorasick>,
 }
 
 /// The reason why a `tokenizer.json` cannot be used.
@@ -80,7 +87,9 @@ impl Tokenizer {
             .map_err(|error| TokenizerError::Malformed(error.to_string()))?;
         let pieces = catch_unwind(AssertUnwindSafe(|| Pieces::of(&encoder)))
             .map_err(|panic| TokenizerError::Inconsistent(panic_text(&*panic)))??;
-        Ok(Self { encoder, pieces })
+        let bytes_per_token_max = bound::bytes_per_token_max(&encoder, &pieces);
+        let special = literal::finder(&encoder);
+        Ok(Self { encoder, pieces, bytes_per_token_max, special })
     }
 
     /// Returns the tokens of `text`. Special tokens spelled out in the text are recognised;
@@ -127,6 +136,13 @@ impl Tokenizer {
     #[must_use]
     pub fn is_special(&self, token: TokenId) -> bool {
         self.pieces.is_special(token)
+    }
+
+    /// Returns the maximum number of bytes of a text that become one token; `None` if there is no such
+    /// maximum.
+    #[must_use]
+    pub fn bytes_per_token_max(&self) -> Option<usize> {
+        self.bytes_per_token_max
     }
 
     /// Returns the size of the vocabulary: one more than the largest token id.

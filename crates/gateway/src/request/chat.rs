@@ -6,22 +6,22 @@ use playhouse_types::TOP_LOGPROBS_MAX;
 
 use super::{
     Conversation, Form, Job, MaxTokens, N_MAX, Shape, cache_salt, model, priority, sampling, stops,
-    stream, unsupported, work,
+    stream, work,
 };
-use crate::body::parse_object;
 use crate::error::Result;
 use crate::fields::Fields;
-use crate::gateway::Gateway;
+use crate::intake::Intake;
+use crate::known_fields::Endpoint;
 
 /// Parses a chat request and renders its prompt.
 ///
 /// # Errors
 /// Returns 400 naming the field, 404 for an unknown model.
-pub(crate) fn parse_chat(gateway: &Gateway, body: &[u8]) -> Result<Job> {
-    let object = parse_object(body)?;
-    let fields = Fields::new(&object);
+pub(crate) fn parse_chat(intake: &Intake<'_>, body: &[u8]) -> Result<Job> {
+    let gateway = intake.gateway;
+    let (object, ignored) = intake.parse(body, Endpoint::Chat)?;
+    let fields = Fields::new(&object.fields);
     let model = model(gateway, &fields)?;
-    unsupported::refuse(&fields)?;
 
     let n = fields.count("n", 1, N_MAX)?.unwrap_or(1);
     let conversation = Conversation::parse(&fields)?;
@@ -43,9 +43,9 @@ pub(crate) fn parse_chat(gateway: &Gateway, body: &[u8]) -> Result<Job> {
     let cache_salt = cache_salt(&fields)?;
     let priority = priority(&fields)?;
     let max_tokens = max_tokens(&fields)?;
-    let prompt = conversation.prompt(gateway)?;
+    let prompt = conversation.prompt(intake)?;
     let prompts = work(gateway, &fields, vec![prompt], &params, max_tokens)?;
-    Ok(Job { form, prompts, n, stops, cache_salt, priority })
+    Ok(Job { form, prompts, n, stops, cache_salt, priority, ignored })
 }
 
 /// Returns the number of alternatives: `logprobs` turns log-probabilities on, `top_logprobs` counts
@@ -62,9 +62,10 @@ fn logprobs(fields: &Fields<'_>) -> Result<Option<u32>> {
 }
 
 /// Returns `max_completion_tokens`, or the older `max_tokens`; without either, the answer may fill the
-/// context.
+/// context. In chat it is an upper bound, and cut to the room that the prompt leaves: clients cannot count
+/// the tokens of a rendered conversation, and send the same bound for every model.
 fn max_tokens(fields: &Fields<'_>) -> Result<MaxTokens> {
     let newer = fields.count("max_completion_tokens", 1, u32::MAX)?;
     let older = fields.count("max_tokens", 1, u32::MAX)?;
-    Ok(MaxTokens { given: newer.or(older), default: u32::MAX })
+    Ok(MaxTokens::AtMost(newer.or(older).unwrap_or(u32::MAX)))
 }

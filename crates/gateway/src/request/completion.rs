@@ -6,12 +6,12 @@ use playhouse_types::TOP_LOGPROBS_MAX;
 
 use super::{
     Form, Job, MaxTokens, N_MAX, Prompt, Shape, cache_salt, check_generations, model, priority,
-    sampling, stops, stream, unsupported, work,
+    sampling, stops, stream, work,
 };
-use crate::body::parse_object;
 use crate::error::Result;
 use crate::fields::Fields;
-use crate::gateway::Gateway;
+use crate::intake::Intake;
+use crate::known_fields::Endpoint;
 
 /// The `max_tokens` of a completion that does not set it (OpenAI's default).
 const MAX_TOKENS_DEFAULT: u32 = 16;
@@ -20,11 +20,11 @@ const MAX_TOKENS_DEFAULT: u32 = 16;
 ///
 /// # Errors
 /// Returns 400 naming the field, 404 for an unknown model.
-pub(crate) fn parse_completion(gateway: &Gateway, body: &[u8]) -> Result<Job> {
-    let object = parse_object(body)?;
-    let fields = Fields::new(&object);
+pub(crate) fn parse_completion(intake: &Intake<'_>, body: &[u8]) -> Result<Job> {
+    let gateway = intake.gateway;
+    let (object, ignored) = intake.parse(body, Endpoint::Completions)?;
+    let fields = Fields::new(&object.fields);
     let model = model(gateway, &fields)?;
-    unsupported::refuse(&fields)?;
 
     let n = fields.count("n", 1, N_MAX)?.unwrap_or(1);
     check_best_of(&fields, n)?;
@@ -51,11 +51,13 @@ pub(crate) fn parse_completion(gateway: &Gateway, body: &[u8]) -> Result<Job> {
     let stops = Arc::new(stops(&fields)?);
     let cache_salt = cache_salt(&fields)?;
     let priority = priority(&fields)?;
-    let prompts = Prompt::parse_all(gateway, &fields)?;
-    check_generations(&fields, prompts.len(), n)?;
-    let max_tokens = MaxTokens { given, default: MAX_TOKENS_DEFAULT };
+    let input = object.prompt.ok_or_else(|| fields.bad("prompt", "is required"))?;
+    check_generations(&fields, input.written.len(), n)?;
+    let prompts = Prompt::all(intake, &fields, input, echo)?;
+    // OpenAI's contract: a prompt and its `max_tokens` fit the context together.
+    let max_tokens = given.map_or(MaxTokens::AtMost(MAX_TOKENS_DEFAULT), MaxTokens::Exactly);
     let prompts = work(gateway, &fields, prompts, &params, max_tokens)?;
-    Ok(Job { form, prompts, n, stops, cache_salt, priority })
+    Ok(Job { form, prompts, n, stops, cache_salt, priority, ignored })
 }
 
 /// Refuses `best_of` other than `n`: it ranks candidates on the server; with as many as are returned there is

@@ -3,24 +3,29 @@
 use std::sync::Arc;
 
 use playhouse_types::TokenId;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::check_vocabulary;
+use super::message::{Message, marked, message, with_one_system_message};
+use crate::body::{Input, Written};
 use crate::error::{ApiError, Result};
-use crate::fields::{self, Fields, shown, wrong_type};
+use crate::fields::{Fields, wrong_type};
 use crate::gateway::Gateway;
-use crate::template::{Ending, RenderOptions};
+use crate::intake::{Extent, Intake};
+use crate::template::{ChatTemplate, Ending, RenderOptions, TemplateError};
 
 /// The tokens of a prompt, and for a completion the text to echo.
 pub(crate) struct Prompt {
     pub(crate) tokens: Arc<[TokenId]>,
-    /// The text that the client wrote; `None` when it wrote token ids or messages.
+    /// The text that the client wrote and gets back; `None` when it gets none back, or wrote token ids.
     pub(crate) text: Option<String>,
 }
 
 /// Messages and how to render them, as chat and `/tokenize` share them.
 pub(crate) struct Conversation {
-    messages: Vec<Map<String, Value>>,
+    messages: Vec<Message>,
+    /// Whether a message has the role `developer`, which templates know as `system`.
+    has_developer: bool,
     ending: Ending,
     variables: Vec<(String, Value)>,
     add_special_tokens: bool,
@@ -46,20 +51,7 @@ const RESERVED: &[&str] = &[
 // === impl Prompt ===
 
 impl Prompt {
-    pub(crate) fn from_text(
-        gateway: &Gateway,
-        path: &str,
-        text: &str,
-        add_special_tokens: bool,
-    ) -> Result<Self> {
-        let tokens = gateway
-            .tokenizer()
-            .encode(text, add_special_tokens)
-            .map_err(|error| ApiError::bad_param(path, error))?;
-        Self::from_tokens(gateway, path, tokens, Some(text.to_owned()))
-    }
-
-    fn from_tokens(
+    fn new(
         gateway: &Gateway,
         path: &str,
         tokens: Vec<TokenId>,
@@ -72,30 +64,30 @@ impl Prompt {
         Ok(Self { tokens: tokens.into(), text })
     }
 
-    /// Parses a completion's `prompt`: a string, token ids, or a list of either.
-    pub(super) fn parse_all(gateway: &Gateway, fields: &Fields<'_>) -> Result<Vec<Self>> {
+    /// Tokenizes a completion's `prompt`. The texts are kept if the answer repeats them (`echo`).
+    pub(super) fn all(
+        intake: &Intake<'_>,
+        fields: &Fields<'_>,
+        input: Input,
+        echo: bool,
+    ) -> Result<Vec<Self>> {
         let add_special_tokens = fields.flag("add_special_tokens", true)?;
-        let path = fields.path_of("prompt");
-        let vocab = gateway.front_door().vocab();
-        let one = |value: &Value, path: &str| match value {
-            Value::String(text) => Self::from_text(gateway, path, text, add_special_tokens),
-            Value::Array(ids) => {
-                Self::from_tokens(gateway, path, fields::token_ids(ids, path, vocab)?, None)
-            }
-            other => Err(wrong_type(path, "a string or a list of token ids", other)),
-        };
-        match fields.get("prompt") {
-            None => Err(fields.bad("prompt", "is required")),
-            Some(Value::Array(list)) if list.is_empty() => {
-                Err(fields.bad("prompt", "must not be empty"))
-            }
-            Some(Value::Array(list)) if !list[0].is_number() => list
-                .iter()
-                .enumerate()
-                .map(|(index, value)| one(value, &format!("{path}[{index}]")))
-                .collect(),
-            Some(value) => Ok(vec![one(value, &path)?]),
+        let Input { written, is_list } = input;
+        if written.is_empty() {
+            return Err(fields.bad("prompt", "must not be empty"));
         }
+        let prompt = |(index, written): (usize, Written)| {
+            let path = if is_list { format!("prompt[{index}]") } else { "prompt".to_owned() };
+            let (tokens, text) = match written {
+                Written::Text(text) => {
+                    let tokens = intake.encode(&path, &text, add_special_tokens, Extent::Prompt)?;
+                    (tokens, echo.then_some(text))
+                }
+                Written::Tokens(tokens) => (tokens, None),
+            };
+            Self::new(intake.gateway, &path, tokens, text)
+        };
+        written.into_iter().enumerate().map(prompt).collect()
     }
 }
 
@@ -126,72 +118,52 @@ impl Conversation {
         };
         Ok(Self {
             messages,
+            has_developer: list.iter().any(|message| message["role"] == "developer"),
             ending,
             variables: variables(fields)?,
             add_special_tokens: fields.flag("add_special_tokens", false)?,
         })
     }
 
+    /// Renders and tokenizes the conversation as a prompt.
+    pub(super) fn prompt(&self, intake: &Intake<'_>) -> Result<Prompt> {
+        let tokens = self.tokens(intake, Extent::Prompt)?;
+        Prompt::new(intake.gateway, "messages", tokens, None)
+    }
+
     /// Renders and tokenizes the conversation.
-    pub(crate) fn prompt(&self, gateway: &Gateway) -> Result<Prompt> {
-        let template = gateway.template().ok_or_else(|| {
+    pub(crate) fn tokens(&self, intake: &Intake<'_>, extent: Extent) -> Result<Vec<TokenId>> {
+        let template = intake.gateway.template().ok_or_else(|| {
             ApiError::bad_param(
                 "messages",
                 "the model has no chat template: use /v1/completions, or start the server with one",
             )
         })?;
+        // Templates leave out what they like of an assistant's turns, such as its reasoning.
+        let others = self.messages.iter().filter(|message| message["role"] != "assistant");
+        let texts = others.filter_map(|message| message["content"].as_str());
+        intake.check_bytes(texts.map(str::len).sum(), extent)?;
+        let Some((messages, mark)) = marked(&self.messages, intake.gateway.tokenizer())? else {
+            let text = self.render(template, &self.messages)?;
+            return intake.encode("messages", &text, self.add_special_tokens, extent);
+        };
+        let text = self.render(template, &messages)?;
+        intake.encode_by("messages", &text, extent, |tokenizer| {
+            tokenizer.encode_marked(&text, mark, self.add_special_tokens)
+        })
+    }
+
+    /// Renders the conversation. What a developer says is a system message, and if the template refuses
+    /// that where it stands, then a part of the first system message.
+    fn render(&self, template: &ChatTemplate, messages: &[Message]) -> Result<String> {
         let options = RenderOptions { ending: self.ending, variables: &self.variables };
-        let text = template.render(&self.messages, &options)?;
-        Prompt::from_text(gateway, "messages", &text, self.add_special_tokens)
+        let refused = match template.render(messages, &options) {
+            Err(refused @ TemplateError::Raised(_)) if self.has_developer => refused,
+            rendered => return Ok(rendered?),
+        };
+        let messages = with_one_system_message(messages);
+        template.render(&messages, &options).map_err(|_| refused.into())
     }
-}
-
-/// Returns a message as the template sees it: the role checked, the content one string.
-fn message(fields: &Fields<'_>) -> Result<Map<String, Value>> {
-    let role = fields.string("role")?.ok_or_else(|| fields.bad("role", "is required"))?;
-    if !["system", "developer", "user", "assistant", "tool"].contains(&role) {
-        let message = format!(
-            "got {}, must be system, developer, user, assistant or tool",
-            shown(&role.into())
-        );
-        return Err(fields.bad("role", message));
-    }
-    if fields.list("tool_calls")?.is_some_and(|calls| !calls.is_empty()) {
-        let message = "not supported by this server: must be absent or []";
-        return Err(fields.bad("tool_calls", message).with_code("unsupported_parameter"));
-    }
-    let content = match fields.get("content") {
-        Some(value) => content(value, &fields.path_of("content"))?,
-        // An assistant's message may be empty; any other empty message is a mistake.
-        None if role == "assistant" => String::new(),
-        None => return Err(fields.bad("content", "is required")),
-    };
-    let mut message = fields.object().clone();
-    message.insert("content".to_owned(), content.into());
-    // OpenAI's newer name for the same role; templates know the older one.
-    let role = if role == "developer" { "system" } else { role };
-    message.insert("role".to_owned(), role.into());
-    Ok(message)
-}
-
-/// Returns the content: a string, or text parts joined by newlines as vLLM does.
-fn content(value: &Value, path: &str) -> Result<String> {
-    let parts = match value {
-        Value::String(text) => return Ok(text.clone()),
-        Value::Array(parts) => parts,
-        other => return Err(wrong_type(path, "a string or a list of text parts", other)),
-    };
-    let texts = parts.iter().enumerate().map(|(index, part)| {
-        let part = Fields::at(part, &format!("{path}[{index}]"))?;
-        let kind = part.string("type")?.ok_or_else(|| part.bad("type", "is required"))?;
-        if kind != "text" {
-            let message =
-                format!("got {}, must be \"text\": the model reads text only", shown(&kind.into()));
-            return Err(part.bad("type", message).with_code("unsupported_parameter"));
-        }
-        part.string("text")?.ok_or_else(|| part.bad("text", "is required"))
-    });
-    Ok(texts.collect::<Result<Vec<_>>>()?.join("\n"))
 }
 
 /// Returns `chat_template_kwargs` and `reasoning_effort`. Only scalars are allowed: a template could call

@@ -7,7 +7,8 @@ use crate::error::{ApiError, Result};
 use crate::fields::{self, Fields};
 use crate::gateway::Gateway;
 
-/// Parses all sampling fields but lengths and log-probabilities. `max_tokens` is set later.
+/// Parses all sampling fields but lengths and log-probabilities. `max_tokens` and `seed` are set later, for
+/// each prompt.
 pub(super) fn parse(gateway: &Gateway, fields: &Fields<'_>) -> Result<SamplingParams> {
     let mut params = gateway.defaults().params();
     let set = |name: &str, target: &mut f32| -> Result<()> {
@@ -26,7 +27,6 @@ pub(super) fn parse(gateway: &Gateway, fields: &Fields<'_>) -> Result<SamplingPa
     if let Some(top_k) = fields.integer("top_k", -1, i64::from(u32::MAX))? {
         params.top_k = u32::try_from(top_k).unwrap_or(0);
     }
-    params.seed = seed(gateway, fields)?;
     params.min_tokens = fields.count("min_tokens", 0, u32::MAX)?.unwrap_or(0);
     params.logit_bias = logit_bias(fields)?;
     if !fields.flag("ignore_eos", false)? {
@@ -58,13 +58,12 @@ pub(super) fn check(gateway: &Gateway, fields: &Fields<'_>, params: &SamplingPar
     })
 }
 
-fn seed(gateway: &Gateway, fields: &Fields<'_>) -> Result<u64> {
+/// Returns the seed of the first choice, if the client gave one.
+pub(super) fn seed(fields: &Fields<'_>) -> Result<Option<u64>> {
     match fields.get("seed").and_then(Value::as_u64) {
         // Seeds above i64::MAX exist; negative ones are what Python's clients send.
-        Some(seed) => Ok(seed),
-        None => Ok(fields
-            .integer("seed", i64::MIN, i64::MAX)?
-            .map_or_else(|| gateway.draw(), i64::cast_unsigned)),
+        Some(seed) => Ok(Some(seed)),
+        None => Ok(fields.integer("seed", i64::MIN, i64::MAX)?.map(i64::cast_unsigned)),
     }
 }
 

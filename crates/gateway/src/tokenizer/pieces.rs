@@ -104,6 +104,23 @@ impl Pieces {
         &self.bytes[begin..end]
     }
 
+    /// Returns the number of bytes of the longest token.
+    pub(super) fn longest(&self) -> usize {
+        (0..self.len()).map(|token| self.bytes(token).len()).max().unwrap_or(0)
+    }
+
+    /// Returns whether every byte that occurs in UTF-8 has a token, so that no text is lost or unknown.
+    pub(super) fn cover_utf8(&self) -> bool {
+        let mut covered = [false; 256];
+        for token in 0..self.len() {
+            if let [byte] = self.bytes(token) {
+                covered[usize::from(*byte)] = true;
+            }
+        }
+        let occurs = |byte: u8| !matches!(byte, 0xC0 | 0xC1 | 0xF5..);
+        (0..=u8::MAX).all(|byte| covered[usize::from(byte)] || !occurs(byte))
+    }
+
     pub(super) fn is_special(&self, token: TokenId) -> bool {
         self.special.get(token as usize).copied().unwrap_or(false)
     }

@@ -122,6 +122,36 @@ fn unusable_files_are_errors_that_say_why() {
     assert!(sentencepiece(Value::Null).is_err());
 }
 
+#[test]
+fn the_bytes_of_a_token_are_bounded_where_no_text_is_lost() {
+    let file: Value = serde_json::from_slice(&reference("tokenizer/tokenizer.json")).expect("JSON");
+    let bound = |change: &dyn Fn(&mut Value)| {
+        let mut file = file.clone();
+        file["normalizer"] = Value::Null;
+        change(&mut file);
+        Tokenizer::from_bytes(file.to_string().as_bytes()).expect("loads").bytes_per_token_max()
+    };
+    let longest = (0..288).map(|token| byte_level().token_bytes(token).len()).max();
+    assert_eq!(bound(&|_| ()), longest);
+    let normalizer = |normalizer: Value| bound(&|file| file["normalizer"] = normalizer.clone());
+    let four = longest.map(|longest| 4 * longest);
+    assert_eq!(normalizer(json!({"type": "NFC"})), four);
+    let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+    assert_eq!(normalizer(replace(" ", "▁")), longest);
+    assert_eq!(normalizer(replace("ab", "")), None);
+    let sequence = json!([{"type": "NFKC"}, replace("a", "bc")]);
+    assert_eq!(normalizer(json!({"type": "Sequence", "normalizers": sequence})), four);
+    let strip = json!({"type": "Strip", "strip_left": true, "strip_right": true});
+    assert_eq!(normalizer(strip), None, "it drops spaces");
+    assert_eq!(bound(&|file| file["added_tokens"][0]["rstrip"] = true.into()), None);
+    let no_exclamation_mark = |file: &mut Value| {
+        let vocab = file["model"]["vocab"].as_object_mut().expect("an object");
+        let id = vocab.remove("!").expect("it has one");
+        vocab.insert("never".to_owned(), id);
+    };
+    assert_eq!(bound(&no_exclamation_mark), None, "a text of them has no tokens");
+}
+
 proptest! {
     /// **TOK-1** and **TOK-2**, against the decoder of `tokenizers` itself.
     #[test]

@@ -74,6 +74,58 @@ fn echo_with_logprobs_scores_the_prompt() {
     }
 }
 
+/// Offsets count in the text of the answer, which has the special tokens that the client wrote.
+#[test]
+fn offsets_count_special_tokens_that_stand_in_the_text() {
+    let server = Server::start(saying("xyz"));
+    let offsets = |prompt: Value, skip: bool| -> (String, Vec<usize>) {
+        let body = json!({"prompt": prompt, "max_tokens": 1, "logprobs": 0, "echo": true,
+                          "skip_special_tokens": skip});
+        let reply = server.post(COMPLETIONS, &body).ok();
+        let choice = &reply["choices"][0];
+        let text = choice["text"].as_str().expect("text").to_owned();
+        let offsets = choice["logprobs"]["text_offset"].clone();
+        (text, serde_json::from_value(offsets).expect("offsets"))
+    };
+    let text = "a<|im_end|>b";
+    let ids = tokens_of(text);
+    assert_eq!(ids.len(), 3);
+    for skip in [true, false] {
+        let expected = (format!("{text}x"), vec![0, 1, 11, 12]);
+        assert_eq!(offsets(json!(text), skip), expected, "written by the client");
+    }
+    assert_eq!(offsets(json!(ids), false), (format!("{text}x"), vec![0, 1, 11, 12]));
+    assert_eq!(offsets(json!(ids), true), ("abx".to_owned(), vec![0, 1, 1, 2]));
+}
+
+/// **REQ-3**
+#[test]
+fn prompts_without_a_seed_are_draws_of_their_own() {
+    // The answer is the seed.
+    let server = Server::start(|request, emissions| {
+        let tokens = tokens_of(&request.sampling.seed.to_string());
+        for emission in speech(&request, &tokens) {
+            drop(emissions.send(emission));
+        }
+    });
+    let seeds = |more: Value| -> Vec<String> {
+        let body = with(json!({"prompt": ["a", "a", "a"], "max_tokens": 100, "n": 2}), more);
+        let reply = server.post(COMPLETIONS, &body).ok();
+        let choices = reply["choices"].as_array().expect("choices");
+        choices.iter().map(|choice| choice["text"].as_str().expect("text").to_owned()).collect()
+    };
+    let mut drawn = seeds(json!({}));
+    assert_eq!(drawn.len(), 6);
+    drawn.sort_unstable();
+    drawn.dedup();
+    assert_eq!(drawn.len(), 6, "{drawn:?}");
+    assert_eq!(
+        seeds(json!({"seed": 7})),
+        ["7", "8", "7", "8", "7", "8"],
+        "what the client asks for"
+    );
+}
+
 #[test]
 fn logprobs_without_echo_cover_the_completion() {
     let server = Server::start(saying("xyz"));

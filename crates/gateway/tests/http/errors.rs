@@ -1,3 +1,5 @@
+use std::io::Write;
+
 use playhouse_gateway::ApiKey;
 use serde_json::json;
 
@@ -133,6 +135,16 @@ fn known_fields_that_are_not_supported_are_refused_by_name() {
         ("chat_template", json!("a")),
         ("modalities", json!(["text", "audio"])),
         ("audio", json!({})),
+        ("regex", json!("[0-9]+")),
+        ("ebnf", json!("root ::= \"a\"")),
+        ("grammar", json!("root ::= \"a\"")),
+        ("json_schema", json!({"type": "object"})),
+        ("stop_regex", json!("[.!]")),
+        ("typical_p", json!(0.5)),
+        ("mirostat", json!(1)),
+        ("dry_multiplier", json!(0.8)),
+        ("xtc_probability", json!(0.1)),
+        ("lora_path", json!("adapter")),
     ] {
         let body = with(hello(), json!({"prompt": "a", field: value}));
         for path in [CHAT, COMPLETIONS] {
@@ -145,6 +157,13 @@ fn known_fields_that_are_not_supported_are_refused_by_name() {
     }
     let (_, param, _) = server.post(COMPLETIONS, &json!({"prompt": "a", "best_of": 2})).error();
     assert_eq!(param.as_deref(), Some("best_of"));
+    for (field, value) in [("best_of", json!(3)), ("echo", json!(true))] {
+        let (status, param, _) = server.post(CHAT, &with(hello(), json!({field: value}))).error();
+        assert_eq!((status, param.as_deref()), (400, Some(field)));
+    }
+    let (_, param, _) =
+        server.post("/tokenize", &with(hello(), json!({"tools": [function]}))).error();
+    assert_eq!(param.as_deref(), Some("tools"));
 }
 
 #[test]
@@ -161,7 +180,7 @@ fn bad_prompts_are_refused() {
         (json!(["a", 1]), "prompt[1]", "must be a string or a list of token ids"),
         (json!([1, "a"]), "prompt[1]", "must be an integer"),
         (json!({"a": 1}), "prompt", "must be a string or a list of token ids"),
-        (json!(vec!["a"; 2000]), "n", "must be at most 1024"),
+        (json!(vec!["a"; 2000]), "prompt", "has 2000 prompts, must have at most 1024"),
     ] {
         let (status, found, text) = server.post(COMPLETIONS, &json!({"prompt": prompt})).error();
         assert_eq!((status, found.as_deref()), (400, Some(param)), "{text}");
@@ -171,22 +190,107 @@ fn bad_prompts_are_refused() {
     assert_eq!(found.as_deref(), Some("logprobs"));
 }
 
+/// Returns the message of a refusal that clients recognise as a context that is too short.
+fn context_error(reply: &Reply) -> String {
+    assert_eq!(reply.json()["error"]["code"], "context_length_exceeded", "{}", reply.text());
+    let (status, _, message) = reply.error();
+    assert_eq!(status, 400);
+    // What LiteLLM looks for, in lower case.
+    assert!(
+        message.to_lowercase().contains("this model's maximum context length is 256"),
+        "{message}"
+    );
+    message
+}
+
 #[test]
 fn a_request_longer_than_the_context_is_told_the_numbers() {
     let server = Server::start(mute);
-    let prompt = "a".repeat(CONTEXT + 44);
-    let length = tokens_of(&prompt).len();
-    assert_eq!(length, 300);
-    for (path, body, numbers) in [
-        (COMPLETIONS, json!({"prompt": prompt}), vec!["300", "256"]),
-        (CHAT, json!({"messages": [{"role": "user", "content": prompt}]}), vec!["256"]),
-        (COMPLETIONS, json!({"prompt": "aaaa", "max_tokens": 253}), vec!["4", "253", "257", "256"]),
+    let (long, whole) = ("a".repeat(CONTEXT + 44), "a".repeat(CONTEXT));
+    assert_eq!((tokens_of(&long).len(), tokens_of(&whole).len()), (300, 256));
+    let user = |text: &str| json!({"messages": [{"role": "user", "content": text}]});
+    for (path, body, number) in [
+        (COMPLETIONS, json!({"prompt": long}), "300 tokens"),
+        (COMPLETIONS, json!({"prompt": ["a", long]}), "300 tokens"),
+        (COMPLETIONS, json!({"prompt": vec![1; 300]}), "300 tokens"),
+        (COMPLETIONS, json!({"prompt": [[1], vec![1; 300]]}), "300 tokens"),
+        (COMPLETIONS, json!({"prompt": whole}), "256 tokens"),
+        (CHAT, user(&long), "tokens"),
+        // More bytes than 256 tokens can have.
+        (COMPLETIONS, json!({"prompt": "lorem ".repeat(20_000)}), "120000 bytes"),
+        (CHAT, user(&"lorem ".repeat(20_000)), "120000 bytes"),
+    ] {
+        let message = context_error(&server.post(path, &body));
+        assert!(message.contains(number) && message.contains("--max-model-len"), "{message}");
+        // What LangChain and coding assistants look for.
+        for words in ["prompt is too long", "exceeds the context window"] {
+            assert!(message.contains(words), "{message}");
+        }
+    }
+}
+
+/// Two contracts of OpenAI's: the prompt and `max_tokens` of a completion fit the context together, and the
+/// limit of a chat is an upper bound.
+#[test]
+fn max_tokens_is_room_for_a_completion_and_a_bound_for_a_chat() {
+    let (sender, received) = std::sync::mpsc::channel();
+    let server = Server::start(move |request, emissions| {
+        let room = (request.prompt.len(), request.sampling.max_tokens as usize);
+        sender.send(room).expect("the test waits");
+        saying("ok")(request, emissions);
+    });
+    let body = json!({"prompt": "aaaa", "max_tokens": 253});
+    let message = context_error(&server.post(COMPLETIONS, &body));
+    assert!(["4 tokens", "253", "257"].iter().all(|part| message.contains(part)), "{message}");
+    server.post(COMPLETIONS, &json!({"prompt": "aaaa", "max_tokens": 252})).ok();
+    assert_eq!(received.recv().expect("a request"), (4, 252));
+    for field in ["max_tokens", "max_completion_tokens"] {
+        server.post(CHAT, &with(hello(), json!({field: 65_536}))).ok();
+        let (prompt, most) = received.recv().expect("a request");
+        assert_eq!(prompt + most, CONTEXT, "cut to the rest of the context");
+    }
+    let body = with(hello(), json!({"min_tokens": 250, "max_tokens": 1000}));
+    let message = context_error(&server.post(CHAT, &body));
+    assert!(message.contains("min_tokens is 250"), "{message}");
+}
+
+#[test]
+fn what_can_never_fit_is_400_and_names_the_limit() {
+    let server = Server::start(mute);
+    // More choices than the front door takes, whatever else is there.
+    for (path, body) in [
+        (CHAT, with(hello(), json!({"n": 9}))),
+        (COMPLETIONS, json!({"prompt": vec!["a"; 9]})),
+        (COMPLETIONS, json!({"prompt": ["a", "b", "c"], "n": 3, "stream": true})),
     ] {
         let reply = server.post(path, &body);
-        assert_eq!(reply.json()["error"]["code"], "context_length_exceeded");
         let (status, _, message) = reply.error();
-        assert_eq!(status, 400);
-        assert!(numbers.iter().all(|number| message.contains(number)), "{message}");
+        assert_eq!((status, reply.header("retry-after")), (400, None));
+        assert_eq!(reply.json()["error"]["code"], "request_too_large");
+        for part in ["9 requests", "at most 8", "--max-queued-requests"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+    let metrics = server.get("/metrics").text();
+    assert!(metrics.contains(r#"reason="never_fits",key=""} 3"#), "{metrics}");
+}
+
+#[test]
+fn fields_without_effect_are_named_in_the_answer() {
+    let server = Server::start(saying("ok"));
+    for (path, body) in [
+        (CHAT, hello()),
+        (CHAT, with(hello(), json!({"stream": true}))),
+        (COMPLETIONS, json!({"prompt": "a"})),
+        ("/tokenize", json!({"prompt": "a"})),
+        ("/detokenize", json!({"tokens": [1]})),
+    ] {
+        let known = with(body.clone(), json!({"user": "u", "metadata": {}, "regex": null}));
+        assert_eq!(server.post(path, &known).header("x-ignored-fields"), None, "{path}");
+        let odd = with(body, json!({"flavour": {"a": [1]}, "user": "u", "b\nc": 1}));
+        let reply = server.post(path, &odd);
+        assert_eq!(reply.status, 200);
+        assert_eq!(reply.header("x-ignored-fields"), Some(r"flavour, b\u{a}c"), "{path}");
     }
 }
 
@@ -206,12 +310,15 @@ fn paths_methods_and_models_that_do_not_exist() {
 #[test]
 fn overload_is_refused_with_the_time_to_wait() {
     let server = Server::start(mute);
-    // More choices than the front door takes: those submitted before the refusal are cancelled.
-    let reply = server.post(CHAT, &with(hello(), json!({"n": 9})));
+    let mut held = server.connect();
+    held.write_all(&post(CHAT, hello().to_string().as_bytes())).expect("open");
+    until("it runs", || server.door.in_flight() == 1);
+    // More choices than the front door has room for: those submitted before the refusal are cancelled.
+    let reply = server.post(CHAT, &with(hello(), json!({"n": 8})));
     assert_eq!(reply.error().0, 503);
     assert_eq!(reply.header("retry-after"), Some("1"));
     assert_eq!(reply.header("retry-after-ms"), Some("1000"));
-    until("nothing is left running", || server.door.in_flight() == 0);
+    until("nothing else is left running", || server.door.in_flight() == 1);
 }
 
 #[test]

@@ -87,6 +87,27 @@ fn g6_prompt_tokens_of_a_key_are_bounded() {
     assert!(message.contains("20 prompt tokens"), "{message}");
 }
 
+/// A request that its key can never have is a mistake, not something to repeat.
+#[test]
+fn g6_what_a_key_can_never_have_is_400() {
+    let limits =
+        ClientLimits { requests: Some(2), prompt_tokens: Some(40), ..ClientLimits::default() };
+    let server = Server::with(|config| config.api_keys = keys(limits), mute);
+    for (more, parts) in [
+        (json!({"n": 3}), ["3 requests", "at most 2", "max_concurrent_requests"]),
+        (
+            json!({"n": 2, "messages": [{"role": "user", "content": "a".repeat(30)}]}),
+            ["prompt tokens", "at most 40", "max_queued_tokens"],
+        ),
+    ] {
+        let reply = server.raw(&ask("s", "", more));
+        let (status, _, message) = reply.error();
+        assert_eq!((status, reply.header("retry-after")), (400, None));
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+    assert_eq!(server.door.in_flight(), 0);
+}
+
 #[test]
 fn g6_refusals_take_less_than_50_ms() {
     let server = Server::start(mute);

@@ -63,6 +63,15 @@ impl Server {
     }
 
     pub(crate) fn over(door: FrontDoor, configure: impl FnOnce(&mut GatewayConfig)) -> Self {
+        Self::templated(door, TEMPLATE, configure)
+    }
+
+    /// A server whose model has this chat template.
+    pub(crate) fn templated(
+        door: FrontDoor,
+        template: &str,
+        configure: impl FnOnce(&mut GatewayConfig),
+    ) -> Self {
         let mut config = GatewayConfig::new(MODEL);
         config.eos_tokens = vec![EOS];
         // Tests of other things must not meet these timeouts: the machine of a test may be busy with
@@ -71,7 +80,7 @@ impl Server {
         config.limits.body_timeout = PATIENCE;
         config.limits.drain_timeout = Duration::from_millis(300);
         configure(&mut config);
-        let template = ChatTemplate::new(TEMPLATE, vec![]).expect("compiles");
+        let template = ChatTemplate::new(template, vec![]).expect("compiles");
         let metrics = Arc::new(Metrics::new(MODEL));
         let gateway = Gateway::new(config, door.clone(), tokenizer(), Some(template), metrics)
             .expect("a valid configuration");

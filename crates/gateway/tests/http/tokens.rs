@@ -24,6 +24,35 @@ fn tokenize_counts_what_a_prompt_costs() {
 }
 
 #[test]
+fn tokenize_counts_nothing_and_more_than_the_context() {
+    let server = Server::start(mute);
+    for more in [json!({}), json!({"add_special_tokens": false})] {
+        let reply = server.post("/tokenize", &with(json!({"prompt": ""}), more)).ok();
+        assert_eq!((&reply["count"], &reply["tokens"]), (&json!(0), &json!([])));
+    }
+    let text = "lorem ".repeat(100_000);
+    let reply = server.post("/tokenize", &json!({"prompt": text})).ok();
+    assert_eq!(reply["count"], tokens_of(&text).len());
+    let text = "lorem ".repeat(200_000);
+    let reply = server.post("/tokenize", &json!({"prompt": text}));
+    assert_eq!(reply.error().0, 400);
+    assert_eq!(reply.json()["error"]["code"], "context_length_exceeded");
+    assert_eq!(server.post("/detokenize", &json!({"tokens": []})).ok(), json!({"prompt": ""}));
+    for (body, param) in [
+        (json!({"prompt": [1]}), "prompt"),
+        (json!({"prompt": 1}), "prompt"),
+        (json!({}), "prompt"),
+    ] {
+        let (status, found, _) = server.post("/tokenize", &body).error();
+        assert_eq!((status, found.as_deref()), (400, Some(param)));
+    }
+    for body in [json!({}), json!({"tokens": "a"}), json!({"tokens": [[1]]})] {
+        let (status, found, _) = server.post("/detokenize", &body).error();
+        assert_eq!((status, found.as_deref()), (400, Some("tokens")));
+    }
+}
+
+#[test]
 fn models_are_listed_and_found_by_names_with_slashes() {
     let server = Server::with(|config| config.served_model_names.push("alias".into()), mute);
     let list = server.get("/v1/models").ok();
