@@ -20,7 +20,7 @@ use crate::error::{ApiError, Result};
 use crate::fields::shown;
 
 /// The header that names the fields of a request without any effect.
-const IGNORED_FIELDS: HeaderName = HeaderName::from_static("x-ignored-fields");
+pub(crate) const IGNORED_FIELDS: HeaderName = HeaderName::from_static("x-ignored-fields");
 
 /// The maximum number of names in that header.
 const NAMES_MAX: usize = 16;

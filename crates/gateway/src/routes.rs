@@ -24,7 +24,7 @@ use crate::error::{ApiError, RETRY_AFTER_MS, Result};
 use crate::fields::Fields;
 use crate::gateway::Gateway;
 use crate::intake::{Extent, Intake, take_in};
-use crate::known_fields::{Endpoint, Ignored};
+use crate::known_fields::{Endpoint, IGNORED_FIELDS, Ignored};
 use crate::readiness::{self, Detail};
 use crate::request::{self, Conversation, Job};
 use crate::respond::respond;
@@ -69,7 +69,8 @@ pub(crate) fn router(gateway: Arc<Gateway>, is_loopback: bool) -> Router {
     let edges = Edge { gateway: Arc::clone(&gateway), is_loopback };
     let asked = Arc::clone(&gateway);
     let is_open = move || asked.keys().is_empty();
-    let cors = gateway.cors().layer([REQUEST_ID, RETRY_AFTER, RETRY_AFTER_MS], is_open);
+    let exposed = [REQUEST_ID, RETRY_AFTER, RETRY_AFTER_MS, IGNORED_FIELDS];
+    let cors = gateway.cors().layer(exposed, is_open);
     Router::new()
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
