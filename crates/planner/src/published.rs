@@ -33,7 +33,8 @@ macro_rules! published {
 
 const MODELS: &[PublishedModel] = published! {
     "deepseek-v2-lite";
-    "deepseek-v3" = "deepseek-v3-0324" "deepseek-v3.1" "deepseek-r1" "deepseek-r1-0528";
+    "deepseek-v3" =
+        "deepseek-v3-0324" "deepseek-v3.1" "deepseek-v3.1-terminus" "deepseek-r1" "deepseek-r1-0528";
     "kimi-k2";
     "llama-2-7b";
     "llama-2-13b";

@@ -144,7 +144,7 @@ fn split_verdict(line: &str) -> Option<(&str, &str)> {
 }
 
 /// The fields that differ from the default.
-fn fields(reading: &Reading) -> String {
+pub(crate) fn fields(reading: &Reading) -> String {
     let table = |spec: &playhouse_types::ParallelSpec| {
         toml::Table::try_from(spec).expect("a spec is a table")
     };
@@ -157,7 +157,7 @@ fn fields(reading: &Reading) -> String {
 }
 
 /// Words as a shell splits them, with single quotes.
-fn split(line: &str) -> Vec<String> {
+pub(crate) fn split(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let (mut word, mut quoted, mut any) = (String::new(), false, false);
     for letter in line.chars() {

@@ -8,6 +8,7 @@ mod hardware;
 mod hostile;
 mod models;
 mod props;
+mod published;
 mod ranks;
 mod recommend;
 mod said;
