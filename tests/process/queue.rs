@@ -48,7 +48,7 @@ fn hold(server: &Server, headers: &str, more: &Value) -> TcpStream {
     let body = body.to_string();
     let length = body.len();
     let head = format!(
-        "POST /v1/completions HTTP/1.1\r\nhost: playhouse\r\n{headers}content-length: {length}\r\n\r\n"
+        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n{headers}content-length: {length}\r\n\r\n"
     );
     let mut stream = server.connect();
     stream.write_all([head, body].concat().as_bytes()).expect("the request is sent");
