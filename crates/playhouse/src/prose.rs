@@ -17,7 +17,7 @@ const PROGRAMS: [(&str, &[&str]); 6] = [
     ("cargo", &["--release", "--profile", "--workspace", "--locked", "--bench", "--test"]),
     ("cargo", &["--exact", "--ignored", "--features", "--test-threads", "--rows", "--nocapture"]),
     ("curl", &["--retry", "--retry-all-errors"]),
-    ("docker", &["--detach", "--scale", "--target", "--volumes", "--shm-size"]),
+    ("docker", &["--detach", "--scale", "--stop", "--target", "--volumes", "--shm-size"]),
     ("container", &["--shm-size"]),
     ("slurm", &["--batch", "--signal", "--nodes"]),
 ];
