@@ -15,6 +15,8 @@ pub struct SamplingDefaults {
     pub min_p: f32,
     /// The default of [`SamplingParams::repetition_penalty`].
     pub repetition_penalty: f32,
+    /// The default of [`SamplingParams::max_tokens`]; `None` is the end of the context.
+    pub max_tokens: Option<u32>,
 }
 
 // === impl SamplingDefaults ===
@@ -22,7 +24,14 @@ pub struct SamplingDefaults {
 impl Default for SamplingDefaults {
     /// Returns OpenAI's defaults, which sample from the model's own distribution.
     fn default() -> Self {
-        Self { temperature: 1.0, top_p: 1.0, top_k: 0, min_p: 0.0, repetition_penalty: 1.0 }
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            max_tokens: None,
+        }
     }
 }
 

@@ -55,7 +55,8 @@ pub const CONFIG_FILE: &str = "config.json";
 /// What `config.json` says about a decoder and about the storage of its weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelShape {
-    /// The entry of `architectures` whose family is known, or else its first entry.
+    /// The architecture of the family that `architectures` or else `model_type` names, or else the first entry
+    /// of `architectures`.
     pub architecture: String,
     /// The decoder.
     pub spec: DecoderSpec,
@@ -115,8 +116,8 @@ impl ModelShape {
         reader::shape(&top, text.as_ref().unwrap_or(&top))
     }
 
-    /// Reads the text of a `config.json` whose architecture is in `architectures` and whose weights are
-    /// plain.
+    /// Reads the text of a `config.json` whose architecture is in `architectures`, which are of known families,
+    /// and whose weights are plain.
     ///
     /// # Errors
     /// As [`ModelShape::parse`]; and when the architecture is another one, or the weights are quantized.
@@ -131,12 +132,7 @@ impl ModelShape {
                 return Err(fields.refuse(key, "unquantized bf16, f16 or f32 weights"));
             }
         }
-        let names = fields.list("architectures")?.unwrap_or_default();
-        if !names.iter().filter_map(|name| name.as_str()).any(|name| architectures.contains(&name))
-        {
-            let expected = format!("one of {}", architectures.join(", "));
-            return Err(fields.refuse("architectures", expected));
-        }
+        reader::require_family(&fields, architectures)?;
         reader::shape(&fields, &fields)
     }
 

@@ -372,8 +372,15 @@ fn shared_prompt_max(spec: &DecoderSpec) -> usize {
 }
 
 fn gateway_config(args: &ServeArgs, loaded: &Loaded, api_keys: Vec<ApiKey>) -> GatewayConfig {
-    let GenerationDefaults { eos_token_ids, temperature, top_p, top_k, min_p, repetition_penalty } =
-        loaded.generation.clone();
+    let GenerationDefaults {
+        eos_token_ids,
+        temperature,
+        top_p,
+        top_k,
+        min_p,
+        repetition_penalty,
+        max_tokens,
+    } = loaded.generation.clone();
     let mut config = GatewayConfig::new(&loaded.name);
     if !args.served_model_name.is_empty() {
         config.served_model_names.clone_from(&args.served_model_name);
@@ -384,6 +391,7 @@ fn gateway_config(args: &ServeArgs, loaded: &Loaded, api_keys: Vec<ApiKey>) -> G
     sampling.top_k = top_k.unwrap_or(sampling.top_k);
     sampling.min_p = min_p.unwrap_or(sampling.min_p);
     sampling.repetition_penalty = repetition_penalty.unwrap_or(sampling.repetition_penalty);
+    sampling.max_tokens = max_tokens;
     config.eos_tokens = eos_token_ids;
     config.api_keys = api_keys;
     config.seed = args.seed;

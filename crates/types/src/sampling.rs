@@ -45,12 +45,14 @@ pub struct SamplingParams {
 
 /// A parameter out of its range. The text names the value given and what is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{param}: {message}")]
+#[error("{param}: got {given}, must be {allowed}")]
 pub struct InvalidParam {
     /// Name of the field, as in the API.
     pub param: &'static str,
-    /// Description of the error, with the value and the range.
-    pub message: String,
+    /// The value given.
+    pub given: String,
+    /// The values allowed, in words that follow "must be".
+    pub allowed: String,
 }
 
 // === impl SamplingParams ===
@@ -146,7 +148,7 @@ fn in_vocabulary(param: &'static str, token: TokenId, vocab: u32) -> Result<(), 
 }
 
 fn out_of_range(param: &'static str, given: impl std::fmt::Display, allowed: &str) -> InvalidParam {
-    InvalidParam { param, message: format!("got {given}, must be {allowed}") }
+    InvalidParam { param, given: given.to_string(), allowed: allowed.to_owned() }
 }
 
 #[cfg(test)]

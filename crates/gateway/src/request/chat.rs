@@ -10,6 +10,7 @@ use super::{
 };
 use crate::error::Result;
 use crate::fields::Fields;
+use crate::gateway::Gateway;
 use crate::intake::Intake;
 use crate::known_fields::Endpoint;
 
@@ -42,7 +43,7 @@ pub(crate) fn parse_chat(intake: &Intake<'_>, body: &[u8]) -> Result<Job> {
     let stops = Arc::new(stops(&fields)?);
     let cache_salt = cache_salt(&fields)?;
     let priority = priority(&fields)?;
-    let max_tokens = max_tokens(&fields)?;
+    let max_tokens = max_tokens(gateway, &fields)?;
     let prompt = conversation.prompt(intake)?;
     let prompts = work(gateway, &fields, vec![prompt], &params, max_tokens)?;
     Ok(Job { form, prompts, n, stops, cache_salt, priority, ignored })
@@ -61,11 +62,13 @@ fn logprobs(fields: &Fields<'_>) -> Result<Option<u32>> {
     }
 }
 
-/// Returns `max_completion_tokens`, or the older `max_tokens`; without either, the answer may fill the
-/// context. In chat it is an upper bound, and cut to the room that the prompt leaves: clients cannot count
-/// the tokens of a rendered conversation, and send the same bound for every model.
-fn max_tokens(fields: &Fields<'_>) -> Result<MaxTokens> {
+/// Returns `max_completion_tokens`, or the older `max_tokens`; without either, the answer may be as long as the
+/// model's defaults allow, or fill the context. In chat it is an upper bound, and cut to the room that the
+/// prompt leaves: clients cannot count the tokens of a rendered conversation, and send the same bound for
+/// every model.
+fn max_tokens(gateway: &Gateway, fields: &Fields<'_>) -> Result<MaxTokens> {
     let newer = fields.count("max_completion_tokens", 1, u32::MAX)?;
     let older = fields.count("max_tokens", 1, u32::MAX)?;
-    Ok(MaxTokens::AtMost(newer.or(older).unwrap_or(u32::MAX)))
+    let given = newer.or(older).or(gateway.defaults().max_tokens);
+    Ok(MaxTokens::AtMost(given.unwrap_or(u32::MAX)))
 }

@@ -54,8 +54,10 @@ pub(crate) fn parse_completion(intake: &Intake<'_>, body: &[u8]) -> Result<Job> 
     let input = object.prompt.ok_or_else(|| fields.bad("prompt", "is required"))?;
     check_generations(&fields, input.written.len(), n)?;
     let prompts = Prompt::all(intake, &fields, input, echo)?;
+    let of_model = gateway.defaults().max_tokens.unwrap_or(u32::MAX);
+    let default = MaxTokens::AtMost(MAX_TOKENS_DEFAULT.min(of_model));
     // OpenAI's contract: a prompt and its `max_tokens` fit the context together.
-    let max_tokens = given.map_or(MaxTokens::AtMost(MAX_TOKENS_DEFAULT), MaxTokens::Exactly);
+    let max_tokens = given.map_or(default, MaxTokens::Exactly);
     let prompts = work(gateway, &fields, prompts, &params, max_tokens)?;
     Ok(Job { form, prompts, n, stops, cache_salt, priority, ignored })
 }

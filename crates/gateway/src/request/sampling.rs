@@ -46,15 +46,10 @@ pub(super) fn parse(gateway: &Gateway, fields: &Fields<'_>) -> Result<SamplingPa
 /// Checks the ranges, which live in [`SamplingParams::check`] alone; the quoted value is that of the
 /// client.
 pub(super) fn check(gateway: &Gateway, fields: &Fields<'_>, params: &SamplingParams) -> Result<()> {
-    params.check(gateway.front_door().vocab()).map_err(|InvalidParam { param, message }| {
-        let given = fields.get(param).filter(|value| value.is_number());
-        let allowed = message.split_once(", must be ").map(|(_, allowed)| allowed);
-        match (given, allowed) {
-            (Some(given), Some(allowed)) => {
-                fields.bad(param, format!("got {given}, must be {allowed}"))
-            }
-            _ => fields.bad(param, message),
-        }
+    params.check(gateway.front_door().vocab()).map_err(|InvalidParam { param, given, allowed }| {
+        let written = fields.get(param).filter(|value| value.is_number());
+        let given = written.map_or(given, ToString::to_string);
+        fields.bad(param, format!("got {given}, must be {allowed}"))
     })
 }
 

@@ -10,6 +10,10 @@ use super::fields::Fields;
 pub(super) struct Family {
     /// The name in `architectures`.
     pub(super) architecture: &'static str,
+    /// `model_type`, which names the family where `architectures` does not.
+    pub(super) model_type: &'static str,
+    /// Other names in `architectures` for the same layers.
+    pub(super) aliases: &'static [&'static str],
     pub(super) defaults: Defaults,
     /// Query, key and value projections.
     pub(super) qkv_bias: Bias,
@@ -105,6 +109,8 @@ pub(super) enum Experts {
 
 pub(super) const LLAMA: Family = Family {
     architecture: "LlamaForCausalLM",
+    model_type: "llama",
+    aliases: &["LLaMAForCausalLM"],
     defaults: Defaults {
         vocab: 32_000,
         hidden: 4096,
@@ -130,6 +136,8 @@ pub(super) const LLAMA: Family = Family {
 
 const MISTRAL: Family = Family {
     architecture: "MistralForCausalLM",
+    model_type: "mistral",
+    aliases: &[],
     defaults: Defaults {
         inner: 14_336,
         kv_heads: Some(8),
@@ -146,6 +154,7 @@ const MISTRAL: Family = Family {
 
 const MIXTRAL: Family = Family {
     architecture: "MixtralForCausalLM",
+    model_type: "mixtral",
     defaults: Defaults { window: None, norm_eps: 1e-5, theta: 1e6, ..MISTRAL.defaults },
     experts: Experts::Mixtral { count: 8, top_k: 2 },
     ..MISTRAL
@@ -153,6 +162,7 @@ const MIXTRAL: Family = Family {
 
 const QWEN2: Family = Family {
     architecture: "Qwen2ForCausalLM",
+    model_type: "qwen2",
     defaults: Defaults {
         vocab: 151_936,
         inner: 22_016,
@@ -168,6 +178,7 @@ const QWEN2: Family = Family {
 
 const QWEN3: Family = Family {
     architecture: "Qwen3ForCausalLM",
+    model_type: "qwen3",
     defaults: Defaults { head_dim: Some(128), ..QWEN2.defaults },
     qkv_bias: Bias::Key("attention_bias"),
     out_bias: Bias::Key("attention_bias"),
@@ -177,6 +188,7 @@ const QWEN3: Family = Family {
 
 const QWEN2_MOE: Family = Family {
     architecture: "Qwen2MoeForCausalLM",
+    model_type: "qwen2_moe",
     defaults: Defaults {
         hidden: 2048,
         inner: 5632,
@@ -193,6 +205,7 @@ const QWEN2_MOE: Family = Family {
 
 const QWEN3_MOE: Family = Family {
     architecture: "Qwen3MoeForCausalLM",
+    model_type: "qwen3_moe",
     defaults: Defaults {
         hidden: 2048,
         inner: 6144,
@@ -208,6 +221,7 @@ const QWEN3_MOE: Family = Family {
 
 const DEEPSEEK_V2: Family = Family {
     architecture: "DeepseekV2ForCausalLM",
+    model_type: "deepseek_v2",
     defaults: Defaults { vocab: 102_400, ..LLAMA.defaults },
     window: Window::Never,
     latent: Some(Latent { q_rank: 1536, kv_rank: 512, nope_dim: 128, rope_dim: 64, v_dim: 128 }),
@@ -225,6 +239,7 @@ const DEEPSEEK_V2: Family = Family {
 
 const DEEPSEEK_V3: Family = Family {
     architecture: "DeepseekV3ForCausalLM",
+    model_type: "deepseek_v3",
     defaults: Defaults {
         vocab: 129_280,
         hidden: 7168,

@@ -24,6 +24,8 @@ pub struct GenerationDefaults {
     pub min_p: Option<f32>,
     /// `repetition_penalty`
     pub repetition_penalty: Option<f32>,
+    /// `max_new_tokens`
+    pub max_tokens: Option<u32>,
 }
 
 // === impl GenerationDefaults ===
@@ -59,6 +61,7 @@ impl GenerationDefaults {
             top_k: top_k(&fields)?,
             min_p: number("min_p")?,
             repetition_penalty: number("repetition_penalty")?,
+            max_tokens: count(&fields, "max_new_tokens", 1)?,
         };
         defaults.check(&fields)?;
         Ok(defaults)
@@ -71,7 +74,7 @@ impl GenerationDefaults {
         params.top_p = self.top_p.unwrap_or(params.top_p);
         params.min_p = self.min_p.unwrap_or(params.min_p);
         params.repetition_penalty = self.repetition_penalty.unwrap_or(params.repetition_penalty);
-        params.check(0).map_err(|invalid| fields.refuse(invalid.param, invalid.message))
+        params.check(0).map_err(|invalid| fields.refuse(invalid.param, invalid.allowed))
     }
 }
 
@@ -80,6 +83,10 @@ fn top_k(fields: &Fields<'_>) -> Result<Option<u32>, ConfigError> {
     if fields.value("top_k").and_then(serde_json::Value::as_i64) == Some(-1) {
         return Ok(Some(0));
     }
-    let top_k = fields.count("top_k", 0..=u32::MAX as usize)?;
-    Ok(top_k.map(|k| u32::try_from(k).expect("count() kept it within u32")))
+    count(fields, "top_k", 0)
+}
+
+fn count(fields: &Fields<'_>, key: &str, least: usize) -> Result<Option<u32>, ConfigError> {
+    let count = fields.count(key, least..=u32::MAX as usize)?;
+    Ok(count.map(|count| u32::try_from(count).expect("within the range that was allowed")))
 }

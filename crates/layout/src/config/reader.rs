@@ -55,16 +55,53 @@ pub(super) fn shape(top: &Fields<'_>, text: &Fields<'_>) -> Result<ModelShape, C
     Ok(ModelShape { architecture, spec, weights, plain, unquantized, dtype, eos_token_ids })
 }
 
-/// The first architecture that is known; else the first named, read as Llama.
-fn find(fields: &Fields<'_>) -> Result<(String, &'static Family), ConfigError> {
-    let names = fields.list("architectures")?.unwrap_or_default();
-    let names: Vec<_> = names.iter().filter_map(Value::as_str).collect();
-    if let Some(family) = FAMILIES.iter().find(|family| names.contains(&family.architecture)) {
-        return Ok((family.architecture.to_owned(), family));
+/// Refuses a file whose family has none of these architectures.
+pub(super) fn require_family(
+    fields: &Fields<'_>,
+    architectures: &[&str],
+) -> Result<(), ConfigError> {
+    let names = names(fields)?;
+    let served = |family: &Family| architectures.contains(&family.architecture);
+    if family(fields, &names)?.is_some_and(served) {
+        return Ok(());
     }
-    match names.first() {
-        Some(&name) => Ok((name.to_owned(), &LLAMA)),
-        None => Err(fields.refuse("architectures", "a list with the name of a decoder")),
+    let types = FAMILIES.iter().filter(|it| served(it)).map(|it| it.model_type).collect::<Vec<_>>();
+    let (key, expected) = match names.is_empty() && fields.value("model_type").is_some() {
+        true => ("model_type", types.join(", ")),
+        false => ("architectures", architectures.join(", ")),
+    };
+    Err(fields.refuse(key, format!("one of {expected}")))
+}
+
+fn names<'a>(fields: &Fields<'a>) -> Result<Vec<&'a str>, ConfigError> {
+    let names = fields.list("architectures")?.unwrap_or_default();
+    Ok(names.iter().filter_map(Value::as_str).collect())
+}
+
+/// Returns the family that `architectures` names. For a causal language model under another name,
+/// `model_type` decides, as in transformers, unless the file brings code of its own (`auto_map`).
+fn family(fields: &Fields<'_>, names: &[&str]) -> Result<Option<&'static Family>, ConfigError> {
+    let named = |family: &&Family| {
+        names.contains(&family.architecture) || family.aliases.iter().any(|it| names.contains(it))
+    };
+    if let Some(family) = FAMILIES.iter().find(named) {
+        return Ok(Some(family));
+    }
+    let causal = names.is_empty() || names.iter().any(|name| name.ends_with("ForCausalLM"));
+    if !causal || fields.value("auto_map").is_some() {
+        return Ok(None);
+    }
+    let model_type = fields.text("model_type")?;
+    Ok(FAMILIES.iter().find(|family| model_type == Some(family.model_type)))
+}
+
+/// Returns the family of the file, or else the first architecture named, read as Llama.
+fn find(fields: &Fields<'_>) -> Result<(String, &'static Family), ConfigError> {
+    let names = names(fields)?;
+    match (family(fields, &names)?, names.first()) {
+        (Some(family), _) => Ok((family.architecture.to_owned(), family)),
+        (None, Some(&name)) => Ok((name.to_owned(), &LLAMA)),
+        (None, None) => Err(fields.refuse("architectures", "a list with the name of a decoder")),
     }
 }
 

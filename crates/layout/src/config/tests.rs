@@ -330,6 +330,35 @@ fn a_refusal_names_file_key_found_and_expected() {
 }
 
 #[test]
+fn model_type_names_the_family_where_architectures_does_not() {
+    let family = |changes| parse(&config("LlamaForCausalLM", changes)).map(|it| it.architecture);
+    let llama = Ok("LlamaForCausalLM".to_owned());
+    for (architectures, model_type) in [
+        (json!("-"), "llama"),
+        (json!(null), "llama"),
+        (json!([]), "llama"),
+        (json!(["LLaMAForCausalLM"]), "any"),
+        (json!(["OurForCausalLM"]), "llama"),
+        (json!(["LlamaForCausalLM"]), "qwen2"),
+    ] {
+        let changes = json!({ "architectures": architectures, "model_type": model_type });
+        assert_eq!(family(changes), llama, "{architectures} {model_type}");
+    }
+    let qwen = json!({ "architectures": "-", "model_type": "qwen3" });
+    assert_eq!(family(qwen), Ok("Qwen3ForCausalLM".to_owned()));
+    for refused in [
+        json!({ "architectures": "-", "model_type": "gpt2" }),
+        json!({ "architectures": ["LlamaForSequenceClassification"], "model_type": "llama" }),
+        json!({ "architectures": ["OurForCausalLM"], "model_type": "llama", "auto_map": {} }),
+    ] {
+        assert!(family(refused.clone()).is_err(), "{refused}");
+    }
+    let gpt2 = family(json!({ "architectures": "-", "model_type": "gpt2" })).unwrap_err();
+    let start = "config.json: key `model_type`: found \"gpt2\", expected one of llama, mistral";
+    assert!(gpt2.to_string().starts_with(start), "{gpt2}");
+}
+
+#[test]
 fn hostile_json_is_refused_without_a_panic() {
     let deep = "[".repeat(100_000);
     let nested = format!("{}1{}", "{\"a\":".repeat(100_000), "}".repeat(100_000));
@@ -346,7 +375,7 @@ fn generation_defaults_are_the_files_values_in_the_ranges_of_requests() {
     let parse = |json: Value| GenerationDefaults::parse(json.to_string().as_bytes(), &shape);
     let given = parse(json!({
         "eos_token_id": [286, 7], "do_sample": false, "temperature": 0.7, "top_p": 0.8,
-        "top_k": 20, "repetition_penalty": 1.05, "min_p": null
+        "top_k": 20, "repetition_penalty": 1.05, "min_p": null, "max_new_tokens": 512
     }));
     let expected = GenerationDefaults {
         eos_token_ids: vec![286, 7],
@@ -355,6 +384,7 @@ fn generation_defaults_are_the_files_values_in_the_ranges_of_requests() {
         top_k: Some(20),
         min_p: None,
         repetition_penalty: Some(1.05),
+        max_tokens: Some(512),
     };
     assert_eq!(given.expect("valid"), expected);
     assert_eq!(parse(json!({})).expect("valid").eos_token_ids, [286]);
@@ -367,12 +397,15 @@ fn generation_defaults_are_the_files_values_in_the_ranges_of_requests() {
         ("min_p", json!(1.5)),
         ("repetition_penalty", json!(0)),
         ("repetition_penalty", json!(1e39)),
+        ("max_new_tokens", json!(0)),
         ("eos_token_id", json!(288)),
     ] {
         let message = parse(json!({ key: bad })).expect_err("must be refused").to_string();
         let start = format!("generation_config.json: key `{key}`: found ");
         assert!(message.starts_with(&start), "{message}");
     }
+    let hot = parse(json!({ "temperature": 3.5 })).expect_err("must be refused").to_string();
+    assert!(hot.ends_with("found 3.5, expected between 0 and 2"), "{hot}");
 }
 
 fn any_json() -> impl Strategy<Value = Value> {
