@@ -1,11 +1,13 @@
 //! The sources of a model's files: a folder, or the binary itself.
 //!
-//! - **CK-1** nothing outside the folder is read: names are plain file names, and a symbolic link
-//!   must end inside the folder or, in the layout of the Hugging Face cache, in the `blobs` folder
-//!   beside `snapshots`.
+//! - **CK-1** files are named by plain file names, so no content of a file leads out of the folder. A
+//!   symbolic link may: the owner of the folder made it, as the cache of Hugging Face does, or to share a
+//!   disk.
 //! - **CK-2** only regular files are opened, and small files up to [`SMALL_FILE_MAX`] bytes.
 //!
 //! Not here: the meaning of the files (see [`ModelShape`], [`crate::Weights`]).
+
+mod foreign;
 
 use std::borrow::Cow;
 use std::fs::{self, File};
@@ -16,9 +18,17 @@ use std::path::{Component, Path, PathBuf};
 use playhouse_layout::{CONFIG_FILE, ConfigError, GenerationDefaults, ModelShape};
 use playhouse_ops::{Mapped, map_file};
 
+pub(crate) use self::foreign::{Needed, is_foreign};
+
 /// Largest file that [`Checkpoint::read`] returns, in bytes. The largest published tokenizers have about 35
 /// MB.
 pub const SMALL_FILE_MAX: u64 = 256 << 20;
+
+/// The beginning of the text that Git LFS puts in place of a file.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// Most files of a folder that are listed.
+const NAMES_MAX: usize = 100_000;
 
 /// The architectures that a model can have.
 const SERVED: [&str; 4] =
@@ -58,16 +68,18 @@ pub enum CheckpointError {
         reason: String,
     },
     /// A file that every checkpoint has is missing.
-    #[error("{place}: {name} is missing")]
+    #[error("{place}: {name} is missing{advice}")]
     Missing {
         /// The folder.
         place: String,
         /// The file.
         name: String,
+        /// What the folder has instead, and what to do about it.
+        advice: String,
     },
-    /// A name that is no plain file name, or a link that leaves the folder (**CK-1**).
+    /// A name that is no plain file name (**CK-1**), or a file that is none.
     #[error("{place}: {name}: {reason}")]
-    Escapes {
+    NotAFile {
         /// The folder.
         place: String,
         /// The file, as it was named.
@@ -111,7 +123,7 @@ impl Checkpoint {
         let refuse = |reason: String| CheckpointError::NotAFolder { path: folder.into(), reason };
         let path = folder.canonicalize().map_err(|error| refuse(error.to_string()))?;
         if !path.is_dir() {
-            return Err(refuse("it is a file".to_owned()));
+            return Err(refuse(format!("it is a file{}", foreign::of_file(folder))));
         }
         Ok(Self { source: Source::Folder(path) })
     }
@@ -120,6 +132,12 @@ impl Checkpoint {
     #[must_use]
     pub fn embedded(files: &'static [(&'static str, &'static [u8])]) -> Self {
         Self { source: Source::Embedded(files) }
+    }
+
+    /// Returns whether the checkpoint is compiled into the binary.
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        matches!(self.source, Source::Embedded(_))
     }
 
     /// Reads a whole small file, such as `tokenizer.json`; `None` if there is no such file.
@@ -139,6 +157,7 @@ impl Checkpoint {
             let (place, name, bytes) = (self.place(), name.to_owned(), bytes.len() as u64);
             return Err(CheckpointError::TooLarge { place, name, bytes });
         }
+        self.check_fetched(name, &bytes)?;
         Ok(Some(Cow::Owned(bytes)))
     }
 
@@ -147,14 +166,15 @@ impl Checkpoint {
     /// # Errors
     /// As [`Self::read`], and when the file is missing.
     pub fn require(&self, name: &str) -> Result<Cow<'static, [u8]>, CheckpointError> {
-        self.read(name)?.ok_or_else(|| self.missing(name))
+        let needed = if name == CONFIG_FILE { Needed::Config } else { Needed::Tokenizer };
+        self.read(name)?.ok_or_else(|| self.missing(name, needed))
     }
 
-    /// Reads the shape of the model from `config.json`.
+    /// Reads the shape of the model from `config.json` alone; see [`crate::checkpoint_shape`].
     ///
     /// # Errors
     /// When the file is missing, or describes no decoder that Playhouse can run.
-    pub fn shape(&self) -> Result<ModelShape, CheckpointError> {
+    pub(crate) fn configured(&self) -> Result<ModelShape, CheckpointError> {
         Ok(ModelShape::parse_plain(&self.require(CONFIG_FILE)?, &SERVED)?)
     }
 
@@ -179,7 +199,22 @@ impl Checkpoint {
         }
         let Some(file) = self.open_file(name)? else { return Ok(None) };
         let mapped = map_file(file).map_err(|source| self.io(name, source))?;
+        self.check_fetched(name, &mapped)?;
         Ok(Some(FileBytes::Mapped(mapped)))
+    }
+
+    /// Returns the names of the files, in order. A folder that cannot be listed has none.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = match &self.source {
+            Source::Folder(folder) => {
+                let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+                let name = |entry: fs::DirEntry| entry.file_name().into_string().ok();
+                entries.take(NAMES_MAX).filter_map(name).collect()
+            }
+            Source::Embedded(files) => files.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        };
+        names.sort_unstable();
+        names
     }
 
     /// Returns the folder's name for messages.
@@ -190,8 +225,15 @@ impl Checkpoint {
         }
     }
 
-    pub(crate) fn missing(&self, name: &str) -> CheckpointError {
-        CheckpointError::Missing { place: self.place(), name: name.to_owned() }
+    pub(crate) fn missing(&self, name: &str, needed: Needed) -> CheckpointError {
+        let advice = match &self.source {
+            Source::Folder(folder) => match fs::read_link(folder.join(name)) {
+                Ok(target) => format!("; it links to {}, which is not there", target.display()),
+                Err(_) => foreign::advice(needed, &self.names()),
+            },
+            Source::Embedded(_) => String::new(),
+        };
+        CheckpointError::Missing { place: self.place(), name: name.to_owned(), advice }
     }
 
     fn embedded_file(&self, name: &str) -> Option<&'static [u8]> {
@@ -204,40 +246,37 @@ impl Checkpoint {
         let mut parts = Path::new(name).components();
         let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name);
         if !plain || name.contains(['\\', '\0']) {
-            return Err(self.escapes(name, "expected a plain file name inside the folder"));
+            return Err(self.not_a_file(name, "expected a plain file name inside the folder"));
         }
-        let path = match folder.join(name).canonicalize() {
-            Ok(path) => path,
+        let path = folder.join(name);
+        // Checked before opening, which would hang on a pipe.
+        let metadata = match fs::metadata(&path) {
+            Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(self.io(name, source)),
         };
-        if !path.starts_with(folder) && !cache_blobs(folder).is_some_and(|b| path.starts_with(b)) {
-            let reason = "a symbolic link leaves the folder; give the folder the files are in";
-            return Err(self.escapes(name, reason));
-        }
-        // Checked before opening, which would hang on a pipe.
-        let metadata = fs::metadata(&path).map_err(|source| self.io(name, source))?;
         if !metadata.is_file() {
-            return Err(self.escapes(name, "expected a regular file"));
+            return Err(self.not_a_file(name, "expected a regular file"));
         }
         File::open(&path).map(Some).map_err(|source| self.io(name, source))
     }
 
-    fn escapes(&self, name: &str, reason: &str) -> CheckpointError {
+    /// Refuses the pointer that Git leaves in place of a large file that it has not fetched.
+    fn check_fetched(&self, name: &str, bytes: &[u8]) -> Result<(), CheckpointError> {
+        if !bytes.starts_with(LFS_POINTER) {
+            return Ok(());
+        }
+        Err(self.not_a_file(name, "it is a pointer of Git LFS: fetch the file with `git lfs pull`"))
+    }
+
+    fn not_a_file(&self, name: &str, reason: &str) -> CheckpointError {
         let (place, name) = (self.place(), name.escape_debug().to_string());
-        CheckpointError::Escapes { place, name, reason: reason.to_owned() }
+        CheckpointError::NotAFile { place, name, reason: reason.to_owned() }
     }
 
     fn io(&self, name: &str, source: io::Error) -> CheckpointError {
         CheckpointError::Io { place: self.place(), name: name.to_owned(), source }
     }
-}
-
-/// Returns the folder to which `<repo>/snapshots/<revision>` links in the Hugging Face cache. Not
-/// canonicalised: if `blobs` itself is a link, files behind that link do not count.
-fn cache_blobs(folder: &Path) -> Option<PathBuf> {
-    let snapshots = folder.parent().filter(|parent| parent.ends_with("snapshots"))?;
-    Some(snapshots.parent()?.join("blobs"))
 }
 
 // === impl FileBytes ===

@@ -21,4 +21,4 @@ pub use decoder::{Chunk, ForwardError, Hidden, Model};
 pub use groups::Groups;
 pub use kv::KvCache;
 pub use shard::{Shard, ShardError};
-pub use weights::{Dtype, Survey, Weights, WeightsError, checkpoint_digest};
+pub use weights::{Dtype, Survey, Weights, WeightsError, checkpoint_digest, checkpoint_shape};

@@ -4,11 +4,11 @@
 //! - **W-2** no tensor of the checkpoint is silently unused: a tensor that the spec does not call for (say a
 //!   bias that `config.json` denies) would mean a wrong model, so it is refused. Exceptions are tensors
 //!   without content: `rotary_emb.inv_freq`, and an `lm_head.weight` equal to the embeddings that it is tied
-//!   to.
+//!   to. Of two tied tensors a checkpoint may hold either.
 //! - **W-3** a shard reads its parts of the files and no more, but **W-1** and **W-2** are checked for the
 //!   whole checkpoint: every rank refuses a broken checkpoint.
 //! - **W-4** no content of the files panics; an error names file, tensor, the value found and the value
-//!   expected.
+//!   expected, and of several missing or unused tensors the first ones and their number.
 //!
 //! Projections stay separate as they are stored, not fused into `qkv` or `gate_up`: a fused matrix saves two
 //! of seven launches of about 5 µs per layer, and costs a copy while loading, strided views afterwards, and a
@@ -16,6 +16,7 @@
 
 mod archive;
 mod digest;
+mod head;
 mod layer;
 mod part;
 mod random;
@@ -31,6 +32,7 @@ use safetensors::Dtype as StoredDtype;
 
 use self::archive::{Archive, Stored};
 pub use self::digest::checkpoint_digest;
+pub use self::head::checkpoint_shape;
 pub(crate) use self::layer::{DenseWeights, GqaWeights, LayerWeights, Linear};
 use self::part::TensorPart;
 use crate::{Checkpoint, CheckpointError, Shard};
@@ -165,7 +167,7 @@ impl Weights {
         progress(done, total);
         let weights = Self::assemble(spec, shard, dtype, |wanted| {
             let Wanted { name, shape, part, .. } = wanted;
-            let (stored, stored_dtype) = find(&archive, name, shape)?;
+            let (stored, stored_dtype) = find(&archive, spec, name, shape)?;
             let bytes = part.bytes(stored.bytes, shape);
             let tensor =
                 Tensor::from_raw_buffer(&bytes, stored_dtype, &part.shape(shape), &Device::Cpu)
@@ -289,11 +291,11 @@ fn survey(
     bytes_of(archive, spec)?;
     let dtype = match dtype.candle() {
         Some(dtype) => dtype,
-        None => find(archive, EMBEDDING, &[spec.vocab, spec.hidden])?.1,
+        None => find(archive, spec, EMBEDDING, &[spec.vocab, spec.hidden])?.1,
     };
     let mut found = Survey { dtype, stored_bytes: 0, held_bytes: 0 };
     for Wanted { name, shape, part, .. } in wanted(spec, shard.share()) {
-        let (_, stored_dtype) = find(archive, &name, &shape)?;
+        let (_, stored_dtype) = find(archive, spec, &name, &shape)?;
         let elements: usize = part.shape(&shape).iter().product();
         found.stored_bytes += elements * stored_dtype.size_in_bytes();
         found.held_bytes += elements * dtype.size_in_bytes();
@@ -327,31 +329,27 @@ impl Dtype {
 
 /// Returns the bytes of the weights of `spec`, after checking that they are all there and nothing else is.
 fn bytes_of(archive: &Archive, spec: &DecoderSpec) -> Result<usize, WeightsError> {
-    let mut used = HashSet::new();
+    let wanted = wanted(spec, Shard::whole(spec).share());
+    let names: Vec<_> =
+        wanted.iter().map(|it| head::stored_name(archive, spec, &it.name)).collect();
+    refuse_missing(archive, &names)?;
     let mut total = 0;
-    for Wanted { name, shape, .. } in wanted(spec, Shard::whole(spec).share()) {
-        total += find(archive, &name, &shape)?.0.bytes.len();
-        used.insert(name);
+    for Wanted { name, shape, .. } in &wanted {
+        total += find(archive, spec, name, shape)?.0.bytes.len();
     }
-    refuse_unused(archive, spec, &used)?;
+    refuse_unused(archive, spec, &names.into_iter().collect())?;
     Ok(total)
 }
 
-fn find_any<'a>(archive: &'a Archive, name: &str) -> Result<Stored<'a>, WeightsError> {
-    archive.get(name).ok_or_else(|| WeightsError::Tensor {
-        file: archive.place().to_owned(),
-        tensor: name.to_owned(),
-        reason: "missing, though config.json calls for it".to_owned(),
-    })
-}
-
-/// Finds a tensor by name, checks its shape, and returns it with its element type.
+/// Finds a tensor of `spec` by name, checks its shape, and returns it with its element type.
 fn find<'a>(
     archive: &'a Archive,
+    spec: &DecoderSpec,
     name: &str,
     shape: &[usize],
 ) -> Result<(Stored<'a>, DType), WeightsError> {
-    let stored = find_any(archive, name)?;
+    let name = head::stored_name(archive, spec, name);
+    let Some(stored) = archive.get(name) else { return Err(missing(archive, &[name])) };
     let refuse = |reason| WeightsError::Tensor {
         file: stored.file.to_owned(),
         tensor: name.to_owned(),
@@ -367,32 +365,58 @@ fn find<'a>(
     }
 }
 
+fn refuse_missing(archive: &Archive, names: &[&str]) -> Result<(), WeightsError> {
+    let gone: Vec<_> = names.iter().copied().filter(|name| archive.get(name).is_none()).collect();
+    if gone.is_empty() { Ok(()) } else { Err(missing(archive, &gone)) }
+}
+
+/// Returns the error for missing tensors, at least one.
+fn missing(archive: &Archive, names: &[&str]) -> WeightsError {
+    let mut reason = "missing, though config.json calls for it".to_owned();
+    if let Some(others) = others(&names[1..]) {
+        reason = format!("{reason}; {others} missing too");
+    }
+    match archive.names().min() {
+        Some(found) if !archive.names().any(|name| name.starts_with("model.")) => {
+            reason = format!("{reason}; the tensors have other names, such as `{found}`");
+        }
+        Some(_) if *names == [HEAD] => {
+            reason += "; if the model uses its embeddings there, set tie_word_embeddings to true";
+        }
+        _ => {}
+    }
+    let file = archive.place().to_owned();
+    WeightsError::Tensor { file, tensor: names[0].to_owned(), reason }
+}
+
 fn refuse_unused(
     archive: &Archive,
     spec: &DecoderSpec,
-    used: &HashSet<String>,
+    used: &HashSet<&str>,
 ) -> Result<(), WeightsError> {
-    let mut unused: Vec<_> = archive
-        .names()
-        .filter(|name| !used.contains(*name) && !IGNORED.iter().any(|end| name.ends_with(end)))
-        .collect();
+    let ignored = |name: &str| {
+        let tied = spec.tied_embeddings && name == HEAD && !head::is_own(archive);
+        tied || IGNORED.iter().any(|end| name.ends_with(end))
+    };
+    let mut unused: Vec<_> =
+        archive.names().filter(|name| !used.contains(name) && !ignored(name)).collect();
     unused.sort_unstable();
-    for name in unused {
-        let stored = find_any(archive, name)?;
-        let mut reason = "found, though config.json calls for no such tensor".to_owned();
-        if spec.tied_embeddings && name == HEAD {
-            let embedding = find_any(archive, EMBEDDING)?;
-            if embedding.shape == stored.shape && embedding.bytes == stored.bytes {
-                continue;
-            }
-            reason = "found to differ from model.embed_tokens.weight, to which config.json ties \
-                      it; set its tie_word_embeddings to false"
-                .to_owned();
-        }
-        let (file, tensor) = (stored.file.to_owned(), name.to_owned());
-        return Err(WeightsError::Tensor { file, tensor, reason });
+    let Some((&tensor, more)) = unused.split_first() else { return Ok(()) };
+    let file = archive.get(tensor).map_or(archive.place(), |stored| stored.file).to_owned();
+    let mut reason = "found, though config.json calls for no such tensor".to_owned();
+    if let Some(others) = others(more) {
+        reason = format!("{reason}; {others} unused too");
     }
-    Ok(())
+    Err(WeightsError::Tensor { file, tensor: tensor.to_owned(), reason })
+}
+
+/// Names the other tensors that an error is about, as the beginning of a sentence.
+fn others(names: &[&str]) -> Option<String> {
+    match names {
+        [] => None,
+        [one] => Some(format!("`{one}` is")),
+        [first, more @ ..] => Some(format!("`{first}` and {} more are", more.len())),
+    }
 }
 
 /// Returns the element type of a tensor, if a model can have that type.

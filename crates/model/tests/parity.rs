@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use playhouse_collectives::{AbortHandle, Communicator, GroupSpec, Member, Secret};
 use playhouse_layout::RankMap;
-use playhouse_model::{Checkpoint, Chunk, Dtype, Groups, KvCache, Model, Shard, Weights};
+use playhouse_model::{
+    Checkpoint, Chunk, Dtype, Groups, KvCache, Model, Shard, Weights, checkpoint_shape,
+};
 use playhouse_ops::Threads;
 use playhouse_types::{BlockId, BlockSize, DecoderSpec, ParallelSpec, TokenId};
 use safetensors::SafeTensors;
@@ -59,7 +61,7 @@ enum Tokens {
 
 fn load(folder: &Path, shard: impl FnOnce(&DecoderSpec) -> Shard, groups: Groups) -> Model {
     let checkpoint = Checkpoint::open(folder).unwrap();
-    let shape = checkpoint.shape().unwrap();
+    let shape = checkpoint_shape(&checkpoint).unwrap();
     let dtype = Dtype::Auto.or(shape.dtype);
     let shard = shard(&shape.spec);
     let weights = Weights::load(&checkpoint, &shape.spec, &shard, dtype, |_, _| ()).unwrap();
@@ -74,7 +76,7 @@ fn generate_on(
     prompts: &[Prompt],
     (tensor, pipeline): (usize, usize),
 ) -> Option<Vec<Generated>> {
-    let spec = Checkpoint::open(folder).unwrap().shape().unwrap().spec;
+    let spec = checkpoint_shape(&Checkpoint::open(folder).unwrap()).unwrap().spec;
     let layers = spec.layers.len();
     let number = |count: usize| u32::try_from(count).unwrap();
     let (tensor, pipeline) = (number(tensor), number(pipeline));

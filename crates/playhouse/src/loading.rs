@@ -8,7 +8,7 @@ use std::time::Duration;
 use playhouse_cluster::{FrontDoor, WeightsRead};
 use playhouse_gateway::{ChatTemplate, Tokenizer};
 use playhouse_layout::{GenerationDefaults, ModelShape};
-use playhouse_model::Checkpoint;
+use playhouse_model::{Checkpoint, checkpoint_shape};
 use tokio::time::interval;
 
 use crate::demo;
@@ -46,7 +46,7 @@ pub(crate) fn load(folder: Option<&Path>) -> Result<(Loaded, Language), CliError
         Some(folder) => Checkpoint::open(folder).map_err(refused)?,
         None => Checkpoint::embedded(demo::FILES),
     };
-    let shape = checkpoint.shape().map_err(refused)?;
+    let shape = checkpoint_shape(&checkpoint).map_err(refused)?;
     let generation = checkpoint.generation_defaults(&shape).map_err(refused)?;
     let tokenizer = tokenizer(&checkpoint).map_err(CliError::failure)?;
     let template = template(&checkpoint).map_err(CliError::failure)?;

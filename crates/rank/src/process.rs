@@ -16,7 +16,7 @@ use playhouse_cluster::{Loading, RankEngine, RankHost, ReadProgress};
 use playhouse_collectives::{AbortHandle, Member, Secret};
 use playhouse_engine::{EngineConfig, EngineEvent};
 use playhouse_layout::GroupKind;
-use playhouse_model::{Checkpoint, Dtype, Shard, Weights, checkpoint_digest};
+use playhouse_model::{Checkpoint, Dtype, Shard, Weights, checkpoint_digest, checkpoint_shape};
 use playhouse_ops::Threads;
 use playhouse_types::{BlockSize, CheckpointDigest};
 use playhouse_wire::{Group, Join, Load, Loaded};
@@ -172,7 +172,7 @@ fn read(
         Some(folder) => Checkpoint::open(Path::new(folder)).map_err(|why| why.to_string())?,
         None => Checkpoint::embedded(embedded),
     };
-    let shape = checkpoint.shape().map_err(|why| why.to_string())?;
+    let shape = checkpoint_shape(&checkpoint).map_err(|why| why.to_string())?;
     let digest = checkpoint_digest(&checkpoint, &shape).map_err(|why| why.to_string())?;
     let spec = shape.spec;
     let shard = Shard::new(&spec, &load.share).map_err(|why| why.to_string())?;

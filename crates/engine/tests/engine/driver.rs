@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
 use playhouse_engine::{EngineConfig, EngineEvent, StepPort, spawn};
-use playhouse_model::{Checkpoint, Dtype, Groups, Model, Shard, Weights};
+use playhouse_model::{Checkpoint, Dtype, Groups, Model, Shard, Weights, checkpoint_shape};
 use playhouse_ops::Threads;
 use playhouse_types::{
     Admitted, Appended, BlockId, BlockSize, Epoch, Logits, Run, RunOutcome, Sampled,
@@ -73,7 +73,7 @@ pub(crate) fn cases() -> Vec<PathBuf> {
 
 pub(crate) fn load(folder: &Path, threads: usize) -> Arc<Model> {
     let checkpoint = Checkpoint::open(folder).unwrap();
-    let shape = checkpoint.shape().unwrap();
+    let shape = checkpoint_shape(&checkpoint).unwrap();
     let dtype = Dtype::Auto.or(shape.dtype);
     let shard = Shard::whole(&shape.spec);
     let weights = Weights::load(&checkpoint, &shape.spec, &shard, dtype, |_, _| ()).unwrap();

@@ -12,10 +12,14 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::WeightsError;
-use crate::{Checkpoint, checkpoint::FileBytes};
+use crate::Checkpoint;
+use crate::checkpoint::{FileBytes, Needed, is_foreign};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+const ENDING: &str = ".safetensors";
+/// The files without an index, for messages.
+const ALL: &str = "*.safetensors";
 /// Bytes of the length before the header.
 const LENGTH_BYTES: usize = 8;
 /// Largest header, as in the safetensors format.
@@ -25,6 +29,8 @@ const SHARDS_MAX: usize = 4096;
 
 /// All tensors of a checkpoint, without copies.
 pub(super) struct Archive {
+    /// The file, or what names the files, for messages.
+    place: &'static str,
     files: Vec<ShardFile>,
     tensors: HashMap<String, Entry>,
 }
@@ -56,15 +62,23 @@ struct Pairs(Vec<(String, Value)>);
 // === impl Archive ===
 
 impl Archive {
-    /// Maps `model.safetensors`, or the files that `model.safetensors.index.json` names.
+    /// Maps `model.safetensors`, or the files that `model.safetensors.index.json` names, or without an index
+    /// all safetensors files, as vLLM does.
     pub(super) fn open(checkpoint: &Checkpoint) -> Result<Self, WeightsError> {
-        let mut archive = Self { files: Vec::new(), tensors: HashMap::new() };
+        let mut archive = Self { place: INDEX, files: Vec::new(), tensors: HashMap::new() };
         if let Some(bytes) = checkpoint.map(SINGLE)? {
+            archive.place = SINGLE;
             archive.add(SINGLE.to_owned(), bytes)?;
             return Ok(archive);
         }
         let Some(index) = checkpoint.read(INDEX)? else {
-            return Err(checkpoint.missing(&format!("{SINGLE} (or {INDEX})")).into());
+            archive.place = ALL;
+            for name in without_index(checkpoint)? {
+                let found = checkpoint.map(&name)?;
+                let bytes = found.ok_or_else(|| checkpoint.missing(&name, Needed::Weights))?;
+                archive.add(name, bytes)?;
+            }
+            return Ok(archive);
         };
         let index = parse_index(&index)?;
         for shard in shard_names(&index) {
@@ -114,7 +128,7 @@ impl Archive {
 
     /// Returns the file names for messages.
     pub(super) fn place(&self) -> &str {
-        if self.files.len() == 1 { &self.files[0].name } else { INDEX }
+        if let [file] = &self.files[..] { &file.name } else { self.place }
     }
 
     fn add(&mut self, name: String, bytes: FileBytes) -> Result<(), WeightsError> {
@@ -149,6 +163,39 @@ impl Archive {
         }
         Ok(())
     }
+}
+
+/// Returns the names of all safetensors files of the model. Files that are numbered must all be there.
+fn without_index(checkpoint: &Checkpoint) -> Result<Vec<String>, WeightsError> {
+    let mut names = checkpoint.names();
+    names.retain(|name| name.ends_with(ENDING) && !is_foreign(name));
+    if names.is_empty() {
+        return Err(checkpoint.missing(SINGLE, Needed::Weights).into());
+    }
+    if names.len() > SHARDS_MAX {
+        let reason = format!("found {} files, expected at most {SHARDS_MAX}", names.len());
+        return Err(WeightsError::File { file: ALL.to_owned(), reason });
+    }
+    let numbered = names.iter().find_map(|name| numbered(name));
+    if let Some((start, count)) = numbered {
+        let gone = |at: &usize| !names.contains(&format!("{start}-{at:05}-of-{count:05}{ENDING}"));
+        if let Some(first) = (1..=count).find(gone) {
+            let file = format!("{start}-{first:05}-of-{count:05}{ENDING}");
+            let there = count - (1..=count).filter(gone).count();
+            let reason = format!("missing; {there} of {count} such files are there");
+            return Err(WeightsError::File { file, reason });
+        }
+    }
+    Ok(names)
+}
+
+/// Returns what comes before the number of a file such as `model-00002-of-00003.safetensors`, and how many
+/// such files there should be.
+fn numbered(name: &str) -> Option<(&str, usize)> {
+    let (start, count) = name.strip_suffix(ENDING)?.rsplit_once("-of-")?;
+    let (start, number) = start.rsplit_once('-')?;
+    let count = count.parse().ok().filter(|count| (1..=SHARDS_MAX).contains(count))?;
+    number.parse::<usize>().ok().map(|_| (start, count))
 }
 
 /// Parses the `weight_map` of the index: pairs of tensor and file.

@@ -225,8 +225,82 @@ fn an_unused_tensor_is_refused_unless_it_carries_nothing() {
     let folder = Folder::of(&[("model.safetensors", &file(&tensors))]);
     assert!(folder.load(&spec, Dtype::Auto).is_ok());
     tensors.get_mut("lm_head.weight").unwrap().2[0] ^= 1;
-    let untied = refused(&[("model.safetensors", &file(&tensors))], &spec);
-    assert!(untied.contains("tie_word_embeddings to false"), "{untied}");
+    let own = refused(&[("model.safetensors", &file(&tensors))], &spec);
+    assert!(own.contains("`lm_head.weight`: found, though"), "{own}");
+}
+
+const CONFIG: &str = r#"{"architectures": ["Qwen3ForCausalLM"], "hidden_size": 8, "vocab_size": 10,
+    "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4,
+    "intermediate_size": 6, "max_position_embeddings": 32, "tie_word_embeddings": true}"#;
+
+/// Returns whether a checkpoint whose config ties the head is read as tied.
+fn is_tied(tensors: &Tensors) -> bool {
+    let files: [(&str, &[u8]); 2] =
+        [("config.json", CONFIG.as_bytes()), ("model.safetensors", &file(tensors))];
+    let folder = Folder::of(&files);
+    let checkpoint = Checkpoint::open(&folder.0).unwrap();
+    checkpoint_shape(&checkpoint).unwrap().spec.tied_embeddings
+}
+
+#[test]
+fn a_head_with_values_of_its_own_is_not_tied() {
+    let mut tensors = tensors(&spec(true));
+    assert!(is_tied(&tensors));
+    let embedding = tensors["model.embed_tokens.weight"].clone();
+    let mut head = embedding.clone();
+    tensors.insert("lm_head.weight".to_owned(), head.clone());
+    assert!(is_tied(&tensors), "equal values");
+    let half = half::bf16::from_f32(1.0).to_le_bytes().repeat(80);
+    let one = 1_f32.to_le_bytes().repeat(80);
+    tensors.insert("model.embed_tokens.weight".to_owned(), (StoredDtype::F32, vec![10, 8], one));
+    tensors.insert("lm_head.weight".to_owned(), (StoredDtype::BF16, vec![10, 8], half));
+    assert!(is_tied(&tensors), "equal values in another type");
+    tensors.insert("model.embed_tokens.weight".to_owned(), embedding);
+    let last = head.2.len() - 1;
+    head.2[last] ^= 1;
+    tensors.insert("lm_head.weight".to_owned(), head);
+    assert!(!is_tied(&tensors), "other values");
+}
+
+/// Transformers ties whichever of the two a checkpoint holds.
+#[test]
+fn a_tied_head_may_be_stored_in_place_of_the_embeddings() {
+    let spec = spec(true);
+    let mut tensors = tensors(&spec);
+    let table = tensors.remove("model.embed_tokens.weight").unwrap();
+    tensors.insert("lm_head.weight".to_owned(), table);
+    let folder = Folder::of(&[("model.safetensors", &file(&tensors))]);
+    let weights = folder.load(&spec, Dtype::Auto).unwrap();
+    let (embedding, head) = (weights.embedding.unwrap(), weights.head.unwrap().head);
+    assert_eq!(embedding.dims(), [10, 8]);
+    assert_eq!(
+        embedding.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+        head.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    );
+    let untied = DecoderSpec { tied_embeddings: false, ..spec };
+    let message = folder.load(&untied, Dtype::Auto).unwrap_err().to_string();
+    assert!(message.contains("`model.embed_tokens.weight`: missing"), "{message}");
+}
+
+#[test]
+fn several_missing_or_unused_tensors_are_named_and_counted() {
+    let gone = refused_tensors(|tensors| tensors.retain(|name, _| !name.contains(".mlp.")));
+    let expected = "tensor `model.layers.0.mlp.gate_proj.weight`: missing, though config.json calls \
+                    for it; `model.layers.0.mlp.up_proj.weight` and 1 more are missing too";
+    assert!(gone.ends_with(expected), "{gone}");
+    let renamed = refused_tensors(|tensors| {
+        let all = std::mem::take(tensors);
+        tensors.extend(all.into_iter().map(|(name, it)| (name.replace("model.", ""), it)));
+    });
+    let end = "; the tensors have other names, such as `embed_tokens.weight`";
+    assert!(renamed.ends_with(end), "{renamed}");
+    let headless = refused_tensors(|tensors| drop(tensors.remove("lm_head.weight")));
+    assert!(headless.ends_with("set tie_word_embeddings to true"), "{headless}");
+    let vector = || (StoredDtype::F32, vec![8], vec![0; 32]);
+    let unused = refused_tensors(|tensors| {
+        tensors.extend(["a", "b"].map(|name| (name.to_owned(), vector())));
+    });
+    assert!(unused.ends_with("calls for no such tensor; `b` is unused too"), "{unused}");
 }
 
 #[test]
@@ -267,14 +341,12 @@ fn shards_are_found_by_the_index_and_must_agree_with_it() {
 #[test]
 fn no_weights_at_all_is_said_plainly() {
     let message = refused(&[], &spec(false));
-    let end = "model.safetensors (or model.safetensors.index.json) is missing";
+    let end = "model.safetensors is missing and so is every other safetensors file";
     assert!(message.ends_with(end), "{message}");
     let nowhere = load(Path::new("/nonexistent"), &spec(false), Dtype::Auto).unwrap_err();
     assert!(nowhere.to_string().contains("not a model folder"), "{nowhere}");
 }
 
-/// **CK-1**
-#[cfg(unix)]
 #[test]
 fn wd1_copies_have_one_digest_and_others_have_others() {
     let spec = spec(false);
@@ -327,27 +399,94 @@ fn wd1_samples_see_what_is_changed_at_some_length() {
     }
 }
 
+/// **CK-1**
 #[test]
-fn links_may_lead_into_the_hub_cache_and_nowhere_else() {
+fn files_may_be_links_out_of_the_folder() {
     use std::os::unix::fs::symlink;
 
-    let cache = Folder::new();
-    let snapshot = cache.0.join("snapshots/abc");
-    fs::create_dir_all(&snapshot).unwrap();
-    fs::create_dir_all(cache.0.join("blobs")).unwrap();
-    fs::write(cache.0.join("blobs/1"), "inside").unwrap();
-    fs::write(cache.0.join("secret"), "outside").unwrap();
-    symlink("../../blobs/1", snapshot.join("tokenizer.json")).unwrap();
-    symlink("../../secret", snapshot.join("chat_template.jinja")).unwrap();
-    symlink("missing", snapshot.join("dangling")).unwrap();
-    let checkpoint = Checkpoint::open(&snapshot).unwrap();
-    assert_eq!(checkpoint.read("tokenizer.json").unwrap().as_deref(), Some(&b"inside"[..]));
-    assert!(checkpoint.read("dangling").unwrap().is_none());
-    let escape = checkpoint.read("chat_template.jinja").unwrap_err().to_string();
-    assert!(escape.contains("a symbolic link leaves the folder"), "{escape}");
-    fs::create_dir(snapshot.join("config.json")).unwrap();
-    let folder = checkpoint.read("config.json").unwrap_err().to_string();
-    assert!(folder.contains("expected a regular file"), "{folder}");
+    let (store, folder) = (Folder::of(&[("1", b"stored")]), Folder::new());
+    let stored = store.0.join("1");
+    symlink(&store.0, folder.0.join("blobs")).unwrap();
+    symlink("blobs/1", folder.0.join("tokenizer.json")).unwrap();
+    symlink(&stored, folder.0.join("chat_template.jinja")).unwrap();
+    symlink("/nowhere/config.json", folder.0.join("config.json")).unwrap();
+    let checkpoint = Checkpoint::open(&folder.0).unwrap();
+    for name in ["tokenizer.json", "chat_template.jinja"] {
+        assert_eq!(checkpoint.read(name).unwrap().as_deref(), Some(&b"stored"[..]), "{name}");
+    }
+    let dangling = checkpoint.require("config.json").unwrap_err().to_string();
+    let end = "config.json is missing; it links to /nowhere/config.json, which is not there";
+    assert!(dangling.ends_with(end), "{dangling}");
+    fs::create_dir(folder.0.join("generation_config.json")).unwrap();
+    let directory = checkpoint.read("generation_config.json").unwrap_err().to_string();
+    assert!(directory.contains("expected a regular file"), "{directory}");
+}
+
+#[test]
+fn a_pointer_of_git_lfs_is_no_file() {
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+    let folder = Folder::of(&[("model.safetensors", pointer), ("tokenizer.json", pointer)]);
+    let checkpoint = Checkpoint::open(&folder.0).unwrap();
+    let tokenizer = checkpoint.require("tokenizer.json").unwrap_err().to_string();
+    let weights = folder.load(&spec(false), Dtype::Auto).unwrap_err().to_string();
+    for message in [tokenizer, weights] {
+        assert!(message.ends_with("fetch the file with `git lfs pull`"), "{message}");
+    }
+}
+
+#[test]
+fn shards_without_an_index_are_all_read_and_must_be_complete() {
+    let spec = spec(false);
+    let all = tensors(&spec);
+    let (first, second): (Tensors, Tensors) =
+        all.clone().into_iter().partition(|(name, _)| name.as_str() < "model.layers.0.mlp");
+    let (a, b, whole) = (file(&first), file(&second), file(&all));
+    let (one, two) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+    let adapter: (&str, &[u8]) = ("adapter_model.safetensors", b"foreign");
+    let loads = |files: &[(&str, &[u8])]| Folder::of(files).load(&spec, Dtype::Auto).map(drop);
+    assert!(loads(&[(one, &a), (two, &b), adapter]).is_ok());
+    assert!(loads(&[("weights.safetensors", &whole), adapter]).is_ok());
+    let cut = loads(&[(two, &b)]).unwrap_err().to_string();
+    assert_eq!(cut, format!("{one}: missing; 1 of 2 such files are there"));
+    let twice = loads(&[("a.safetensors", &a), ("b.safetensors", &whole)]).unwrap_err();
+    assert!(twice.to_string().ends_with("found in a.safetensors too"), "{twice}");
+}
+
+#[test]
+fn what_is_there_in_place_of_a_missing_file_is_named_with_a_way_out() {
+    let weights = |name: &str| refused(&[(name, b"")], &spec(false));
+    let missing = |needed: &str, there: &str| {
+        let folder = Folder::of(&[(there, b"")]);
+        Checkpoint::open(&folder.0).unwrap().require(needed).unwrap_err().to_string()
+    };
+    for (name, way_out) in [
+        ("pytorch_model-00001-of-00002.bin", "save_pretrained"),
+        ("model.Q4_K_M.gguf", "llama.cpp"),
+        ("consolidated.safetensors", "the version for transformers"),
+        ("flax_model.msgpack", "take the model in the safetensors format"),
+        ("adapter_config.json", "merge_and_unload"),
+    ] {
+        let message = weights(name);
+        assert!(message.contains("model.safetensors is missing; the folder has"), "{message}");
+        assert!(message.contains(name) && message.contains(way_out), "{message}");
+    }
+    assert!(!weights("optimizer.pt").contains("optimizer"), "the state of a trainer");
+    for (there, way_out) in [
+        ("adapter_config.json", "LoRA"),
+        ("params.json", "the version for transformers"),
+        ("snapshots", "one of its revisions"),
+        ("tiny.gguf", "llama.cpp"),
+    ] {
+        let message = missing("config.json", there);
+        assert!(message.contains(there) && message.contains(way_out), "{message}");
+    }
+    for there in ["tokenizer.model", "tekken.json", "vocab.json", "qwen.tiktoken"] {
+        let message = missing("tokenizer.json", there);
+        assert!(message.contains(there) && message.contains("save_pretrained"), "{message}");
+    }
+    let folder = Folder::of(&[("tiny.gguf", b"GGUF")]);
+    let file = Checkpoint::open(&folder.0.join("tiny.gguf")).unwrap_err().to_string();
+    assert!(file.contains("it is a file in llama.cpp's format"), "{file}");
 }
 
 /// **W-3**

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use playhouse_layout::ModelShape;
-use playhouse_model::{Checkpoint, Weights};
+use playhouse_model::{Checkpoint, Weights, checkpoint_shape};
 
 use super::Check;
 use crate::loading;
@@ -19,7 +19,7 @@ pub(super) fn checks(folder: &Path) -> Vec<Check> {
         }
     };
     let mut checks = vec![tokenizer(&checkpoint), chat_template(&checkpoint)];
-    match checkpoint.shape() {
+    match checkpoint_shape(&checkpoint) {
         Ok(shape) => checks.extend([
             Check::ok("config", shape.architecture.clone()),
             generation(&checkpoint, &shape),
