@@ -1,6 +1,7 @@
 //! The real binary on real sockets: how it starts, answers, drains, and what its README promises.
 
 mod adoption;
+mod checkpoints;
 mod clients;
 mod cluster;
 mod collector;

@@ -269,7 +269,7 @@ async fn start() -> SocketAddr {
         .join("../../tests/reference/tokenizer/tokenizer.json");
     let tokenizer = std::fs::read(file).expect("the reference tokenizer is there");
     let tokenizer = Tokenizer::from_bytes(&tokenizer).expect("loads");
-    let template = ChatTemplate::new(TEMPLATE, vec![]).expect("compiles");
+    let template = Ok(Box::new(ChatTemplate::new(TEMPLATE.into()).expect("compiles")) as _);
     let metrics = Arc::new(Metrics::new("tiny"));
     let deployment = DeploymentConfig {
         desired: Desired { replicas: 1, layout: layout(1, 1) },
@@ -293,9 +293,8 @@ async fn start() -> SocketAddr {
     let cluster = Cluster::start(deployment).await.expect("the actors start");
     cluster.serving().await.expect("its replica serves");
     let door = cluster.front_door().clone();
-    let gateway =
-        Gateway::new(GatewayConfig::new("tiny"), door, tokenizer, Some(template), metrics)
-            .expect("a valid configuration");
+    let gateway = Gateway::new(GatewayConfig::new("tiny"), door, tokenizer, template, metrics)
+        .expect("a valid configuration");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     tokio::spawn(serve(listener, gateway, std::future::pending()));

@@ -19,7 +19,7 @@ use crate::gateway_error::GatewayError;
 use crate::known_fields::UnknownFields;
 use crate::sampling_defaults::SamplingDefaults;
 use crate::shutdown::Shutdown;
-use crate::template::{ChatTemplate, unix_now};
+use crate::template::{RenderChat, TemplateError, unix_now};
 use crate::tokenizer::Tokenizer;
 
 /// The settings of a gateway. [`GatewayConfig::new`] has the defaults.
@@ -64,8 +64,8 @@ pub struct Limits {
     /// The bytes that the bodies over 64 KiB of all requests may occupy while they are read and parsed. A
     /// body that finds no room waits, within `body_timeout`. At least `body_bytes`.
     pub bodies_bytes: usize,
-    /// How many large bodies may be parsed and tokenized at a time; others wait for their turn. By default
-    /// one for each core.
+    /// How many large bodies may be parsed and tokenized at a time, and conversations rendered by a template in
+    /// a process of its own; others wait for their turn. By default one for each core.
     pub intakes: NonZeroUsize,
     /// The number of concurrent connections; more wait in the kernel's queue.
     pub connections: NonZeroUsize,
@@ -84,7 +84,7 @@ pub struct Gateway {
     keys: KeyRing,
     front_door: FrontDoor,
     tokenizer: Tokenizer,
-    template: Option<ChatTemplate>,
+    template: Result<Box<dyn RenderChat>, TemplateError>,
     metrics: Arc<Metrics>,
     /// When the model was first offered, as shown in `/v1/models`.
     created: u64,
@@ -161,7 +161,8 @@ fn random() -> Result<u64, GatewayError> {
 // === impl Gateway ===
 
 impl Gateway {
-    /// Builds a gateway. Without a template there is no chat, only completions.
+    /// Builds a gateway. Without a template there is no chat, only completions; requests for chat get the
+    /// error that is in its place.
     ///
     /// # Errors
     /// Returns a [`GatewayError`] when the configuration contradicts itself or the model.
@@ -169,7 +170,7 @@ impl Gateway {
         config: GatewayConfig,
         front_door: FrontDoor,
         tokenizer: Tokenizer,
-        template: Option<ChatTemplate>,
+        template: Result<Box<dyn RenderChat>, TemplateError>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, GatewayError> {
         if config.served_model_names.is_empty()
@@ -260,8 +261,8 @@ impl Gateway {
         &self.tokenizer
     }
 
-    pub(crate) fn template(&self) -> Option<&ChatTemplate> {
-        self.template.as_ref()
+    pub(crate) fn template(&self) -> Result<&dyn RenderChat, TemplateError> {
+        self.template.as_deref().map_err(Clone::clone)
     }
 
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {

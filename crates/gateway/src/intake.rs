@@ -2,8 +2,9 @@
 //!
 //! - **INT-1** a text that cannot fit the context is refused by its bytes alone where the tokenizer bounds the
 //!   bytes of a token, and otherwise when little more of it is tokenized than fits.
-//! - **INT-2** a body over [`INLINE_BYTES`] is taken in on the blocking pool, and no more of them at once than
-//!   [`Limits::intakes`](crate::Limits::intakes); others wait their turn.
+//! - **INT-2** a body over [`INLINE_BYTES`], or with a conversation whose template may run for long, is taken in
+//!   on the blocking pool, and no more of them at once than [`Limits::intakes`](crate::Limits::intakes); others
+//!   wait their turn.
 //! - **INT-3** when the client leaves, its intake gives up its turn, or ends before it tokenizes the next part.
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::body::{InputBounds, Object, parse_object};
 use crate::error::{ApiError, Result};
 use crate::gateway::Gateway;
 use crate::known_fields::{Endpoint, Ignored};
+use crate::template::RenderChat;
 use crate::tokenizer::{EncodeError, Tokenizer};
 use crate::upload::read_body;
 
@@ -35,6 +37,9 @@ const PART_BYTES: usize = 64 << 10;
 
 /// The maximum number of tokens that a text has less than its parts together, for each cut between them.
 const CUT_TOKENS: usize = 64;
+
+/// The paths of requests that may have a conversation.
+const CONVERSATION_PATHS: [&str; 2] = ["/v1/chat/completions", "/tokenize"];
 
 /// The intake of one request.
 pub(crate) struct Intake<'a> {
@@ -58,9 +63,11 @@ pub(crate) async fn take_in<T: Send + 'static>(
     request: Request,
     work: impl FnOnce(&Intake<'_>, &[u8]) -> Result<T> + Send + 'static,
 ) -> Result<T> {
+    let may_render = CONVERSATION_PATHS.contains(&request.uri().path());
+    let may_block = may_render && gateway.template().is_ok_and(RenderChat::may_block);
     let body = read_body(gateway, request.into_body()).await?;
     let departure = CancellationToken::new();
-    if body.bytes.len() <= INLINE_BYTES {
+    if body.bytes.len() <= INLINE_BYTES && !may_block {
         return work(&Intake { gateway, departure }, &body.bytes);
     }
     let turn = Arc::clone(gateway.intakes()).acquire_owned().await.expect("nothing closes it");

@@ -60,8 +60,8 @@
 //!
 //! | Chat | |
 //! |---|---|
-//! | `messages` | roles system, developer (as system), user, assistant, tool; content a string or text parts (joined by newlines); calls of tools and their results |
-//! | `max_completion_tokens`, `max_tokens` | an upper bound; absent: to the end of the context |
+//! | `messages` | roles system, developer (as system), user, assistant, tool; content a string or text parts (joined by newlines, unless the template walks them); calls of tools and their results |
+//! | `max_completion_tokens`, `max_tokens` | an upper bound; absent: `max_new_tokens` of the model, or to the end of the context |
 //! | `logprobs`, `top_logprobs` | up to 20, with exact `bytes` |
 //! | `add_generation_prompt`, `continue_final_message` | as in transformers |
 //! | `chat_template_kwargs`, `reasoning_effort` | variables of the template; scalars only |
@@ -120,5 +120,8 @@ pub use cors::{Allowed, Cors};
 pub use gateway::{Gateway, GatewayConfig, Limits};
 pub use gateway_error::GatewayError;
 pub use sampling_defaults::SamplingDefaults;
-pub use template::{ChatTemplate, Ending, FUEL, OUTPUT_MAX, RenderOptions, TemplateError};
-pub use tokenizer::{Detokenizer, EncodeError, Tokenizer, TokenizerError};
+pub use template::{
+    ChatTemplate, Ending, FUEL, OUTPUT_MAX, RenderChat, RenderOptions, TemplateError,
+    TemplateFiles, TemplateProcess, TemplateSource, run_template_process,
+};
+pub use tokenizer::{Detokenizer, EncodeError, Tokenizer, TokenizerError, TokenizerFiles};

@@ -8,13 +8,19 @@
 //! - **TPL-1** rendering ends: instructions are counted ([`FUEL`]) and output is bounded
 //!   ([`OUTPUT_MAX`]).
 //! - **TPL-2** the client gets the message of a template's `raise_exception` in the template's own words.
+//! - **TPL-3** a template from a model's files runs in a process of its own ([`TemplateProcess`]), with little
+//!   memory and time: minijinja does not count the bytes of strings, so a template that doubles one in a loop,
+//!   or nests lists deeply, would end the process it runs in.
 //!
-//! A template comes with the model and never with a request. It is not fully contained: a template
-//! that doubles a string in a loop is bounded in instructions but not in memory, because minijinja
-//! does not count the bytes of intermediate strings.
+//! A template comes with the model or the operator and never with a request.
 
 mod clock;
+mod content;
+mod dialect;
+mod ending;
+mod process;
 mod python;
+mod source;
 #[cfg(test)]
 mod tests;
 mod tojson;
@@ -23,11 +29,15 @@ use std::borrow::Cow;
 use std::io;
 
 pub(crate) use clock::unix_now;
+use content::ContentForms;
+use ending::OpenContent;
+pub use process::{TemplateProcess, run_template_process};
+pub use source::{TemplateFiles, TemplateSource};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value};
 use minijinja::{Environment, Error, ErrorKind};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
 /// The maximum number of instructions of one rendering; a long conversation needs some hundred per
@@ -37,11 +47,28 @@ pub const FUEL: u64 = 4_000_000;
 /// The maximum number of bytes of one rendering.
 pub const OUTPUT_MAX: usize = 16 << 20;
 
-/// A model's chat template, compiled.
+/// A chat template, wherever it runs.
+pub trait RenderChat: Send + Sync {
+    /// Renders the prompt for `messages`, each an object with `role`, `content` and other fields that the
+    /// template may use. A content is a string or a list of parts.
+    ///
+    /// # Errors
+    /// Returns a [`TemplateError`] that says why there is no prompt.
+    fn render(
+        &self,
+        messages: &[Map<String, serde_json::Value>],
+        options: &RenderOptions<'_>,
+    ) -> Result<String, TemplateError>;
+
+    /// Returns whether rendering may take seconds, and so must not hold up other work of its thread.
+    fn may_block(&self) -> bool;
+}
+
+/// A model's chat template, compiled, in this process.
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    /// The special tokens, such as `bos_token` and `eos_token`, as template variables.
-    special_tokens: Vec<(String, String)>,
+    source: TemplateSource,
+    contents: ContentForms,
 }
 
 /// The options of a request for rendering its messages.
@@ -54,7 +81,7 @@ pub struct RenderOptions<'a> {
 }
 
 /// How a rendered conversation ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {
     /// The prompt ends after the last message.
     #[default]
@@ -66,8 +93,13 @@ pub enum Ending {
 }
 
 /// The reason why there is no template or no prompt.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum TemplateError {
+    /// The model has no template.
+    #[error(
+        "the model has no chat template: use /v1/completions, or start the server with --chat-template"
+    )]
+    Missing,
     /// The template does not compile, or the file around it is malformed.
     #[error("chat template: {0}")]
     Malformed(String),
@@ -77,11 +109,9 @@ pub enum TemplateError {
     /// The template failed on the messages, with an undefined value or at a bound (**TPL-1**).
     #[error("chat template failed: {0}")]
     Failed(String),
-    /// The last message is not in the rendered text, so it cannot be continued.
-    #[error(
-        "continue_final_message: the chat template does not repeat the last message word for word"
-    )]
-    NotContinuable,
+    /// The last message cannot be continued.
+    #[error("continue_final_message: {0}")]
+    NotContinuable(Cow<'static, str>),
 }
 
 /// `raise_exception` was called with this message.
@@ -93,44 +123,18 @@ struct Raised(String);
 #[derive(Default)]
 struct Capped(Vec<u8>);
 
-/// The parts of `tokenizer_config.json` that matter for templates.
-#[derive(Deserialize)]
-struct TokenizerConfig {
-    #[serde(default)]
-    chat_template: Option<Templates>,
-    #[serde(flatten)]
-    rest: Map<String, serde_json::Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Templates {
-    One(String),
-    Named(Vec<NamedTemplate>),
-}
-
-#[derive(Deserialize)]
-struct NamedTemplate {
-    name: String,
-    template: String,
-}
-
 // === impl ChatTemplate ===
 
 impl ChatTemplate {
-    /// Compiles `source`. `special_tokens` are variables such as `("bos_token", "<s>")`.
+    /// Compiles `source`.
     ///
     /// # Errors
     /// Returns [`TemplateError::Malformed`] with the place of the syntax error.
-    pub fn new(source: &str, special_tokens: Vec<(String, String)>) -> Result<Self, TemplateError> {
-        Self::with_clock(source, special_tokens, unix_now)
+    pub fn new(source: TemplateSource) -> Result<Self, TemplateError> {
+        Self::with_clock(source, unix_now)
     }
 
-    fn with_clock(
-        source: &str,
-        special_tokens: Vec<(String, String)>,
-        now: fn() -> u64,
-    ) -> Result<Self, TemplateError> {
+    fn with_clock(source: TemplateSource, now: fn() -> u64) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
         environment.set_fuel(Some(FUEL));
         environment.set_syntax(
@@ -147,142 +151,84 @@ impl ChatTemplate {
             .add_function("strftime_now", move |format: &str| clock::strftime(format, now()));
         environment.add_filter("tojson", tojson::tojson);
         environment
-            .add_template_owned("chat_template", without_generation_tags(source))
+            .add_template_owned("chat_template", dialect::translated(&source.text))
             .map_err(|error| TemplateError::Malformed(describe(&error)))?;
-        Ok(Self { environment, special_tokens })
-    }
-
-    /// Returns the template of a model folder, given the contents of its files: `chat_template.jinja` if
-    /// there is one, else `chat_template` in `tokenizer_config.json` (a string, or a list in which the
-    /// template named `default` counts). Returns `None` when the model has no template.
-    ///
-    /// # Errors
-    /// Returns [`TemplateError::Malformed`] when a file is malformed.
-    pub fn from_files(
-        tokenizer_config: Option<&str>,
-        chat_template: Option<&str>,
-    ) -> Result<Option<Self>, TemplateError> {
-        let config: TokenizerConfig = serde_json::from_str(tokenizer_config.unwrap_or("{}"))
-            .map_err(|error| TemplateError::Malformed(format!("tokenizer_config.json: {error}")))?;
-        let configured = match config.chat_template {
-            Some(Templates::One(template)) => Some(template),
-            Some(Templates::Named(templates)) => {
-                let names: Vec<_> = templates.iter().map(|named| named.name.clone()).collect();
-                let default = templates.into_iter().find(|named| named.name == "default");
-                Some(default.map(|named| named.template).ok_or_else(|| {
-                    TemplateError::Malformed(format!(
-                        "tokenizer_config.json: chat_template has the names {names:?}, \
-                         but none is \"default\""
-                    ))
-                })?)
-            }
-            None => None,
+        let run = |messages: &[Map<_, _>]| {
+            let messages: Vec<_> = messages.iter().map(Cow::Borrowed).collect();
+            run(&environment, &source, &messages, &RenderOptions::default()).ok()
         };
-        let Some(source) = chat_template.or(configured.as_deref()) else { return Ok(None) };
-        Self::new(source, special_tokens(&config.rest)).map(Some)
+        let contents = ContentForms::of(run);
+        Ok(Self { environment, source, contents })
     }
+}
 
-    /// Renders the prompt for `messages`, each an object with `role`, `content` and other fields that the
-    /// template may use.
-    ///
-    /// # Errors
-    /// Returns any [`TemplateError`] but `Malformed`.
-    pub fn render(
+impl RenderChat for ChatTemplate {
+    fn render(
         &self,
         messages: &[Map<String, serde_json::Value>],
         options: &RenderOptions<'_>,
     ) -> Result<String, TemplateError> {
-        let none = ["tools", "documents"].map(|name| (name, Value::from(())));
-        let special = self.special_tokens.iter().map(|(name, token)| (&**name, token.into()));
-        let given =
-            options.variables.iter().map(|(name, value)| (&**name, Value::from(Serde(value))));
-        let own = [
-            ("messages", Value::from(Serde(with_reasoning_content(messages)))),
-            ("add_generation_prompt", (options.ending == Ending::AssistantTurn).into()),
-        ];
-        // Of two values with one name the later counts.
-        let variables = Value::from_pairs(none.into_iter().chain(special).chain(given).chain(own));
-        let template = self
-            .environment
-            .get_template("chat_template")
-            .expect("added when the environment was made");
-        let mut output = Capped::default();
-        template.render_captured_to(variables, &mut output).map_err(|error| failure(&error))?;
-        let text = String::from_utf8(output.0).expect("minijinja writes UTF-8");
-        if options.ending == Ending::OpenMessage {
-            return open_end(text, messages);
+        let mut messages: Vec<_> =
+            messages.iter().map(|message| as_templates_know(message, &self.contents)).collect();
+        let open = match options.ending {
+            Ending::OpenMessage => Some(OpenContent::mark(&mut messages)?),
+            Ending::Complete | Ending::AssistantTurn => None,
+        };
+        let text = run(&self.environment, &self.source, &messages, options)?;
+        match open {
+            Some(open) => open.cut(text),
+            None => Ok(text),
         }
-        Ok(text)
+    }
+
+    fn may_block(&self) -> bool {
+        false
     }
 }
 
-/// Returns the messages with `reasoning`, the newer name, also under the name that templates know, as
-/// `transformers` does.
-fn with_reasoning_content(
-    messages: &[Map<String, serde_json::Value>],
-) -> Vec<Cow<'_, Map<String, serde_json::Value>>> {
-    let renamed = |message: &Map<String, serde_json::Value>| {
-        let reasoning = message.get("reasoning")?.clone();
-        let mut message = message.clone();
-        message.entry("reasoning_content").or_insert(reasoning);
-        Some(message)
-    };
-    messages
-        .iter()
-        .map(|message| renamed(message).map_or(Cow::Borrowed(message), Cow::Owned))
-        .collect()
-}
-
-/// Cuts the rendered text after the content of the last message, as `transformers` does.
-fn open_end(
-    mut text: String,
-    messages: &[Map<String, serde_json::Value>],
+/// Runs the template on messages as they are.
+fn run(
+    environment: &Environment<'_>,
+    source: &TemplateSource,
+    messages: &[Cow<'_, Map<String, serde_json::Value>>],
+    options: &RenderOptions<'_>,
 ) -> Result<String, TemplateError> {
-    let content = messages
-        .last()
-        .and_then(|message| message.get("content")?.as_str())
-        .ok_or(TemplateError::NotContinuable)?;
-    let start = text.rfind(content.trim()).ok_or(TemplateError::NotContinuable)?;
-    // A template that trims the content loses its trailing space; one that does not keeps it.
-    let untrimmed = content.trim_start();
-    let kept = if text[start..].starts_with(untrimmed) { untrimmed } else { content.trim() };
-    text.truncate(start + kept.len());
-    Ok(text)
+    let none = ["tools", "documents"].map(|name| (name, Value::from(())));
+    let special = source.special_tokens.iter().map(|(name, token)| (&**name, token.into()));
+    let given = options.variables.iter().map(|(name, value)| (&**name, Value::from(Serde(value))));
+    let own = [
+        ("messages", Value::from(Serde(messages))),
+        ("add_generation_prompt", (options.ending == Ending::AssistantTurn).into()),
+    ];
+    // Of two values with one name the later counts.
+    let variables = Value::from_pairs(none.into_iter().chain(special).chain(given).chain(own));
+    let template =
+        environment.get_template("chat_template").expect("added when the environment was made");
+    let mut output = Capped::default();
+    template.render_captured_to(variables, &mut output).map_err(|error| failure(&error))?;
+    Ok(String::from_utf8(output.0).expect("minijinja writes UTF-8"))
 }
 
-/// Returns variables such as `bos_token`, written as a string or as an object with `content`.
-fn special_tokens(config: &Map<String, serde_json::Value>) -> Vec<(String, String)> {
-    config
-        .iter()
-        .filter(|(name, _)| name.ends_with("_token"))
-        .filter_map(|(name, value)| {
-            let token = value.as_str().or_else(|| value.get("content")?.as_str())?;
-            Some((name.clone(), token.to_owned()))
-        })
-        .collect()
-}
-
-/// Replaces `{% generation %}` and `{% endgeneration %}` by an `if` that is always true, so that their
-/// whitespace control keeps its meaning.
-fn without_generation_tags(source: &str) -> String {
-    let mut output = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(tag) = rest.find("{%") {
-        let (before, inside) = rest.split_at(tag + 2);
-        output.push_str(before);
-        let name = inside.trim_start_matches(['-', '+']).trim_start();
-        let lead = &inside[..inside.len() - name.len()];
-        output.push_str(lead);
-        rest = name;
-        for (tag, replacement) in [("generation", "if true"), ("endgeneration", "endif")] {
-            let after = name.strip_prefix(tag).unwrap_or("");
-            if after.trim_start().trim_start_matches(['-', '+']).starts_with("%}") {
-                output.push_str(replacement);
-                rest = after;
-            }
-        }
+/// Returns a message as `transformers` gives it to templates, with its content in a form that this one
+/// takes: without fields that are null, and with its reasoning under both names that templates know.
+fn as_templates_know<'a>(
+    message: &'a Map<String, serde_json::Value>,
+    contents: &ContentForms,
+) -> Cow<'a, Map<String, serde_json::Value>> {
+    let mut message = Cow::Borrowed(message);
+    if message.values().any(serde_json::Value::is_null) {
+        message.to_mut().retain(|_, value| !value.is_null());
     }
-    output + rest
+    let reasoning = ["reasoning_content", "thinking", "reasoning"];
+    if let Some(reasoning) = reasoning.iter().find_map(|name| message.get(*name)).cloned() {
+        let message = message.to_mut();
+        message.entry("thinking").or_insert_with(|| reasoning.clone());
+        message.insert("reasoning_content".to_owned(), reasoning);
+    }
+    if let Some(content) = contents.fit(&message) {
+        message.to_mut().insert("content".to_owned(), content);
+    }
+    message
 }
 
 fn raise_exception(message: String) -> Result<Value, Error> {

@@ -7,12 +7,14 @@
 //!   the rule of [`String::from_utf8_lossy`] (Unicode's "maximal subpart").
 //! - **TOK-3** a hostile `tokenizer.json` is an error: the loader's panics are caught, and ids are
 //!   bounded before a table is sized by them.
+//! - **TOK-4** the added and special tokens are those of transformers, whichever file names them.
 //!
 //! Supported are decoders whose tokens are bytes: byte-level BPE (Llama 3, Qwen, GPT-2) and SentencePiece
 //! pieces with byte fallback (Llama 2, Mistral). Others (`WordPiece`, `CTC`) are refused at load. One
 //! difference from `tokenizers` is intended: a run of fallback bytes that is only partly valid keeps its
 //! valid characters, where `tokenizers` replaces the whole run, which no streaming decoder can do.
 
+mod added;
 mod bound;
 mod detokenizer;
 mod literal;
@@ -21,25 +23,30 @@ mod pieces;
 mod tests;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use aho_corasick::AhoCorasick;
 use playhouse_types::TokenId;
 
+use added::NamedTokens;
+pub use added::TokenizerFiles;
 pub use detokenizer::Detokenizer;
 pub(crate) use literal::unused_mark;
 use pieces::Pieces;
 
-/// A tokenizer, loaded from a model's `tokenizer.json`.
+/// A tokenizer, loaded from a model's `tokenizer.json` and the files beside it.
 pub struct Tokenizer {
     encoder: tokenizers::Tokenizer,
     pieces: Pieces,
+    /// The texts of the special tokens that have names.
+    special_tokens: BTreeMap<String, String>,
     bytes_per_token_max: Option<usize>,
     /// The special tokens, to find where a text spells them.
     special: Option<AhoCorasick>,
 }
 
-/// The reason why a `tokenizer.json` cannot be used.
+/// The reason why the files of a tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// The loader does not understand the file.
@@ -48,6 +55,14 @@ pub enum TokenizerError {
     /// The loader panicked, which happens on some inconsistent files.
     #[error("tokenizer.json is inconsistent: the loader panicked: {0}")]
     Inconsistent(String),
+    /// A file beside `tokenizer.json` is malformed.
+    #[error("{file}: {reason}")]
+    Beside {
+        /// The file.
+        file: &'static str,
+        /// The key, and what is expected.
+        reason: String,
+    },
     /// The tokens do not stand for fixed bytes.
     #[error(
         "tokenizer.json: decoder: {0}; supported are ByteLevel, Metaspace, and sequences of \
@@ -72,24 +87,48 @@ pub struct EncodeError(String);
 // === impl Tokenizer ===
 
 impl Tokenizer {
-    /// Reads the content of a `tokenizer.json`. Its truncation and padding settings are dropped, because
-    /// they are for batches in training.
+    /// Reads the content of a `tokenizer.json` without files beside it.
     ///
     /// # Errors
     /// Returns a [`TokenizerError`] for every file that cannot be used (**TOK-3**).
     pub fn from_bytes(file: &[u8]) -> Result<Self, TokenizerError> {
-        let loaded = catch_unwind(|| tokenizers::Tokenizer::from_bytes(file))
-            .map_err(|panic| TokenizerError::Inconsistent(panic_text(&*panic)))?;
-        let mut encoder = loaded.map_err(|error| TokenizerError::Malformed(error.to_string()))?;
-        encoder.with_padding(None);
-        encoder
-            .with_truncation(None)
-            .map_err(|error| TokenizerError::Malformed(error.to_string()))?;
-        let pieces = catch_unwind(AssertUnwindSafe(|| Pieces::of(&encoder)))
-            .map_err(|panic| TokenizerError::Inconsistent(panic_text(&*panic)))??;
-        let bytes_per_token_max = bound::bytes_per_token_max(&encoder, &pieces);
-        let special = literal::finder(&encoder);
-        Ok(Self { encoder, pieces, bytes_per_token_max, special })
+        Self::from_files(&TokenizerFiles { tokenizer: file, ..TokenizerFiles::default() })
+    }
+
+    /// Reads the content of a tokenizer's files (**TOK-4**). Settings for truncation and padding are dropped,
+    /// because they are for batches in training.
+    ///
+    /// # Errors
+    /// Returns a [`TokenizerError`] for every file that cannot be used (**TOK-3**).
+    pub fn from_files(files: &TokenizerFiles<'_>) -> Result<Self, TokenizerError> {
+        let named = NamedTokens::read(files)?;
+        let special_tokens = named.texts.clone();
+        let load = || {
+            let malformed = |error: tokenizers::Error| TokenizerError::Malformed(error.to_string());
+            let mut encoder =
+                tokenizers::Tokenizer::from_bytes(files.tokenizer).map_err(malformed)?;
+            encoder.with_padding(None);
+            encoder.with_truncation(None).map_err(malformed)?;
+            named.add_to(&mut encoder)?;
+            let pieces = Pieces::of(&encoder)?;
+            let bytes_per_token_max = bound::bytes_per_token_max(&encoder, &pieces);
+            let special = literal::finder(&encoder);
+            Ok(Self { encoder, pieces, special_tokens, bytes_per_token_max, special })
+        };
+        catch_unwind(AssertUnwindSafe(load))
+            .map_err(|panic| TokenizerError::Inconsistent(panic_text(&*panic)))?
+    }
+
+    /// Returns the end-of-sequence token that the files of the tokenizer name.
+    #[must_use]
+    pub fn eos(&self) -> Option<TokenId> {
+        self.encoder.token_to_id(self.special_tokens.get("eos_token")?)
+    }
+
+    /// Returns the texts of the special tokens that have names, such as `eos_token`.
+    #[must_use]
+    pub fn special_tokens(&self) -> &BTreeMap<String, String> {
+        &self.special_tokens
     }
 
     /// Returns the tokens of `text`. Special tokens spelled out in the text are recognised;

@@ -36,6 +36,7 @@ mod signals;
 mod sizing;
 mod status;
 mod table;
+mod template;
 mod terminal;
 mod token;
 mod top;
@@ -97,6 +98,8 @@ enum Command {
     Token(token::TokenArgs),
     #[command(hide = true)]
     Shard(shard::ShardArgs),
+    #[command(hide = true)]
+    Template(template::TemplateArgs),
 }
 
 fn main() -> ExitCode {
@@ -127,6 +130,7 @@ fn main() -> ExitCode {
         Command::Key(args) => key::run(&args),
         Command::Cluster(args) => authority::run(&args),
         Command::Shard(args) => shard::run(&args),
+        Command::Template(args) => template::run(&args),
     };
     outcome.unwrap_or_else(|error| error.report())
 }

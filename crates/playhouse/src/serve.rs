@@ -116,7 +116,7 @@ pub(crate) fn run(
     let admin = runtime.block_on(AdminListener::bind(args, tls.clone()))?;
     let state = State::open(args.state_dir.as_deref(), &mut parallel)?;
     sweep_shared_memory();
-    let (loaded, language) = loading::load(args.model.as_deref())?;
+    let (loaded, language) = loading::load(args.model.as_deref(), args.chat_template.as_deref())?;
     let dtype = Dtype::from(args.dtype).or(loaded.shape.dtype);
     let shape = &loaded.shape;
     let served = ServedLayout::new(&loaded.checkpoint, &parallel, shape, dtype)?;

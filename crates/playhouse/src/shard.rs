@@ -72,7 +72,7 @@ pub(crate) fn run(args: &ShardArgs) -> Result<ExitCode, CliError> {
 
 /// Makes the kernel kill this process before the head and the agent of the machine when memory runs out:
 /// a rank is restarted, and a head is not. Raising the value takes no privilege.
-fn volunteer() {
+pub(crate) fn volunteer() {
     let own = "/proc/self/oom_score_adj";
     let before = fs::read_to_string(own).ok().and_then(|value| value.trim().parse::<i32>().ok());
     let raised = before.map(|before| (before + OOM_SCORE_RAISE).min(OOM_SCORE_MAX));

@@ -1,7 +1,7 @@
 //! The messages of a conversation, as chat templates expect them.
 //!
-//! Templates are written for the shapes of Hugging Face transformers: a content is one string, the arguments
-//! of a tool call are an object, and a field that says nothing is absent. Clients send OpenAI's shapes:
+//! Templates are written for the shapes of Hugging Face transformers: a content is one string or a list of
+//! parts, the arguments of a tool call are an object, and a field that says nothing is absent. Clients send OpenAI's shapes:
 //! `content: null` beside tool calls, arguments as a string of JSON, and `null` for every unused field.
 
 use serde_json::{Map, Value, json};
@@ -31,7 +31,7 @@ pub(super) fn message(fields: &Fields<'_>) -> Result<Message> {
         Some(value) => content(value, &fields.path_of("content"))?,
         // The turns of assistants and the results of tools may be empty; any other empty message is a
         // mistake.
-        None if ["assistant", "tool", "function"].contains(&role) => String::new(),
+        None if ["assistant", "tool", "function"].contains(&role) => "".into(),
         None => return Err(fields.bad("content", "is required")),
     };
     let mut message: Message = fields
@@ -40,7 +40,7 @@ pub(super) fn message(fields: &Fields<'_>) -> Result<Message> {
         .filter(|(name, value)| !value.is_null() && *name != "function_call")
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
-    message.insert("content".to_owned(), content.into());
+    message.insert("content".to_owned(), content);
     let role = match role {
         "developer" => "system",
         "function" => "tool",
@@ -60,7 +60,9 @@ pub(super) fn message(fields: &Fields<'_>) -> Result<Message> {
 pub(super) fn with_one_system_message(messages: &[Message]) -> Vec<Message> {
     let is_system = |message: &&Message| message["role"] == "system";
     let (system, others): (Vec<_>, Vec<_>) = messages.iter().partition(is_system);
-    let texts: Vec<_> = system.iter().filter_map(|message| message["content"].as_str()).collect();
+    let texts =
+        system.iter().map(|message| texts(&message["content"]).collect::<Vec<_>>().join("\n"));
+    let texts: Vec<_> = texts.collect();
     let mut first = system.first().map_or_else(Message::new, |message| (*message).clone());
     first.insert("content".to_owned(), texts.join("\n\n").into());
     std::iter::once(first).chain(others.into_iter().cloned()).collect()
@@ -121,14 +123,20 @@ fn mark_value(value: &mut Value, tokenizer: &Tokenizer, mark: char) {
     }
 }
 
-/// Returns the content: a string, or text parts joined by newlines as vLLM does.
-fn content(value: &Value, path: &str) -> Result<String> {
+/// Returns the texts of a content: the string that it is, or those of its parts.
+pub(super) fn texts(content: &Value) -> impl Iterator<Item = &str> {
+    let parts = content.as_array().into_iter().flatten();
+    content.as_str().into_iter().chain(parts.filter_map(|part| part["text"].as_str()))
+}
+
+/// Returns the content: a string, or a list of text parts.
+fn content(value: &Value, path: &str) -> Result<Value> {
     let parts = match value {
-        Value::String(text) => return Ok(text.clone()),
+        Value::String(_) => return Ok(value.clone()),
         Value::Array(parts) => parts,
         other => return Err(wrong_type(path, "a string or a list of text parts", other)),
     };
-    let texts = parts.iter().enumerate().map(|(index, part)| {
+    let parts = parts.iter().enumerate().map(|(index, part)| {
         let part = Fields::at(part, &format!("{path}[{index}]"))?;
         let kind = part.string("type")?.ok_or_else(|| part.bad("type", "is required"))?;
         if !["text", "refusal"].contains(&kind) {
@@ -136,9 +144,10 @@ fn content(value: &Value, path: &str) -> Result<String> {
                 format!("got {}, must be \"text\": the model reads text only", shown(&kind.into()));
             return Err(part.bad("type", message).with_code("unsupported_parameter"));
         }
-        part.string(kind)?.ok_or_else(|| part.bad(kind, "is required"))
+        let text = part.string(kind)?.ok_or_else(|| part.bad(kind, "is required"))?;
+        Ok(json!({ "type": "text", "text": text }))
     });
-    Ok(texts.collect::<Result<Vec<_>>>()?.join("\n"))
+    Ok(Value::Array(parts.collect::<Result<_>>()?))
 }
 
 /// Returns the calls of tools that an assistant made, also in the form that OpenAI used before

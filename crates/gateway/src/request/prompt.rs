@@ -6,13 +6,13 @@ use playhouse_types::TokenId;
 use serde_json::Value;
 
 use super::check_vocabulary;
-use super::message::{Message, marked, message, with_one_system_message};
+use super::message::{Message, marked, message, texts, with_one_system_message};
 use crate::body::{Input, Written};
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, wrong_type};
 use crate::gateway::Gateway;
 use crate::intake::{Extent, Intake};
-use crate::template::{ChatTemplate, Ending, RenderOptions, TemplateError};
+use crate::template::{Ending, RenderChat, RenderOptions, TemplateError};
 
 /// The tokens of a prompt, and for a completion the text to echo.
 pub(crate) struct Prompt {
@@ -133,15 +133,10 @@ impl Conversation {
 
     /// Renders and tokenizes the conversation.
     pub(crate) fn tokens(&self, intake: &Intake<'_>, extent: Extent) -> Result<Vec<TokenId>> {
-        let template = intake.gateway.template().ok_or_else(|| {
-            ApiError::bad_param(
-                "messages",
-                "the model has no chat template: use /v1/completions, or start the server with one",
-            )
-        })?;
+        let template = intake.gateway.template()?;
         // Templates leave out what they like of an assistant's turns, such as its reasoning.
         let others = self.messages.iter().filter(|message| message["role"] != "assistant");
-        let texts = others.filter_map(|message| message["content"].as_str());
+        let texts = others.flat_map(|message| texts(&message["content"]));
         intake.check_bytes(texts.map(str::len).sum(), extent)?;
         let Some((messages, mark)) = marked(&self.messages, intake.gateway.tokenizer())? else {
             let text = self.render(template, &self.messages)?;
@@ -155,7 +150,7 @@ impl Conversation {
 
     /// Renders the conversation. What a developer says is a system message, and if the template refuses
     /// that where it stands, then a part of the first system message.
-    fn render(&self, template: &ChatTemplate, messages: &[Message]) -> Result<String> {
+    fn render(&self, template: &dyn RenderChat, messages: &[Message]) -> Result<String> {
         let options = RenderOptions { ending: self.ending, variables: &self.variables };
         let refused = match template.render(messages, &options) {
             Err(refused @ TemplateError::Raised(_)) if self.has_developer => refused,

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -9,7 +10,8 @@ fn messages(value: serde_json::Value) -> Vec<Map<String, serde_json::Value>> {
 }
 
 fn render(source: &str) -> Result<String, TemplateError> {
-    let template = ChatTemplate::new(source, vec![("bos_token".into(), "<s>".into())])?;
+    let special_tokens = [("bos_token".to_owned(), "<s>".to_owned())].into();
+    let template = ChatTemplate::new(TemplateSource { special_tokens, ..source.into() })?;
     let messages = messages(json!([{"role": "user", "content": "Hi"}]));
     template.render(&messages, &RenderOptions::default())
 }
@@ -65,45 +67,109 @@ fn a_syntax_error_names_its_line() {
     assert!(error.to_string().contains("line 2"), "{error}");
 }
 
+fn open(source: &str, content: impl Into<serde_json::Value>) -> Result<String, TemplateError> {
+    let template = ChatTemplate::new(source.into())?;
+    let options = RenderOptions { ending: Ending::OpenMessage, variables: &[] };
+    template.render(&messages(json!([{"role": "assistant", "content": content.into()}])), &options)
+}
+
+const TURNS: &str = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}";
+
 #[test]
 fn the_final_message_can_be_left_open() {
-    let source = "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}";
-    let template = ChatTemplate::new(source, vec![]).expect("compiles");
-    let options = RenderOptions { ending: Ending::OpenMessage, variables: &[] };
-    let open = |content| {
-        template.render(&messages(json!([{"role": "user", "content": content}])), &options)
+    let trims = "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}";
+    assert_eq!(open(trims, " Once ").as_deref(), Ok("[Once"));
+    assert_eq!(open("[{{ messages[0].content }}]", "Once ").as_deref(), Ok("[Once "));
+    assert!(matches!(open("nothing", "Once"), Err(TemplateError::NotContinuable(_))));
+    assert!(matches!(open(TURNS, json!(null)), Err(TemplateError::NotContinuable(_))));
+}
+
+/// The content may also stand in what the template writes behind it, or be empty.
+#[test]
+fn the_final_message_ends_where_its_content_does() {
+    for content in ["<", "|", "end", "<|end|>", "assistant", "", " ", "a\n"] {
+        let prompt = format!("<|assistant|>{content}");
+        assert_eq!(open(TURNS, content).as_deref(), Ok(&*prompt), "{content:?}");
+    }
+}
+
+#[test]
+fn the_last_text_part_can_be_left_open() {
+    let walks = "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}\
+                 {% for part in m.content %}({{ part.text }}){% endfor %}{% endif %}{% endfor %}";
+    let parts = json!([{"type": "text", "text": "a"}, {"type": "text", "text": ")"}]);
+    assert_eq!(open(walks, parts).as_deref(), Ok("(a)()"));
+    let typed = "{% for m in messages %}{% for part in m.content %}\
+                 {{ part.text if part.type == 'text' }}.{% endfor %}{% endfor %}";
+    assert_eq!(open(typed, "a").as_deref(), Ok("a"));
+}
+
+#[test]
+fn contents_have_the_form_that_the_template_takes() {
+    let render = |source: &str, role: &str, content: serde_json::Value| {
+        let template = ChatTemplate::new(source.into()).expect("compiles");
+        let messages = messages(json!([{"role": role, "content": content}]));
+        template.render(&messages, &RenderOptions::default()).expect("renders")
     };
-    assert_eq!(open(" Once ").as_deref(), Ok("[Once"));
-    let keeps = ChatTemplate::new("[{{ messages[0].content }}]", vec![]).expect("compiles");
-    let kept = keeps.render(&messages(json!([{"content": "Once "}])), &options);
-    assert_eq!(kept.as_deref(), Ok("[Once "));
-    let loses = ChatTemplate::new("nothing", vec![]).expect("compiles");
-    let lost = loses.render(&messages(json!([{"content": "Once"}])), &options);
-    assert_eq!(lost, Err(TemplateError::NotContinuable));
+    let parts = json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]);
+    let strings = "{% for m in messages %}<{{ m.content }}>{% endfor %}";
+    assert_eq!(render(strings, "user", parts.clone()), "<a\nb>", "joined as in vLLM");
+    assert_eq!(render(strings, "user", json!("a")), "<a>");
+    let walks = "{% for m in messages %}{% for part in m.content %}<{{ part.type }}>{{ part.text }}\
+                 {% endfor %}{% endfor %}";
+    assert_eq!(render(walks, "user", parts.clone()), "<text>a<text>b");
+    assert_eq!(render(walks, "user", json!("a")), "<text>a", "a string is one part");
+    let either = "{% for m in messages %}{% if m.content is string %}S{{ m.content }}{% else %}\
+                  {% for part in m.content %}<{{ part.text }}>{% endfor %}{% endif %}{% endfor %}";
+    assert_eq!(render(either, "user", parts.clone()), "<a><b>");
+    assert_eq!(render(either, "user", json!("a")), "Sa");
+    let by_role = "{% for m in messages %}{% if m.role == 'user' %}{% for part in m.content %}\
+                   <{{ part.text }}>{% endfor %}{% else %}{{ m.content }}{% endif %}{% endfor %}";
+    assert_eq!(render(by_role, "user", parts.clone()), "<a><b>");
+    assert_eq!(render(by_role, "system", parts), "a\nb");
+    assert_eq!(render(by_role, "system", json!("a")), "a");
+}
+
+/// As in transformers.
+#[test]
+fn reasoning_has_every_name_that_templates_know_and_null_is_absent() {
+    let source = "{% for m in messages %}{{ m.reasoning_content }}|{{ m.thinking }}|\
+                  {{ m.name is defined }};{% endfor %}";
+    let template = ChatTemplate::new(source.into()).expect("compiles");
+    let messages = messages(json!([
+        {"role": "assistant", "reasoning": "a", "name": null},
+        {"role": "assistant", "thinking": "b", "reasoning": "c"},
+        {"role": "assistant", "reasoning_content": "d", "thinking": "e", "name": "Ann"},
+    ]));
+    let text = template.render(&messages, &RenderOptions::default());
+    assert_eq!(text.as_deref(), Ok("a|a|False;b|b|False;d|e|True;"));
 }
 
 #[test]
 fn the_jinja_file_wins_over_the_config() {
-    let render = |config: serde_json::Value, file| {
-        ChatTemplate::from_files(Some(&config.to_string()), file)
-            .map(|template| template.map(|t| t.render(&[], &RenderOptions::default())))
+    let render = |config: serde_json::Value, jinja| {
+        let files = TemplateFiles { jinja, config: Some(&config.to_string()) };
+        let special_tokens = [("eos_token".to_owned(), "E".to_owned())].into();
+        let source = TemplateSource::of_files(&files, special_tokens)?;
+        ChatTemplate::new(source)?.render(&[], &RenderOptions::default())
     };
-    let string = json!({"chat_template": "string{{ eos_token }}", "eos_token": {"content": "E"}});
-    assert_eq!(render(string.clone(), None), Ok(Some(Ok("stringE".into()))));
-    assert_eq!(render(string, Some("{{ eos_token }}file")), Ok(Some(Ok("Efile".into()))));
+    let string = json!({"chat_template": "string{{ eos_token }}"});
+    assert_eq!(render(string.clone(), None).as_deref(), Ok("stringE"));
+    assert_eq!(render(string, Some("{{ eos_token }}file")).as_deref(), Ok("Efile"));
     let named = json!({"chat_template": [{"name": "rag", "template": "r"},
                                          {"name": "default", "template": "d"}]});
-    assert_eq!(render(named, None), Ok(Some(Ok("d".into()))));
-    assert_eq!(render(json!({"chat_template": null}), None), Ok(None));
+    assert_eq!(render(named, None).as_deref(), Ok("d"));
+    assert_eq!(render(json!({"chat_template": null}), None), Err(TemplateError::Missing));
     let nameless = render(json!({"chat_template": [{"name": "rag", "template": "r"}]}), None);
-    assert!(nameless.is_err_and(|error| error.to_string().contains("default")));
-    assert!(render(json!({"chat_template": 3}), None).is_err());
+    assert!(nameless.is_err_and(|error| error.to_string().contains("no \"default\"")));
+    let number = render(json!({"chat_template": 3}), None).expect_err("no template");
+    assert!(number.to_string().ends_with("expected a string, or a list of names and templates"));
 }
 
 /// `cases.json`: what `transformers` renders; made by `tests/reference/make.py`.
 #[derive(Deserialize)]
 struct Reference {
-    special_tokens: std::collections::HashMap<String, String>,
+    special_tokens: BTreeMap<String, String>,
     templates: std::collections::HashMap<String, String>,
     cases: Vec<Case>,
 }
@@ -124,17 +190,18 @@ struct Case {
 
 impl Case {
     fn render(&self, reference: &Reference) -> Result<String, TemplateError> {
-        let special_tokens = reference.special_tokens.clone().into_iter().collect();
-        let source = &reference.templates[&self.template];
+        let special_tokens = reference.special_tokens.clone();
+        let source =
+            TemplateSource { text: reference.templates[&self.template].clone(), special_tokens };
         let afternoon = || 1_720_278_245; // 2024-07-06T15:04:05, the `now` of the file
-        let template = ChatTemplate::with_clock(source, special_tokens, afternoon)?;
+        let template = ChatTemplate::with_clock(source, afternoon)?;
         let tools = self.tools.clone().map(|tools| ("tools".to_owned(), tools));
         let variables: Vec<_> = self.kwargs.clone().into_iter().chain(tools).collect();
         let ending = match (self.add_generation_prompt, self.continue_final_message) {
             (false, false) => Ending::Complete,
             (true, false) => Ending::AssistantTurn,
             (false, true) => Ending::OpenMessage,
-            (true, true) => return Err(TemplateError::NotContinuable),
+            (true, true) => return Err(TemplateError::NotContinuable("both".into())),
         };
         let options = RenderOptions { ending, variables: &variables };
         template.render(&self.messages, &options)

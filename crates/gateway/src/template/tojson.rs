@@ -148,10 +148,10 @@ impl Formatter for Python {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ChatTemplate, RenderOptions};
+    use super::super::{ChatTemplate, RenderChat, RenderOptions};
 
     fn render(expression: &str) -> String {
-        let template = ChatTemplate::new(expression, vec![]).expect("compiles");
+        let template = ChatTemplate::new(expression.into()).expect("compiles");
         template.render(&[], &RenderOptions::default()).expect("renders")
     }
 

@@ -68,6 +68,7 @@ impl Pieces {
 
         // Added tokens hide tokens of the model with the same id, as in decoding.
         let added = tokenizer.get_added_tokens_decoder();
+        let vocabulary = tokenizer.get_added_vocabulary();
         let mut tokens: Vec<(TokenId, String)> = tokenizer
             .get_vocab(false)
             .into_iter()
@@ -88,7 +89,10 @@ impl Pieces {
             pieces.special.resize(id as usize, false);
             pieces.bytes.extend(decode(token, &steps));
             pieces.ends.push(pieces.bytes.len());
-            pieces.special.push(added.get(&id).is_some_and(|token| token.special));
+            let added = added.get(&id);
+            pieces
+                .special
+                .push(added.is_some_and(|token| vocabulary.is_special_token(&token.content)));
         }
         Ok(pieces)
     }

@@ -379,13 +379,13 @@ fn a_panic_is_a_500_and_the_server_lives() {
 
 #[test]
 fn unusable_configurations_are_refused() {
-    use playhouse_gateway::{Gateway, GatewayConfig};
+    use playhouse_gateway::{Gateway, GatewayConfig, TemplateError};
     let refused = |change: fn(&mut GatewayConfig)| {
         let mut config = GatewayConfig::new(MODEL);
         change(&mut config);
         let door = playhouse_cluster::FrontDoor::scripted(CONTEXT, VOCAB, 1, mute);
         let metrics = std::sync::Arc::new(playhouse_telemetry::Metrics::new(MODEL));
-        let gateway = Gateway::new(config, door, tokenizer(), None, metrics);
+        let gateway = Gateway::new(config, door, tokenizer(), Err(TemplateError::Missing), metrics);
         gateway.err().expect("must be refused").to_string()
     };
     assert!(refused(|c| c.served_model_names.clear()).contains("served_model_names"));
@@ -395,7 +395,9 @@ fn unusable_configurations_are_refused() {
         let door = playhouse_cluster::FrontDoor::scripted(CONTEXT, VOCAB, 1, mute);
         let metrics = std::sync::Arc::new(playhouse_telemetry::Metrics::new(MODEL));
         let config = GatewayConfig { api_keys: keys(twice), ..GatewayConfig::new(MODEL) };
-        let error = Gateway::new(config, door, tokenizer(), None, metrics).err().expect("refused");
+        let error = Gateway::new(config, door, tokenizer(), Err(TemplateError::Missing), metrics)
+            .err()
+            .expect("refused");
         assert!(error.to_string().contains("same"), "{error}");
     }
     assert!(refused(|c| c.sampling.top_p = f32::NAN).contains("top_p"));

@@ -80,9 +80,10 @@ impl Server {
         config.limits.body_timeout = PATIENCE;
         config.limits.drain_timeout = Duration::from_millis(300);
         configure(&mut config);
-        let template = ChatTemplate::new(template, vec![]).expect("compiles");
+        let template = ChatTemplate::new(template.into()).expect("compiles");
         let metrics = Arc::new(Metrics::new(MODEL));
-        let gateway = Gateway::new(config, door.clone(), tokenizer(), Some(template), metrics)
+        let template = Ok(Box::new(template) as _);
+        let gateway = Gateway::new(config, door.clone(), tokenizer(), template, metrics)
             .expect("a valid configuration");
         let (stop, stopped) = oneshot::channel::<()>();
         let (bound, address) = std::sync::mpsc::channel();

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use playhouse_gateway::{TemplateError, Tokenizer};
 use playhouse_layout::ModelShape;
 use playhouse_model::{Checkpoint, Weights, checkpoint_shape};
 
@@ -18,7 +19,8 @@ pub(super) fn checks(folder: &Path) -> Vec<Check> {
             return vec![Check::fail("model", why.to_string(), "see docs of `playhouse serve`")];
         }
     };
-    let mut checks = vec![tokenizer(&checkpoint), chat_template(&checkpoint)];
+    let (tokens, tokenizer) = tokenizer(&checkpoint);
+    let mut checks = vec![tokens, chat_template(&checkpoint, tokenizer.as_ref())];
     match checkpoint_shape(&checkpoint) {
         Ok(shape) => checks.extend([
             Check::ok("config", shape.architecture.clone()),
@@ -33,24 +35,33 @@ pub(super) fn checks(folder: &Path) -> Vec<Check> {
     checks
 }
 
-fn tokenizer(checkpoint: &Checkpoint) -> Check {
+fn tokenizer(checkpoint: &Checkpoint) -> (Check, Option<Tokenizer>) {
     match loading::tokenizer(checkpoint) {
-        Ok(tokenizer) => Check::ok("tokenizer", format!("{} tokens", tokenizer.vocab())),
+        Ok(tokenizer) => {
+            (Check::ok("tokenizer", format!("{} tokens", tokenizer.vocab())), Some(tokenizer))
+        }
         Err(why) => {
-            let hint = "only tokenizer.json is read; transformers' save_pretrained() writes it";
-            Check::fail("tokenizer", why, hint)
+            let hint = "transformers' save_pretrained() writes the files of a tokenizer";
+            (Check::fail("tokenizer", why, hint), None)
         }
     }
 }
 
-fn chat_template(checkpoint: &Checkpoint) -> Check {
-    match loading::template(checkpoint) {
-        Ok(Some(_)) => Check::ok("chat template", "compiles"),
-        Ok(None) => {
-            let hint = "/v1/completions works without one; chat needs chat_template.jinja";
-            Check::warn("chat template", "none", hint)
+/// Checks the template. Completions work without one.
+fn chat_template(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>) -> Check {
+    let name = "chat template";
+    let special_tokens = tokenizer.map(Tokenizer::special_tokens).cloned().unwrap_or_default();
+    match loading::template(checkpoint, &special_tokens) {
+        Ok(_) => Check::ok(name, "compiles"),
+        Err(TemplateError::Missing) => {
+            let hint = "/v1/completions works without one; `serve --chat-template` gives one";
+            Check::warn(name, "none", hint)
         }
-        Err(why) => Check::fail("chat template", why, "repair or remove the template"),
+        Err(why) => {
+            let hint = "repair the template, or give another to `serve --chat-template`; \
+                        /v1/completions works without one";
+            Check::fail(name, why.to_string(), hint)
+        }
     }
 }
 
@@ -65,7 +76,8 @@ fn weights(checkpoint: &Checkpoint, shape: &ModelShape) -> Check {
     match Weights::check(checkpoint, &shape.spec) {
         Ok(bytes) => Check::ok("weights", Bytes(bytes as u64).to_string()),
         Err(why) => {
-            let hint = "the files are incomplete, damaged or of another model: fetch them again";
+            let hint =
+                "files that are incomplete, damaged or of another model can be fetched again";
             Check::fail("weights", why.to_string(), hint)
         }
     }

@@ -45,6 +45,9 @@ pub(crate) struct ServeArgs {
         value_parser = NonEmptyStringValueParser::new()
     )]
     pub(crate) served_model_name: Vec<String>,
+    /// Chat template in place of the model's own: a file, or the text of a Jinja template
+    #[arg(long, env = "PLAYHOUSE_CHAT_TEMPLATE", value_name = "FILE_OR_TEXT")]
+    pub(crate) chat_template: Option<String>,
     /// Longest sequence, prompt and output together, in tokens; as the model allows by default
     #[arg(
         long,
