@@ -316,6 +316,9 @@ fn servers_behind_a_front_door_are_planned_side_by_side() {
     assert!(text.contains("# context_servers: 2\nDP 2 × PP 1 × TP 2: 4 ranks\n"), "{text}");
     assert!(text.contains("# generation_servers: 1\nDP 1 × PP 1 × TP 4: 4 ranks\n"), "{text}");
 
+    let file = ["--from", "tensorrt-llm", "--settings", &name];
+    assert_eq!(printed(&[&model[..], &file].concat()), text);
+
     let commands = printed(&[&["--to", "sglang"][..], &words].concat());
     assert!(commands.contains("--tp-size 2 --disaggregation-mode prefill\n"), "{commands}");
     assert!(commands.contains("--tp-size 4 --disaggregation-mode decode\n"), "{commands}");

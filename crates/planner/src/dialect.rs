@@ -53,7 +53,7 @@ pub use grid::{GRID_MAX, Grid, Point};
 pub use key::Key;
 pub use note::{Note, NoteKind};
 pub use problem::Problem;
-pub use servers::{Servers, read_servers};
+pub use servers::{Servers, read_servers, read_servers_document};
 pub use table::{Flag, Kind, Takes};
 pub use write::{Written, write};
 

@@ -48,6 +48,23 @@ pub fn read_servers(
     Some(command.servers(documents))
 }
 
+/// Reads the file of a front door without a command; `None` for a file that describes no servers behind one.
+///
+/// # Errors
+/// Every setting that cannot be understood (**PL-5**).
+#[must_use]
+pub fn read_servers_document(
+    dialect: Dialect,
+    document: &Document,
+) -> Option<Result<Vec<Servers>, Vec<Problem>>> {
+    let door = dialect.table().front_door.as_ref()?;
+    let tree = document.tree().ok()?;
+    tree.keys().find(|name| door.is_section(name))?;
+    let file = Some(document.name.as_str());
+    let command = FrontDoorCommand { dialect, door, starts: false, file, problems: Vec::new() };
+    Some(command.servers(std::slice::from_ref(document)))
+}
+
 /// Returns the file that the command of a front door names.
 pub(super) fn document_of(dialect: Dialect, words: &[String]) -> Option<String> {
     FrontDoorCommand::of(dialect, words)?.file.map(str::to_owned)

@@ -134,6 +134,7 @@ fn redundant_experts_are_shown_as_slots() {
         attention_data: 72,
         expert: ExpertParallel::Within(72),
         moe_dense_tensor: Some(1),
+        head_tensor: Some(1),
         redundant_experts: 32,
         ..ParallelSpec::default()
     };

@@ -66,7 +66,7 @@ fn descriptions_that_cannot_be_read_say_why() {
         ("0xH100", "a count is 0"),
         ("2x2x2xH100", "3 counts, at most two are read"),
         ("99999999999xH100", "99999999999 is too large"),
-        ("8xH999", "unknown device `H999`: known are H100, H200, A100"),
+        ("8xH999", "unknown device `H999`: known are H100, H200, H800"),
         ("H100,,A100", "the device type is missing"),
         ("4000000000x8xH100", "at most 65536 can be planned"),
     ] {

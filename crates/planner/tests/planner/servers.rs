@@ -1,7 +1,7 @@
 //! Commands of a front door, whose file describes the servers behind it.
 
 use playhouse_planner::dialect::{
-    Dialect, Document, Problem, Servers, documents_of, read, read_servers,
+    Dialect, Document, Problem, Servers, documents_of, read, read_servers, read_servers_document,
 };
 use playhouse_types::Role;
 
@@ -116,6 +116,17 @@ fn what_is_wrong_in_the_file_is_said_with_its_section() {
     let started = "trtllm-serve disaggregated_mpi_worker -c servers.yaml";
     let yaml = "context_servers: {num_instances: 1, urls: [\"a:8001\"]}";
     assert_eq!(servers(started, yaml).expect("tensor 1")[0].reading.spec.tensor, 1);
+}
+
+#[test]
+fn the_file_alone_says_the_same_as_the_command() {
+    let document = |text: &str| Document { name: "servers.yaml".to_owned(), text: text.to_owned() };
+    let alone = read_servers_document(Dialect::TensorRtLlm, &document(TWO_KINDS));
+    assert_eq!(alone, Some(servers(COMMAND, TWO_KINDS)));
+    for text in ["tensor_parallel_size: 8", "[1", ""] {
+        assert_eq!(read_servers_document(Dialect::TensorRtLlm, &document(text)), None, "{text}");
+    }
+    assert_eq!(read_servers_document(Dialect::Sglang, &document(TWO_KINDS)), None);
 }
 
 #[test]

@@ -23,17 +23,26 @@ pub(super) struct GivenLayout {
     pub(super) cluster: Option<ClusterConfig>,
 }
 
-/// Returns the servers of a command that stands in front of several kinds of them; `None` for any other input.
-/// The inner error has the input that was not understood.
+/// Returns the servers of a command that stands in front of several kinds of them, or of its file; `None` for
+/// any other input. The inner error has the input that was not understood.
 pub(super) fn servers(
     args: &PlanArgs,
     flags: &[String],
 ) -> Result<Option<Result<Vec<Servers>, Vec<Problem>>>, CliError> {
-    if args.from.is_none() || !flags.is_empty() {
+    let other = args.preset.is_some() || args.config.is_some() || args.grid.is_some();
+    if args.from.is_none() || !flags.is_empty() || other {
         return Ok(None);
     }
-    let documents = documents(args.dialect(), &args.words)?;
-    Ok(dialect::read_servers(args.dialect(), &args.words, &documents))
+    match &args.settings {
+        Some(file) if args.words.is_empty() => {
+            Ok(dialect::read_servers_document(args.dialect(), &document(file)?))
+        }
+        Some(_) => Ok(None),
+        None => {
+            let documents = documents(args.dialect(), &args.words)?;
+            Ok(dialect::read_servers(args.dialect(), &args.words, &documents))
+        }
+    }
 }
 
 /// Returns the layout, from the one source that gives it; the inner error has the input that was not
@@ -135,8 +144,11 @@ pub(super) fn shape(
             // The model of a command line may be on a hub only; its layout can be checked all the same.
             return if argument.is_none() { Ok(None) } else { Err(unknown_model(model)) };
         };
-        let message = format!("its sizes are those that come with playhouse as {}", published.name);
-        reading.notes.push(Note { kind: NoteKind::Chosen, about: model.to_owned(), message });
+        if !model.eq_ignore_ascii_case(published.name) {
+            let message =
+                format!("its sizes are those that come with playhouse as {}", published.name);
+            reading.notes.push(Note { kind: NoteKind::Chosen, about: model.to_owned(), message });
+        }
         return Ok(Some(published.shape()));
     }
     let path = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
