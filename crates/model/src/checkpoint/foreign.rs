@@ -16,8 +16,8 @@ pub(crate) enum Needed {
 const FORMATS: &[(&[&str], &str)] = &[
     (
         &[".gguf", ".ggml"],
-        "in llama.cpp's format, which is not read: take the model that it was made from, in the \
-         safetensors format",
+        "in GGUF, the format of llama.cpp, which is not read: take the model that it was made from, \
+         in the safetensors format",
     ),
     (
         &[".bin", ".pt", ".pth", ".ckpt"],

@@ -486,7 +486,7 @@ fn what_is_there_in_place_of_a_missing_file_is_named_with_a_way_out() {
     }
     let folder = Folder::of(&[("tiny.gguf", b"GGUF")]);
     let file = Checkpoint::open(&folder.0.join("tiny.gguf")).unwrap_err().to_string();
-    assert!(file.contains("it is a file in llama.cpp's format"), "{file}");
+    assert!(file.contains("it is a file in GGUF"), "{file}");
 }
 
 /// **W-3**

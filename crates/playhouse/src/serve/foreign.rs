@@ -33,6 +33,11 @@ const ALWAYS: &[Always] = &[
         values: &[],
         why: "this version runs no CUDA graphs",
     },
+    Always {
+        names: &["chat-template-content-format"],
+        values: &["auto"],
+        why: "the form of content that a template takes is always found out",
+    },
     Always { names: &["trust-remote-code"], values: &[], why: "code of a checkpoint is never run" },
     Always {
         names: &["disable-log-requests", "disable-uvicorn-access-log"],
