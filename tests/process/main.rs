@@ -1,5 +1,6 @@
 //! The real binary on real sockets: how it starts, answers, drains, and what its README promises.
 
+mod access_log;
 mod adoption;
 mod checkpoints;
 mod clients;

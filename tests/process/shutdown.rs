@@ -5,7 +5,8 @@
 //! - **SD-2** until then `/readyz` says 503, new generations are refused, and the listener accepts.
 //! - **SD-3** a connection that waits in the kernel's queue is answered.
 //! - **SD-4** idle connections and ranks that hang delay nothing.
-//! - **SD-5** the log says at its default level that the shutdown has begun, and until when.
+//! - **SD-5** the log says at its default level that the shutdown has begun, until when, and meanwhile how
+//!   many requests it waits for.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -134,8 +135,8 @@ fn what_still_runs_at_the_deadline_is_told_so() {
         assert_is_draining(&Response::parse(&told));
     }
     let log = fs::read_to_string(path).expect("the log");
-    for part in ["SIGTERM", "timeout=4s", "run for another 3s", "deadline of the drain", "ended=5 "]
-    {
+    let told = ["SIGTERM", "timeout=4s", "run for another 3s", "deadline of the drain", "ended=5 "];
+    for part in [&told[..], &["waiting for requests to end"]].concat() {
         assert!(log.contains(part), "no {part:?} in:\n{log}");
     }
 }

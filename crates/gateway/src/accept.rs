@@ -1,12 +1,15 @@
 //! The gateway on a listener: its bounds, and its shutdown (see [`crate::shutdown`]).
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use playhouse_cluster::FrontDoor;
 use playhouse_listener::{Limits as Bounds, Listener, Refusal, Service, Stay};
 use tokio::net::TcpListener;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
 use crate::error::ApiError;
@@ -24,6 +27,9 @@ const STREAMS_MAX: u32 = 256;
 /// The bytes of bodies that a client may send ahead over HTTP/2, so that large bodies are not slow over a
 /// long distance.
 const WINDOW_BYTES: u32 = 1 << 20;
+
+/// The time between two events about the requests that a shutdown waits for.
+const TOLD_EVERY: Duration = Duration::from_secs(2);
 
 /// The outcome of a server's shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +57,13 @@ pub async fn serve(
     let deadline = Instant::now() + limits.drain_timeout;
     info!(in_flight = door.in_flight(), deadline = ?limits.drain_timeout, "draining");
     door.start_drain();
-    let drained = async { drop(timeout_at(deadline, door.drained()).await) };
+    let drained = async {
+        tokio::select! {
+            biased;
+            _ = timeout_at(deadline, door.drained()) => {}
+            never = tell(door, deadline) => match never {},
+        }
+    };
     let mut connections = listener.close(drained).await;
     if !connections.ended_by(deadline).await {
         let (in_flight, open) = (door.in_flight(), connections.open());
@@ -62,6 +74,15 @@ pub async fn serve(
     let Drained { ended, cut_off } = drained;
     info!(ended, cut_off, "every connection is closed");
     drained
+}
+
+/// Logs what a shutdown waits for, for as long as the future is polled.
+async fn tell(door: &FrontDoor, deadline: Instant) -> Infallible {
+    loop {
+        sleep(TOLD_EVERY).await;
+        let left = deadline.saturating_duration_since(Instant::now()).as_secs();
+        info!(in_flight = door.in_flight(), seconds_left = left, "waiting for requests to end");
+    }
 }
 
 fn service(gateway: &Arc<Gateway>, is_loopback: bool) -> Service {

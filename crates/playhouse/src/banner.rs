@@ -99,6 +99,13 @@ impl Banner {
             ("admin", admin.to_owned()),
             ("state", state.to_owned()),
             ("metrics", format!("{http}://{address}/metrics")),
+            (
+                "ready",
+                format!(
+                    "Ctrl-C lets requests run on for {:?} at most, a second one ends at once",
+                    config.limits.drain_timeout
+                ),
+            ),
         ];
         let mut text = format!("playhouse {}\n\n", env!("CARGO_PKG_VERSION"));
         for (label, fact) in lines {
