@@ -177,6 +177,7 @@ fn cluster(state: ReplicaState) -> ClusterStatus {
     let replica = ReplicaStatus {
         id: ReplicaId(0),
         state,
+        waits_for: None,
         progress: Progress::default(),
         epoch: Epoch(1),
         running: 1,

@@ -66,6 +66,10 @@ pub struct Replica {
     pub state: ReplicaState,
     /// The reason why its last rank died, while the replica restarts or when it failed; else `null`.
     pub reason: Option<String>,
+    /// The devices that its ranks wait for, and the nodes that had them; `null` while the ranks have
+    /// devices.
+    #[serde(default)]
+    pub waits_for: Option<String>,
     /// Whether the replica serves, but has made no progress for long.
     pub stalled: bool,
     /// How long the replica has had work without progress; `null` while it has none.
@@ -155,6 +159,8 @@ pub enum ShardState {
     Ready,
     /// The rank is gone; its replica will start it again.
     Lost,
+    /// The rank has ended as it was told to, because its replica was drained or stopped.
+    Ended,
 }
 
 /// The progress of reading weights.
@@ -294,6 +300,7 @@ impl From<ReplicaStatus> for Replica {
             id: status.id.0,
             state,
             reason,
+            waits_for: status.waits_for,
             stalled,
             seconds_without_progress: waited.map(|waited| waited.as_secs()),
             slower_than_peers: status.progress.slower_than_peers,
@@ -332,6 +339,7 @@ impl From<ShardStatus> for Shard {
             }
             Rank::Ready => (ShardState::Ready, None),
             Rank::Lost => (ShardState::Lost, None),
+            Rank::Ended => (ShardState::Ended, None),
         };
         let located = |place: playhouse_cluster::Whereabouts| Whereabouts {
             node: place.node,

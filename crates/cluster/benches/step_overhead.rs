@@ -300,7 +300,10 @@ impl Heard {
             }
             RankEvent::Followed(StepId(at)) => Some(Self::Got { at, outcome: None }),
             RankEvent::Lost(loss) => Some(Self::Failed(loss.reason)),
-            RankEvent::Placed(_) | RankEvent::Loading { .. } | RankEvent::Cache { .. } => None,
+            RankEvent::Waits(_)
+            | RankEvent::Placed(_)
+            | RankEvent::Loading { .. }
+            | RankEvent::Cache { .. } => None,
         }
     }
 }

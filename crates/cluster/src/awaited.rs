@@ -102,7 +102,7 @@ fn read(shard: &ShardStatus) -> u64 {
         ShardState::Loading { bytes, of } => {
             (held as f64 * (bytes as f64 / of.max(1) as f64).min(1.0)) as u64
         }
-        ShardState::Starting | ShardState::Lost => 0,
+        ShardState::Starting | ShardState::Lost | ShardState::Ended => 0,
     }
 }
 
@@ -215,6 +215,7 @@ mod tests {
         ReplicaStatus {
             id: ReplicaId(3),
             state,
+            waits_for: None,
             progress: Progress::default(),
             epoch: Epoch(1),
             running: 0,

@@ -23,6 +23,9 @@ pub type RankSink = Arc<dyn Fn(RankEvent) + Send + Sync>;
 /// A report of a rank.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RankEvent {
+    /// No devices are free for the ranks of the replica; the text says how many there are, and which nodes
+    /// had them. Reported again when the text changes.
+    Waits(String),
     /// The rank has a process and a device.
     Placed(Whereabouts),
     /// How much of its weights the rank has read.

@@ -41,9 +41,6 @@ use crate::rank::{
 };
 use crate::weights::ExpectedWeights;
 
-/// How long a replica waits for devices before it counts as a failed start.
-const DEVICES: Duration = Duration::from_secs(60);
-
 /// How long a process may take to end once it was killed. The system has to take its memory back, which
 /// takes seconds if there is much of it.
 const END: Duration = Duration::from_secs(3);
@@ -209,7 +206,7 @@ impl RemoteRanks {
             biased;
             // No plan comes before the rank is ready, so this is the end of its port.
             _ = plans.recv() => return Ok(()),
-            launched = self.occupy(group, rank, slot) => launched?,
+            launched = self.occupy(group, rank, slot, sink) => launched?,
         };
         sink(RankEvent::Placed(process.whereabouts.clone()));
         let nodes = self.control.nodes();
@@ -281,14 +278,16 @@ impl RemoteRanks {
         group: &EpochGroup,
         rank: RankId,
         slot: &'a mut Option<Process>,
+        sink: &RankSink,
     ) -> Result<&'a Process, Loss> {
         if let Some(dead) = slot.take_if(|process| !process.lives()) {
             self.end(dead).await;
         }
         let RemoteConfig { map, memory, .. } = &self.config;
-        let place = || group.lease.place(map, memory, DEVICES);
-        let assignments =
-            group.assignments.get_or_try_init(place).await.map_err(Loss::no_device)?;
+        // The epoch goes on however long that takes: nothing was lost.
+        let waits = |why: &str| sink(RankEvent::Waits(why.to_owned()));
+        let place = || group.lease.place(map, memory, waits);
+        let assignments = group.assignments.get_or_init(place).await;
         let assignment = &assignments[rank.at()];
         if let Some(other) =
             slot.take_if(|process| !process.lives() || process.assignment != *assignment)

@@ -183,7 +183,10 @@ impl Actor for Replica {
             over: false,
         };
         match state.duty {
-            Duty::Rest => state.report.state(ReplicaState::Drained),
+            Duty::Rest => {
+                state.report.ranks_ended();
+                state.report.state(ReplicaState::Drained);
+            }
             _ => state.start_stages(&me).await?,
         }
         Ok(state)
@@ -294,6 +297,7 @@ impl Actor for Replica {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         // Ends the ranks.
+        state.report.ranks_ended();
         drop(state.end_epoch());
         state.report.state(ReplicaState::Stopped);
         state.over = true;

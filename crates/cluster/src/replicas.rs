@@ -127,6 +127,7 @@ impl Replicas {
         let (_, status) = watch::channel(ReplicaStatus {
             id,
             state: ReplicaState::Serving,
+            waits_for: None,
             progress: Progress::default(),
             epoch: Epoch(1),
             running: 0,

@@ -52,6 +52,9 @@ pub struct ReplicaStatus {
     pub id: ReplicaId,
     /// The state of the replica.
     pub state: ReplicaState,
+    /// The devices that the ranks of the replica wait for, and the nodes that had them; `None` while the
+    /// ranks have devices.
+    pub waits_for: Option<String>,
     /// Whether the replica's work has results.
     pub progress: Progress,
     /// The incarnation of the replica's ranks.
@@ -137,6 +140,8 @@ pub enum ShardState {
     Ready,
     /// The rank is gone; its replica will start it again.
     Lost,
+    /// The rank has ended as it was told to, because its replica was drained or stopped.
+    Ended,
 }
 
 /// The place where a rank runs.

@@ -121,6 +121,7 @@ mod tests {
         ReplicaStatus {
             id: ReplicaId(3),
             state,
+            waits_for: None,
             progress: Progress { waits_since: Some(Instant::now()), ..Progress::default() },
             epoch: Epoch(4),
             running: 1,

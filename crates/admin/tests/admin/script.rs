@@ -180,6 +180,7 @@ pub(crate) fn cluster() -> ClusterStatus {
     let replica = |(id, state)| ReplicaStatus {
         id: ReplicaId(id),
         state,
+        waits_for: None,
         progress: Progress::default(),
         epoch: Epoch(3),
         running: 2,

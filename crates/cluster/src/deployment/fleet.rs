@@ -229,18 +229,18 @@ impl Fleet {
     pub(crate) async fn serving(&self, id: ReplicaId) -> Result<(), String> {
         let mut status = self.watch(id)?;
         loop {
-            let state = status.borrow_and_update().state.clone();
+            let ReplicaStatus { state, waits_for, .. } = status.borrow_and_update().clone();
             let changed = match &state {
                 ReplicaState::Serving => return Ok(()),
                 ReplicaState::Failed { reason } => return Err(format!("{id}: {reason}")),
                 ReplicaState::Stopped | ReplicaState::Draining | ReplicaState::Drained => {
                     return Err(format!("{id} was told to end"));
                 }
-                ReplicaState::Starting => status.changed().await,
-                ReplicaState::Restarting { reason } => {
-                    let up = status.wait_for(|now| !is_restarting(now));
-                    let up = timeout(RESTARTING_MAX, up).await;
-                    up.map_err(|_| format!("{id}: {reason}"))?.map(drop)
+                ReplicaState::Starting if waits_for.is_none() => status.changed().await,
+                ReplicaState::Starting | ReplicaState::Restarting { .. } => {
+                    let up = status.wait_for(|now| !is_held_up(now));
+                    let up = timeout(RESTARTING_MAX, up).await.map(|up| up.map(drop));
+                    up.map_err(|_| format!("{id}: {}", hold_up(state, waits_for)))?
                 }
             };
             changed.map_err(|_| format!("{id} stopped"))?;
@@ -387,8 +387,18 @@ impl Fleet {
     }
 }
 
-fn is_restarting(status: &ReplicaStatus) -> bool {
-    matches!(status.state, ReplicaState::Restarting { .. })
+/// Returns whether a replica that starts has no device, or no living process.
+fn is_held_up(status: &ReplicaStatus) -> bool {
+    status.waits_for.is_some() || matches!(status.state, ReplicaState::Restarting { .. })
+}
+
+/// Returns what holds a replica up.
+fn hold_up(state: ReplicaState, waits_for: Option<String>) -> String {
+    match (waits_for, state) {
+        (Some(what), _) => what,
+        (None, ReplicaState::Restarting { reason }) => reason,
+        (None, _) => "its ranks have not started".to_owned(),
+    }
 }
 
 fn unstarted(id: ReplicaId, epoch: Epoch, blueprint: &Blueprint) -> ReplicaStatus {
@@ -404,6 +414,7 @@ fn unstarted(id: ReplicaId, epoch: Epoch, blueprint: &Blueprint) -> ReplicaStatu
     ReplicaStatus {
         id,
         state: ReplicaState::Starting,
+        waits_for: None,
         progress: Progress::default(),
         epoch,
         running: 0,

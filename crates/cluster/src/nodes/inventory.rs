@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use playhouse_layout::{CrossDomain, DeviceIndex, Machine, Placement, RankMap};
 use playhouse_types::ReplicaId;
 
+use super::entry::NodeEntry;
 use super::leases::LeaseId;
 use super::{Assignment, DeviceInventory, Free, Unplaced};
 use crate::head::HEAD;
@@ -26,6 +27,7 @@ impl DeviceInventory {
         let sound = sound.cloned().collect();
         let assignments = self.fitting(&sound, replica, &own, map, needs);
         let assignments = assignments.or_else(|_| self.fitting(&free, replica, &own, map, needs));
+        let assignments = assignments.map_err(|why| why + &self.away(&own));
         match &assignments {
             Ok(assignments) => {
                 self.leases.set(lease, assignments.clone());
@@ -43,6 +45,22 @@ impl DeviceInventory {
     pub(super) fn end_lease(&mut self, lease: LeaseId) {
         self.leases.remove(lease);
         self.unplaced.remove(&lease);
+    }
+
+    /// Names the nodes that had ranks of a replica and are not connected, for a person who waits for them.
+    fn away(&self, own: &[Assignment]) -> String {
+        let is_away = |node: &&str| {
+            let entry = self.nodes.get(*node);
+            !node.is_empty() && *node != HEAD && entry.and_then(NodeEntry::live).is_none()
+        };
+        let nodes: BTreeSet<&str> =
+            own.iter().map(|assignment| &*assignment.node).filter(is_away).collect();
+        let names: Vec<&str> = nodes.into_iter().collect();
+        match &*names {
+            [] => String::new(),
+            [name] => format!("; node {name}, which had some, is not connected"),
+            names => format!("; nodes {}, which had some, are not connected", names.join(", ")),
+        }
     }
 
     /// Assigns these devices: those that are large enough for every rank, or else any that are large

@@ -1,9 +1,6 @@
 //! Leases: what is held of nodes, and given back by dropping the lease.
 
-use std::time::Duration;
-
 use playhouse_layout::RankMap;
-use tokio::time::timeout;
 use tracing::info;
 
 use super::leases::LeaseId;
@@ -28,38 +25,34 @@ pub(crate) struct Starting {
 impl Lease {
     /// Assigns devices to the ranks of the replica: devices that no other lease has and that are as
     /// large as the rank `needs` (**MM-1**), and the same ones as before as far as that is still
-    /// possible. Waits up to `patience` for devices, and for nodes that may be gone.
-    ///
-    /// # Errors
-    /// When there are too few devices: how many there are, and how many are needed.
+    /// possible. Waits for devices, and for nodes that may be gone, and calls `waits` with each new reason:
+    /// how many devices there are, and how many are needed.
     pub(crate) async fn place(
         &self,
         map: &RankMap,
         needs: &MemoryNeeds,
-        patience: Duration,
-    ) -> Result<Vec<Assignment>, String> {
+        waits: impl Fn(&str),
+    ) -> Vec<Assignment> {
         let SharedNodes { changed, .. } = &*self.nodes.shared;
         let mut changes = changed.subscribe();
         let mut why = String::new();
-        let placed = timeout(patience, async {
-            loop {
-                let placed = self.nodes.inventory().place(self.id, map, needs);
-                match placed {
-                    Ok(assignments) => {
-                        changed.send_replace(());
-                        return assignments;
-                    }
-                    Err(error) if error != why => {
-                        info!("waiting for devices: {error}");
-                        why = error;
-                    }
-                    Err(_) => {}
+        loop {
+            let placed = self.nodes.inventory().place(self.id, map, needs);
+            match placed {
+                Ok(assignments) => {
+                    changed.send_replace(());
+                    return assignments;
                 }
-                // The sender is ours.
-                drop(changes.changed().await);
+                Err(error) if error != why => {
+                    info!("waiting for devices: {error}");
+                    waits(&error);
+                    why = error;
+                }
+                Err(_) => {}
             }
-        });
-        placed.await.map_err(|_| why)
+            // The sender is ours.
+            drop(changes.changed().await);
+        }
     }
 }
 

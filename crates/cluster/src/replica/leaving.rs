@@ -69,6 +69,7 @@ impl State {
         self.duty = Duty::Vacate;
         self.next = Next::Nothing;
         (self.overdue, self.verdict, self.restart) = (None, None, None);
+        self.report.ranks_ended();
         drop(self.end_epoch());
         for emission in self.scheduler.restart(self.epoch, false) {
             self.deliver(emission);
@@ -112,13 +113,12 @@ impl State {
         }
     }
 
-    /// Ends the epoch: messages that carry it are dropped from now on. Gives up the stages, and the
-    /// ports of the ranks, which ends them; [`LiveRanks`](crate::live_ranks::LiveRanks) knows when they
-    /// have ended.
+    /// Ends the epoch, after the report has said why: messages that carry it are dropped from now on. Gives up
+    /// the stages, and the ports of the ranks, which ends them;
+    /// [`LiveRanks`](crate::live_ranks::LiveRanks) knows when they have ended.
     pub(super) fn end_epoch(&mut self) -> Pipeline {
         self.watchdog.restart();
         self.forget_slowness();
-        self.report.ranks_lost();
         self.epoch.0 += 1;
         self.stages.drain(..).for_each(|stage| stage.stop(None));
         let pipeline = Pipeline::new(Arc::clone(&self.map), self.concurrent_batches);

@@ -87,6 +87,7 @@ impl State {
             Duty::Vacate | Duty::Rest => return,
         }
         // Ends the ranks that live, once the dead one has ended their groups.
+        self.report.ranks_lost();
         drop(self.end_epoch());
         let (now, reason) = (self.now(), &loss.reason);
         self.cause = loss.cause;

@@ -136,12 +136,31 @@ impl Report {
         });
     }
 
-    /// Reports that no rank of the epoch is left.
+    /// Reports what the ranks wait for before they can start, if they do.
+    pub(crate) fn waits_for(&self, what: Option<String>) {
+        self.board.send_if_modified(|status| {
+            let old = std::mem::replace(&mut status.waits_for, what);
+            old != status.waits_for
+        });
+    }
+
+    /// Reports that the epoch has lost its ranks, and that the time until the replica serves again counts.
     pub(crate) fn ranks_lost(&mut self) {
         self.lost.get_or_insert_with(Instant::now);
+        self.no_ranks(ShardState::Lost);
+    }
+
+    /// Reports that the ranks end as they were told to.
+    pub(crate) fn ranks_ended(&mut self) {
+        self.lost = None;
+        self.no_ranks(ShardState::Ended);
+    }
+
+    fn no_ranks(&self, state: ShardState) {
         self.board.send_modify(|status| {
+            status.waits_for = None;
             for shard in status.stages.iter_mut().flat_map(|stage| &mut stage.shards) {
-                shard.state = ShardState::Lost;
+                shard.state = state;
                 shard.whereabouts = None;
             }
         });

@@ -20,7 +20,14 @@ use crate::watchdog::TICK;
 impl State {
     pub(super) fn reported(&mut self, me: &ActorRef<ReplicaMsg>, rank: RankId, event: RankEvent) {
         match event {
+            RankEvent::Waits(why) => {
+                // RB-4: that is neither loading nor serving.
+                self.restarts.waits(self.now());
+                self.report.waits_for(Some(why));
+            }
             RankEvent::Placed(whereabouts) => {
+                self.restarts.starts(self.now());
+                self.report.waits_for(None);
                 self.report.shard(rank, |shard| shard.whereabouts = Some(whereabouts));
             }
             RankEvent::Loading { bytes, of } => {

@@ -120,6 +120,9 @@ fn replica_rows(replica: &Replica) -> Vec<Vec<Cell>> {
     if let Some(reason) = &replica.reason {
         rows.push(vec!["│".into(), visible(reason).into()]);
     }
+    if let Some(what) = &replica.waits_for {
+        rows.push(vec!["│".into(), format!("waits for devices: {}", visible(what)).into()]);
+    }
     if let Some(seconds) = replica.seconds_without_progress.filter(|_| replica.stalled) {
         let text = format!("nothing has come of its work for {seconds} s");
         rows.push(vec!["│".into(), text.into()]);
@@ -171,6 +174,7 @@ fn shard_row(name: String, shard: &Shard) -> Vec<Cell> {
         }
         (ShardState::Ready, _) => Cell::new("ready", Mood::Good),
         (ShardState::Lost, _) => Cell::new("lost", Mood::Bad),
+        (ShardState::Ended, _) => Cell::new("ended", Mood::Plain),
     };
     let [node, device, pid] = match &shard.whereabouts {
         Some(place) => [visible(&place.node), visible(&place.device), place.pid.to_string()],

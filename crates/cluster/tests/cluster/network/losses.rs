@@ -89,3 +89,56 @@ async fn a_rank_does_not_go_back_to_a_machine_that_is_about_to_be_lost() {
         lose(agent_after).await;
     }
 }
+
+/// The replica that the head's own device is not for, once `is` holds of it.
+async fn other(overview: &Overview, is: impl Fn(&ReplicaStatus) -> bool) -> ReplicaStatus {
+    let begun = Instant::now();
+    loop {
+        let replicas = overview.status().replicas;
+        let here = |it: &ReplicaStatus| {
+            let place = it.stages[0].shards[0].whereabouts.as_ref();
+            place.is_some_and(|place| place.node == HEAD)
+        };
+        if let Some(found) = replicas.into_iter().find(|it| !here(it) && is(it)) {
+            return found;
+        }
+        assert!(begun.elapsed() < LONG, "it comes to that");
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// An epoch is a start of the ranks: a replica that waits for a device starts none, says what it waits for,
+/// and goes on in the same epoch when the device comes.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_waits_for_a_device_stays_in_its_epoch() {
+    const LONG_WAIT: Duration = Duration::from_secs(600);
+    let fate = Fate::new(1);
+    fate.calm_down();
+    // The head has one device for two replicas.
+    let (cluster, world) = open(1, &fate).await;
+    let overview = cluster.overview();
+    let waits = |it: &ReplicaStatus| it.waits_for.is_some();
+    let first = other(&overview, waits).await;
+    let what = first.waits_for.as_ref().expect("it waits");
+    assert!(what.contains("the hardware has 0"), "{what}");
+    sleep(LONG_WAIT).await;
+    let still = other(&overview, waits).await;
+    assert_eq!((still.epoch, still.state), (first.epoch, ReplicaState::Starting));
+
+    let serves = |it: &ReplicaStatus| it.state == ReplicaState::Serving;
+    let machine = begin(&world, "a", 1);
+    let served = other(&overview, serves).await;
+    assert_eq!((served.epoch, served.waits_for), (first.epoch, None));
+
+    world.suspend(machine.hosts(), None);
+    // At first it is not certain that the node is gone.
+    let names_it = |it: &ReplicaStatus| {
+        let what = it.waits_for.as_deref().unwrap_or_default();
+        what.contains("node a, which had some, is not connected")
+    };
+    other(&overview, names_it).await;
+    sleep(LONG_WAIT).await;
+    let still = other(&overview, waits).await;
+    assert_eq!(still.epoch.0, first.epoch.0 + 1, "one loss is one epoch");
+    cluster.stop(LONG).await;
+}

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use playhouse_cluster::{
-    Change, Cluster, Desired, Drained, HEAD, Ledger, ReplicaState, ReplicaStatus, Whereabouts,
+    Change, Cluster, Desired, Drained, HEAD, Ledger, ReplicaState, ReplicaStatus, ShardState,
+    Whereabouts,
 };
 use playhouse_link::Network;
 use playhouse_types::{Epoch, ReplicaId};
@@ -93,6 +94,9 @@ async fn a_drained_replica_rests_under_the_next_head() {
         for replica in &replicas {
             let rests = replica.state == ReplicaState::Drained;
             assert_eq!(rests, replica.id == drained, "{replica:?}");
+            let mut shards = replica.stages.iter().flat_map(|stage| &stage.shards);
+            let ended = shards.all(|shard| shard.state == ShardState::Ended);
+            assert_eq!(ended, rests, "nothing is lost: {replica:?}");
         }
         if expected == [3] {
             // The device of the head's machine is free for it.

@@ -29,6 +29,7 @@ pub(crate) fn cluster() -> Cluster {
         id,
         state,
         reason: None,
+        waits_for: None,
         stalled: false,
         seconds_without_progress: None,
         slower_than_peers: None,
@@ -132,6 +133,27 @@ fn what_is_being_changed_is_told_below_the_summary() {
     let text = text(&cluster, false);
     let line = text.lines().nth(1);
     assert_eq!(line, Some("operation 7, restart replica 2: prepare: replica-2 \\u{1b}[2J"));
+}
+
+#[test]
+fn a_replica_says_which_devices_it_waits_for() {
+    let mut cluster = cluster();
+    cluster.replicas[1].waits_for = Some("2 ranks need 2 devices\u{1b}[2J".to_owned());
+    let text = text(&cluster, false);
+    let expected = "│              waits for devices: 2 ranks need 2 devices\\u{1b}[2J\n";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
+fn the_ranks_of_a_drained_replica_have_ended_and_are_not_lost() {
+    let mut cluster = cluster();
+    cluster.replicas[1].state = ReplicaState::Drained;
+    let shards = cluster.replicas[1].stages.iter_mut().flat_map(|stage| &mut stage.shards);
+    shards.for_each(|shard| shard.state = ShardState::Ended);
+    let text = text(&cluster, false);
+    let (_, replica) = text.split_once("replica 1").expect("it is shown");
+    assert_eq!(replica.matches(" ended ").count(), 2, "{text}");
+    assert!(!replica.contains("lost"), "{text}");
 }
 
 #[test]
