@@ -2,27 +2,29 @@
 //! request.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use playhouse_router::Policy;
+use parking_lot::{Mutex, MutexGuard};
+use playhouse_kvcache::BlockHash;
+use playhouse_router::{Ask, Policy, Router};
 use playhouse_scheduler::HashedRequest;
 use playhouse_telemetry::Metrics;
 use playhouse_types::{Epoch, ParallelSpec, ReplicaId};
-use ractor::{ActorId, ActorRef, ActorStatus, MessagingErr};
+use ractor::ActorId;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::awaited::Awaited;
 use crate::clock::Clock;
-use crate::departures::Departures;
 use crate::live_ranks::LiveRanks;
 use crate::mail::{Pending, ReplicaMsg, WaitingRoom};
 use crate::outlier::Peers;
 use crate::outlook::Outlook;
 use crate::peer_paces::PeerPaces;
 use crate::progress::Progress;
-use crate::routing::Routing;
+use crate::replica_entry::ReplicaEntry;
 use crate::start_error::StartError;
 use crate::status::{ReplicaState, ReplicaStatus};
 use crate::tasks::Tasks;
@@ -38,70 +40,12 @@ pub(crate) struct Replicas {
     outlook: Outlook,
 }
 
-/// One replica of the list.
+/// A shared router. Cheap to clone. Every use is short: a lock and one call of a pure function.
 #[derive(Clone, Debug)]
-pub(crate) struct ReplicaEntry {
-    pub(crate) id: ReplicaId,
-    pub(crate) layout: ParallelSpec,
-    /// `None` in tests of the layers above, where no actor is asked.
-    pub(crate) actor: Option<ActorRef<ReplicaMsg>>,
-    pub(crate) status: watch::Receiver<ReplicaStatus>,
-    /// The ranks of the replica, which outlive the actor.
-    pub(crate) ranks: Arc<LiveRanks>,
-    pub(crate) departures: Arc<Departures>,
-}
-
-// === impl ReplicaEntry ===
-
-impl ReplicaEntry {
-    /// Sends a message, or gives it back when the actor is gone.
-    pub(crate) fn send(&self, message: ReplicaMsg) -> Option<ReplicaMsg> {
-        match self.actor.as_ref()?.cast(message) {
-            Err(MessagingErr::SendErr(message)) => Some(message),
-            _ => None,
-        }
-    }
-
-    /// Returns whether the actor takes messages. Otherwise the last state in its status is out of date.
-    pub(crate) fn lives(&self) -> bool {
-        self.actor.as_ref().is_none_or(|actor| actor.get_status() < ActorStatus::Draining)
-    }
-
-    /// Returns whether this actor is the replica's.
-    pub(crate) fn is(&self, actor: ActorId) -> bool {
-        self.actor.as_ref().is_some_and(|own| own.get_id() == actor)
-    }
-
-    /// Returns the replica's state, also when its actor is gone and has not said so yet.
-    pub(crate) fn state(&self) -> ReplicaState {
-        let state = self.status.borrow().state.clone();
-        match state {
-            ReplicaState::Failed { .. } | ReplicaState::Stopped => state,
-            _ if self.lives() => state,
-            _ => ReplicaState::Failed { reason: "its actor failed".to_owned() },
-        }
-    }
-
-    fn suits(&self, suits: impl Fn(&ReplicaStatus) -> bool) -> bool {
-        self.lives() && suits(&self.status.borrow())
-    }
-
-    /// Waits until the replica serves, or rests because an operator wants that. Returns whether it
-    /// serves.
-    async fn settles(mut self) -> Result<bool, StartError> {
-        let settled = |status: &ReplicaStatus| {
-            !matches!(status.state, ReplicaState::Starting | ReplicaState::Restarting { .. })
-        };
-        // The sender lives in the replica, which publishes a state before it goes.
-        let state = self.status.wait_for(settled).await.map(|status| status.state.clone());
-        let reason = match state {
-            Ok(ReplicaState::Serving) => return Ok(true),
-            Ok(ReplicaState::Draining | ReplicaState::Drained) => return Ok(false),
-            Ok(ReplicaState::Failed { reason }) => reason,
-            _ => "it stopped".to_owned(),
-        };
-        Err(StartError::Replica { replica: self.id, reason })
-    }
+pub(crate) struct Routing {
+    router: Arc<Mutex<Router>>,
+    /// The number of replicas. With one replica there is nothing to choose and nothing to tell.
+    replicas: Arc<AtomicUsize>,
 }
 
 // === impl Replicas ===
@@ -337,5 +281,55 @@ impl Replicas {
             status
         };
         self.all().iter().map(status).collect()
+    }
+}
+
+// === impl Routing ===
+
+impl Routing {
+    /// Creates a router that knows no replica.
+    pub(crate) fn new(policy: Policy, seed: u64) -> Self {
+        Self { router: Arc::new(Mutex::new(Router::new(policy, seed))), replicas: Arc::default() }
+    }
+
+    /// Adds a replica that was not known before.
+    pub(crate) fn add(&self, replica: ReplicaId) {
+        self.router().add(replica);
+        self.replicas.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Forgets a replica.
+    pub(crate) fn remove(&self, replica: ReplicaId) {
+        self.router().remove(replica);
+        self.replicas.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Returns the number of replicas.
+    pub(crate) fn replicas(&self) -> usize {
+        self.replicas.load(Ordering::SeqCst)
+    }
+
+    /// Returns whether there is more than one replica to choose from.
+    pub(crate) fn has_choice(&self) -> bool {
+        self.replicas() > 1
+    }
+
+    /// Locks the router.
+    pub(crate) fn router(&self) -> MutexGuard<'_, Router> {
+        self.router.lock()
+    }
+
+    /// Picks the replica for a request, among those that are eligible.
+    pub(crate) fn pick(
+        &self,
+        asked: &HashedRequest,
+        session: Option<&str>,
+        eligible: impl Fn(ReplicaId) -> bool,
+    ) -> Option<ReplicaId> {
+        let names = if self.has_choice() { asked.hashes() } else { &[] };
+        let hashes: Vec<u64> = names.iter().map(BlockHash::short).collect();
+        let tokens = u32::try_from(asked.request.prompt.len()).unwrap_or(u32::MAX);
+        let ask = Ask { hashes: &hashes, block_size: asked.block_size(), tokens, session };
+        self.router().pick(&ask, eligible).map(|pick| pick.replica)
     }
 }

@@ -23,13 +23,15 @@ use crate::control::ControlPlane;
 use crate::departures::Departures;
 use crate::head::HEAD;
 use crate::live_ranks::LiveRanks;
+use crate::load_reporter::LoadReporter;
 use crate::mail::{ReplicaMsg, Revival};
 use crate::nodes::Nodes;
 use crate::operation::ranks_of;
 use crate::progress::Progress;
 use crate::rank::RankStarter;
 use crate::replica::{Replica, ReplicaArgs};
-use crate::replicas::{ReplicaEntry, Replicas};
+use crate::replica_entry::ReplicaEntry;
+use crate::replicas::Replicas;
 use crate::status::{ReplicaState, ReplicaStatus, ShardState, ShardStatus, Share, StageStatus};
 use crate::tasks::Tasks;
 use crate::watchdog::StepDeadline;
@@ -166,7 +168,7 @@ impl Fleet {
             patience: *patience,
             metrics: metrics.replica(id.0),
             board,
-            load_reporter: replicas.routing().load_reporter(id),
+            load_reporter: LoadReporter::new(replicas.routing().clone(), id),
             replicas: Arc::clone(replicas),
             clock: replicas.clock(),
         };

@@ -11,9 +11,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::bubble::StageTime;
+use crate::load_reporter::LoadReporter;
 use crate::progress::Patience;
 use crate::rank::LossCause;
-use crate::routing::LoadReporter;
 use crate::status::{ReplicaState, ReplicaStatus, ShardState, ShardStatus};
 
 /// The channel on which a replica publishes its status.
