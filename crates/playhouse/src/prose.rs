@@ -236,8 +236,11 @@ fn bad_values_are_refused_in_plain_words() {
     assert!(tried > 150, "{tried} values were refused");
 }
 
+/// A flag with its dashes, and whether it takes a value.
+type Flag = (String, bool);
+
 /// Returns the words of every command that has no command below it, with its flags.
-fn leaves(command: &Command, above: &[String]) -> Vec<(Vec<String>, Vec<(String, bool)>)> {
+fn leaves(command: &Command, above: &[String]) -> Vec<(Vec<String>, Vec<Flag>)> {
     let words = [above, &[command.get_name().to_owned()]].concat();
     let below: Vec<_> = command.get_subcommands().filter(|it| it.get_name() != "help").collect();
     if !below.is_empty() {

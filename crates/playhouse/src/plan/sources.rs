@@ -23,12 +23,12 @@ pub(super) struct GivenLayout {
     pub(super) cluster: Option<ClusterConfig>,
 }
 
+/// The servers that an input names, or what of it was not understood.
+type ReadServers = Result<Vec<Servers>, Vec<Problem>>;
+
 /// Returns the servers of a command that stands in front of several kinds of them, or of its file; `None` for
-/// any other input. The inner error has the input that was not understood.
-pub(super) fn servers(
-    args: &PlanArgs,
-    flags: &[String],
-) -> Result<Option<Result<Vec<Servers>, Vec<Problem>>>, CliError> {
+/// any other input.
+pub(super) fn servers(args: &PlanArgs, flags: &[String]) -> Result<Option<ReadServers>, CliError> {
     let other = args.preset.is_some() || args.config.is_some() || args.grid.is_some();
     if args.from.is_none() || !flags.is_empty() || other {
         return Ok(None);
