@@ -17,7 +17,7 @@ use super::http;
 use super::load::Model;
 use super::patience::wait_until;
 use super::ports::ports;
-use super::process::{Process, family, is_ours, lives, resident_kib, signal};
+use super::process::{Process, family, is_ours, lives, renders, resident_kib, signal};
 use super::throttle::Throttled;
 
 /// A lock that admits one cluster at a time: faults are timed, and the machine may have two cores.
@@ -363,7 +363,7 @@ impl Cluster {
         self.look_round();
         let seen = self.seen.lock();
         let strays = seen.iter().filter(|pid| !known.contains(pid));
-        strays.copied().filter(|&pid| lives(pid) && is_ours(pid)).collect()
+        strays.copied().filter(|&pid| lives(pid) && is_ours(pid) && !renders(pid)).collect()
     }
 
     /// Shared memory with a name, which it has only while ranks join.

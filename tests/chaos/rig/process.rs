@@ -107,6 +107,12 @@ pub(crate) fn is_ours(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "playhouse")
 }
 
+/// Returns whether a process renders the chat template of a checkpoint, and is no rank.
+pub(crate) fn renders(pid: u32) -> bool {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    words.split(|&byte| byte == 0).nth(1) == Some(b"template")
+}
+
 /// A process, and all that it and its children have started.
 pub(crate) fn family(pid: u32) -> Vec<u32> {
     let mut family = vec![pid];
