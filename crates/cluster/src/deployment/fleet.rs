@@ -4,7 +4,7 @@
 //!   and only while no other actor has taken its place (**A13**, **A16**). Its ranks keep their weights.
 //! - **FL-2** a replica whose actor fails while it is drained is drained.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -48,8 +48,8 @@ pub(crate) struct Fleet {
     pub(crate) config: FleetConfig,
     /// The last epoch of each replica that has left, or that an earlier head had.
     past: Mutex<HashMap<ReplicaId, Epoch>>,
-    /// Replicas that were told to drain, and not to serve again.
-    retiring: Mutex<HashSet<ReplicaId>>,
+    /// Replicas that were told to drain, and not to serve again, with the time that they were given.
+    retiring: Mutex<HashMap<ReplicaId, Duration>>,
     /// The starter of each replica's ranks, for another actor of the replica.
     starters: Mutex<HashMap<ReplicaId, RankStarter>>,
     /// Held while actors are replaced (**FL-1**).
@@ -204,7 +204,7 @@ impl Fleet {
         let entry = self.config.replicas.get(id).filter(|entry| entry.is(failed));
         let Some(ReplicaEntry { layout, status, ranks, .. }) = entry else { return Ok(()) };
         let blueprint = self.blueprint(layout).await?;
-        let retires = self.retiring.lock().contains(&id);
+        let retires = self.retiring.lock().contains_key(&id);
         let starter = self.starters.lock().get(&id).cloned().filter(|_| !retires);
         let last = status.borrow().epoch.max(ranks.last_epoch().unwrap_or_default());
         let epoch = Epoch(last.0 + 1);
@@ -215,7 +215,10 @@ impl Fleet {
         }
         info!(replica = %id, %epoch, "another actor takes its place");
         let spawned = self.spawn_actor(supervisor, id, epoch, &blueprint, starter, ranks).await;
-        spawned.map_err(|why| format!("cannot start {id} again: {why}"))
+        spawned.map_err(|why| format!("cannot start {id} again: {why}"))?;
+        // A drain that came meanwhile was told to the failed actor.
+        self.tell_to_drain(id);
+        Ok(())
     }
 
     /// Returns the actor of a replica, if it has failed.
@@ -251,8 +254,15 @@ impl Fleet {
 
     /// Tells a replica to take no more requests.
     pub(crate) fn drain(&self, id: ReplicaId, deadline: Duration) {
-        self.retiring.lock().insert(id);
-        if let Some(entry) = self.config.replicas.get(id) {
+        self.retiring.lock().insert(id, deadline);
+        self.tell_to_drain(id);
+    }
+
+    /// Passes on the drain of a replica to its actor, if there is one. An actor that drains, or has drained,
+    /// keeps doing so.
+    fn tell_to_drain(&self, id: ReplicaId) {
+        let deadline = self.retiring.lock().get(&id).copied();
+        if let (Some(deadline), Some(entry)) = (deadline, self.config.replicas.get(id)) {
             drop(entry.send(ReplicaMsg::Drain { deadline }));
         }
     }

@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use playhouse_cluster::{
-    Change, Cluster, RankHandle, RankStarter, ReplicaState, StartedRank, StepDeadline,
+    Change, Cluster, Phase, RankHandle, RankStarter, ReplicaState, StartedRank, StepDeadline,
 };
 use playhouse_telemetry::Metrics;
 use playhouse_types::{Epoch, FinishReason, ReplicaId};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::caller::{LONG, accepted, collect, count, first_token, until};
 use crate::engines::brake::Brake;
 use crate::engines::scripted::{engines_of, layout};
 use crate::engines::start_gate::StartGate;
-use crate::operator::{done, drain, scale, state};
+use crate::operator::{begin, done, drain, ended, scale, state};
 use crate::setup::{Setup, braked};
 
 /// A handle that panics its replica's actor when the actor ends a hung rank, while `armed`.
@@ -138,6 +138,32 @@ fn processor_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     let nanos = u32::try_from(time.tv_nsec).expect("less than a second");
     Duration::new(u64::try_from(time.tv_sec).expect("not negative"), nanos)
+}
+
+/// **A16**: a drain that comes while the ranks of a failed actor still compute reaches the actor after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_between_two_actors_reaches_the_second() {
+    // It comes before, or while, the next actor waits for those ranks.
+    for wait in [0, 20, 200].map(Duration::from_millis) {
+        let mined = Mined::open(1, LONG).await;
+        mined.brake.hold_after(0);
+        let mut stream = accepted(mined.cluster.front_door(), 20, 30);
+        mined.panic().await;
+        let has_failed = || matches!(state(&mined.cluster, 0), ReplicaState::Failed { .. });
+        until("the actor is gone", has_failed).await;
+        sleep(wait).await;
+        let change = drain(0, Duration::ZERO);
+        let operation = begin(&mined.cluster, change).await.expect("accepted");
+        mined.brake.release();
+        let end = ended(&mined.cluster, &operation).await;
+        assert_eq!(end.phase, Phase::Done, "{wait:?}: {end:?}");
+        assert_eq!(state(&mined.cluster, 0), ReplicaState::Drained, "{wait:?}");
+        done(&mined.cluster, Change::RestartReplica { replica: ReplicaId(0) }).await;
+        let (tokens, finish) = collect(&mut stream).await;
+        assert_eq!(tokens, (20..50).collect::<Vec<_>>(), "G1: {wait:?}");
+        assert_eq!(finish, FinishReason::Length, "{wait:?}");
+        mined.stop().await;
+    }
 }
 
 /// Operators can do with a replica whose actor panicked what they can do with any other.
